@@ -1,0 +1,39 @@
+/**
+ * Tokens without a tokenizer: an Edge Function has 2 s of CPU. Bytes / 3 is the upper bound that is held before the call,
+ * bytes / 4 the estimate that is charged when a provider reports no usage.
+ */
+import { AppError } from '../errors.ts'
+import type { ChatRequest } from './parse-chat-request.ts'
+
+/** Fields that no model reads. Whatever else there is, known to us or not, may be part of the prompt and counts. */
+const settings = new Set([
+  ...['model', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n', 'temperature', 'top_p', 'seed'],
+  ...['frequency_penalty', 'presence_penalty', 'user', 'metadata', 'store', 'service_tier', 'logprobs', 'top_logprobs'],
+])
+
+const encoder = new TextEncoder()
+const byteLength = (text: string) => encoder.encode(text).byteLength
+
+export function promptBytes(request: ChatRequest): number {
+  const prompt = Object.fromEntries(Object.entries(request).filter(([field]) => !settings.has(field)))
+  try {
+    return byteLength(JSON.stringify(prompt))
+  } catch (cause) {
+    // A megabyte of brackets parses, but is too deep to be written again.
+    throw new AppError('invalid_request_error', { message: 'The body is nested too deeply.', cause })
+  }
+}
+
+export const tokensAtMost = (bytes: number): number => Math.ceil(bytes / 3)
+export const tokensEstimated = (bytes: number): number => Math.ceil(bytes / 4)
+
+/** The bytes of what a model said in a `message` or a `delta`: text, reasoning, refusal, tool calls, audio. */
+export function contentBytes(said: unknown): number {
+  if (typeof said !== 'object' || said === null) return 0
+  let bytes = 0
+  for (const [field, value] of Object.entries(said)) {
+    if (field === 'role' || value === null || value === undefined) continue
+    bytes += byteLength(typeof value === 'string' ? value : JSON.stringify(value))
+  }
+  return bytes
+}

@@ -1,0 +1,57 @@
+/** What we read of a provider's answer, JSON or a chunk of a stream. The rest is not our business and is passed on as it is. */
+import { z } from 'zod'
+import { contentBytes } from './estimate-tokens.ts'
+import type { Usage } from './ledger-contract.ts'
+
+const count = z.int().nonnegative()
+
+const usage = z.object({
+  prompt_tokens: count,
+  completion_tokens: count.nullish(),
+  prompt_tokens_details: z.object({ cached_tokens: count.nullish().catch(null) }).nullish().catch(null),
+  completion_tokens_details: z.object({ reasoning_tokens: count.nullish().catch(null) }).nullish().catch(null),
+  cost: z.number().nonnegative().nullish().catch(null),
+})
+
+const choice = z.object({
+  index: z.number().catch(0),
+  message: z.unknown(),
+  delta: z.unknown(),
+  finish_reason: z.string().nullish().catch(null),
+})
+
+/** A usage that makes no sense is a missing one: it is estimated. */
+const answer = z.object({
+  choices: z.array(choice).optional().catch(undefined),
+  usage: usage.nullish().catch(null),
+  error: z.unknown(),
+})
+
+export type ProviderAnswer = z.infer<typeof answer> & { contentBytes: number }
+
+/** Undefined for what is not a JSON object. */
+export function readProviderAnswer(json: string): ProviderAnswer | undefined {
+  try {
+    const read = answer.parse(JSON.parse(json))
+    const said = (read.choices ?? []).map(({ message, delta }) => contentBytes(message) + contentBytes(delta))
+    return { ...read, contentBytes: said.reduce((sum, bytes) => sum + bytes, 0) }
+  } catch {
+    return undefined
+  }
+}
+
+export const hasError = ({ error }: ProviderAnswer): boolean => error !== undefined && error !== null
+
+/** Cached tokens are inside the prompt's and reasoning tokens inside the completion's, never more than these. */
+export function usageOf({ usage }: ProviderAnswer): Usage | null {
+  if (!usage) return null
+  const { prompt_tokens, completion_tokens } = usage
+  const completion = completion_tokens ?? 0
+  return {
+    prompt_tokens,
+    completion_tokens: completion,
+    cached_tokens: Math.min(usage.prompt_tokens_details?.cached_tokens ?? 0, prompt_tokens),
+    reasoning_tokens: Math.min(usage.completion_tokens_details?.reasoning_tokens ?? 0, completion),
+    cost_usd: usage.cost ?? null,
+  }
+}

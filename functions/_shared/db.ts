@@ -1,0 +1,49 @@
+/** The way to Postgres on the hot path. Everything else goes through supabase-js. */
+import postgres from 'postgres'
+import { AppError } from './errors.ts'
+
+export type Database = postgres.Sql
+
+const statementTimeoutMs = 4_000
+const deadlineMs = 8_000
+
+/**
+ * A small pool: functions run in many isolates, and each counts against the server's connections.
+ *
+ * `prepare: false` because SUPABASE_DB_URL may lead through a pooler in transaction mode, where a named statement is gone
+ * with the next transaction. It costs a second round trip to a database next door. It also keeps postgres.js from queueing
+ * a statement behind another one on the same connection, where a caller would wait for a stranger's lock.
+ */
+export function connectDatabase(url: string): Database {
+  return postgres(url, {
+    max: 5,
+    prepare: false,
+    connect_timeout: 5,
+    idle_timeout: 30,
+    connection: { application_name: 'palisade-functions', statement_timeout: statementTimeoutMs },
+    onnotice: () => {},
+  })
+}
+
+/**
+ * Runs a statement whose one row has one column, `answer`, and gives its value. Whatever goes wrong, the ledger is not
+ * available, and callers must not act as if it had agreed. The deadline covers what the server's own timeout cannot see:
+ * the wait for a connection, and a server that is gone; a statement that still waits for a connection never runs.
+ */
+export async function askLedger(query: postgres.PendingQuery<postgres.Row[]>): Promise<unknown> {
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      query.cancel()
+      reject(new Error(`no answer from the database after ${deadlineMs} ms`))
+    }, deadlineMs)
+  })
+  try {
+    const [row] = await Promise.race([query, late])
+    return row?.answer
+  } catch (cause) {
+    throw new AppError('accounting_unavailable', { cause })
+  } finally {
+    clearTimeout(timer)
+  }
+}

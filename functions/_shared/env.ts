@@ -1,0 +1,32 @@
+/** The environment, read once when a function starts. A function asks for the variables it uses and sees no others. */
+import { z } from 'zod'
+
+const json = z.string().transform((text, context): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    context.addIssue({ code: 'custom', message: 'is not JSON' })
+    return z.NEVER
+  }
+})
+const namedKeys = json.pipe(z.record(z.string(), z.string()))
+
+/** Every variable that Supabase gives to functions and that we use, with the form it has. */
+export const variables = {
+  SUPABASE_URL: z.url().transform((url) => url.replace(/\/+$/, '')),
+  SUPABASE_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }),
+  SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })),
+  SUPABASE_PUBLISHABLE_KEYS: namedKeys,
+  SUPABASE_SECRET_KEYS: namedKeys,
+}
+
+/** Throws one error that names everything that is missing or wrong, and shows no value. */
+export function readEnv<Schema extends z.ZodObject>(schema: Schema, get: (name: string) => string | undefined): z.infer<Schema> {
+  const given = Object.fromEntries(Object.keys(schema.shape).map((name) => [name, get(name) || undefined]))
+  const parsed = schema.safeParse(given)
+  if (parsed.success) return parsed.data
+  const wrong = parsed.error.issues.map(({ path, message }) =>
+    given[String(path[0])] === undefined ? `${String(path[0])} is missing` : `${path.join('.')}: ${message}`,
+  )
+  throw new Error(`The environment is not usable: ${[...new Set(wrong)].join('; ')}.`)
+}

@@ -1,0 +1,130 @@
+/** Every error a caller can get. The code decides the status, the type, the default message and what to do next. */
+
+type Entry = { status: number; type: string; message: string; retryAfterS?: number; shouldRetry?: false }
+
+const request = 'invalid_request_error'
+const permission = 'permission_error'
+const quota = 'insufficient_quota'
+const rate = 'rate_limit_error'
+const server = 'server_error'
+
+/**
+ * `retryAfterS` is the Retry-After of an error that brings none of its own. `shouldRetry: false` becomes
+ * `x-should-retry: false`, without which the official client tries every 429 and 5xx again within seconds.
+ */
+export const catalogue = {
+  invalid_request_error: { status: 400, type: request, message: 'The request is not valid.' },
+  model_not_priced: { status: 400, type: request, message: 'This model has no price yet and cannot be used.' },
+  invalid_api_key: { status: 401, type: request, message: 'The access token or API key is not valid here.' },
+  insufficient_credits: { status: 402, type: quota, message: 'Your credits are used up.', shouldRetry: false },
+  insufficient_quota: { status: 402, type: quota, message: 'Your quota is used up.', shouldRetry: false },
+  in_flight_budget_exhausted: {
+    status: 402,
+    type: quota,
+    message: 'Your running requests hold the rest of your budget. Try again when one of them has finished.',
+    retryAfterS: 5,
+  },
+  account_suspended: { status: 403, type: permission, message: 'This account is suspended or deleted.' },
+  mfa_required: { status: 403, type: permission, message: 'Sign in with your second factor first.' },
+  model_not_allowed: { status: 403, type: permission, message: 'Your plan does not include this model.' },
+  not_found: { status: 404, type: request, message: 'There is nothing at this address.' },
+  model_not_found: { status: 404, type: request, message: 'This model does not exist.' },
+  method_not_allowed: { status: 405, type: request, message: 'This address does not take this method.' },
+  idempotency_in_progress: {
+    status: 409,
+    type: request,
+    message: 'A request with this idempotency key is still running.',
+    retryAfterS: 1,
+  },
+  request_too_large: { status: 413, type: request, message: 'The body is larger than 1 MB.' },
+  idempotency_key_reused: {
+    status: 422,
+    type: request,
+    message: 'This idempotency key was used with another body.',
+  },
+  rate_limit_exceeded: { status: 429, type: rate, message: 'Too many requests. Slow down.', retryAfterS: 1 },
+  concurrency_limit: { status: 429, type: rate, message: 'Too many requests run at once.', retryAfterS: 1 },
+  daily_quota_exceeded: { status: 429, type: quota, message: 'Your requests of today are used up.', shouldRetry: false },
+  /** nginx's name and number for a caller who hung up; it is logged, nobody reads the answer. */
+  client_closed_request: { status: 499, type: request, message: 'The caller hung up.', shouldRetry: false },
+  internal: { status: 500, type: server, message: 'Something went wrong on our side.' },
+  upstream_error: { status: 502, type: server, message: 'The AI provider failed to answer.', retryAfterS: 1 },
+  accounting_unavailable: {
+    status: 503,
+    type: server,
+    message: 'Usage cannot be accounted for at the moment, so nothing was done.',
+    retryAfterS: 2,
+  },
+  circuit_open: { status: 503, type: server, message: 'The AI provider is failing; it gets a short rest.', retryAfterS: 10 },
+  provider_not_configured: {
+    status: 503,
+    type: server,
+    message: 'The AI provider of this model is not set up.',
+    shouldRetry: false,
+  },
+  upstream_timeout: { status: 504, type: server, message: 'The AI provider took too long to answer.', retryAfterS: 1 },
+} as const satisfies Record<string, Entry>
+
+export type ErrorCode = keyof typeof catalogue
+
+export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(catalogue, code)
+
+export type ErrorDetails = {
+  message?: string | undefined
+  /** The request's field that is wrong, as `messages.0.role`. */
+  param?: string | undefined
+  retryAfterS?: number | undefined
+  /** ISO time at which the limit that refused the request starts anew. */
+  resetsAt?: string | undefined
+  /** The limit that refused the request, as `get_my_limits` shows it. */
+  limit?: unknown
+  shouldRetry?: false | undefined
+  headers?: Record<string, string> | undefined
+  /** For the log only. */
+  cause?: unknown
+}
+
+export class AppError extends Error {
+  readonly code: ErrorCode
+  readonly status: number
+  readonly details: ErrorDetails
+
+  constructor(code: ErrorCode, details: ErrorDetails = {}) {
+    super(details.message ?? catalogue[code].message, { cause: details.cause })
+    this.name = 'AppError'
+    this.code = code
+    this.status = catalogue[code].status
+    this.details = details
+  }
+}
+
+/** What we did not foresee is `internal`: its own message may name things that are nobody's business. */
+export const toAppError = (error: unknown): AppError =>
+  error instanceof AppError ? error : new AppError('internal', { cause: error })
+
+/** OpenAI's shape, with the limit and its reset when they are known. */
+export function errorBody({ code, message, details }: AppError): { error: Record<string, unknown> } {
+  const { param = null, resetsAt, limit } = details
+  return {
+    error: {
+      message,
+      type: catalogue[code].type,
+      param,
+      code,
+      ...(resetsAt !== undefined && { resets_at: resetsAt }),
+      ...(limit !== undefined && { limit }),
+    },
+  }
+}
+
+/** The one place where an error becomes an answer. `now` is in epoch milliseconds. */
+export function renderError(error: AppError, now: number): Response {
+  const entry: Entry = catalogue[error.code]
+  const { retryAfterS, resetsAt, shouldRetry = entry.shouldRetry, headers } = error.details
+  const untilReset = resetsAt === undefined ? Number.NaN : Math.max(1, Math.ceil((Date.parse(resetsAt) - now) / 1000))
+  const seconds = retryAfterS ?? (Number.isNaN(untilReset) ? entry.retryAfterS : untilReset)
+  const answer = Response.json(errorBody(error), { status: error.status, headers })
+  if (seconds !== undefined && error.status !== 499) answer.headers.set('retry-after', String(Math.ceil(seconds)))
+  if (shouldRetry === false) answer.headers.set('x-should-retry', 'false')
+  return answer
+}

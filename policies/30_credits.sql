@@ -1,0 +1,3 @@
+create policy "owners see their ledger"
+  on public.credit_entries for select to authenticated
+  using (user_id = (select auth.uid()));

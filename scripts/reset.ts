@@ -1,0 +1,30 @@
+/** npm run reset: throws the local data away. */
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { readConfig, StackError } from '../stack/config.ts'
+import { clusterPid, stopCluster } from '../stack/postgres.ts'
+import { runningStack } from '../stack/state.ts'
+import { runScript } from './run-script.ts'
+
+const help = `Usage: npm run reset
+
+Deletes the local stack's data folder (PALISADE_DATA): database, keys, mails, files. The next start makes new ones.`
+
+const ours = new Set(['postgres', 'postgres.password', 'keys.json', 'keys.json.new', 'stack.json', 'mails.ndjson', 'storage'])
+
+await runScript(help, async () => {
+  const config = readConfig()
+  const state = runningStack(config)
+  if (state) throw new StackError(`A stack (process ${state.pid}) runs on ${config.data}. Stop it first with "npm stop".`)
+  if (!existsSync(config.data)) {
+    console.log('There is nothing to delete.')
+    return 0
+  }
+  const foreign = readdirSync(config.data).filter((name) => !ours.has(name))
+  if (foreign.length > 0) {
+    throw new StackError(`${config.data} holds files that are not ours (${foreign.slice(0, 3).join(', ')}); nothing was deleted.`)
+  }
+  if (clusterPid(config.files.postgres) !== undefined) stopCluster(config.files.postgres)
+  rmSync(config.data, { recursive: true, force: true })
+  console.log(`Deleted ${config.data}.`)
+  return 0
+})

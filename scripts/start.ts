@@ -1,0 +1,52 @@
+/** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
+import { readConfig } from '../stack/config.ts'
+import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
+import { startStack } from '../stack/stack.ts'
+import { runScript } from './run-script.ts'
+import { statusLines } from './status-lines.ts'
+
+const help = `Usage: npm start [-- --no-watch]
+
+Starts PostgreSQL, Auth, REST, Storage, Edge Functions, mailbox, jobs and an AI provider on 127.0.0.1 and prints how to
+reach them. Ctrl-C stops everything; the data stays in PALISADE_DATA. Variables: .env.example.
+  --no-watch   do not restart functions when their files change`
+
+await runScript(help, async () => {
+  const began = performance.now()
+  const config = readConfig()
+  const log = (line: string) => console.error(line)
+  const progress = (line: string) => console.log(`… ${line}`)
+  let interrupt: (signal: string) => void = () => {}
+  const interrupted = new Promise<string>((resolve) => {
+    interrupt = resolve
+  })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, interrupt)
+  process.on('unhandledRejection', (reason) => log(`stack: ${reason}`))
+
+  const stack = await startStack(config, { watch: !process.argv.includes('--no-watch'), log, progress })
+  const demo = await signInDemoUser(config, stack.keys).catch((error: unknown) => {
+    log(`stack: ${error instanceof Error ? error.message : error}`)
+    return undefined
+  })
+  const seconds = ((performance.now() - began) / 1000).toFixed(1)
+  const model = 'demo/echo'
+  const body = JSON.stringify({ model, stream: true, messages: [{ role: 'user', content: 'Hello, Palisade!' }] })
+  console.log(`
+Palisade is ready (${seconds} s). Ctrl-C stops it.
+
+${statusLines(config, stack.keys).map(([name, value]) => `  ${name.padEnd(16)} ${value}`).join('\n')}
+
+  Demo user        ${demoEmail}, password ${stack.keys.demoPassword}
+`)
+  if (demo) {
+    console.log(`A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):
+
+curl -N ${config.urls.api}/functions/v1/ai/v1/chat/completions -H 'Authorization: Bearer ${demo.access_token}' -H 'Content-Type: application/json' -d '${body}'
+`)
+  }
+  await interrupted
+  console.log('\nStopping …')
+  await stack.stop()
+  return 0
+})
+process.exit()

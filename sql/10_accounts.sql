@@ -1,0 +1,122 @@
+-- Accounts: one profile for every user of the Auth service, with what the user may write and what only we may.
+
+create table public.profiles (
+  id uuid primary key references auth.users (id) on delete cascade,
+  status text not null default 'pending' check (status in ('pending', 'active', 'suspended', 'deleted')),
+  role text not null default 'user' check (role in ('user', 'support', 'admin')),
+  plan_id text not null default 'free',
+  first_name text check (length(first_name) between 1 and 80),
+  last_name text check (length(last_name) between 1 and 80),
+  display_name text check (length(display_name) between 1 and 80),
+  avatar_path text check (length(avatar_path) between 1 and 500),
+  bio text check (length(bio) <= 500),
+  birth_date date,
+  locale text not null default 'en' check (locale ~ '^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$' and length(locale) <= 35),
+  time_zone text not null default 'UTC' check (length(time_zone) <= 64),
+  quota_time_zone text not null default 'UTC',
+  quota_time_zone_changed_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.profiles is 'One row for every account, made when the user is made. Its owner reads it and writes the personal columns.';
+comment on column public.profiles.id is 'The user''s id in auth.users.';
+comment on column public.profiles.status is 'pending until the e-mail is verified; suspended and deleted lose access at once. Not user-writable.';
+comment on column public.profiles.role is 'Not user-writable.';
+comment on column public.profiles.plan_id is 'Decides the limits; a change applies to the next call. Not user-writable.';
+comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin.';
+comment on column public.profiles.quota_time_zone is
+  'The zone whose midnight resets daily limits. It follows time_zone, at most once per quota.time_zone_change_days, so that moving the clock gains nothing.';
+create index profiles_plan_id_idx on public.profiles (plan_id);
+alter table public.profiles enable row level security;
+alter table public.profiles force row level security;
+revoke all on public.profiles from anon, authenticated, service_role;
+grant select on public.profiles to authenticated, service_role;
+grant update (first_name, last_name, display_name, avatar_path, bio, locale, time_zone)
+  on public.profiles to authenticated;
+grant update (plan_id) on public.profiles to service_role;
+
+create trigger tg_profiles__timestamps before insert or update on public.profiles
+  for each row execute function private.tg__timestamps();
+
+create function private.tg_profiles__time_zone() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_days integer := (private.setting('quota.time_zone_change_days'))::integer;
+begin
+  if not exists (select from pg_catalog.pg_timezone_names where name = new.time_zone) then
+    perform private.raise_error('invalid_request_error', 'time_zone is not an IANA time zone.', 'Use a name such as Europe/Berlin.');
+  end if;
+  if old.quota_time_zone_changed_at is null or old.quota_time_zone_changed_at < now() - make_interval(days => v_days) then
+    new.quota_time_zone := new.time_zone;
+    new.quota_time_zone_changed_at := now();
+  end if;
+  return new;
+end $$;
+comment on function private.tg_profiles__time_zone() is
+  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days. Definer: the settings are private.';
+create trigger tg_profiles__time_zone before update of time_zone on public.profiles
+  for each row when (new.time_zone is distinct from old.time_zone)
+  execute function private.tg_profiles__time_zone();
+
+create function private.text_or_null(value text, max_length integer) returns text
+language sql immutable security invoker set search_path = ''
+return nullif(left(btrim(value), max_length), '');
+comment on function private.text_or_null(text, integer) is 'Trimmed and cut to max_length characters; null when nothing is left.';
+
+create function private.date_or_null(value text) returns date
+language sql stable security invoker set search_path = ''
+return case when pg_input_is_valid(value, 'date') and value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
+comment on function private.date_or_null(text) is 'A YYYY-MM-DD date, or null when the text is not one.';
+
+create function private.create_account(user_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user auth.users;
+  v_data jsonb;
+  v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
+begin
+  select u.* into strict v_user from auth.users u where u.id = create_account.user_id;
+  v_data := coalesce(v_user.raw_user_meta_data, '{}');
+  insert into public.profiles (id, status, first_name, last_name, display_name, birth_date)
+  values (
+    v_user.id,
+    case when v_user.email_confirmed_at is null then 'pending' else 'active' end,
+    private.text_or_null(v_data ->> 'first_name', 80),
+    private.text_or_null(v_data ->> 'last_name', 80),
+    private.text_or_null(v_data ->> 'display_name', 80),
+    private.date_or_null(v_data ->> 'birth_date'))
+  on conflict (id) do nothing;
+  insert into private.credit_accounts (user_id) values (v_user.id) on conflict do nothing;
+  if v_credits > 0 then
+    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
+  end if;
+end $$;
+comment on function private.create_account(uuid) is
+  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error. Definer: runs in the Auth service''s transaction.';
+
+create function private.tg_users__create_account() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.create_account(new.id);
+  return new;
+end $$;
+comment on function private.tg_users__create_account() is
+  'Every user has its profile, credits and limits, whoever made the user. Definer: it runs as the Auth service.';
+create trigger palisade_create_account after insert on auth.users
+  for each row execute function private.tg_users__create_account();
+
+create function private.tg_users__activate_account() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.profiles set status = 'active' where id = new.id and status = 'pending';
+  return new;
+end $$;
+comment on function private.tg_users__activate_account() is
+  'A verified e-mail makes a pending account active; a suspended one stays suspended. Definer: it runs as the Auth service.';
+create trigger palisade_activate_account after update of email_confirmed_at on auth.users
+  for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
+  execute function private.tg_users__activate_account();

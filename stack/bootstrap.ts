@@ -1,0 +1,35 @@
+/** Turns an empty PostgreSQL into what hosted Supabase gives a new project. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { getAuthSchemaSql, getStorageSchemaSql } from '@supabase/lite'
+import postgres from 'postgres'
+import { root } from './config.ts'
+import type { DatabaseRole, StackKeys } from './keys.ts'
+
+/** The connection URL of a role on the local cluster. */
+export function localDbUrl(port: number, keys: StackKeys, role: DatabaseRole, database = 'postgres'): string {
+  return `postgresql://${role}:${keys.passwords[role]}@127.0.0.1:${port}/${database}`
+}
+
+/** All SQL of the bootstrap in order: roles and schemas, then the services' tables, each followed by its grants. */
+function bootstrapSql(): string {
+  const [foundation, auth, storage] = readFileSync(join(root, 'stack', 'bootstrap.sql'), 'utf8').split(/^--@.*$/m)
+  return [foundation, getAuthSchemaSql(), ';', auth, getStorageSchemaSql(), ';', storage].join('\n')
+}
+
+/** Bootstraps database `postgres` in one transaction: a crash half-way leaves nothing, and the next start tries again. */
+export async function bootstrap(port: number, keys: StackKeys): Promise<void> {
+  const admin = postgres(localDbUrl(port, keys, 'supabase_admin'), { max: 1, onnotice: () => {} })
+  try {
+    const [row] = await admin`select 1 from pg_catalog.pg_namespace where nspname = 'palisade_stack'`
+    if (row) return
+    await admin.begin(async (tx) => {
+      await tx.unsafe(bootstrapSql())
+      for (const [role, password] of Object.entries(keys.passwords)) {
+        await tx.unsafe(`alter role ${role} password '${password}'`)
+      }
+    })
+  } finally {
+    await admin.end()
+  }
+}

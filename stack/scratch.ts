@@ -1,0 +1,65 @@
+/** A throw-away cluster, bootstrapped like hosted Supabase, for tools that need empty databases (db:diff, drift tests). */
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import postgres from 'postgres'
+import { bootstrap, localDbUrl } from './bootstrap.ts'
+import { loadKeys } from './keys.ts'
+import { initCluster, installExtensions, startCluster, stopCluster } from './postgres.ts'
+
+export type Scratch = {
+  /** Makes a fresh database that holds the platform and nothing of ours; answers its URL as role postgres. */
+  createDatabase(name: string): Promise<string>
+  superuserUrl(database: string): string
+  stop(): Promise<void>
+}
+
+export async function startScratch(): Promise<Scratch> {
+  const home = mkdtempSync(join(tmpdir(), 'palisade-scratch-'))
+  chmodSync(home, 0o711)
+  const folder = join(home, 'postgres')
+  try {
+    const keys = await loadKeys(join(home, 'keys.json'))
+    const port = await freePort()
+    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: true }
+    installExtensions()
+    initCluster(cluster)
+    startCluster(cluster)
+    await bootstrap(port, keys)
+    const admin = postgres(localDbUrl(port, keys, 'supabase_admin', 'template1'), { max: 1, onnotice: () => {} })
+    return {
+      async createDatabase(name) {
+        await admin.unsafe(`create database ${name} template postgres; `)
+        await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)
+        await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
+        return localDbUrl(port, keys, 'postgres', name)
+      },
+      superuserUrl: (database) => localDbUrl(port, keys, 'supabase_admin', database),
+      async stop() {
+        await admin.end()
+        discard(home, folder)
+      },
+    }
+  } catch (error) {
+    discard(home, folder)
+    throw error
+  }
+}
+
+function discard(home: string, folder: string): void {
+  stopCluster(folder)
+  rmSync(home, { recursive: true, force: true })
+}
+
+/** A loopback port that nobody uses at this moment. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer()
+    server.once('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address()
+      server.close(() => (typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port'))))
+    })
+  })
+}

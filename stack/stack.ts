@@ -1,0 +1,175 @@
+/** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST and Storage, functions, mail, jobs. */
+import { createAdaptorServer } from '@hono/node-server'
+import postgres from 'postgres'
+import { createAiProvider } from './ai-provider.ts'
+import { bootstrap, localDbUrl } from './bootstrap.ts'
+import { type StackConfig, StackError } from './config.ts'
+import { startFunctions } from './functions.ts'
+import { createGateway } from './gateway.ts'
+import { startJobs } from './jobs.ts'
+import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './keys.ts'
+import { landingPage } from './landing.ts'
+import { createMailbox } from './mailbox.ts'
+import { clusterPid, clusterVersion, initCluster, installExtensions, postgresMajor, startCluster, stopCluster } from './postgres.ts'
+import { pendingMigrations, pushMigrations } from './schema.ts'
+import { claimDataFolder, dropState, writeState } from './state.ts'
+
+type Fetch = (request: Request, env: { incoming?: { socket: { remoteAddress?: string; destroy(): unknown } } }) => Response | Promise<Response>
+type Options = { watch: boolean; log(line: string): void; progress(line: string): void }
+
+/** Starts everything and answers when it is ready; what was started is stopped again when a part fails. */
+export async function startStack(config: StackConfig, options: Options): Promise<{ keys: StackKeys; stop(): Promise<void> }> {
+  claimDataFolder(config)
+  const undo: (() => unknown)[] = [() => dropState(config)]
+  const stop = async () => {
+    for (const step of undo.splice(0).reverse()) {
+      await Promise.resolve(step()).catch((error: unknown) => options.log(`stopping: ${error}`))
+    }
+  }
+  try {
+    const keys = await loadKeys(config.files.keys)
+    await startParts(config, keys, options, undo)
+    return { keys, stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+async function startParts(config: StackConfig, keys: StackKeys, options: Options, undo: (() => unknown)[]): Promise<void> {
+  const { ports } = config
+  const mailbox = createMailbox({ file: config.files.mails })
+  const listen = async (name: string, port: number, fetch: Fetch) => undo.push(await serve(name, port, fetch))
+  // The ports first: a taken one must not cost the wait for the database.
+  let gateway: Awaited<ReturnType<typeof createGateway>> | undefined
+  const starting = () => Response.json({ message: 'The stack is starting.' }, { status: 503, headers: { 'retry-after': '1' } })
+  await listen('API', ports.api, (request, env) =>
+    gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting())
+  await listen('mailbox', ports.mail, (request) => mailbox.fetch(request))
+  await listen('console', ports.console, () => landingPage(config))
+  const provider = createAiProvider()
+  await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
+
+  const dbUrl = await startDatabase(config, keys, options, undo)
+  await migrate(config, dbUrl('postgres'), options)
+  gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
+  undo.push(() => gateway?.close())
+
+  const functions = startFunctions({ port: ports.functions, env: functionsEnvironment(config, keys, dbUrl('postgres')), watch: options.watch, log: options.log })
+  undo.push(() => functions.stop())
+  if (!config.real.db) {
+    const jobs = startJobs({
+      adminUrl: dbUrl('supabase_admin'),
+      urlFor: (role) => (role === 'postgres' ? dbUrl('postgres') : undefined),
+      log: options.log,
+    })
+    undo.push(() => jobs.stop())
+  }
+  await functions.ready()
+  const noteState = () => writeState(config, { pid: process.pid, ready: true, ...withPid(functions.pid()) })
+  noteState()
+  const timer = setInterval(noteState, 1_000)
+  undo.push(() => clearInterval(timer))
+}
+
+const withPid = (functionsPid: number | undefined) => (functionsPid === undefined ? {} : { functionsPid })
+
+async function startDatabase(config: StackConfig, keys: StackKeys, options: Options, undo: (() => unknown)[]) {
+  const real = config.real.db
+  if (real) {
+    await checkConnection(real)
+    return (role: DatabaseRole) => {
+      const url = new URL(real)
+      url.username = role
+      return url.href
+    }
+  }
+  const folder = config.files.postgres
+  const version = clusterVersion(folder)
+  if (version !== undefined && version !== postgresMajor) {
+    throw new StackError(
+      `${folder} was made by PostgreSQL ${version}, this is ${postgresMajor}. Set PALISADE_DATA to another folder, or throw the data away with "npm run reset".`,
+    )
+  }
+  if (clusterPid(folder) !== undefined) stopCluster(folder)
+  await checkPort('database', config.ports.db)
+  const cluster = { folder, port: config.ports.db, superuserPassword: keys.passwords.supabase_admin }
+  installExtensions()
+  if (version === undefined) {
+    options.progress('Making a new database')
+    initCluster(cluster)
+  }
+  startCluster(cluster)
+  undo.push(() => stopCluster(folder))
+  await bootstrap(config.ports.db, keys)
+  const timer = setInterval(() => {
+    if (clusterPid(folder) !== undefined) return
+    options.log('postgres: the server is gone; starting it again')
+    startCluster(cluster)
+  }, 2_000)
+  undo.push(() => clearInterval(timer))
+  return (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role)
+}
+
+async function migrate(config: StackConfig, url: string, options: Options): Promise<void> {
+  const pending = await pendingMigrations(url)
+  if (pending.length > 0) {
+    options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
+    await pushMigrations(url, { seed: !config.real.db })
+  }
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    // The stand-in provider's port follows PALISADE_PORT.
+    await sql`update private.providers set base_url = ${`${config.urls.provider}/v1`} where id = 'demo'`
+  } finally {
+    await sql.end()
+  }
+}
+
+/** What Supabase's edge runtime gives a function, and the provider keys of this machine. */
+function functionsEnvironment(config: StackConfig, keys: StackKeys, dbUrl: string): Record<string, string> {
+  const { OPENROUTER_API_KEY } = process.env
+  return {
+    SUPABASE_URL: config.urls.api,
+    SUPABASE_DB_URL: dbUrl,
+    SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishableKey }),
+    SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secretKey }),
+    SUPABASE_JWKS: JSON.stringify(publicJwks(keys)),
+    ...(OPENROUTER_API_KEY ? { OPENROUTER_API_KEY } : {}),
+  }
+}
+
+async function checkConnection(url: string): Promise<void> {
+  const sql = postgres(url, { max: 1, connect_timeout: 10, onnotice: () => {} })
+  try {
+    await sql`select 1`
+  } catch (error) {
+    throw new StackError(`PALISADE_DB_URL does not answer: ${error instanceof Error ? error.message : error}`)
+  } finally {
+    await sql.end()
+  }
+}
+
+const portTaken = (name: string, port: number) =>
+  new StackError(`Port ${port} (${name}) is taken. Stop what uses it, or set PALISADE_PORT to another free range of ports.`)
+
+async function checkPort(name: string, port: number): Promise<void> {
+  const close = await serve(name, port, () => new Response())
+  await close()
+}
+
+function serve(name: string, port: number, fetch: Fetch): Promise<() => Promise<void>> {
+  const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error))
+    server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
+  })
+}
+
+function closeServer(server: ReturnType<typeof createAdaptorServer>): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve())
+    if ('closeAllConnections' in server) server.closeAllConnections()
+  })
+}
+

@@ -1,0 +1,51 @@
+/** What a running stack leaves in its data folder, so that status, stop and a second start find it. */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { z } from 'zod'
+import { type StackConfig, StackError } from './config.ts'
+
+const stateSchema = z.object({ pid: z.number().int(), ready: z.boolean(), functionsPid: z.number().int().optional() })
+export type StackState = z.infer<typeof stateSchema>
+
+/** The stack that runs on this data folder, or undefined; a file left by a killed process counts as nothing. */
+export function runningStack(config: StackConfig): StackState | undefined {
+  if (!existsSync(config.files.state)) return undefined
+  const parsed = stateSchema.safeParse(JSON.parse(readFileSync(config.files.state, 'utf8') || '{}'))
+  return parsed.success && isStack(parsed.data.pid) ? parsed.data : undefined
+}
+
+/** Takes the data folder for this process; an error when another stack has it. */
+export function claimDataFolder(config: StackConfig): void {
+  mkdirSync(config.data, { recursive: true })
+  const other = runningStack(config)
+  if (other) {
+    throw new StackError(
+      `A stack (process ${other.pid}) already runs on ${config.data}. Stop it with "npm stop", or set PALISADE_DATA and PALISADE_PORT for a second one.`,
+    )
+  }
+  rmSync(config.files.state, { force: true })
+  try {
+    writeFileSync(config.files.state, JSON.stringify({ pid: process.pid, ready: false }), { flag: 'wx', mode: 0o600 })
+  } catch {
+    throw new StackError(`Another stack is starting on ${config.data} at this moment.`)
+  }
+}
+
+export function writeState(config: StackConfig, state: StackState): void {
+  writeFileSync(config.files.state, JSON.stringify(state), { mode: 0o600 })
+}
+
+export function dropState(config: StackConfig): void {
+  rmSync(config.files.state, { force: true })
+}
+
+/** Whether a process lives and is one of ours: after a reboot the number may belong to somebody else. */
+function isStack(pid: number): boolean {
+  if (pid === process.pid) return false
+  try {
+    process.kill(pid, 0)
+  } catch {
+    return false
+  }
+  const commandLine = `/proc/${pid}/cmdline`
+  return process.platform !== 'linux' || (existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes('start.ts'))
+}

@@ -1,0 +1,84 @@
+/** Starts one stack for the whole run, on free ports and a fresh data folder, and removes it afterwards. */
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestProject } from 'vitest/node'
+import { localDbUrl } from '../stack/bootstrap.ts'
+import { readConfig, root } from '../stack/config.ts'
+import { type StackKeys } from '../stack/keys.ts'
+import { statusLines } from '../scripts/status-lines.ts'
+import type { Target } from './target.ts'
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const given = process.env
+  if (given.API_URL) {
+    project.provide('target', fromStatus(given))
+    return async () => {}
+  }
+  const data = await mkdtemp(join(tmpdir(), 'palisade-test-'))
+  const port = await freeRange()
+  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const output: string[] = []
+  const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  const ready = new Promise<void>((resolve, reject) => {
+    child.stdout.on('data', (chunk: Buffer) => {
+      output.push(chunk.toString())
+      if (output.join('').includes('Palisade is ready')) resolve()
+    })
+    child.stderr.on('data', (chunk: Buffer) => output.push(chunk.toString()))
+    child.once('exit', () => reject(new Error(`The stack did not start:\n${output.join('')}`)))
+  })
+  const stop = async () => {
+    child.kill('SIGTERM')
+    await exited
+    await rm(data, { recursive: true, force: true })
+  }
+  await ready.catch(async (error: unknown) => {
+    await stop()
+    throw error
+  })
+  const config = readConfig(env)
+  const keys: StackKeys = JSON.parse(readFileSync(config.files.keys, 'utf8'))
+  const own = { data, port, superuserUrl: localDbUrl(config.ports.db, keys, 'supabase_admin') }
+  project.provide('target', { ...fromStatus(Object.fromEntries(statusLines(config, keys))), own: config.real.db ? null : own })
+  return stop
+}
+
+/** A target in the names of `supabase status -o env`. */
+function fromStatus(env: Record<string, string | undefined>): Target {
+  const need = (name: string) => {
+    const value = env[name]
+    if (!value) throw new Error(`API_URL is set, so ${name} must be set, too: eval "$(npx supabase status -o env)"`)
+    return value
+  }
+  return {
+    apiUrl: need('API_URL'),
+    restUrl: need('REST_URL'),
+    functionsUrl: need('FUNCTIONS_URL'),
+    dbUrl: need('DB_URL'),
+    mailUrl: need('MAILPIT_URL'),
+    publishableKey: need('PUBLISHABLE_KEY'),
+    secretKey: need('SECRET_KEY'),
+    own: null,
+  }
+}
+
+/** A port with the five above it free, so that a developer's own stack can keep running. */
+async function freeRange(): Promise<number> {
+  for (let port = 56_000 + (process.pid % 700) * 10; port < 65_000; port += 10) {
+    const free = await Promise.all([0, 1, 2, 3, 4, 5].map((offset) => isFree(port + offset)))
+    if (free.every(Boolean)) return port
+  }
+  throw new Error('no free range of ports')
+}
+
+const isFree = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    const server = createServer()
+    server.once('error', () => resolve(false))
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
+  })
