@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
-import { applySources, dropClockPartitions, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
+import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
 import { startScratch } from '../stack/scratch.ts'
 import { runScript } from './run-script.ts'
 
@@ -46,7 +46,7 @@ await runScript(help, async () => {
     const migrated = await scratch.createDatabase('migrated')
     const sources = await scratch.createDatabase('sources')
     await Promise.all([pushMigrations(migrated, { seed: false }), applySources(sources)])
-    await dropClockPartitions(migrated)
+    await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
     const sql = await completeDifference(migrated, sources, values['allow-drops'])
     if (sql === '') {
       console.log('Nothing to do: migrations and sources agree.')
@@ -54,8 +54,10 @@ await runScript(help, async () => {
     }
     const version = new Date().toISOString().replaceAll(/\D/g, '').slice(0, 14)
     const file = join('supabase', 'migrations', `${version}_${name}.sql`)
-    const header = `-- Written by npm run db:diff from sql/ and policies/; read the sources for the reasons.\nset lock_timeout = '5s';\n\n`
-    writeFileSync(join(root, file), header + sql)
+    const header = `-- Written by npm run db:diff from sql/ and policies/; read the sources for the reasons.\nset lock_timeout = '5s';\nset statement_timeout = '60s';\n\n`
+    // pg-delta names the database a job runs in; plain cron.schedule takes the one it is called in, as hosted expects.
+    const portable = sql.replaceAll(/cron\.schedule_in_database\((.*), 'postgres', NULL, true\)/g, 'cron.schedule($1)')
+    writeFileSync(join(root, file), header + portable)
     console.log(`Wrote ${file}. Read it, then run npm test.`)
     return 0
   } finally {

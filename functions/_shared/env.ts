@@ -21,7 +21,10 @@ export const variables = {
 }
 
 /** Throws one error that names everything that is missing or wrong, and shows no value. */
-export function readEnv<Schema extends z.ZodObject>(schema: Schema, get: (name: string) => string | undefined): z.infer<Schema> {
+export function readEnv<Schema extends z.ZodObject>(
+  schema: Schema,
+  get: (name: string) => string | undefined,
+): z.infer<Schema> {
   const given = Object.fromEntries(Object.keys(schema.shape).map((name) => [name, get(name) || undefined]))
   const parsed = schema.safeParse(given)
   if (parsed.success) return parsed.data

@@ -44,7 +44,12 @@ export const catalogue = {
   },
   rate_limit_exceeded: { status: 429, type: rate, message: 'Too many requests. Slow down.', retryAfterS: 1 },
   concurrency_limit: { status: 429, type: rate, message: 'Too many requests run at once.', retryAfterS: 1 },
-  daily_quota_exceeded: { status: 429, type: quota, message: 'Your requests of today are used up.', shouldRetry: false },
+  daily_quota_exceeded: {
+    status: 429,
+    type: quota,
+    message: 'Your requests of today are used up.',
+    shouldRetry: false,
+  },
   /** nginx's name and number for a caller who hung up; it is logged, nobody reads the answer. */
   client_closed_request: { status: 499, type: request, message: 'The caller hung up.', shouldRetry: false },
   internal: { status: 500, type: server, message: 'Something went wrong on our side.' },
@@ -55,7 +60,12 @@ export const catalogue = {
     message: 'Usage cannot be accounted for at the moment, so nothing was done.',
     retryAfterS: 2,
   },
-  circuit_open: { status: 503, type: server, message: 'The AI provider is failing; it gets a short rest.', retryAfterS: 10 },
+  circuit_open: {
+    status: 503,
+    type: server,
+    message: 'The AI provider is failing; it gets a short rest.',
+    retryAfterS: 10,
+  },
   provider_not_configured: {
     status: 503,
     type: server,
@@ -120,7 +130,7 @@ export function errorBody({ code, message, details }: AppError): { error: Record
 /** The one place where an error becomes an answer. `now` is in epoch milliseconds. */
 export function renderError(error: AppError, now: number): Response {
   const entry: Entry = catalogue[error.code]
-  const { retryAfterS, resetsAt, shouldRetry = entry.shouldRetry, headers } = error.details
+  const { retryAfterS, resetsAt, shouldRetry = entry.shouldRetry, headers = {} } = error.details
   const untilReset = resetsAt === undefined ? Number.NaN : Math.max(1, Math.ceil((Date.parse(resetsAt) - now) / 1000))
   const seconds = retryAfterS ?? (Number.isNaN(untilReset) ? entry.retryAfterS : untilReset)
   const answer = Response.json(errorBody(error), { status: error.status, headers })

@@ -57,7 +57,7 @@ const refused = z.object({
       param: z.string().nullish(),
       retry_after_s: z.number().nullish(),
       resets_at: z.string().nullish(),
-      limit: z.unknown(),
+      limit: limit.nullish().catch(null),
     })
     .nullish(),
 })

@@ -14,10 +14,16 @@ export function createLedger(sql: Database) {
     },
 
     settle: async (callId: string, outcome: Outcome) =>
-      understood(settlement, await askLedger(sql`select private.settle_ai_call(${callId}::uuid, ${sql.json(outcome)}) as answer`)),
+      understood(
+        settlement,
+        await askLedger(sql`select private.settle_ai_call(${callId}::uuid, ${sql.json(outcome)}) as answer`),
+      ),
 
     listModels: async (userId: string, sessionId: string) =>
-      understood(modelList, await askLedger(sql`select private.list_ai_models(${userId}::uuid, ${sessionId}::uuid) as answer`)),
+      understood(
+        modelList,
+        await askLedger(sql`select private.list_ai_models(${userId}::uuid, ${sessionId}::uuid) as answer`),
+      ),
   }
 }
 

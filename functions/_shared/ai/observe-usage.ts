@@ -11,6 +11,7 @@ export type Observed = {
   contentBytes: number
   /** The provider said that it is finished, in whatever way. Decides about an error at the end, never about money. */
   finished: boolean
+  /** The provider reported an error in the stream. */
   failed: boolean
 }
 
@@ -30,7 +31,7 @@ export function createUsageObserver(callerWantsUsage: boolean) {
   const observe = (event: SseEvent): { kind: EventKind; forward: boolean } => {
     const chunk = event.data === undefined ? undefined : readProviderAnswer(event.data)
     const kind = kindOf(event, chunk)
-    if (kind === 'error' || kind === 'garbage') observed.failed = true
+    if (kind === 'error') observed.failed = true
     if (kind === 'done') observed.finished = true
     if (!chunk) return { kind, forward: true }
 
@@ -50,5 +51,7 @@ export function createUsageObserver(callerWantsUsage: boolean) {
  */
 function isOnlyUsage(chunk: ProviderAnswer, finishedChoices: ReadonlySet<number>): boolean {
   if (!chunk.usage || !chunk.choices || chunk.contentBytes > 0) return false
-  return chunk.choices.every(({ index, finish_reason }) => (finish_reason ? finishedChoices.has(index) : chunk.usage === null))
+  return chunk.choices.every(
+    ({ index, finish_reason }) => typeof finish_reason === 'string' && finishedChoices.has(index),
+  )
 }

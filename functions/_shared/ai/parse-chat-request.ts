@@ -43,15 +43,16 @@ export type ChatRequest = z.infer<typeof chatRequest>
 
 export function parseChatRequest(body: Uint8Array): ChatRequest {
   const given = parseJson(body)
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) throw invalid('The body must be a JSON object.')
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw invalid('The body must be a JSON object.')
   const refused = refusedFields.find((field) => Object.hasOwn(given, field))
   if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
   const { data, error } = chatRequest.safeParse(given)
   if (!error) return data
   const [issue] = error.issues
   const param = issue?.path.join('.')
-  const problem = param && !issue?.path.reduce(fieldOf, given) ? 'is missing or empty' : issue?.message
-  throw invalid(`${param}: ${problem ?? issue?.message}`, param)
+  const isMissing = issue?.path.reduce(fieldOf, given) === undefined
+  throw invalid(`${param}: ${isMissing ? 'is missing' : issue?.message}`, param)
 }
 
 function parseJson(body: Uint8Array): unknown {

@@ -8,15 +8,21 @@ const count = z.int().nonnegative()
 const usage = z.object({
   prompt_tokens: count,
   completion_tokens: count.nullish(),
-  prompt_tokens_details: z.object({ cached_tokens: count.nullish().catch(null) }).nullish().catch(null),
-  completion_tokens_details: z.object({ reasoning_tokens: count.nullish().catch(null) }).nullish().catch(null),
+  prompt_tokens_details: z
+    .object({ cached_tokens: count.nullish().catch(null) })
+    .nullish()
+    .catch(null),
+  completion_tokens_details: z
+    .object({ reasoning_tokens: count.nullish().catch(null) })
+    .nullish()
+    .catch(null),
   cost: z.number().nonnegative().nullish().catch(null),
 })
 
 const choice = z.object({
   index: z.number().catch(0),
-  message: z.unknown(),
-  delta: z.unknown(),
+  message: z.unknown().optional(),
+  delta: z.unknown().optional(),
   finish_reason: z.string().nullish().catch(null),
 })
 
@@ -24,7 +30,7 @@ const choice = z.object({
 const answer = z.object({
   choices: z.array(choice).optional().catch(undefined),
   usage: usage.nullish().catch(null),
-  error: z.unknown(),
+  error: z.unknown().optional(),
 })
 
 export type ProviderAnswer = z.infer<typeof answer> & { contentBytes: number }

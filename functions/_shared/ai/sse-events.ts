@@ -74,15 +74,16 @@ function createBlankLineFinder() {
     const blank = lineIsEmpty && (byte === lineFeed || afterReturn)
     lineIsEmpty = byte === lineFeed || afterReturn
     afterBlankReturn = blank && afterReturn
-    // Both at once cannot be said; a lone CR CR LF-style blank line right after an event is kept with the next one.
-    if (before) return 'before'
+    if (before) return 'before' // This byte is no line feed, so it cannot end an event by itself.
     return blank && !afterReturn ? 'after' : 'no'
   }
 }
 
 function dataOf(bytes: Uint8Array): string | undefined {
   const lines = new TextDecoder().decode(bytes).split(/\r\n|\n|\r/)
-  const data = lines.filter((line) => line === 'data' || line.startsWith('data:')).map((line) => line.slice(5).replace(/^ /, ''))
+  const data = lines
+    .filter((line) => line === 'data' || line.startsWith('data:'))
+    .map((line) => line.slice(5).replace(/^ /, ''))
   return data.length > 0 ? data.join('\n') : undefined
 }
 

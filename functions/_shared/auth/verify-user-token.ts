@@ -13,7 +13,10 @@ const claims = z.object({
 })
 
 const notValidHere = (cause: unknown) =>
-  new AppError('invalid_api_key', { message: 'The access token is not valid here: it was not issued by this project.', cause })
+  new AppError('invalid_api_key', {
+    message: 'The access token is not valid here: it was not issued by this project.',
+    cause,
+  })
 
 /**
  * The answer is only what the token says: whether the session still lives and the account is in order is asked in the

@@ -2,20 +2,28 @@
 
 export class BodyTooLarge extends Error {}
 
-export async function readBody(source: Request | Response, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  if (Number(source.headers.get('content-length') ?? 0) > limitBytes) {
-    await source.body?.cancel().catch(() => {})
-    throw new BodyTooLarge()
-  }
+/** `wait` may bound the wait for each chunk. */
+export async function readBody(
+  source: Request | Response,
+  limitBytes: number,
+  wait: <T>(work: Promise<T>) => Promise<T> = (work) => work,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const reader = source.body?.getReader()
   const chunks: Uint8Array[] = []
   let size = 0
-  // Leaving the loop early cancels the stream.
-  for await (const chunk of source.body ?? []) {
-    size += chunk.byteLength
-    if (size > limitBytes) throw new BodyTooLarge()
-    chunks.push(chunk)
+  try {
+    if (Number(source.headers.get('content-length') ?? 0) > limitBytes) throw new BodyTooLarge()
+    while (reader) {
+      const { done, value } = await wait(reader.read())
+      if (done) break
+      size += value.byteLength
+      if (size > limitBytes) throw new BodyTooLarge()
+      chunks.push(value)
+    }
+    return concatBytes(chunks, size)
+  } finally {
+    reader?.cancel().catch(() => {})
   }
-  return concatBytes(chunks, size)
 }
 
 export function concatBytes(chunks: readonly Uint8Array[], size: number): Uint8Array<ArrayBuffer> {

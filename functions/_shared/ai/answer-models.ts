@@ -1,0 +1,17 @@
+/** The models that the caller may use, in OpenAI's shape. */
+import { identifyCaller } from '../auth/identify-caller.ts'
+import { AppError } from '../errors.ts'
+import { refusal } from './refusal.ts'
+import type { AiWorld } from './world.ts'
+
+export async function answerModels(headers: Headers, id: string | undefined, world: AiWorld): Promise<Response> {
+  const { userId, sessionId } = await identifyCaller(headers, world)
+  const list = await world.listModels(userId, sessionId)
+  if (!list.allowed) throw refusal(list)
+  const data = list.models.map((model) => ({ ...model, object: 'model' }))
+  if (id === undefined) return Response.json({ object: 'list', data })
+  const model = data.find((candidate) => candidate.id === id)
+  if (!model)
+    throw new AppError('model_not_found', { message: `The model '${id}' does not exist or is not in your plan.` })
+  return Response.json(model)
+}

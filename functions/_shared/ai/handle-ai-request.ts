@@ -1,0 +1,54 @@
+/** The AI endpoint without its environment: routes a request, and turns whatever happens into an answer. */
+import { AppError, renderError, toAppError } from '../errors.ts'
+import { answerPreflight, corsHeaders } from '../http/cors.ts'
+import { requestId as requestIdOf } from '../http/request-id.ts'
+import { answerChat, type Exchange } from './answer-chat.ts'
+import { answerModels } from './answer-models.ts'
+import { causeOf } from './log-line.ts'
+import type { AiWorld } from './world.ts'
+
+const root = '/ai/v1'
+
+export async function handleAiRequest(request: Request, world: AiWorld): Promise<Response> {
+  const requestId = requestIdOf(request.headers, world.newId)
+  const facts = new Headers({ ...corsHeaders, 'x-request-id': requestId })
+  const line = { level: 'info', message: 'ai call', request_id: requestId, path: new URL(request.url).pathname }
+  const response = await route({ request, requestId, facts, line }, world).catch((cause: unknown) => {
+    const error = toAppError(cause)
+    const level = error.status >= 500 ? 'error' : 'info'
+    world.log({ ...line, level, http_status: error.status, error_code: error.code, ...causeOf(error) })
+    return renderError(error, world.now())
+  })
+  for (const [name, value] of facts) response.headers.set(name, value)
+  return response
+}
+
+async function route(exchange: Exchange, world: AiWorld): Promise<Response> {
+  const { request } = exchange
+  const { pathname } = new URL(request.url)
+  if (request.method === 'OPTIONS') return answerPreflight(request)
+  if (pathname === `${root}/chat/completions`) {
+    requireMethod(request, 'POST')
+    return answerChat(exchange, world)
+  }
+  if (pathname === `${root}/models` || pathname.startsWith(`${root}/models/`)) {
+    requireMethod(request, 'GET')
+    return answerModels(request.headers, modelId(pathname), world)
+  }
+  throw new AppError('not_found')
+}
+
+function requireMethod({ method }: Request, allowed: string): void {
+  if (method !== allowed) throw new AppError('method_not_allowed', { headers: { allow: `${allowed}, OPTIONS` } })
+}
+
+/** Ids contain slashes; clients send them as they are or as %2F. */
+function modelId(pathname: string): string | undefined {
+  const encoded = pathname.slice(`${root}/models/`.length)
+  if (encoded === '') return undefined
+  try {
+    return decodeURIComponent(encoded)
+  } catch {
+    throw new AppError('model_not_found')
+  }
+}

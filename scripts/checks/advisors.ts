@@ -1,0 +1,25 @@
+/** Supabase's own database lints (splinter), as `supabase db advisors` runs them: every finding is fixed or reviewed. */
+import { z } from 'zod'
+import { supabase } from '../../stack/schema.ts'
+
+/** Findings we accept, by cacheKey, each with the reason. A reason whose finding is gone must go, too. */
+const accepted: Record<string, string> = {}
+
+const report = z.object({ results: z.array(z.object({ cacheKey: z.string(), level: z.string(), detail: z.string() })) })
+
+export async function reviewAdvisors(url: string, reasons = accepted): Promise<string[]> {
+  const args = ['db', 'advisors', `--remote=${url}`, '--type', 'all', '--level', 'warn', '--output-format', 'json']
+  const output = await supabase(args, 'The advisors could not run')
+  const json = output.split('\n').find((line) => line.startsWith('{"results"'))
+  // With nothing to report the CLI prints a sentence in place of the JSON.
+  const results = json ? report.parse(JSON.parse(json)).results : []
+  const found = new Set(results.map((result) => result.cacheKey))
+  return [
+    ...results
+      .filter((result) => reasons[result.cacheKey] === undefined)
+      .map((result) => `${result.level} ${result.cacheKey}: ${result.detail}`),
+    ...Object.keys(reasons)
+      .filter((key) => !found.has(key))
+      .map((key) => `${key} is accepted in scripts/checks/advisors.ts, but no longer found: remove it there.`),
+  ]
+}

@@ -1,0 +1,39 @@
+/** Imports point one way: endpoint -> its domain -> errors, env, db. Endpoints never import each other. */
+import { readdir, readFile } from 'node:fs/promises'
+import { dirname, join, relative, resolve } from 'node:path'
+import { root } from '../../stack/config.ts'
+
+/** What a folder's files may import from, by the start of the path; the first rule that fits a file counts. */
+const rules: { from: RegExp; mayImport: RegExp }[] = [
+  { from: /^functions\/_shared\/[^/]+\//, mayImport: /^functions\/_shared\/(?:[^/]+\.ts|http\/)/ },
+  { from: /^functions\/_shared\//, mayImport: /^functions\/_shared\/[^/]+\.ts/ },
+  { from: /^functions\//, mayImport: /^functions\/_shared\// },
+  { from: /^stack\//, mayImport: /^stack\// },
+  { from: /^scripts\//, mayImport: /^(?:scripts|stack)\// },
+]
+
+export async function findImportViolations(): Promise<string[]> {
+  const folders = ['functions', 'stack', 'scripts']
+  const entries = await Promise.all(folders.map((folder) => readdir(join(root, folder), { recursive: true })))
+  const files = entries.flatMap((names, i) => names.map((name) => join(folders[i] ?? '', name)))
+  const sources = files.filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
+  const found = await Promise.all(sources.map(async (file) => violationsIn(file, await readFile(join(root, file), 'utf8'))))
+  return found.flat()
+}
+
+/** The imports of one file that its folder may not have. `file` is relative to the project's root. */
+export function violationsIn(file: string, text: string): string[] {
+  const rule = rules.find((candidate) => candidate.from.test(file))
+  const imported = [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((match) => match[1] ?? '')
+  return imported
+    .map((path) => relative(root, resolve(root, dirname(file), path)))
+    .filter((path) => rule && !rule.mayImport.test(path) && !isSameDomain(file, path))
+    .map((path) => `${file} must not import ${path}`)
+}
+
+/** A domain's files import each other: functions/_shared/ai/*, or one endpoint's own folder. */
+function isSameDomain(file: string, path: string): boolean {
+  const depth = file.startsWith('functions/_shared/') ? 3 : 2
+  const domain = (name: string) => name.split('/').slice(0, depth).join('/')
+  return domain(file) === domain(path)
+}

@@ -1,0 +1,26 @@
+/** npm run db:types: writes the TypeScript types of the API schema, as the Supabase CLI generates them. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { root } from '../stack/config.ts'
+import { generateTypes, pushMigrations } from '../stack/schema.ts'
+import { startScratch } from '../stack/scratch.ts'
+import { runScript } from './run-script.ts'
+
+const help = `Usage: npm run db:types
+
+Generates functions/_shared/database.types.ts from the migrations, in a scratch database. Commit the file with them.`
+
+await runScript(help, async () => {
+  const file = join('functions', '_shared', 'database.types.ts')
+  const scratch = await startScratch()
+  try {
+    const url = await scratch.createDatabase('types')
+    await pushMigrations(url, { seed: false })
+    const types = await generateTypes(url)
+    writeFileSync(join(root, file), types)
+    console.log(`Wrote ${file} (${readFileSync(join(root, file), 'utf8').split('\n').length} lines).`)
+    return 0
+  } finally {
+    await scratch.stop()
+  }
+})

@@ -1,0 +1,85 @@
+/** npm run demo: a new user's first minutes, in the terminal, against the running stack, with the numbers before and after. */
+import { createClient } from '@supabase/supabase-js'
+import OpenAI from 'openai'
+import type { Database } from '../functions/_shared/database.types.ts'
+import { readConfig, StackError } from '../stack/config.ts'
+import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
+import { loadKeys } from '../stack/keys.ts'
+import { runningStack } from '../stack/state.ts'
+import { runScript } from './run-script.ts'
+
+const help = `Usage: npm run demo
+
+Signs a new user up, confirms the mailed link, makes a streamed AI call and a refused one, and shows what was charged.
+Needs a running stack (npm start).`
+
+const model = 'demo/echo'
+const step = (text: string) => console.log(`\n• ${text}`)
+
+await runScript(help, async () => {
+  const config = readConfig()
+  if (!runningStack(config)?.ready) throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start" in another terminal.`)
+  const keys = await loadKeys(config.files.keys)
+  const connect = () =>
+    createClient<Database>(config.urls.api, keys.publishableKey, { auth: { persistSession: false, autoRefreshToken: false } })
+  const client = connect()
+  const email = `visitor-${Date.now()}@example.com`
+  const password = `Demo1${crypto.randomUUID()}`
+
+  step(`${email} signs up`)
+  check(await client.auth.signUp({ email, password, options: { data: { first_name: 'Vera', birth_date: '1995-05-05', accept_terms: true } } }))
+  const early = await client.auth.signInWithPassword({ email, password })
+  console.log(`  signing in before the mail is confirmed: ${early.error?.code ?? 'allowed?!'}`)
+
+  step(`follows the link in the mail (${config.urls.mail})`)
+  await fetch(await confirmationLink(config.urls.mail, email), { redirect: 'manual' })
+  const { session, user } = (await client.auth.signInWithPassword({ email, password })).data
+  if (!session || !user) throw new StackError('Signing in gave no session.')
+  console.log('  signed in')
+
+  step('before')
+  await showAccount(client)
+
+  step(`asks ${model}, streamed`)
+  const openai = new OpenAI({ apiKey: session.access_token, baseURL: `${config.urls.api}/functions/v1/ai/v1`, maxRetries: 0 })
+  const stream = await openai.chat.completions.create({ model, stream: true, messages: [{ role: 'user', content: 'Hello, Palisade!' }] })
+  process.stdout.write('  ')
+  for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta.content ?? '')
+  console.log()
+
+  step('after')
+  await showAccount(client)
+  const [call] = check(await client.from('ai_calls').select('*'))
+  if (call) {
+    const { prompt_tokens, completion_tokens, cost_micros, credits_charged, duration_ms, first_token_ms } = call
+    console.log(`  the call   ${prompt_tokens} + ${completion_tokens} tokens, ${cost_micros} micro-dollars, ${credits_charged} credit, first token after ${first_token_ms} ms, all after ${duration_ms} ms`)
+  }
+
+  step('asks for a model that is not there')
+  const refused = await openai.chat.completions.create({ model: 'no/such', messages: [{ role: 'user', content: 'Hi' }] }).catch((error: unknown) => error)
+  console.log(`  ${refused instanceof OpenAI.APIError ? `${refused.status} ${refused.code}: ${refused.message}` : 'answered?!'}`)
+  const { data: balance } = await client.rpc('get_my_credits')
+  console.log(`  and paid nothing for it: ${balance?.balance} credits`)
+
+  step('somebody else looks for these calls')
+  const stranger = connect()
+  const strangerSignIn = await stranger.auth.signInWithPassword({ email: demoEmail, password: keys.demoPassword })
+  if (strangerSignIn.error) throw new StackError(strangerSignIn.error.message)
+  const seen = check(await stranger.from('ai_calls').select('id').eq('user_id', user.id))
+  console.log(`  and sees ${seen.length} of them`)
+  return 0
+})
+
+async function showAccount(client: ReturnType<typeof createClient<Database>>): Promise<void> {
+  const { data: credits } = await client.rpc('get_my_credits')
+  const limits = check(await client.rpc('get_my_limits'))
+  console.log(`  credits    ${credits?.balance} (${credits?.held} held)`)
+  for (const { meter, period, used, amount, resets_at } of limits.filter((row) => row.meter.startsWith('ai_'))) {
+    console.log(`  ${meter.padEnd(10)} ${used} of ${amount} this ${period}, until ${resets_at}`)
+  }
+}
+
+function check<Data>(result: { data: Data | null; error: { message: string } | null }): Data {
+  if (result.error || result.data === null) throw new StackError(result.error?.message ?? 'no data')
+  return result.data
+}

@@ -1,0 +1,138 @@
+/** Runs the Edge Functions: starts Deno, starts it again when it dies or when a function changes, and stops it. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { type FSWatcher, watch } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { root, StackError } from './config.ts'
+import { endProcess } from './postgres.ts'
+
+export type FunctionsOptions = { port: number; env: Record<string, string>; watch: boolean; log(line: string): void }
+
+const readyMs = 30_000
+const graceMs = 7_000 // The server itself takes up to 5 s to finish what runs.
+const healthyMs = 10_000
+
+export function startFunctions(options: FunctionsOptions) {
+  const { port, log } = options
+  let child = spawnServer(options)
+  let startedAt = Date.now()
+  let failures = 0
+  let stopped = false
+  let restarting: Promise<void> | undefined
+
+  const supervise = (server: ChildProcess) => {
+    server.on('error', (error) => log(`functions: Deno cannot run: ${error.message}`))
+    server.once('exit', async (code, signal) => {
+      if (stopped || restarting || server !== child) return
+      failures = Date.now() - startedAt > healthyMs ? 0 : failures + 1
+      const delayMs = Math.min(250 * 2 ** failures, 10_000)
+      log(`functions: ended unexpectedly (${signal ?? code}), starts again in ${delayMs} ms`)
+      await sleep(delayMs)
+      if (!stopped && server === child) start()
+    })
+  }
+  const start = () => {
+    child = spawnServer(options)
+    startedAt = Date.now()
+    supervise(child)
+  }
+  const restart = async () => {
+    await endProcess(child, graceMs)
+    restarting = undefined
+    if (!stopped) start()
+  }
+  supervise(child)
+
+  const watcher = options.watch
+    ? watchFunctions(() => {
+        if (stopped || restarting) return
+        log('functions: a file changed, restarting')
+        restarting = restart()
+      })
+    : undefined
+
+  return {
+    pid: (): number | undefined => child.pid,
+
+    /** Resolves when the server answers; rejects when it does not within half a minute. */
+    async ready(): Promise<void> {
+      for (const until = Date.now() + readyMs; Date.now() < until && !stopped; await sleep(25)) {
+        if ((await healthyPid(port)) === child.pid) return
+      }
+      throw new StackError(`The functions do not answer on port ${port}. Is it taken by another program?`)
+    },
+
+    async stop(): Promise<void> {
+      stopped = true
+      watcher?.close()
+      await restarting
+      await endProcess(child, graceMs)
+    },
+  }
+}
+
+/** The pid tells our server from a stranger on the same port. */
+async function healthyPid(port: number): Promise<number | undefined> {
+  try {
+    const response = await fetch(`http://127.0.0.1:${port}/_health`, { signal: AbortSignal.timeout(1_000) })
+    const health: unknown = await response.json()
+    return typeof health === 'object' && health !== null && 'pid' in health && typeof health.pid === 'number'
+      ? health.pid
+      : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** In its own process group, so that Ctrl-C reaches it through us; its stdin is a leash that ends it when we die. */
+function spawnServer({ port, env, log }: FunctionsOptions): ChildProcess {
+  const child = spawn(denoBinary(), denoArguments(), {
+    cwd: root,
+    detached: true,
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: {
+      ...env,
+      PALISADE_FUNCTIONS_PORT: String(port),
+      DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
+      DENO_NO_UPDATE_CHECK: '1',
+      NO_COLOR: '1',
+    },
+  })
+  child.stdin.on('error', () => {})
+  const print = (stream: Readable) => createInterface({ input: stream }).on('line', (line) => log(`functions: ${line}`))
+  print(child.stdout)
+  print(child.stderr)
+  return child
+}
+
+/**
+ * Reads only the functions and their packages, writes nothing, starts nothing. `--allow-env` shows no more than the list
+ * given to `spawn`; the network stays open, because providers are rows in a table. Nothing is downloaded.
+ */
+function denoArguments(): string[] {
+  const readable = ['functions', 'node_modules'].map((folder) => join(root, folder)).join(',')
+  const offline = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet']
+  const permissions = ['--allow-net', '--allow-env', `--allow-read=${readable}`]
+  const server = join(root, 'stack', 'functions-server.ts')
+  // Without it a request's signal aborts at the end of every answer, and hanging up cannot be told from reading to the end.
+  const signals = '--unstable-no-legacy-abort'
+  return ['run', signals, ...offline, ...permissions, '--config', join(root, 'functions', 'deno.json'), server]
+}
+
+function denoBinary(): string {
+  const require = createRequire(join(root, 'package.json'))
+  const folder = dirname(require.resolve('deno/package.json'))
+  return join(folder, process.platform === 'win32' ? 'deno.exe' : 'deno')
+}
+
+/** Editors write a file in several steps: one change after they are done. */
+function watchFunctions(onChange: () => void): FSWatcher {
+  let timer: NodeJS.Timeout | undefined
+  return watch(join(root, 'functions'), { recursive: true }, () => {
+    clearTimeout(timer)
+    timer = setTimeout(onChange, 150)
+  })
+}

@@ -1,0 +1,56 @@
+/** Tokens: ES256 with a published key outside, as hosted Supabase; HS256 inside, because @supabase/lite knows nothing else. */
+import { errors, importJWK, jwtVerify, SignJWT } from 'jose'
+import { z } from 'zod'
+import { publicJwks, type StackKeys } from '../keys.ts'
+
+/** Every claim of a user's access token. The Auth service of hosted Supabase puts the same ones in. */
+export const userClaims = z.looseObject({
+  sub: z.uuid(),
+  aud: z.literal('authenticated'),
+  role: z.string(),
+  session_id: z.uuid(),
+  exp: z.number().int(),
+})
+
+export type ApiRole = 'anon' | 'service_role'
+export type Verified = { claims: z.infer<typeof userClaims> } | { problem: 'expired' | 'invalid' }
+export type Tokens = Awaited<ReturnType<typeof createTokens>>
+
+export async function createTokens(keys: StackKeys, issuer: string) {
+  const { kid } = keys.signingKey
+  const privateKey = await importJWK(keys.signingKey, 'ES256')
+  const publicKey = await importJWK({ ...publicJwks(keys).keys[0] }, 'ES256')
+  const innerSecret = new TextEncoder().encode(keys.innerJwtSecret)
+  const header = { alg: 'ES256', typ: 'JWT', kid }
+
+  return {
+    issuer,
+    /** A token for the outside, with exactly these claims. */
+    sign: (claims: Record<string, unknown>) => new SignJWT(claims).setProtectedHeader(header).sign(privateKey),
+
+    /** A five-minute token for a role without a user, for real services behind the gateway. */
+    signRole: (role: ApiRole) =>
+      new SignJWT({ role, iss: issuer }).setProtectedHeader(header).setIssuedAt().setExpirationTime('5m').sign(privateKey),
+
+    /** What @supabase/lite gets: the same claims under its own secret. */
+    inner: (claims: Record<string, unknown>) =>
+      new SignJWT(claims).setProtectedHeader({ alg: 'HS256', typ: 'JWT' }).sign(innerSecret),
+
+    /** The claims of a token that lite just made. */
+    async readInner(token: string) {
+      const { payload } = await jwtVerify(token, innerSecret, { algorithms: ['HS256'] })
+      return userClaims.parse(payload)
+    },
+
+    /** Checks a token from outside: our key, ES256 only, our issuer, not expired. */
+    async verify(token: string): Promise<Verified> {
+      try {
+        const rules = { algorithms: ['ES256'], issuer, audience: 'authenticated' }
+        const { payload } = await jwtVerify(token, publicKey, rules)
+        return { claims: userClaims.parse(payload) }
+      } catch (error) {
+        return { problem: error instanceof errors.JWTExpired ? 'expired' : 'invalid' }
+      }
+    },
+  }
+}

@@ -1,0 +1,63 @@
+import { expect, test } from 'vitest'
+import { z } from 'zod'
+import { readEnv, variables } from '../../functions/_shared/env.ts'
+import { AppError, catalogue, errorBody, isErrorCode, renderError, toAppError } from '../../functions/_shared/errors.ts'
+
+const now = Date.parse('2026-11-21T00:00:00Z')
+
+test.each(Object.entries(catalogue))(
+  '%s is rendered in the shape of OpenAI',
+  async (code, { status, type, message }) => {
+    if (!isErrorCode(code)) throw new Error(code)
+
+    const answer = renderError(new AppError(code), now)
+
+    expect(answer.status).toBe(status)
+    expect(await answer.json()).toEqual({ error: { message, type, param: null, code } })
+  },
+)
+
+test.each(['insufficient_credits', 'insufficient_quota', 'daily_quota_exceeded'] as const)(
+  '%s tells clients not to retry',
+  (code) => {
+    expect(renderError(new AppError(code), now).headers.get('x-should-retry')).toBe('false')
+  },
+)
+
+test.each([
+  'upstream_error',
+  'upstream_timeout',
+  'circuit_open',
+  'accounting_unavailable',
+  'rate_limit_exceeded',
+  'concurrency_limit',
+  'in_flight_budget_exhausted',
+] as const)('%s says when to try again', (code) => {
+  expect(Number(renderError(new AppError(code), now).headers.get('retry-after'))).toBeGreaterThan(0)
+})
+
+test('a daily quota says when it starts anew', async () => {
+  const error = new AppError('daily_quota_exceeded', { resetsAt: '2026-11-21T01:00:00+00:00' })
+
+  expect(renderError(error, now).headers.get('retry-after')).toBe('3600')
+  expect(errorBody(error).error.resets_at).toBe('2026-11-21T01:00:00+00:00')
+})
+
+test('an unforeseen error shows nothing of itself', () => {
+  const { error } = errorBody(toAppError(new TypeError('password=hunter2')))
+
+  expect(JSON.stringify(error)).not.toContain('hunter2')
+  expect(error.code).toBe('internal')
+})
+
+test('the environment names everything that is missing or wrong at once, and no value', () => {
+  const schema = z.object(variables)
+  const given: Record<string, string> = { SUPABASE_URL: 'http://127.0.0.1:54321', SUPABASE_JWKS: 'not-json-secret' }
+  const read = () => readEnv(schema, (name) => given[name])
+
+  expect(read).toThrow(
+    /SUPABASE_JWKS: is not JSON.*SUPABASE_DB_URL is missing|SUPABASE_DB_URL is missing.*SUPABASE_JWKS: is not JSON/,
+  )
+  expect(read).toThrow(/SUPABASE_SECRET_KEYS is missing/)
+  expect(read).not.toThrow(/secret-/)
+})

@@ -1,0 +1,94 @@
+/** A world for the AI endpoint: a ledger in memory, and the provider stand-in on a real loopback socket. */
+import { once } from 'node:events'
+import { serve } from '@hono/node-server'
+import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
+import type { Admission, AdmissionRequest, Outcome } from '../../functions/_shared/ai/ledger-contract.ts'
+import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
+import { AppError } from '../../functions/_shared/errors.ts'
+import { createAiProvider } from '../../stack/ai-provider.ts'
+
+export const messages = [{ role: 'user', content: 'hello brave new world' }]
+export const caller = { userId: crypto.randomUUID(), sessionId: crypto.randomUUID(), aal: 'aal1', isAnonymous: false }
+
+export async function startProvider() {
+  const server = serve({ fetch: createAiProvider().fetch, port: 0, hostname: '127.0.0.1' })
+  await once(server, 'listening')
+  const address = server.address()
+  const url = typeof address === 'object' && address ? `http://127.0.0.1:${address.port}` : ''
+  return { url, close: () => server.close() }
+}
+
+export function admittedTo(
+  baseUrl: string,
+  model: string,
+  timeoutMs = 5_000,
+  totalMs = 20_000,
+): Extract<Admission, { admitted: true }> {
+  const timeouts = {
+    connect_timeout_ms: timeoutMs,
+    first_byte_timeout_ms: timeoutMs,
+    idle_timeout_ms: timeoutMs,
+    total_timeout_ms: totalMs,
+  }
+  const limits = [
+    {
+      meter: 'ai_calls',
+      period: 'day',
+      amount: 100,
+      remaining: 98,
+      resets_at: new Date(Date.now() + 60_000).toISOString(),
+    },
+  ]
+  return {
+    admitted: true,
+    call_id: crypto.randomUUID(),
+    provider: { id: 'demo', base_url: baseUrl, api_key_secret: 'DEMO_KEY', ...timeouts },
+    upstream_model: model,
+    max_output_tokens: 500,
+    credits_remaining: 90,
+    limits,
+  }
+}
+
+/** Records what reaches the ledger and the log; `over` replaces parts of the world. */
+export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, timeoutMs = 5_000, totalMs = 20_000) {
+  const seen = { admitted: [] as AdmissionRequest[], started: 0, outcomes: [] as Outcome[], log: [] as LogLine[] }
+  const background: Promise<unknown>[] = []
+  const world: AiWorld = {
+    verifyUserToken: async (token) => {
+      if (token !== 'good') throw new AppError('invalid_api_key')
+      return caller
+    },
+    admit: async (request) => {
+      seen.admitted.push(request)
+      return admittedTo(`${providerUrl}/v1`, request.model, timeoutMs, totalMs)
+    },
+    start: async () => {
+      seen.started += 1
+    },
+    settle: async (_callId, outcome) => {
+      seen.outcomes.push(outcome)
+      return { settled: true, cost_micros: 1, credits_charged: 1, credits_remaining: 89 }
+    },
+    listModels: async () => ({
+      allowed: true,
+      models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
+    }),
+    providerKey: (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
+    fetch: (url, init) => fetch(url, init),
+    waitUntil: (work) => void background.push(work),
+    sleep: () => new Promise((done) => setTimeout(done, 1)),
+    now: Date.now,
+    newId: () => crypto.randomUUID(),
+    log: (line) => void seen.log.push(line),
+    ...over,
+  }
+  const send = (path: string, init: RequestInit = {}) =>
+    handleAiRequest(
+      new Request(`http://functions/ai/v1${path}`, { headers: { authorization: 'Bearer good' }, ...init }),
+      world,
+    )
+  const chat = (body: unknown, init: RequestInit = {}) =>
+    send('/chat/completions', { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), ...init })
+  return { seen, send, chat, background }
+}
