@@ -20,13 +20,15 @@ UPDATE/DELETE without WHERE, Supabase's advisors, and the access matrix. Exits 1
 const execute = promisify(execFile)
 
 /** Runs a program of node_modules/.bin; its output is the finding when it fails. */
-const run = (program: string, args: string[], env: NodeJS.ProcessEnv = {}) => async (): Promise<string[]> => {
-  const options = { cwd: root, env: { ...process.env, ...env }, maxBuffer: 64 * 1024 * 1024 }
-  return execute(join(root, 'node_modules', '.bin', program), args, options).then(
-    () => [],
-    (error: { stdout?: string; stderr?: string }) => [`${error.stdout ?? ''}${error.stderr ?? ''}`.trim()],
-  )
-}
+const run =
+  (program: string, args: string[], env: NodeJS.ProcessEnv = {}) =>
+  async (): Promise<string[]> => {
+    const options = { cwd: root, env: { ...process.env, ...env }, maxBuffer: 64 * 1024 * 1024 }
+    return execute(join(root, 'node_modules', '.bin', program), args, options).then(
+      () => [],
+      (error: { stdout?: string; stderr?: string }) => [`${error.stdout ?? ''}${error.stderr ?? ''}`.trim()],
+    )
+  }
 
 async function checkDrift(scratch: Scratch, migrated: string): Promise<string[]> {
   const sources = await scratch.createDatabase('sources')
@@ -38,12 +40,20 @@ async function checkDrift(scratch: Scratch, migrated: string): Promise<string[]>
 
 async function checkTypes(url: string): Promise<string[]> {
   const committed = readFileSync(join(root, 'functions', '_shared', 'database.types.ts'), 'utf8')
-  return committed === (await generateTypes(url)) ? [] : ['functions/_shared/database.types.ts is stale: run "npm run db:types".']
+  return committed === (await generateTypes(url))
+    ? []
+    : ['functions/_shared/database.types.ts is stale: run "npm run db:types".']
 }
 
 const unused = 'http://127.0.0.1:9'
 const onDatabase = (url: string) => ({
-  API_URL: unused, REST_URL: unused, FUNCTIONS_URL: unused, MAILPIT_URL: unused, PUBLISHABLE_KEY: '-', SECRET_KEY: '-', DB_URL: url,
+  API_URL: unused,
+  REST_URL: unused,
+  FUNCTIONS_URL: unused,
+  MAILPIT_URL: unused,
+  PUBLISHABLE_KEY: '-',
+  SECRET_KEY: '-',
+  DB_URL: url,
 })
 
 await runScript(help, async () => {
@@ -58,7 +68,10 @@ await runScript(help, async () => {
   }
   await check('format and lint', run('biome', ['ci', '--error-on-warnings', '.']))
   await check('types', run('tsc', ['-p', '.']))
-  await check('types of the functions in Deno', run('deno', ['check', '--config', 'functions/deno.json', 'functions/ai/index.ts', 'stack/functions-server.ts']))
+  await check(
+    'types of the functions in Deno',
+    run('deno', ['check', '--config', 'functions/deno.json', 'functions/ai/index.ts', 'stack/functions-server.ts']),
+  )
   await check('import direction', findImportViolations)
   await check('secrets', findSecrets)
   await check('migrations: squawk', run('squawk', ['supabase/migrations/*.sql']))

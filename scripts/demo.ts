@@ -18,16 +18,25 @@ const step = (text: string) => console.log(`\n• ${text}`)
 
 await runScript(help, async () => {
   const config = readConfig()
-  if (!runningStack(config)?.ready) throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start" in another terminal.`)
+  if (!runningStack(config)?.ready)
+    throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start" in another terminal.`)
   const keys = await loadKeys(config.files.keys)
   const connect = () =>
-    createClient<Database>(config.urls.api, keys.publishableKey, { auth: { persistSession: false, autoRefreshToken: false } })
+    createClient<Database>(config.urls.api, keys.publishableKey, {
+      auth: { persistSession: false, autoRefreshToken: false },
+    })
   const client = connect()
   const email = `visitor-${Date.now()}@example.com`
   const password = `Demo1${crypto.randomUUID()}`
 
   step(`${email} signs up`)
-  check(await client.auth.signUp({ email, password, options: { data: { first_name: 'Vera', birth_date: '1995-05-05', accept_terms: true } } }))
+  check(
+    await client.auth.signUp({
+      email,
+      password,
+      options: { data: { first_name: 'Vera', birth_date: '1995-05-05', accept_terms: true } },
+    }),
+  )
   const early = await client.auth.signInWithPassword({ email, password })
   console.log(`  signing in before the mail is confirmed: ${early.error?.code ?? 'allowed?!'}`)
 
@@ -41,8 +50,16 @@ await runScript(help, async () => {
   await showAccount(client)
 
   step(`asks ${model}, streamed`)
-  const openai = new OpenAI({ apiKey: session.access_token, baseURL: `${config.urls.api}/functions/v1/ai/v1`, maxRetries: 0 })
-  const stream = await openai.chat.completions.create({ model, stream: true, messages: [{ role: 'user', content: 'Hello, Palisade!' }] })
+  const openai = new OpenAI({
+    apiKey: session.access_token,
+    baseURL: `${config.urls.api}/functions/v1/ai/v1`,
+    maxRetries: 0,
+  })
+  const stream = await openai.chat.completions.create({
+    model,
+    stream: true,
+    messages: [{ role: 'user', content: 'Hello, Palisade!' }],
+  })
   process.stdout.write('  ')
   for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta.content ?? '')
   console.log()
@@ -52,12 +69,18 @@ await runScript(help, async () => {
   const [call] = check(await client.from('ai_calls').select('*'))
   if (call) {
     const { prompt_tokens, completion_tokens, cost_micros, credits_charged, duration_ms, first_token_ms } = call
-    console.log(`  the call   ${prompt_tokens} + ${completion_tokens} tokens, ${cost_micros} micro-dollars, ${credits_charged} credit, first token after ${first_token_ms} ms, all after ${duration_ms} ms`)
+    console.log(
+      `  the call   ${prompt_tokens} + ${completion_tokens} tokens, ${cost_micros} micro-dollars, ${credits_charged} credit, first token after ${first_token_ms} ms, all after ${duration_ms} ms`,
+    )
   }
 
   step('asks for a model that is not there')
-  const refused = await openai.chat.completions.create({ model: 'no/such', messages: [{ role: 'user', content: 'Hi' }] }).catch((error: unknown) => error)
-  console.log(`  ${refused instanceof OpenAI.APIError ? `${refused.status} ${refused.code}: ${refused.message}` : 'answered?!'}`)
+  const refused = await openai.chat.completions
+    .create({ model: 'no/such', messages: [{ role: 'user', content: 'Hi' }] })
+    .catch((error: unknown) => error)
+  console.log(
+    `  ${refused instanceof OpenAI.APIError ? `${refused.status} ${refused.code}: ${refused.message}` : 'answered?!'}`,
+  )
   const { data: balance } = await client.rpc('get_my_credits')
   console.log(`  and paid nothing for it: ${balance?.balance} credits`)
 

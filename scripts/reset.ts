@@ -9,19 +9,30 @@ const help = `Usage: npm run reset
 
 Deletes the local stack's data folder (PALISADE_DATA): database, keys, mails, files. The next start makes new ones.`
 
-const ours = new Set(['postgres', 'postgres.password', 'keys.json', 'keys.json.new', 'stack.json', 'mails.ndjson', 'storage'])
+const ours = new Set([
+  'postgres',
+  'postgres.password',
+  'keys.json',
+  'keys.json.new',
+  'stack.json',
+  'mails.ndjson',
+  'storage',
+])
 
 await runScript(help, async () => {
   const config = readConfig()
   const state = runningStack(config)
-  if (state) throw new StackError(`A stack (process ${state.pid}) runs on ${config.data}. Stop it first with "npm stop".`)
+  if (state)
+    throw new StackError(`A stack (process ${state.pid}) runs on ${config.data}. Stop it first with "npm stop".`)
   if (!existsSync(config.data)) {
     console.log('There is nothing to delete.')
     return 0
   }
   const foreign = readdirSync(config.data).filter((name) => !ours.has(name))
   if (foreign.length > 0) {
-    throw new StackError(`${config.data} holds files that are not ours (${foreign.slice(0, 3).join(', ')}); nothing was deleted.`)
+    throw new StackError(
+      `${config.data} holds files that are not ours (${foreign.slice(0, 3).join(', ')}); nothing was deleted.`,
+    )
   }
   if (clusterPid(config.files.postgres) !== undefined) stopCluster(config.files.postgres)
   rmSync(config.data, { recursive: true, force: true })

@@ -34,7 +34,9 @@ await runScript(help, async () => {
   console.log(`
 Palisade is ready (${seconds} s). Ctrl-C stops it.
 
-${statusLines(config, stack.keys).map(([name, value]) => `  ${name.padEnd(16)} ${value}`).join('\n')}
+${statusLines(config, stack.keys)
+  .map(([name, value]) => `  ${name.padEnd(16)} ${value}`)
+  .join('\n')}
 
   Demo user        ${demoEmail}, password ${stack.keys.demoPassword}
 `)

@@ -89,7 +89,7 @@ begin
     private.date_or_null(v_data ->> 'birth_date'))
   on conflict (id) do nothing;
   insert into private.credit_accounts (user_id) values (v_user.id) on conflict do nothing;
-  if v_credits > 0 then
+  if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
   end if;
 end $$;

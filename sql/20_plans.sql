@@ -128,6 +128,11 @@ $$;
 comment on function private.limits_of(uuid) is
   'Every limit of one account with what is used and held in the running period. Definer: counters are private. Callers pass an id they have checked.';
 
+create function private.remaining(amount bigint, taken bigint) returns bigint
+language sql immutable security invoker set search_path = ''
+return case when amount is not null then greatest(amount - taken, 0) end;
+comment on function private.remaining(bigint, bigint) is 'What is left of an amount, never below zero; null when there is no limit.';
+
 create function private.my_limits()
 returns table (meter text, period text, used bigint, held bigint, amount bigint, remaining bigint, resets_at timestamptz)
 language plpgsql stable security definer set search_path = ''
@@ -136,7 +141,7 @@ declare
   v_user_id uuid := private.require_user();
 begin
   return query
-    select l.meter, l.period, u.used, l.held, l.amount, greatest(l.amount - u.used - l.held, 0),
+    select l.meter, l.period, u.used, l.held, l.amount, private.remaining(l.amount, u.used + l.held),
       nullif(l.resets_at, 'infinity')
     from private.limits_of(v_user_id) l
       cross join lateral (

@@ -6,7 +6,15 @@ import { z } from 'zod'
 import { behaviours, errorResponse, parseModel, refusal, serverError } from './ai-provider/behaviours.ts'
 import { chatAnswer, chatCompletion, chatEvents, chatRequest } from './ai-provider/chat-answer.ts'
 import { embeddings, embeddingsRequest, images, imagesRequest } from './ai-provider/embeddings-and-images.ts'
-import { type Call, type Exchange, openExchange, type Socket, sendJson, sendStream, untilHungUp } from './ai-provider/send.ts'
+import {
+  type Call,
+  type Exchange,
+  openExchange,
+  type Socket,
+  sendJson,
+  sendStream,
+  untilHungUp,
+} from './ai-provider/send.ts'
 
 export { behaviours } from './ai-provider/behaviours.ts'
 
@@ -25,7 +33,9 @@ const labelsOf = (body: unknown) => labels.parse(typeof body === 'object' && bod
 
 function redact(headers: Headers): Record<string, string> {
   const secret = ['authorization', 'api-key', 'x-api-key']
-  return Object.fromEntries([...headers].map(([name, value]) => [name, secret.includes(name) ? `…${value.slice(-4)}` : value]))
+  return Object.fromEntries(
+    [...headers].map(([name, value]) => [name, secret.includes(name) ? `…${value.slice(-4)}` : value]),
+  )
 }
 
 async function recordCall(c: ProviderContext, { calls }: State): Promise<Call> {
@@ -89,7 +99,9 @@ function endpoint<T extends { model: string }>(
   }
 }
 
-export function createAiProvider(): { fetch(request: Request, bindings?: ProviderBindings): Response | Promise<Response> } {
+export function createAiProvider(): {
+  fetch(request: Request, bindings?: ProviderBindings): Response | Promise<Response>
+} {
   const state: State = { calls: [], failedOnce: new Set() }
   const app = new Hono<{ Bindings: ProviderBindings }>()
 
@@ -98,7 +110,9 @@ export function createAiProvider(): { fetch(request: Request, bindings?: Provide
     if (!request.stream) return sendJson(chatCompletion(answer, exchange.wants), exchange)
     return sendStream(chatEvents(answer, request.stream_options?.include_usage ?? false, exchange.wants), exchange)
   })
-  const embed = endpoint(state, embeddingsRequest, (request, exchange) => sendJson(embeddings(request, exchange.wants), exchange))
+  const embed = endpoint(state, embeddingsRequest, (request, exchange) =>
+    sendJson(embeddings(request, exchange.wants), exchange),
+  )
   const draw = endpoint(state, imagesRequest, (request, exchange) =>
     sendJson(images(request, exchange.wants, Date.now()), exchange),
   )
@@ -108,7 +122,10 @@ export function createAiProvider(): { fetch(request: Request, bindings?: Provide
 
   app.get('/v1/models', (c) => {
     const ids = ['echo', ...Object.keys(behaviours).map((name) => `echo+${name}`)]
-    return c.json({ object: 'list', data: ids.map((id) => ({ id, object: 'model', created: 0, owned_by: 'palisade' })) })
+    return c.json({
+      object: 'list',
+      data: ids.map((id) => ({ id, object: 'model', created: 0, owned_by: 'palisade' })),
+    })
   })
 
   app.get('/calls', (c) => {

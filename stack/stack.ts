@@ -10,15 +10,29 @@ import { startJobs } from './jobs.ts'
 import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './keys.ts'
 import { landingPage } from './landing.ts'
 import { createMailbox } from './mailbox.ts'
-import { clusterPid, clusterVersion, initCluster, installExtensions, postgresMajor, startCluster, stopCluster } from './postgres.ts'
+import {
+  clusterPid,
+  clusterVersion,
+  initCluster,
+  installExtensions,
+  postgresMajor,
+  startCluster,
+  stopCluster,
+} from './postgres.ts'
 import { pendingMigrations, pushMigrations } from './schema.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
-type Fetch = (request: Request, env: { incoming?: { socket: { remoteAddress?: string; destroy(): unknown } } }) => Response | Promise<Response>
+type Fetch = (
+  request: Request,
+  env: { incoming?: { socket: { remoteAddress?: string; destroy(): unknown } } },
+) => Response | Promise<Response>
 type Options = { watch: boolean; log(line: string): void; progress(line: string): void }
 
 /** Starts everything and answers when it is ready; what was started is stopped again when a part fails. */
-export async function startStack(config: StackConfig, options: Options): Promise<{ keys: StackKeys; stop(): Promise<void> }> {
+export async function startStack(
+  config: StackConfig,
+  options: Options,
+): Promise<{ keys: StackKeys; stop(): Promise<void> }> {
   claimDataFolder(config)
   const undo: (() => unknown)[] = [() => dropState(config)]
   const stop = async () => {
@@ -36,27 +50,38 @@ export async function startStack(config: StackConfig, options: Options): Promise
   }
 }
 
-async function startParts(config: StackConfig, keys: StackKeys, options: Options, undo: (() => unknown)[]): Promise<void> {
+async function startParts(
+  config: StackConfig,
+  keys: StackKeys,
+  options: Options,
+  undo: (() => unknown)[],
+): Promise<void> {
   const { ports } = config
   const mailbox = createMailbox({ file: config.files.mails })
   const listen = async (name: string, port: number, fetch: Fetch) => undo.push(await serve(name, port, fetch))
   // The ports first: a taken one must not cost the wait for the database.
   let gateway: Awaited<ReturnType<typeof createGateway>> | undefined
-  const starting = () => Response.json({ message: 'The stack is starting.' }, { status: 503, headers: { 'retry-after': '1' } })
+  const starting = () =>
+    Response.json({ message: 'The stack is starting.' }, { status: 503, headers: { 'retry-after': '1' } })
   await listen('API', ports.api, (request, env) =>
-    gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting())
+    gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting(),
+  )
   await listen('mailbox', ports.mail, (request) => mailbox.fetch(request))
   await listen('console', ports.console, () => landingPage(config))
   const provider = createAiProvider()
   await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
 
   const dbUrl = await startDatabase(config, keys, options, undo)
+  const functions = startFunctions({
+    port: ports.functions,
+    env: functionsEnvironment(config, keys, dbUrl('postgres')),
+    watch: options.watch,
+    log: options.log,
+  })
+  undo.push(() => functions.stop())
   await migrate(config, dbUrl('postgres'), options)
   gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
   undo.push(() => gateway?.close())
-
-  const functions = startFunctions({ port: ports.functions, env: functionsEnvironment(config, keys, dbUrl('postgres')), watch: options.watch, log: options.log })
-  undo.push(() => functions.stop())
   if (!config.real.db) {
     const jobs = startJobs({
       adminUrl: dbUrl('supabase_admin'),
@@ -151,7 +176,9 @@ async function checkConnection(url: string): Promise<void> {
 }
 
 const portTaken = (name: string, port: number) =>
-  new StackError(`Port ${port} (${name}) is taken. Stop what uses it, or set PALISADE_PORT to another free range of ports.`)
+  new StackError(
+    `Port ${port} (${name}) is taken. Stop what uses it, or set PALISADE_PORT to another free range of ports.`,
+  )
 
 async function checkPort(name: string, port: number): Promise<void> {
   const close = await serve(name, port, () => new Response())
@@ -161,7 +188,9 @@ async function checkPort(name: string, port: number): Promise<void> {
 function serve(name: string, port: number, fetch: Fetch): Promise<() => Promise<void>> {
   const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
   return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error))
+    server.once('error', (error: NodeJS.ErrnoException) =>
+      reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error),
+    )
     server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
   })
 }
@@ -172,4 +201,3 @@ function closeServer(server: ReturnType<typeof createAdaptorServer>): Promise<vo
     if ('closeAllConnections' in server) server.closeAllConnections()
   })
 }
-

@@ -47,5 +47,7 @@ function isStack(pid: number): boolean {
     return false
   }
   const commandLine = `/proc/${pid}/cmdline`
-  return process.platform !== 'linux' || (existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes('start.ts'))
+  return (
+    process.platform !== 'linux' || (existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes('start.ts'))
+  )
 }

@@ -6,10 +6,10 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
+import { statusLines } from '../scripts/status-lines.ts'
 import { localDbUrl } from '../stack/bootstrap.ts'
 import { readConfig, root } from '../stack/config.ts'
-import { type StackKeys } from '../stack/keys.ts'
-import { statusLines } from '../scripts/status-lines.ts'
+import type { StackKeys } from '../stack/keys.ts'
 import type { Target } from './target.ts'
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
@@ -22,7 +22,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const port = await freeRange()
   const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data }
   const output: string[] = []
-  const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
+    cwd: root,
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   const ready = new Promise<void>((resolve, reject) => {
     child.stdout.on('data', (chunk: Buffer) => {
@@ -44,7 +48,10 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const config = readConfig(env)
   const keys: StackKeys = JSON.parse(readFileSync(config.files.keys, 'utf8'))
   const own = { data, port, superuserUrl: localDbUrl(config.ports.db, keys, 'supabase_admin') }
-  project.provide('target', { ...fromStatus(Object.fromEntries(statusLines(config, keys))), own: config.real.db ? null : own })
+  project.provide('target', {
+    ...fromStatus(Object.fromEntries(statusLines(config, keys))),
+    own: config.real.db ? null : own,
+  })
   return stop
 }
 

@@ -17,7 +17,9 @@ export async function findImportViolations(): Promise<string[]> {
   const entries = await Promise.all(folders.map((folder) => readdir(join(root, folder), { recursive: true })))
   const files = entries.flatMap((names, i) => names.map((name) => join(folders[i] ?? '', name)))
   const sources = files.filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
-  const found = await Promise.all(sources.map(async (file) => violationsIn(file, await readFile(join(root, file), 'utf8'))))
+  const found = await Promise.all(
+    sources.map(async (file) => violationsIn(file, await readFile(join(root, file), 'utf8'))),
+  )
   return found.flat()
 }
 

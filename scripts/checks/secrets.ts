@@ -14,18 +14,30 @@ const patterns: Record<string, RegExp> = {
   'a private key': /-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----/,
   'a private JWK': /"d"\s*:\s*"[A-Za-z0-9_-]{40,}"/,
   'a signed token': /\beyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{20,}/,
-  'a database URL with a password': /postgres(?:ql)?:\/\/[a-z_.]+:(?!\$|\*|<|PASSWORD|password|postgres@)[^@\s'"`{]{8,}@/,
+  'a database URL with a password':
+    /postgres(?:ql)?:\/\/[a-z_.]+:(?!\$|\*|<|PASSWORD|password|postgres@)[^@\s'"`{]{8,}@/,
 }
 
 export async function findSecrets(): Promise<string[]> {
-  const { stdout } = await promisify(execFile)('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root })
+  const { stdout } = await promisify(execFile)(
+    'git',
+    ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+    { cwd: root },
+  )
   const files = stdout.split('\0').filter((file) => file !== '' && file !== 'package-lock.json')
-  const found = await Promise.all(files.map(async (file) => secretsIn(file, await readFile(join(root, file), 'utf8').catch(() => ''))))
+  const found = await Promise.all(
+    files.map(async (file) => secretsIn(file, await readFile(join(root, file), 'utf8').catch(() => ''))),
+  )
   return found.flat()
 }
 
 /** What looks like a secret in one file; the finding names the line, never the secret. */
 export function secretsIn(file: string, text: string): string[] {
-  return text.split('\n').flatMap((line, i) =>
-    Object.entries(patterns).flatMap(([name, pattern]) => (pattern.test(line) ? [`${file}:${i + 1} looks like ${name}`] : [])))
+  return text
+    .split('\n')
+    .flatMap((line, i) =>
+      Object.entries(patterns).flatMap(([name, pattern]) =>
+        pattern.test(line) ? [`${file}:${i + 1} looks like ${name}`] : [],
+      ),
+    )
 }

@@ -23,7 +23,8 @@ export const behaviours = {
   '429-date': 'refuses with 429 rate_limit_exceeded and Retry-After as an HTTP date two seconds ahead',
   '500': 'fails with 500 server_error',
   '503': 'fails with 503 server_error (overloaded)',
-  garbage: 'breaks off inside the JSON of an event and goes on with noise, no [DONE]; JSON: an HTML page labelled as JSON',
+  garbage:
+    'breaks off inside the JSON of an event and goes on with noise, no [DONE]; JSON: an HTML page labelled as JSON',
   reset: 'tears the connection in the middle of the answer',
   'utf8-split': 'adds multi-byte characters to the answer and splits each of them across two writes',
   'big-chunk': 'the first content chunk has an unknown field `padding` of 1 MiB; JSON: the body has it',
@@ -63,8 +64,20 @@ const rateLimited: Failure = {
 }
 
 const failures: Partial<Record<Behaviour, Failure>> = {
-  '400': { status: 400, message: 'Invalid value.', type: 'invalid_request_error', param: 'messages', code: 'invalid_value' },
-  '401': { status: 401, message: 'Incorrect API key.', type: 'invalid_request_error', param: null, code: 'invalid_api_key' },
+  '400': {
+    status: 400,
+    message: 'Invalid value.',
+    type: 'invalid_request_error',
+    param: 'messages',
+    code: 'invalid_value',
+  },
+  '401': {
+    status: 401,
+    message: 'Incorrect API key.',
+    type: 'invalid_request_error',
+    param: null,
+    code: 'invalid_api_key',
+  },
   '429': rateLimited,
   '429-date': rateLimited,
   '500': serverError,

@@ -70,7 +70,12 @@ export function chatAnswer(request: ChatRequest, wants: Behaviours, id: string, 
   const n = request.n ?? 1
   const prompt = request.messages.reduce((sum, { content }) => sum + countTokens(textOf(content)), 0)
   return {
-    head: { id: `chatcmpl-${id}`, created: Math.floor(now / 1000), model: request.model, system_fingerprint: 'fp_echo' },
+    head: {
+      id: `chatcmpl-${id}`,
+      created: Math.floor(now / 1000),
+      model: request.model,
+      system_fingerprint: 'fp_echo',
+    },
     choices: Array.from({ length: n }, () => choice),
     usage: usageOf(prompt, n * (reasoning + choice.tokens), n * reasoning, wants),
   }
@@ -105,7 +110,11 @@ export function chatCompletion({ head, choices, usage }: ChatAnswer, wants: Beha
 export type StreamEvent = { chunk: object } | { text: string } | 'silence' | 'tear'
 
 /** The events of a streamed answer, in order. */
-export function* chatEvents({ head, choices, usage }: ChatAnswer, asked: boolean, wants: Behaviours): Generator<StreamEvent> {
+export function* chatEvents(
+  { head, choices, usage }: ChatAnswer,
+  asked: boolean,
+  wants: Behaviours,
+): Generator<StreamEvent> {
   const reports = asked && !wants.has('no-usage')
   // OpenAI sends `usage: null` in every other chunk when usage was asked for.
   const chunk = (more: object): StreamEvent => ({
@@ -114,12 +123,16 @@ export function* chatEvents({ head, choices, usage }: ChatAnswer, asked: boolean
   const delta = (index: number, delta: object, finish_reason: string | null = null) => [
     { index, delta, logprobs: null, finish_reason },
   ]
-  const repeated = wants.has('usage-openrouter') ? delta(0, { role: 'assistant', content: '' }, choices[0]?.finish_reason) : []
+  const repeated = wants.has('usage-openrouter')
+    ? delta(0, { role: 'assistant', content: '' }, choices[0]?.finish_reason)
+    : []
 
   if (wants.has('hang-body')) return yield 'silence'
   if (wants.has('error-first')) return yield { chunk: { error: upstreamError } }
-  if (wants.has('usage-openrouter')) yield* [{ text: ': OPENROUTER PROCESSING\n\n' }, { text: ': OPENROUTER PROCESSING\n\n' }]
-  for (const index of choices.keys()) yield chunk({ choices: delta(index, { role: 'assistant', content: '', refusal: null }) })
+  if (wants.has('usage-openrouter'))
+    yield* [{ text: ': OPENROUTER PROCESSING\n\n' }, { text: ': OPENROUTER PROCESSING\n\n' }]
+  for (const index of choices.keys())
+    yield chunk({ choices: delta(index, { role: 'assistant', content: '', refusal: null }) })
   if (reports && wants.has('usage-early')) yield chunk({ choices: [], usage })
   while (wants.has('endless')) yield chunk({ choices: delta(0, { content: 'more' }) })
 

@@ -60,13 +60,20 @@ function png(width: number, height: number, colour: Buffer): Buffer {
   const row = Buffer.concat([Buffer.from([0]), Buffer.alloc(width * 3, colour)])
   const pixels = deflateSync(Buffer.alloc(row.length * height, row))
   const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
-  return Buffer.concat([signature, pngChunk('IHDR', header), pngChunk('IDAT', pixels), pngChunk('IEND', Buffer.alloc(0))])
+  return Buffer.concat([
+    signature,
+    pngChunk('IHDR', header),
+    pngChunk('IDAT', pixels),
+    pngChunk('IEND', Buffer.alloc(0)),
+  ])
 }
 
 /** Output is counted as 1,000 tokens an image. */
 export function images(request: z.infer<typeof imagesRequest>, wants: Behaviours, now: number): object {
   const n = request.n ?? 1
-  const [width = 1024, height = 1024] = /^\d/.test(request.size ?? '') ? (request.size ?? '').split('x').map(Number) : []
+  const [width = 1024, height = 1024] = /^\d/.test(request.size ?? '')
+    ? (request.size ?? '').split('x').map(Number)
+    : []
   const base64 = png(width, height, digest(request.prompt).subarray(0, 3)).toString('base64')
   const image = request.response_format === 'url' ? { url: `data:image/png;base64,${base64}` } : { b64_json: base64 }
   const [input, output] = wants.has('zero-usage') ? [0, 0] : [countTokens(request.prompt), n * 1000]

@@ -48,8 +48,12 @@ async function exchangeFragment(location: string, exchange: Exchange): Promise<s
   const url = new URL(location)
   const fragment = new URLSearchParams(url.hash.slice(1))
   const token = await exchange(fragment.get('access_token') ?? '')
-  url.hash = token === null
-    ? new URLSearchParams({ error: 'access_denied', error_code: 'user_banned', error_description: 'User is banned' }).toString()
-    : (fragment.set('access_token', token), fragment.toString())
+  if (token === null) {
+    const refusal = { error: 'access_denied', error_code: 'user_banned', error_description: 'User is banned' }
+    url.hash = new URLSearchParams(refusal).toString()
+  } else {
+    fragment.set('access_token', token)
+    url.hash = fragment.toString()
+  }
   return url.href
 }

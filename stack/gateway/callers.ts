@@ -6,7 +6,8 @@ import type { ApiRole, Tokens } from './tokens.ts'
 export type Caller = { role: ApiRole; claims: Record<string, unknown>; token: string | null }
 export type Refusal = { status: number; body: Record<string, unknown>; problem: 'key' | 'expired' | 'invalid' }
 
-const sameText = (a: string, b: string) => timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest())
+const sameText = (a: string, b: string) =>
+  timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest())
 
 export function keyRole(key: string, keys: StackKeys): ApiRole | undefined {
   if (sameText(key, keys.secretKey)) return 'service_role'
@@ -17,14 +18,20 @@ export function keyRole(key: string, keys: StackKeys): ApiRole | undefined {
  * The caller of a request to Auth, REST or Storage. Authorization counts unless it starts with `Bearer sb_`; without it,
  * the key decides. `keyless` routes (links in mails, public files) may come without a key.
  */
-export async function identify(request: Request, keys: StackKeys, tokens: Tokens, keyless: boolean): Promise<Caller | Refusal> {
+export async function identify(
+  request: Request,
+  keys: StackKeys,
+  tokens: Tokens,
+  keyless: boolean,
+): Promise<Caller | Refusal> {
   const key = request.headers.get('apikey') ?? new URL(request.url).searchParams.get('apikey')
   if (key === null && !keyless) {
     const hint = 'Send your publishable or secret key in the apikey header.'
     return { status: 401, problem: 'key', body: { message: 'No API key found in request', hint } }
   }
   const role = key === null ? 'anon' : keyRole(key, keys)
-  if (!role) return { status: 401, problem: 'key', body: { message: 'Invalid API key', hint: 'Double check your API key.' } }
+  if (!role)
+    return { status: 401, problem: 'key', body: { message: 'Invalid API key', hint: 'Double check your API key.' } }
   if (role === 'service_role' && /Mozilla\//.test(request.headers.get('user-agent') ?? '')) {
     const hint = 'Secret API keys belong on servers, never in a browser. Revoke this one.'
     return { status: 401, problem: 'key', body: { message: 'Forbidden use of secret API key in browser', hint } }
@@ -37,6 +44,11 @@ export async function identify(request: Request, keys: StackKeys, tokens: Tokens
   const expired = verified.problem === 'expired'
   const body = expired
     ? { code: 'PGRST303', details: null, hint: null, message: 'JWT expired' }
-    : { code: 'PGRST301', details: 'None of the keys was able to decode the JWT', hint: null, message: 'No suitable key or wrong key type' }
+    : {
+        code: 'PGRST301',
+        details: 'None of the keys was able to decode the JWT',
+        hint: null,
+        message: 'No suitable key or wrong key type',
+      }
   return { status: 401, problem: verified.problem, body }
 }

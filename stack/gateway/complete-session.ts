@@ -16,7 +16,12 @@ type Row = {
 }
 
 /** Turns lite's token into ours, and notes on the session who got it. Null: the user is banned; the session is gone. */
-export async function completeSession(sql: Sql, tokens: Tokens, innerToken: string, origin: SessionOrigin): Promise<string | null> {
+export async function completeSession(
+  sql: Sql,
+  tokens: Tokens,
+  innerToken: string,
+  origin: SessionOrigin,
+): Promise<string | null> {
   const { sub, session_id, aud, role, exp, iat } = await tokens.readInner(innerToken)
   const row = await sql.begin(async (tx) => {
     await tx`

@@ -17,6 +17,9 @@ export function withCors(response: Response): Response {
   if (response.headers.has('access-control-allow-origin')) return response
   const headers = new Headers(response.headers)
   headers.set('access-control-allow-origin', '*')
-  headers.set('access-control-expose-headers', 'content-range, content-profile, location, link, x-total-count, x-sb-error-code, x-request-id')
+  headers.set(
+    'access-control-expose-headers',
+    'content-range, content-profile, location, link, x-total-count, x-sb-error-code, x-request-id',
+  )
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers })
 }

@@ -26,7 +26,9 @@ class MissingObject extends Error {
 /** lite's storage adapter on a folder; lite itself ships one that its package does not export. */
 export function createFileStore(folder: string): Adapter {
   const pathOf = (bucket: string, key: string, version: string | undefined) => {
-    const name = createHash('sha256').update(JSON.stringify([bucket, key, version ?? ''])).digest('hex')
+    const name = createHash('sha256')
+      .update(JSON.stringify([bucket, key, version ?? '']))
+      .digest('hex')
     return join(folder, name.slice(0, 2), name)
   }
   const read = async (path: string) => {
@@ -65,7 +67,14 @@ export function createFileStore(folder: string): Adapter {
       } finally {
         await rm(unfinished, { force: true })
       }
-      const stored = { cacheControl, contentLength: size, size, mimetype, eTag: `"${hash.digest('hex')}"`, lastModified: new Date() }
+      const stored = {
+        cacheControl,
+        contentLength: size,
+        size,
+        mimetype,
+        eTag: `"${hash.digest('hex')}"`,
+        lastModified: new Date(),
+      }
       await writeFile(`${path}.json`, JSON.stringify(stored), { mode: 0o600 })
       return { ...stored, httpStatusCode: 200 }
     },

@@ -1,9 +1,24 @@
 /** Passes a request on and its answer back as streams; when the caller hangs up, the far end hears it. */
 
 /** Headers that belong to one connection (RFC 9110, 7.6.1), or that fetch sets itself. */
-const hopByHop = ['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'host', 'content-length']
+const hopByHop = [
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'host',
+  'content-length',
+]
 
-export async function forward(request: Request, target: string, options: { address: string; authorization?: string }): Promise<Response> {
+export async function forward(
+  request: Request,
+  target: string,
+  options: { address: string; authorization?: string },
+): Promise<Response> {
   const incoming = new URL(request.url)
   const headers = new Headers(request.headers)
   for (const name of hopByHop) headers.delete(name)

@@ -30,7 +30,11 @@ export async function createTokens(keys: StackKeys, issuer: string) {
 
     /** A five-minute token for a role without a user, for real services behind the gateway. */
     signRole: (role: ApiRole) =>
-      new SignJWT({ role, iss: issuer }).setProtectedHeader(header).setIssuedAt().setExpirationTime('5m').sign(privateKey),
+      new SignJWT({ role, iss: issuer })
+        .setProtectedHeader(header)
+        .setIssuedAt()
+        .setExpirationTime('5m')
+        .sign(privateKey),
 
     /** What @supabase/lite gets: the same claims under its own secret. */
     inner: (claims: Record<string, unknown>) =>

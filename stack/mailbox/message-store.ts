@@ -27,7 +27,8 @@ export const messagesKept = 500
 
 function apply(messages: StoredMessage[], entry: Line): StoredMessage[] {
   if ('add' in entry) return [entry.add, ...messages].slice(0, messagesKept)
-  if ('read' in entry) return messages.map((message) => (message.ID === entry.read ? { ...message, Read: true } : message))
+  if ('read' in entry)
+    return messages.map((message) => (message.ID === entry.read ? { ...message, Read: true } : message))
   return messages.filter(({ ID }) => entry.delete !== null && !entry.delete.includes(ID))
 }
 

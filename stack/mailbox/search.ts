@@ -16,5 +16,7 @@ export function search(messages: readonly StoredMessage[], query: string): Store
     field: field?.toLowerCase(),
     text: (quoted ?? plain ?? '').toLowerCase(),
   }))
-  return messages.filter((message) => terms.every(({ field, text }) => fieldOf(message, field).toLowerCase().includes(text)))
+  return messages.filter((message) =>
+    terms.every(({ field, text }) => fieldOf(message, field).toLowerCase().includes(text)),
+  )
 }

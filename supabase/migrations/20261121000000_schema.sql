@@ -246,7 +246,7 @@ CREATE OR REPLACE FUNCTION private.ai_limits(user_id uuid)
 AS $function$
   select coalesce(jsonb_agg(jsonb_build_object(
     'meter', l.meter, 'period', l.period, 'amount', l.amount, 'used', l.used, 'held', l.held,
-    'remaining', greatest(l.amount - l.used - l.held, 0), 'resets_at', l.resets_at)), '[]')
+    'remaining', private.remaining(l.amount, l.used + l.held), 'resets_at', l.resets_at)), '[]')
   from private.limits_of(ai_limits.user_id) l
   where l.meter in ('ai_calls', 'ai_tokens')
 $function$;
@@ -311,6 +311,7 @@ AS $function$
 declare
   v_limit record;
   v_needed bigint;
+  v_row jsonb;
 begin
   for v_limit in
     select l.*, l.meter || '/' || l.period as name from (values ('ai_calls', 'day'), ('ai_tokens', 'month')) w (meter, period)
@@ -321,36 +322,44 @@ begin
       return jsonb_build_object('code', 'insufficient_quota', 'message', 'Your plan has no AI calls.', 'details', '{}'::jsonb);
     end if;
     continue when v_limit.amount is null or v_limit.used + v_limit.held + v_needed <= v_limit.amount;
-    return jsonb_build_object(
-      'details', jsonb_build_object(
-        'limit', v_limit.name, 'resets_at', v_limit.resets_at,
-        'retry_after_s', ceil(extract(epoch from v_limit.resets_at - now())))
-    ) || case
-      when v_limit.used + v_needed <= v_limit.amount then jsonb_build_object(
+    v_row := jsonb_build_object(
+      'meter', v_limit.meter, 'period', v_limit.period, 'amount', v_limit.amount, 'used', v_limit.used,
+      'held', v_limit.held, 'remaining', private.remaining(v_limit.amount, v_limit.used + v_limit.held),
+      'resets_at', v_limit.resets_at);
+    if v_limit.used + v_needed <= v_limit.amount then
+      return jsonb_build_object(
         'code', 'in_flight_budget_exhausted',
         'message', format('Calls that are still running hold the rest of %s. Try again when they have ended.', v_limit.name),
-        'details', jsonb_build_object('limit', v_limit.name, 'retry_after_s', 1))
-      when v_limit.meter = 'ai_calls' then jsonb_build_object(
+        'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1));
+    elsif v_limit.meter = 'ai_calls' then
+      return jsonb_build_object(
         'code', 'daily_quota_exceeded',
-        'message', format('All %s AI calls of today are used.', v_limit.amount))
-      else jsonb_build_object(
-        'code', 'insufficient_quota',
-        'message', format(
-          'This call may need %s tokens; %s of %s are left this month. A smaller max_tokens may fit.',
-          v_needed, greatest(v_limit.amount - v_limit.used, 0), v_limit.amount))
-    end;
+        'message', format('All %s AI calls of today are used.', v_limit.amount),
+        'details', jsonb_build_object(
+          'limit', v_row, 'resets_at', v_limit.resets_at,
+          'retry_after_s', ceil(extract(epoch from v_limit.resets_at - now()))));
+    end if;
+    return jsonb_build_object(
+      'code', 'insufficient_quota',
+      'message', format(
+        'This call may need %s tokens; %s of %s are left this month. A smaller max_tokens may fit.',
+        v_needed, greatest(v_limit.amount - v_limit.used, 0), v_limit.amount),
+      'details', jsonb_build_object('limit', v_row, 'resets_at', v_limit.resets_at));
   end loop;
   if (account).balance - (account).held < (call).hold_credits then
+    v_row := jsonb_build_object(
+      'meter', 'credits', 'period', 'total', 'amount', (account).balance, 'used', 0, 'held', (account).held,
+      'remaining', (account).balance - (account).held, 'resets_at', null);
     if (account).balance >= (call).hold_credits then
       return jsonb_build_object(
         'code', 'in_flight_budget_exhausted',
         'message', 'Calls that are still running hold the rest of your credits. Try again when they have ended.',
-        'details', jsonb_build_object('limit', 'credits', 'retry_after_s', 1));
+        'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1));
     end if;
     return jsonb_build_object(
       'code', 'insufficient_credits',
       'message', format('This call costs %s credits; you have %s.', (call).hold_credits, (account).balance),
-      'details', jsonb_build_object('limit', 'credits'));
+      'details', jsonb_build_object('limit', v_row));
   end if;
   return null;
 end $function$;
@@ -477,7 +486,7 @@ begin
     private.date_or_null(v_data ->> 'birth_date'))
   on conflict (id) do nothing;
   insert into private.credit_accounts (user_id) values (v_user.id) on conflict do nothing;
-  if v_credits > 0 then
+  if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
   end if;
 end $function$;
@@ -488,17 +497,17 @@ CREATE OR REPLACE FUNCTION private.create_ai_call_partitions()
  SET search_path TO ''
 AS $function$
 declare
-  v_month timestamptz;
+  v_month timestamp;
   v_name text;
   v_created integer := 0;
 begin
   for v_ahead in 0..2 loop
-    v_month := (date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead)) at time zone 'UTC';
-    v_name := 'ai_calls_' || to_char(v_month at time zone 'UTC', 'YYYYMM');
+    v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
+    v_name := 'ai_calls_' || to_char(v_month, 'YYYYMM');
     if to_regclass(format('private.%I', v_name)) is null then
       execute format(
         'create table private.%I partition of public.ai_calls for values from (%L) to (%L)',
-        v_name, v_month, v_month + interval '1 month');
+        v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
       execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
       v_created := v_created + 1;
     end if;
@@ -632,7 +641,7 @@ declare
   v_user_id uuid := private.require_user();
 begin
   return query
-    select l.meter, l.period, u.used, l.held, l.amount, greatest(l.amount - u.used - l.held, 0),
+    select l.meter, l.period, u.used, l.held, l.amount, private.remaining(l.amount, u.used + l.held),
       nullif(l.resets_at, 'infinity')
     from private.limits_of(v_user_id) l
       cross join lateral (
@@ -715,6 +724,13 @@ begin
   return jsonb_build_object('admitted', false, 'call_id', (call).id, 'details', '{}'::jsonb) || refusal;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.remaining(amount bigint, taken bigint)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+RETURN CASE WHEN (amount IS NOT NULL) THEN GREATEST((amount - taken), (0)::bigint) ELSE NULL::bigint END;
+
 CREATE OR REPLACE FUNCTION private.require_service()
  RETURNS void
  LANGUAGE plpgsql
@@ -758,29 +774,35 @@ begin
   return v_value;
 end $function$;
 
-CREATE OR REPLACE FUNCTION private.settle_abandoned_ai_calls(batch_size integer DEFAULT 500)
+CREATE OR REPLACE FUNCTION private.settle_abandoned_ai_calls(batch_size integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO ''
 AS $function$
 declare
+  v_found record;
   v_call public.ai_calls;
   v_closed integer := 0;
 begin
-  for v_call in
-    select c.* from public.ai_calls c where c.state = 'held' and c.hold_expires_at < now()
+  for v_found in
+    select c.id, c.created_at, c.user_id from public.ai_calls c
+    where c.state = 'held' and c.hold_expires_at < now()
     order by c.user_id limit batch_size
   loop
-    if (private.close_ai_call(
+    perform private.lock_account(v_found.user_id);
+    -- Read again under the locks: meanwhile it may have been settled, or its answer may have begun.
+    select c.* into v_call from public.ai_calls c
+    where c.id = v_found.id and c.created_at = v_found.created_at and c.state = 'held'
+    for update;
+    continue when not found;
+    perform private.close_ai_call(
       v_call.id,
       'expired',
       case when v_call.started_at is not null then jsonb_build_object(
         'prompt_tokens', v_call.hold_prompt_tokens, 'completion_tokens', v_call.hold_output_tokens) end,
       case when v_call.started_at is not null then 'hold' else 'none' end,
-      jsonb_build_object('http_status', 500, 'error_code', 'abandoned')
-    ) ->> 'settled')::boolean then
-      v_closed := v_closed + 1;
-    end if;
+      jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
+    v_closed := v_closed + 1;
   end loop;
   return v_closed;
 end $function$;
@@ -1181,6 +1203,8 @@ COMMENT ON FUNCTION "private"."raise_error"(text, text, text) IS 'Raises an erro
 
 COMMENT ON FUNCTION "private"."refuse_ai_call"(public.ai_calls, jsonb) IS 'Remembers a refused call and its reason; takes nothing from the account.';
 
+COMMENT ON FUNCTION "private"."remaining"(bigint, bigint) IS 'What is left of an amount, never below zero; null when there is no limit.';
+
 COMMENT ON FUNCTION "private"."require_service"() IS 'Refuses every caller but the service role (a secret key) and direct connections of the project''s owner.';
 
 COMMENT ON FUNCTION "private"."require_user"() IS 'The signed-in caller''s id; an error for everybody else.';
@@ -1350,6 +1374,10 @@ GRANT EXECUTE ON FUNCTION "private"."raise_error"(text, text, text) TO "postgres
 REVOKE ALL ON FUNCTION "private"."refuse_ai_call"(public.ai_calls, jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."refuse_ai_call"(public.ai_calls, jsonb) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."remaining"(bigint, bigint) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."remaining"(bigint, bigint) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."require_service"() FROM PUBLIC;
 

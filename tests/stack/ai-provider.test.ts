@@ -139,7 +139,12 @@ test('a caller who does not ask for usage in a stream gets none', async () => {
 
 test('max_tokens cuts the answer at four bytes a token and says so', async () => {
   const answer = await client().chat.completions.create({ model: 'echo', messages, max_tokens: 3 })
-  const newer = await client().chat.completions.create({ model: 'echo', messages, max_completion_tokens: 2, max_tokens: 9 })
+  const newer = await client().chat.completions.create({
+    model: 'echo',
+    messages,
+    max_completion_tokens: 2,
+    max_tokens: 9,
+  })
 
   expect(answer.choices[0]).toMatchObject({ message: { content: 'You said: he' }, finish_reason: 'length' })
   expect(answer.usage?.completion_tokens).toBe(3)
@@ -365,7 +370,10 @@ test('calls show what was asked, without the secret, and can be filtered by tag 
   const [theirs] = await recorded('?tag=theirs')
   await provider.fetch(new Request('http://provider/calls', { method: 'DELETE' }))
 
-  expect(mine).toMatchObject([{ model: 'echo', body: { user: 'mine' }, finished: true, aborted: false }, { finished: true }])
+  expect(mine).toMatchObject([
+    { model: 'echo', body: { user: 'mine' }, finished: true, aborted: false },
+    { finished: true },
+  ])
   expect(mine[0]?.headers.authorization).toBe('…1234')
   expect(theirs).toMatchObject({ finished: true, chunks_sent: 7 })
   expect(await recorded()).toEqual([])

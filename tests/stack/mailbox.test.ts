@@ -9,7 +9,10 @@ const folder = mkdtempSync(join(tmpdir(), 'mailbox-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
 type Mailbox = ReturnType<typeof createMailbox>
-const list = z.looseObject({ total: z.number(), messages: z.array(z.looseObject({ ID: z.string(), Subject: z.string() })) })
+const list = z.looseObject({
+  total: z.number(),
+  messages: z.array(z.looseObject({ ID: z.string(), Subject: z.string() })),
+})
 
 const mail = (subject: string, more: object = {}) => ({
   from: 'Palisade <no-reply@palisade.test>',
@@ -114,7 +117,8 @@ test('a search finds by recipient, by subject and by words, and all terms must h
   await mailbox.deliver(mail('Reset your password'))
   await mailbox.deliver(mail('Reset your password', { to: 'bob@example.com', text: 'Code 123456' }))
   await mailbox.deliver(mail('Welcome', { to: 'bob@example.com' }))
-  const found = async (query: string) => (await subjects(mailbox, `/api/v1/search?query=${encodeURIComponent(query)}`)).length
+  const found = async (query: string) =>
+    (await subjects(mailbox, `/api/v1/search?query=${encodeURIComponent(query)}`)).length
 
   expect(await found('to:BOB@example.com')).toBe(2)
   expect(await found('subject:"reset your"')).toBe(2)

@@ -3,15 +3,17 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import OpenAI from 'openai'
 import postgres from 'postgres'
-import { z } from 'zod'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { clientWith, newUser, openaiFor, type TestUser } from '../support/users.ts'
+import { z } from 'zod'
 import { callsAtProvider, modelThat } from '../support/models.ts'
+import { clientWith, newUser, openaiFor, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
 const model = 'demo/echo'
 const hello = [{ role: 'user' as const, content: 'Hello, Palisade!' }]
-const errorBody = z.object({ error: z.looseObject({ message: z.string(), code: z.string(), param: z.string().nullable() }) })
+const errorBody = z.object({
+  error: z.looseObject({ message: z.string(), code: z.string(), param: z.string().nullable() }),
+})
 let sql: postgres.Sql
 beforeAll(() => {
   sql = postgres(target().dbUrl, { max: 2, onnotice: () => {} })
@@ -68,11 +70,24 @@ describe('a new user', () => {
     expect(text).toContain('Hello, Palisade!')
     expect(await credits(user)).toEqual({ balance: 99, held: 0 })
     const [call] = await calls(user)
-    expect(call).toMatchObject({ state: 'settled', http_status: 200, model_id: model, stream: true, usage_source: 'provider', credits_charged: 1, attempts: 1, error_code: null })
+    expect(call).toMatchObject({
+      state: 'settled',
+      http_status: 200,
+      model_id: model,
+      stream: true,
+      usage_source: 'provider',
+      credits_charged: 1,
+      attempts: 1,
+      error_code: null,
+    })
+    expect(call?.first_token_ms).toBeGreaterThanOrEqual(0)
     const { prompt_tokens, completion_tokens, cost_micros } = call ?? {}
     expect(cost_micros).toBe(Math.ceil(Number(prompt_tokens) * 0.15 + Number(completion_tokens) * 0.6))
     expect(await limit(user, 'ai_calls')).toMatchObject({ used: 1, held: 0, remaining: 49 })
-    expect(await limit(user, 'ai_tokens')).toMatchObject({ used: Number(prompt_tokens) + Number(completion_tokens), held: 0 })
+    expect(await limit(user, 'ai_tokens')).toMatchObject({
+      used: Number(prompt_tokens) + Number(completion_tokens),
+      held: 0,
+    })
   })
 
   test('gets the same answer as JSON, and every field of the call log', async () => {
@@ -82,8 +97,15 @@ describe('a new user', () => {
 
     expect(answer.choices[0]?.message.content).toContain('Hello, Palisade!')
     const [call] = await calls(user)
-    expect(call).toMatchObject({ provider_id: 'demo', endpoint: 'chat.completions', stream: false, prompt_tokens: answer.usage?.prompt_tokens, completion_tokens: answer.usage?.completion_tokens })
-    for (const field of ['request_bytes', 'response_bytes', 'duration_ms', 'first_token_ms'] as const) expect(call?.[field], field).toBeGreaterThanOrEqual(0)
+    expect(call).toMatchObject({
+      provider_id: 'demo',
+      endpoint: 'chat.completions',
+      stream: false,
+      prompt_tokens: answer.usage?.prompt_tokens,
+      completion_tokens: answer.usage?.completion_tokens,
+    })
+    for (const field of ['request_bytes', 'response_bytes', 'duration_ms'] as const)
+      expect(call?.[field], field).toBeGreaterThanOrEqual(0)
     expect(JSON.stringify(call)).not.toContain('Hello')
   })
 
@@ -100,7 +122,11 @@ describe('a new user', () => {
     const user = await newUser()
 
     const chat = await user.client.from('chats').insert({ title: 'First' }).select().single()
-    const saved = await user.client.from('messages').insert({ chat_id: chat.data?.id ?? '', role: 'user', content: 'Hi' }).select().single()
+    const saved = await user.client
+      .from('messages')
+      .insert({ chat_id: chat.data?.id ?? '', role: 'user', content: 'Hi' })
+      .select()
+      .single()
 
     expect(saved.data).toMatchObject({ chat_id: chat.data?.id, user_id: user.id, content: 'Hi' })
     expect(await limit(user, 'chat_sessions')).toMatchObject({ used: 1, remaining: 9 })
@@ -133,7 +159,12 @@ describe('somebody else', () => {
   test('cannot raise their own plan, role, status or credits', async () => {
     const user = await newUser()
 
-    for (const change of [{ plan_id: 'premium' }, { role: 'admin' }, { status: 'active' }, { quota_time_zone: 'Asia/Tokyo' }]) {
+    for (const change of [
+      { plan_id: 'premium' },
+      { role: 'admin' },
+      { status: 'active' },
+      { quota_time_zone: 'Asia/Tokyo' },
+    ]) {
       expect((await user.client.from('profiles').update(change).eq('id', user.id)).error?.code).toBe('42501')
     }
     const grant = { user_id: user.id, amount: 5, reason: 'please', idempotency_key: 'k' }
@@ -146,7 +177,9 @@ describe('nobody overspends', () => {
     const user = await newUser()
     await leaveCallsToday(user, 10)
 
-    const outcomes = await Promise.all(Array.from({ length: 60 }, () => refusal(streamed(user, { model, user: user.id }))))
+    const outcomes = await Promise.all(
+      Array.from({ length: 60 }, () => refusal(streamed(user, { model, user: user.id }))),
+    )
 
     expect(outcomes.filter((error) => error === undefined)).toHaveLength(10)
     expect(await callsAtProvider(user.id)).toHaveLength(10)
@@ -160,10 +193,17 @@ describe('nobody overspends', () => {
     const user = await newUser()
     await leaveCallsToday(user, 1_000)
     const service = clientWith(target().secretKey)
-    const taken = await service.rpc('deduct_credits', { user_id: user.id, amount: 90, reason: 'test', idempotency_key: 'leave-ten' })
+    const taken = await service.rpc('deduct_credits', {
+      user_id: user.id,
+      amount: 90,
+      reason: 'test',
+      idempotency_key: 'leave-ten',
+    })
     expect(taken.error).toBeNull()
 
-    const outcomes = await Promise.all(Array.from({ length: 60 }, () => refusal(streamed(user, { model, user: user.id }))))
+    const outcomes = await Promise.all(
+      Array.from({ length: 60 }, () => refusal(streamed(user, { model, user: user.id }))),
+    )
 
     expect(outcomes.filter((error) => error === undefined)).toHaveLength(10)
     expect(await callsAtProvider(user.id)).toHaveLength(10)
@@ -180,7 +220,9 @@ describe('nobody overspends', () => {
     expect(error).toMatchObject({ status: 429, code: 'daily_quota_exceeded' })
     expect(error?.headers?.get('x-should-retry')).toBe('false')
     expect(Number(error?.headers?.get('retry-after'))).toBeGreaterThan(0)
-    expect(await calls(user)).toMatchObject([{ state: 'refused', error_code: 'daily_quota_exceeded', http_status: 429, credits_charged: 0 }])
+    expect(await calls(user)).toMatchObject([
+      { state: 'refused', error_code: 'daily_quota_exceeded', http_status: 429, credits_charged: 0 },
+    ])
     expect(await callsAtProvider(user.id)).toHaveLength(0)
     expect(await credits(user)).toEqual({ balance: 100, held: 0 })
     expect(await limit(user, 'ai_tokens')).toMatchObject({ used: 0, held: 0 })
@@ -188,11 +230,16 @@ describe('nobody overspends', () => {
 })
 
 describe('when it goes wrong', () => {
-  test.each([['500', 502], ['error-first', 502], ['429', 429], ['garbage', 502]])('a provider that answers %s costs nothing', async (behaviour, status) => {
+  test.each([
+    ['500', 502, true],
+    ['error-first', 502, true],
+    ['429', 429, true],
+    ['garbage', 502, false],
+  ])('a provider that answers %s costs nothing', async (behaviour, status, stream) => {
     const user = await newUser()
     const broken = await modelThat(behaviour)
 
-    const error = await refusal(streamed(user, { model: broken }))
+    const error = await refusal(user.openai.chat.completions.create({ model: broken, messages: hello, stream }))
 
     expect(error?.status).toBe(status)
     expect(await credits(user)).toEqual({ balance: 100, held: 0 })
@@ -203,7 +250,13 @@ describe('when it goes wrong', () => {
   test('a caller who hangs up in the middle is charged once, for what was delivered', async () => {
     const user = await newUser()
     const slow = await modelThat('slower+long')
-    const stream = await user.openai.chat.completions.create({ model: slow, messages: hello, stream: true, user: user.id, max_tokens: 4_000 })
+    const stream = await user.openai.chat.completions.create({
+      model: slow,
+      messages: hello,
+      stream: true,
+      user: user.id,
+      max_tokens: 4_000,
+    })
 
     let seen = 0
     for await (const _chunk of stream) if (++seen === 4) break
@@ -220,32 +273,43 @@ describe('when it goes wrong', () => {
     await expectBalancedBooks()
   })
 
-  test.each([['before the first byte', 'hang', 0], ['in the middle of the answer', 'slower+long', 1]])(
-    'the function process dies %s: the sweeper settles, and the books balance',
-    async (_when, behaviour, charged) => {
-      const { own } = target()
-      if (!own) return // Only the stack that the tests started may be killed.
-      const user = await newUser()
-      const model = await modelThat(behaviour)
-      const request = user.openai.chat.completions.create({ model, messages: hello, stream: true })
-      const ended = request.then(async (stream) => { for await (const _ of stream); }).catch(() => 'torn')
-      const started = charged === 1
-      await expect.poll(async () => {
-        const [call] = await calls(user)
-        return call?.state === 'held' && (call.started_at !== null) === started
-      }, { timeout: 10_000 }).toBe(true)
+  test.each([
+    ['before the first byte', 'hang', 0],
+    ['in the middle of the answer', 'slower+long', 1],
+  ])('the function process dies %s: the sweeper settles, and the books balance', async (_when, behaviour, charged) => {
+    const { own } = target()
+    if (!own) return // Only the stack that the tests started may be killed.
+    const user = await newUser()
+    const model = await modelThat(behaviour)
+    const request = user.openai.chat.completions.create({ model, messages: hello, stream: true })
+    const ended = request
+      .then(async (stream) => {
+        for await (const _ of stream);
+      })
+      .catch(() => 'torn')
+    const started = charged === 1
+    await expect
+      .poll(
+        async () => {
+          const [call] = await calls(user)
+          return call?.state === 'held' && (call.started_at !== null) === started
+        },
+        { timeout: 10_000 },
+      )
+      .toBe(true)
 
-      process.kill(JSON.parse(readFileSync(join(own.data, 'stack.json'), 'utf8')).functionsPid, 'SIGKILL')
-      await ended
-      await sql`update public.ai_calls set hold_expires_at = now() - interval '1 second' where user_id = ${user.id}`
-      await sql`select private.settle_abandoned_ai_calls()`
+    process.kill(JSON.parse(readFileSync(join(own.data, 'stack.json'), 'utf8')).functionsPid, 'SIGKILL')
+    await ended
+    await sql`update public.ai_calls set hold_expires_at = now() - interval '1 second' where user_id = ${user.id}`
+    await sql`select private.settle_abandoned_ai_calls()`
 
-      expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])
-      expect(await credits(user)).toEqual({ balance: 100 - charged, held: 0 })
-      await expectBalancedBooks()
-      await expect.poll(() => streamed(user, { model: 'demo/echo' }).catch(() => ''), { timeout: 15_000 }).toContain('Hello')
-    },
-  )
+    expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])
+    expect(await credits(user)).toEqual({ balance: 100 - charged, held: 0 })
+    await expectBalancedBooks()
+    await expect
+      .poll(() => streamed(user, { model: 'demo/echo' }).catch(() => ''), { timeout: 15_000 })
+      .toContain('Hello')
+  })
 })
 
 describe('bad input', () => {
@@ -258,11 +322,23 @@ describe('bad input', () => {
   const good = JSON.stringify({ model, messages: hello })
 
   test.each([
-    ['a body over 1 MB', () => JSON.stringify({ model, messages: [{ role: 'user', content: 'x'.repeat(1_100_000) }] }), 413, 'request_too_large', null],
+    [
+      'a body over 1 MB',
+      () => JSON.stringify({ model, messages: [{ role: 'user', content: 'x'.repeat(1_100_000) }] }),
+      413,
+      'request_too_large',
+      null,
+    ],
     ['invalid JSON', () => '{"model":', 400, 'invalid_request_error', null],
     ['a missing model', () => JSON.stringify({ messages: hello }), 400, 'invalid_request_error', 'model'],
     ['an unknown model', () => JSON.stringify({ model: 'no/such', messages: hello }), 404, 'model_not_found', 'model'],
-    ['a negative max_tokens', () => JSON.stringify({ model, messages: hello, max_tokens: -1 }), 400, 'invalid_request_error', 'max_tokens'],
+    [
+      'a negative max_tokens',
+      () => JSON.stringify({ model, messages: hello, max_tokens: -1 }),
+      400,
+      'invalid_request_error',
+      'max_tokens',
+    ],
     ['no messages', () => JSON.stringify({ model, messages: [] }), 400, 'invalid_request_error', 'messages'],
   ])('%s gets its own clear error, and nothing is charged', async (_what, body, status, code, param) => {
     const user = await newUser()
@@ -280,7 +356,12 @@ describe('bad input', () => {
   test('no token, a key that is none, and a token of another project are refused with 401', async () => {
     const foreign = 'eyJhbGciOiJFUzI1NiIsImtpZCI6Im90aGVyIn0.eyJzdWIiOiJ4In0.AAAA'
 
-    for (const authorization of [undefined, 'Bearer nonsense', `Bearer ${foreign}`, `Bearer ${target().publishableKey}`]) {
+    for (const authorization of [
+      undefined,
+      'Bearer nonsense',
+      `Bearer ${foreign}`,
+      `Bearer ${target().publishableKey}`,
+    ]) {
       const response = await post(good, authorization)
       expect([response.status, errorBody.parse(await response.json()).error.code]).toEqual([401, 'invalid_api_key'])
     }
@@ -302,6 +383,8 @@ describe('bad input', () => {
     const error = await refusal(streamed(user, { model }))
 
     expect(error).toMatchObject({ status: 403, code: 'account_suspended' })
-    expect(await sql`select state, error_code from public.ai_calls where user_id = ${user.id}`).toEqual([{ state: 'refused', error_code: 'account_suspended' }])
+    expect(await sql`select state, error_code from public.ai_calls where user_id = ${user.id}`).toEqual([
+      { state: 'refused', error_code: 'account_suspended' },
+    ])
   })
 })

@@ -23,7 +23,9 @@ export async function modelThat(behaviour: string): Promise<string> {
   }
 }
 
-const log = z.object({ calls: z.array(z.object({ aborted: z.boolean(), finished: z.boolean(), chunks_sent: z.number() })) })
+const log = z.object({
+  calls: z.array(z.object({ aborted: z.boolean(), finished: z.boolean(), chunks_sent: z.number() })),
+})
 
 /** The calls that reached the provider with this tag in the body's `user` field. */
 export async function callsAtProvider(tag: string): Promise<z.infer<typeof log>['calls']> {

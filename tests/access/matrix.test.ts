@@ -1,0 +1,372 @@
+/** Who may do what: read from the catalogue, tried with real statements, and compared with the reviewed file matrix.ts. */
+import type postgres from 'postgres'
+import { describe, expect, test } from 'vitest'
+import { withRollback } from '../support/sql.ts'
+import * as reviewed from './matrix.ts'
+
+type Section = 'schemas' | 'relations' | 'functions' | 'sequences' | 'policies'
+type Line = { name: string; access: string }
+
+// The catalogue --------------------------------------------------------------------------------------------------------
+
+const ours = ['public', 'private', 'graphql_public']
+const roles = ['anon', 'authenticated', 'service_role']
+/** private.create_ai_call_partitions makes one a month; they are checked, but cannot be listed by name. */
+const isPartitionByTheClock = (name: string) => /^private\.ai_calls_\d{6}$/.test(name)
+const noGrants = 'anon -; authenticated -; service_role -'
+
+const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
+  schemas: (sql) => sql`
+    select s.name, string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
+    from unnest(${ours}::text[]) s (name)
+      cross join unnest(${roles}::text[]) role
+      cross join lateral (
+        select string_agg(p, ' ' order by i) as granted
+        from unnest(array['usage', 'create']) with ordinality p (p, i) where has_schema_privilege(role, s.name, p)) g
+    group by s.name`,
+
+  // What a role can do in the end, also through PUBLIC. Columns are listed where the whole table is not granted.
+  relations: (sql) => sql`
+    select format('%I.%I', n.nspname, c.relname) as name,
+      case c.relkind when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' when 'm' then 'materialized view' else 'foreign table' end
+      || case
+        when c.relkind = 'v' then case when c.reloptions::text ~* 'security_invoker=(true|on|1)' then ', invoker' else ', definer' end
+        when c.relrowsecurity then case when c.relforcerowsecurity then ', rls forced' else ', rls not forced' end
+        else ', rls off' end
+      || '; ' || string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
+    from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      cross join unnest(${roles}::text[]) role
+      cross join lateral (
+        select string_agg(p || case when whole then '' else '(' || columns || ')' end, ' ' order by i) as granted
+        from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger', 'maintain'])
+            with ordinality p (p, i)
+          cross join lateral has_table_privilege(role, c.oid, p) whole
+          cross join lateral (
+            select string_agg(a.attname, ', ' order by a.attname) as columns from pg_attribute a
+            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+              and case when p in ('select', 'insert', 'update', 'references')
+                then has_column_privilege(role, c.oid, a.attnum, p) end) of_columns
+        where whole or columns is not null) g
+    where n.nspname = any (${ours}) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    group by n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.reloptions::text`,
+
+  functions: (sql) => sql`
+    select format('%I.%I(%s)', n.nspname, p.proname, arguments.types) as name,
+      case when p.prosecdef then 'definer' else 'invoker' end || '; ' || coalesce(granted.roles, '-') as access
+    from pg_proc p
+      join pg_namespace n on n.oid = p.pronamespace
+      cross join lateral (
+        select coalesce(string_agg(
+          case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null)
+            else format('%I.%I', t.typnamespace::regnamespace, t.typname) end, ', ' order by a.i), '') as types
+        from unnest(p.proargtypes::oid[]) with ordinality a (type, i) join pg_type t on t.oid = a.type) arguments
+      cross join lateral (
+        select string_agg(role, ' ' order by i) as roles
+        from unnest(array['PUBLIC'] || ${roles}::text[]) with ordinality r (role, i)
+        where has_function_privilege(lower(role), p.oid, 'execute')) granted
+    where n.nspname = any (${ours})`,
+
+  sequences: (sql) => sql`
+    select format('%I.%I', n.nspname, c.relname) as name,
+      string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
+    from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      cross join unnest(${roles}::text[]) role
+      cross join lateral (
+        select string_agg(p, ' ' order by i) as granted
+        from unnest(array['usage', 'select', 'update']) with ordinality p (p, i) where has_sequence_privilege(role, c.oid, p)) g
+    where n.nspname = any (${ours}) and c.relkind = 'S'
+    group by n.nspname, c.relname`,
+
+  policies: (sql) => sql`
+    select format('%I.%I: %s', schemaname, tablename, policyname) as name,
+      case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ') as access
+    from pg_policies where schemaname = any (${ours})`,
+}
+
+/** Rules without exceptions, for everything we made ourselves. */
+const readRuleBreakers = (sql: postgres.Sql) => sql<{ message: string }[]>`
+  select p.oid::regprocedure || ' must say: set search_path = ''''' as message from pg_proc p
+  where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
+    and not coalesce('search_path=""' = any (p.proconfig), false)
+  union all
+  select p.oid::regprocedure || ' has no comment' from pg_proc p
+  where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace) and obj_description(p.oid, 'pg_proc') is null
+  union all
+  select c.oid::regclass || ' has no comment' from pg_class c
+  where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    and not c.relispartition and obj_description(c.oid, 'pg_class') is null
+  order by 1`
+
+/** Everything that is not as matrix.ts says; empty when all is reviewed. */
+async function findDifferences(sql: postgres.Sql): Promise<string[]> {
+  const sections: Section[] = ['schemas', 'relations', 'functions', 'sequences', 'policies']
+  const messages: string[] = []
+  for (const section of sections) messages.push(...compare(section, await readers[section](sql)))
+  return [...messages, ...(await readRuleBreakers(sql)).map((row) => row.message)]
+}
+
+const quoted = (text: string) => (text.includes("'") ? JSON.stringify(text) : `'${text}'`)
+
+function compare(section: Section, found: Line[]): string[] {
+  const lines = new Map(Object.entries<string>(reviewed[section]))
+  const listed = found.filter(({ name }) => !isPartitionByTheClock(name)).sort((a, b) => (a.name < b.name ? -1 : 1))
+  const names = new Set(listed.map((line) => line.name))
+  const place = `${section} in tests/access/matrix.ts`
+  return [
+    ...found
+      .filter(({ name, access }) => isPartitionByTheClock(name) && !access.endsWith(`; ${noGrants}`))
+      .map(({ name, access }) => `${name} is a partition and must have no grants; it has: ${access}`),
+    ...listed
+      .filter(({ name, access }) => lines.get(name) !== access)
+      .map(({ name, access }) => {
+        const line = `  ${quoted(name)}: ${quoted(access)},`
+        const before = lines.get(name)
+        return before === undefined
+          ? `${name} is not reviewed. If this is intended, add to ${place}:\n${line}`
+          : `${name} differs from ${place}: reviewed is "${before}". If this is intended, change it to:\n${line}`
+      }),
+    ...[...lines.keys()]
+      .filter((name) => !names.has(name))
+      .map((name) => `${name} is gone: remove its line from ${place}.`),
+  ]
+}
+
+describe('grants, policies and functions', () => {
+  test('are what the reviewed file says', async () => {
+    expect((await withRollback(({ sql }) => findDifferences(sql))).join('\n')).toBe('')
+  })
+
+  const offences: [offence: string, statement: string, report: RegExp[]][] = [
+    [
+      'an unlisted table',
+      "create table public.unlisted (id integer); comment on table public.unlisted is 'x'",
+      [
+        /^public\.unlisted is not reviewed.*add to relations in tests\/access\/matrix\.ts:\n {2}'public\.unlisted': 'table, rls off; anon truncate/,
+      ],
+    ],
+    [
+      'an unlisted view without security_invoker',
+      "create view private.unlisted as select 1 as a; comment on view private.unlisted is 'x'",
+      [/'private\.unlisted': 'view, definer; anon -; authenticated -; service_role -',$/],
+    ],
+    [
+      'an unlisted function',
+      "create function public.unlisted(a text) returns text language sql set search_path = '' return a; comment on function public.unlisted is 'x'",
+      [
+        /^public\.unlisted\(text\) is not reviewed.*add to functions in .*\n {2}'public\.unlisted\(text\)': 'invoker; -',$/,
+      ],
+    ],
+    [
+      'a function without search_path and comment',
+      'alter function private.uuid_v7() reset search_path; comment on function private.uuid_v7() is null',
+      [/^private\.uuid_v7\(\) has no comment$/, /^private\.uuid_v7\(\) must say: set search_path = ''$/],
+    ],
+    [
+      'a function that became security definer and public',
+      'alter function private.uuid_v7() security definer; grant execute on function private.uuid_v7() to public',
+      [/^private\.uuid_v7\(\) differs.*'definer; PUBLIC anon authenticated service_role'/s],
+    ],
+    [
+      'an unlisted sequence',
+      'create sequence private.unlisted',
+      [/^private\.unlisted is not reviewed.* add to sequences /],
+    ],
+    ['an extra grant', 'grant insert on public.plans to anon', [/^public\.plans differs.*anon insert; /s]],
+    [
+      'an extra grant of a column',
+      'grant update (role) on public.profiles to authenticated',
+      [/^public\.profiles differs.*update\(role, /s],
+    ],
+    [
+      'a grant to everybody',
+      'grant select on private.settings to public',
+      [/^private\.settings differs.*anon select; authenticated select; /s],
+    ],
+    ['usage of a schema', 'grant usage on schema private to anon', [/^private differs from schemas.*anon usage; /s]],
+    [
+      'a missing grant',
+      'revoke select on public.chats from service_role',
+      [/^public\.chats differs.*service_role -'/s],
+    ],
+    [
+      'disabled row level security',
+      'alter table public.chats disable row level security',
+      [/^public\.chats differs.*'table, rls off; /s],
+    ],
+    [
+      'unforced row level security',
+      'alter table public.chats no force row level security',
+      [/^public\.chats differs.*'table, rls not forced; /s],
+    ],
+    [
+      'a dropped policy',
+      'drop policy "owners see their chats" on public.chats',
+      [/^public\.chats: owners see their chats is gone: remove its line/],
+    ],
+    [
+      'an unlisted policy',
+      'create policy "all see" on public.chats using (true)',
+      [/^public\.chats: all see is not reviewed.*'all to public'/s],
+    ],
+    [
+      'a policy for more roles',
+      'alter policy "owners see their chats" on public.chats to public',
+      [/'select to public'/],
+    ],
+    [
+      'a grant on a partition made by the clock',
+      "create table private.ai_calls_200001 (); grant select on private.ai_calls_200001 to service_role; comment on table private.ai_calls_200001 is 'x'",
+      [/^private\.ai_calls_200001 is a partition and must have no grants; it has: .*service_role select$/],
+    ],
+    ['a table without a comment', 'comment on table public.plans is null', [/^plans has no comment$/]],
+  ]
+
+  test.each(offences)('%s is reported, and only that', async (_offence, statement, report) => {
+    await withRollback(async ({ sql }) => {
+      expect(await findDifferences(sql)).toEqual([])
+
+      await sql`savepoint clean`
+      await sql.unsafe(statement)
+      expect(await findDifferences(sql)).toEqual(report.map((pattern) => expect.stringMatching(pattern)))
+
+      await sql`rollback to savepoint clean`
+      expect(await findDifferences(sql)).toEqual([])
+    })
+  })
+})
+
+// Behaviour ------------------------------------------------------------------------------------------------------------
+
+const call = crypto.randomUUID()
+const chat = crypto.randomUUID()
+
+/** Rows of every kind, made as role postgres: a plan and models nobody uses, and something of the owner's in every table. */
+const scene = (owner: string) => `
+  insert into public.plans (id, name) values ('matrix', 'Matrix'), ('matrix_2', 'Matrix 2');
+  insert into public.plan_limits values ('matrix', 'ai_calls', 'day', 1);
+  insert into public.limit_overrides (user_id, meter, period, amount) values ('${owner}', 'ai_calls', 'day', 1);
+  insert into private.providers (id, base_url) values ('matrix', 'http://127.0.0.1:9/v1');
+  insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, enabled) values
+    ('matrix/on', 'matrix', 'on', 1, 1, true), ('matrix/off', 'matrix', 'off', 1, 1, false);
+  insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok)
+  values ('matrix/on', '2026-01-01', 1, 1);
+  insert into public.plan_models values ('matrix', 'matrix/on');
+  select private.add_credit_entry('${owner}', 5, 'grant', 'matrix', 'matrix');
+  insert into public.ai_calls (id, created_at, user_id, request_id, endpoint, model_id, stream, state, request_bytes)
+  select id, private.uuid_v7_time(id), '${owner}', '${call}', 'chat', 'matrix/on', false, 'refused', 1
+  from (select private.uuid_v7() as id) x;
+  insert into public.chats (id, user_id) values ('${chat}', '${owner}');
+  insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello')`
+
+/** Every line of the behaviour table as a statement about the owner's rows, or about the scene's. */
+const statements = (owner: string): Record<keyof typeof reviewed.behaviour, string> => ({
+  'see the profile': `select from public.profiles where id = '${owner}'`,
+  'rename the profile': `update public.profiles set display_name = 'x' where id = '${owner}'`,
+  'make a profile': `insert into public.profiles (id) values ('${owner}')`,
+  'delete the profile': `delete from public.profiles where id = '${owner}'`,
+  'change the status': `update public.profiles set status = 'active' where id = '${owner}'`,
+  'change the role': `update public.profiles set role = 'admin' where id = '${owner}'`,
+  'change the plan of an account': `update public.profiles set plan_id = 'matrix' where id = '${owner}'`,
+  'change the birth date': `update public.profiles set birth_date = '2000-01-01' where id = '${owner}'`,
+  'move the clock of the daily limits': `update public.profiles set quota_time_zone = 'Asia/Tokyo' where id = '${owner}'`,
+
+  'see plans': "select from public.plans where id = 'matrix'",
+  'add a plan': "insert into public.plans (id, name) values ('matrix_3', 'x')",
+  'change a plan': "update public.plans set name = 'x' where id = 'matrix'",
+  'delete a plan': "delete from public.plans where id = 'matrix'",
+  'see what plans allow': "select from public.plan_limits where plan_id = 'matrix'",
+  'add what a plan allows': "insert into public.plan_limits values ('matrix_2', 'ai_calls', 'day', 1)",
+  'change what a plan allows': "update public.plan_limits set amount = 2 where plan_id = 'matrix'",
+  'delete what a plan allows': "delete from public.plan_limits where plan_id = 'matrix'",
+  'see the own limit': `select from public.limit_overrides where user_id = '${owner}'`,
+  'add an own limit': `insert into public.limit_overrides (user_id, meter, period) values ('${owner}', 'ai_tokens', 'month')`,
+  'change the own limit': `update public.limit_overrides set amount = 2 where user_id = '${owner}'`,
+  'delete the own limit': `delete from public.limit_overrides where user_id = '${owner}'`,
+  'read usage counters': `select from private.usage_counters where user_id = '${owner}'`,
+  'get my limits': 'select * from public.get_my_limits()',
+
+  'see the ledger': `select from public.credit_entries where user_id = '${owner}'`,
+  'add to the ledger': `
+    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+    values ('${owner}', 1, 'grant', 'x', 'x', 1)`,
+  'change the ledger': `update public.credit_entries set amount = 9 where user_id = '${owner}'`,
+  'delete from the ledger': `delete from public.credit_entries where user_id = '${owner}'`,
+  'empty the ledger': 'truncate public.credit_entries',
+  'read balances': `select from private.credit_accounts where user_id = '${owner}'`,
+  'get my credits': 'select * from public.get_my_credits()',
+  'grant credits': `select public.grant_credits('${owner}', 1, 'x', 'x')`,
+  'refund credits': `select public.refund_credits('${owner}', 1, 'x', 'x')`,
+  'deduct credits': `select public.deduct_credits('${owner}', 1, 'x', 'x')`,
+  'write the ledger by function': `select private.add_credit_entry('${owner}', 1, 'grant', 'x', 'x')`,
+
+  'see models': "select from public.models where id = 'matrix/on'",
+  'see disabled models': "select from public.models where id = 'matrix/off'",
+  'add a model': `
+    insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens)
+    values ('matrix/new', 'matrix', 'new', 1, 1)`,
+  'change a model': "update public.models set enabled = false where id = 'matrix/on'",
+  'delete a model': "delete from public.models where id = 'matrix/on'",
+  'see prices': "select from public.model_prices where model_id = 'matrix/on'",
+  'add a price':
+    "insert into public.model_prices (model_id, input_usd_per_mtok, output_usd_per_mtok) values ('matrix/on', 1, 1)",
+  'change a price': "update public.model_prices set image_usd = 1 where model_id = 'matrix/on'",
+  'delete a price': "delete from public.model_prices where model_id = 'matrix/on'",
+  'see which plan has which model': "select from public.plan_models where model_id = 'matrix/on'",
+  'give a plan a model': "insert into public.plan_models values ('matrix', 'matrix/off')",
+  'take a model from a plan': "delete from public.plan_models where model_id = 'matrix/on'",
+  'read providers': 'select from private.providers',
+  'read settings': 'select from private.settings',
+
+  'see calls': `select from public.ai_calls where user_id = '${owner}'`,
+  'see calls in their partition': 'select from private.ai_calls_default',
+  'add a call': `insert into public.ai_calls (user_id, model_id) values ('${owner}', 'matrix/on')`,
+  'change a call': `update public.ai_calls set credits_charged = 0 where user_id = '${owner}'`,
+  'delete a call': `delete from public.ai_calls where user_id = '${owner}'`,
+  'admit a call': `select private.admit_ai_call('{"user_id": "${owner}"}')`,
+  'settle a call': `select private.settle_ai_call('${call}', '{"result": "failed"}')`,
+
+  'see chats': `select from public.chats where id = '${chat}'`,
+  'start a chat': "insert into public.chats (title) values ('x')",
+  'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,
+  'rename a chat': `update public.chats set title = 'x' where id = '${chat}'`,
+  'give a chat away': `update public.chats set user_id = auth.uid() where id = '${chat}'`,
+  'delete a chat': `delete from public.chats where id = '${chat}'`,
+  'see messages': `select from public.messages where chat_id = '${chat}'`,
+  'save a message in the chat': `insert into public.messages (chat_id, role, content) values ('${chat}', 'user', 'x')`,
+  'save a message as the owner': `
+    insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'x')`,
+  'change a message': `update public.messages set content = 'x' where chat_id = '${chat}'`,
+  'delete a message': `delete from public.messages where chat_id = '${chat}'`,
+})
+
+/** What each actor gets, in the order of the table's columns, in one transaction. */
+async function tryOut(db: Db, statement: string): Promise<string> {
+  await db.sql.unsafe(scene(db.owner.id))
+  const outcomes: string[] = []
+  for (const actor of ['owner', 'other', 'anon', 'service'] as const) {
+    await db.as(actor)
+    outcomes.push(await db.outcome(db.sql.unsafe(statement)))
+  }
+  return outcomes.join(' ')
+}
+
+describe('owner, other, anon and service', () => {
+  test.each(Object.entries(reviewed.behaviour))('%s: %s', async (name, expected) => {
+    await withRollback(async (db) => {
+      const statement = new Map(Object.entries(statements(db.owner.id))).get(name)
+
+      expect(statement, `a statement for "${name}" in tests/access/matrix.test.ts`).toBeDefined()
+      expect(await tryOut(db, statement ?? '')).toBe(expected.replaceAll(/ +/g, ' '))
+    })
+  })
+
+  test('every table and function of the API is tried', () => {
+    const tried = Object.values(statements('')).join('\n')
+    const api = [...Object.keys(reviewed.relations), ...Object.keys(reviewed.functions)]
+    const names = api.filter((name) => name.startsWith('public.')).map((name) => name.replace(/\(.*/, ''))
+
+    expect(names.filter((name) => !new RegExp(`${name}\\b`).test(tried))).toEqual([])
+  })
+})

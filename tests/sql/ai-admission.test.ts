@@ -1,0 +1,503 @@
+import { describe, expect, test } from 'vitest'
+import { type Admission, admit, baseModel, callOf, callsOf, newModel, type Wish } from './ai-support.ts'
+import {
+  type Account,
+  countersOf,
+  creditsOf,
+  newAccount,
+  racing,
+  refusal,
+  rolledBack,
+  setLimit,
+  type Tx,
+  together,
+} from './support.ts'
+
+type Arrange = (tx: Tx, account: Account) => Promise<unknown>
+const hold = (tx: Tx, id: string, meter: string, period: string, used: number, held: number) => tx`
+  insert into private.usage_counters values (${id}, ${meter}, ${period}, ${used}, ${held}, now() + interval '1 hour')`
+
+describe('who is not let in', () => {
+  const strangers: [string, Arrange, (account: Account) => Wish][] = [
+    ['an account that does not exist', async () => {}, () => ({ user_id: crypto.randomUUID() })],
+    ['a session that does not exist', async () => {}, () => ({ session_id: crypto.randomUUID() })],
+    [
+      'a session that was ended',
+      (tx, { sessionId }) => tx`delete from auth.sessions where id = ${sessionId}`,
+      () => ({}),
+    ],
+    [
+      'a session that is too old',
+      (tx, { sessionId }) => tx`update auth.sessions set not_after = now() where id = ${sessionId}`,
+      () => ({}),
+    ],
+    [
+      'an account that is deleted',
+      (tx, { id }) => tx`update public.profiles set status = 'deleted' where id = ${id}`,
+      () => ({}),
+    ],
+  ]
+
+  test.each(strangers)('%s is told to sign in, and nothing is written', (_name, arrange, wish) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await arrange(tx, account)
+
+      const answer = await admit(tx, account, wish(account))
+
+      expect(answer).toMatchObject({ admitted: false, call_id: null, code: 'invalid_api_key', details: {} })
+      expect(await callsOf(tx, account.id)).toEqual([])
+      expect(await countersOf(tx, account.id)).toEqual({})
+    }),
+  )
+
+  test('another user’s session lets nobody in', () =>
+    rolledBack(async (tx) => {
+      const [account, other] = [await newAccount(tx), await newAccount(tx)]
+      await newModel(tx)
+
+      const answer = await admit(tx, account, { session_id: other.sessionId })
+
+      expect(answer).toMatchObject({ admitted: false, code: 'invalid_api_key' })
+      expect(await callsOf(tx, account.id)).toEqual([])
+    }))
+})
+
+describe('calls that are refused and remembered', () => {
+  const profile = (tx: Tx, id: string, status: string) =>
+    tx`update public.profiles set status = ${status} where id = ${id}`
+  const cases: [string, string, number, Arrange, Wish][] = [
+    ['of a suspended account', 'account_suspended', 403, (tx, { id }) => profile(tx, id, 'suspended'), {}],
+    [
+      'of a banned account',
+      'account_suspended',
+      403,
+      (tx, { id }) => tx`update auth.users set banned_until = now() + interval '1 hour' where id = ${id}`,
+      {},
+    ],
+    [
+      'of an account without a confirmed e-mail',
+      'account_pending',
+      403,
+      (tx, { id }) => profile(tx, id, 'pending'),
+      {},
+    ],
+    ['for a model that does not exist', 'model_not_found', 404, async () => {}, { model: 'no/such' }],
+    ['for a name of 300 characters', 'model_not_found', 404, async () => {}, { model: 'm'.repeat(300) }],
+    [
+      'for a disabled model',
+      'model_not_found',
+      404,
+      (tx) => tx`update public.models set enabled = false where id = 'sql/model'`,
+      {},
+    ],
+    [
+      'for a model of a disabled provider',
+      'model_not_found',
+      404,
+      (tx) => tx`update private.providers set enabled = false where id = 'sql-test'`,
+      {},
+    ],
+    [
+      'for a model that the plan lacks',
+      'model_not_allowed',
+      403,
+      (tx) => tx`update public.plan_models set plan_id = 'premium' where model_id = 'sql/model'`,
+      {},
+    ],
+    [
+      'for a model without a price',
+      'model_not_priced',
+      400,
+      (tx) => tx`delete from public.model_prices where model_id = 'sql/model'`,
+      {},
+    ],
+    [
+      'for a model with a price of tomorrow',
+      'model_not_priced',
+      400,
+      (tx) => tx`update public.model_prices set valid_from = now() + interval '1 second' where model_id = 'sql/model'`,
+      {},
+    ],
+    ['over the day’s calls', 'daily_quota_exceeded', 429, (tx, { id }) => hold(tx, id, 'ai_calls', 'day', 50, 0), {}],
+    [
+      'over the month’s tokens',
+      'insufficient_quota',
+      402,
+      (tx, { id }) => hold(tx, id, 'ai_tokens', 'month', 99_851, 0),
+      {},
+    ],
+    [
+      'of a plan without calls',
+      'insufficient_quota',
+      402,
+      (tx) => tx`delete from public.plan_limits where meter = 'ai_calls'`,
+      {},
+    ],
+    [
+      'of a plan without tokens',
+      'insufficient_quota',
+      402,
+      (tx) => tx`delete from public.plan_limits where meter = 'ai_tokens'`,
+      {},
+    ],
+    [
+      'while others hold the day’s calls',
+      'in_flight_budget_exhausted',
+      402,
+      (tx, { id }) => hold(tx, id, 'ai_calls', 'day', 49, 1),
+      {},
+    ],
+    [
+      'while others hold the month’s tokens',
+      'in_flight_budget_exhausted',
+      402,
+      (tx, { id }) => hold(tx, id, 'ai_tokens', 'month', 99_000, 851),
+      {},
+    ],
+    [
+      'while others hold the credits',
+      'in_flight_budget_exhausted',
+      402,
+      (tx, { id }) => tx`update private.credit_accounts set held = 99 where user_id = ${id}`,
+      {},
+    ],
+    [
+      'without enough credits',
+      'insufficient_credits',
+      402,
+      (tx, { id }) => tx`select public.deduct_credits(${id}, 99, 'test', 'test')`,
+      {},
+    ],
+  ]
+
+  test.each(cases)('a call %s: %s', (_name, code, status, arrange, wish) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await arrange(tx, account)
+      const before = [await countersOf(tx, account.id), await creditsOf(tx, account.id)]
+
+      const answer = await admit(tx, account, wish)
+
+      expect(answer).toMatchObject({ admitted: false, code, message: expect.any(String), details: expect.any(Object) })
+      expect(await callsOf(tx, account.id)).toMatchObject([
+        {
+          id: answer.call_id,
+          state: 'refused',
+          error_code: code,
+          http_status: status,
+          request_bytes: 321,
+          hold_credits: 0,
+        },
+      ])
+      expect([await countersOf(tx, account.id), await creditsOf(tx, account.id)]).toEqual(before)
+    }),
+  )
+
+  test.each<[string, number, number, Admission['details']]>([
+    ['ai_calls', 50, 0, { limit: 'ai_calls/day', retry_after_s: 3600 }],
+    ['ai_calls', 0, 50, { limit: 'ai_calls/day', retry_after_s: 1 }],
+    ['ai_tokens', 100_000, 0, { limit: 'ai_tokens/month', retry_after_s: 3600 }],
+    ['ai_tokens', 0, 100_000, { limit: 'ai_tokens/month', retry_after_s: 1 }],
+  ])('a refusal over %s (%i used, %i held) says which limit and when to come back', (meter, used, held, details) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await hold(tx, account.id, meter, meter === 'ai_calls' ? 'day' : 'month', used, held)
+
+      const answer = await admit(tx, account)
+
+      expect(answer.details).toMatchObject(details ?? {})
+      expect('resets_at' in (answer.details ?? {})).toBe(used > 0)
+    }),
+  )
+
+  test('a request whose worst case is not a number of tokens is an error, even without a limit', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await setLimit(tx, account.id, 'ai_tokens', 'month', null)
+
+      for (const wish of [{ prompt_tokens_max: -1 }, { choices: 0 }, { choices: -1 }, { max_output_tokens: -1 }])
+        expect((await refusal(tx, (sp) => admit(sp, account, wish))).sqlstate).toMatch(/^(23514|22012)$/)
+
+      expect(await countersOf(tx, account.id)).toEqual({})
+    }))
+})
+
+describe('what an admitted call holds', () => {
+  test.each<[string, Wish, number, number, number, number]>([
+    // hold_micros: 100 × 0.3 + 50 × 1.1 = 85; 1001 × 0.3 + 1500 × 1.1 = 1950.3, rounded up.
+    ['the prompt’s bound and the wished answer', {}, 100, 50, 50, 85],
+    [
+      'every choice at the model’s maximum',
+      { prompt_tokens_max: 1001, choices: 3, max_output_tokens: 10_000 },
+      1001,
+      1500,
+      500,
+      1951,
+    ],
+    [
+      'the default, when nothing is wished, but at most the maximum',
+      { max_output_tokens: null, choices: 2 },
+      100,
+      1000,
+      500,
+      1130,
+    ],
+    ['nothing for a prompt of no tokens', { prompt_tokens_max: 0, max_output_tokens: 1 }, 0, 1, 1, 2],
+  ])('%s', (_name, wish, prompt, output, perChoice, micros) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+
+      const answer = await admit(tx, account, wish)
+
+      expect(answer.max_output_tokens).toBe(perChoice)
+      expect(await callOf(tx, answer.call_id)).toMatchObject({
+        state: 'held',
+        hold_prompt_tokens: prompt,
+        hold_output_tokens: output,
+        hold_micros: micros,
+        hold_credits: 2,
+      })
+      expect(await countersOf(tx, account.id)).toEqual({
+        'ai_calls/day': [0, 1],
+        'ai_tokens/month': [0, prompt + output],
+      })
+      expect(await creditsOf(tx, account.id)).toEqual({ balance: 100, held: 2 })
+    }),
+  )
+
+  test('the setting for answers without a wish, where the model allows more', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`update private.settings set value = '123' where key = 'ai.default_max_output_tokens'`
+
+      const answer = await admit(tx, account, { max_output_tokens: null })
+
+      expect(answer.max_output_tokens).toBe(123)
+    }))
+
+  test('the price of a request, too, and reasoning where that is dearer than the rest', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`
+        update public.model_prices set reasoning_usd_per_mtok = 3, request_usd = 0.0005 where model_id = 'sql/model'`
+
+      const { call_id } = await admit(tx, account)
+
+      // 100 × 0.3 + 50 × 3 + 500
+      expect((await callOf(tx, call_id)).hold_micros).toBe(680)
+    }))
+
+  test('the price that holds now, not the last nor the next', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`
+        insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok) values
+          ('sql/model', now(), 3, 11), ('sql/model', now() + interval '1 second', 30, 110)`
+
+      const { call_id } = await admit(tx, account)
+
+      expect((await callOf(tx, call_id)).hold_micros).toBe(850)
+    }))
+
+  test('until the provider’s timeout and the grace are over', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+
+      const { call_id } = await admit(tx, account)
+
+      const [row] = await tx`
+        select extract(epoch from hold_expires_at - now())::int as seconds from public.ai_calls where id = ${call_id}`
+      expect(row?.seconds).toBe(260)
+    }))
+
+  test('exactly the last call, the last tokens and the last credits', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx, { credits: 2 })
+      await newModel(tx)
+      await setLimit(tx, account.id, 'ai_calls', 'day', 1)
+      await setLimit(tx, account.id, 'ai_tokens', 'month', 150)
+
+      const answer = await admit(tx, account)
+
+      expect(answer).toMatchObject({ admitted: true, credits_remaining: 0 })
+    }))
+
+  test('counters of periods that have ended do not stand in the way', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`
+        insert into private.usage_counters values
+          (${account.id}, 'ai_calls', 'day', 50, 9, now()), (${account.id}, 'ai_tokens', 'month', 100000, 9, now())`
+
+      const answer = await admit(tx, account)
+
+      expect(answer.admitted).toBe(true)
+      expect(await countersOf(tx, account.id)).toEqual({ 'ai_calls/day': [0, 1], 'ai_tokens/month': [0, 150] })
+    }))
+
+  test('a ban that is over keeps nobody out', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`update auth.users set banned_until = now() - interval '1 second' where id = ${account.id}`
+
+      expect((await admit(tx, account)).admitted).toBe(true)
+    }))
+})
+
+describe('the answer of admission', () => {
+  test('it is exactly what the proxy needs', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+
+      const answer = await admit(tx, account)
+
+      expect(answer).toEqual({
+        admitted: true,
+        call_id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7/),
+        provider: {
+          id: 'sql-test',
+          base_url: 'https://provider.test/v1',
+          api_key_secret: 'SQL_TEST_KEY',
+          connect_timeout_ms: 10_000,
+          first_byte_timeout_ms: 120_000,
+          idle_timeout_ms: 60_000,
+          total_timeout_ms: 200_000,
+        },
+        upstream_model: 'upstream/model',
+        max_output_tokens: 50,
+        credits_remaining: 98,
+        limits: expect.any(Array),
+      })
+    }))
+
+  test('its limits count the call itself', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+
+      const { limits = [] } = await admit(tx, account)
+
+      const resets_at = expect.stringMatching(/^\d{4}-\d\d-\d\dT/)
+      expect(limits.length).toBe(2)
+      expect(limits).toContainEqual({
+        meter: 'ai_calls',
+        period: 'day',
+        amount: 50,
+        used: 0,
+        held: 1,
+        remaining: 49,
+        resets_at,
+      })
+      expect(limits).toContainEqual({
+        meter: 'ai_tokens',
+        period: 'month',
+        amount: 100_000,
+        used: 0,
+        held: 150,
+        remaining: 99_850,
+        resets_at,
+      })
+    }))
+
+  test('a limit of null is no limit, so there is no number that remains', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await setLimit(tx, account.id, 'ai_calls', 'day', null)
+      await setLimit(tx, account.id, 'ai_tokens', 'month', null)
+
+      const { limits = [] } = await admit(tx, account)
+
+      expect(limits.map(({ amount, remaining }) => [amount, remaining])).toEqual([
+        [null, null],
+        [null, null],
+      ])
+    }))
+
+  test('its row says what was asked of whom, and not a word of the prompt', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+
+      const { call_id } = await admit(tx, account)
+
+      expect(await callOf(tx, call_id)).toMatchObject({
+        user_id: account.id,
+        session_id: account.sessionId,
+        endpoint: 'chat.completions',
+        model_id: 'sql/model',
+        provider_id: 'sql-test',
+        stream: true,
+        state: 'held',
+        request_bytes: 321,
+        credits_charged: 0,
+        started_at: null,
+        settled_at: null,
+        price_valid_from: expect.stringContaining('2026-01-01'),
+      })
+    }))
+})
+
+describe('60 calls at the same time', () => {
+  const race = (arrange: (tx: Tx, account: Account) => Promise<unknown>, wish: Wish) =>
+    racing(60, async (sql, newOne) => {
+      const account = await newOne()
+      await sql.begin((tx) => arrange(tx, account))
+
+      const answers = await together(60, () => admit(sql, account, { model: baseModel, ...wish }))
+
+      const admitted = answers.filter((answer) => 'admitted' in answer && answer.admitted).length
+      const codes = new Set(answers.flatMap((answer) => answer.code ?? []))
+      const states = (await callsOf(sql, account.id)).map((call) => call.state)
+      expect(states.filter((state) => state === 'held').length).toBe(admitted)
+      expect(states.filter((state) => state === 'refused').length).toBe(60 - admitted)
+      const wrong = await sql`select from private.verify_credit_balances() where user_id = ${account.id}`
+      expect(wrong.length).toBe(0)
+      return {
+        admitted,
+        codes: [...codes],
+        counters: await countersOf(sql, account.id),
+        ...(await creditsOf(sql, account.id)),
+      }
+    })
+
+  test('with 10 calls left exactly 10 are admitted', async () => {
+    const result = await race((tx, { id }) => hold(tx, id, 'ai_calls', 'day', 40, 0), {
+      max_output_tokens: 10,
+    })
+
+    expect(result).toMatchObject({ admitted: 10, codes: ['in_flight_budget_exhausted'], balance: 100, held: 10 })
+    expect(result.counters).toEqual({ 'ai_calls/day': [40, 10], 'ai_tokens/month': [0, 1100] })
+  })
+
+  test('with 10 credits left exactly 10 are admitted', async () => {
+    const result = await race((tx, { id }) => tx`select public.deduct_credits(${id}, 90, 'test', 'test')`, {
+      max_output_tokens: 10,
+    })
+
+    expect(result).toMatchObject({ admitted: 10, codes: ['in_flight_budget_exhausted'], balance: 10, held: 10 })
+    expect(result.counters).toEqual({ 'ai_calls/day': [0, 10], 'ai_tokens/month': [0, 1100] })
+  })
+
+  test('with tokens left for 3 exactly 3 are admitted', async () => {
+    const result = await race((tx, { id }) => setLimit(tx, id, 'ai_tokens', 'month', 4 * 110 - 1), {
+      max_output_tokens: 10,
+    })
+
+    expect(result).toMatchObject({ admitted: 3, codes: ['in_flight_budget_exhausted'], balance: 100, held: 3 })
+    expect(result.counters).toEqual({ 'ai_calls/day': [0, 3], 'ai_tokens/month': [0, 330] })
+  })
+})

@@ -1,0 +1,126 @@
+/** AI calls as functions/ai makes them: admitted, started, settled. */
+import type { Account, Sql, Tx } from './support.ts'
+
+/** On every deployment; 1 credit a call, at most 16384 tokens an answer. */
+export const baseModel = 'openai/gpt-4o-mini'
+
+/** A model of the test's own: 2 credits a call, at most 500 tokens an answer, $0.30 in, $0.10 cached, $1.10 out. */
+export async function newModel(tx: Tx, plan = 'free'): Promise<string> {
+  await tx`
+    insert into private.providers (id, base_url, api_key_secret, total_timeout_ms)
+    values ('sql-test', 'https://provider.test/v1', 'SQL_TEST_KEY', 200000)`
+  await tx`
+    insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call)
+    values ('sql/model', 'sql-test', 'upstream/model', 8000, 500, 2)`
+  await tx`
+    insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok)
+    values ('sql/model', '2026-01-01T00:00:00Z', 0.30, 1.10, 0.10)`
+  await tx`insert into public.plan_models (plan_id, model_id) values (${plan}, 'sql/model')`
+  return 'sql/model'
+}
+
+export type Wish = Partial<{
+  model: string
+  prompt_tokens_max: number
+  max_output_tokens: number | null
+  choices: number
+  user_id: string
+  session_id: string
+}>
+
+/** The answer of admission, as JSON. */
+// biome-ignore format: one line says it
+export type Admission = {
+  admitted: boolean; call_id: string; code?: string; message?: string; details?: Record<string, unknown>
+  provider?: Record<string, unknown>; upstream_model?: string; max_output_tokens?: number; credits_remaining?: number
+  limits?: Record<string, unknown>[]
+}
+
+export async function admit(sql: Sql | Tx, account: Account, wish: Wish = {}): Promise<Admission> {
+  const request = {
+    request_id: `req_${crypto.randomUUID()}`,
+    user_id: account.id,
+    session_id: account.sessionId,
+    endpoint: 'chat.completions',
+    model: 'sql/model',
+    prompt_tokens_max: 100,
+    max_output_tokens: 50,
+    choices: 1,
+    stream: true,
+    request_bytes: 321,
+    ip: '203.0.113.1',
+    user_agent: 'test',
+    ...wish,
+  }
+  const [row] = await sql`select private.admit_ai_call(${sql.json(request)}) as answer`
+  return row?.answer
+}
+
+export type Usage = Partial<
+  Record<'prompt_tokens' | 'completion_tokens' | 'cached_tokens' | 'reasoning_tokens', number>
+> & {
+  cost_usd?: number | null
+}
+export type Ending = {
+  result?: string
+  http_status?: number
+  error_code?: string | null
+  usage?: Usage | null
+  usage_source?: string
+}
+export type Settlement = {
+  settled: boolean
+  cost_micros?: number
+  credits_charged?: number
+  credits_remaining?: number
+}
+
+/** Settles a call as functions/ai reports it: a success of 10 + 5 tokens when nothing else is said. */
+export async function settle(sql: Sql | Tx, callId: string, ending: Ending = {}): Promise<Settlement> {
+  const outcome = {
+    result: 'succeeded',
+    http_status: 200,
+    error_code: null,
+    usage: { prompt_tokens: 10, completion_tokens: 5, cached_tokens: 0, reasoning_tokens: 0, cost_usd: null },
+    usage_source: 'provider',
+    response_bytes: 999,
+    duration_ms: 1234,
+    first_token_ms: 56,
+    attempts: 1,
+    ...ending,
+  }
+  const [row] = await sql`select private.settle_ai_call(${callId}::uuid, ${sql.json(outcome)}) as answer`
+  return row?.answer
+}
+
+/** What failed before anything was delivered. */
+export const free: Ending = {
+  result: 'failed',
+  http_status: 502,
+  error_code: 'provider_error',
+  usage: null,
+  usage_source: 'none',
+}
+
+/** One row of public.ai_calls, its bigints as numbers. */
+export async function callOf(sql: Sql | Tx, callId: string): Promise<Record<string, unknown>> {
+  const [row] = await sql`select to_jsonb(c) as call from public.ai_calls c where c.id = ${callId}`
+  return row?.call
+}
+
+export async function callsOf(sql: Sql | Tx, userId: string): Promise<Record<string, unknown>[]> {
+  const rows = await sql`select to_jsonb(c) as call from public.ai_calls c where c.user_id = ${userId} order by c.id`
+  return rows.map((row) => row.call)
+}
+
+/** Amounts that calls took from the ledger. */
+export async function chargesOf(sql: Sql | Tx, userId: string): Promise<number[]> {
+  const rows = await sql`
+    select amount::int from public.credit_entries where user_id = ${userId} and kind = 'ai_call' order by created_at`
+  return rows.map((row) => row.amount)
+}
+
+/** Makes an open call one that nobody settled in time. */
+export async function abandon(sql: Sql | Tx, callId: string): Promise<void> {
+  await sql`update public.ai_calls set hold_expires_at = now() - interval '1 second' where id = ${callId}`
+}
