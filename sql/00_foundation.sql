@@ -80,7 +80,7 @@ create function private.require_service() returns void
 language plpgsql stable security invoker set search_path = ''
 as $$
 begin
-  if coalesce((select auth.role()), session_user) not in ('service_role', 'postgres', 'supabase_admin') then
+  if coalesce((select auth.role()), session_user) not in ('service_role', 'postgres') then
     perform private.raise_error('not_allowed', 'Only the service role may call this function.');
   end if;
 end $$;

@@ -110,8 +110,10 @@ as $$
     case when c.resets_at > now() then c.used else 0 end,
     case when c.resets_at > now() then c.held else 0 end,
     case when c.resets_at > now() then c.resets_at
-      else private.period_resets_at(l.period, p.quota_time_zone, p.created_at, now()) end
+      else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
   from public.profiles p
+    -- The sign-up, also of users who were there before their profile.
+    join auth.users s on s.id = p.id
     cross join lateral (
       select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
       union all

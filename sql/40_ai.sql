@@ -278,7 +278,8 @@ begin
     v_model.max_output_tokens);
   v_call.price_valid_from := v_price.valid_from;
   v_call.hold_micros := private.ai_cost_micros(
-    v_price, v_call.hold_prompt_tokens, 0, v_call.hold_output_tokens, 0, 0);
+    v_price, v_call.hold_prompt_tokens, 0, v_call.hold_output_tokens,
+    case when v_price.reasoning_usd_per_mtok > v_price.output_usd_per_mtok then v_call.hold_output_tokens else 0 end, 0);
   v_call.hold_expires_at := now() + make_interval(
     secs => v_provider.total_timeout_ms / 1000.0 + (private.setting('ai.hold_grace_seconds'))::integer);
 
@@ -467,8 +468,9 @@ begin
 
   if v_is_charged then
     v_call.cost_micros := case
-      when v_price.model_id is null then v_call.hold_micros  -- the price row was deleted meanwhile
       when v_call.prompt_tokens + v_call.completion_tokens = 0 then 0
+      -- Nobody reported what was used, or the price row was deleted meanwhile.
+      when v_call.usage_source = 'hold' or v_price.model_id is null then v_call.hold_micros
       else private.ai_cost_micros(v_price, v_call.prompt_tokens, v_call.cached_tokens,
         v_call.completion_tokens, v_call.reasoning_tokens, 0)
     end;

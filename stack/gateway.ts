@@ -8,6 +8,7 @@ import { completeSession } from './gateway/complete-session.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
 import { forward } from './gateway/forward.ts'
 import { authService, restService, type Service, storageService } from './gateway/lite.ts'
+import { unwrapUpload } from './gateway/storage-upload.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
 import { type DatabaseRole, publicJwks, type StackKeys } from './keys.ts'
 
@@ -75,7 +76,9 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     }
     const lite = service === 'rest' ? rest : storage
     const real = service === 'rest' ? config.real.rest : config.real.storage
-    return lite ? lite.fetch(withoutKey(request), caller.claims) : toReal(real ?? '', call, caller, tokens)
+    if (!lite) return toReal(real ?? '', call, caller, tokens)
+    const bare = withoutKey(request)
+    return lite.fetch(service === 'storage' ? await unwrapUpload(bare) : bare, caller.claims)
   }
 
   return {

@@ -118,22 +118,22 @@ async function findInExecute(body: string, piece: Token[], execute: number): Pro
   const expression = end < 0 ? rest : rest.slice(0, end)
   const source = body.slice(piece[execute]?.end, expression.at(-1)?.end).trim()
   const tree = await parse(`select ${source}`).catch(() => null)
-  const text = tree ? valueOf(at(tree, 'stmts', 0, 'stmt', 'SelectStmt', 'targetList', 0, 'ResTarget', 'val')) : source
+  const text = tree ? textOf(at(tree, 'stmts', 0, 'stmt', 'SelectStmt', 'targetList', 0, 'ResTarget', 'val')) : source
   if (!/\b(update|delete)\b/i.test(text)) return []
   return findInSql(text).catch(() => [`cannot be read: execute ${source}`])
 }
 
-function valueOf(node: unknown): string {
+function textOf(node: unknown): string {
   const constant = at(node, 'A_Const', 'sval', 'sval')
   if (typeof constant === 'string') return constant
   const cast = at(node, 'TypeCast', 'arg')
-  if (cast !== undefined) return valueOf(cast)
+  if (cast !== undefined) return textOf(cast)
   if (at(node, 'A_Expr', 'name', 0, 'String', 'sval') === '||') {
-    return valueOf(at(node, 'A_Expr', 'lexpr')) + valueOf(at(node, 'A_Expr', 'rexpr'))
+    return textOf(at(node, 'A_Expr', 'lexpr')) + textOf(at(node, 'A_Expr', 'rexpr'))
   }
   const name = list(at(node, 'FuncCall', 'funcname')).at(-1)
   if (at(name, 'String', 'sval') !== 'format') return 'x'
-  return valueOf(at(node, 'FuncCall', 'args', 0)).replaceAll(/%(?:\d+\$)?-?\d*[ILs]/g, (mark) =>
+  return textOf(at(node, 'FuncCall', 'args', 0)).replaceAll(/%(?:\d+\$)?-?\d*[ILs]/g, (mark) =>
     mark.endsWith('L') ? "'x'" : 'x',
   )
 }

@@ -212,7 +212,8 @@ begin
     v_model.max_output_tokens);
   v_call.price_valid_from := v_price.valid_from;
   v_call.hold_micros := private.ai_cost_micros(
-    v_price, v_call.hold_prompt_tokens, 0, v_call.hold_output_tokens, 0, 0);
+    v_price, v_call.hold_prompt_tokens, 0, v_call.hold_output_tokens,
+    case when v_price.reasoning_usd_per_mtok > v_price.output_usd_per_mtok then v_call.hold_output_tokens else 0 end, 0);
   v_call.hold_expires_at := now() + make_interval(
     secs => v_provider.total_timeout_ms / 1000.0 + (private.setting('ai.hold_grace_seconds'))::integer);
 
@@ -414,8 +415,9 @@ begin
 
   if v_is_charged then
     v_call.cost_micros := case
-      when v_price.model_id is null then v_call.hold_micros  -- the price row was deleted meanwhile
       when v_call.prompt_tokens + v_call.completion_tokens = 0 then 0
+      -- Nobody reported what was used, or the price row was deleted meanwhile.
+      when v_call.usage_source = 'hold' or v_price.model_id is null then v_call.hold_micros
       else private.ai_cost_micros(v_price, v_call.prompt_tokens, v_call.cached_tokens,
         v_call.completion_tokens, v_call.reasoning_tokens, 0)
     end;
@@ -574,8 +576,10 @@ AS $function$
     case when c.resets_at > now() then c.used else 0 end,
     case when c.resets_at > now() then c.held else 0 end,
     case when c.resets_at > now() then c.resets_at
-      else private.period_resets_at(l.period, p.quota_time_zone, p.created_at, now()) end
+      else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
   from public.profiles p
+    -- The sign-up, also of users who were there before their profile.
+    join auth.users s on s.id = p.id
     cross join lateral (
       select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
       union all
@@ -738,7 +742,7 @@ CREATE OR REPLACE FUNCTION private.require_service()
  SET search_path TO ''
 AS $function$
 begin
-  if coalesce((select auth.role()), session_user) not in ('service_role', 'postgres', 'supabase_admin') then
+  if coalesce((select auth.role()), session_user) not in ('service_role', 'postgres') then
     perform private.raise_error('not_allowed', 'Only the service role may call this function.');
   end if;
 end $function$;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { type Admission, admit, baseModel, callOf, callsOf, newModel, type Wish } from './ai-support.ts'
+import { admit, baseModel, callOf, callsOf, newModel, type Wish } from './ai-support.ts'
 import {
   type Account,
   countersOf,
@@ -196,23 +196,35 @@ describe('calls that are refused and remembered', () => {
     }),
   )
 
-  test.each<[string, number, number, Admission['details']]>([
-    ['ai_calls', 50, 0, { limit: 'ai_calls/day', retry_after_s: 3600 }],
-    ['ai_calls', 0, 50, { limit: 'ai_calls/day', retry_after_s: 1 }],
-    ['ai_tokens', 100_000, 0, { limit: 'ai_tokens/month', retry_after_s: 3600 }],
-    ['ai_tokens', 0, 100_000, { limit: 'ai_tokens/month', retry_after_s: 1 }],
-  ])('a refusal over %s (%i used, %i held) says which limit and when to come back', (meter, used, held, details) =>
+  test.each([
+    ['ai_calls', 'day', 50, 0, { resets_at: expect.any(String), retry_after_s: 3600 }],
+    ['ai_calls', 'day', 0, 50, { retry_after_s: 1 }],
+    ['ai_tokens', 'month', 100_000, 0, { resets_at: expect.any(String) }],
+    ['ai_tokens', 'month', 0, 100_000, { retry_after_s: 1 }],
+  ])('a refusal over %s per %s (%i used, %i held) says which limit and when to come back', (...limit) =>
     rolledBack(async (tx) => {
+      const [meter, period, used, held, when] = limit
       const account = await newAccount(tx)
       await newModel(tx)
-      await hold(tx, account.id, meter, meter === 'ai_calls' ? 'day' : 'month', used, held)
+      await hold(tx, account.id, meter, period, used, held)
 
-      const answer = await admit(tx, account)
+      const { details } = await admit(tx, account)
 
-      expect(answer.details).toMatchObject(details ?? {})
-      expect('resets_at' in (answer.details ?? {})).toBe(used > 0)
+      const row = { meter, period, amount: used + held, used, held, remaining: 0, resets_at: expect.any(String) }
+      expect(details).toEqual({ limit: row, ...when })
     }),
   )
+
+  test('a refusal for want of credits says how many there are', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx, { credits: 1 })
+      await newModel(tx)
+
+      const { code, details } = await admit(tx, account)
+
+      expect(code).toBe('insufficient_credits')
+      expect(details).toMatchObject({ limit: { meter: 'credits', amount: 1, held: 0, remaining: 1, resets_at: null } })
+    }))
 
   test('a request whose worst case is not a number of tokens is an error, even without a limit', () =>
     rolledBack(async (tx) => {

@@ -348,7 +348,11 @@ describe('exactly once', () => {
 
       const answers = await together(20, () => settle(sql, call_id))
 
-      expect(answers.filter((answer) => 'settled' in answer && answer.settled).length).toBe(1)
+      expect(answers.map((answer) => 'settled' in answer && answer.settled).sort()).toEqual([
+        ...Array(19).fill(false),
+        true,
+      ])
+      expect(answers.filter((answer) => 'sqlstate' in answer)).toEqual([])
       expect(await bookOf(sql, account.id)).toMatchObject({
         balance: 99,
         held: 0,
@@ -383,11 +387,12 @@ describe('exactly once', () => {
     racing(30, async (sql, newOne) => {
       const account = await newOne({ credits: 12 })
 
-      await together(30, async (index) => {
+      const ends = await together(30, async (index) => {
         const { admitted, call_id } = await admit(sql, account, { model: baseModel })
-        if (admitted) await settle(sql, call_id, index % 2 === 0 ? {} : free)
+        return admitted ? settle(sql, call_id, index % 2 === 0 ? {} : free) : {}
       })
 
+      expect(ends.filter((end) => 'sqlstate' in end)).toEqual([])
       const calls = await callsOf(sql, account.id)
       const settled = calls.filter((call) => call.state === 'settled').length
       expect(settled).toBeGreaterThan(0)

@@ -1,0 +1,85 @@
+/** Migrations and sources are two roads to the same schema, and migrations run anywhere Supabase runs. */
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
+import { violationsIn } from '../../scripts/checks/imports.ts'
+import { secretsIn } from '../../scripts/checks/secrets.ts'
+import { root } from '../../stack/config.ts'
+import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
+import { type Scratch, startScratch } from '../../stack/scratch.ts'
+
+const folder = join(root, 'supabase', 'migrations')
+const migrations = readdirSync(folder).map((file) => ({ file, text: readFileSync(join(folder, file), 'utf8') }))
+const bin = (name: string) => join(root, 'node_modules', '.bin', name)
+
+describe('schema', { timeout: 120_000 }, () => {
+  let scratch: Scratch
+  let migrated: string
+  let sources: string
+  beforeAll(async () => {
+    scratch = await startScratch()
+    migrated = await scratch.createDatabase('migrated')
+    sources = await scratch.createDatabase('sources')
+    await Promise.all([pushMigrations(migrated, { seed: true }), applySources(sources)])
+    await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
+  }, 120_000)
+  afterAll(() => scratch?.stop())
+
+  test('migrations and sources agree; a column that only one of them has is found', async () => {
+    expect(await schemaDifference(migrated, sources)).toBe('')
+
+    await runSql(sources, 'alter table public.chats add column pinned boolean not null default false')
+
+    expect(await schemaDifference(migrated, sources)).toContain('"pinned"')
+  })
+
+  test('the advisors find nothing that was not reviewed; a careless function is found', async () => {
+    expect(await reviewAdvisors(migrated)).toEqual([])
+
+    await runSql(migrated, 'create function public.careless() returns integer language sql as $$ select 1 $$')
+
+    expect(await reviewAdvisors(migrated)).toEqual([expect.stringContaining('public.careless')])
+    expect(await reviewAdvisors(migrated, { gone: 'a reason' })).toContainEqual(
+      expect.stringContaining('no longer found'),
+    )
+  })
+})
+
+describe('migrations', () => {
+  test.each(migrations)('$file holds nothing that only the local stack has', ({ text }) => {
+    expect(text).not.toMatch(/palisade_stack|supabase_admin|127\.0\.0\.1|localhost/)
+    expect(text).not.toMatch(/alter\s+(?:role|database)\s.*\sset\s/i)
+    expect(text).toMatch(/^set lock_timeout = /m)
+  })
+
+  test('pass squawk, and squawk does find a migration that locks', async () => {
+    await promisify(execFile)(bin('squawk'), ['supabase/migrations/*.sql'], { cwd: root })
+
+    const locking = promisify(execFile)(bin('squawk'), ['--stdin-filepath', 'x.sql'], { cwd: root })
+    locking.child.stdin?.end('alter table public.chats add column n integer not null;\n')
+    await expect(locking).rejects.toMatchObject({ stdout: expect.stringContaining('adding-required-field') })
+  })
+})
+
+describe('the other checks can fail', () => {
+  test('an endpoint that imports another, and a domain that imports an endpoint', () => {
+    expect(violationsIn('functions/ai/index.ts', "import { x } from '../billing/index.ts'")).toHaveLength(1)
+    expect(violationsIn('functions/_shared/ai/x.ts', "import { x } from '../credentials/open.ts'")).toHaveLength(1)
+    expect(violationsIn('stack/x.ts', "import { x } from '../tests/y.ts'")).toHaveLength(1)
+    expect(
+      violationsIn('functions/_shared/ai/x.ts', "import { AppError } from '../errors.ts'\nimport { y } from './y.ts'"),
+    ).toEqual([])
+  })
+
+  test('a key in a file is found, and the finding does not repeat it', () => {
+    const key = `sb_secret_${'x'.repeat(30)}`
+
+    const found = secretsIn('notes.md', `one\nkey: ${key}\n`)
+
+    expect(found).toEqual(['notes.md:2 looks like a Supabase key'])
+    expect(secretsIn('notes.md', 'sb_secret_... is not a key')).toEqual([])
+  })
+})
