@@ -20,7 +20,7 @@ create table public.profiles (
 );
 comment on table public.profiles is 'One row for every account, made when the user is made. Its owner reads it and writes the personal columns.';
 comment on column public.profiles.id is 'The user''s id in auth.users.';
-comment on column public.profiles.status is 'pending until the e-mail is verified; suspended and deleted lose access at once. Not user-writable.';
+comment on column public.profiles.status is 'pending until the e-mail is verified; the AI proxy refuses all but active from the next call on. Not user-writable.';
 comment on column public.profiles.role is 'Not user-writable.';
 comment on column public.profiles.plan_id is 'Decides the limits; a change applies to the next call. Not user-writable.';
 comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin.';

@@ -148,10 +148,12 @@ begin
     from private.limits_of(v_user_id) l
       cross join lateral (
         select case
-          -- Files are counted where they are: nothing to keep in step with the Storage service.
+          -- Files are counted where they are: nothing to keep in step with the Storage service. A user's files lie
+          -- below their id, and this range is what the service's index on names (text_pattern_ops) can answer.
           when l.meter = 'storage_bytes' then (
             select coalesce(sum((o.metadata ->> 'size')::bigint), 0)::bigint
-            from storage.objects o where o.owner_id = v_user_id::text)
+            from storage.objects o
+            where o.name ~>=~ (v_user_id || '/') and o.name ~<~ (v_user_id || '0'))
           else l.used
         end as used
       ) u

@@ -455,12 +455,13 @@ begin
     response_bytes = (outcome ->> 'response_bytes')::bigint,
     duration_ms = (outcome ->> 'duration_ms')::integer,
     first_token_ms = (outcome ->> 'first_token_ms')::integer,
-    prompt_tokens = coalesce((close_ai_call.usage ->> 'prompt_tokens')::bigint, 0),
-    completion_tokens = coalesce((close_ai_call.usage ->> 'completion_tokens')::bigint, 0),
-    cached_tokens = coalesce((close_ai_call.usage ->> 'cached_tokens')::bigint, 0),
-    reasoning_tokens = coalesce((close_ai_call.usage ->> 'reasoning_tokens')::bigint, 0),
+    prompt_tokens = greatest((close_ai_call.usage ->> 'prompt_tokens')::bigint, 0),
+    completion_tokens = greatest((close_ai_call.usage ->> 'completion_tokens')::bigint, 0),
+    cached_tokens = greatest((close_ai_call.usage ->> 'cached_tokens')::bigint, 0),
+    reasoning_tokens = greatest((close_ai_call.usage ->> 'reasoning_tokens')::bigint, 0),
     usage_source = close_ai_call.usage_source,
-    provider_cost_micros = ceil((close_ai_call.usage ->> 'cost_usd')::numeric * 1000000)::bigint,
+    provider_cost_micros = case when close_ai_call.usage ->> 'cost_usd' is not null then
+      greatest(ceil((close_ai_call.usage ->> 'cost_usd')::numeric * 1000000)::bigint, 0) end,
     credits_charged = case when v_is_charged then c.hold_credits else 0 end,
     settled_at = now()
   where c.id = close_ai_call.call_id and c.created_at = v_created_at

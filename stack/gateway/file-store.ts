@@ -1,4 +1,4 @@
-/** Where the local Storage service keeps bytes: one file per object version, named by a hash, so no name escapes the folder. */
+/** Where the local Storage service keeps bytes: one file per object, named by a hash, so no name escapes the folder. */
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
 import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -25,9 +25,10 @@ class MissingObject extends Error {
 
 /** lite's storage adapter on a folder; lite itself ships one that its package does not export. */
 export function createFileStore(folder: string): Adapter {
-  const pathOf = (bucket: string, key: string, version: string | undefined) => {
+  // lite writes with a version and reads without: an object is its bucket and name, replaced whole.
+  const pathOf = (bucket: string, key: string) => {
     const name = createHash('sha256')
-      .update(JSON.stringify([bucket, key, version ?? '']))
+      .update(JSON.stringify([bucket, key]))
       .digest('hex')
     return join(folder, name.slice(0, 2), name)
   }
@@ -41,14 +42,14 @@ export function createFileStore(folder: string): Adapter {
 
   return {
     driver: null,
-    async getObject(bucket, key, version) {
-      const path = pathOf(bucket, key, version)
+    async getObject(bucket, key) {
+      const path = pathOf(bucket, key)
       const found = await read(path)
       const body = Readable.toWeb(createReadStream(path))
       return { metadata: { ...found, httpStatusCode: 200 }, httpStatusCode: 200, body }
     },
-    async uploadObject(bucket, key, version, body, mimetype, cacheControl) {
-      const path = pathOf(bucket, key, version)
+    async uploadObject(bucket, key, _version, body, mimetype, cacheControl) {
+      const path = pathOf(bucket, key)
       await mkdir(join(path, '..'), { recursive: true })
       const hash = createHash('md5')
       let size = 0
@@ -78,24 +79,24 @@ export function createFileStore(folder: string): Adapter {
       await writeFile(`${path}.json`, JSON.stringify(stored), { mode: 0o600 })
       return { ...stored, httpStatusCode: 200 }
     },
-    async deleteObject(bucket, key, version) {
-      await remove(pathOf(bucket, key, version))
+    async deleteObject(bucket, key) {
+      await remove(pathOf(bucket, key))
     },
     async deleteObjects(bucket, keys) {
-      await Promise.all(keys.map((key) => remove(pathOf(bucket, key, undefined))))
+      await Promise.all(keys.map((key) => remove(pathOf(bucket, key))))
     },
-    async copyObject(fromBucket, from, fromVersion, toBucket, to, toVersion) {
-      const [source, target] = [pathOf(fromBucket, from, fromVersion), pathOf(toBucket, to, toVersion)]
+    async copyObject(fromBucket, from, _fromVersion, toBucket, to) {
+      const [source, target] = [pathOf(fromBucket, from), pathOf(toBucket, to)]
       const { eTag, lastModified } = await read(source)
       await mkdir(join(target, '..'), { recursive: true })
       await Promise.all([copyFile(source, target), copyFile(`${source}.json`, `${target}.json`)])
       return { httpStatusCode: 200, eTag, lastModified }
     },
-    async headObject(bucket, key, version) {
-      return { ...(await read(pathOf(bucket, key, version))), httpStatusCode: 200 }
+    async headObject(bucket, key) {
+      return { ...(await read(pathOf(bucket, key))), httpStatusCode: 200 }
     },
-    async privateAssetUrl(bucket, key, version) {
-      return `file://${pathOf(bucket, key, version)}`
+    async privateAssetUrl(bucket, key) {
+      return `file://${pathOf(bucket, key)}`
     },
   }
 }

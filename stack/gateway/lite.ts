@@ -46,7 +46,7 @@ function trustGateway() {
   return { middleware, fetchAs }
 }
 
-/** lite's Auth hands over JSON that is text already; written as it is, it stays an object, as the real service stores it. */
+/** lite's Auth and Storage hand over JSON that is text already; written as it is, it stays an object, as the real services store it. */
 const jsonText = {
   to: 3802,
   from: [3802],
@@ -104,7 +104,7 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
 /** The Storage service as role supabase_storage_admin; files lie in the data folder. */
 export function storageService({ config, keys, dbUrl }: Parts): Service {
   setExperimental('storage', true)
-  const connection = connect(dbUrl('supabase_storage_admin'), 4)
+  const connection = connect(dbUrl('supabase_storage_admin'), 4, { jsonb: jsonText })
   const { middleware, fetchAs } = trustGateway()
   const app = new App({
     connection,

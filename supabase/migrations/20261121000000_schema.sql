@@ -402,12 +402,13 @@ begin
     response_bytes = (outcome ->> 'response_bytes')::bigint,
     duration_ms = (outcome ->> 'duration_ms')::integer,
     first_token_ms = (outcome ->> 'first_token_ms')::integer,
-    prompt_tokens = coalesce((close_ai_call.usage ->> 'prompt_tokens')::bigint, 0),
-    completion_tokens = coalesce((close_ai_call.usage ->> 'completion_tokens')::bigint, 0),
-    cached_tokens = coalesce((close_ai_call.usage ->> 'cached_tokens')::bigint, 0),
-    reasoning_tokens = coalesce((close_ai_call.usage ->> 'reasoning_tokens')::bigint, 0),
+    prompt_tokens = greatest((close_ai_call.usage ->> 'prompt_tokens')::bigint, 0),
+    completion_tokens = greatest((close_ai_call.usage ->> 'completion_tokens')::bigint, 0),
+    cached_tokens = greatest((close_ai_call.usage ->> 'cached_tokens')::bigint, 0),
+    reasoning_tokens = greatest((close_ai_call.usage ->> 'reasoning_tokens')::bigint, 0),
     usage_source = close_ai_call.usage_source,
-    provider_cost_micros = ceil((close_ai_call.usage ->> 'cost_usd')::numeric * 1000000)::bigint,
+    provider_cost_micros = case when close_ai_call.usage ->> 'cost_usd' is not null then
+      greatest(ceil((close_ai_call.usage ->> 'cost_usd')::numeric * 1000000)::bigint, 0) end,
     credits_charged = case when v_is_charged then c.hold_credits else 0 end,
     settled_at = now()
   where c.id = close_ai_call.call_id and c.created_at = v_created_at
@@ -650,10 +651,12 @@ begin
     from private.limits_of(v_user_id) l
       cross join lateral (
         select case
-          -- Files are counted where they are: nothing to keep in step with the Storage service.
+          -- Files are counted where they are: nothing to keep in step with the Storage service. A user's files lie
+          -- below their id, and this range is what the service's index on names (text_pattern_ops) can answer.
           when l.meter = 'storage_bytes' then (
             select coalesce(sum((o.metadata ->> 'size')::bigint), 0)::bigint
-            from storage.objects o where o.owner_id = v_user_id::text)
+            from storage.objects o
+            where o.name ~>=~ (v_user_id || '/') and o.name ~<~ (v_user_id || '0'))
           else l.used
         end as used
       ) u
@@ -1153,7 +1156,7 @@ COMMENT ON COLUMN "public"."profiles"."quota_time_zone" IS 'The zone whose midni
 
 COMMENT ON COLUMN "public"."profiles"."role" IS 'Not user-writable.';
 
-COMMENT ON COLUMN "public"."profiles"."status" IS 'pending until the e-mail is verified; suspended and deleted lose access at once. Not user-writable.';
+COMMENT ON COLUMN "public"."profiles"."status" IS 'pending until the e-mail is verified; the AI proxy refuses all but active from the next call on. Not user-writable.';
 
 COMMENT ON COLUMN "public"."profiles"."time_zone" IS 'IANA name, such as Europe/Berlin.';
 

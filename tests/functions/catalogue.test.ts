@@ -13,7 +13,7 @@ test('docs/errors.md has a heading with the right status for every code, and no 
   const sections = readFileSync(join(root, 'docs', 'errors.md'), 'utf8')
     .split(/^## /m)
     .slice(1)
-  const documented = sections.map((section) => section.split('\n').slice(0, 2))
+  const documented = sections.map((section) => section.split('\n').filter((line) => line !== ''))
 
   expect(documented.map(([code]) => code)).toEqual(codes)
   for (const [code, text] of documented) {

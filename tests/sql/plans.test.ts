@@ -184,7 +184,7 @@ describe('get_my_limits', () => {
       await tx`insert into storage.buckets (id, name) values ('sql-test', 'sql-test')`
       const put = (id: string, name: string, size: number | null) => tx`
         insert into storage.objects (id, bucket_id, name, owner_id, metadata)
-        values (gen_random_uuid(), 'sql-test', ${name}, ${id}, ${size === null ? null : tx.json({ size })})`
+        values (gen_random_uuid(), 'sql-test', ${`${id}/${name}`}, ${id}, ${size === null ? null : tx.json({ size })})`
       await put(owner.id, 'a', 1000)
       await put(owner.id, 'b', 24)
       await put(owner.id, 'no metadata', null)
