@@ -24,10 +24,9 @@ await runScript(help, async () => {
   process.on('unhandledRejection', (reason) => log(`stack: ${reason}`))
 
   const stack = await startStack(config, { watch: !process.argv.includes('--no-watch'), log, progress })
-  const demo = await signInDemoUser(config, stack.keys).catch((error: unknown) => {
-    log(`stack: ${error instanceof Error ? error.message : error}`)
-    return undefined
-  })
+  // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
+  const isOurs = !config.real.db && !config.real.auth
+  const demo = isOurs ? await signInDemoUser(config, stack.keys) : undefined
   const seconds = ((performance.now() - began) / 1000).toFixed(1)
   const model = 'demo/echo'
   const body = JSON.stringify({ model, stream: true, messages: [{ role: 'user', content: 'Hello, Palisade!' }] })
@@ -38,10 +37,11 @@ ${statusLines(config, stack.keys)
   .map(([name, value]) => `  ${name.padEnd(16)} ${value}`)
   .join('\n')}
 
-  Demo user        ${demoEmail}, password ${stack.keys.demoPassword}
 `)
   if (demo) {
-    console.log(`A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):
+    console.log(`  Demo user        ${demoEmail}, password ${stack.keys.demoPassword}
+
+A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):
 
 curl -N ${config.urls.api}/functions/v1/ai/v1/chat/completions -H 'Authorization: Bearer ${demo.access_token}' -H 'Content-Type: application/json' -d '${body}'
 `)

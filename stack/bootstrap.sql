@@ -95,11 +95,15 @@ as $$ insert into realtime.messages (payload, event, topic, private, extension) 
 create publication supabase_realtime;
 alter publication supabase_realtime owner to postgres;
 
--- auth: the tables come from @supabase/lite (getAuthSchemaSql), run just before this section ----------------------------
---@auth
-alter schema auth owner to supabase_admin;
+-- auth and storage: the schemas ---------------------------------------------------------------------------------------
+create schema auth;
 grant all on schema auth to supabase_auth_admin;
 grant usage on schema auth to postgres, anon, authenticated, service_role, supabase_storage_admin;
+create schema storage;
+grant all on schema storage to supabase_storage_admin;
+grant usage on schema storage to postgres, anon, authenticated, service_role;
+
+--@auth: after @supabase/lite's getAuthSchemaSql; left to the real Auth service where there is one ------------------------
 
 -- Columns and tables of the real Auth service that @supabase/lite has no use for, but SQL reads.
 alter table auth.users
@@ -188,11 +192,7 @@ end $$;
 revoke all on auth.schema_migrations from postgres;
 grant select on auth.schema_migrations to postgres;
 
--- storage: the tables come from @supabase/lite (getStorageSchemaSql), run just before this section ---------------------
---@storage
-alter schema storage owner to supabase_admin;
-grant all on schema storage to supabase_storage_admin;
-grant usage on schema storage to postgres, anon, authenticated, service_role;
+--@storage: after @supabase/lite's getStorageSchemaSql; left to the real Storage service where there is one ----------------
 create table storage.migrations (
   id integer primary key,
   name varchar(100) not null unique,
@@ -233,6 +233,7 @@ end $$;
 grant all on storage.buckets, storage.objects to postgres with grant option;
 grant all on storage.buckets, storage.objects to anon, authenticated, service_role;
 
+--@guard: what role postgres may do in the services' schemas --------------------------------------------------------------
 -- Hosted lets postgres write policies on the tables of auth, storage and realtime although it does not own them. Here it
 -- inherits from the owner of the storage tables (without SET ROLE), and the guard below refuses every other DDL there.
 grant supabase_storage_admin to postgres with inherit true, set false;

@@ -11,20 +11,35 @@ export function localDbUrl(port: number, keys: StackKeys, role: DatabaseRole, da
   return `postgresql://${role}:${keys.passwords[role]}@127.0.0.1:${port}/${database}`
 }
 
-/** All SQL of the bootstrap in order: roles and schemas, then the services' tables, each followed by its grants. */
-function bootstrapSql(): string {
-  const [foundation, auth, storage] = readFileSync(join(root, 'stack', 'bootstrap.sql'), 'utf8').split(/^--@.*$/m)
-  return [foundation, getAuthSchemaSql(), ';', auth, getStorageSchemaSql(), ';', storage].join('\n')
+/** Services whose tables somebody else makes: the real ones in the place of ours. */
+export type ForeignServices = { auth: boolean; storage: boolean }
+
+/** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
+function bootstrapSql(foreign: ForeignServices): string {
+  const [foundation = '', auth = '', storage = '', guard = ''] = readFileSync(
+    join(root, 'stack', 'bootstrap.sql'),
+    'utf8',
+  ).split(/^--@.*$/m)
+  return [
+    foundation,
+    ...(foreign.auth ? [] : [getAuthSchemaSql(), ';', auth]),
+    ...(foreign.storage ? [] : [getStorageSchemaSql(), ';', storage]),
+    guard,
+  ].join('\n')
 }
 
 /** Bootstraps database `postgres` in one transaction: a crash half-way leaves nothing, and the next start tries again. */
-export async function bootstrap(port: number, keys: StackKeys): Promise<void> {
+export async function bootstrap(
+  port: number,
+  keys: StackKeys,
+  foreign: ForeignServices = { auth: false, storage: false },
+): Promise<void> {
   const admin = postgres(localDbUrl(port, keys, 'supabase_admin'), { max: 1, onnotice: () => {} })
   try {
     const [row] = await admin`select 1 from pg_catalog.pg_namespace where nspname = 'palisade_stack'`
     if (row) return
     await admin.begin(async (tx) => {
-      await tx.unsafe(bootstrapSql())
+      await tx.unsafe(bootstrapSql(foreign))
       for (const [role, password] of Object.entries(keys.passwords)) {
         await tx.unsafe(`alter role ${role} password '${password}'`)
       }

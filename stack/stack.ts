@@ -126,7 +126,7 @@ async function startDatabase(config: StackConfig, keys: StackKeys, options: Opti
   }
   startCluster(cluster)
   undo.push(() => stopCluster(folder))
-  await bootstrap(config.ports.db, keys)
+  await bootstrap(config.ports.db, keys, { auth: Boolean(config.real.auth), storage: Boolean(config.real.storage) })
   const timer = setInterval(() => {
     if (clusterPid(folder) !== undefined) return
     options.log('postgres: the server is gone; starting it again')
@@ -136,12 +136,34 @@ async function startDatabase(config: StackConfig, keys: StackKeys, options: Opti
   return (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role)
 }
 
+/** Our migrations refer to the services' tables; a real service makes its own when it starts. */
+async function awaitServices(config: StackConfig, url: string, options: Options): Promise<void> {
+  const tables = [...(config.real.auth ? ['auth.users'] : []), ...(config.real.storage ? ['storage.objects'] : [])]
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    for (const table of tables) {
+      for (let tries = 0; ; tries += 1) {
+        const [row] = await sql`select to_regclass(${table}) is not null as there`
+        if (row?.there) break
+        if (tries === 0) options.progress(`Waiting for the real service to make ${table}`)
+        if (tries > 120)
+          throw new StackError(`${table} is not there: start the real service on DB_URL, then start again.`)
+        await new Promise((resolve) => setTimeout(resolve, 1_000))
+      }
+    }
+  } finally {
+    await sql.end()
+  }
+}
+
 async function migrate(config: StackConfig, url: string, options: Options): Promise<void> {
+  await awaitServices(config, url, options)
   const pending = await pendingMigrations(url)
   if (pending.length > 0) {
     options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
     await pushMigrations(url, { seed: !config.real.db })
   }
+  if (config.real.db) return
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
     // The stand-in provider's port follows PALISADE_PORT.

@@ -10,6 +10,7 @@ import { statusLines } from '../scripts/status-lines.ts'
 import { localDbUrl } from '../stack/bootstrap.ts'
 import { readConfig, root } from '../stack/config.ts'
 import type { StackKeys } from '../stack/keys.ts'
+import { runSql } from '../stack/schema.ts'
 import type { Target } from './target.ts'
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
@@ -47,12 +48,19 @@ export default async function setup(project: TestProject): Promise<() => Promise
   })
   const config = readConfig(env)
   const keys: StackKeys = JSON.parse(readFileSync(config.files.keys, 'utf8'))
+  if (config.real.db) await seed(config.real.db, config.urls.provider)
   const own = { data, port, superuserUrl: localDbUrl(config.ports.db, keys, 'supabase_admin') }
   project.provide('target', {
     ...fromStatus(Object.fromEntries(statusLines(config, keys))),
     own: config.real.db ? null : own,
   })
   return stop
+}
+
+/** The stack writes no seed into a database that is not its own; the tests need the stand-in's model there. */
+async function seed(url: string, provider: string): Promise<void> {
+  await runSql(url, readFileSync(join(root, 'supabase', 'seed.sql'), 'utf8'))
+  await runSql(url, `update private.providers set base_url = '${provider}/v1' where id = 'demo'`)
 }
 
 /** A target in the names of `supabase status -o env`. */

@@ -76,6 +76,15 @@ describe('partitions that were made too late', () => {
     }))
 })
 
+test('no index is invalid: what makes one partition fast makes all of them fast', () =>
+  rolledBack(async (tx) => {
+    const rows = await tx`
+      select i.indexrelid::regclass::text as name from pg_index i join pg_class c on c.oid = i.indexrelid
+      where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and not (i.indisvalid and i.indisready)`
+
+    expect(rows.map((row) => row.name)).toEqual([])
+  }))
+
 describe('daily limits that could not follow the zone yet', () => {
   test('follow when the zone is saved again after the wait', () =>
     rolledBack(async (tx) => {
