@@ -19,8 +19,10 @@ supabase/migrations/<time>_NAME.sql. Read it before you commit it. --allow-drops
 async function completeDifference(migrated: string, sources: string, allowDrops: boolean): Promise<string> {
   const passes: string[] = []
   for (let pass = 0; pass < 5; pass += 1) {
-    const sql = await schemaDifference(migrated, sources)
-    if (sql === '') return passes.join('\n')
+    const plan = await schemaDifference(migrated, sources)
+    if (plan === '') return passes.join('\n')
+    // ON ONLY leaves the index of a partitioned table invalid and its partitions without one; pg-delta sees neither.
+    const sql = plan.replaceAll(/^(CREATE (?:UNIQUE )?INDEX \S+ ON) ONLY /gm, '$1 ')
     const drops = sql.match(/^(drop |alter table .* drop |select cron\.unschedule).*/gim) ?? []
     if (drops.length > 0 && !allowDrops) {
       throw new StackError(`This would remove things; say so with --allow-drops.\n  ${drops.join('\n  ')}`)

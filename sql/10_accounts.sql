@@ -56,7 +56,8 @@ end $$;
 comment on function private.tg_profiles__time_zone() is
   'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days. Definer: the settings are private.';
 create trigger tg_profiles__time_zone before update of time_zone on public.profiles
-  for each row when (new.time_zone is distinct from old.time_zone)
+  -- Also when the zone is saved again: after the wait the quota can then catch up with it.
+  for each row when (new.time_zone is distinct from old.time_zone or new.time_zone is distinct from old.quota_time_zone)
   execute function private.tg_profiles__time_zone();
 
 create function private.text_or_null(value text, max_length integer) returns text

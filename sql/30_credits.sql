@@ -94,6 +94,10 @@ begin
   if coalesce(length(change_credits.idempotency_key), 0) not between 1 and 255 then
     perform private.raise_error('invalid_request_error', 'idempotency_key must have 1 to 255 characters.');
   end if;
+  -- An entry of a caller's with such a key would make the settlement of that call fail.
+  if change_credits.idempotency_key = 'sign_up' or change_credits.idempotency_key like 'ai_call:%' then
+    perform private.raise_error('invalid_request_error', 'idempotency_key must not be sign_up or begin with ai_call: (the ledger''s own keys).');
+  end if;
   v_entry := private.add_credit_entry(
     change_credits.user_id,
     case when change_credits.kind = 'deduction' then -change_credits.amount else change_credits.amount end,

@@ -138,6 +138,8 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_month timestamp;
+  v_from timestamptz;
+  v_to timestamptz;
   v_name text;
   v_created integer := 0;
 begin
@@ -145,10 +147,16 @@ begin
     v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
     v_name := 'ai_calls_' || to_char(v_month, 'YYYYMM');
     if to_regclass(format('private.%I', v_name)) is null then
-      execute format(
-        'create table private.%I partition of public.ai_calls for values from (%L) to (%L)',
-        v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+      v_from := v_month at time zone 'UTC';
+      v_to := (v_month + interval '1 month') at time zone 'UTC';
+      execute format('create table private.%I (like public.ai_calls including defaults including constraints)', v_name);
       execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
+      -- Calls that came while there was no partition are in the default one, and would forbid this one.
+      execute format(
+        'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
+        insert into private.%I select * from late', v_from, v_to, v_name);
+      execute format(
+        'alter table public.ai_calls attach partition private.%I for values from (%L) to (%L)', v_name, v_from, v_to);
       v_created := v_created + 1;
     end if;
   end loop;
@@ -538,14 +546,19 @@ begin
     where c.id = v_found.id and c.created_at = v_found.created_at and c.state = 'held'
     for update;
     continue when not found;
-    perform private.close_ai_call(
-      v_call.id,
-      'expired',
-      case when v_call.started_at is not null then jsonb_build_object(
-        'prompt_tokens', v_call.hold_prompt_tokens, 'completion_tokens', v_call.hold_output_tokens) end,
-      case when v_call.started_at is not null then 'hold' else 'none' end,
-      jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
-    v_closed := v_closed + 1;
+    begin
+      perform private.close_ai_call(
+        v_call.id,
+        'expired',
+        case when v_call.started_at is not null then jsonb_build_object(
+          'prompt_tokens', v_call.hold_prompt_tokens, 'completion_tokens', v_call.hold_output_tokens) end,
+        case when v_call.started_at is not null then 'hold' else 'none' end,
+        jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
+      v_closed := v_closed + 1;
+    exception when others then
+      -- One call that cannot be closed must not keep the others open; the next run tries it again.
+      raise warning 'AI call % cannot be settled: % %', v_call.id, sqlstate, sqlerrm;
+    end;
   end loop;
   return v_closed;
 end $$;

@@ -230,6 +230,8 @@ begin
     execute format('alter function %s owner to supabase_storage_admin', v_object.signature);
   end loop;
 end $$;
+-- postgres inherits from the Storage service's role (see below), so this table must not belong to it.
+alter table storage.migrations owner to supabase_admin;
 grant all on storage.buckets, storage.objects to postgres with grant option;
 grant all on storage.buckets, storage.objects to anon, authenticated, service_role;
 
@@ -263,6 +265,26 @@ begin
         end;
       end if;
     end loop;
+    -- What those commands do not show: SET SCHEMA, children, rules, statistics, default privileges.
+    for v_command in
+      select format('must be owner of table %s', o.name) as message
+      from (values ('buckets'), ('objects')) o (name)
+        left join pg_catalog.pg_class c
+          on c.relname = o.name and c.relnamespace = 'storage'::regnamespace
+          and c.relowner = 'supabase_storage_admin'::regrole
+      where c.oid is null
+        or exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid)
+        or exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid)
+        or exists (select from pg_catalog.pg_statistic_ext s where s.stxrelid = c.oid)
+      union all
+      select format('must be owner of function %s', p.proname) from pg_catalog.pg_proc p
+      where p.proowner = 'supabase_storage_admin'::regrole and p.pronamespace <> 'storage'::regnamespace
+      union all
+      select 'permission denied to change default privileges' from pg_catalog.pg_default_acl d
+      where d.defaclrole = 'supabase_storage_admin'::regrole
+    loop
+      raise exception using errcode = '42501', message = v_command.message;
+    end loop;
   else
     for v_command in
       select object_type as type, schema_name as schema, object_identity as name
@@ -277,6 +299,9 @@ begin
 end $$;
 create event trigger palisade_guard_ddl on ddl_command_end execute function palisade_stack.guard();
 create event trigger palisade_guard_drop on sql_drop execute function palisade_stack.guard();
+-- Always: session_replication_role = replica, which postgres may set, would switch them off.
+alter event trigger palisade_guard_ddl enable always;
+alter event trigger palisade_guard_drop enable always;
 
 -- As PostgREST asks for it: tell the REST service when the schema changes.
 create function extensions.pgrst_ddl_watch() returns event_trigger language plpgsql set search_path = ''

@@ -271,6 +271,10 @@ begin
   if coalesce(length(change_credits.idempotency_key), 0) not between 1 and 255 then
     perform private.raise_error('invalid_request_error', 'idempotency_key must have 1 to 255 characters.');
   end if;
+  -- An entry of a caller's with such a key would make the settlement of that call fail.
+  if change_credits.idempotency_key = 'sign_up' or change_credits.idempotency_key like 'ai_call:%' then
+    perform private.raise_error('invalid_request_error', 'idempotency_key must not be sign_up or begin with ai_call: (the ledger''s own keys).');
+  end if;
   v_entry := private.add_credit_entry(
     change_credits.user_id,
     case when change_credits.kind = 'deduction' then -change_credits.amount else change_credits.amount end,
@@ -501,6 +505,8 @@ CREATE OR REPLACE FUNCTION private.create_ai_call_partitions()
 AS $function$
 declare
   v_month timestamp;
+  v_from timestamptz;
+  v_to timestamptz;
   v_name text;
   v_created integer := 0;
 begin
@@ -508,10 +514,16 @@ begin
     v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
     v_name := 'ai_calls_' || to_char(v_month, 'YYYYMM');
     if to_regclass(format('private.%I', v_name)) is null then
-      execute format(
-        'create table private.%I partition of public.ai_calls for values from (%L) to (%L)',
-        v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+      v_from := v_month at time zone 'UTC';
+      v_to := (v_month + interval '1 month') at time zone 'UTC';
+      execute format('create table private.%I (like public.ai_calls including defaults including constraints)', v_name);
       execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
+      -- Calls that came while there was no partition are in the default one, and would forbid this one.
+      execute format(
+        'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
+        insert into private.%I select * from late', v_from, v_to, v_name);
+      execute format(
+        'alter table public.ai_calls attach partition private.%I for values from (%L) to (%L)', v_name, v_from, v_to);
       v_created := v_created + 1;
     end if;
   end loop;
@@ -802,14 +814,19 @@ begin
     where c.id = v_found.id and c.created_at = v_found.created_at and c.state = 'held'
     for update;
     continue when not found;
-    perform private.close_ai_call(
-      v_call.id,
-      'expired',
-      case when v_call.started_at is not null then jsonb_build_object(
-        'prompt_tokens', v_call.hold_prompt_tokens, 'completion_tokens', v_call.hold_output_tokens) end,
-      case when v_call.started_at is not null then 'hold' else 'none' end,
-      jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
-    v_closed := v_closed + 1;
+    begin
+      perform private.close_ai_call(
+        v_call.id,
+        'expired',
+        case when v_call.started_at is not null then jsonb_build_object(
+          'prompt_tokens', v_call.hold_prompt_tokens, 'completion_tokens', v_call.hold_output_tokens) end,
+        case when v_call.started_at is not null then 'hold' else 'none' end,
+        jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
+      v_closed := v_closed + 1;
+    exception when others then
+      -- One call that cannot be closed must not keep the others open; the next run tries it again.
+      raise warning 'AI call % cannot be settled: % %', v_call.id, sqlstate, sqlerrm;
+    end;
   end loop;
   return v_closed;
 end $function$;
@@ -1062,9 +1079,9 @@ ALTER TABLE "public"."profiles" ADD CONSTRAINT "profiles_id_fkey" FOREIGN KEY (i
 
 ALTER TABLE "public"."profiles" ADD CONSTRAINT "profiles_plan_id_fkey" FOREIGN KEY (plan_id) REFERENCES public.plans(id) ON DELETE RESTRICT;
 
-CREATE INDEX ai_calls_hold_expires_at_idx ON ONLY public.ai_calls USING btree (hold_expires_at) WHERE (state = 'held'::text);
+CREATE INDEX ai_calls_hold_expires_at_idx ON public.ai_calls USING btree (hold_expires_at) WHERE (state = 'held'::text);
 
-CREATE INDEX ai_calls_user_id_created_at_idx ON ONLY public.ai_calls USING btree (user_id, created_at DESC);
+CREATE INDEX ai_calls_user_id_created_at_idx ON public.ai_calls USING btree (user_id, created_at DESC);
 
 CREATE INDEX credit_entries_user_id_created_at_idx ON public.credit_entries USING btree (user_id, created_at DESC);
 
@@ -1086,7 +1103,7 @@ CREATE TRIGGER tg_credit_entries__append_only BEFORE DELETE OR UPDATE ON public.
 
 CREATE TRIGGER tg_credit_entries__no_truncate BEFORE TRUNCATE ON public.credit_entries FOR EACH STATEMENT EXECUTE FUNCTION private.tg__append_only();
 
-CREATE TRIGGER tg_profiles__time_zone BEFORE UPDATE OF time_zone ON public.profiles FOR EACH ROW WHEN ((new.time_zone IS DISTINCT FROM old.time_zone)) EXECUTE FUNCTION private.tg_profiles__time_zone();
+CREATE TRIGGER tg_profiles__time_zone BEFORE UPDATE OF time_zone ON public.profiles FOR EACH ROW WHEN (((new.time_zone IS DISTINCT FROM old.time_zone) OR (new.time_zone IS DISTINCT FROM old.quota_time_zone))) EXECUTE FUNCTION private.tg_profiles__time_zone();
 
 CREATE TRIGGER tg_profiles__timestamps BEFORE INSERT OR UPDATE ON public.profiles FOR EACH ROW EXECUTE FUNCTION private.tg__timestamps();
 

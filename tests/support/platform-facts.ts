@@ -314,26 +314,11 @@ const inherits =
 export const knownLooser: Difference[] = [
   ...every(
     [
-      'alter table storage.objects set schema public',
-      'create table public.x () inherits (storage.objects)',
-      'create rule r as on delete to storage.objects do instead nothing',
       'alter trigger protect_objects_delete on storage.objects rename to x',
-      'create statistics public.s on name, bucket_id from storage.objects',
-      'delete from storage.migrations where false',
-      'grant select on storage.migrations to anon',
       'reassign owned by supabase_storage_admin to postgres',
-      'alter default privileges for role supabase_storage_admin grant select on tables to anon',
     ],
     always('yes'),
     inherits,
-  ),
-  ...every(
-    [
-      "set local session_replication_role = 'replica'; create function storage.f() returns integer language sql as 'select 1'",
-      "set local session_replication_role = 'replica'; alter table storage.objects add column x integer",
-    ],
-    always('yes'),
-    'The guard is an event trigger that this setting switches off.',
   ),
   ...every(
     ["select rolconfig::text like '%safeupdate%' from pg_roles where rolname = 'authenticator'"],
