@@ -14,7 +14,7 @@ import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run check
 
-Format and lint (biome), types (tsc, deno), import direction, secrets, migrations (squawk), drift, generated types,
+Format and lint (biome), types (tsc), import direction, secrets, migrations (squawk), drift, generated types,
 UPDATE/DELETE without WHERE, Supabase's advisors, and the access matrix. Exits 1 when any of them fails.`
 
 const execute = promisify(execFile)
@@ -68,10 +68,6 @@ await runScript(help, async () => {
   }
   await check('format and lint', run('biome', ['ci', '--error-on-warnings', '.']))
   await check('types', run('tsc', ['-p', '.']))
-  await check(
-    'types of the functions in Deno',
-    run('deno', ['check', '--config', 'functions/deno.json', 'functions/ai/index.ts', 'stack/functions-server.ts']),
-  )
   await check('import direction', findImportViolations)
   await check('secrets', findSecrets)
   await check('migrations: squawk', run('squawk', ['supabase/migrations/*.sql']))

@@ -334,6 +334,7 @@ begin
   for v_limit in
     select l.*, l.meter || '/' || l.period as name from (values ('ai_calls', 'day'), ('ai_tokens', 'month')) w (meter, period)
       left join private.limits_of((call).user_id) l using (meter, period)
+    order by w.meter
   loop
     v_needed := case v_limit.meter when 'ai_calls' then 1 else (call).hold_prompt_tokens + (call).hold_output_tokens end;
     if v_limit.resets_at is null then

@@ -64,6 +64,14 @@ describe('migrations', () => {
   })
 })
 
+test('the functions run on the versions that package.json pins', () => {
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const { imports } = JSON.parse(readFileSync(join(root, 'functions', 'deno.json'), 'utf8'))
+
+  expect(Object.keys(imports).length).toBeGreaterThan(0)
+  for (const [name, specifier] of Object.entries(imports)) expect(specifier).toBe(`npm:${name}@${dependencies[name]}`)
+})
+
 describe('the other checks can fail', () => {
   test('an endpoint that imports another, and a domain that imports an endpoint', () => {
     expect(violationsIn('functions/ai/index.ts', "import { x } from '../billing/index.ts'")).toHaveLength(1)

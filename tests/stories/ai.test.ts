@@ -20,6 +20,8 @@ beforeAll(() => {
 })
 afterAll(() => sql.end())
 
+/** A settlement that takes its time goes on behind the answer: balances are awaited, never longer than this. */
+const patience = { timeout: 10_000 }
 const credits = async (user: TestUser) => (await user.client.rpc('get_my_credits')).data
 const limit = async (user: TestUser, meter: string) =>
   (await user.client.rpc('get_my_limits')).data?.find((row) => row.meter === meter)
@@ -47,7 +49,7 @@ describe('a new user', () => {
   test('starts with 100 credits and the limits of the free plan', async () => {
     const user = await newUser()
 
-    expect(await credits(user)).toEqual({ balance: 100, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 100, held: 0 })
     expect(await limit(user, 'ai_calls')).toMatchObject({ period: 'day', used: 0, held: 0, amount: 50, remaining: 50 })
     expect(await limit(user, 'ai_tokens')).toMatchObject({ period: 'month', amount: 100_000 })
   })
@@ -68,7 +70,7 @@ describe('a new user', () => {
     const text = await streamed(user, { model })
 
     expect(text).toContain('Hello, Palisade!')
-    expect(await credits(user)).toEqual({ balance: 99, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 99, held: 0 })
     const [call] = await calls(user)
     expect(call).toMatchObject({
       state: 'settled',
@@ -184,7 +186,7 @@ describe('nobody overspends', () => {
     expect(outcomes.filter((error) => error === undefined)).toHaveLength(10)
     expect(await callsAtProvider(user.id)).toHaveLength(10)
     expect(new Set(outcomes.flatMap((error) => error?.status ?? [])).isSubsetOf(new Set([429, 402]))).toBe(true)
-    expect(await credits(user)).toEqual({ balance: 90, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 90, held: 0 })
     expect(await limit(user, 'ai_calls')).toMatchObject({ used: 10, held: 0, remaining: 0 })
     await expectBalancedBooks()
   })
@@ -207,7 +209,7 @@ describe('nobody overspends', () => {
 
     expect(outcomes.filter((error) => error === undefined)).toHaveLength(10)
     expect(await callsAtProvider(user.id)).toHaveLength(10)
-    expect(await credits(user)).toEqual({ balance: 0, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 0, held: 0 })
     await expectBalancedBooks()
   })
 
@@ -224,7 +226,7 @@ describe('nobody overspends', () => {
       { state: 'refused', error_code: 'daily_quota_exceeded', http_status: 429, credits_charged: 0 },
     ])
     expect(await callsAtProvider(user.id)).toHaveLength(0)
-    expect(await credits(user)).toEqual({ balance: 100, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 100, held: 0 })
     expect(await limit(user, 'ai_tokens')).toMatchObject({ used: 0, held: 0 })
   })
 })
@@ -242,7 +244,7 @@ describe('when it goes wrong', () => {
     const error = await refusal(user.openai.chat.completions.create({ model: broken, messages: hello, stream }))
 
     expect(error?.status).toBe(status)
-    expect(await credits(user)).toEqual({ balance: 100, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 100, held: 0 })
     expect(await limit(user, 'ai_calls')).toMatchObject({ used: 0, held: 0 })
     expect(await calls(user)).toMatchObject([{ state: 'released', credits_charged: 0, cost_micros: 0 }])
   })
@@ -269,7 +271,7 @@ describe('when it goes wrong', () => {
     expect(await callsAtProvider(user.id)).toMatchObject([{ aborted: true }])
     const entries = await user.client.from('credit_entries').select('amount').eq('kind', 'ai_call')
     expect(entries.data).toEqual([{ amount: -1 }])
-    expect(await credits(user)).toEqual({ balance: 99, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 99, held: 0 })
     await expectBalancedBooks()
   })
 
@@ -304,7 +306,7 @@ describe('when it goes wrong', () => {
     await sql`select private.settle_abandoned_ai_calls()`
 
     expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])
-    expect(await credits(user)).toEqual({ balance: 100 - charged, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 100 - charged, held: 0 })
     await expectBalancedBooks()
     await expect
       .poll(() => streamed(user, { model: 'demo/echo' }).catch(() => ''), { timeout: 15_000 })
@@ -350,7 +352,7 @@ describe('bad input', () => {
     expect(error).toMatchObject({ code, param })
     expect(error.message.length).toBeGreaterThan(10)
     expect(response.headers.get('x-request-id')).toBeTruthy()
-    expect(await credits(user)).toEqual({ balance: 100, held: 0 })
+    await expect.poll(() => credits(user), patience).toEqual({ balance: 100, held: 0 })
   })
 
   test('no token, a key that is none, and a token of another project are refused with 401', async () => {
