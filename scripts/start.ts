@@ -1,6 +1,7 @@
 /** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
-import { readConfig } from '../stack/config.ts'
+import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
+import type { StackKeys } from '../stack/keys.ts'
 import { startStack } from '../stack/stack.ts'
 import { runScript } from './run-script.ts'
 import { statusLines } from './status-lines.ts'
@@ -24,31 +25,37 @@ await runScript(help, async () => {
   process.on('unhandledRejection', (reason) => log(`stack: ${reason}`))
 
   const stack = await startStack(config, { watch: !process.argv.includes('--no-watch'), log, progress })
-  // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
-  const isOurs = !config.real.db && !config.real.auth
-  const demo = isOurs ? await signInDemoUser(config, stack.keys) : undefined
-  const seconds = ((performance.now() - began) / 1000).toFixed(1)
-  const model = 'demo/echo'
-  const body = JSON.stringify({ model, stream: true, messages: [{ role: 'user', content: 'Hello, Palisade!' }] })
-  console.log(`
-Palisade is ready (${seconds} s). Ctrl-C stops it.
-
-${statusLines(config, stack.keys)
-  .map(([name, value]) => `  ${name.padEnd(16)} ${value}`)
-  .join('\n')}
-
-`)
-  if (demo) {
-    console.log(`  Demo user        ${demoEmail}, password ${stack.keys.demoPassword}
-
-A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):
-
-curl -N ${config.urls.api}/functions/v1/ai/v1/chat/completions -H 'Authorization: Bearer ${demo.access_token}' -H 'Content-Type: application/json' -d '${body}'
-`)
+  try {
+    // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
+    const isOurs = !config.real.db && !config.real.auth
+    const demo = isOurs ? await signInDemoUser(config, stack.keys) : undefined
+    const seconds = ((performance.now() - began) / 1000).toFixed(1)
+    console.log(screen(config, stack.keys, seconds, demo?.access_token))
+    await interrupted
+    console.log('\nStopping …')
+  } finally {
+    await stack.stop()
   }
-  await interrupted
-  console.log('\nStopping …')
-  await stack.stop()
   return 0
 })
 process.exit()
+
+/** What a person needs to go on, on one screen. */
+function screen(config: StackConfig, keys: StackKeys, seconds: string, token: string | undefined): string {
+  const lines = statusLines(config, keys).map(([name, value]) => `  ${name.padEnd(16)} ${value}`)
+  const ready = ['', `Palisade is ready (${seconds} s). Ctrl-C stops it.`, '', ...lines]
+  if (!token) return [...ready, ''].join('\n')
+  const messages = [{ role: 'user', content: 'Hello, Palisade!' }]
+  const body = JSON.stringify({ model: 'demo/echo', stream: true, messages })
+  const url = `${config.urls.api}/functions/v1/ai/v1/chat/completions`
+  return [
+    ...ready,
+    '',
+    `  Demo user        ${demoEmail}, password ${keys.demoPassword}`,
+    '',
+    'A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):',
+    '',
+    `curl -N ${url} -H 'Authorization: Bearer ${token}' -H 'Content-Type: application/json' -d '${body}'`,
+    '',
+  ].join('\n')
+}

@@ -156,12 +156,13 @@ function serverUser(): { uid: number; gid: number } | undefined {
 /**
  * The command line that runs `program` as the server's user. A checkout below a private folder (mode 0700, as mktemp -d
  * makes it) is closed to that user: there the server keeps one capability of root, to read and traverse, and no other.
+ * The secure bit makes access(2), by which PostgreSQL looks for its own binaries, honour it; exec drops all the rest.
  */
 function asServerUser(program: string, folder: string): [string, ...string[]] {
   const owner = serverUser()
   if (!owner) return [program]
   const drop = [`--reuid=${owner.uid}`, `--regid=${owner.gid}`, '--clear-groups']
-  const keep = ['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
+  const keep = ['--securebits=+no_setuid_fixup', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
   const open = [program, folder].every(reachableByOthers)
   return ['setpriv', ...drop, ...(open ? [] : keep), program]
 }

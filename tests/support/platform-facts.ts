@@ -147,6 +147,14 @@ export const facts: Record<string, Fact[]> = {
     ['create role r1; grant r1 to authenticated', 'yes'],
     ['create role r1 nologin; grant anon to r1', 'yes'],
     ['create role r1 nologin bypassrls', 'yes'],
+    ['create role r1 nologin; grant r1 to authenticator', 'yes'],
+    ["create role r1 login password 'x' noinherit; grant authenticated to r1", 'yes'],
+    ["alter role authenticator set pgrst.db_schemas = 'public, api'; notify pgrst, 'reload config'", 'yes'],
+    ['create database d2', 'yes'],
+    ["alter system set work_mem = '8MB'", no('permission denied to set parameter "work_mem"')],
+    ['create role r1; create schema x authorization r1', no('must be able to SET ROLE "r1"')],
+    ['create role r1; grant r1 to postgres; create schema x authorization r1', 'yes'],
+    ["security label for pgsodium on role postgres is 'x'", no('permission denied')],
     [
       'create function public.e() returns event_trigger language plpgsql as $$ begin end $$; create event trigger et on ddl_command_end execute function public.e()',
       'yes',
@@ -199,6 +207,12 @@ export const facts: Record<string, Fact[]> = {
       'yes: {postgres=rwU/postgres,anon=w/postgres,authenticated=w/postgres,service_role=w/postgres}',
     ],
     ['create table public.x (id integer); set local role anon; truncate public.x', 'yes'],
+    ['create schema x; alter default privileges in schema x revoke execute on functions from public', 'yes'],
+    [
+      'create schema x; grant usage on schema x to supabase_auth_admin; create function x.hook(event jsonb) returns jsonb language sql return event; grant execute on function x.hook to supabase_auth_admin; revoke execute on function x.hook from authenticated, anon, public',
+      'yes',
+    ],
+    ['alter table public.nope set schema auth', '42P01 relation "public.nope" does not exist'],
     ['create table public.x (id integer); set local role anon; insert into public.x values (1)', denied('table x')],
     ['create table public.x (id integer); set local role service_role; select * from public.x', denied('table x')],
     [
@@ -283,6 +297,7 @@ export const knownStricter: Difference[] = [
     [
       "alter role authenticator set statement_timeout = '10s'",
       "alter role authenticator set pgrst.db_pre_request = 'public.pre'",
+      "alter role authenticator set pgrst.db_schemas = 'public, api'; notify pgrst, 'reload config'",
       "alter role anon set statement_timeout = '3s'; alter role service_role set statement_timeout = '60s'",
     ],
     always(no('permission denied to alter role')),
@@ -292,6 +307,16 @@ export const knownStricter: Difference[] = [
     ['create role r1 nologin; grant anon to r1'],
     always(no('permission denied to grant role "anon"')),
     'Without supautils the ADMIN option that allows it would also let postgres change passwords of these roles.',
+  ),
+  ...every(
+    ["create role r1 login password 'x' noinherit; grant authenticated to r1"],
+    always(no('permission denied to grant role "authenticated"')),
+    'Without supautils the ADMIN option that allows it would also let postgres change passwords of these roles.',
+  ),
+  ...every(
+    ['create database d2'],
+    always('25001 CREATE DATABASE cannot run inside a transaction block'),
+    'Only because the test rolls back: outside a transaction it works here, too.',
   ),
   ...every(
     ['set local role supabase_privileged_role; select 1'],
@@ -364,6 +389,16 @@ export const knownOtherWords: Difference[] = [
     ['create policy p on storage.vector_indexes for select using (true)'],
     always('42P01 relation "storage.vector_indexes" does not exist'),
     'The stack has no vector buckets.',
+  ),
+  ...every(
+    ["alter system set work_mem = '8MB'"],
+    always('25001 ALTER SYSTEM cannot run inside a transaction block'),
+    'Only because the test rolls back: outside a transaction the words are the same.',
+  ),
+  ...every(
+    ["security label for pgsodium on role postgres is 'x'"],
+    always('22023 security label provider "pgsodium" is not loaded'),
+    'The stand-in for pgsodium brings no security labels.',
   ),
   ...every(
     ["create extension pgsodium version '3.1.7'"],
