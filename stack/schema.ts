@@ -29,6 +29,35 @@ export async function pendingMigrations(url: string): Promise<string[]> {
   }
 }
 
+/**
+ * Applies pending migrations, each in one transaction with its line in the CLI's history, and then the seed: what
+ * `supabase db push` does, without the seconds that starting the CLI takes. For the stack's own database only.
+ */
+export async function applyMigrations(url: string, versions: string[]): Promise<void> {
+  const folder = join(root, 'supabase')
+  const files = (await readdir(join(folder, 'migrations'))).sort()
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    await sql`
+      create table if not exists supabase_migrations.schema_migrations (version text primary key, statements text[], name text)`
+    for (const file of files.filter((name) => versions.includes(name.slice(0, name.indexOf('_'))))) {
+      const text = await readFile(join(folder, 'migrations', file), 'utf8')
+      const [, version = '', name = ''] = /^(\d+)_(.+)\.sql$/.exec(file) ?? []
+      await sql.begin(async (tx) => {
+        await tx.unsafe(text)
+        await tx`
+          insert into supabase_migrations.schema_migrations (version, statements, name)
+          values (${version}, ${[text]}, ${name})`
+      })
+    }
+    await sql.unsafe(await readFile(join(folder, 'seed.sql'), 'utf8'))
+  } catch (error) {
+    throw new StackError(`The migrations could not be applied: ${error instanceof Error ? error.message : error}`)
+  } finally {
+    await sql.end()
+  }
+}
+
 /** Applies pending migrations (and the seed) with the Supabase CLI, exactly as a deployment does. */
 export async function pushMigrations(url: string, options: { seed: boolean }): Promise<void> {
   const args = ['db', 'push', `--remote=${url}`, '--yes', '--include-all', ...(options.seed ? ['--include-seed'] : [])]

@@ -19,7 +19,7 @@ import {
   startCluster,
   stopCluster,
 } from './postgres.ts'
-import { pendingMigrations, pushMigrations } from './schema.ts'
+import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
 type Fetch = (
@@ -161,7 +161,7 @@ async function migrate(config: StackConfig, url: string, options: Options): Prom
   const pending = await pendingMigrations(url)
   if (pending.length > 0) {
     options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
-    await pushMigrations(url, { seed: !config.real.db })
+    await (config.real.db ? pushMigrations(url, { seed: false }) : applyMigrations(url, pending))
   }
   if (config.real.db) return
   const sql = postgres(url, { max: 1, onnotice: () => {} })
