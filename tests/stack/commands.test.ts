@@ -18,7 +18,7 @@ const children: ChildProcess[] = []
 
 async function newPlace(): Promise<Place> {
   const data = await mkdtemp(join(tmpdir(), 'palisade-commands-'))
-  const port = 20_000 + Math.floor(Math.random() * 2_000) * 10
+  const port = 20_000 + Math.floor(Math.random() * 1_200) * 10
   const place = { data, port, env: { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) } }
   places.push(place)
   return place

@@ -105,7 +105,12 @@ test('a database that exists already gets our migrations and nothing else of our
   for (const role of ['authenticator', 'supabase_auth_admin', 'supabase_storage_admin']) {
     await admin.unsafe(`alter role ${role} password '${password}'`)
   }
-  const env = { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(await freePort()), PALISADE_DB_URL: url }
+  const env = {
+    ...process.env,
+    PALISADE_DATA: data,
+    PALISADE_PORT: String(32_000 + (process.pid % 70) * 10),
+    PALISADE_DB_URL: url,
+  }
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,
     env,
