@@ -101,20 +101,42 @@ export function clusterVersion(folder: string): string | undefined {
 export function startCluster(cluster: Cluster): void {
   const flags = Object.entries(settings(cluster)).map(([name, value]) => `-c ${name}='${value}'`)
   const log = join(cluster.folder, 'startup.log')
-  try {
-    run(
-      'pg_ctl',
-      ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')],
-      cluster.folder,
-    )
-  } catch {
-    throw new StackError(`PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`)
+  // After a kill -9 the killed server's backends need a moment to notice; until then the new one refuses the folder.
+  for (let attempt = 1; ; attempt++) {
+    rmSync(log, { force: true })
+    try {
+      run(
+        'pg_ctl',
+        ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')],
+        cluster.folder,
+      )
+      return
+    } catch {
+      const backendsLeft =
+        existsSync(log) && /is still in use|lock file .* already exists/.test(readFileSync(log, 'utf8'))
+      if (backendsLeft && attempt < 20) {
+        pause(500)
+        continue
+      }
+      throw new StackError(`PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`)
+    }
   }
 }
 
+/** Stops the server of this folder, when one runs. */
 export function stopCluster(folder: string): void {
-  if (clusterPid(folder) !== undefined)
+  const pid = clusterPid(folder)
+  if (pid === undefined) return
+  try {
     run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], folder)
+  } catch (error) {
+    // pg_ctl also fails when the server dies another way while it waits, as after a kill -9: gone is gone.
+    if (clusterPid(folder) === pid) throw error
+  }
+}
+
+function pause(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
 
 /** The postmaster's pid when it runs on this folder. */
@@ -124,7 +146,8 @@ export function clusterPid(folder: string): number | undefined {
   const pid = Number(readFileSync(file, 'utf8').split('\n')[0])
   try {
     process.kill(pid, 0)
-    return readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'postgres' ? pid : undefined
+    // "1234 (postgres) S …": a zombie (Z) only waits for its parent to take note.
+    return /^\d+ \(postgres\) [^ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'utf8')) ? pid : undefined
   } catch (error) {
     const noProc = error instanceof Error && 'code' in error && error.code === 'ENOENT' && process.platform !== 'linux'
     return noProc ? pid : undefined

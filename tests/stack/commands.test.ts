@@ -5,6 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -222,5 +223,20 @@ describe('a stack', { timeout: 120_000 }, () => {
     const { code, output } = await script('stop', place.env)
 
     expect([code, output, alive(postmaster)]).toEqual([0, 'Stopped.\n', false])
+  })
+
+  test('stop is content when the database dies another way while it waits', async () => {
+    const place = await newPlace()
+    const { child, ended } = await start(place)
+    const postmaster = Number(readFileSync(join(place.data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+    child.kill('SIGKILL')
+    await ended
+    process.kill(postmaster, 'SIGSTOP')
+
+    const stopped = script('stop', place.env)
+    await setTimeout(3_000)
+    process.kill(postmaster, 'SIGKILL')
+
+    expect(await stopped).toEqual({ code: 0, output: 'Stopped.\n' })
   })
 })
