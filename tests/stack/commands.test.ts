@@ -1,14 +1,13 @@
 /** start, status, stop, reset as a person meets them: a stack of its own for each test, on free ports, in an empty folder. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { root } from '../../stack/config.ts'
 
 type Ended = { code: number; output: string }
@@ -59,6 +58,18 @@ async function start({ env }: Place): Promise<{ child: ChildProcess; screen: str
 const dbUrl = (screen: string) => /DB_URL +(\S+)/.exec(screen)?.[1] ?? ''
 /** A zombie is gone: it only waits for its parent to take note. */
 const alive = (pid: number) => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+/** Whether pg_ctl waits for this place's database to stop. */
+const isStopping = ({ data }: Place) =>
+  readdirSync('/proc').some((pid) => {
+    const file = `/proc/${pid}/cmdline`
+    if (!/^\d+$/.test(pid) || !existsSync(file)) return false
+    try {
+      const words = readFileSync(file, 'utf8').split('\0')
+      return /\/pg_ctl$/.test(words[0] ?? '') && words.includes('stop') && words.includes(join(data, 'postgres'))
+    } catch {
+      return false
+    }
+  })
 const hold = (port: number) =>
   new Promise<Server>((resolve) => {
     const server = createServer().listen(port, '127.0.0.1', () => resolve(server))
@@ -234,7 +245,7 @@ describe('a stack', { timeout: 120_000 }, () => {
     process.kill(postmaster, 'SIGSTOP')
 
     const stopped = script('stop', place.env)
-    await setTimeout(3_000)
+    await vi.waitUntil(() => isStopping(place), { timeout: 30_000 })
     process.kill(postmaster, 'SIGKILL')
 
     expect(await stopped).toEqual({ code: 0, output: 'Stopped.\n' })
