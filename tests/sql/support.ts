@@ -63,7 +63,8 @@ export async function changeCredits(
 
 /** Acts as the API role that a signed-in user has, with the claims of that user's token. */
 export async function asUser<T>(tx: Tx, userId: string, act: (tx: Tx) => Promise<T>): Promise<T> {
-  return asRole(tx, 'authenticated', { sub: userId, role: 'authenticated' }, act)
+  const [session] = await tx`select id from auth.sessions where user_id = ${userId} limit 1`
+  return asRole(tx, 'authenticated', { sub: userId, role: 'authenticated', session_id: session?.id }, act)
 }
 
 export async function asRole<T>(tx: Tx, role: string, claims: object, act: (tx: Tx) => Promise<T>): Promise<T> {
