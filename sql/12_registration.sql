@@ -115,13 +115,14 @@ as $$
 $$;
 comment on function private.new_invite_code() is '80 random bits as XXXX-XXXX-XXXX-XXXX, without letters that look like digits.';
 
-create function private.registration_is_live(registration private.registrations) returns boolean
-language sql volatile security invoker set search_path = ''
+create function private.reservations_since() returns timestamptz
+language plpgsql volatile security invoker set search_path = ''
 as $$
-  select registration.reserved_at
-    > clock_timestamp() - make_interval(secs => (private.setting('registration.reservation_seconds'))::integer)
-$$;
-comment on function private.registration_is_live(private.registrations) is 'Whether a reservation still holds its place.';
+begin
+  return clock_timestamp() - make_interval(secs => (private.setting('registration.reservation_seconds'))::integer);
+end $$;
+comment on function private.reservations_since() is
+  'Reservations made after this moment hold their place. Not now(): whoever waited for the lock began earlier.';
 
 create function private.lock_registrations() returns text
 language plpgsql volatile security invoker set search_path = ''
@@ -161,7 +162,7 @@ as $$
     and i.max_uses > (
       select count(*) from private.registrations r
       where r.invite_id = i.id and r.user_id <> find_open_invite.user_id
-        and (r.confirmed_at is not null or private.registration_is_live(r)))
+        and (r.confirmed_at is not null or r.reserved_at > (select private.reservations_since())))
 $$;
 comment on function private.find_open_invite(text, uuid) is 'The invite of a code if it still lets somebody in. Only under private.lock_registrations is the answer exact.';
 
@@ -170,13 +171,14 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_cap integer := (private.setting('launch.user_cap'))::integer;
+  v_since timestamptz := private.reservations_since();
   v_taken integer;
 begin
   select count(*) into v_taken from (
     select p.id from public.profiles p where p.status <> 'deleted' and p.id <> has_place_under_cap.user_id
     union all
     select r.user_id from private.registrations r
-    where r.confirmed_at is null and r.user_id <> has_place_under_cap.user_id and private.registration_is_live(r)
+    where r.confirmed_at is null and r.user_id <> has_place_under_cap.user_id and r.reserved_at > v_since
     limit v_cap) taken;
   return v_taken < v_cap;
 end $$;
@@ -219,7 +221,7 @@ begin
   if v_phase = 'capped' and not private.has_place_under_cap(reserve_registration.user_id) then
     return 'All places are taken for now.';
   end if;
-  delete from private.registrations r where r.confirmed_at is null and not private.registration_is_live(r);
+  delete from private.registrations r where r.confirmed_at is null and r.reserved_at <= (select private.reservations_since());
   insert into private.registrations (user_id, origin, invite_id, is_anonymous, ip, reserved_at)
   values (reserve_registration.user_id, reserve_registration.origin, v_invite.id,
     reserve_registration.is_anonymous, reserve_registration.ip, clock_timestamp())
@@ -270,7 +272,7 @@ begin
   end if;
   perform private.lock_registrations();
   select r.* into v_registration from private.registrations r
-  where r.user_id = v_user.id and r.confirmed_at is null and private.registration_is_live(r);
+  where r.user_id = v_user.id and r.confirmed_at is null and r.reserved_at > private.reservations_since();
   if not found then
     v_refusal := private.reserve_registration(v_user.id, coalesce(v_user.raw_user_meta_data, '{}'), v_user.is_anonymous, null,
       case when v_user.raw_app_meta_data ->> 'registered_by' in ('admin', 'import')

@@ -103,8 +103,8 @@ export const functions = {
   'private.lock_registrations()': 'invoker; -',
   'private.new_invite_code()': 'invoker; -',
   'private.record_terms(uuid, inet, text)': 'invoker; -',
-  'private.registration_is_live(private.registrations)': 'invoker; -',
   'private.reserve_registration(uuid, jsonb, boolean, inet, text)': 'invoker; -',
+  'private.reservations_since()': 'invoker; -',
   'private.status_to_return_to(uuid, text)': 'invoker; -',
   'private.time_zone_or_default(text)': 'invoker; -',
 

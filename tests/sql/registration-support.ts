@@ -76,6 +76,6 @@ export async function takenPlaces(sql: Sql | Tx): Promise<number> {
   const [row] = await sql`
     select (select count(*)::int from public.profiles where status <> 'deleted')
       + (select count(*)::int from private.registrations r
-         where r.confirmed_at is null and private.registration_is_live(r)) as taken`
+         where r.confirmed_at is null and r.reserved_at > private.reservations_since()) as taken`
   return row?.taken
 }
