@@ -242,6 +242,7 @@ describe('grants, policies and functions', () => {
 
 const call = crypto.randomUUID()
 const chat = crypto.randomUUID()
+const invite = crypto.randomUUID()
 
 /** Rows of every kind, made as role postgres: a plan and models nobody uses, and something of the owner's in every table. */
 const scene = (owner: string) => `
@@ -258,6 +259,10 @@ const scene = (owner: string) => `
   insert into public.ai_calls (id, created_at, user_id, request_id, endpoint, model_id, stream, state, request_bytes)
   select id, private.uuid_v7_time(id), '${owner}', '${call}', 'chat', 'matrix/on', false, 'refused', 1
   from (select private.uuid_v7() as id) x;
+  insert into public.legal_documents (kind, version, url, published_at)
+  values ('terms', 'matrix', 'x', now()), ('terms', 'matrix_2', 'x', now() + interval '1 day');
+  insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', false);
+  insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello')`
 
@@ -272,6 +277,38 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'change the plan of an account': `update public.profiles set plan_id = 'matrix' where id = '${owner}'`,
   'change the birth date': `update public.profiles set birth_date = '2000-01-01' where id = '${owner}'`,
   'move the clock of the daily limits': `update public.profiles set quota_time_zone = 'Asia/Tokyo' where id = '${owner}'`,
+  'change why the account is parked': `update public.profiles set parked_reason = null where id = '${owner}'`,
+  'change the do-not-sell choice directly': `update public.profiles set do_not_sell = true where id = '${owner}'`,
+  'read how the account came in': 'select from private.registrations',
+  'read changes of status': 'select from private.account_status_changes',
+
+  'see published documents': "select from public.legal_documents where version = 'matrix'",
+  'see a document before its day': "select from public.legal_documents where version = 'matrix_2'",
+  'publish a document': "insert into public.legal_documents (kind, version, url) values ('terms', 'matrix_3', 'x')",
+  'change a document': "update public.legal_documents set url = 'x' where version = 'matrix'",
+  'delete a document': "delete from public.legal_documents where version = 'matrix'",
+  'see consents': `select from public.consents where user_id = '${owner}'`,
+  'write a consent': `insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', true)`,
+  'change a consent': `update public.consents set granted = false where user_id = '${owner}'`,
+  'delete a consent': `delete from public.consents where user_id = '${owner}'`,
+  'accept the terms': 'select * from public.accept_terms()',
+  'choose do-not-sell': 'select public.set_do_not_sell(true)',
+  'complete the registration': "select public.complete_registration('1990-01-01', true)",
+  'record a guardian': `select public.record_guardian_consent('${owner}', 'x')`,
+  'read the registration policy': 'select public.get_registration_policy()',
+
+  'read invites': 'select from private.invites',
+  'create an invite': "select public.create_invite('matrix', 1)",
+  'list invites': 'select * from public.list_invites()',
+  'revoke an invite': `select public.revoke_invite('${invite}')`,
+  'ask the hook': "select private.before_user_created('{}')",
+
+  'suspend the account': `select public.suspend_account('${owner}', 'x')`,
+  'reinstate the account': `select public.reinstate_account('${owner}', 'x')`,
+  'delete the account': `select public.delete_account('${owner}', 'x')`,
+  'delete my account': 'select public.delete_my_account()',
+  'make the owner an admin': `select public.set_account_role('${owner}', 'admin')`,
+  'find the account by its address': `select * from public.find_account('${owner}@example.com')`,
 
   'see plans': "select from public.plans where id = 'matrix'",
   'add a plan': "insert into public.plans (id, name) values ('matrix_3', 'x')",

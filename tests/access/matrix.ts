@@ -18,6 +18,7 @@ export const relations = {
   'public.ai_calls': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.chats':
     'table, rls forced; anon -; authenticated select insert(id, model_id, title, user_id) update(model_id, title) delete; service_role select',
+  'public.consents': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.credit_entries': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.limit_overrides': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.messages':
@@ -26,6 +27,9 @@ export const relations = {
     'table, rls forced; anon -; authenticated select update(avatar_path, bio, display_name, first_name, last_name, locale, time_zone); service_role select update(plan_id)',
 
   // The catalogue: everybody who is signed in reads it, the service role keeps it.
+  // legal_documents: whoever signs up reads first what they accept, so anon sees the published ones.
+  'public.legal_documents':
+    'table, rls forced; anon select; authenticated select; service_role select insert(kind, published_at, url, version)',
   'public.model_prices': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.models': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.plan_limits': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
@@ -34,9 +38,12 @@ export const relations = {
 
   // Private: no API role has any grant; definer functions and direct connections use them. Partitions made by the clock
   // (private.ai_calls_YYYYMM) are checked to be the same and not listed.
+  'private.account_status_changes': 'table, rls off; anon -; authenticated -; service_role -',
   'private.ai_calls_default': 'table, rls off; anon -; authenticated -; service_role -',
   'private.credit_accounts': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.invites': 'table, rls off; anon -; authenticated -; service_role -',
   'private.providers': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.registrations': 'table, rls off; anon -; authenticated -; service_role -',
   'private.settings': 'table, rls off; anon -; authenticated -; service_role -',
   'private.usage_counters': 'table, rls off; anon -; authenticated -; service_role -',
 }
@@ -49,6 +56,57 @@ export const functions = {
   'public.get_my_limits()': 'invoker; authenticated',
   'public.grant_credits(uuid, bigint, text, text)': 'invoker; service_role',
   'public.refund_credits(uuid, bigint, text, text)': 'invoker; service_role',
+
+  // Accounts: the user's own choices, and what admins and the service role do; private.require_admin tells them apart.
+  'public.accept_terms()': 'invoker; authenticated',
+  'public.complete_registration(text, boolean)': 'invoker; authenticated',
+  'public.create_invite(text, integer, timestamp with time zone)': 'invoker; authenticated service_role',
+  'public.delete_account(uuid, text)': 'invoker; authenticated service_role',
+  'public.delete_my_account()': 'invoker; authenticated',
+  'public.find_account(text)': 'invoker; authenticated service_role',
+  'public.get_registration_policy()': 'invoker; authenticated service_role',
+  'public.list_invites()': 'invoker; authenticated service_role',
+  'public.record_guardian_consent(uuid, text)': 'invoker; authenticated service_role',
+  'public.reinstate_account(uuid, text)': 'invoker; authenticated service_role',
+  'public.revoke_invite(uuid)': 'invoker; authenticated service_role',
+  'public.set_account_role(uuid, text)': 'invoker; authenticated service_role',
+  'public.set_do_not_sell(boolean)': 'invoker; authenticated',
+  'public.suspend_account(uuid, text)': 'invoker; authenticated service_role',
+  'private.accept_my_terms()': 'definer; authenticated',
+  'private.account_by_email(text)': 'definer; authenticated service_role',
+  'private.change_role_of(uuid, text)': 'definer; authenticated service_role',
+  'private.change_status_of(uuid, text, text)': 'definer; authenticated service_role',
+  'private.close_invite(uuid)': 'definer; authenticated service_role',
+  'private.complete_my_registration(text, boolean)': 'definer; authenticated',
+  'private.delete_own_account()': 'definer; authenticated',
+  'private.invites_with_uses()': 'definer; authenticated service_role',
+  'private.make_invite(text, integer, timestamp with time zone)': 'definer; authenticated service_role',
+  'private.record_consent_of_guardian(uuid, text)': 'definer; authenticated service_role',
+  'private.registration_policy()': 'definer; authenticated service_role',
+  'private.set_my_do_not_sell(boolean)': 'definer; authenticated',
+
+  // Registration: the hook, which only supabase_auth_admin may execute, and what it and the triggers call.
+  'private.before_user_created(jsonb)': 'definer; -',
+  'private.complete_anonymous_account(uuid)': 'definer; -',
+  'private.confirm_registration(uuid)': 'definer; -',
+  'private.tg_users__confirm_registration()': 'definer; -',
+  'private.age_refusal(text, boolean)': 'invoker; -',
+  'private.birth_date_or_null(text)': 'invoker; -',
+  'private.change_account_status(uuid, text, text)': 'invoker; -',
+  'private.complete_account(uuid, date)': 'invoker; -',
+  'private.enforce_account_status(uuid, text)': 'invoker; -',
+  'private.find_open_invite(text, uuid)': 'invoker; -',
+  'private.has_place_under_cap(uuid)': 'invoker; -',
+  'private.invite_code_hash(text)': 'invoker; -',
+  'private.is_under_age(date)': 'invoker; -',
+  'private.locale_or_default(text)': 'invoker; -',
+  'private.lock_registrations()': 'invoker; -',
+  'private.new_invite_code()': 'invoker; -',
+  'private.record_terms(uuid, inet, text)': 'invoker; -',
+  'private.reserve_registration(uuid, jsonb, boolean, inet, text)': 'invoker; -',
+  'private.reservations_since()': 'invoker; -',
+  'private.status_to_return_to(uuid, text)': 'invoker; -',
+  'private.time_zone_or_default(text)': 'invoker; -',
 
   // Behind the API: what authorises in its first statement, and ids for columns' defaults.
   'private.change_credits(uuid, bigint, text, text, text)': 'definer; service_role',
@@ -111,7 +169,9 @@ export const policies = {
   'public.chats: owners rename their chats': 'update to authenticated',
   'public.chats: owners see their chats': 'select to authenticated',
   'public.chats: owners start chats': 'insert to authenticated',
+  'public.consents: owners see their consents': 'select to authenticated',
   'public.credit_entries: owners see their ledger': 'select to authenticated',
+  'public.legal_documents: everybody sees the published documents': 'select to anon authenticated',
   'public.limit_overrides: owners see their own limits': 'select to authenticated',
   'public.messages: owners delete their messages': 'delete to authenticated',
   'public.messages: owners save messages': 'insert to authenticated',
@@ -128,7 +188,7 @@ export const policies = {
 /**
  * Tried with real statements. The owner has rows in every table that can have an owner; other is signed in, too.
  * yes: it saw or changed rows. none: a policy hid them. denied: no grant, or a policy refused the new row. A number is
- * another error's SQLSTATE: 23503 is a foreign key.
+ * another error's SQLSTATE: 23503 is a foreign key, PGRST a refusal of the function itself.
  */
 // biome-ignore format: a table, read by column
 export const behaviour = {
@@ -142,6 +202,38 @@ export const behaviour = {
   'change the plan of an account':          'denied    denied    denied    yes',
   'change the birth date':                  'denied    denied    denied    denied',
   'move the clock of the daily limits':     'denied    denied    denied    denied',
+  'change why the account is parked':      'denied    denied    denied    denied',
+  'change the do-not-sell choice directly':'denied    denied    denied    denied',
+  'read how the account came in':          'denied    denied    denied    denied',
+  'read changes of status':                'denied    denied    denied    denied',
+
+  'see published documents':               'yes       yes       yes       yes',
+  'see a document before its day':         'none      none      none      yes',
+  'publish a document':                    'denied    denied    denied    yes',
+  'change a document':                     'denied    denied    denied    denied',
+  'delete a document':                     'denied    denied    denied    denied',
+  'see consents':                          'yes       none      denied    yes',
+  'write a consent':                       'denied    denied    denied    denied',
+  'change a consent':                      'denied    denied    denied    denied',
+  'delete a consent':                      'denied    denied    denied    denied',
+  'accept the terms':                      'yes       yes       denied    denied',
+  'choose do-not-sell':                    'yes       yes       denied    denied',
+  'complete the registration':             'yes       yes       denied    denied',
+  'record a guardian':                     'PGRST     PGRST     denied    yes',
+  'read the registration policy':          'PGRST     PGRST     denied    yes',
+
+  'read invites':                          'denied    denied    denied    denied',
+  'create an invite':                      'PGRST     PGRST     denied    yes',
+  'list invites':                          'PGRST     PGRST     denied    yes',
+  'revoke an invite':                      'PGRST     PGRST     denied    yes',
+  'ask the hook':                          'denied    denied    denied    denied',
+
+  'suspend the account':                   'PGRST     PGRST     denied    yes',
+  'reinstate the account':                 'PGRST     PGRST     denied    yes',
+  'delete the account':                    'PGRST     PGRST     denied    yes',
+  'delete my account':                     'yes       yes       denied    denied',
+  'make the owner an admin':               'PGRST     PGRST     denied    yes',
+  'find the account by its address':       'PGRST     PGRST     denied    yes',
 
   'see plans':                              'yes       yes       denied    yes',
   'add a plan':                             'denied    denied    denied    yes',
