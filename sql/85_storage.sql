@@ -119,7 +119,8 @@ begin
     if v_user_id is null then
       perform private.refuse_file('The path must begin with the id of an account.');
     end if;
-    perform private.check_file_name(new.name, v_type);
+    -- Before the upload the service may give its own request's type, as application/json for a signed URL.
+    perform private.check_file_name(new.name, case when v_bytes is not null or v_type like 'image/%' then v_type end);
     if v_bytes = 0 then
       perform private.refuse_file('The file is empty.');
     end if;

@@ -1,6 +1,16 @@
 import { describe, expect, test } from 'vitest'
 import { inSession, shutOut } from './in-session.ts'
-import { type Account, countersOf, newAccount, racing, refusal, rolledBack, setLimit, type Tx, together } from './support.ts'
+import {
+  type Account,
+  countersOf,
+  newAccount,
+  racing,
+  refusal,
+  rolledBack,
+  setLimit,
+  type Tx,
+  together,
+} from './support.ts'
 
 const start = (tx: Tx, owner: Account, id = 'mood_check', version = 1) =>
   inSession(
@@ -75,7 +85,10 @@ describe('the owner', () => {
     ['move a test to another questionnaire', 'update public.psychology_tests set questionnaire_version = 2 where true'],
     ['date a test', 'update public.psychology_tests set started_at = now() where true'],
     ['change the catalogue', "update public.questionnaires set title = 'x' where true"],
-    ['add to the catalogue', "insert into public.questionnaires (id, version, title, questions) values ('a', 1, 'x', '[]')"],
+    [
+      'add to the catalogue',
+      "insert into public.questionnaires (id, version, title, questions) values ('a', 1, 'x', '[]')",
+    ],
     ['empty the tables', 'truncate public.psychology_tests, public.questionnaires'],
   ])('cannot %s', (_name, statement) =>
     rolledBack(async (tx) => {

@@ -1,6 +1,17 @@
 import { describe, expect, test } from 'vitest'
 import { inSession, shutOut } from './in-session.ts'
-import { type Account, db, newAccount, racing, refusal, rolledBack, type Sql, setLimit, type Tx, together } from './support.ts'
+import {
+  type Account,
+  db,
+  newAccount,
+  racing,
+  refusal,
+  rolledBack,
+  type Sql,
+  setLimit,
+  type Tx,
+  together,
+} from './support.ts'
 
 type File = { bucket?: string; name?: string; bytes?: number | null; type?: string; version?: string }
 
@@ -19,7 +30,8 @@ const upload = async (tx: Tx | Sql, owner: Account, file: File = {}): Promise<st
 }
 
 const storedBytes = async (tx: Tx | Sql, { id }: Account) =>
-  (await tx`select sum((metadata ->> 'size')::bigint)::int as sum from storage.objects where name like ${`${id}/%`}`)[0]?.sum
+  (await tx`select sum((metadata ->> 'size')::bigint)::int as sum from storage.objects where name like ${`${id}/%`}`)[0]
+    ?.sum
 
 const queue = (tx: Tx, { id }: Account) =>
   tx`select object_id, version, rejected from private.uploads_to_check where user_id = ${id}`
@@ -347,7 +359,9 @@ describe('the look at the bytes', () => {
       const owner = await accounts()
       const files = await Promise.all(Array.from({ length: 10 }, () => upload(sql, owner)))
 
-      const claims = (await Promise.all(Array.from({ length: 10 }, () => claim(sql)))).flat().map((row) => row.object_id)
+      const claims = (await Promise.all(Array.from({ length: 10 }, () => claim(sql))))
+        .flat()
+        .map((row) => row.object_id)
 
       expect(claims.filter((id) => files.includes(id)).sort()).toEqual([...files].sort())
       await removeFiles(sql, owner)
