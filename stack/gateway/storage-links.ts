@@ -3,6 +3,7 @@ import { z } from 'zod'
 import type { Fetch } from './storage-order.ts'
 
 const link = z.looseObject({ signedUrl: z.string() })
+const signedLink = z.looseObject({ signedURL: z.string() })
 const many = z.object({ expiresIn: z.number(), paths: z.array(z.string()).max(1000) })
 
 export function realLinks(fetch: Fetch): Fetch {
@@ -32,7 +33,9 @@ export function realLinks(fetch: Fetch): Fetch {
       }
       const answer = await signed(new Request(url, init), claims)
       const error = 'Either the object does not exist or you do not have access to it'
-      return answer.ok ? { error: null, path, ...(await answer.json()) } : { error, path, signedURL: null }
+      return answer.ok
+        ? { error: null, path, ...signedLink.parse(await answer.json()) }
+        : { error, path, signedURL: null }
     }
     return Response.json(await Promise.all(paths.map(sign)))
   }

@@ -1,6 +1,8 @@
 /** Files with plain supabase-js: what an owner can do, and what nobody can do to another's. */
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { checkUploads } from '../../functions/_shared/storage/check-uploads.ts'
+import { createUploadWorld } from '../../functions/_shared/storage/upload-world.ts'
 import { clientWith, newUser, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
@@ -204,6 +206,39 @@ describe('access that ends', () => {
 
     expect(data).toBeNull()
     expect(error?.message).toBe('This account is suspended or deleted.')
+  })
+})
+
+describe('the look at the bytes', () => {
+  const look = () =>
+    checkUploads(
+      createUploadWorld({ sql: db(), apiUrl: target().apiUrl, secretKey: target().secretKey, fetch, log: () => {} }),
+      1000,
+    )
+  const statusOf = async (path: string) =>
+    (await owner.client.from('images').select('status').eq('path', path)).data?.map(({ status }) => status)
+
+  test('removes a page that was sent as an image, and its owner can see why', async () => {
+    const files = owner.client.storage.from('images')
+    const path = `${owner.id}/${newName()}`
+    await files.upload(path, new Blob(['<script>alert(1)</script>'], { type: 'image/png' }))
+
+    await look()
+
+    expect((await files.download(path)).data).toBeNull()
+    expect(await statusOf(path)).toEqual(['rejected'])
+    expect((await files.upload(path, png())).error).toBeNull()
+    expect(await statusOf(path)).toEqual(['checking'])
+  })
+
+  test('leaves a true image, and says so', async () => {
+    const path = `${owner.id}/${newName()}`
+    await owner.client.storage.from('images').upload(path, png())
+
+    await look()
+
+    expect(await statusOf(path)).toEqual(['ok'])
+    expect((await owner.client.storage.from('images').download(path)).data?.size).toBe(pngBytes.length)
   })
 })
 
