@@ -13,7 +13,7 @@ create table public.documents (
 );
 comment on table public.documents is 'A document of a user: any JSON up to 256 KiB, under a kind that the client chooses.';
 comment on column public.documents.kind is 'What the client takes it for, as note or journal_entry: lower case, digits and underscores.';
-create index documents_user_id_created_at_id_idx on public.documents (user_id, created_at desc, id);
+create index documents_user_id_created_at_id_idx on public.documents (user_id, created_at desc, id desc);
 alter table public.documents enable row level security;
 alter table public.documents force row level security;
 revoke all on public.documents from anon, authenticated, service_role;
@@ -50,7 +50,7 @@ comment on column public.images.width is 'Pixels, as the client says.';
 comment on column public.images.height is 'Pixels, as the client says.';
 comment on column public.images.status is
   'checking until the bytes were looked at; rejected when they were not what the upload declared: then the file is gone.';
-create index images_user_id_created_at_id_idx on public.images (user_id, created_at desc, id);
+create index images_user_id_created_at_id_idx on public.images (user_id, created_at desc, id desc);
 create index images_document_id_user_id_idx on public.images (document_id, user_id);
 alter table public.images enable row level security;
 alter table public.images force row level security;

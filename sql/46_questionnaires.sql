@@ -37,7 +37,7 @@ create table public.psychology_tests (
 comment on table public.psychology_tests is 'A user''s run through a questionnaire. A new one counts against psychology_tests/month; deleting it gives nothing back.';
 comment on column public.psychology_tests.completed_at is
   'Set it, to whatever time, to finish the run: the present is written, and answers and result stay as they are.';
-create index psychology_tests_user_id_started_at_id_idx on public.psychology_tests (user_id, started_at desc, id);
+create index psychology_tests_user_id_started_at_id_idx on public.psychology_tests (user_id, started_at desc, id desc);
 create index psychology_tests_questionnaire_idx on public.psychology_tests (questionnaire_id, questionnaire_version);
 alter table public.psychology_tests enable row level security;
 alter table public.psychology_tests force row level security;
