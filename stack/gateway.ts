@@ -78,7 +78,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const real = service === 'rest' ? config.real.rest : config.real.storage
     if (!lite) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
-    return lite.fetch(service === 'storage' ? await unwrapUpload(bare) : bare, caller.claims)
+    const upload = service === 'storage' ? await unwrapUpload(bare) : bare
+    return upload instanceof Response ? upload : lite.fetch(upload, caller.claims)
   }
 
   return {

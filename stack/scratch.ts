@@ -15,14 +15,15 @@ export type Scratch = {
   stop(): Promise<void>
 }
 
-export async function startScratch(): Promise<Scratch> {
+/** `durable` writes as production does; without it, speed goes before what a throw-away cluster does not need. */
+export async function startScratch({ durable = false } = {}): Promise<Scratch> {
   const home = mkdtempSync(join(tmpdir(), 'palisade-scratch-'))
   chmodSync(home, 0o711)
   const folder = join(home, 'postgres')
   try {
     const keys = await loadKeys(join(home, 'keys.json'))
     const port = await freePort()
-    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: true }
+    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: !durable }
     installExtensions()
     initCluster(cluster)
     startCluster(cluster)

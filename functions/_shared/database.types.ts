@@ -181,6 +181,94 @@ export type Database = {
         }
         Relationships: []
       }
+      documents: {
+        Row: {
+          content: NonNullable<Json>
+          created_at: string
+          id: string
+          kind: string
+          title: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          content?: NonNullable<Json>
+          created_at?: string
+          id?: string
+          kind?: string
+          title?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Update: {
+          content?: NonNullable<Json>
+          created_at?: string
+          id?: string
+          kind?: string
+          title?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
+      images: {
+        Row: {
+          bucket_id: string
+          bytes: number
+          content_type: string
+          created_at: string
+          description: string
+          document_id: string | null
+          height: number | null
+          id: string
+          path: string
+          status: string
+          updated_at: string
+          user_id: string
+          width: number | null
+        }
+        ComputedFields: never
+        Insert: {
+          bucket_id: string
+          bytes: number
+          content_type: string
+          created_at?: string
+          description?: string
+          document_id?: string | null
+          height?: number | null
+          id: string
+          path: string
+          status?: string
+          updated_at?: string
+          user_id: string
+          width?: number | null
+        }
+        Update: {
+          bucket_id?: string
+          bytes?: number
+          content_type?: string
+          created_at?: string
+          description?: string
+          document_id?: string | null
+          height?: number | null
+          id?: string
+          path?: string
+          status?: string
+          updated_at?: string
+          user_id?: string
+          width?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'images_document_id_user_id_fkey'
+            columns: ['document_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'documents'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
+      }
       limit_overrides: {
         Row: {
           amount: number | null
@@ -478,6 +566,85 @@ export type Database = {
             referencedColumns: ['id']
           },
         ]
+      }
+      psychology_tests: {
+        Row: {
+          answers: NonNullable<Json>
+          completed_at: string | null
+          id: string
+          questionnaire_id: string
+          questionnaire_version: number
+          result: Json | null
+          started_at: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          answers?: NonNullable<Json>
+          completed_at?: string | null
+          id?: string
+          questionnaire_id: string
+          questionnaire_version: number
+          result?: Json | null
+          started_at?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Update: {
+          answers?: NonNullable<Json>
+          completed_at?: string | null
+          id?: string
+          questionnaire_id?: string
+          questionnaire_version?: number
+          result?: Json | null
+          started_at?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'psychology_tests_questionnaire_id_questionnaire_version_fkey'
+            columns: ['questionnaire_id', 'questionnaire_version']
+            isOneToOne: false
+            referencedRelation: 'questionnaires'
+            referencedColumns: ['id', 'version']
+          },
+        ]
+      }
+      questionnaires: {
+        Row: {
+          created_at: string
+          description: string
+          enabled: boolean
+          id: string
+          questions: NonNullable<Json>
+          title: string
+          updated_at: string
+          version: number
+        }
+        ComputedFields: never
+        Insert: {
+          created_at?: string
+          description?: string
+          enabled?: boolean
+          id: string
+          questions: NonNullable<Json>
+          title: string
+          updated_at?: string
+          version: number
+        }
+        Update: {
+          created_at?: string
+          description?: string
+          enabled?: boolean
+          id?: string
+          questions?: NonNullable<Json>
+          title?: string
+          updated_at?: string
+          version?: number
+        }
+        Relationships: []
       }
     }
     Views: {

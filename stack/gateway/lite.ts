@@ -6,6 +6,8 @@ import type { StackConfig } from '../config.ts'
 import type { DatabaseRole, StackKeys } from '../keys.ts'
 import type { ProjectSettings } from './auth-settings.ts'
 import { createFileStore } from './file-store.ts'
+import { realLinks } from './storage-links.ts'
+import { oneAtATime, tellRefusals } from './storage-order.ts'
 
 export type Claims = Record<string, unknown>
 export type Service = { fetch(request: Request, claims: Claims): Response | Promise<Response>; close(): Promise<void> }
@@ -114,5 +116,6 @@ export function storageService({ config, keys, dbUrl }: Parts): Service {
     options: { server: { ...server, middlewares: [middleware] } },
   })
   app._storageAdapter = createFileStore(config.files.storage)
-  return { fetch: fetchAs(app), close: () => connection.close() }
+  const fetch = oneAtATime(realLinks(tellRefusals(connection, fetchAs(app))))
+  return { fetch, close: () => connection.close() }
 }

@@ -83,7 +83,7 @@ const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
   policies: (sql) => sql`
     select format('%I.%I: %s', schemaname, tablename, policyname) as name,
       case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ') as access
-    from pg_policies where schemaname = any (${ours})`,
+    from pg_policies where schemaname = any (${ours}) or schemaname = 'storage'`,
 }
 
 /** Rules without exceptions, for everything we made ourselves. */
@@ -243,6 +243,9 @@ describe('grants, policies and functions', () => {
 const call = crypto.randomUUID()
 const chat = crypto.randomUUID()
 const invite = crypto.randomUUID()
+const document = crypto.randomUUID()
+const run = crypto.randomUUID()
+const image = crypto.randomUUID()
 
 /** Rows of every kind, made as role postgres: a plan and models nobody uses, and something of the owner's in every table. */
 const scene = (owner: string) => `
@@ -264,6 +267,12 @@ const scene = (owner: string) => `
   insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', false);
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
+  insert into public.documents (id, user_id) values ('${document}', '${owner}');
+  insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]');
+  insert into public.psychology_tests (id, user_id, questionnaire_id, questionnaire_version)
+  values ('${run}', '${owner}', 'matrix', 1);
+  insert into storage.objects (id, bucket_id, name, metadata)
+  values ('${image}', 'images', '${owner}/x.png', '{"size": 1, "mimetype": "image/png"}');
   insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello')`
 
 /** Every line of the behaviour table as a statement about the owner's rows, or about the scene's. */
@@ -378,6 +387,40 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
     insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'x')`,
   'change a message': `update public.messages set content = 'x' where chat_id = '${chat}'`,
   'delete a message': `delete from public.messages where chat_id = '${chat}'`,
+
+  'see documents': `select from public.documents where id = '${document}'`,
+  'write a document': "insert into public.documents (title) values ('x')",
+  'write a document as the owner': `insert into public.documents (user_id) values ('${owner}')`,
+  'change a document': `update public.documents set title = 'x' where id = '${document}'`,
+  'give a document away': `update public.documents set user_id = auth.uid() where id = '${document}'`,
+  'delete a document': `delete from public.documents where id = '${document}'`,
+  'see images': `select from public.images where id = '${image}'`,
+  'add an image without a file': `insert into public.images (id, user_id, path) values (gen_random_uuid(), '${owner}', 'x')`,
+  'describe an image': `update public.images set description = 'x' where id = '${image}'`,
+  'say that an image was checked': `update public.images set status = 'ok' where id = '${image}'`,
+  'delete an image but its file': `delete from public.images where id = '${image}'`,
+  'see files': `select from storage.objects where id = '${image}'`,
+  'upload a file for the owner': `insert into storage.objects (bucket_id, name) values ('images', '${owner}/y.png')`,
+  'upload an own file': "insert into storage.objects (bucket_id, name) select 'images', auth.uid() || '/y.png'",
+  'move a file': `update storage.objects set name = '${owner}/z.png' where id = '${image}'`,
+  'take a file': `update storage.objects set name = auth.uid() || '/z.png' where id = '${image}'`,
+  'see buckets': "select from storage.buckets where id = 'images'",
+  'open a bucket': "update storage.buckets set public = true where id = 'images'",
+  'read uploads to check': 'select from private.uploads_to_check',
+  'claim uploads to check': 'select private.claim_uploads_to_check(1)',
+
+  'see questionnaires': "select from public.questionnaires where id = 'matrix'",
+  'add a questionnaire':
+    "insert into public.questionnaires (id, version, title, questions) values ('matrix', 2, 'x', '[]')",
+  'change a questionnaire': "update public.questionnaires set title = 'x' where id = 'matrix'",
+  'delete a questionnaire': "delete from public.questionnaires where id = 'mood_check'",
+  'see tests': `select from public.psychology_tests where id = '${run}'`,
+  'start a test': "insert into public.psychology_tests (questionnaire_id, questionnaire_version) values ('matrix', 1)",
+  'start a test as the owner': `
+    insert into public.psychology_tests (user_id, questionnaire_id, questionnaire_version) values ('${owner}', 'matrix', 1)`,
+  'answer a test': `update public.psychology_tests set answers = '{}' where id = '${run}'`,
+  'give a test away': `update public.psychology_tests set user_id = auth.uid() where id = '${run}'`,
+  'delete a test': `delete from public.psychology_tests where id = '${run}'`,
 })
 
 /** What owner, other, anon and service get, statement by statement; none leaves a trace for the next. */

@@ -1,5 +1,5 @@
 /**
- * Who may do what: the reviewed table of every schema, table, view, function, sequence and policy, and of what owners,
+ * Who may do what: the reviewed table of every schema, table, view, function, sequence and policy (Storage's, too), and of what owners,
  * strangers, anonymous callers and the service role get when they try. matrix.test.ts compares it with the database: an
  * object that is absent here fails, and so does a line whose object is gone. A change here is a change of access: review it.
  *
@@ -20,11 +20,17 @@ export const relations = {
     'table, rls forced; anon -; authenticated select insert(id, model_id, title, user_id) update(model_id, title) delete; service_role select',
   'public.consents': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.credit_entries': 'table, rls forced; anon -; authenticated select; service_role select',
+  'public.documents':
+    'table, rls forced; anon -; authenticated select insert(content, id, kind, title, user_id) update(content, kind, title) delete; service_role select',
+  'public.images':
+    'table, rls forced; anon -; authenticated select update(description, document_id, height, width); service_role select',
   'public.limit_overrides': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.messages':
     'table, rls forced; anon -; authenticated select insert(ai_call_id, chat_id, content, id, role, user_id) delete; service_role select',
   'public.profiles':
     'table, rls forced; anon -; authenticated select update(avatar_path, bio, display_name, first_name, last_name, locale, time_zone); service_role select update(plan_id)',
+  'public.psychology_tests':
+    'table, rls forced; anon -; authenticated select insert(answers, id, questionnaire_id, questionnaire_version, user_id) update(answers, completed_at, result) delete; service_role select',
 
   // The catalogue: everybody who is signed in reads it, the service role keeps it.
   // legal_documents: whoever signs up reads first what they accept, so anon sees the published ones.
@@ -35,6 +41,7 @@ export const relations = {
   'public.plan_limits': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.plan_models': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.plans': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
+  'public.questionnaires': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
 
   // Private: no API role has any grant; definer functions and direct connections use them. Partitions made by the clock
   // (private.ai_calls_YYYYMM) are checked to be the same and not listed.
@@ -45,6 +52,7 @@ export const relations = {
   'private.providers': 'table, rls off; anon -; authenticated -; service_role -',
   'private.registrations': 'table, rls off; anon -; authenticated -; service_role -',
   'private.settings': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.uploads_to_check': 'table, rls off; anon -; authenticated -; service_role -',
   'private.usage_counters': 'table, rls off; anon -; authenticated -; service_role -',
 }
 
@@ -120,7 +128,10 @@ export const functions = {
   'private.limits_of(uuid)': 'definer; -',
   'private.tg__append_only()': 'definer; -',
   'private.tg_chats__count()': 'definer; -',
+  'private.tg_objects__check()': 'definer; -',
+  'private.tg_objects__forget()': 'definer; -',
   'private.tg_profiles__time_zone()': 'definer; -',
+  'private.tg_psychology_tests__count()': 'definer; -',
   'private.tg_users__activate_account()': 'definer; -',
   'private.tg_users__create_account()': 'definer; -',
 
@@ -132,17 +143,24 @@ export const functions = {
   'private.ai_limits(uuid)': 'invoker; -',
   'private.check_account(uuid, uuid)': 'invoker; -',
   'private.check_ai_budget(public.ai_calls, private.credit_accounts)': 'invoker; -',
+  'private.check_file_name(text, text)': 'invoker; -',
+  'private.check_stored_bytes(uuid, jsonb, bigint)': 'invoker; -',
+  'private.claim_uploads_to_check(integer)': 'invoker; -',
   'private.close_ai_call(uuid, text, jsonb, text, jsonb)': 'invoker; -',
   'private.create_ai_call_partitions()': 'invoker; -',
   'private.current_price(text, timestamp with time zone)': 'invoker; -',
   'private.date_or_null(text)': 'invoker; -',
   'private.error_status(text)': 'invoker; -',
+  'private.file_owner(text)': 'invoker; -',
+  'private.finish_upload_check(uuid, text, text, text)': 'invoker; -',
   'private.hold_ai_call(public.ai_calls)': 'invoker; -',
   'private.list_ai_models(uuid, uuid)': 'invoker; -',
   'private.lock_account(uuid)': 'invoker; -',
+  'private.note_upload(storage.objects, uuid)': 'invoker; -',
   'private.period_resets_at(text, text, timestamp with time zone, timestamp with time zone)': 'invoker; -',
   'private.raise_error(text, text, text)': 'invoker; -',
   'private.refuse_ai_call(public.ai_calls, jsonb)': 'invoker; -',
+  'private.refuse_file(text)': 'invoker; -',
   'private.remaining(bigint, bigint)': 'invoker; -',
   'private.require_service()': 'invoker; -',
   'private.require_user()': 'invoker; -',
@@ -152,6 +170,7 @@ export const functions = {
   'private.start_ai_call(uuid)': 'invoker; -',
   'private.text_or_null(text, integer)': 'invoker; -',
   'private.tg__timestamps()': 'invoker; -',
+  'private.tg_psychology_tests__times()': 'invoker; -',
   'private.uuid_v7_time(uuid)': 'invoker; -',
   'private.verify_credit_balances()': 'invoker; -',
 
@@ -172,6 +191,15 @@ export const policies = {
   'public.consents: owners see their consents': 'select to authenticated',
   'public.credit_entries: owners see their ledger': 'select to authenticated',
   'public.legal_documents: everybody sees the published documents': 'select to anon authenticated',
+  'public.documents: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'public.documents: owners change their documents': 'update to authenticated',
+  'public.documents: owners delete their documents': 'delete to authenticated',
+  'public.documents: owners see their documents': 'select to authenticated',
+  'public.documents: owners write their documents': 'insert to authenticated',
+  'public.images: only live sessions of active accounts, with their second factor': 'restrictive all to authenticated',
+  'public.images: owners describe their images': 'update to authenticated',
+  'public.images: owners see their images': 'select to authenticated',
   'public.limit_overrides: owners see their own limits': 'select to authenticated',
   'public.messages: owners delete their messages': 'delete to authenticated',
   'public.messages: owners save messages': 'insert to authenticated',
@@ -183,6 +211,21 @@ export const policies = {
   'public.plans: signed-in users see the plans': 'select to authenticated',
   'public.profiles: owners change their profile': 'update to authenticated',
   'public.profiles: owners see their profile': 'select to authenticated',
+  'public.psychology_tests: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'public.psychology_tests: owners answer their tests until they are completed': 'update to authenticated',
+  'public.psychology_tests: owners delete their tests': 'delete to authenticated',
+  'public.psychology_tests: owners see their tests': 'select to authenticated',
+  'public.psychology_tests: owners start tests of enabled questionnaires': 'insert to authenticated',
+  'public.questionnaires: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'public.questionnaires: signed-in users see the questionnaires': 'select to authenticated',
+  'storage.objects: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'storage.objects: owners delete their files': 'delete to authenticated',
+  'storage.objects: owners replace and move their files': 'update to authenticated',
+  'storage.objects: owners see their files': 'select to authenticated',
+  'storage.objects: owners upload their files': 'insert to authenticated',
 }
 
 /**
@@ -296,4 +339,36 @@ export const behaviour = {
   'save a message as the owner':            'yes       denied    denied    denied',
   'change a message':                       'denied    denied    denied    denied',
   'delete a message':                       'yes       none      denied    denied',
+
+  'see documents':                          'yes       none      denied    yes',
+  'write a document':                       'yes       yes       denied    denied',
+  'write a document as the owner':          'yes       denied    denied    denied',
+  'change a document':                      'yes       none      denied    denied',
+  'give a document away':                   'denied    denied    denied    denied',
+  'delete a document':                      'yes       none      denied    denied',
+  'see images':                             'yes       none      denied    yes',
+  'add an image without a file':            'denied    denied    denied    denied',
+  'describe an image':                      'yes       none      denied    denied',
+  'say that an image was checked':          'denied    denied    denied    denied',
+  'delete an image but its file':           'denied    denied    denied    denied',
+  'see files':                              'yes       none      none      yes',
+  'upload a file for the owner':            'yes       denied    denied    yes',
+  'upload an own file':                     'yes       yes       denied    denied',
+  'move a file':                            'yes       none      none      yes',
+  'take a file':                            'yes       none      none      denied',
+  'see buckets':                            'none      none      none      yes',
+  'open a bucket':                          'none      none      none      yes',
+  'read uploads to check':                  'denied    denied    denied    denied',
+  'claim uploads to check':                 'denied    denied    denied    denied',
+
+  'see questionnaires':                     'yes       yes       denied    yes',
+  'add a questionnaire':                    'denied    denied    denied    yes',
+  'change a questionnaire':                 'denied    denied    denied    yes',
+  'delete a questionnaire':                 'denied    denied    denied    yes',
+  'see tests':                              'yes       none      denied    yes',
+  'start a test':                           'yes       yes       denied    denied',
+  'start a test as the owner':              'yes       denied    denied    denied',
+  'answer a test':                          'yes       none      denied    denied',
+  'give a test away':                       'denied    denied    denied    denied',
+  'delete a test':                          'yes       none      denied    denied',
 }
