@@ -1,5 +1,12 @@
 /** Which function answers which request. Paths are those below /auth/v1. */
+import { showHealth, showSettings } from './about.ts'
+import { reauthenticate, showUser, updateUser } from './account.ts'
 import { AuthProblem } from './errors.ts'
+import { resend, sendMagicLink, sendRecovery } from './mail-requests.ts'
+import { issueTokens } from './sign-in.ts'
+import { signOut } from './sign-out.ts'
+import { signUp } from './sign-up.ts'
+import { followLink, verifyCode } from './verify.ts'
 import type { AuthCall, AuthWorld } from './world.ts'
 
 /** `params` are the groups of the route's path. */
@@ -8,6 +15,20 @@ export type Handler = (world: AuthWorld, call: AuthCall, params: string[]) => Pr
 type Route = { method: 'GET' | 'POST' | 'PUT' | 'DELETE'; path: RegExp; handle: Handler }
 
 const routes: Route[] = [
+  { method: 'GET', path: /^\/health$/, handle: showHealth },
+  { method: 'GET', path: /^\/settings$/, handle: showSettings },
+  { method: 'POST', path: /^\/signup$/, handle: signUp },
+  { method: 'POST', path: /^\/token$/, handle: issueTokens },
+  { method: 'POST', path: /^\/(?:otp|magiclink)$/, handle: sendMagicLink },
+  { method: 'POST', path: /^\/recover$/, handle: sendRecovery },
+  { method: 'POST', path: /^\/resend$/, handle: resend },
+  { method: 'GET', path: /^\/verify$/, handle: followLink },
+  { method: 'POST', path: /^\/verify$/, handle: verifyCode },
+  { method: 'GET', path: /^\/user$/, handle: showUser },
+  { method: 'PUT', path: /^\/user$/, handle: updateUser },
+  { method: 'GET', path: /^\/reauthenticate$/, handle: reauthenticate },
+  { method: 'POST', path: /^\/logout$/, handle: signOut },
+
   // Second factors (mfa.ts)
   // Administration (admin.ts)
 ]
