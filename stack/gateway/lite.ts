@@ -1,10 +1,10 @@
-/** `@supabase/lite` as three services, each on a connection of its own role, so that grants are proven. */
-import { App, type EmailMessage, setExperimental } from '@supabase/lite'
+/** `@supabase/lite` as two services, each on a connection of its own role, so that grants are proven. */
+import { App, setExperimental } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
 import postgres from 'postgres'
+import type { ProjectSettings } from '../auth/settings.ts'
 import type { StackConfig } from '../config.ts'
 import type { DatabaseRole, StackKeys } from '../keys.ts'
-import type { ProjectSettings } from './auth-settings.ts'
 import { createFileStore } from './file-store.ts'
 import { realLinks } from './storage-links.ts'
 import { oneAtATime, tellRefusals } from './storage-order.ts'
@@ -17,7 +17,6 @@ type Parts = {
   keys: StackKeys
   settings: ProjectSettings
   dbUrl(role: DatabaseRole): string
-  sendMail(message: EmailMessage): Promise<void>
 }
 
 type LiteApp = { server: { fetch(request: Request): Response | Promise<Response> } }
@@ -48,7 +47,7 @@ function trustGateway() {
   return { middleware, fetchAs }
 }
 
-/** lite's Auth and Storage hand over JSON that is text already; written as it is, it stays an object, as the real services store it. */
+/** lite's Storage hands over JSON that is text already; written as it is, it stays an object, as the real service stores it. */
 const jsonText = {
   to: 3802,
   from: [3802],
@@ -62,19 +61,6 @@ function connect(url: string, max: number, types: Record<string, typeof jsonText
   // the migrations', so its own bookkeeping is told that this is done.
   Reflect.set(connection, 'rlsState', 'active')
   return connection
-}
-
-/** The Auth service as role supabase_auth_admin. Its tokens (HS256) stay inside this process. */
-export function authService({ keys, settings, dbUrl, sendMail }: Parts): Service {
-  const connection = connect(dbUrl('supabase_auth_admin'), 8, { jsonb: jsonText })
-  const app = new App({
-    connection,
-    auth: { enabled: true, jwt_secret: keys.innerJwtSecret, ...settings.auth },
-    api: { enabled: false },
-    storage: { enabled: false },
-    options: { server, drivers: { email: { send: sendMail } } },
-  })
-  return { fetch: (request) => app.server.fetch(request), close: () => connection.close() }
 }
 
 /** The REST service as role authenticator, which becomes anon, authenticated or service_role for each request. */
