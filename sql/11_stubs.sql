@@ -20,12 +20,3 @@ begin
 end $$;
 comment on function private.require_aal2() is 'stub:sessions';
 
-create function private.request_ip() returns inet -- stub:audit
-language sql stable security invoker set search_path = ''
-return null::inet;
-comment on function private.request_ip() is 'stub:audit';
-
-create function private.request_user_agent() returns text -- stub:audit
-language sql stable security invoker set search_path = ''
-return null::text;
-comment on function private.request_user_agent() is 'stub:audit';
