@@ -4,3 +4,5 @@ select cron.schedule('settle-abandoned-ai-calls', '30 seconds', 'select private.
 select cron.schedule('create-ai-call-partitions', '10 0 * * *', 'select private.create_ai_call_partitions()');
 select cron.schedule('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
 select cron.schedule('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
+select cron.schedule('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');
+select cron.schedule('delete-old-networks', '50 0 * * *', 'select private.delete_old_networks()');

@@ -26,7 +26,7 @@ export const catalogue = {
   },
   account_pending: { status: 403, type: permission, message: 'Confirm your e-mail address first.' },
   account_suspended: { status: 403, type: permission, message: 'This account is suspended or deleted.' },
-  mfa_required: { status: 403, type: permission, message: 'Sign in with your second factor first.' },
+  insufficient_aal: { status: 403, type: permission, message: 'Sign in with your second factor first.' },
   model_not_allowed: { status: 403, type: permission, message: 'Your plan does not include this model.' },
   not_allowed: { status: 403, type: permission, message: 'You may not do this.' },
   not_found: { status: 404, type: request, message: 'There is nothing at this address.' },

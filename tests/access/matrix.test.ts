@@ -1,7 +1,7 @@
 /** Who may do what: read from the catalogue, tried with real statements, and compared with the reviewed file matrix.ts. */
 import type postgres from 'postgres'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { type Db, withRollback } from '../support/sql.ts'
+import { type Actor, type Db, withRollback } from '../support/sql.ts'
 import { behaviour, functions, policies, relations, schemas, sequences } from './matrix.ts'
 
 const reviewed = { schemas, relations, functions, sequences, policies }
@@ -246,6 +246,7 @@ const invite = crypto.randomUUID()
 const document = crypto.randomUUID()
 const run = crypto.randomUUID()
 const image = crypto.randomUUID()
+const session = crypto.randomUUID()
 
 /** Rows of every kind, made as role postgres: a plan and models nobody uses, and something of the owner's in every table. */
 const scene = (owner: string) => `
@@ -274,6 +275,9 @@ const scene = (owner: string) => `
   insert into storage.objects (id, bucket_id, name, metadata)
   values ('${image}', 'images', '${owner}/x.png', '{"size": 1, "mimetype": "image/png"}');
   insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello')`
+  insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello');
+  insert into public.devices (user_id, device_id, name, type) values ('${owner}', 'matrix', 'Matrix', 'web');
+  insert into auth.sessions (id, user_id) values ('${session}', '${owner}')`
 
 /** Every line of the behaviour table as a statement about the owner's rows, or about the scene's. */
 const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
@@ -386,6 +390,25 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'save a message as the owner': `
     insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'x')`,
   'change a message': `update public.messages set content = 'x' where chat_id = '${chat}'`,
+  'see devices': `select from public.devices where user_id = '${owner}'`,
+  'add a device': `insert into public.devices (user_id, device_id, name, type) values ('${owner}', 'x', 'x', 'web')`,
+  'rename a device': `update public.devices set name = 'x' where user_id = '${owner}'`,
+  'forget a device': `delete from public.devices where user_id = '${owner}'`,
+  'register a device': "select public.register_device('mine', 'Mine', 'web')",
+  'list the own sessions': 'select from public.list_my_sessions()',
+  'end a session of the owner': `select public.revoke_my_session('${session}')`,
+  'end the other sessions': 'select public.revoke_my_other_sessions()',
+  'end all sessions of an account': `select public.revoke_all_sessions('${owner}')`,
+  'make recovery codes': 'select public.create_recovery_codes()',
+  'use a recovery code': "select public.use_recovery_code('0000-0000-0000-0000')",
+  'count recovery codes': 'select public.count_my_recovery_codes()',
+  'read recovery codes': 'select from private.recovery_codes',
+  'read sessions': 'select from private.live_sessions',
+  'read locks': 'select from private.sign_in_locks',
+  'ask for claims as the Auth service does': `select private.custom_access_token('{"user_id": "${owner}"}')`,
+  'clear a lock as the Auth service does': `
+    select private.password_verification_attempt('{"user_id": "${owner}", "valid": true}')`,
+
   'delete a message': `delete from public.messages where chat_id = '${chat}'`,
 
   'see documents': `select from public.documents where id = '${document}'`,
@@ -423,22 +446,36 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'delete a test': `delete from public.psychology_tests where id = '${run}'`,
 })
 
-/** What owner, other, anon and service get, statement by statement; none leaves a trace for the next. */
+/** The columns of the behaviour table. */
+const actors: [Actor, 'aal1' | 'aal2'][] = [
+  ['owner', 'aal1'],
+  ['other', 'aal1'],
+  ['anon', 'aal1'],
+  ['signed out', 'aal1'],
+  ['suspended', 'aal1'],
+  ['owner aal1', 'aal1'],
+  ['anonymous', 'aal1'],
+  ['admin', 'aal1'],
+  ['admin', 'aal2'],
+  ['service', 'aal1'],
+]
+
+/** What everybody gets, actor by actor and statement by statement; none leaves a trace for the next. */
 async function tryAll(db: Db): Promise<Map<string, string>> {
   await db.sql.unsafe(scene(db.owner.id))
   const outcomes = new Map<string, string>()
-  for (const [name, statement] of Object.entries(statements(db.owner.id))) {
-    const row: string[] = []
-    for (const actor of ['owner', 'other', 'anon', 'service'] as const) {
-      await db.as(actor)
-      row.push(await db.outcome(db.sql.unsafe(statement)))
+  for (const [actor, aal] of actors) {
+    await db.as(actor, { aal })
+    for (const [name, statement] of Object.entries(statements(db.owner.id))) {
+      const before = outcomes.get(name)
+      const outcome = await db.outcome(db.sql.unsafe(statement))
+      outcomes.set(name, before === undefined ? outcome : `${before} ${outcome}`)
     }
-    outcomes.set(name, row.join(' '))
   }
   return outcomes
 }
 
-describe('owner, other, anon and service', () => {
+describe('every actor', () => {
   let outcomes = new Map<string, string>()
   beforeAll(async () => {
     outcomes = await withRollback(tryAll)

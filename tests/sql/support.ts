@@ -61,10 +61,12 @@ export async function changeCredits(
   return row?.answer
 }
 
-/** Acts as the API role that a signed-in user has, with the claims of that user's token. */
-export async function asUser<T>(tx: Tx, userId: string, act: (tx: Tx) => Promise<T>): Promise<T> {
-  const [session] = await tx`select id from auth.sessions where user_id = ${userId} limit 1`
-  return asRole(tx, 'authenticated', { sub: userId, role: 'authenticated', session_id: session?.id }, act)
+/** Acts as the API role that a signed-in user has, with the claims of that user's token: of the latest session. */
+export async function asUser<T>(tx: Tx, userId: string, act: (tx: Tx) => Promise<T>, claims: object = {}): Promise<T> {
+  const [session] = await tx`
+    select id from auth.sessions where user_id = ${userId} order by created_at desc, id limit 1`
+  const token = { sub: userId, role: 'authenticated', aal: 'aal1', session_id: session?.id, ...claims }
+  return asRole(tx, 'authenticated', token, act)
 }
 
 export async function asRole<T>(tx: Tx, role: string, claims: object, act: (tx: Tx) => Promise<T>): Promise<T> {
