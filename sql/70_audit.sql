@@ -12,14 +12,23 @@ create function private.request_ip() returns inet
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
-  v_hops text[] := string_to_array(
-    private.request_header(private.setting('http.client_ip_header') #>> '{}'), ',');
-  v_hop text := btrim(v_hops[array_upper(v_hops, 1)]);
+  v_name text;
+  v_hops text[];
+  v_hop text;
 begin
-  return case when pg_input_is_valid(v_hop, 'inet') then host(v_hop::inet)::inet end;
+  if nullif(current_setting('request.headers', true), '') is null then
+    return null;
+  end if;
+  for v_name in select jsonb_array_elements_text(private.setting('http.client_ip_header')) loop
+    v_hops := string_to_array(private.request_header(v_name), ',');
+    continue when v_hops is null;
+    v_hop := btrim(v_hops[array_upper(v_hops, 1)]);
+    return case when v_hop ~ '^[0-9a-fA-F:.]+$' and pg_input_is_valid(v_hop, 'inet') then v_hop::inet end;
+  end loop;
+  return null;
 end $$;
 comment on function private.request_ip() is
-  'Where the request came from: the last address in the header that http.client_ip_header names. The last one was added by the platform; what a caller writes stands before it. Null when there is none.';
+  'Where the request came from: the last address in the first header of http.client_ip_header that it has. The last one was added by the platform; what a caller writes stands before it. Null when there is none.';
 
 create function private.request_user_agent() returns text
 language sql stable security invoker set search_path = ''
@@ -74,14 +83,22 @@ comment on table private.audit_chain_heads is 'The end of each month''s chain. I
 revoke all on private.audit_chain_heads from anon, authenticated, service_role;
 
 create table private.audit_archives (
-  month date primary key,
-  entries bigint not null check (entries >= 0),
-  last_hash bytea not null,
+  month date not null check (extract(day from month) = 1),
+  part integer not null check (part > 0),
+  first_seq bigint not null check (first_seq > 0),
+  last_seq bigint not null,
+  last_hash bytea not null check (octet_length(last_hash) = 32),
   sha256 text not null check (sha256 ~ '^[0-9a-f]{64}$'),
   path text not null check (length(path) between 1 and 300),
-  archived_at timestamptz not null default now()
+  archived_at timestamptz not null default now(),
+  primary key (month, part),
+  unique (month, first_seq),
+  check (last_seq >= first_seq)
 );
-comment on table private.audit_archives is 'Months that were written to a file and dropped: where the file is, and what it must hash to.';
+comment on table private.audit_archives is
+  'Files that hold audit entries, written and read back before their row: gzipped NDJSON, a line per entry in the chain''s order. A month is one part or more; it is dropped when the last part ends where its chain does.';
+comment on column private.audit_archives.last_hash is 'The hash of the part''s last entry; the next part''s first entry has it as previous_hash.';
+comment on column private.audit_archives.sha256 is 'Of the file as it lies in the bucket.';
 comment on column private.audit_archives.path is 'The object''s name in the bucket audit-archive.';
 revoke all on private.audit_archives from anon, authenticated, service_role;
 
@@ -128,9 +145,10 @@ as $$
 declare
   v_sealing text[] := array['seq', 'previous_hash', 'hash'];
 begin
-  if tg_op = 'UPDATE' and old.hash is null and new.hash is not null
-    and to_jsonb(new) - v_sealing = to_jsonb(old) - v_sealing then
-    return new;
+  if tg_op = 'UPDATE' and tg_table_name like 'audit_log%' then
+    if old.hash is null and new.hash is not null and to_jsonb(new) - v_sealing = to_jsonb(old) - v_sealing then
+      return new;
+    end if;
   end if;
   raise exception using errcode = '42501', message = 'the audit log is append-only';
 end $$;
@@ -147,6 +165,20 @@ alter table private.audit_log enable always trigger tg_audit_log__seal;
 alter table private.audit_log enable always trigger tg_audit_log__append_only;
 alter table private.audit_log enable always trigger tg_audit_log__no_truncate;
 alter table private.audit_log_default enable always trigger tg_audit_log__no_truncate;
+
+-- What says how chains end and where archives are is part of the evidence.
+create trigger tg_audit_archives__append_only before update or delete on private.audit_archives
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_archives__no_truncate before truncate on private.audit_archives
+  for each statement execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_delete before delete on private.audit_chain_heads
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_truncate before truncate on private.audit_chain_heads
+  for each statement execute function private.tg_audit_log__append_only();
+alter table private.audit_archives enable always trigger tg_audit_archives__append_only;
+alter table private.audit_archives enable always trigger tg_audit_archives__no_truncate;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_delete;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_truncate;
 
 create function private.create_audit_partitions() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -174,6 +206,7 @@ begin
         'create trigger tg_audit_log__no_truncate before truncate on private.%I
         for each statement execute function private.tg_audit_log__append_only()', v_name);
       execute format('alter table private.%I enable always trigger tg_audit_log__no_truncate', v_name);
+      insert into private.audit_chain_heads (month, seq, hash) values (v_month::date, 0, '') on conflict do nothing;
       v_created := v_created + 1;
     end if;
   end loop;
@@ -229,12 +262,25 @@ as $$
   select coalesce(h.month, e.month), e.seq, null, 'the chain does not end at its head: entries are missing or were added'
   from heads h full join ends e on e.month = h.month
   where (h.seq, h.hash) is distinct from (e.seq, e.hash)
-    and not (e.month is null and exists (
-      select from private.audit_archives r where r.month = h.month and r.last_hash = h.hash))
+    and not (e.month is null and h.seq = 0)
+    and not (e.month is null and h.seq = (
+      select sum(r.last_seq - r.first_seq + 1) from private.audit_archives r where r.month = h.month)
+      and exists (
+        select from private.audit_archives r where r.month = h.month and r.last_seq = h.seq and r.last_hash = h.hash))
   order by 1, 2
 $$;
 comment on function private.verify_audit_chain(date) is
   'What is wrong with the audit log, from a month on or in all of it: entries that were changed, removed, added or reordered. No row: it is as it was written. Reads every entry.';
+
+create function private.sees_audit_origin() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce((select auth.role()) = 'service_role', false) or private.is_admin();
+end $$;
+comment on function private.sees_audit_origin() is
+  'Whether the caller sees from where anybody acted: admins and the service role. Definer: the service role cannot ask whether it is an admin.';
+grant execute on function private.sees_audit_origin() to authenticated, service_role;
 
 create view public.audit_log with (security_invoker = true) as
 select
@@ -243,7 +289,7 @@ select
   case when v.sees_origin or a.actor_id = a.user_id then a.user_agent end as user_agent,
   a.request_id, a.details
 from private.audit_log a
-  cross join (select private.is_admin() as sees_origin) v;
+  cross join (select private.sees_audit_origin() as sees_origin) v;
 comment on view public.audit_log is
   'The audit log for people: owners see what was done to their account, admins at aal2 see everything. Where somebody else acted, owners do not see from where.';
 revoke all on public.audit_log from anon, authenticated, service_role;

@@ -55,27 +55,37 @@ comment on function private.notify_user(uuid, text, text, text, jsonb) is
   'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Answers the notification''s id. Definer: no role may write notifications.';
 
 create function private.claim_mails(batch_size integer default 20)
-returns table (id uuid, address text, subject text, body text, attempts integer)
-language sql volatile security definer set search_path = ''
+returns table (id uuid, address text, subject text, body text, attempt integer)
+language plpgsql volatile security invoker set search_path = ''
 as $$
-  with claimed as (
-    select m.id from private.mails m
-    where m.state = 'waiting' and m.next_attempt_at <= now()
-    order by m.next_attempt_at limit batch_size
-    for update skip locked
-  )
+declare
+  v_max integer := (private.setting('mail.max_attempts'))::integer;
+begin
+  -- Nobody came back from the last try, or there is no address to send to.
   update private.mails m set
-    attempts = m.attempts + 1,
-    -- Whoever does not come back is replaced after five minutes; later tries wait longer.
-    next_attempt_at = now() + interval '5 minutes' * power(2, least(m.attempts, 8))
-  from claimed c, auth.users u
-  where m.id = c.id and u.id = m.user_id
-  returning m.id, u.email, m.subject, m.body, m.attempts
-$$;
+    state = 'dead', error = left(coalesce(m.error, case when m.attempts >= v_max then 'nobody came back from the last try' else 'the account has no e-mail address' end), 500)
+  from auth.users u
+  where u.id = m.user_id and m.state = 'waiting' and m.next_attempt_at <= now()
+    and (m.attempts >= v_max or nullif(u.email, '') is null);
+  return query
+    with claimed as (
+      select m.id from private.mails m
+      where m.state = 'waiting' and m.next_attempt_at <= now()
+      order by m.next_attempt_at limit claim_mails.batch_size
+      for update skip locked
+    )
+    update private.mails m set
+      attempts = m.attempts + 1,
+      -- Whoever does not come back is replaced after five minutes; later tries wait longer.
+      next_attempt_at = now() + interval '5 minutes' * power(2, least(m.attempts, 8))
+    from claimed c, auth.users u
+    where m.id = c.id and u.id = m.user_id
+    returning m.id, u.email::text, m.subject, m.body, m.attempts;
+end $$;
 comment on function private.claim_mails(integer) is
-  'Takes waiting mails for sending, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once. Definer: addresses are in auth.users. Not executable by API roles: the job calls it on its own connection.';
+  'Takes waiting mails for sending, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once.';
 
-create function private.finish_mail(mail_id uuid, error text default null) returns text
+create function private.finish_mail(mail_id uuid, attempt integer, error text default null) returns text
 language sql volatile security invoker set search_path = ''
 as $$
   update private.mails m set
@@ -85,8 +95,8 @@ as $$
       else 'waiting' end,
     sent_at = case when finish_mail.error is null then now() end,
     error = left(finish_mail.error, 500)
-  where m.id = finish_mail.mail_id and m.state = 'waiting'
+  where m.id = finish_mail.mail_id and m.state = 'waiting' and m.attempts = finish_mail.attempt
   returning m.state
 $$;
-comment on function private.finish_mail(uuid, text) is
-  'Notes that a mail was sent (error null), or why not; after mail.max_attempts tries it is dead. Answers the state.';
+comment on function private.finish_mail(uuid, integer, text) is
+  'Notes that a mail was sent (error null), or why not; after mail.max_attempts tries it is dead. Answers the state; null when another worker has taken the mail meanwhile.';

@@ -12,8 +12,8 @@ type Line = { name: string; access: string }
 
 const ours = ['public', 'private', 'graphql_public']
 const roles = ['anon', 'authenticated', 'service_role']
-/** private.create_ai_call_partitions makes one a month; they are checked, but cannot be listed by name. */
-const isPartitionByTheClock = (name: string) => /^private\.ai_calls_\d{6}$/.test(name)
+/** Jobs make one a month; they are checked, but cannot be listed by name. */
+const isPartitionByTheClock = (name: string) => /^private\.(?:ai_calls|audit_log)_\d{6}$/.test(name)
 const noGrants = 'anon -; authenticated -; service_role -'
 
 const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
@@ -274,10 +274,11 @@ const scene = (owner: string) => `
   values ('${run}', '${owner}', 'matrix', 1);
   insert into storage.objects (id, bucket_id, name, metadata)
   values ('${image}', 'images', '${owner}/x.png', '{"size": 1, "mimetype": "image/png"}');
-  insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello')`
   insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello');
   insert into public.devices (user_id, device_id, name, type) values ('${owner}', 'matrix', 'Matrix', 'web');
-  insert into auth.sessions (id, user_id) values ('${session}', '${owner}')`
+  insert into auth.sessions (id, user_id) values ('${session}', '${owner}');
+  select private.raise_security_event('matrix', 'low', '${owner}');
+  select private.notify_user('${owner}', 'new_device', 'Matrix', 'Matrix')`
 
 /** Every line of the behaviour table as a statement about the owner's rows, or about the scene's. */
 const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
@@ -444,6 +445,30 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'answer a test': `update public.psychology_tests set answers = '{}' where id = '${run}'`,
   'give a test away': `update public.psychology_tests set user_id = auth.uid() where id = '${run}'`,
   'delete a test': `delete from public.psychology_tests where id = '${run}'`,
+  'see the audit log': `select ip from public.audit_log where user_id = '${owner}'`,
+  'see the audit log itself': `select hash from private.audit_log where user_id = '${owner}'`,
+  'see the audit log in its partition': 'select from private.audit_log_default',
+  'add to the audit log': `select private.audit('a.b', 'thing', '1', '${owner}')`,
+  'change the audit log': `update private.audit_log set action = 'a.b' where user_id = '${owner}'`,
+  'delete from the audit log': `delete from private.audit_log where user_id = '${owner}'`,
+  'empty the audit log': 'truncate private.audit_log',
+  'verify the audit log': 'select * from private.verify_audit_chain()',
+  'read the ends of chains': 'select from private.audit_chain_heads',
+  'read the list of archives': 'select from private.audit_archives',
+  'see security events': `select from public.security_events where user_id = '${owner}'`,
+  'add a security event': `insert into public.security_events (user_id, type) values ('${owner}', 'x')`,
+  'raise a security event': `select private.raise_security_event('x', 'low', '${owner}')`,
+  'change a security event': `update public.security_events set severity = 'low' where user_id = '${owner}'`,
+  'delete a security event': `delete from public.security_events where user_id = '${owner}'`,
+  'see notifications': `select from public.notifications where user_id = '${owner}'`,
+  'add a notification': `insert into public.notifications (user_id, type, title, body) values ('${owner}', 'x', 'x', 'x')`,
+  'notify by function': `select private.notify_user('${owner}', 'x', 'x', 'x')`,
+  'mark a notification as read': `update public.notifications set read_at = now() where user_id = '${owner}'`,
+  'rewrite a notification': `update public.notifications set body = 'x' where user_id = '${owner}'`,
+  'delete a notification': `delete from public.notifications where user_id = '${owner}'`,
+  'read the outbox': 'select from private.mails',
+  'take mails from the outbox': 'select * from private.claim_mails()',
+  'drop a month of the audit log': "select private.drop_archived_audit_month('2020-02-01')",
 })
 
 /** The columns of the behaviour table. */

@@ -27,10 +27,15 @@ export const relations = {
   'public.limit_overrides': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.messages':
     'table, rls forced; anon -; authenticated select insert(ai_call_id, chat_id, content, id, role, user_id) delete; service_role select',
+  'public.notifications': 'table, rls forced; anon -; authenticated select update(read_at) delete; service_role select',
   'public.profiles':
     'table, rls forced; anon -; authenticated select update(avatar_path, bio, display_name, first_name, last_name, locale, time_zone); service_role select update(plan_id)',
   'public.psychology_tests':
     'table, rls forced; anon -; authenticated select insert(answers, id, questionnaire_id, questionnaire_version, user_id) update(answers, completed_at, result) delete; service_role select',
+  'public.security_events': 'table, rls forced; anon -; authenticated select; service_role select',
+  // The view runs with its caller's rights: what it reads is granted, and the policies are on the table.
+  'private.audit_log': 'table, rls forced; anon -; authenticated select; service_role select',
+  'public.audit_log': 'view, invoker; anon -; authenticated select; service_role select',
 
   // The catalogue: everybody who is signed in reads it, the service role keeps it.
   // legal_documents: whoever signs up reads first what they accept, so anon sees the published ones.
@@ -46,9 +51,14 @@ export const relations = {
   // Private: no API role has any grant; definer functions and direct connections use them. Partitions made by the clock
   // (private.ai_calls_YYYYMM) are checked to be the same and not listed.
   'private.account_status_changes': 'table, rls off; anon -; authenticated -; service_role -',
+  // (private.ai_calls_YYYYMM, private.audit_log_YYYYMM) are checked to be the same and not listed.
   'private.ai_calls_default': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.audit_archives': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.audit_chain_heads': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.audit_log_default': 'table, rls off; anon -; authenticated -; service_role -',
   'private.credit_accounts': 'table, rls off; anon -; authenticated -; service_role -',
   'private.invites': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.mails': 'table, rls off; anon -; authenticated -; service_role -',
   'private.providers': 'table, rls off; anon -; authenticated -; service_role -',
   'private.registrations': 'table, rls off; anon -; authenticated -; service_role -',
   'private.settings': 'table, rls off; anon -; authenticated -; service_role -',
@@ -120,13 +130,18 @@ export const functions = {
   'private.change_credits(uuid, bigint, text, text, text)': 'definer; service_role',
   'private.my_credits()': 'definer; authenticated',
   'private.my_limits()': 'definer; authenticated',
+  'private.sees_audit_origin()': 'definer; authenticated service_role',
   'private.uuid_v7()': 'invoker; authenticated service_role',
 
   // Definers that nobody calls directly: triggers, and helpers of other definers.
+  'private.audit(text, text, text, uuid, jsonb, text, inet)': 'definer; -',
   'private.consume(uuid, text, text, bigint)': 'definer; -',
   'private.create_account(uuid)': 'definer; -',
   'private.limits_of(uuid)': 'definer; -',
+  'private.notify_user(uuid, text, text, text, jsonb)': 'definer; -',
+  'private.raise_security_event(text, text, uuid, jsonb, text, inet)': 'definer; -',
   'private.tg__append_only()': 'definer; -',
+  'private.tg_audit_log__seal()': 'definer; -',
   'private.tg_chats__count()': 'definer; -',
   'private.tg_objects__check()': 'definer; -',
   'private.tg_objects__forget()': 'definer; -',
@@ -141,6 +156,25 @@ export const functions = {
   'private.admit_ai_call(jsonb)': 'invoker; -',
   'private.ai_cost_micros(public.model_prices, bigint, bigint, bigint, bigint, bigint)': 'invoker; -',
   'private.ai_limits(uuid)': 'invoker; -',
+  'private.audit_hash(private.audit_log, bigint, bytea)': 'invoker; -',
+  'private.audit_month(timestamp with time zone)': 'invoker; -',
+  'private.call_archive_audit()': 'invoker; -',
+  'private.call_jobs_function(text)': 'invoker; -',
+  'private.call_send_mails()': 'invoker; -',
+  'private.claim_mails(integer)': 'invoker; -',
+  'private.create_audit_partitions()': 'invoker; -',
+  'private.delete_old_messages()': 'invoker; -',
+  'private.drop_archived_audit_month(date)': 'invoker; -',
+  'private.finish_mail(uuid, integer, text)': 'invoker; -',
+  'private.next_audit_archive()': 'invoker; -',
+  'private.read_audit_entries(date, bigint, bigint)': 'invoker; -',
+  'private.record_audit_archive(jsonb, text, text)': 'invoker; -',
+  'private.request_header(text)': 'invoker; -',
+  'private.request_id()': 'invoker; -',
+  'private.request_ip()': 'invoker; -',
+  'private.request_user_agent()': 'invoker; -',
+  'private.tg_audit_log__append_only()': 'invoker; -',
+  'private.verify_audit_chain(date)': 'invoker; -',
   'private.check_account(uuid, uuid)': 'invoker; -',
   'private.check_ai_budget(public.ai_calls, private.credit_accounts)': 'invoker; -',
   'private.check_file_name(text, text)': 'invoker; -',
@@ -183,6 +217,9 @@ export const sequences = {}
 
 /** table: policy. What it hides and what it lets through is tried below. */
 export const policies = {
+  'private.audit_log: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'private.audit_log: owners see what was done to their account': 'select to authenticated',
   'public.ai_calls: owners see their calls': 'select to authenticated',
   'public.chats: owners delete their chats': 'delete to authenticated',
   'public.chats: owners rename their chats': 'update to authenticated',
@@ -206,6 +243,11 @@ export const policies = {
   'public.messages: owners see their messages': 'select to authenticated',
   'public.model_prices: signed-in users see the prices': 'select to authenticated',
   'public.models: signed-in users see the enabled models': 'select to authenticated',
+  'public.notifications: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'public.notifications: owners delete their notifications': 'delete to authenticated',
+  'public.notifications: owners mark their notifications as read': 'update to authenticated',
+  'public.notifications: owners see their notifications': 'select to authenticated',
   'public.plan_limits: signed-in users see what plans allow': 'select to authenticated',
   'public.plan_models: signed-in users see which plan has which model': 'select to authenticated',
   'public.plans: signed-in users see the plans': 'select to authenticated',
@@ -226,6 +268,9 @@ export const policies = {
   'storage.objects: owners replace and move their files': 'update to authenticated',
   'storage.objects: owners see their files': 'select to authenticated',
   'storage.objects: owners upload their files': 'insert to authenticated',
+  'public.security_events: only live sessions of active accounts, with their second factor':
+    'restrictive all to authenticated',
+  'public.security_events: owners see their security events, admins all': 'select to authenticated',
 }
 
 /**
@@ -388,4 +433,28 @@ export const behaviour = {
   'read locks':                            '?',
   'ask for claims as the Auth service does':'?',
   'clear a lock as the Auth service does': '?',
+  'see the audit log':                      'yes       none      denied    yes',
+  'see the audit log itself':               'yes       none      denied    yes',
+  'see the audit log in its partition':     'denied    denied    denied    denied',
+  'add to the audit log':                   'denied    denied    denied    denied',
+  'change the audit log':                   'denied    denied    denied    denied',
+  'delete from the audit log':              'denied    denied    denied    denied',
+  'empty the audit log':                    'denied    denied    denied    denied',
+  'verify the audit log':                   'denied    denied    denied    denied',
+  'read the ends of chains':                'denied    denied    denied    denied',
+  'read the list of archives':              'denied    denied    denied    denied',
+  'see security events':                    'yes       none      denied    yes',
+  'add a security event':                   'denied    denied    denied    denied',
+  'raise a security event':                 'denied    denied    denied    denied',
+  'change a security event':                'denied    denied    denied    denied',
+  'delete a security event':                'denied    denied    denied    denied',
+  'see notifications':                      'yes       none      denied    yes',
+  'add a notification':                     'denied    denied    denied    denied',
+  'notify by function':                     'denied    denied    denied    denied',
+  'mark a notification as read':            'yes       none      denied    denied',
+  'rewrite a notification':                 'denied    denied    denied    denied',
+  'delete a notification':                  'yes       none      denied    denied',
+  'read the outbox':                        'denied    denied    denied    denied',
+  'take mails from the outbox':             'denied    denied    denied    denied',
+  'drop a month of the audit log':          'denied    denied    denied    denied',
 }

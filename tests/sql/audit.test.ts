@@ -39,6 +39,16 @@ describe('the log is append-only', () => {
     ['delete', (tx: Tx) => tx`delete from private.audit_log where true`],
     ['truncate', (tx: Tx) => tx`truncate private.audit_log`],
     ['truncate of a partition', (tx: Tx) => tx`truncate private.audit_log_default`],
+    ['removing the ends of chains', (tx: Tx) => tx`delete from private.audit_chain_heads where true`],
+    ['truncate of the ends of chains', (tx: Tx) => tx`truncate private.audit_chain_heads`],
+    ['truncate of the list of archives', (tx: Tx) => tx`truncate private.audit_archives`],
+    [
+      'a forged seal',
+      (tx: Tx) =>
+        tx`
+      insert into private.audit_log (actor_role, action, resource_type, result, details, seq, previous_hash, hash)
+      values ('postgres', 'a.lie', 'thing', 'success', '{}', 1, '', sha256('x'))`.then(() => seal(tx)),
+    ],
   ])('%s is refused, also to the owner of the table in replica mode', (_, change) =>
     rolledBack(async (tx) => {
       await chainOf(tx, ['a.first'])
@@ -96,6 +106,45 @@ describe('an entry', () => {
         user_agent: 'Tester/1.0',
         request_id: 'req_1',
       })
+    }))
+
+  test.each([
+    [{ 'cf-connecting-ip': '203.0.113.7', 'x-forwarded-for': '203.0.113.9' }, '203.0.113.7'],
+    [{ 'x-forwarded-for': '6.6.6.6, 203.0.113.9' }, '203.0.113.9'],
+    [{ 'x-forwarded-for': '2001:db8::1' }, '2001:db8::1'],
+    [{ 'x-forwarded-for': '203.0.113.9/8' }, null],
+    [{ 'x-real-ip': '203.0.113.9' }, null],
+  ])('comes, with headers %j, from %s', (headers, ip) =>
+    rolledBack(async (tx) => {
+      await tx`select set_config('request.headers', ${JSON.stringify(headers)}, true)`
+
+      expect(await tx`select host(private.request_ip()) as ip`).toEqual([{ ip }])
+    }),
+  )
+
+  test('of a transaction that began before midnight belongs to the month it began in', () =>
+    racing(2, async (sql) => {
+      const marker = `month.n${crypto.randomUUID().replaceAll('-', '')}`.slice(0, 60)
+      const at = (tx: Tx, moment: string) => tx`
+        insert into private.audit_log (created_at, actor_role, action, resource_type, result, details)
+        values (${moment}, 'postgres', ${marker}, 'thing', 'success', '{}')`
+
+      await Promise.all([
+        sql.begin(async (tx) => {
+          await at(tx, '2019-03-31T23:59:59Z')
+          await at(tx, '2019-04-01T00:00:00Z')
+        }),
+        sql.begin((tx) => at(tx, '2019-04-01T00:00:01Z')),
+      ])
+
+      expect(
+        await sql`select private.audit_month(created_at)::text as month, count(*)::int as n
+          from private.audit_log where action = ${marker} group by 1 order by 1`,
+      ).toEqual([
+        { month: '2019-03-01', n: 1 },
+        { month: '2019-04-01', n: 2 },
+      ])
+      expect(await sql`select * from private.verify_audit_chain()`).toEqual([])
     }))
 
   test.each(['', 'nonsense', '999.1.1.1', "1.1.1.1'; drop table x"])('takes "%s" for no address', (header) =>
@@ -181,6 +230,7 @@ describe('the chain', () => {
       'the head removed with all entries but one',
       async (tx, [id = '']) => {
         await tx`delete from private.audit_log where created_at < '2020-03-01' and id <> ${id}`
+        await tx`alter table private.audit_chain_heads disable trigger tg_audit_chain_heads__no_delete`
         await tx`delete from private.audit_chain_heads where month = '2020-02-01'`
       },
       'does not end at its head',
@@ -197,7 +247,7 @@ describe('the chain', () => {
   )
 
   test('stays whole when 40 transactions append at once, lock accounts in between, and some roll back', () =>
-    racing(20, async (sql, accounts) => {
+    racing(40, async (sql, accounts) => {
       const people = [await accounts(), await accounts(), await accounts()]
       const marker = `race.n${crypto.randomUUID().replaceAll('-', '')}`.slice(0, 60)
 
