@@ -484,33 +484,31 @@ comment on function public.record_guardian_consent(uuid, text) is
   'For admins and the service role: a guardian agreed, so the parked account becomes active as soon as its e-mail is verified. note says who, and how it was checked. A repeated call changes nothing.';
 grant execute on function public.record_guardian_consent(uuid, text) to authenticated, service_role;
 
-create function private.make_invite(label text, max_uses integer, expires_at timestamptz) returns jsonb
+create function private.make_invite(label text, max_uses integer, expires_at timestamptz, out id uuid, out code text)
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_code text;
-  v_id uuid;
 begin
   perform private.require_admin();
   if private.text_or_null(label, 200) is null or coalesce(max_uses not between 1 and 1000000, true) or expires_at <= now() then
     perform private.raise_error('invalid_request_error',
       'An invite needs a label, max_uses from 1 to 1000000, and an expires_at in the future or none.');
   end if;
-  v_code := private.new_invite_code();
+  code := private.new_invite_code();
   insert into private.invites (code_hash, label, max_uses, expires_at, created_by)
-  values (private.invite_code_hash(v_code), private.text_or_null(make_invite.label, 200), make_invite.max_uses,
+  values (private.invite_code_hash(code), private.text_or_null(make_invite.label, 200), make_invite.max_uses,
     make_invite.expires_at, (select auth.uid()))
-  returning id into v_id;
-  perform private.audit(action => 'invite.create', resource_type => 'invite', resource_id => v_id::text,
+  returning invites.id into make_invite.id;
+  perform private.audit(action => 'invite.create', resource_type => 'invite', resource_id => make_invite.id::text,
     details => jsonb_build_object('label', private.text_or_null(make_invite.label, 200), 'max_uses', make_invite.max_uses));
-  return jsonb_build_object('id', v_id, 'code', v_code);
 end $$;
 comment on function private.make_invite(text, integer, timestamptz) is 'What create_invite() calls. Definer: invites are private.';
 grant execute on function private.make_invite(text, integer, timestamptz) to authenticated, service_role;
 
-create function public.create_invite(label text, max_uses integer default 1, expires_at timestamptz default null) returns jsonb
+create function public.create_invite(
+  label text, max_uses integer default 1, expires_at timestamptz default null, out id uuid, out code text
+)
 language sql volatile security invoker set search_path = ''
-as $$ select private.make_invite(label, max_uses, expires_at) $$;
+as $$ select i.id, i.code from private.make_invite(create_invite.label, create_invite.max_uses, create_invite.expires_at) i $$;
 comment on function public.create_invite(text, integer, timestamptz) is
   'For admins and the service role: makes an invite code for max_uses sign-ups. Answers {id, code}; the code is shown this once.';
 grant execute on function public.create_invite(text, integer, timestamptz) to authenticated, service_role;

@@ -1,9 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { adult, newcomer, profileOf, setSetting, signUp } from './registration-support.ts'
+import { adult, asAccount, newcomer, profileOf, setSetting, signUp } from './registration-support.ts'
 import {
   type Account,
   asRole,
-  asUser,
   newAccount,
   racing,
   refusal,
@@ -48,7 +47,9 @@ describe('suspend, reinstate and delete', () => {
       const [user, other] = [await newAccount(tx), await newAccount(tx)]
 
       for (const id of [user.id, other.id])
-        expect((await refusal(tx, (sp) => asUser(sp, user.id, (as) => change(as, verb, id)))).code).toBe('not_allowed')
+        expect((await refusal(tx, (sp) => asAccount(sp as Tx, user.id, (as) => change(as, verb, id)))).code).toBe(
+          'not_allowed',
+        )
       expect(await profileOf(tx, other.id)).toMatchObject({ status: 'active' })
     }),
   )
@@ -59,7 +60,7 @@ describe('suspend, reinstate and delete', () => {
 
       const refused = await refusal(tx, (sp) => asAdmin(sp, admin, (as) => change(as, verb, other.id), 'aal1'))
 
-      expect(refused.code).toBe('not_allowed')
+      expect(refused).toMatchObject({ sqlstate: 'PGRST', status: 403 })
     }),
   )
 
@@ -249,12 +250,12 @@ describe('set_account_role', () => {
     rolledBack(async (tx) => {
       const [admin, user] = [await makeAdmin(tx), await newAccount(tx)]
 
-      expect((await refusal(tx, (sp) => asUser(sp, user.id, (as) => setRole(as, user.id, 'admin')))).code).toBe(
-        'not_allowed',
-      )
-      expect((await refusal(tx, (sp) => asAdmin(sp, admin, (as) => setRole(as, user.id, 'admin'), 'aal1'))).code).toBe(
-        'not_allowed',
-      )
+      expect(
+        (await refusal(tx, (sp) => asAccount(sp as Tx, user.id, (as) => setRole(as, user.id, 'admin')))).code,
+      ).toBe('not_allowed')
+      expect(
+        (await refusal(tx, (sp) => asAdmin(sp, admin, (as) => setRole(as, user.id, 'admin'), 'aal1'))).status,
+      ).toBe(403)
     }))
 
   test('not the own role, not an unknown role, not an unknown account', () =>
@@ -369,7 +370,7 @@ describe('find_account', () => {
       const user = await newAccount(tx)
       const look = (as: Tx) => as`select * from public.find_account(${`sql-${user.id}@example.com`})`
 
-      expect((await refusal(tx, (sp) => asUser(sp, user.id, look))).code).toBe('not_allowed')
+      expect((await refusal(tx, (sp) => asAccount(sp as Tx, user.id, look))).code).toBe('not_allowed')
     }))
 
   test('an admin finds an account by its address, however it is typed, and nobody by another', () =>

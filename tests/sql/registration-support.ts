@@ -1,5 +1,5 @@
 /** Sign-ups as the Auth service makes them: the hook in a transaction of its own, then the user in another. */
-import type { Sql, Tx } from './support.ts'
+import { asRole, type Sql, type Tx } from './support.ts'
 
 export const adult = { birth_date: '1990-04-01', accept_terms: true }
 
@@ -67,8 +67,8 @@ export async function profileOf(sql: Sql | Tx, id: string) {
 }
 
 export async function createInvite(sql: Sql | Tx, maxUses = 1): Promise<{ id: string; code: string }> {
-  const [row] = await sql`select public.create_invite('test', ${maxUses}) as invite`
-  return row?.invite
+  const [row] = await sql`select id, code from public.create_invite('test', ${maxUses})`
+  return { id: row?.id, code: row?.code }
 }
 
 /** How many accounts and live reservations count towards the cap now. */
@@ -78,4 +78,10 @@ export async function takenPlaces(sql: Sql | Tx): Promise<number> {
       + (select count(*)::int from private.registrations r
          where r.confirmed_at is null and r.reserved_at > private.reservations_since()) as taken`
   return row?.taken
+}
+
+/** Acts as a signed-in user, in a session of this call's own. */
+export async function asAccount<T>(tx: Tx, id: string, act: (tx: Tx) => Promise<T>): Promise<T> {
+  const [session] = await tx`insert into auth.sessions (id, user_id) values (gen_random_uuid(), ${id}) returning id`
+  return asRole(tx, 'authenticated', { sub: id, role: 'authenticated', aal: 'aal1', session_id: session?.id }, act)
 }

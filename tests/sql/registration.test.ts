@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import {
   adult,
+  asAccount,
   askHook,
   createInvite,
   insertAndCommit,
@@ -11,7 +12,7 @@ import {
   signUp,
   takenPlaces,
 } from './registration-support.ts'
-import { asRole, asUser, connect, creditsOf, refusal, rolledBack, type Sql, type Tx, together } from './support.ts'
+import { connect, creditsOf, refusal, rolledBack, type Sql, type Tx, together } from './support.ts'
 
 const consentsOf = (tx: Tx, id: string) => tx`
   select kind, version, granted, host(ip) as ip, created_at is not null as dated from public.consents
@@ -141,7 +142,7 @@ describe('a parked account', () => {
     rolledBack(async (tx) => {
       const id = await park(tx)
 
-      expect((await refusal(tx, (sp) => asUser(sp, id, (as) => consent(as, id)))).code).toBe('not_allowed')
+      expect((await refusal(tx, (sp) => asAccount(sp as Tx, id, (as) => consent(as, id)))).sqlstate).toBe('PGRST')
     }))
 
   test('becomes active by the guardian and the e-mail, in either order, and the consent is kept once', () =>
@@ -211,7 +212,7 @@ describe('the terms', () => {
       const user = newcomer({ confirmed: true })
       await signUp(tx, user)
       await tx`insert into public.legal_documents (kind, version, url) values ('terms', '2', 'x')`
-      const accept = () => asUser(tx, user.id, (as) => as`select kind, version, id from public.accept_terms()`)
+      const accept = () => asAccount(tx, user.id, (as) => as`select kind, version, id from public.accept_terms()`)
 
       const first = await accept()
       const second = await accept()
@@ -245,14 +246,14 @@ test('the do-not-sell choice is kept with every change, and shown in the profile
     await signUp(tx, user)
 
     for (const value of [true, true, false])
-      await asUser(tx, user.id, (as) => as`select public.set_do_not_sell(${value})`)
+      await asAccount(tx, user.id, (as) => as`select public.set_do_not_sell(${value})`)
 
     const rows =
       await tx`select granted from public.consents where user_id = ${user.id} and kind = 'do_not_sell' order by id`
     expect(rows.map((row) => row.granted)).toEqual([true, false])
     expect((await profileOf(tx, user.id))?.do_not_sell).toBe(false)
     expect(
-      (await refusal(tx, (sp) => asUser(sp, user.id, (as) => as`select public.set_do_not_sell(null)`))).status,
+      (await refusal(tx, (sp) => asAccount(sp as Tx, user.id, (as) => as`select public.set_do_not_sell(null)`))).status,
     ).toBe(400)
   }))
 
@@ -527,16 +528,10 @@ describe('anonymous users', () => {
   const signedUp = async (tx: Tx, data = {}) => {
     const user = anonymous(data)
     expect(await signUp(tx, user)).toBeNull()
-    await tx`insert into auth.sessions (id, user_id) values (${user.id}, ${user.id})`
     return user.id
   }
   const complete = (tx: Tx, id: string, birthDate: string | null, terms: boolean) =>
-    asRole(
-      tx,
-      'authenticated',
-      { sub: id, role: 'authenticated', session_id: id },
-      (as) => as`select (public.complete_registration(${birthDate}, ${terms})).*`,
-    )
+    asAccount(tx, id, (as) => as`select (public.complete_registration(${birthDate}, ${terms})).*`)
 
   test('are refused while sign-up is closed', () =>
     rolledBack(async (tx) => {
@@ -596,7 +591,6 @@ describe('anonymous users', () => {
     rolledBack(async (tx) => {
       const user = newcomer({ confirmed: true })
       await signUp(tx, user)
-      await tx`insert into auth.sessions (id, user_id) values (${user.id}, ${user.id})`
 
       await complete(tx, user.id, '1980-01-01', true)
 
