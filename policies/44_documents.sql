@@ -15,9 +15,9 @@ create policy "owners delete their documents"
   on public.documents for delete to authenticated
   using (user_id = (select auth.uid()));
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on public.documents as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));
 
 create policy "owners see their images"
   on public.images for select to authenticated
@@ -28,6 +28,6 @@ create policy "owners describe their images"
   using (user_id = (select auth.uid()))
   with check (user_id = (select auth.uid()));
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on public.images as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));

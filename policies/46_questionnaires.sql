@@ -2,9 +2,9 @@ create policy "signed-in users see the questionnaires"
   on public.questionnaires for select to authenticated
   using (true);
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on public.questionnaires as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));
 
 create policy "owners see their tests"
   on public.psychology_tests for select to authenticated
@@ -25,6 +25,6 @@ create policy "owners delete their tests"
   on public.psychology_tests for delete to authenticated
   using (user_id = (select auth.uid()));
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on public.psychology_tests as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));

@@ -11,6 +11,6 @@ create policy "owners delete their notifications"
   on public.notifications for delete to authenticated
   using (user_id = (select auth.uid()));
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on public.notifications as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));

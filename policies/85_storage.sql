@@ -22,6 +22,6 @@ create policy "owners delete their files"
   using (bucket_id in ('avatars', 'images')
     and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'));
 
-create policy "only live sessions of active accounts, with their second factor"
+create policy "only live, active and fully signed-in callers"
   on storage.objects as restrictive for all to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_active()) and (select private.mfa_is_satisfied()));
+  using ((select private.access_is_allowed()));

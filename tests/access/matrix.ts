@@ -217,8 +217,7 @@ export const sequences = {}
 
 /** table: policy. What it hides and what it lets through is tried below. */
 export const policies = {
-  'private.audit_log: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'private.audit_log: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'private.audit_log: owners see what was done to their account': 'select to authenticated',
   'public.ai_calls: owners see their calls': 'select to authenticated',
   'public.chats: owners delete their chats': 'delete to authenticated',
@@ -226,15 +225,15 @@ export const policies = {
   'public.chats: owners see their chats': 'select to authenticated',
   'public.chats: owners start chats': 'insert to authenticated',
   'public.consents: owners see their consents': 'select to authenticated',
+  'public.consents: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.credit_entries: owners see their ledger': 'select to authenticated',
   'public.legal_documents: everybody sees the published documents': 'select to anon authenticated',
-  'public.documents: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'public.documents: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.documents: owners change their documents': 'update to authenticated',
   'public.documents: owners delete their documents': 'delete to authenticated',
   'public.documents: owners see their documents': 'select to authenticated',
   'public.documents: owners write their documents': 'insert to authenticated',
-  'public.images: only live sessions of active accounts, with their second factor': 'restrictive all to authenticated',
+  'public.images: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.images: owners describe their images': 'update to authenticated',
   'public.images: owners see their images': 'select to authenticated',
   'public.limit_overrides: owners see their own limits': 'select to authenticated',
@@ -243,8 +242,7 @@ export const policies = {
   'public.messages: owners see their messages': 'select to authenticated',
   'public.model_prices: signed-in users see the prices': 'select to authenticated',
   'public.models: signed-in users see the enabled models': 'select to authenticated',
-  'public.notifications: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'public.notifications: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.notifications: owners delete their notifications': 'delete to authenticated',
   'public.notifications: owners mark their notifications as read': 'update to authenticated',
   'public.notifications: owners see their notifications': 'select to authenticated',
@@ -253,23 +251,19 @@ export const policies = {
   'public.plans: signed-in users see the plans': 'select to authenticated',
   'public.profiles: owners change their profile': 'update to authenticated',
   'public.profiles: owners see their profile': 'select to authenticated',
-  'public.psychology_tests: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'public.psychology_tests: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.psychology_tests: owners answer their tests until they are completed': 'update to authenticated',
   'public.psychology_tests: owners delete their tests': 'delete to authenticated',
   'public.psychology_tests: owners see their tests': 'select to authenticated',
   'public.psychology_tests: owners start tests of enabled questionnaires': 'insert to authenticated',
-  'public.questionnaires: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'public.questionnaires: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.questionnaires: signed-in users see the questionnaires': 'select to authenticated',
-  'storage.objects: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'storage.objects: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'storage.objects: owners delete their files': 'delete to authenticated',
   'storage.objects: owners replace and move their files': 'update to authenticated',
   'storage.objects: owners see their files': 'select to authenticated',
   'storage.objects: owners upload their files': 'insert to authenticated',
-  'public.security_events: only live sessions of active accounts, with their second factor':
-    'restrictive all to authenticated',
+  'public.security_events: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.security_events: owners see their security events, admins all': 'select to authenticated',
 }
 
