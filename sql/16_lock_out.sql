@@ -1,7 +1,7 @@
 -- Lock-out: failed sign-ins, counted for each account and network, so that nobody locks somebody else out from elsewhere.
 
 create table private.sign_in_failures (
-  id bigint generated always as identity primary key,
+  id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
   network cidr not null,
   failed_at timestamptz not null default now()
@@ -46,7 +46,7 @@ begin
   select l.* into v_lock from private.sign_in_locks l
   where l.user_id = v_user_id and l.network = v_network for update;
 
-  if v_is_valid and v_lock.locked_until > now() is not true then
+  if v_is_valid and v_lock.locked_until > clock_timestamp() is not true then
     delete from private.sign_in_locks l where l.user_id = v_user_id and l.network = v_network;
     delete from private.sign_in_failures f where f.user_id = v_user_id and f.network = v_network;
     return '{"decision": "continue"}';
@@ -54,7 +54,7 @@ begin
   if not v_is_valid then
     perform private.note_sign_in_failure(v_lock);
   end if;
-  if v_lock.locked_until > now() then
+  if v_lock.locked_until > clock_timestamp() then
     -- The Auth service's own words for a wrong password: whoever guesses learns neither the lock nor the account.
     return '{"decision": "reject", "message": "Invalid login credentials", "should_logout_user": false}';
   end if;
@@ -77,7 +77,7 @@ begin
   insert into private.sign_in_failures (user_id, network, failed_at)
   values ((lock).user_id, (lock).network, clock_timestamp());
   perform private.watch_sign_in_failures((lock).user_id, v_window);
-  if (lock).locked_until > now() then
+  if (lock).locked_until > clock_timestamp() then
     return;
   end if;
   -- Failures that already led to a lock, or came during it, do not count again.
@@ -87,7 +87,7 @@ begin
   if v_failures < (private.setting('lock_out.failures'))::integer then
     return;
   end if;
-  v_locks := case when (lock).locked_until < now() - v_longest then 0 else (lock).locks end;
+  v_locks := case when (lock).locked_until < clock_timestamp() - v_longest then 0 else (lock).locks end;
   v_duration := least(
     make_interval(mins => (private.setting('lock_out.minutes'))::integer) * power(2, least(v_locks, 20)), v_longest);
   update private.sign_in_locks l set locked_until = clock_timestamp() + v_duration, locks = v_locks + 1

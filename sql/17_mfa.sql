@@ -1,7 +1,7 @@
 -- Second factors: guessing them is limited, losing one has a way back, and taking one away is told to the owner.
 
 create table private.mfa_failures (
-  id bigint generated always as identity primary key,
+  id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
   subject_id uuid not null,
   failed_at timestamptz not null default now()

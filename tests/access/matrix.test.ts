@@ -406,8 +406,8 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'read recovery codes': 'select from private.recovery_codes',
   'read sessions': 'select from private.live_sessions',
   'read locks': 'select from private.sign_in_locks',
-  'ask for claims as the Auth service does': `select private.custom_access_token('{"user_id": "${owner}"}')`,
-  'clear a lock as the Auth service does': `
+  'ask for claims like Auth': `select private.custom_access_token('{"user_id": "${owner}"}')`,
+  'clear a lock like Auth': `
     select private.password_verification_attempt('{"user_id": "${owner}", "valid": true}')`,
 
   'delete a message': `delete from public.messages where chat_id = '${chat}'`,

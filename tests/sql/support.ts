@@ -150,3 +150,10 @@ export async function setLimit(
     values (${userId}, ${meter}, ${period}, ${amount})
     on conflict (user_id, meter, period) do update set amount = excluded.amount`
 }
+
+/** The security events of an account, as 'type severity'. */
+export const eventsOf = async (tx: Sql | Tx, userId: string): Promise<string[]> => {
+  const rows = await tx`
+    select type || ' ' || severity as event from public.security_events where user_id = ${userId} order by 1`
+  return rows.map((row) => row.event)
+}
