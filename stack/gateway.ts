@@ -6,7 +6,7 @@ import { readProjectSettings } from './gateway/auth-settings.ts'
 import { type Caller, identify } from './gateway/callers.ts'
 import { completeSession } from './gateway/complete-session.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
-import { forward } from './gateway/forward.ts'
+import { forward, setAddress } from './gateway/forward.ts'
 import { authService, restService, type Service, storageService } from './gateway/lite.ts'
 import { unwrapUpload } from './gateway/storage-upload.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
@@ -78,6 +78,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const real = service === 'rest' ? config.real.rest : config.real.storage
     if (!lite) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
+    setAddress(bare.headers, address)
     return lite.fetch(service === 'storage' ? await unwrapUpload(bare) : bare, caller.claims)
   }
 
