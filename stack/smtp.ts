@@ -4,11 +4,10 @@ import { StackError } from './config.ts'
 import { parseMail } from './mailbox/parse-mail.ts'
 import type { OutgoingMessage } from './mailbox.ts'
 
-const sizeLimit = 5 * 1024 * 1024
-
 export async function startSmtp(
   port: number,
   deliver: (message: OutgoingMessage) => Promise<unknown>,
+  sizeLimit = 5 * 1024 * 1024,
 ): Promise<() => Promise<void>> {
   const server = new SMTPServer({
     name: 'mailbox.localhost',

@@ -14,7 +14,7 @@ export function parseMail(raw: string): ParsedMail {
 }
 
 function parsePart(raw: string): Part {
-  const [, head = '', body = ''] = /^([\s\S]*?)\r?\n\r?\n([\s\S]*)$/.exec(raw) ?? ['', raw, '']
+  const [, head = '', body = ''] = /^(?:|([\s\S]*?)\r?\n)\r?\n([\s\S]*)$/.exec(raw) ?? ['', raw, '']
   const headers = new Map<string, string>()
   for (const line of head.replaceAll(/\r?\n[ \t]+/g, ' ').split(/\r?\n/)) {
     const [, name = '', value = ''] = /^([^:\s]+):\s*(.*)$/.exec(line) ?? []
