@@ -35,7 +35,15 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
   return {
     port,
     data,
-    ports: { api: port, db: port + 1, console: port + 2, mail: port + 3, provider: port + 4, functions: port + 5 },
+    ports: {
+      api: port,
+      db: port + 1,
+      console: port + 2,
+      mail: port + 3,
+      provider: port + 4,
+      functions: port + 5,
+      smtp: port + 6,
+    },
     files: {
       postgres: join(data, 'postgres'),
       keys: join(data, 'keys.json'),

@@ -6,7 +6,7 @@ import { type ProjectSettings, readProjectSettings } from './auth/settings.ts'
 import type { StackConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
-import { forward } from './gateway/forward.ts'
+import { forward, setAddress } from './gateway/forward.ts'
 import { restService, storageService } from './gateway/lite.ts'
 import { unwrapUpload } from './gateway/storage-upload.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
@@ -77,6 +77,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const real = service === 'rest' ? config.real.rest : config.real.storage
     if (!lite) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
+    setAddress(bare.headers, address)
     const upload = service === 'storage' ? await unwrapUpload(bare) : bare
     return upload instanceof Response ? upload : lite.fetch(upload, caller.claims)
   }

@@ -74,6 +74,12 @@ export const catalogue = {
     message: 'The AI provider of this model is not set up.',
     shouldRetry: false,
   },
+  mail_not_configured: {
+    status: 503,
+    type: server,
+    message: 'This deployment has no mail server: set SMTP_URL and MAIL_FROM.',
+    shouldRetry: false,
+  },
   upstream_timeout: { status: 504, type: server, message: 'The AI provider took too long to answer.', retryAfterS: 1 },
 } as const satisfies Record<string, Entry>
 

@@ -1,4 +1,5 @@
 /** `@supabase/lite` as two services, each on a connection of its own role, so that grants are proven. */
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { App, setExperimental } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
 import postgres from 'postgres'
@@ -79,6 +80,17 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   // sees no table. So the catalogue, and only that, is read as postgres.
   const catalogue = connect(dbUrl('postgres'), 1)
   connection.introspect = (options) => catalogue.introspect(options)
+  // PostgREST tells SQL about every request (request.headers, request.method, request.path); lite does so for RPC only.
+  const requests = new AsyncLocalStorage<Request>()
+  const withContext = connection.withContext.bind(connection)
+  connection.withContext = (context, run, options) => {
+    const request = requests.getStore()
+    if (!request || options?.rpc || options?.transaction) return withContext(context, run, options)
+    const { method, url: address, headers } = request
+    const path = new URL(address).pathname.replace(/^\/rest\/v1/, '')
+    const rpc = { method, path, readOnly: false, requestHeaders: Object.fromEntries(headers) }
+    return withContext(context, run, { ...options, rpc })
+  }
   const listener = postgres(url, { max: 1, onnotice: () => {} })
   await listener.listen('pgrst', (payload) => {
     if (payload === 'reload schema' || payload === '') void catalogue.clearSchemaCache()
@@ -86,7 +98,8 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   const close = async () => {
     await Promise.all([listener.end({ timeout: 1 }), catalogue.close(), connection.close()])
   }
-  return { fetch: fetchAs(app), close }
+  const fetch = fetchAs(app)
+  return { fetch: (request, claims) => requests.run(request, () => fetch(request, claims)), close }
 }
 
 /** The Storage service as role supabase_storage_admin; files lie in the data folder. */
