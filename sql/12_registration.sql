@@ -69,7 +69,7 @@ create table private.invites (
   id uuid primary key default private.uuid_v7(),
   code_hash bytea not null unique check (octet_length(code_hash) = 32),
   label text not null check (length(label) between 1 and 200),
-  max_uses integer not null check (max_uses between 1 and 1000000),
+  max_uses integer not null check (max_uses between 1 and 10000),
   expires_at timestamptz,
   revoked_at timestamptz,
   created_by uuid references auth.users (id) on delete set null,
@@ -83,6 +83,7 @@ create table private.registrations (
   user_id uuid primary key,
   origin text not null check (origin in ('sign_up', 'unannounced', 'admin', 'import')),
   invite_id uuid references private.invites (id) on delete restrict,
+  place integer check (place > 0),
   is_anonymous boolean not null,
   ip inet,
   reserved_at timestamptz not null,
@@ -92,9 +93,12 @@ comment on table private.registrations is
   'How each account came in. Made before the user, so user_id references nothing; it stays when the account is erased, so that an invite''s use stays used.';
 comment on column private.registrations.origin is
   'sign_up: through the hook. unannounced: made without it (admin API, hook switched off). admin, import: the same, but marked so in app_metadata.';
+comment on column private.registrations.place is
+  'Which of the invite''s uses, or of the places under the cap, this is; null where nothing is counted. See private.try_place.';
 comment on column private.registrations.ip is 'From the hook; moves to the consents when the user is there.';
 comment on column private.registrations.confirmed_at is 'Null: a reservation, which holds its place for registration.reservation_seconds.';
-create index registrations_invite_id_idx on private.registrations (invite_id) where invite_id is not null;
+create index registrations_invite_id_idx on private.registrations (invite_id);
+create index registrations_place_idx on private.registrations (place) where place is not null;
 create index registrations_reserved_at_idx on private.registrations (reserved_at) where confirmed_at is null;
 revoke all on private.registrations from anon, authenticated, service_role;
 
@@ -124,18 +128,6 @@ end $$;
 comment on function private.reservations_since() is
   'Reservations made after this moment hold their place. Not now(): whoever waited for the lock began earlier.';
 
-create function private.lock_registrations() returns text
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  if private.setting('launch.phase') #>> '{}' in ('invite', 'capped') then
-    perform pg_advisory_xact_lock(hashtext('private.registrations'));
-  end if;
-  return private.setting('launch.phase') #>> '{}';
-end $$;
-comment on function private.lock_registrations() is
-  'The launch phase; where places are counted, one sign-up at a time until the transaction ends. An open phase locks nothing.';
-
 create function private.age_refusal(birth_date text, is_demanded boolean) returns text
 language plpgsql stable security invoker set search_path = ''
 as $$
@@ -152,38 +144,87 @@ begin
 end $$;
 comment on function private.age_refusal(text, boolean) is 'Why somebody born that day may not register, or null. Under registration.under_age = park nobody is too young.';
 
-create function private.find_open_invite(code text, user_id uuid) returns private.invites
-language sql volatile security invoker set search_path = ''
-as $$
-  select i.* from private.invites i
-  where i.code_hash = private.invite_code_hash(find_open_invite.code)
-    and i.revoked_at is null
-    and (i.expires_at is null or i.expires_at > now())
-    and i.max_uses > (
-      select count(*) from private.registrations r
-      where r.invite_id = i.id and r.user_id <> find_open_invite.user_id
-        and (r.confirmed_at is not null or r.reserved_at > (select private.reservations_since())))
-$$;
-comment on function private.find_open_invite(text, uuid) is 'The invite of a code if it still lets somebody in. Only under private.lock_registrations is the answer exact.';
+create function private.place_lock(invite_id uuid) returns integer
+language sql immutable security invoker set search_path = ''
+return hashtext('private.registrations ' || coalesce(invite_id::text, 'cap'));
+comment on function private.place_lock(uuid) is 'The advisory lock, together with a place''s number, of an invite''s uses or (null) of the cap''s places.';
 
-create function private.has_place_under_cap(user_id uuid) returns boolean
+create function private.try_place(invite_id uuid, place integer, user_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- Whoever holds the lock is taking this place right now. With the lock, look again: it may have been taken meanwhile.
+  return pg_try_advisory_xact_lock(private.place_lock(try_place.invite_id), try_place.place) and not exists (
+    select from private.registrations r
+    where r.place = try_place.place and r.invite_id is not distinct from try_place.invite_id
+      and r.user_id <> try_place.user_id
+      and (r.confirmed_at is not null or r.reserved_at > (select private.reservations_since())));
+end $$;
+comment on function private.try_place(uuid, integer, uuid) is
+  'Whether this place is the caller''s until the transaction ends. Never two callers the same one, and nobody waits.';
+
+create function private.take_invite(code text, user_id uuid, out invite_id uuid, out place integer)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_max_uses integer;
+begin
+  select i.id, i.max_uses into invite_id, v_max_uses from private.invites i
+  where i.code_hash = private.invite_code_hash(take_invite.code)
+    and i.revoked_at is null and (i.expires_at is null or i.expires_at > now());
+  for place in
+    select g.n from generate_series(1, v_max_uses) g (n)
+    where g.n not in (
+      select r.place from private.registrations r
+      where r.invite_id = take_invite.invite_id and r.place is not null and r.user_id <> take_invite.user_id
+        and (r.confirmed_at is not null or r.reserved_at > (select private.reservations_since())))
+    order by g.n
+  loop
+    if private.try_place(invite_id, place, take_invite.user_id) then
+      return;
+    end if;
+  end loop;
+  place := null;
+end $$;
+comment on function private.take_invite(text, uuid) is
+  'Takes one use of the invite with this code; place is null when the code is unknown, revoked, expired or used up.';
+
+create function private.take_place_under_cap(user_id uuid) returns integer
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_cap integer := (private.setting('launch.user_cap'))::integer;
   v_since timestamptz := private.reservations_since();
-  v_taken integer;
+  v_place integer;
 begin
-  select count(*) into v_taken from (
-    select p.id from public.profiles p where p.status <> 'deleted' and p.id <> has_place_under_cap.user_id
-    union all
-    select r.user_id from private.registrations r
-    where r.confirmed_at is null and r.user_id <> has_place_under_cap.user_id and r.reserved_at > v_since
-    limit v_cap) taken;
-  return v_taken < v_cap;
+  -- One statement, so one state of the database: as many of the lowest unused numbers as there are free places. Whoever
+  -- sees the same state tries the same numbers, so those who have not committed are counted by the locks they hold.
+  for v_place in
+    with taken as (
+      select count(*)::integer as n from (
+        select p.id from public.profiles p where p.status <> 'deleted' and p.id <> take_place_under_cap.user_id
+        union all
+        select r.user_id from private.registrations r
+        where r.confirmed_at is null and r.user_id <> take_place_under_cap.user_id and r.reserved_at > v_since
+        limit v_cap) x),
+    numbers as materialized (
+      select r.place from private.registrations r
+      where r.invite_id is null and r.place is not null and r.user_id <> take_place_under_cap.user_id
+        and (r.confirmed_at is not null or r.reserved_at > v_since))
+    select g.n
+    from generate_series(1, v_cap + (select count(*)::integer from numbers)) g (n)
+    where g.n not in (select m.place from numbers m)
+    order by g.n
+    limit (select greatest(v_cap - t.n, 0) from taken t)
+  loop
+    if private.try_place(null, v_place, take_place_under_cap.user_id) then
+      return v_place;
+    end if;
+  end loop;
+  return null;
 end $$;
-comment on function private.has_place_under_cap(uuid) is
-  'Whether accounts (deleted ones do not count) and live reservations leave a place under launch.user_cap.';
+comment on function private.take_place_under_cap(uuid) is
+  'Takes a place that accounts (deleted ones do not count) and live reservations leave under launch.user_cap, or answers null.';
 
 create function private.reserve_registration(user_id uuid, data jsonb, is_anonymous boolean, ip inet, origin text) returns text
 language plpgsql volatile security invoker set search_path = ''
@@ -192,7 +233,8 @@ declare
   v_phase text := private.setting('launch.phase') #>> '{}';
   v_is_invited boolean := origin in ('admin', 'import');
   v_refusal text;
-  v_invite private.invites;
+  v_invite_id uuid;
+  v_place integer;
 begin
   -- A phase that nobody has heard of is a closed one.
   if coalesce(v_phase not in ('open', 'invite', 'capped'), true) and not v_is_invited then
@@ -208,25 +250,31 @@ begin
       return 'Sign-up needs your acceptance of the terms and the privacy policy: accept_terms must be true.';
     end if;
   end if;
-  v_phase := private.lock_registrations();
   if v_phase = 'invite' and not v_is_invited then
     if private.text_or_null(data ->> 'invite_code', 100) is null then
       return 'Sign-up needs an invite code.';
     end if;
-    v_invite := private.find_open_invite(data ->> 'invite_code', reserve_registration.user_id);
-    if v_invite.id is null then
+    select t.invite_id, t.place into v_invite_id, v_place
+    from private.take_invite(data ->> 'invite_code', reserve_registration.user_id) t;
+    if v_place is null then
       return 'This invite code is unknown, used up or expired.';
     end if;
   end if;
-  if v_phase = 'capped' and not private.has_place_under_cap(reserve_registration.user_id) then
-    return 'All places are taken for now.';
+  if v_phase = 'capped' then
+    v_place := private.take_place_under_cap(reserve_registration.user_id);
+    if v_place is null then
+      return 'All places are taken for now.';
+    end if;
   end if;
-  delete from private.registrations r where r.confirmed_at is null and r.reserved_at <= (select private.reservations_since());
-  insert into private.registrations (user_id, origin, invite_id, is_anonymous, ip, reserved_at)
-  values (reserve_registration.user_id, reserve_registration.origin, v_invite.id,
+  delete from private.registrations r where r.user_id in (
+    select o.user_id from private.registrations o
+    where o.confirmed_at is null and o.reserved_at <= (select private.reservations_since())
+    for update skip locked);
+  insert into private.registrations (user_id, origin, invite_id, place, is_anonymous, ip, reserved_at)
+  values (reserve_registration.user_id, reserve_registration.origin, v_invite_id, v_place,
     reserve_registration.is_anonymous, reserve_registration.ip, clock_timestamp())
   on conflict on constraint registrations_pkey do update
-    set invite_id = excluded.invite_id, origin = excluded.origin, reserved_at = excluded.reserved_at;
+    set invite_id = excluded.invite_id, place = excluded.place, origin = excluded.origin, reserved_at = excluded.reserved_at;
   return null;
 end $$;
 comment on function private.reserve_registration(uuid, jsonb, boolean, inet, text) is
@@ -270,7 +318,9 @@ begin
   if not found then
     return;
   end if;
-  perform private.lock_registrations();
+  -- From here on nobody else takes this place, even if the reservation ends before the commit.
+  perform pg_advisory_xact_lock(private.place_lock(r.invite_id), r.place) from private.registrations r
+  where r.user_id = v_user.id and r.confirmed_at is null and r.place is not null;
   select r.* into v_registration from private.registrations r
   where r.user_id = v_user.id and r.confirmed_at is null and r.reserved_at > private.reservations_since();
   if not found then
@@ -489,9 +539,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   perform private.require_admin();
-  if private.text_or_null(label, 200) is null or coalesce(max_uses not between 1 and 1000000, true) or expires_at <= now() then
+  if private.text_or_null(label, 200) is null or coalesce(max_uses not between 1 and 10000, true) or expires_at <= now() then
     perform private.raise_error('invalid_request_error',
-      'An invite needs a label, max_uses from 1 to 1000000, and an expires_at in the future or none.');
+      'An invite needs a label, max_uses from 1 to 10000, and an expires_at in the future or none.');
   end if;
   code := private.new_invite_code();
   insert into private.invites (code_hash, label, max_uses, expires_at, created_by)
