@@ -3,8 +3,8 @@ import postgres from 'postgres'
 
 export type BenchResult = { name: string; unit: string; value: number; target?: string }
 
-const rounds = 400
-const warmUp = 50
+const rounds = 100
+const warmUp = 10
 const entriesPerTransaction = 10
 
 export async function benchAudit(url: string): Promise<BenchResult[]> {
@@ -43,4 +43,5 @@ export async function benchAudit(url: string): Promise<BenchResult[]> {
   }
 }
 
-const median = (values: number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+const median = (values: number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
