@@ -345,23 +345,26 @@ describe('a link', () => {
     expect(await problem(await link({ type, email, password }))).toMatchObject({ status: 422, code: 'email_exists' })
   })
 
-  test.each(['signup', 'invite', 'magiclink', 'recovery'] as const)('for %s signs in and is mailed to nobody', async (type) => {
-    const mails = auth.mails.length
-    const known = type === 'recovery' ? await newUser(auth) : null
-    const before = known ? auth.mails.length : mails
-    const email = known?.email ?? newEmail()
+  test.each(['signup', 'invite', 'magiclink', 'recovery'] as const)(
+    'for %s signs in and is mailed to nobody',
+    async (type) => {
+      const mails = auth.mails.length
+      const known = type === 'recovery' ? await newUser(auth) : null
+      const before = known ? auth.mails.length : mails
+      const email = known?.email ?? newEmail()
 
-    const { data } = await admin().generateLink({ type, email, password } as never)
-    const target = await follow(auth, data.properties?.action_link ?? '')
+      const { data } = await admin().generateLink({ type, email, password } as never)
+      const target = await follow(auth, data.properties?.action_link ?? '')
 
-    expect(auth.mails).toHaveLength(before)
-    expect(data.properties).toMatchObject({
-      verification_type: type === 'magiclink' ? 'signup' : type,
-      email_otp: expect.stringMatching(/^\d{6}$/),
-    })
-    expect(data.user).toMatchObject({ email })
-    expect(new URLSearchParams(target.hash.slice(1)).get('access_token')).not.toBeNull()
-  })
+      expect(auth.mails).toHaveLength(before)
+      expect(data.properties).toMatchObject({
+        verification_type: type === 'magiclink' ? 'signup' : type,
+        email_otp: expect.stringMatching(/^\d{6}$/),
+      })
+      expect(data.user).toMatchObject({ email })
+      expect(new URLSearchParams(target.hash.slice(1)).get('access_token')).not.toBeNull()
+    },
+  )
 
   test('gives a hash and a code that verify as a client does, once', async () => {
     const user = await newUser(auth)

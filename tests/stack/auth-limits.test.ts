@@ -275,7 +275,12 @@ describe('the captcha', () => {
 
     expect(provider.asked).toEqual([])
     if (reason === null) expect(answer.status).toBe(200)
-    else expect(await problem(answer)).toMatchObject({ status: 400, code: 'captcha_failed', message: expect.stringContaining(reason) })
+    else
+      expect(await problem(answer)).toMatchObject({
+        status: 400,
+        code: 'captcha_failed',
+        message: expect.stringContaining(reason),
+      })
   })
 
   test.each([

@@ -127,7 +127,11 @@ describe('enrolling', () => {
   test('shows secret, URI and QR code once, and the secret never again', async () => {
     const user = await newUser(auth)
 
-    const { data } = await user.client.auth.mfa.enroll({ factorType: 'totp', friendlyName: 'phone', issuer: 'Palisade' })
+    const { data } = await user.client.auth.mfa.enroll({
+      factorType: 'totp',
+      friendlyName: 'phone',
+      issuer: 'Palisade',
+    })
     const secret = data?.totp.secret ?? ''
     const listed = await user.client.auth.mfa.listFactors()
     const own = await user.client.auth.getUser()
