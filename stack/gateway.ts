@@ -22,6 +22,8 @@ export type GatewayOptions = {
   /** Instead of supabase/config.toml, and another clock: for tests. */
   settings?: ProjectSettings
   now?: () => Date
+  /** Instead of the network, for Auth's captcha. */
+  fetch?: typeof fetch
   log(line: string): void
 }
 
@@ -108,10 +110,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
 }
 
 function ourAuth(options: GatewayOptions, settings: ProjectSettings, tokens: Tokens): AuthService {
-  const { config, dbUrl, deliverMail, log, now } = options
+  const { config, dbUrl, deliverMail, log, now, fetch: reach = fetch } = options
   return createAuthService({
     dbUrl: dbUrl('supabase_auth_admin'),
     settings: settings.auth,
+    limited: config.rateLimits,
+    fetch: reach,
     tokens,
     urls: { api: config.urls.api, site: settings.auth.site_url },
     sendMail: (message) => deliverMail({ from: 'Palisade <noreply@palisade.local>', ...message }),

@@ -21,7 +21,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
   const data = await mkdtemp(join(tmpdir(), 'palisade-test-'))
   const port = await freeRange()
-  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data, PALISADE_AUTH_RATE_LIMITS: 'off' }
   const output: string[] = []
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,

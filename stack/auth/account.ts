@@ -36,7 +36,7 @@ export async function updateUser(world: AuthWorld, call: AuthCall): Promise<Resp
     const caller = await requireSession(tx, world, call)
     const user = (await lockUser(tx, caller.user.id)) ?? caller.user
     await checkUpdate(tx, world, { ...caller, user }, sent)
-    if (sent.password) await changePassword(tx, world, { ...caller, user }, sent)
+    if (typeof sent.password === 'string') await changePassword(tx, world, { ...caller, user }, sent)
     if (sent.data) await mergeUserMetadata(tx, world, user, sent.data)
     if (sent.email) await updateEmail(tx, world, call, user, sent)
     return userJson(tx, (await findUserById(tx, user.id)) ?? user)

@@ -25,7 +25,7 @@ export const unexpected = (message: string) => new AuthProblem(500, 'unexpected_
 /** The answer to a refusal; `apiVersion` is the caller's X-Supabase-Api-Version. */
 export function renderAuthProblem(problem: AuthProblem, apiVersion: string | null): Response {
   const { status, message, extra } = problem
-  const code = problem.code || (status === 500 ? 'unexpected_failure' : 'unknown')
+  const code = codeOf(problem)
   const headers = { 'x-sb-error-code': code }
   const surfaced = isNewShape(apiVersion) ? undefined : raisedBySql(problem.cause)
   if (surfaced) return Response.json(surfaced.body, { status: surfaced.status, headers })
@@ -36,6 +36,9 @@ export function renderAuthProblem(problem: AuthProblem, apiVersion: string | nul
       )
     : Response.json({ code: status, error_code: code, msg: message, ...extra }, { status, headers })
 }
+
+/** The code that a caller sees. */
+export const codeOf = ({ code, status }: AuthProblem) => code || (status === 500 ? 'unexpected_failure' : 'unknown')
 
 const isNewShape = (version: string | null) => version !== null && version >= newShape
 

@@ -1,8 +1,17 @@
 /** Which function answers which request. Paths are those below /auth/v1. */
 import { showHealth, showSettings } from './about.ts'
 import { reauthenticate, showUser, updateUser } from './account.ts'
+import { createUser } from './admin-create.ts'
+import { deleteUser } from './admin-delete.ts'
+import { changeFactor, deleteFactor, listFactors } from './admin-factors.ts'
+import { generateLink, invite } from './admin-links.ts'
+import { listUsers, showAnyUser } from './admin-list.ts'
+import { changeUser } from './admin-update.ts'
+import { checkCaptcha } from './captcha.ts'
 import { AuthProblem } from './errors.ts'
 import { resend, sendMagicLink, sendRecovery } from './mail-requests.ts'
+import { enrollFactor, unenrollFactor } from './mfa.ts'
+import { challengeFactor, verifyFactor } from './mfa-verify.ts'
 import { issueTokens } from './sign-in.ts'
 import { signOut } from './sign-out.ts'
 import { signUp } from './sign-up.ts'
@@ -29,8 +38,20 @@ const routes: Route[] = [
   { method: 'GET', path: /^\/reauthenticate$/, handle: reauthenticate },
   { method: 'POST', path: /^\/logout$/, handle: signOut },
 
-  // Second factors (mfa.ts)
-  // Administration (admin.ts)
+  { method: 'POST', path: /^\/factors$/, handle: enrollFactor },
+  { method: 'DELETE', path: /^\/factors\/([^/]+)$/, handle: unenrollFactor },
+  { method: 'POST', path: /^\/factors\/([^/]+)\/challenge$/, handle: challengeFactor },
+  { method: 'POST', path: /^\/factors\/([^/]+)\/verify$/, handle: verifyFactor },
+  { method: 'POST', path: /^\/invite$/, handle: invite },
+  { method: 'POST', path: /^\/admin\/generate_link$/, handle: generateLink },
+  { method: 'GET', path: /^\/admin\/users$/, handle: listUsers },
+  { method: 'POST', path: /^\/admin\/users$/, handle: createUser },
+  { method: 'GET', path: /^\/admin\/users\/([^/]+)$/, handle: showAnyUser },
+  { method: 'PUT', path: /^\/admin\/users\/([^/]+)$/, handle: changeUser },
+  { method: 'DELETE', path: /^\/admin\/users\/([^/]+)$/, handle: deleteUser },
+  { method: 'GET', path: /^\/admin\/users\/([^/]+)\/factors$/, handle: listFactors },
+  { method: 'PUT', path: /^\/admin\/users\/([^/]+)\/factors\/([^/]+)$/, handle: changeFactor },
+  { method: 'DELETE', path: /^\/admin\/users\/([^/]+)\/factors\/([^/]+)$/, handle: deleteFactor },
 ]
 
 /** Answers a request or throws its refusal. Limits and captcha come before the handler: see beforeHandler. */
@@ -47,5 +68,8 @@ export async function answer(world: AuthWorld, call: AuthCall): Promise<Response
   return route.handle(world, call, route.path.exec(path)?.slice(1) ?? [])
 }
 
-/** What may refuse a request before anything is read: rate limits (rate-limit.ts), then the captcha (captcha.ts). */
-async function beforeHandler(_world: AuthWorld, _call: AuthCall, _path: string): Promise<void> {}
+/** What may refuse a request before anything is looked up. */
+async function beforeHandler(world: AuthWorld, call: AuthCall, path: string): Promise<void> {
+  world.limits.admit(call, path)
+  await checkCaptcha(world, call, path)
+}

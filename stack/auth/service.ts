@@ -1,7 +1,8 @@
 /** The Auth service of the local stack, for the gateway, which has checked key and token. */
 import postgres from 'postgres'
 import type { Caller } from '../gateway/callers.ts'
-import { AuthProblem, renderAuthProblem, unexpected } from './errors.ts'
+import { AuthProblem, invalid, renderAuthProblem, unexpected } from './errors.ts'
+import { callerAddress, createRateLimits, unlimited } from './rate-limit.ts'
 import { answer } from './routes.ts'
 import type { AuthCall, AuthWorld } from './world.ts'
 
@@ -14,11 +15,16 @@ export type AuthService = {
 
 /** `dbUrl` is that of role supabase_auth_admin. */
 export function createAuthService(
-  parts: Omit<AuthWorld, 'sql' | 'now'> & { dbUrl: string; now?: () => Date },
+  parts: Omit<AuthWorld, 'sql' | 'now' | 'limits'> & { dbUrl: string; limited: boolean; now?: () => Date },
 ): AuthService {
-  const { dbUrl, now = () => new Date(), ...rest } = parts
+  const { dbUrl, limited, now = () => new Date(), ...rest } = parts
   const sql = postgres(dbUrl, { max: 10, onnotice: () => {} })
-  const world: AuthWorld = { ...rest, sql, now }
+  const limits = limited ? createRateLimits(rest.settings, now) : unlimited
+  const sendMail: AuthWorld['sendMail'] = async (message) => {
+    limits.admitMail()
+    return rest.sendMail(message)
+  }
+  const world: AuthWorld = { ...rest, sql, now, limits, sendMail }
   return {
     async fetch(request, caller, address) {
       const apiVersion = request.headers.get('x-supabase-api-version')
@@ -28,23 +34,28 @@ export function createAuthService(
           url: new URL(request.url),
           body: await readJson(request),
           caller,
-          address,
+          address: callerAddress(request, caller, address),
           userAgent: request.headers.get('user-agent'),
           apiVersion,
         }
         return await answer(world, call)
       } catch (error) {
-        return renderAuthProblem(
-          error instanceof AuthProblem ? error : unknownProblem(world, request, error),
-          apiVersion,
-        )
+        return renderAuthProblem(problemFor(world, request, error), apiVersion)
       }
     },
     close: () => sql.end({ timeout: 1 }),
   }
 }
 
-function unknownProblem(world: AuthWorld, request: Request, error: unknown): AuthProblem {
+/** PostgreSQL keeps no NUL characters, in text (22021) or in jsonb (22P05). */
+const isUnstorable = (error: unknown) =>
+  error instanceof postgres.PostgresError && ['22021', '22P05'].includes(error.code)
+
+function problemFor(world: AuthWorld, request: Request, error: unknown): AuthProblem {
+  if (isUnstorable(error) || (error instanceof AuthProblem && isUnstorable(error.cause))) {
+    return invalid('The request holds a character that cannot be stored')
+  }
+  if (error instanceof AuthProblem) return error
   world.log(
     `auth: ${request.method} ${new URL(request.url).pathname}: ${error instanceof Error ? error.message : error}`,
   )

@@ -30,6 +30,12 @@ const hook = z.object({ enabled: z.boolean(), uri: z.string() }).transform(({ en
   return z.NEVER
 })
 
+/** `env(NAME)` stands for the variable, as the Supabase CLI reads the file. */
+function fromEnvironment(value: string): string {
+  const name = /^env\((\w+)\)$/.exec(value)?.[1]
+  return name ? (process.env[name] ?? '') : value
+}
+
 const perFiveMinutes = z.number().int().positive()
 
 const auth = z.object({
@@ -80,7 +86,11 @@ const auth = z.object({
     })
     .prefault({}),
   captcha: z
-    .object({ enabled: z.boolean(), provider: z.enum(['hcaptcha', 'turnstile']), secret: z.string() })
+    .object({
+      enabled: z.boolean(),
+      provider: z.enum(['hcaptcha', 'turnstile']),
+      secret: z.string().transform(fromEnvironment),
+    })
     .optional(),
   mfa: z
     .object({

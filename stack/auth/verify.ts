@@ -1,7 +1,7 @@
 /** /verify: the link of a mail (GET) or its code (POST) is spent; in return there is a session or a code for one. */
 import { z } from 'zod'
 import { confirmEmailChange } from './email-change.ts'
-import { AuthProblem, invalid } from './errors.ts'
+import { AuthProblem, codeOf, invalid } from './errors.ts'
 import { readForm, text } from './forms.ts'
 import {
   dropOneTimeTokens,
@@ -120,7 +120,7 @@ export async function followLink(world: AuthWorld, call: AuthCall): Promise<Resp
     if (!(error instanceof AuthProblem)) throw error
     const fields = {
       error: error.status >= 500 ? 'server_error' : 'access_denied',
-      error_code: error.code || 'unexpected_failure',
+      error_code: codeOf(error),
       error_description: error.message,
     }
     return withCode ? redirectWithQuery(target, fields) : redirectWithFragment(target, fields)

@@ -2,6 +2,7 @@
 import type postgres from 'postgres'
 import type { Caller } from '../gateway/callers.ts'
 import type { Tokens } from '../gateway/tokens.ts'
+import type { RateLimits } from './rate-limit.ts'
 import type { AuthSettings } from './settings.ts'
 
 /** A connection or a transaction, as role supabase_auth_admin. */
@@ -17,6 +18,9 @@ export type AuthWorld = {
   sendMail(message: AuthMail): Promise<unknown>
   /** `api` is the gateway, without /auth/v1; `site` is where people are sent back to. */
   urls: { api: string; site: string }
+  limits: RateLimits
+  /** Reaches the captcha's provider. */
+  fetch: typeof fetch
   log(line: string): void
   now(): Date
 }

@@ -34,10 +34,12 @@ describe('a new password', () => {
     const weak = await client.auth.updateUser({ password: 'weak' })
     const long = await client.auth.updateUser({ password: `Aa1${'x'.repeat(70)}` })
     const same = await client.auth.updateUser({ password })
+    const empty = await client.auth.updateUser({ password: '' })
 
     expect(weak.error).toMatchObject({ status: 422, code: 'weak_password', reasons: ['length', 'characters'] })
     expect(long.error).toMatchObject({ status: 400, code: 'validation_failed' })
     expect(same.error).toMatchObject({ status: 422, code: 'same_password' })
+    expect(empty.error).toMatchObject({ status: 422, code: 'weak_password' })
   })
 
   test('takes the place of the old one and ends every other session, not this one', async () => {

@@ -365,3 +365,41 @@ describe('password_verification_attempt', () => {
     expect(await seen('password_verification_attempt')).toHaveLength(0)
   })
 })
+
+describe('known and unknown addresses', () => {
+  /** Milliseconds of one request over HTTP. */
+  async function time(url: string, body: object): Promise<number> {
+    const start = performance.now()
+    const headers = { apikey: auth.publishableKey, 'content-type': 'application/json' }
+    await (await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) })).text()
+    return performance.now() - start
+  }
+  const median = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0
+
+  test.each(['/token?grant_type=password', '/signup'])(
+    'take the same time at %s',
+    { timeout: 120_000 },
+    async (path) => {
+      const { email } = await newUser(auth)
+      await hook('password_verification_attempt', `return '{"decision": "continue"}';`)
+      await hook('before_user_created', `return '{}';`)
+      const { url, close } = await auth.listen()
+      const times = { known: [] as number[], unknown: [] as number[] }
+      const ask = { known: () => email, unknown: newEmail }
+
+      // Interleaved, so that a busy machine slows both alike; the first pair warms up.
+      for (let pair = 0; pair <= 15; pair += 1) {
+        for (const kind of pair % 2 ? (['known', 'unknown'] as const) : (['unknown', 'known'] as const)) {
+          const ms = await time(`${url}/auth/v1${path}`, { email: ask[kind](), password: 'Wrong1Password' })
+          if (pair > 0) times[kind].push(ms)
+        }
+      }
+      await close()
+
+      // Without the verification against nobody's hash the ratio is below 0.2.
+      const ratio = median(times.unknown) / median(times.known)
+      expect(ratio).toBeGreaterThan(0.6)
+      expect(ratio).toBeLessThan(1.67)
+    },
+  )
+})

@@ -93,6 +93,13 @@ describe('signing up is refused', () => {
     expect(await response.json()).toMatchObject({ code: 422, error_code: 'weak_password', msg: expect.any(String) })
   })
 
+  test('with characters that no database keeps', async () => {
+    const data = await auth.call('/signup', { email: newEmail(), password, data: { name: 'a\u0000b' } })
+    const token = await auth.call('/verify', { type: 'email', token_hash: 'a\u0000b' })
+
+    expect([data, token].map(({ status }) => status)).toEqual([400, 400])
+  })
+
   test('with a body over 1 MB, or one that is not JSON', async () => {
     const large = await auth.call('/signup', { email: 'x'.repeat(1_100_000) })
     const broken = await auth.handle(

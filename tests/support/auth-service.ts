@@ -1,11 +1,12 @@
 /** The gateway with our Auth service on a database of its own: real supabase-js, real SQL, no ports, a clock that can be moved. */
+import { createAdaptorServer } from '@hono/node-server'
 import { createClient, type SupabaseClient, type SupabaseClientOptions } from '@supabase/supabase-js'
 import postgres from 'postgres'
 import { type AuthSettings, readProjectSettings } from '../../stack/auth/settings.ts'
 import { localDbUrl } from '../../stack/bootstrap.ts'
 import { readConfig } from '../../stack/config.ts'
 import { createGateway } from '../../stack/gateway.ts'
-import { startScratch } from '../../stack/scratch.ts'
+import { freePort, startScratch } from '../../stack/scratch.ts'
 
 export type Mail = { to: string; subject: string; text?: string; html?: string }
 
@@ -15,13 +16,18 @@ export const password = 'Correct1Horse'
 export const newEmail = () => `user-${crypto.randomUUID()}@example.com`
 
 /** Settings are those of config.toml without hooks and waiting times; a test may change them, and the next one changes them back. */
-export async function startAuth() {
+export async function startAuth(options: { limited?: boolean; fetch?: typeof fetch } = {}) {
   const scratch = await startScratch()
   const database = `auth_${process.pid}`
   const postgresUrl = await scratch.createDatabase(database)
   const sql = postgres(scratch.superuserUrl(database), { max: 4, onnotice: () => {} })
   const nowhere = 'http://127.0.0.1:9'
-  const config = readConfig({ PALISADE_REST_URL: nowhere, PALISADE_STORAGE_URL: nowhere, PALISADE_PORT: '27100' })
+  const config = readConfig({
+    PALISADE_REST_URL: nowhere,
+    PALISADE_STORAGE_URL: nowhere,
+    PALISADE_PORT: '27100',
+    PALISADE_AUTH_RATE_LIMITS: options.limited ? 'on' : 'off',
+  })
   const settings = readProjectSettings(config)
   const plain = () => quiet(readProjectSettings(config).auth)
   Object.assign(settings.auth, plain())
@@ -36,6 +42,7 @@ export async function startAuth() {
     log: (line) => logs.push(line),
     settings,
     now: () => new Date(Date.now() + clock.offsetMs),
+    ...(options.fetch ? { fetch: options.fetch } : {}),
   })
   const { publishableKey, secretKey } = scratch.keys
   const handle = (request: Request, address = '127.0.0.1') => gateway.fetch(request, { address })
@@ -79,6 +86,14 @@ export async function startAuth() {
           ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         }),
       )
+    },
+    /** The same behind a real port. */
+    async listen() {
+      const port = await freePort()
+      const server = createAdaptorServer({ fetch: (request) => handle(request) })
+      await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+      const close = () => new Promise<void>((resolve) => void server.close(() => resolve()))
+      return { url: `http://127.0.0.1:${port}`, close }
     },
     reset() {
       Object.assign(settings.auth, plain())
