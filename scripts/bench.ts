@@ -71,6 +71,9 @@ await runScript(help, async () => {
     progress,
     scale,
   }
+  // The cluster outlives this process unless it is stopped.
+  const end = () => void scratch.stop().then(() => process.exit(130))
+  process.once('SIGINT', end).once('SIGTERM', end)
   try {
     const results: BenchResult[] = []
     for (const name of modules.filter((name) => positionals.length === 0 || positionals.includes(name))) {

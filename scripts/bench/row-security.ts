@@ -117,7 +117,9 @@ async function measure(
   const results: BenchResult[] = []
   const compare = async (name: string, a: Side, b: Side, options: Options = {}) => {
     progress(`measuring ${name}`)
-    results.push(...(await interleave(name, a, b, users, options)))
+    const found = await interleave(name, a, b, users, options)
+    for (const { value, unit, note = '' } of found) progress(`  ${value.toFixed(3)} ${unit} ${note}`)
+    results.push(...found)
   }
   const sides = (make: typeof read, table: string) => [make(owner, table), make(caller, table)] as const
   await compare('read 20, owner policy', ...sides(read, 'bench.owned'), { target: 0.95, absolute: true })
