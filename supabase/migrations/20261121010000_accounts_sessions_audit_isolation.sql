@@ -670,6 +670,9 @@ begin
   end if;
   perform private.lock_account(v_user_id);
   select p.* into v_profile from public.profiles p where p.id = v_user_id for update;
+  if v_profile.status in ('suspended', 'deleted') then
+    perform private.raise_error('account_suspended', 'This account is suspended.');
+  end if;
   if v_profile.parked_reason is distinct from 'incomplete' then
     return v_profile;
   end if;
