@@ -185,6 +185,7 @@ describe('reading users', () => {
 describe('changing a user', () => {
   test('is refused when there is none, the password is weak or the address taken', async () => {
     const [user, other] = [await newUser(auth), await newUser(auth)]
+    const sessions = await sessionsOf(user.id)
 
     const unknown = await admin().updateUserById(crypto.randomUUID(), { role: 'x' })
     const weak = await admin().updateUserById(user.id, { password: 'weak' })
@@ -195,7 +196,7 @@ describe('changing a user', () => {
     expect(weak.error).toMatchObject({ status: 422, code: 'weak_password' })
     expect(taken.error).toMatchObject({ status: 422, code: 'email_exists' })
     expect(ban.error).toMatchObject({ status: 400, code: 'validation_failed' })
-    expect(await sessionsOf(user.id)).toHaveLength(1)
+    expect(await sessionsOf(user.id)).toEqual(sessions)
   })
 
   test('merges metadata, and null takes a key away', async () => {
@@ -318,7 +319,7 @@ describe('a user’s factors', () => {
     const removed = await admin().mfa.deleteFactor({ id: factorId, userId: user.id })
 
     expect(foreign.error).toMatchObject({ status: 404, code: 'mfa_factor_not_found' })
-    expect(removed.data).toMatchObject({ id: factorId })
+    expect(removed.error).toBeNull()
     expect((await admin().mfa.listFactors({ userId: user.id })).data?.factors).toEqual([])
   })
 })
