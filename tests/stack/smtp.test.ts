@@ -1,12 +1,12 @@
 /** The mailbox's SMTP door, with real mails from nodemailer. */
-import nodemailer from 'nodemailer'
+import nodemailer, { type SendMailOptions } from 'nodemailer'
 import { expect, test } from 'vitest'
 import { parseMail } from '../../stack/mailbox/parse-mail.ts'
 import type { OutgoingMessage } from '../../stack/mailbox.ts'
 import { freePort } from '../../stack/scratch.ts'
 import { startSmtp } from '../../stack/smtp.ts'
 
-async function send(message: nodemailer.SendMailOptions, sizeLimit?: number): Promise<OutgoingMessage[]> {
+async function send(message: SendMailOptions, sizeLimit?: number): Promise<OutgoingMessage[]> {
   const delivered: OutgoingMessage[] = []
   const port = await freePort()
   const close = await startSmtp(port, async (mail) => delivered.push(mail), sizeLimit)

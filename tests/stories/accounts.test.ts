@@ -107,7 +107,7 @@ describe('many sign-ups at the same time', { timeout: 120_000 }, () => {
     await set({ 'launch.phase': 'invite' })
     const before = await accountsTaken()
 
-    expect(await race({ ...adult, invite_code: invite?.code.toLowerCase() })).toEqual([10, 40])
+    expect(await race({ ...adult, invite_code: String(invite?.code).toLowerCase() })).toEqual([10, 40])
 
     expect((await accountsTaken()) - before).toBe(10)
   })

@@ -132,8 +132,7 @@ describe('refresh tokens', () => {
   test('a rotated token that is used again ends the session, tells the owner and leaves a security event', async () => {
     const user = await newUser()
     const stolen = (await user.client.auth.getSession()).data.session?.refresh_token ?? ''
-    const refresh = (token: string) =>
-      clientWith(target().publishableKey).auth.refreshSession({ refresh_token: token })
+    const refresh = (token: string) => clientWith(target().publishableKey).auth.refreshSession({ refresh_token: token })
     const first = await refresh(stolen)
     const second = await refresh(first.data.session?.refresh_token ?? '')
     const current = second.data.session?.access_token ?? ''

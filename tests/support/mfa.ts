@@ -1,7 +1,7 @@
 /** A user's authenticator app. */
 import { Secret, TOTP } from 'otpauth'
-import { clientWith, type TestUser } from './users.ts'
 import { target } from '../target.ts'
+import { clientWith, type TestUser } from './users.ts'
 
 export const codeOf = (secret: string, timestamp = Date.now()): string =>
   new TOTP({ secret: Secret.fromBase32(secret) }).generate({ timestamp })

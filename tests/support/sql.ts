@@ -149,7 +149,11 @@ async function become(sql: postgres.Sql, users: Users, actor: Actor, aal = 'aal1
 }
 
 /** Role and claims exactly as PostgREST sets them for one request: local to the transaction. */
-async function setRequest(sql: postgres.Sql, role: string, claims: { sub?: string; role: string } | null) {
+async function setRequest(
+  sql: postgres.Sql,
+  role: string,
+  claims: { sub?: string; role: string; [claim: string]: unknown } | null,
+) {
   await sql`
     select
       set_config('role', ${role}, true),
