@@ -238,3 +238,11 @@ begin
 end $$;
 comment on function private.finish_upload_check(uuid, text, text, text) is
   'Notes what the bytes of an upload turned out to be: ok; rejected (an event, a notification, and the file is to be removed); removed. False when the file has changed or is gone: then nothing is noted.';
+
+create function private.call_check_uploads() returns bigint
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.call_jobs_function('check-uploads')
+  where exists (select from private.uploads_to_check u where u.due_at <= now())
+$$;
+comment on function private.call_check_uploads() is 'Calls the check of uploads when one is due.';

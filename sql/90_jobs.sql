@@ -9,3 +9,4 @@ select cron.schedule('delete-old-networks', '50 0 * * *', 'select private.delete
 select cron.schedule('archive-audit', '*/10 * * * *', 'select private.call_archive_audit()');
 select cron.schedule('send-mails', '15 seconds', 'select private.call_send_mails()');
 select cron.schedule('delete-old-messages', '25 0 * * *', 'select private.delete_old_messages()');
+select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');

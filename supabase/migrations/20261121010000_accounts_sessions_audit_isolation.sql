@@ -4082,3 +4082,13 @@ GRANT INSERT ("questionnaire_version") ON TABLE "public"."psychology_tests" TO "
 REVOKE ALL ("result") ON TABLE "public"."psychology_tests" FROM "authenticated";
 
 GRANT UPDATE ("result") ON TABLE "public"."psychology_tests" TO "authenticated";
+
+create function private.call_check_uploads() returns bigint
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.call_jobs_function('check-uploads')
+  where exists (select from private.uploads_to_check u where u.due_at <= now())
+$$;
+comment on function private.call_check_uploads() is 'Calls the check of uploads when one is due.';
+
+select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');

@@ -170,6 +170,7 @@ export const functions = {
   'private.audit_month(timestamp with time zone)': 'invoker; -',
   'private.call_archive_audit()': 'invoker; -',
   'private.call_jobs_function(text)': 'invoker; -',
+  'private.call_check_uploads()': 'invoker; -',
   'private.call_send_mails()': 'invoker; -',
   'private.claim_mails(integer)': 'invoker; -',
   'private.create_audit_partitions()': 'invoker; -',

@@ -38,6 +38,7 @@ function createWorld(changes: Partial<JobsWorld> = {}) {
       files.set(path, files.get(path) ?? bytes)
     },
     download: async (path) => files.get(path) ?? new Uint8Array(),
+    checkUploads: async () => ({ ok: 1, rejected: 0, failed: 0 }),
     now: () => 0,
     newId: () => 'request-1',
     log: () => {},
@@ -161,4 +162,10 @@ describe('the archive', () => {
       expect(state.isDropped).toBe(true)
     },
   )
+})
+
+test('a check of uploads answers what it found', async () => {
+  const { world } = createWorld()
+
+  expect(await run(world, 'check-uploads')).toEqual({ status: 200, body: { ok: 1, rejected: 0, failed: 0 } })
 })

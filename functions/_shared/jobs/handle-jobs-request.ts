@@ -8,6 +8,7 @@ import type { JobsWorld } from './world.ts'
 const jobs = new Map<string, (world: JobsWorld) => Promise<Record<string, unknown>>>([
   ['/jobs/send-mails', sendMails],
   ['/jobs/archive-audit', archiveAudit],
+  ['/jobs/check-uploads', (world) => world.checkUploads()],
 ])
 
 /** For pg_cron and operators, never for browsers: there is no CORS here. */

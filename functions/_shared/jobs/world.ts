@@ -23,6 +23,9 @@ export type JobsWorld = {
   upload(path: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>
   download(path: string): Promise<Uint8Array<ArrayBuffer>>
 
+  /** Looks at the bytes of new uploads. */
+  checkUploads(): Promise<{ ok: number; rejected: number; failed: number }>
+
   now(): number
   newId(): string
   log(line: Record<string, unknown>): void
