@@ -21,7 +21,11 @@ beforeAll(async () => {
     },
   })
 })
+const clock = { now: Date.now() }
 beforeEach(() => {
+  // It stands still, hours after the test before: every bucket is full again, and none refills while a slow machine works.
+  clock.now += 10 * 3_600_000
+  auth.clock.frozenAt = clock.now
   // Those of config.toml.
   auth.settings.rate_limit = {
     email_sent: 30,
@@ -147,9 +151,7 @@ describe('an address', () => {
 })
 
 test('a project sends its mails of the hour and then no more, and what was not mailed has not happened', async () => {
-  auth.clock.offsetMs = 5 * 3_600_000
   auth.settings.rate_limit = { ...auth.settings.rate_limit, email_sent: 2 }
-  auth.clock.offsetMs += 3_600_000
   const emails = [newEmail(), newEmail(), newEmail()]
   const answers = []
   for (const email of emails) answers.push(await send(newAddress(), '/signup', { body: { email, password } }))
@@ -157,7 +159,7 @@ test('a project sends its mails of the hour and then no more, and what was not m
   expect(answers.map(({ status }) => status)).toEqual([200, 200, 429])
   expect(await problem(answers[2] ?? new Response())).toMatchObject({ code: 'over_email_send_rate_limit' })
   expect(await auth.sql`select from auth.users where email = ${emails[2] ?? ''}`).toHaveLength(0)
-  auth.clock.offsetMs += 30 * 60_000
+  auth.clock.offsetMs = 30 * 60_000
   expect((await send(newAddress(), '/signup', { body: { email: emails[2], password } })).status).toBe(200)
 })
 
@@ -340,7 +342,7 @@ describe('the captcha', () => {
 
     await admitted(40, () => send(address, '/token?grant_type=password', { body }))
 
-    expect(provider.asked.length).toBeLessThanOrEqual(31)
+    expect(provider.asked).toHaveLength(30)
     auth.settings.captcha = undefined
     await expect(signIn(auth, user.email)).resolves.toMatchObject({ id: user.id })
   })

@@ -33,7 +33,7 @@ export async function startAuth(options: { limited?: boolean; fetch?: typeof fet
   Object.assign(settings.auth, plain())
   const mails: Mail[] = []
   const logs: string[] = []
-  const clock = { offsetMs: 0 }
+  const clock: { offsetMs: number; frozenAt: number | null } = { offsetMs: 0, frozenAt: null }
   const gateway = await createGateway({
     config,
     keys: scratch.keys,
@@ -41,7 +41,7 @@ export async function startAuth(options: { limited?: boolean; fetch?: typeof fet
     deliverMail: async (mail) => mails.push(mail),
     log: (line) => logs.push(line),
     settings,
-    now: () => new Date(Date.now() + clock.offsetMs),
+    now: () => new Date((clock.frozenAt ?? Date.now()) + clock.offsetMs),
     ...(options.fetch ? { fetch: options.fetch } : {}),
   })
   const { publishableKey, secretKey } = scratch.keys
@@ -98,6 +98,7 @@ export async function startAuth(options: { limited?: boolean; fetch?: typeof fet
     reset() {
       Object.assign(settings.auth, plain())
       clock.offsetMs = 0
+      clock.frozenAt = null
     },
     async stop() {
       await gateway.close()
