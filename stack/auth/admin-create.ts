@@ -13,12 +13,12 @@ import {
   validPhone,
 } from './admin.ts'
 import { emailTaken } from './email-change.ts'
-import { invalid } from './errors.ts'
+import { AuthProblem, invalid, unexpected } from './errors.ts'
 import { isUuid } from './factors.ts'
 import { readForm, validEmail } from './forms.ts'
-import { isTakenAddress, saveNewUser } from './new-user.ts'
+import { isTakenAddress } from './new-user.ts'
 import { hashPassword } from './passwords.ts'
-import { asJson, type NewUser, userJson } from './users.ts'
+import { asJson, insertUser, type NewUser, userJson } from './users.ts'
 import type { AuthCall, AuthWorld, Db } from './world.ts'
 
 export async function createUser(world: AuthWorld, call: AuthCall): Promise<Response> {
@@ -28,7 +28,7 @@ export async function createUser(world: AuthWorld, call: AuthCall): Promise<Resp
     const body = await world.sql.begin(async (tx) => {
       if (user.email) await refuseTakenEmail(tx, user.email, null)
       if (user.phone) await refuseTakenPhone(tx, user.phone, null)
-      const row = await saveNewUser(tx, user)
+      const row = await insertUser(tx, user)
       if (user.phone) await insertPhoneIdentity(tx, row.id, user.phone, user.now)
       return userJson(tx, row)
     })
@@ -36,9 +36,15 @@ export async function createUser(world: AuthWorld, call: AuthCall): Promise<Resp
   } catch (error) {
     if (isTakenAddress(error)) throw emailTaken()
     if (isTakenPhone(error)) throw phoneTaken()
-    throw error
+    if (error instanceof AuthProblem) throw error
+    world.log(`auth: creating a user: ${error instanceof Error ? error.message : error}`)
+    const problem = unexpected('Database error creating new user')
+    problem.cause = error
+    throw problem
   }
 }
+
+const nobodysId = '00000000-0000-0000-0000-000000000000'
 
 const nobodyKnows = () => hashPassword(randomBytes(32).toString('base64url'))
 
@@ -46,6 +52,7 @@ const nobodyKnows = () => hashPassword(randomBytes(32).toString('base64url'))
 async function draft(world: AuthWorld, sent: UserFields): Promise<NewUser & { id: string }> {
   if (!sent.email && !sent.phone) throw invalid('Cannot create a user without either an email or phone')
   if (sent.id && !isUuid(sent.id)) throw invalid('ID must conform to the uuid v4 format')
+  if (sent.id === nobodysId) throw invalid('ID cannot be a nil uuid')
   const email = sent.email ? validEmail(sent.email) : null
   const phone = sent.phone ? validPhone(sent.phone) : null
   const now = world.now()
@@ -74,8 +81,6 @@ export async function insertPhoneIdentity(tx: Db, userId: string, phone: string,
     values (gen_random_uuid(), 'phone', ${userId}, ${userId}, ${asJson(tx, data)}, ${now}, ${now}, ${now})`
 }
 
-/** saveNewUser wraps what SQL says; an administrator is told what is taken. */
-export function isTakenPhone(error: unknown): boolean {
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
-  return cause instanceof Error && 'constraint_name' in cause && cause.constraint_name === 'users_phone_key'
-}
+/** Somebody else took the number at the same moment. */
+export const isTakenPhone = (error: unknown) =>
+  error instanceof Error && 'constraint_name' in error && error.constraint_name === 'users_phone_key'

@@ -45,6 +45,8 @@ export const unlimited: RateLimits = { admit() {}, admitMail() {} }
 
 export function createRateLimits(settings: AuthSettings, now: () => Date): RateLimits {
   const buckets = createBuckets(now)
+  // Apart from those of addresses, or a flood of them would push it out and the hour would start anew.
+  const mails = createBuckets(now)
   return {
     admit(call, path) {
       const found = ruleFor(call, path, settings.rate_limit)
@@ -53,7 +55,7 @@ export function createRateLimits(settings: AuthSettings, now: () => Date): RateL
     },
     admitMail() {
       const limit = settings.rate_limit.email_sent
-      if (buckets.take('mail', { limit, periodMs: hourMs, burst: limit })) return
+      if (mails.take('mail', { limit, periodMs: hourMs, burst: limit })) return
       throw new AuthProblem(429, 'over_email_send_rate_limit', 'email rate limit exceeded')
     },
   }

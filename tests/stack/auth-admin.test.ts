@@ -74,6 +74,7 @@ describe('creating a user', () => {
     [{ email: 'no address' }, 400, 'validation_failed'],
     [{ phone: '0123' }, 400, 'validation_failed'],
     [{ email: 'a@example.com', id: 'x' }, 400, 'validation_failed'],
+    [{ email: 'a@example.com', id: '00000000-0000-0000-0000-000000000000' }, 400, 'validation_failed'],
     [{ email: 'a@example.com', password: 'x'.repeat(73) }, 400, 'validation_failed'],
     [{ email: 'a@example.com', password_hash: 'md5' }, 400, 'validation_failed'],
     [{ email: 'a@example.com', password: 'x', password_hash: '$2a$10$x' }, 400, 'validation_failed'],
@@ -94,6 +95,26 @@ describe('creating a user', () => {
     expect(codes.toSorted()).toEqual(['email_exists', 'email_exists', 'email_exists', 'email_exists', 'made'])
     expect(phones.map(({ error }) => error?.code ?? 'made').toSorted()).toEqual(['made', 'phone_exists'])
     expect((await admin().createUser({ email: email.toUpperCase() })).error).toMatchObject({ status: 422 })
+  })
+
+  test('that a trigger or a taken id refuses is answered with 500, and nobody is made', async () => {
+    const [email, other] = [newEmail(), newEmail()]
+    const taken = await create({ email: newEmail() })
+    await auth.sql.unsafe(`
+      create or replace function public.refuse_row() returns trigger language plpgsql as $$
+        begin raise exception 'no more accounts'; end $$;
+      create trigger refuse_row before insert on auth.users for each row when (new.email = '${email}')
+        execute function public.refuse_row()`)
+    const unexpected = { status: 500, code: 'unexpected_failure', message: 'Database error creating new user' }
+
+    const refused = await auth.call('/admin/users', { email }, asServer())
+    const sameId = await auth.call('/admin/users', { email: other, id: taken?.id }, asServer())
+    await auth.sql`drop trigger refuse_row on auth.users`
+
+    expect(await problem(refused)).toEqual(unexpected)
+    expect(await problem(sameId)).toEqual(unexpected)
+    expect(await auth.sql`select from auth.users where email in ${auth.sql([email, other])}`).toHaveLength(0)
+    expect(auth.logs.join()).toContain('no more accounts')
   })
 
   test('asks no hook, sends no mail, wants no strong password, and takes the id', async () => {

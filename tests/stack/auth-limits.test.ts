@@ -1,9 +1,12 @@
 /** How often an address may call, how many mails a project sends, and the captcha before both do their work. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { createBuckets } from '../../stack/auth/rate-limit.ts'
-import type { AuthSettings } from '../../stack/auth/settings.ts'
+import { createBuckets, createRateLimits } from '../../stack/auth/rate-limit.ts'
+import { type AuthSettings, readProjectSettings } from '../../stack/auth/settings.ts'
+import { readConfig } from '../../stack/config.ts'
 import { type AuthUnderTest, newEmail, newUser, password, signIn, startAuth } from '../support/auth-service.ts'
 
+const { auth: project } = readProjectSettings(readConfig({}))
+const configured = project.rate_limit
 let auth: AuthUnderTest
 type Answer = (form: URLSearchParams) => Response | Promise<Response>
 const provider: { asked: { url: string; form: URLSearchParams }[]; answer: Answer } = {
@@ -26,14 +29,7 @@ beforeEach(() => {
   // It stands still, hours after the test before: every bucket is full again, and none refills while a slow machine works.
   clock.now += 10 * 3_600_000
   auth.clock.frozenAt = clock.now
-  // Those of config.toml.
-  auth.settings.rate_limit = {
-    email_sent: 30,
-    anonymous_users: 30,
-    token_refresh: 150,
-    sign_in_sign_ups: 30,
-    token_verifications: 30,
-  }
+  auth.settings.rate_limit = { ...configured }
   provider.asked = []
 })
 afterEach(() => {
@@ -161,6 +157,20 @@ test('a project sends its mails of the hour and then no more, and what was not m
   expect(await auth.sql`select from auth.users where email = ${emails[2] ?? ''}`).toHaveLength(0)
   auth.clock.offsetMs = 30 * 60_000
   expect((await send(newAddress(), '/signup', { body: { email: emails[2], password } })).status).toBe(200)
+})
+
+test('a flood of addresses does not make a project’s mails of the hour start anew', () => {
+  const limits = createRateLimits({ ...project, rate_limit: { ...configured, email_sent: 1 } }, () => new Date(0))
+  const url = new URL(`${auth.url}/auth/v1/verify`)
+  const rest = { request: new Request(url), url, body: {}, userAgent: null, apiVersion: null }
+  const caller = { role: 'anon' as const, claims: { role: 'anon' }, token: null }
+  limits.admitMail()
+
+  for (let index = 0; index < 20_000; index += 1) {
+    limits.admit({ ...rest, caller, address: `address ${index}` }, '/verify')
+  }
+
+  expect(() => limits.admitMail()).toThrow('email rate limit exceeded')
 })
 
 test('a service started without limits counts nothing', async () => {
