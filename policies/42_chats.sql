@@ -26,3 +26,11 @@ create policy "owners save messages"
 create policy "owners delete their messages"
   on public.messages for delete to authenticated
   using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.chats as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.messages as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));

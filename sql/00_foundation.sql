@@ -5,12 +5,15 @@ comment on schema private is 'Everything that is not the API surface. Not expose
 revoke all on schema private from public;
 -- Public functions are thin wrappers; what they call lives here and is granted function by function.
 grant usage on schema private to authenticated, service_role;
+-- The hooks of the Auth service live here, too.
+grant usage on schema private to supabase_auth_admin;
 
 -- Functions are executable by PUBLIC unless this says otherwise; only the form without "in schema" has an effect.
 alter default privileges for role postgres revoke execute on functions from public;
 
 -- Extensions of the platform; pgcrypto and supabase_vault are there from the start.
 create extension if not exists pg_cron;
+create extension if not exists pg_net;
 
 -- Settings -------------------------------------------------------------------------------------------------------------
 
@@ -50,6 +53,7 @@ return case code
   when 'in_flight_budget_exhausted' then 402
   when 'account_pending' then 403
   when 'account_suspended' then 403
+  when 'insufficient_aal' then 403
   when 'model_not_allowed' then 403
   when 'not_allowed' then 403
   when 'model_not_found' then 404
@@ -86,19 +90,6 @@ begin
 end $$;
 comment on function private.require_service() is
   'Refuses every caller but the service role (a secret key) and direct connections of the project''s owner.';
-
-create function private.require_user() returns uuid
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_user_id uuid := (select auth.uid());
-begin
-  if v_user_id is null then
-    perform private.raise_error('invalid_api_key', 'Sign in first: this function needs a user''s token.');
-  end if;
-  return v_user_id;
-end $$;
-comment on function private.require_user() is 'The signed-in caller''s id; an error for everybody else.';
 
 -- Ids and time ---------------------------------------------------------------------------------------------------------
 

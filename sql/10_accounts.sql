@@ -11,6 +11,8 @@ create table public.profiles (
   avatar_path text check (length(avatar_path) between 1 and 500),
   bio text check (length(bio) <= 500),
   birth_date date,
+  parked_reason text check (parked_reason in ('guardian_consent', 'incomplete')),
+  do_not_sell boolean not null default false,
   locale text not null default 'en' check (locale ~ '^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$' and length(locale) <= 35),
   time_zone text not null default 'UTC' check (length(time_zone) <= 64),
   quota_time_zone text not null default 'UTC',
@@ -20,9 +22,12 @@ create table public.profiles (
 );
 comment on table public.profiles is 'One row for every account, made when the user is made. Its owner reads it and writes the personal columns.';
 comment on column public.profiles.id is 'The user''s id in auth.users.';
-comment on column public.profiles.status is 'pending until the e-mail is verified; the AI proxy refuses all but active from the next call on. Not user-writable.';
+comment on column public.profiles.status is 'pending until the e-mail is verified and parked_reason is null; the AI proxy refuses all but active from the next call on. Not user-writable.';
 comment on column public.profiles.role is 'Not user-writable.';
 comment on column public.profiles.plan_id is 'Decides the limits; a change applies to the next call. Not user-writable.';
+comment on column public.profiles.parked_reason is
+  'Why a verified e-mail does not make the account active: guardian_consent (too young), incomplete (birth date or terms are missing). Not user-writable.';
+comment on column public.profiles.do_not_sell is 'The latest choice made with set_do_not_sell; public.consents has all of them.';
 comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin.';
 comment on column public.profiles.quota_time_zone is
   'The zone whose midnight resets daily limits. It follows time_zone, at most once per quota.time_zone_change_days, so that moving the clock gains nothing.';
@@ -70,32 +75,67 @@ language sql stable security invoker set search_path = ''
 return case when pg_input_is_valid(value, 'date') and value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
 comment on function private.date_or_null(text) is 'A YYYY-MM-DD date, or null when the text is not one.';
 
+create function private.birth_date_or_null(value text) returns date
+language sql stable security invoker set search_path = ''
+return case when private.date_or_null(value) >= date '1900-01-01' and private.date_or_null(value) < current_date
+  then private.date_or_null(value) end;
+comment on function private.birth_date_or_null(text) is 'A day that somebody alive can have been born on, written YYYY-MM-DD; null for anything else.';
+
+create function private.is_under_age(birth_date date) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return coalesce(
+    birth_date > current_date - make_interval(years => (private.setting('registration.minimum_age'))::integer), false);
+end $$;
+comment on function private.is_under_age(date) is 'Whether somebody born that day is younger than registration.minimum_age; an unknown day is not.';
+
+create function private.locale_or_default(value text) returns text
+language sql immutable security invoker set search_path = ''
+return case when value ~ '^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$' and length(value) <= 35 then value else 'en' end;
+comment on function private.locale_or_default(text) is 'A language tag such as de-CH; en for anything else.';
+
+create function private.time_zone_or_default(value text) returns text
+language sql stable security invoker set search_path = ''
+return coalesce((select z.name from pg_catalog.pg_timezone_names z where z.name = value and value <> 'UTC'), 'UTC');
+comment on function private.time_zone_or_default(text) is 'An IANA time zone that this server knows; UTC for anything else.';
+
 create function private.create_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_user auth.users;
   v_data jsonb;
-  v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
+  v_birth_date date;
+  v_credits bigint;
 begin
   select u.* into strict v_user from auth.users u where u.id = create_account.user_id;
   v_data := coalesce(v_user.raw_user_meta_data, '{}');
-  insert into public.profiles (id, status, first_name, last_name, display_name, birth_date)
+  v_birth_date := private.birth_date_or_null(v_data ->> 'birth_date');
+  insert into public.profiles (
+    id, status, parked_reason, first_name, last_name, display_name, birth_date, locale, time_zone, quota_time_zone)
   values (
     v_user.id,
-    case when v_user.email_confirmed_at is null then 'pending' else 'active' end,
+    case when v_user.email_confirmed_at is null or private.is_under_age(v_birth_date) then 'pending' else 'active' end,
+    case when private.is_under_age(v_birth_date) then 'guardian_consent' end,
     private.text_or_null(v_data ->> 'first_name', 80),
     private.text_or_null(v_data ->> 'last_name', 80),
     private.text_or_null(v_data ->> 'display_name', 80),
-    private.date_or_null(v_data ->> 'birth_date'))
+    v_birth_date,
+    private.locale_or_default(v_data ->> 'locale'),
+    private.time_zone_or_default(v_data ->> 'time_zone'),
+    private.time_zone_or_default(v_data ->> 'time_zone'))
   on conflict (id) do nothing;
+  v_credits := (private.setting(
+    case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
   insert into private.credit_accounts (user_id) values (v_user.id) on conflict do nothing;
   if found and v_credits > 0 then
-    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
+    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
+      case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);
   end if;
 end $$;
 comment on function private.create_account(uuid) is
-  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error. Definer: runs in the Auth service''s transaction.';
+  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked. Definer: runs in the Auth service''s transaction.';
 
 create function private.tg_users__create_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -113,11 +153,12 @@ create function private.tg_users__activate_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update public.profiles set status = 'active' where id = new.id and status = 'pending';
+  perform private.complete_anonymous_account(new.id);
+  update public.profiles set status = 'active' where id = new.id and status = 'pending' and parked_reason is null;
   return new;
 end $$;
 comment on function private.tg_users__activate_account() is
-  'A verified e-mail makes a pending account active; a suspended one stays suspended. Definer: it runs as the Auth service.';
+  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended. Definer: it runs as the Auth service.';
 create trigger palisade_activate_account after update of email_confirmed_at on auth.users
   for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
   execute function private.tg_users__activate_account();

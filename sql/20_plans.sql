@@ -140,7 +140,7 @@ returns table (meter text, period text, used bigint, held bigint, amount bigint,
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_user_id uuid := private.require_user();
+  v_user_id uuid := private.require_user(allow_pending => true);
 begin
   return query
     select l.meter, l.period, u.used, l.held, l.amount, private.remaining(l.amount, u.used + l.held),

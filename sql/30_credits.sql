@@ -133,7 +133,7 @@ create function private.my_credits(out balance bigint, out held bigint)
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_user_id uuid := private.require_user();
+  v_user_id uuid := private.require_user(allow_pending => true);
 begin
   select a.balance, a.held into balance, held from private.credit_accounts a where a.user_id = v_user_id;
 end $$;

@@ -206,24 +206,27 @@ as $$
 declare
   v_account record;
 begin
-  select p.status, u.banned_until > now() as is_banned, s.id is not null as has_session
+  select p.status, u.banned_until > now() as is_banned, u.is_anonymous, s.id is not null as has_session,
+    s.aal is distinct from 'aal2' and exists (
+      select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as lacks_factor
   into v_account
   from public.profiles p
     join auth.users u on u.id = p.id
-    left join auth.sessions s
-      on s.id = check_account.session_id and s.user_id = p.id and coalesce(s.not_after > now(), true)
+    left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
   where p.id = check_account.user_id;
   if not found or v_account.status = 'deleted' or not v_account.has_session then
     return jsonb_build_object('code', 'invalid_api_key', 'message', 'This session has ended. Sign in again.');
   elsif v_account.status = 'suspended' or v_account.is_banned then
     return jsonb_build_object('code', 'account_suspended', 'message', 'This account is suspended.');
-  elsif v_account.status <> 'active' then
+  elsif v_account.status <> 'active' or v_account.is_anonymous then
     return jsonb_build_object('code', 'account_pending', 'message', 'Confirm your e-mail address first.');
+  elsif v_account.lacks_factor then
+    return jsonb_build_object('code', 'insufficient_aal', 'message', 'Sign in with your second factor first.');
   end if;
   return null;
 end $$;
 comment on function private.check_account(uuid, uuid) is
-  'Null when the account is active and the session lives; else {code, message}. Tokens outlive sessions, so every call asks.';
+  'Null when the account is active, not anonymous, the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks.';
 
 create function private.admit_ai_call(request jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''

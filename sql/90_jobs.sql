@@ -3,3 +3,10 @@
 select cron.schedule('settle-abandoned-ai-calls', '30 seconds', 'select private.settle_abandoned_ai_calls()');
 select cron.schedule('create-ai-call-partitions', '10 0 * * *', 'select private.create_ai_call_partitions()');
 select cron.schedule('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
+select cron.schedule('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
+select cron.schedule('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');
+select cron.schedule('delete-old-networks', '50 0 * * *', 'select private.delete_old_networks()');
+select cron.schedule('archive-audit', '*/10 * * * *', 'select private.call_archive_audit()');
+select cron.schedule('send-mails', '15 seconds', 'select private.call_send_mails()');
+select cron.schedule('delete-old-messages', '25 0 * * *', 'select private.delete_old_messages()');
+select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');

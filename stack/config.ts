@@ -12,6 +12,7 @@ const url = z.url().optional()
 const environment = z.object({
   PALISADE_PORT: z.coerce.number().int().min(1024).max(65_500).default(54_321),
   PALISADE_DATA: z.string().min(1).default('.palisade'),
+  PALISADE_AUTH_RATE_LIMITS: z.enum(['on', 'off']).default('on'),
   PALISADE_DB_URL: url,
   PALISADE_AUTH_URL: url,
   PALISADE_REST_URL: url,
@@ -35,7 +36,15 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
   return {
     port,
     data,
-    ports: { api: port, db: port + 1, console: port + 2, mail: port + 3, provider: port + 4, functions: port + 5 },
+    ports: {
+      api: port,
+      db: port + 1,
+      console: port + 2,
+      mail: port + 3,
+      provider: port + 4,
+      functions: port + 5,
+      smtp: port + 6,
+    },
     files: {
       postgres: join(data, 'postgres'),
       keys: join(data, 'keys.json'),
@@ -49,6 +58,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       provider: `http://127.0.0.1:${port + 4}`,
       functions: `http://127.0.0.1:${port + 5}`,
     },
+    /** Whether Auth counts requests and mails. */
+    rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',
     real: {
       db: vars.PALISADE_DB_URL,
       auth: vars.PALISADE_AUTH_URL,

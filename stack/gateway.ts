@@ -1,13 +1,13 @@
 /** One door in front of Auth, REST, Storage and Functions that behaves as hosted Supabase's does. */
-import postgres from 'postgres'
+
+import { AuthProblem, renderAuthProblem } from './auth/errors.ts'
+import { type AuthService, createAuthService } from './auth/service.ts'
+import { type ProjectSettings, readProjectSettings } from './auth/settings.ts'
 import type { StackConfig } from './config.ts'
-import { authAnswer, authError } from './gateway/auth-answer.ts'
-import { readProjectSettings } from './gateway/auth-settings.ts'
 import { type Caller, identify } from './gateway/callers.ts'
-import { completeSession } from './gateway/complete-session.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
-import { forward } from './gateway/forward.ts'
-import { authService, restService, type Service, storageService } from './gateway/lite.ts'
+import { forward, setAddress } from './gateway/forward.ts'
+import { restService, storageService } from './gateway/lite.ts'
 import { unwrapUpload } from './gateway/storage-upload.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
 import { type DatabaseRole, publicJwks, type StackKeys } from './keys.ts'
@@ -19,14 +19,17 @@ export type GatewayOptions = {
   keys: StackKeys
   dbUrl(role: DatabaseRole): string
   deliverMail(message: OutgoingMail): Promise<unknown>
+  /** Instead of supabase/config.toml, and another clock: for tests. */
+  settings?: ProjectSettings
+  now?: () => Date
+  /** Instead of the network, for Auth's captcha. */
+  fetch?: typeof fetch
   log(line: string): void
 }
 
 export type Gateway = { fetch(request: Request, peer: { address: string }): Promise<Response>; close(): Promise<void> }
 
 type Call = { request: Request; path: string; address: string }
-
-const authBodyLimit = 1024 * 1024
 
 /** Routes that work without an API key: keys and health, links in mails, public and signed files. */
 const keylessRoutes = [
@@ -37,15 +40,12 @@ const keylessRoutes = [
 
 export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const { config, keys, dbUrl, log } = options
-  const settings = readProjectSettings(config)
+  const settings = options.settings ?? readProjectSettings(config)
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
-  const sendMail = (message: { to: string; subject: string; text?: string; html?: string }) =>
-    deliver(options, settings.auth.site_url, message)
-  const parts = { config, keys, settings, dbUrl, sendMail }
-  const auth = config.real.auth ? null : authService(parts)
+  const parts = { config, keys, settings, dbUrl }
+  const auth = config.real.auth ? null : ourAuth(options, settings, tokens)
   const rest = config.real.rest ? null : await restService(parts)
   const storage = config.real.storage ? null : storageService(parts)
-  const authSql = auth ? postgres(dbUrl('supabase_auth_admin'), { max: 4, onnotice: () => {} }) : null
 
   const route = async (call: Call): Promise<Response> => {
     const { request, path, address } = call
@@ -66,19 +66,22 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     if ('status' in caller) {
       const version = request.headers.get('x-supabase-api-version')
       if (service === 'auth' && caller.problem !== 'key')
-        return authError(403, 'bad_jwt', `invalid JWT: the token is ${caller.problem}`, version)
+        return renderAuthProblem(
+          new AuthProblem(403, 'bad_jwt', `invalid JWT: the token is ${caller.problem}`),
+          version,
+        )
       return Response.json(caller.body, { status: caller.status })
     }
     if (service === 'auth') {
-      return auth && authSql
-        ? answerAuth(auth, authSql, tokens, call, caller)
-        : toReal(config.real.auth ?? '', call, caller, tokens)
+      return auth ? auth.fetch(request, caller, address) : toReal(config.real.auth ?? '', call, caller, tokens)
     }
     const lite = service === 'rest' ? rest : storage
     const real = service === 'rest' ? config.real.rest : config.real.storage
     if (!lite) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
-    return lite.fetch(service === 'storage' ? await unwrapUpload(bare) : bare, caller.claims)
+    setAddress(bare.headers, address)
+    const upload = service === 'storage' ? await unwrapUpload(bare) : bare
+    return upload instanceof Response ? upload : lite.fetch(upload, caller.claims)
   }
 
   return {
@@ -101,13 +104,28 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       }
     },
     async close() {
-      await Promise.all([auth?.close(), rest?.close(), storage?.close(), authSql?.end({ timeout: 1 })])
+      await Promise.all([auth?.close(), rest?.close(), storage?.close()])
     },
   }
 }
 
+function ourAuth(options: GatewayOptions, settings: ProjectSettings, tokens: Tokens): AuthService {
+  const { config, dbUrl, deliverMail, log, now, fetch: reach = fetch } = options
+  return createAuthService({
+    dbUrl: dbUrl('supabase_auth_admin'),
+    settings: settings.auth,
+    limited: config.rateLimits,
+    fetch: reach,
+    tokens,
+    urls: { api: config.urls.api, site: settings.auth.site_url },
+    sendMail: (message) => deliverMail({ from: 'Palisade <noreply@palisade.local>', ...message }),
+    log,
+    ...(now ? { now } : {}),
+  })
+}
+
 /** A request as lite gets it: the key has done its work, and tokens of the outside stay outside. */
-function withoutKey(request: Request, body: ArrayBuffer | Request['body'] = request.body): Request {
+function withoutKey(request: Request): Request {
   const headers = new Headers(request.headers)
   headers.delete('apikey')
   headers.delete('authorization')
@@ -116,55 +134,10 @@ function withoutKey(request: Request, body: ArrayBuffer | Request['body'] = requ
   return new Request(url, {
     method: request.method,
     headers,
-    body,
+    body: request.body,
     signal: request.signal,
-    ...(body ? { duplex: 'half' as const } : {}),
+    ...(request.body ? { duplex: 'half' as const } : {}),
   })
-}
-
-async function answerAuth(
-  auth: Service,
-  sql: postgres.Sql,
-  tokens: Tokens,
-  call: Call,
-  caller: Caller,
-): Promise<Response> {
-  const { request, path, address } = call
-  const version = request.headers.get('x-supabase-api-version')
-  const body = await readBody(request, authBodyLimit)
-  if (body === 'too large') return authError(413, 'request_entity_too_large', 'Request body exceeds 1 MB', version)
-  const inner = withoutKey(request, body)
-  // A key is not a user: only a user's token goes on, under lite's own secret.
-  if (caller.token) inner.headers.set('authorization', `Bearer ${await tokens.inner(caller.claims)}`)
-  const origin = {
-    method: signInMethod(path, new URL(request.url)),
-    userAgent: request.headers.get('user-agent'),
-    address,
-  }
-  return authAnswer(
-    await auth.fetch(inner, caller.claims),
-    (token) => completeSession(sql, tokens, token, origin),
-    version,
-  )
-}
-
-/** How the session was opened, for `amr`; null when an open one goes on. */
-function signInMethod(path: string, url: URL): string | null {
-  if (path === '/auth/v1/token') return url.searchParams.get('grant_type') === 'password' ? 'password' : null
-  if (path === '/auth/v1/signup') return 'password'
-  return path === '/auth/v1/verify' ? 'otp' : null
-}
-
-async function readBody(request: Request, limit: number): Promise<ArrayBuffer | null | 'too large'> {
-  if (!request.body) return null
-  const chunks: Uint8Array[] = []
-  let size = 0
-  for await (const chunk of request.body) {
-    size += chunk.byteLength
-    if (size > limit) return 'too large'
-    chunks.push(chunk)
-  }
-  return new Blob(chunks.map((chunk) => new Uint8Array(chunk))).arrayBuffer()
 }
 
 /** The same request to a real service, with a token for the key's role when the caller has none of their own. */
@@ -177,22 +150,4 @@ async function toReal(
   const token = caller.token ?? (await tokens.signRole(caller.role))
   const target = `${base.replace(/\/$/, '')}${path.replace(/^\/(?:auth|rest|storage)\/v1/, '')}`
   return forward(request, target, { address, authorization: `Bearer ${token}` })
-}
-
-/** Links in lite's mails lead to the site; the door to the Auth service is ours. */
-async function deliver(
-  { config, deliverMail }: GatewayOptions,
-  siteUrl: string,
-  message: Omit<OutgoingMail, 'from'>,
-): Promise<void> {
-  const point = (text: string | undefined) => text?.replaceAll(`${siteUrl}/auth/v1/`, `${config.urls.api}/auth/v1/`)
-  const { to, subject } = message
-  const [text, html] = [point(message.text), point(message.html)]
-  await deliverMail({
-    from: 'Palisade <noreply@palisade.local>',
-    to,
-    subject,
-    ...(text ? { text } : {}),
-    ...(html ? { html } : {}),
-  })
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { root, StackError } from './config.ts'
+import { storagePolicyDifference } from './storage-policies.ts'
 
 const execute = promisify(execFile)
 const bin = (name: string) => join(root, 'node_modules', '.bin', name)
@@ -118,8 +119,13 @@ export async function prepareForComparison(url: string): Promise<void> {
   }
 }
 
-/** The SQL that turns the schema of `from` into that of `to`, by @supabase/pg-delta; empty when they are the same. */
+/** The SQL that turns the schema of `from` into that of `to`; empty when they are the same. */
 export async function schemaDifference(from: string, to: string): Promise<string> {
+  const [schema, policies] = await Promise.all([deltaDifference(from, to), storagePolicyDifference(from, to)])
+  return [schema, policies].filter((sql) => sql !== '').join('\n')
+}
+
+async function deltaDifference(from: string, to: string): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'palisade-plan-'))
   try {
     const plan = join(folder, 'plan.json')

@@ -5,24 +5,28 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { bootstrap, localDbUrl } from './bootstrap.ts'
-import { loadKeys } from './keys.ts'
+import { loadKeys, type StackKeys } from './keys.ts'
 import { initCluster, installExtensions, startCluster, stopCluster } from './postgres.ts'
 
 export type Scratch = {
   /** Makes a fresh database that holds the platform and nothing of ours; answers its URL as role postgres. */
   createDatabase(name: string): Promise<string>
   superuserUrl(database: string): string
+  /** The keys of the cluster's stack, with the passwords of every role. */
+  keys: StackKeys
+  port: number
   stop(): Promise<void>
 }
 
-export async function startScratch(): Promise<Scratch> {
+/** `durable` writes as production does; without it, speed goes before what a throw-away cluster does not need. */
+export async function startScratch({ durable = false } = {}): Promise<Scratch> {
   const home = mkdtempSync(join(tmpdir(), 'palisade-scratch-'))
   chmodSync(home, 0o711)
   const folder = join(home, 'postgres')
   try {
     const keys = await loadKeys(join(home, 'keys.json'))
     const port = await freePort()
-    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: true }
+    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: !durable }
     installExtensions()
     initCluster(cluster)
     startCluster(cluster)
@@ -35,6 +39,8 @@ export async function startScratch(): Promise<Scratch> {
         await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
         return localDbUrl(port, keys, 'postgres', name)
       },
+      keys,
+      port,
       superuserUrl: (database) => localDbUrl(port, keys, 'supabase_admin', database),
       async stop() {
         await admin.end()

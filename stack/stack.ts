@@ -6,6 +6,7 @@ import { bootstrap, localDbUrl } from './bootstrap.ts'
 import { type StackConfig, StackError } from './config.ts'
 import { startFunctions } from './functions.ts'
 import { createGateway } from './gateway.ts'
+import { writeJobSettings } from './job-settings.ts'
 import { startJobs } from './jobs.ts'
 import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './keys.ts'
 import { landingPage } from './landing.ts'
@@ -20,6 +21,7 @@ import {
   stopCluster,
 } from './postgres.ts'
 import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
+import { startSmtp } from './smtp.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
 type Fetch = (
@@ -67,6 +69,7 @@ async function startParts(
     gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting(),
   )
   await listen('mailbox', ports.mail, (request) => mailbox.fetch(request))
+  undo.push(await startSmtp(ports.smtp, mailbox.deliver))
   await listen('console', ports.console, () => landingPage(config))
   const provider = createAiProvider()
   await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
@@ -80,6 +83,7 @@ async function startParts(
   })
   undo.push(() => functions.stop())
   await migrate(config, dbUrl('postgres'), options)
+  if (!config.real.db) await writeJobSettings(dbUrl('postgres'), `${config.urls.api}/functions/v1`, keys.secretKey)
   gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
   undo.push(() => gateway?.close())
   if (!config.real.db) {
@@ -182,6 +186,8 @@ function functionsEnvironment(config: StackConfig, keys: StackKeys, dbUrl: strin
     SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishableKey }),
     SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secretKey }),
     SUPABASE_JWKS: JSON.stringify(publicJwks(keys)),
+    SMTP_URL: `smtp://127.0.0.1:${config.ports.smtp}`,
+    MAIL_FROM: 'Palisade <noreply@palisade.local>',
     ...(OPENROUTER_API_KEY ? { OPENROUTER_API_KEY } : {}),
   }
 }

@@ -21,7 +21,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
   const data = await mkdtemp(join(tmpdir(), 'palisade-test-'))
   const port = await freeRange()
-  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data, PALISADE_AUTH_RATE_LIMITS: 'off' }
   const output: string[] = []
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,
@@ -82,11 +82,11 @@ function fromStatus(env: Record<string, string | undefined>): Target {
   }
 }
 
-/** A port with the five above it free, so that a developer's own stack can keep running. */
+/** A port with the six above it free, so that a developer's own stack can keep running. */
 async function freeRange(): Promise<number> {
   // Below the range that the system hands out to outgoing connections (32768 and up on Linux).
   for (let port = 10_000 + (process.pid % 700) * 10; port < 20_000; port += 10) {
-    const free = await Promise.all([0, 1, 2, 3, 4, 5].map((offset) => isFree(port + offset)))
+    const free = await Promise.all([0, 1, 2, 3, 4, 5, 6].map((offset) => isFree(port + offset)))
     if (free.every(Boolean)) return port
   }
   throw new Error('no free range of ports')

@@ -147,6 +147,51 @@ export type Database = {
         }
         Relationships: []
       }
+      consents: {
+        Row: {
+          created_at: string
+          granted: boolean
+          id: string
+          ip: unknown
+          kind: string
+          note: string | null
+          user_agent: string | null
+          user_id: string
+          version: string | null
+        }
+        ComputedFields: never
+        Insert: {
+          created_at?: string
+          granted: boolean
+          id?: string
+          ip?: unknown
+          kind: string
+          note?: string | null
+          user_agent?: string | null
+          user_id: string
+          version?: string | null
+        }
+        Update: {
+          created_at?: string
+          granted?: boolean
+          id?: string
+          ip?: unknown
+          kind?: string
+          note?: string | null
+          user_agent?: string | null
+          user_id?: string
+          version?: string | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'consents_kind_version_fkey'
+            columns: ['kind', 'version']
+            isOneToOne: false
+            referencedRelation: 'legal_documents'
+            referencedColumns: ['kind', 'version']
+          },
+        ]
+      }
       credit_entries: {
         Row: {
           amount: number
@@ -178,6 +223,150 @@ export type Database = {
           kind?: string
           reason?: string
           user_id?: string
+        }
+        Relationships: []
+      }
+      devices: {
+        Row: {
+          country: string | null
+          created_at: string
+          device_id: string
+          last_active_at: string
+          name: string
+          session_id: string | null
+          type: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          country?: string | null
+          created_at?: string
+          device_id: string
+          last_active_at?: string
+          name: string
+          session_id?: string | null
+          type: string
+          user_id: string
+        }
+        Update: {
+          country?: string | null
+          created_at?: string
+          device_id?: string
+          last_active_at?: string
+          name?: string
+          session_id?: string | null
+          type?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
+      documents: {
+        Row: {
+          content: NonNullable<Json>
+          created_at: string
+          id: string
+          kind: string
+          title: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          content?: NonNullable<Json>
+          created_at?: string
+          id?: string
+          kind?: string
+          title?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Update: {
+          content?: NonNullable<Json>
+          created_at?: string
+          id?: string
+          kind?: string
+          title?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
+      images: {
+        Row: {
+          bucket_id: string
+          bytes: number
+          content_type: string
+          created_at: string
+          description: string
+          document_id: string | null
+          height: number | null
+          id: string
+          path: string
+          status: string
+          updated_at: string
+          user_id: string
+          width: number | null
+        }
+        ComputedFields: never
+        Insert: {
+          bucket_id: string
+          bytes: number
+          content_type: string
+          created_at?: string
+          description?: string
+          document_id?: string | null
+          height?: number | null
+          id: string
+          path: string
+          status?: string
+          updated_at?: string
+          user_id: string
+          width?: number | null
+        }
+        Update: {
+          bucket_id?: string
+          bytes?: number
+          content_type?: string
+          created_at?: string
+          description?: string
+          document_id?: string | null
+          height?: number | null
+          id?: string
+          path?: string
+          status?: string
+          updated_at?: string
+          user_id?: string
+          width?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'images_document_id_user_id_fkey'
+            columns: ['document_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'documents'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
+      }
+      legal_documents: {
+        Row: {
+          kind: string
+          published_at: string
+          url: string
+          version: string
+        }
+        ComputedFields: never
+        Insert: {
+          kind: string
+          published_at?: string
+          url: string
+          version: string
+        }
+        Update: {
+          kind?: string
+          published_at?: string
+          url?: string
+          version?: string
         }
         Relationships: []
       }
@@ -327,6 +516,40 @@ export type Database = {
         }
         Relationships: []
       }
+      notifications: {
+        Row: {
+          body: string
+          created_at: string
+          data: NonNullable<Json>
+          id: string
+          read_at: string | null
+          title: string
+          type: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          body: string
+          created_at?: string
+          data?: NonNullable<Json>
+          id?: string
+          read_at?: string | null
+          title: string
+          type: string
+          user_id: string
+        }
+        Update: {
+          body?: string
+          created_at?: string
+          data?: NonNullable<Json>
+          id?: string
+          read_at?: string | null
+          title?: string
+          type?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
       plan_limits: {
         Row: {
           amount: number | null
@@ -420,10 +643,12 @@ export type Database = {
           birth_date: string | null
           created_at: string
           display_name: string | null
+          do_not_sell: boolean
           first_name: string | null
           id: string
           last_name: string | null
           locale: string
+          parked_reason: string | null
           plan_id: string
           quota_time_zone: string
           quota_time_zone_changed_at: string | null
@@ -439,10 +664,12 @@ export type Database = {
           birth_date?: string | null
           created_at?: string
           display_name?: string | null
+          do_not_sell?: boolean
           first_name?: string | null
           id: string
           last_name?: string | null
           locale?: string
+          parked_reason?: string | null
           plan_id?: string
           quota_time_zone?: string
           quota_time_zone_changed_at?: string | null
@@ -457,10 +684,12 @@ export type Database = {
           birth_date?: string | null
           created_at?: string
           display_name?: string | null
+          do_not_sell?: boolean
           first_name?: string | null
           id?: string
           last_name?: string | null
           locale?: string
+          parked_reason?: string | null
           plan_id?: string
           quota_time_zone?: string
           quota_time_zone_changed_at?: string | null
@@ -479,14 +708,228 @@ export type Database = {
           },
         ]
       }
+      psychology_tests: {
+        Row: {
+          answers: NonNullable<Json>
+          completed_at: string | null
+          id: string
+          questionnaire_id: string
+          questionnaire_version: number
+          result: Json | null
+          started_at: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          answers?: NonNullable<Json>
+          completed_at?: string | null
+          id?: string
+          questionnaire_id: string
+          questionnaire_version: number
+          result?: Json | null
+          started_at?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Update: {
+          answers?: NonNullable<Json>
+          completed_at?: string | null
+          id?: string
+          questionnaire_id?: string
+          questionnaire_version?: number
+          result?: Json | null
+          started_at?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'psychology_tests_questionnaire_id_questionnaire_version_fkey'
+            columns: ['questionnaire_id', 'questionnaire_version']
+            isOneToOne: false
+            referencedRelation: 'questionnaires'
+            referencedColumns: ['id', 'version']
+          },
+        ]
+      }
+      questionnaires: {
+        Row: {
+          created_at: string
+          description: string
+          enabled: boolean
+          id: string
+          questions: NonNullable<Json>
+          title: string
+          updated_at: string
+          version: number
+        }
+        ComputedFields: never
+        Insert: {
+          created_at?: string
+          description?: string
+          enabled?: boolean
+          id: string
+          questions: NonNullable<Json>
+          title: string
+          updated_at?: string
+          version: number
+        }
+        Update: {
+          created_at?: string
+          description?: string
+          enabled?: boolean
+          id?: string
+          questions?: NonNullable<Json>
+          title?: string
+          updated_at?: string
+          version?: number
+        }
+        Relationships: []
+      }
+      security_events: {
+        Row: {
+          created_at: string
+          dedupe_key: string
+          dedupe_window: number
+          details: NonNullable<Json>
+          id: string
+          ip: unknown
+          last_seen_at: string
+          occurrences: number
+          severity: string
+          type: string
+          user_agent: string | null
+          user_id: string | null
+        }
+        ComputedFields: never
+        Insert: {
+          created_at?: string
+          dedupe_key: string
+          dedupe_window: number
+          details: NonNullable<Json>
+          id?: string
+          ip?: unknown
+          last_seen_at?: string
+          occurrences?: number
+          severity: string
+          type: string
+          user_agent?: string | null
+          user_id?: string | null
+        }
+        Update: {
+          created_at?: string
+          dedupe_key?: string
+          dedupe_window?: number
+          details?: NonNullable<Json>
+          id?: string
+          ip?: unknown
+          last_seen_at?: string
+          occurrences?: number
+          severity?: string
+          type?: string
+          user_agent?: string | null
+          user_id?: string | null
+        }
+        Relationships: []
+      }
     }
     Views: {
-      [_ in never]: never
+      audit_log: {
+        Row: {
+          action: string
+          actor_id: string | null
+          actor_role: string
+          created_at: string
+          details: NonNullable<Json>
+          id: string
+          ip: unknown
+          request_id: string | null
+          resource_id: string | null
+          resource_type: string
+          result: string
+          user_agent: string | null
+          user_id: string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
     }
     Functions: {
+      accept_terms: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          created_at: string
+          granted: boolean
+          id: string
+          ip: unknown
+          kind: string
+          note: string | null
+          user_agent: string | null
+          user_id: string
+          version: string | null
+        }[]
+        SetofOptions: {
+          from: '*'
+          to: 'consents'
+          isOneToOne: false
+          isSetofReturn: true
+        }
+      }
+      complete_registration: {
+        Args: { accept_terms: boolean; birth_date: string }
+        Returns: {
+          avatar_path: string | null
+          bio: string | null
+          birth_date: string | null
+          created_at: string
+          display_name: string | null
+          do_not_sell: boolean
+          first_name: string | null
+          id: string
+          last_name: string | null
+          locale: string
+          parked_reason: string | null
+          plan_id: string
+          quota_time_zone: string
+          quota_time_zone_changed_at: string | null
+          role: string
+          status: string
+          time_zone: string
+          updated_at: string
+        }
+        SetofOptions: {
+          from: '*'
+          to: 'profiles'
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
+      count_my_recovery_codes: { Args: Record<PropertyKey, never>; Returns: number }
+      create_invite: {
+        Args: { expires_at?: string; label: string; max_uses?: number }
+        Returns: Record<string, unknown>
+      }
+      create_recovery_codes: { Args: Record<PropertyKey, never>; Returns: string[] }
       deduct_credits: {
         Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
         Returns: Json
+      }
+      delete_account: { Args: { reason: string; user_id: string }; Returns: string }
+      delete_my_account: { Args: Record<PropertyKey, never>; Returns: string }
+      find_account: {
+        Args: { email: string }
+        Returns: {
+          created_at: string
+          email_confirmed_at: string
+          id: string
+          last_sign_in_at: string
+          parked_reason: string
+          plan_id: string
+          registered_by: string
+          role: string
+          status: string
+        }[]
       }
       get_my_credits: { Args: Record<PropertyKey, never>; Returns: Record<string, unknown> }
       get_my_limits: {
@@ -501,14 +944,54 @@ export type Database = {
           used: number
         }[]
       }
+      get_registration_policy: { Args: Record<PropertyKey, never>; Returns: Json }
       grant_credits: {
         Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
         Returns: Json
       }
+      list_invites: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          created_at: string
+          created_by: string
+          expires_at: string
+          id: string
+          label: string
+          max_uses: number
+          revoked_at: string
+          uses: number
+        }[]
+      }
+      list_my_sessions: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          client: string
+          created_at: string
+          device_id: string
+          device_name: string
+          device_type: string
+          ip: unknown
+          is_current: boolean
+          last_active_at: string
+          session_id: string
+          user_agent: string
+        }[]
+      }
+      record_guardian_consent: { Args: { note: string; user_id: string }; Returns: undefined }
       refund_credits: {
         Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
         Returns: Json
       }
+      register_device: { Args: { device_id: string; name: string; type: string }; Returns: undefined }
+      reinstate_account: { Args: { reason: string; user_id: string }; Returns: string }
+      revoke_all_sessions: { Args: { user_id: string }; Returns: number }
+      revoke_invite: { Args: { invite_id: string }; Returns: undefined }
+      revoke_my_other_sessions: { Args: Record<PropertyKey, never>; Returns: number }
+      revoke_my_session: { Args: { session_id: string }; Returns: undefined }
+      set_account_role: { Args: { role: string; user_id: string }; Returns: string }
+      set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
+      suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
+      use_recovery_code: { Args: { code: string }; Returns: string }
     }
     Enums: {
       [_ in never]: never

@@ -4,7 +4,7 @@ import { AppError } from './errors.ts'
 
 export type Database = postgres.Sql
 
-const statementTimeoutMs = 4_000
+const defaultStatementTimeoutMs = 4_000
 const deadlineMs = 8_000
 
 /**
@@ -14,7 +14,10 @@ const deadlineMs = 8_000
  * with the next transaction. It costs a second round trip to a database next door. It also keeps postgres.js from queueing
  * a statement behind another one on the same connection, where a caller would wait for a stranger's lock.
  */
-export function connectDatabase(url: string): Database {
+export function connectDatabase(
+  url: string,
+  { statementTimeoutMs = defaultStatementTimeoutMs }: { statementTimeoutMs?: number } = {},
+): Database {
   return postgres(url, {
     max: 5,
     prepare: false,

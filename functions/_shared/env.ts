@@ -11,13 +11,16 @@ const json = z.string().transform((text, context): unknown => {
 })
 const namedKeys = json.pipe(z.record(z.string(), z.string()))
 
-/** Every variable that Supabase gives to functions and that we use, with the form it has. */
+/** Every variable that functions use, most of them given by Supabase, with the form it has. */
 export const variables = {
   SUPABASE_URL: z.url().transform((url) => url.replace(/\/+$/, '')),
   SUPABASE_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }),
   SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })),
   SUPABASE_PUBLISHABLE_KEYS: namedKeys,
   SUPABASE_SECRET_KEYS: namedKeys,
+  /** Ours, as secrets of the functions: smtps://user:password@host:465 and `Name <address>`. */
+  SMTP_URL: z.url({ protocol: /^smtps?$/ }),
+  MAIL_FROM: z.string().regex(/^[^\r\n]*[^\s@<]+@[^\s@>]+>?$/),
 }
 
 /** Throws one error that names everything that is missing or wrong, and shows no value. */

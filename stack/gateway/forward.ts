@@ -14,6 +14,12 @@ const hopByHop = [
   'content-length',
 ]
 
+/** This is the outermost hop: what a caller claims about earlier ones, or about Cloudflare's, does not count. */
+export function setAddress(headers: Headers, address: string): void {
+  headers.set('x-forwarded-for', address)
+  headers.delete('cf-connecting-ip')
+}
+
 export async function forward(
   request: Request,
   target: string,
@@ -22,8 +28,7 @@ export async function forward(
   const incoming = new URL(request.url)
   const headers = new Headers(request.headers)
   for (const name of hopByHop) headers.delete(name)
-  // This is the outermost hop: what a caller claims about earlier ones does not count.
-  headers.set('x-forwarded-for', options.address)
+  setAddress(headers, options.address)
   headers.set('x-forwarded-host', incoming.host)
   headers.set('x-forwarded-proto', incoming.protocol.slice(0, -1))
   headers.set('accept-encoding', 'identity')

@@ -1,11 +1,14 @@
-/** `@supabase/lite` as three services, each on a connection of its own role, so that grants are proven. */
-import { App, type EmailMessage, setExperimental } from '@supabase/lite'
+/** `@supabase/lite` as two services, each on a connection of its own role, so that grants are proven. */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { App, setExperimental } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
 import postgres from 'postgres'
+import type { ProjectSettings } from '../auth/settings.ts'
 import type { StackConfig } from '../config.ts'
 import type { DatabaseRole, StackKeys } from '../keys.ts'
-import type { ProjectSettings } from './auth-settings.ts'
 import { createFileStore } from './file-store.ts'
+import { realLinks } from './storage-links.ts'
+import { oneAtATime, tellRefusals } from './storage-order.ts'
 
 export type Claims = Record<string, unknown>
 export type Service = { fetch(request: Request, claims: Claims): Response | Promise<Response>; close(): Promise<void> }
@@ -15,7 +18,6 @@ type Parts = {
   keys: StackKeys
   settings: ProjectSettings
   dbUrl(role: DatabaseRole): string
-  sendMail(message: EmailMessage): Promise<void>
 }
 
 type LiteApp = { server: { fetch(request: Request): Response | Promise<Response> } }
@@ -46,7 +48,7 @@ function trustGateway() {
   return { middleware, fetchAs }
 }
 
-/** lite's Auth and Storage hand over JSON that is text already; written as it is, it stays an object, as the real services store it. */
+/** lite's Storage hands over JSON that is text already; written as it is, it stays an object, as the real service stores it. */
 const jsonText = {
   to: 3802,
   from: [3802],
@@ -60,19 +62,6 @@ function connect(url: string, max: number, types: Record<string, typeof jsonText
   // the migrations', so its own bookkeeping is told that this is done.
   Reflect.set(connection, 'rlsState', 'active')
   return connection
-}
-
-/** The Auth service as role supabase_auth_admin. Its tokens (HS256) stay inside this process. */
-export function authService({ keys, settings, dbUrl, sendMail }: Parts): Service {
-  const connection = connect(dbUrl('supabase_auth_admin'), 8, { jsonb: jsonText })
-  const app = new App({
-    connection,
-    auth: { enabled: true, jwt_secret: keys.innerJwtSecret, ...settings.auth },
-    api: { enabled: false },
-    storage: { enabled: false },
-    options: { server, drivers: { email: { send: sendMail } } },
-  })
-  return { fetch: (request) => app.server.fetch(request), close: () => connection.close() }
 }
 
 /** The REST service as role authenticator, which becomes anon, authenticated or service_role for each request. */
@@ -91,6 +80,17 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   // sees no table. So the catalogue, and only that, is read as postgres.
   const catalogue = connect(dbUrl('postgres'), 1)
   connection.introspect = (options) => catalogue.introspect(options)
+  // PostgREST tells SQL about every request (request.headers, request.method, request.path); lite does so for RPC only.
+  const requests = new AsyncLocalStorage<Request>()
+  const withContext = connection.withContext.bind(connection)
+  connection.withContext = (context, run, options) => {
+    const request = requests.getStore()
+    if (!request || options?.rpc || options?.transaction) return withContext(context, run, options)
+    const { method, url: address, headers } = request
+    const path = new URL(address).pathname.replace(/^\/rest\/v1/, '')
+    const rpc = { method, path, readOnly: false, requestHeaders: Object.fromEntries(headers) }
+    return withContext(context, run, { ...options, rpc })
+  }
   const listener = postgres(url, { max: 1, onnotice: () => {} })
   await listener.listen('pgrst', (payload) => {
     if (payload === 'reload schema' || payload === '') void catalogue.clearSchemaCache()
@@ -98,7 +98,8 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   const close = async () => {
     await Promise.all([listener.end({ timeout: 1 }), catalogue.close(), connection.close()])
   }
-  return { fetch: fetchAs(app), close }
+  const fetch = fetchAs(app)
+  return { fetch: (request, claims) => requests.run(request, () => fetch(request, claims)), close }
 }
 
 /** The Storage service as role supabase_storage_admin; files lie in the data folder. */
@@ -114,5 +115,6 @@ export function storageService({ config, keys, dbUrl }: Parts): Service {
     options: { server: { ...server, middlewares: [middleware] } },
   })
   app._storageAdapter = createFileStore(config.files.storage)
-  return { fetch: fetchAs(app), close: () => connection.close() }
+  const fetch = oneAtATime(realLinks(tellRefusals(connection, fetchAs(app))))
+  return { fetch, close: () => connection.close() }
 }

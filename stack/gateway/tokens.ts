@@ -1,4 +1,4 @@
-/** Tokens: ES256 with a published key outside, as hosted Supabase; HS256 inside, because @supabase/lite knows nothing else. */
+/** Tokens: ES256 with a published key, as hosted Supabase. */
 import { errors, importJWK, jwtVerify, SignJWT } from 'jose'
 import { z } from 'zod'
 import { publicJwks, type StackKeys } from '../keys.ts'
@@ -20,7 +20,6 @@ export async function createTokens(keys: StackKeys, issuer: string) {
   const { kid } = keys.signingKey
   const privateKey = await importJWK(keys.signingKey, 'ES256')
   const publicKey = await importJWK({ ...publicJwks(keys).keys[0] }, 'ES256')
-  const innerSecret = new TextEncoder().encode(keys.innerJwtSecret)
   const header = { alg: 'ES256', typ: 'JWT', kid }
 
   return {
@@ -35,16 +34,6 @@ export async function createTokens(keys: StackKeys, issuer: string) {
         .setIssuedAt()
         .setExpirationTime('5m')
         .sign(privateKey),
-
-    /** What @supabase/lite gets: the same claims under its own secret. */
-    inner: (claims: Record<string, unknown>) =>
-      new SignJWT(claims).setProtectedHeader({ alg: 'HS256', typ: 'JWT' }).sign(innerSecret),
-
-    /** The claims of a token that lite just made. */
-    async readInner(token: string) {
-      const { payload } = await jwtVerify(token, innerSecret, { algorithms: ['HS256'] })
-      return userClaims.parse(payload)
-    },
 
     /** Checks a token from outside: our key, ES256 only, our issuer, not expired. */
     async verify(token: string): Promise<Verified> {

@@ -61,9 +61,12 @@ export async function changeCredits(
   return row?.answer
 }
 
-/** Acts as the API role that a signed-in user has, with the claims of that user's token. */
-export async function asUser<T>(tx: Tx, userId: string, act: (tx: Tx) => Promise<T>): Promise<T> {
-  return asRole(tx, 'authenticated', { sub: userId, role: 'authenticated' }, act)
+/** Acts as the API role that a signed-in user has, with the claims of that user's token: of the latest session. */
+export async function asUser<T>(tx: Tx, userId: string, act: (tx: Tx) => Promise<T>, claims: object = {}): Promise<T> {
+  const [session] = await tx`
+    select id from auth.sessions where user_id = ${userId} order by created_at desc, id limit 1`
+  const token = { sub: userId, role: 'authenticated', aal: 'aal1', session_id: session?.id, ...claims }
+  return asRole(tx, 'authenticated', token, act)
 }
 
 export async function asRole<T>(tx: Tx, role: string, claims: object, act: (tx: Tx) => Promise<T>): Promise<T> {
@@ -146,4 +149,11 @@ export async function setLimit(
     insert into public.limit_overrides (user_id, meter, period, amount)
     values (${userId}, ${meter}, ${period}, ${amount})
     on conflict (user_id, meter, period) do update set amount = excluded.amount`
+}
+
+/** The security events of an account, as 'type severity'. */
+export const eventsOf = async (tx: Sql | Tx, userId: string): Promise<string[]> => {
+  const rows = await tx`
+    select type || ' ' || severity as event from public.security_events where user_id = ${userId} order by 1`
+  return rows.map((row) => row.event)
 }

@@ -10,6 +10,7 @@ import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
 import { type Scratch, startScratch } from '../../stack/scratch.ts'
+import { storagePolicyDifference } from '../../stack/storage-policies.ts'
 
 const folder = join(root, 'supabase', 'migrations')
 const migrations = readdirSync(folder).map((file) => ({ file, text: readFileSync(join(folder, file), 'utf8') }))
@@ -34,6 +35,16 @@ describe('schema', { timeout: 120_000 }, () => {
     await runSql(sources, 'alter table public.chats add column pinned boolean not null default false')
 
     expect(await schemaDifference(migrated, sources)).toContain('"pinned"')
+  })
+
+  test('a policy on Storage that only one of them has is found, and the difference mends it', async () => {
+    await runSql(sources, 'create policy "all see" on storage.objects for select to anon using (bucket_id = $$x$$)')
+
+    const difference = await storagePolicyDifference(migrated, sources)
+    await runSql(migrated, difference)
+
+    expect(difference).toMatch(/^create policy "all see" on storage\.objects as permissive for select to anon/)
+    expect(await storagePolicyDifference(migrated, sources)).toBe('')
   })
 
   test('the advisors find nothing that was not reviewed; a careless function is found', async () => {

@@ -2,8 +2,22 @@
 import postgres from 'postgres'
 import { target } from '../target.ts'
 
-/** Who a statement runs as. owner and other are signed-in users; service is a secret key; postgres sets the scene. */
-export type Actor = 'owner' | 'other' | 'anon' | 'service' | 'postgres'
+/**
+ * Who a statement runs as. owner and other are signed-in users; admin is a third one, with the role and a second factor;
+ * service is a secret key; postgres sets the scene. The rest is the owner again, in a state that ends or limits access:
+ * after sign-out, suspended, without the second factor that the account has, and as Auth's anonymous user.
+ */
+export type Actor =
+  | 'owner'
+  | 'other'
+  | 'anon'
+  | 'signed out'
+  | 'suspended'
+  | 'owner aal1'
+  | 'anonymous'
+  | 'admin'
+  | 'service'
+  | 'postgres'
 
 export type SqlUser = { id: string; sessionId: string }
 
@@ -12,6 +26,7 @@ export type Db = {
   sql: postgres.ReservedSql
   owner: SqlUser
   other: SqlUser
+  admin: SqlUser
   /** The only way to change role. Lasts until the next call. */
   as(actor: Actor, options?: { aal?: 'aal1' | 'aal2' }): Promise<void>
   /**
@@ -20,6 +35,8 @@ export type Db = {
    */
   outcome(statement: PromiseLike<{ count: number }>): Promise<string>
 }
+
+type Users = { owner: SqlUser; other: SqlUser; admin: SqlUser }
 
 /** Runs the story in one transaction as role postgres. Whatever happens, nothing of it stays. */
 export async function withRollback<Result>(story: (db: Db) => Promise<Result>): Promise<Result> {
@@ -31,12 +48,12 @@ export async function withRollback<Result>(story: (db: Db) => Promise<Result>): 
     // Compiling a query of the catalogue takes a hundred times as long as running it.
     await sql`set local jit = off`
     try {
-      const [owner, other] = [await createUser(sql), await createUser(sql)]
+      const users = { owner: await createUser(sql), other: await createUser(sql), admin: await createUser(sql) }
+      await makeAdmin(sql, users.admin)
       return await story({
         sql,
-        owner,
-        other,
-        as: (actor, options) => become(sql, { owner, other }, actor, options?.aal),
+        ...users,
+        as: actorChanger(sql, users),
         outcome: (statement) => outcome(sql, statement),
       })
     } finally {
@@ -71,29 +88,76 @@ async function createUser(sql: postgres.Sql): Promise<SqlUser> {
   return user
 }
 
+/** An admin has a verified factor; its session has the level of its token, see become. */
+async function makeAdmin(sql: postgres.Sql, admin: SqlUser): Promise<void> {
+  await sql`update public.profiles set role = 'admin' where id = ${admin.id}`
+  await addFactor(sql, admin.id)
+}
+
+/** A verified TOTP factor, as the Auth service leaves it. */
+export async function addFactor(sql: postgres.Sql | postgres.TransactionSql, userId: string): Promise<string> {
+  const id = crypto.randomUUID()
+  await sql`
+    insert into auth.mfa_factors (id, user_id, factor_type, status, created_at, updated_at)
+    values (${id}, ${userId}, 'totp', 'verified', now(), now())`
+  return id
+}
+
+type Change = (sql: postgres.Sql, owner: SqlUser) => PromiseLike<unknown>
+
+/** What an actor's state is made of, on top of a user who may do everything, and how it is taken back. */
+const changes: Partial<Record<Actor, { make: Change; undo: Change }>> = {
+  'signed out': {
+    make: (sql, owner) => sql`delete from auth.sessions where id = ${owner.sessionId}`,
+    undo: (sql, owner) => sql`insert into auth.sessions (id, user_id) values (${owner.sessionId}, ${owner.id})`,
+  },
+  suspended: {
+    make: (sql, owner) => sql`update public.profiles set status = 'suspended' where id = ${owner.id}`,
+    undo: (sql, owner) => sql`update public.profiles set status = 'active' where id = ${owner.id}`,
+  },
+  'owner aal1': {
+    make: (sql, owner) => addFactor(sql, owner.id),
+    undo: (sql, owner) => sql`delete from auth.mfa_factors where user_id = ${owner.id}`,
+  },
+  anonymous: {
+    make: (sql, owner) => sql`update auth.users set is_anonymous = true where id = ${owner.id}`,
+    undo: (sql, owner) => sql`update auth.users set is_anonymous = false where id = ${owner.id}`,
+  },
+}
+
+const dbRoles: Partial<Record<Actor, string>> = { anon: 'anon', service: 'service_role', postgres: 'none' }
+
+/** The one way to change role: the state of the actor before is taken back, that of the next is made. */
+function actorChanger(sql: postgres.Sql, users: Users): Db['as'] {
+  let before: Actor = 'postgres'
+  return async (actor, options) => {
+    await setRequest(sql, 'none', null)
+    await changes[before]?.undo(sql, users.owner)
+    await changes[actor]?.make(sql, users.owner)
+    before = actor
+    if (actor !== 'postgres') await become(sql, users, actor, options?.aal)
+  }
+}
+
+async function become(sql: postgres.Sql, users: Users, actor: Actor, aal = 'aal1'): Promise<void> {
+  const role = dbRoles[actor] ?? 'authenticated'
+  if (actor in dbRoles) return setRequest(sql, role, { role })
+  const user = actor === 'other' || actor === 'admin' ? users[actor] : users.owner
+  await sql`update auth.sessions set aal = ${aal} where id = ${user.sessionId}`
+  const about = { email: `${user.id}@example.com`, is_anonymous: actor === 'anonymous' }
+  await setRequest(sql, role, { sub: user.id, role, aud: role, aal, session_id: user.sessionId, ...about })
+}
+
 /** Role and claims exactly as PostgREST sets them for one request: local to the transaction. */
-async function become(
+async function setRequest(
   sql: postgres.Sql,
-  users: { owner: SqlUser; other: SqlUser },
-  actor: Actor,
-  aal = 'aal1',
-): Promise<void> {
-  const user = actor === 'owner' || actor === 'other' ? users[actor] : null
-  const role = {
-    owner: 'authenticated',
-    other: 'authenticated',
-    anon: 'anon',
-    service: 'service_role',
-    postgres: 'none',
-  }[actor]
-  const claims = user
-    ? { sub: user.id, role, aud: role, aal, session_id: user.sessionId, email: `${user.id}@example.com` }
-    : { role }
-  const direct = actor === 'postgres'
+  role: string,
+  claims: { sub?: string; role: string; [claim: string]: unknown } | null,
+) {
   await sql`
     select
       set_config('role', ${role}, true),
-      set_config('request.jwt.claims', ${direct ? '' : JSON.stringify(claims)}, true),
-      set_config('request.jwt.claim.sub', ${user?.id ?? ''}, true),
-      set_config('request.jwt.claim.role', ${direct ? '' : role}, true)`
+      set_config('request.jwt.claims', ${claims ? JSON.stringify(claims) : ''}, true),
+      set_config('request.jwt.claim.sub', ${claims?.sub ?? ''}, true),
+      set_config('request.jwt.claim.role', ${claims?.role ?? ''}, true)`
 }

@@ -1,0 +1,42 @@
+/** The jobs endpoint without its environment: who calls, which job, and an answer that says what was done. */
+import { AppError, renderError, toAppError } from '../errors.ts'
+import { requestId as requestIdOf } from '../http/request-id.ts'
+import { archiveAudit } from './archive-audit.ts'
+import { sendMails } from './send-mails.ts'
+import type { JobsWorld } from './world.ts'
+
+const jobs = new Map<string, (world: JobsWorld) => Promise<Record<string, unknown>>>([
+  ['/jobs/send-mails', sendMails],
+  ['/jobs/archive-audit', archiveAudit],
+  ['/jobs/check-uploads', (world) => world.checkUploads()],
+])
+
+/** For pg_cron and operators, never for browsers: there is no CORS here. */
+export async function handleJobsRequest(request: Request, world: JobsWorld): Promise<Response> {
+  const requestId = requestIdOf(request.headers, world.newId)
+  const { pathname } = new URL(request.url)
+  const line = { message: 'job', request_id: requestId, path: pathname }
+  const response = await run(request, pathname, world)
+    .then((result) => {
+      world.log({ ...line, level: 'info', ...result })
+      return Response.json(result)
+    })
+    .catch((cause: unknown) => {
+      const error = toAppError(cause)
+      const why = error.cause instanceof Error ? { cause: error.cause.message } : {}
+      world.log({ ...line, level: error.status >= 500 ? 'error' : 'info', error_code: error.code, ...why })
+      return renderError(error, world.now())
+    })
+  response.headers.set('x-request-id', requestId)
+  return response
+}
+
+async function run(request: Request, pathname: string, world: JobsWorld): Promise<Record<string, unknown>> {
+  if (!(await world.hasSecretKey(request.headers))) {
+    throw new AppError('invalid_api_key', { message: 'Jobs need a secret key in the apikey header.' })
+  }
+  const job = jobs.get(pathname)
+  if (!job) throw new AppError('not_found')
+  if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST' } })
+  return job(world)
+}

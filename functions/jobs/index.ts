@@ -1,0 +1,43 @@
+/** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a secret key. */
+import { z } from 'zod'
+import { hasSecretKey } from '../_shared/auth/verify-secret-key.ts'
+import { connectDatabase } from '../_shared/db.ts'
+import { readEnv, variables } from '../_shared/env.ts'
+import { createArchiveStore } from '../_shared/jobs/archive-store.ts'
+import { handleJobsRequest } from '../_shared/jobs/handle-jobs-request.ts'
+import { createJobDatabase } from '../_shared/jobs/job-database.ts'
+import { createMailTransport } from '../_shared/jobs/mail-transport.ts'
+import type { JobsWorld } from '../_shared/jobs/world.ts'
+import { checkUploads } from '../_shared/storage/check-uploads.ts'
+import { createUploadWorld } from '../_shared/storage/upload-world.ts'
+
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_SECRET_KEYS, SMTP_URL, MAIL_FROM } = variables
+const env = readEnv(
+  z.object({
+    SUPABASE_URL,
+    SUPABASE_DB_URL,
+    SUPABASE_SECRET_KEYS,
+    SMTP_URL: SMTP_URL.optional(),
+    MAIL_FROM: MAIL_FROM.optional(),
+  }),
+  (name) => Deno.env.get(name),
+)
+// A month of the audit log takes longer to verify than a caller of the API may wait.
+const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 120_000 })
+
+const secretKey = Object.values(env.SUPABASE_SECRET_KEYS)[0] ?? ''
+const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
+const uploads = createUploadWorld({ sql, apiUrl: env.SUPABASE_URL, secretKey, fetch, log })
+
+const world: JobsWorld = {
+  hasSecretKey: (headers) => hasSecretKey(headers, env.SUPABASE_SECRET_KEYS),
+  ...createJobDatabase(sql),
+  ...createArchiveStore(env.SUPABASE_URL, secretKey),
+  checkUploads: () => checkUploads(uploads),
+  sendMail: env.SMTP_URL && env.MAIL_FROM ? createMailTransport(env.SMTP_URL, env.MAIL_FROM) : undefined,
+  now: Date.now,
+  newId: () => crypto.randomUUID(),
+  log,
+}
+
+export default { fetch: (request: Request) => handleJobsRequest(request, world) }

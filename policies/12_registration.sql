@@ -1,0 +1,11 @@
+create policy "everybody sees the published documents"
+  on public.legal_documents for select to anon, authenticated
+  using (published_at <= now());
+
+create policy "owners see their consents"
+  on public.consents for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.consents as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));

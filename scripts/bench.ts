@@ -1,0 +1,88 @@
+/** npm run bench: measures what the targets of docs and requirements speak of, on a scratch cluster of its own. */
+import { readdirSync } from 'node:fs'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root, StackError } from '../stack/config.ts'
+import { applySources, runSql } from '../stack/schema.ts'
+import { startScratch } from '../stack/scratch.ts'
+import type { BenchResult, BenchWorld } from './bench-types.ts'
+import { runScript } from './run-script.ts'
+
+const modules = readdirSync(join(root, 'scripts', 'bench'))
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => file.replace(/\.ts$/, ''))
+  .sort()
+
+const help = `Usage: npm run bench [-- NAME ...] [--scale S]
+
+Measures with real data and prints a table; a target that is missed is shown, not an error. Names: ${modules.join(', ')}.
+--scale S is the share of the full amount of data, 1 by default; smaller is faster and says less.`
+
+async function prepare(url: string): Promise<void> {
+  await applySources(url)
+  const folder = join(root, 'supabase', 'migrations')
+  for (const file of (await readdir(folder)).filter((name) => name.endsWith('_data.sql')).sort())
+    await runSql(url, await readFile(join(folder, file), 'utf8'))
+}
+
+const isMet = ({ unit, value, target }: BenchResult) =>
+  target === undefined ? '' : (unit === 'ratio' ? value >= target : value <= target) ? 'met' : 'MISSED'
+
+function printTable(results: BenchResult[]): void {
+  const rows = results.map((result) => [
+    result.name,
+    `${result.value.toFixed(result.unit === 'ratio' ? 3 : 1)} ${result.unit}`,
+    result.target === undefined ? '' : `${result.unit === 'ratio' ? '>=' : '<='} ${result.target}`,
+    isMet(result),
+    result.note ?? '',
+  ])
+  const table = [['what', 'measured', 'target', '', ''], ...rows]
+  const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? []
+  for (const row of table)
+    console.log(
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+}
+
+await runScript(help, async () => {
+  const { positionals, values } = parseArgs({
+    allowPositionals: true,
+    options: { scale: { type: 'string', default: '1' } },
+  })
+  const unknown = positionals.filter((name) => !modules.includes(name))
+  const scale = Number(values.scale)
+  if (unknown.length > 0)
+    throw new StackError(`There is no benchmark ${unknown.join(', ')}; there are ${modules.join(', ')}.`)
+  if (!(scale > 0 && scale <= 10)) throw new StackError('--scale is a number above 0, at most 10.')
+  const progress = (text: string) => console.error(`bench: ${text}`)
+  progress('starting a cluster')
+  const scratch = await startScratch({ durable: true })
+  const world: BenchWorld = {
+    async createDatabase(name) {
+      const url = await scratch.createDatabase(name)
+      await prepare(url)
+      return url
+    },
+    superuserUrl: scratch.superuserUrl,
+    progress,
+    scale,
+  }
+  // The cluster outlives this process unless it is stopped.
+  const end = () => void scratch.stop().then(() => process.exit(130))
+  process.once('SIGINT', end).once('SIGTERM', end)
+  try {
+    const results: BenchResult[] = []
+    for (const name of modules.filter((name) => positionals.length === 0 || positionals.includes(name))) {
+      const { bench } = await import(`./bench/${name}.ts`)
+      results.push(...(await bench(world)))
+    }
+    printTable(results)
+    return 0
+  } finally {
+    await scratch.stop()
+  }
+})

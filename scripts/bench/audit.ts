@@ -1,0 +1,47 @@
+/** What one audit entry costs: the same small transaction with and without it, in turns, on one connection. */
+import postgres from 'postgres'
+
+export type BenchResult = { name: string; unit: string; value: number; target?: string }
+
+const rounds = 100
+const warmUp = 10
+const entriesPerTransaction = 10
+
+export async function benchAudit(url: string): Promise<BenchResult[]> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    const user = crypto.randomUUID()
+    const headers = JSON.stringify({
+      'x-forwarded-for': '203.0.113.9',
+      'user-agent': 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36',
+      'x-request-id': crypto.randomUUID(),
+    })
+    const call = async (isAudited: boolean): Promise<number> => {
+      const began = performance.now()
+      await sql.begin(async (tx) => {
+        await tx`select set_config('request.headers', ${headers}, true)`
+        await tx`
+          select case when ${isAudited} then private.audit(
+              action => 'bench.audit', resource_type => 'bench', resource_id => n::text, user_id => ${user}::uuid,
+              details => '{"reason": "measured"}') end
+          from generate_series(1, ${entriesPerTransaction}::integer) n`
+      })
+      return (performance.now() - began) / entriesPerTransaction
+    }
+    const times: Record<'with' | 'without', number[]> = { with: [], without: [] }
+    for (let round = 0; round < rounds + warmUp; round += 1) {
+      // In turns, and each first as often as second: what else the machine does falls on both.
+      for (const isAudited of round % 2 === 0 ? [true, false] : [false, true]) {
+        const ms = await call(isAudited)
+        if (round >= warmUp) times[isAudited ? 'with' : 'without'].push(ms)
+      }
+    }
+    const value = median(times.with) - median(times.without)
+    return [{ name: 'added time of one audit entry, sealed and committed', unit: 'ms', value, target: '< 0.2' }]
+  } finally {
+    await sql.end()
+  }
+}
+
+const median = (values: number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN

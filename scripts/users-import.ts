@@ -1,0 +1,139 @@
+/** npm run users:import: accounts of another system, with their password hashes, into a Palisade project. */
+import { readFileSync, statSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { readConfig } from '../stack/config.ts'
+import { loadKeys } from '../stack/keys.ts'
+import { runningStack } from '../stack/state.ts'
+import { connect } from './import/directory.ts'
+import { ImportError } from './import/errors.ts'
+import { importRows, type Result } from './import/import-rows.ts'
+import { readFirebaseParameters } from './import/password-hash.ts'
+import { showProgress } from './import/progress.ts'
+import { readRows } from './import/read-rows.ts'
+import { summary, writeReport } from './import/report.ts'
+import { retryingFetch } from './import/retrying-fetch.ts'
+import { openState } from './import/state.ts'
+
+const help = `Usage: npm run users:import FILE -- [options]
+
+Creates an account for every row of FILE, with the password it already has. Run it with --dry-run first.
+  --dry-run               check every row and look for existing accounts; write nothing but the report
+  --format ndjson|csv     otherwise by the name of FILE (.ndjson, .jsonl, .csv)
+  --report PATH           one line per row; CSV when it ends in .csv (default: FILE.report.ndjson)
+  --concurrency N         accounts under way at a time, 1 to 64 (default 8)
+  --firebase-signer-key KEY|@FILE, --firebase-salt-separator TEXT, --firebase-rounds N, --firebase-mem-cost N
+                          Firebase's hash parameters, for rows with password_hash and password_salt
+
+Fields: email (needed), password_hash (bcrypt, argon2i/id, $fbscrypt$), password_salt, email_confirmed, id (UUID),
+original_id, first_name, last_name, display_name, birth_date, locale, time_zone, created_at, plan. The names of
+"firebase auth:export" (localId, passwordHash, salt, ...) are understood, too.
+Target: SUPABASE_URL and SUPABASE_SECRET_KEY, otherwise the local stack that runs.
+An interrupted import goes on where it was when the same command is run again.
+Exit code: 0 every row has its account, 1 some rows do not (see the report), 2 it could not start or go on.`
+
+type Options = {
+  file: string
+  format: 'ndjson' | 'csv'
+  report: string
+  dryRun: boolean
+  concurrency: number
+  firebase: ReturnType<typeof readFirebaseParameters>
+}
+
+function readOptions(args: string[]): Options {
+  const { values, positionals } = parseOrExplain(args)
+  const [file, ...more] = positionals
+  if (file === undefined || more.length > 0) throw new ImportError('Name one FILE. See --help.')
+  const format =
+    values.format ?? (/\.csv$/i.test(file) ? 'csv' : /\.(?:ndjson|jsonl)$/i.test(file) ? 'ndjson' : undefined)
+  if (format !== 'csv' && format !== 'ndjson') throw new ImportError('Say --format ndjson or --format csv.')
+  const concurrency = Number(values.concurrency ?? 8)
+  if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > 64)
+    throw new ImportError('--concurrency is a number from 1 to 64.')
+  const key = values['firebase-signer-key']
+  const firebase = readFirebaseParameters({
+    signerKey: key?.startsWith('@') ? readFileSync(key.slice(1), 'utf8').trim() : key,
+    saltSeparator: values['firebase-salt-separator'],
+    rounds: values['firebase-rounds'],
+    memCost: values['firebase-mem-cost'],
+  })
+  // "npm run users:import FILE --dry-run" without "--": npm keeps the option, and nobody wants a real run then.
+  const dryRun = values['dry-run'] || process.env.npm_config_dry_run === 'true'
+  return { file, format, report: values.report ?? `${file}.report.ndjson`, dryRun, concurrency, firebase }
+}
+
+function parseOrExplain(args: string[]) {
+  const text = { type: 'string' } as const
+  try {
+    return parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        'dry-run': { type: 'boolean', default: false },
+        format: text,
+        report: text,
+        concurrency: text,
+        'firebase-signer-key': text,
+        'firebase-salt-separator': text,
+        'firebase-rounds': text,
+        'firebase-mem-cost': text,
+      },
+    })
+  } catch (error) {
+    throw new ImportError(`${error instanceof Error ? error.message : error} See --help.`)
+  }
+}
+
+async function findTarget(env: NodeJS.ProcessEnv): Promise<{ url: string; secretKey: string }> {
+  const { SUPABASE_URL: url, SUPABASE_SECRET_KEY: secretKey } = env
+  if (url && secretKey) return { url: url.replace(/\/+$/, ''), secretKey }
+  if (url || secretKey)
+    throw new ImportError('Set both SUPABASE_URL and SUPABASE_SECRET_KEY, or neither for the local stack.')
+  const config = readConfig()
+  if (!runningStack(config)?.ready)
+    throw new ImportError('Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack.')
+  return { url: config.urls.api, secretKey: (await loadKeys(config.files.keys)).secretKey }
+}
+
+async function main(): Promise<number> {
+  const options = readOptions(process.argv.slice(2))
+  const size = statSync(options.file, { throwIfNoEntry: false })?.size
+  if (size === undefined) throw new ImportError(`${options.file} is not there.`)
+  const target = await findTarget(process.env)
+  const clock = { sleep: (ms: number) => new Promise<void>((wake) => setTimeout(wake, ms)), random: Math.random }
+  const directory = connect(target.url, target.secretKey, retryingFetch(fetch, clock))
+  const policy = await directory.policy()
+  if (policy.phase === 'capped') console.error('launch.phase is "capped": accounts beyond launch.user_cap will fail.')
+
+  const state = options.dryRun ? undefined : openState(`${options.report}.state`, target.url)
+  if (state && state.size > 0) console.error(`Going on after an interruption: ${state.size} accounts are done.`)
+  const source = readRows(options.file, options.format)
+  const progress = showProgress(size, process.stderr.isTTY)
+  const results: Result[] = []
+  const onResult = (result: Result) => {
+    results.push(result)
+    if (result.outcome === 'created') state?.done(result)
+    progress.update(source.bytesRead(), results.length)
+  }
+  const isDone = state?.isDone ?? (() => false)
+  try {
+    await importRows(source.rows, { ...options, directory, policy, isDone, onResult })
+  } finally {
+    progress.stop()
+    writeReport(options.report, results)
+    console.log(
+      `${options.dryRun ? 'Dry run, nothing was written. ' : ''}${summary(results, options.dryRun)}. Report: ${options.report}`,
+    )
+  }
+  state?.drop()
+  return results.every(({ outcome }) => outcome === 'created' || outcome === 'already_imported') ? 0 : 1
+}
+
+if (process.argv.includes('--help') || process.argv.includes('-h')) {
+  console.log(help)
+} else {
+  process.exitCode = await main().catch((error: unknown) => {
+    console.error(error instanceof Error ? `users:import: ${error.message}` : error)
+    return 2
+  })
+}

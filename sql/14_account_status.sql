@@ -1,0 +1,233 @@
+-- Status and role of accounts: suspended and deleted accounts lose access at once, and every change has a reason.
+
+create table private.account_status_changes (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  from_status text not null,
+  to_status text not null check (to_status <> from_status),
+  reason text not null check (length(reason) between 1 and 500),
+  actor_id uuid,
+  banned_until timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table private.account_status_changes is 'Every suspension, reinstatement and deletion with its reason; never changed or removed.';
+comment on column private.account_status_changes.actor_id is 'Who did it; null: the service role. No foreign key: the row outlives the actor.';
+comment on column private.account_status_changes.banned_until is 'The ban of the Auth service before the change, for the way back.';
+create index account_status_changes_user_id_idx on private.account_status_changes (user_id, id desc);
+revoke all on private.account_status_changes from anon, authenticated, service_role;
+create trigger tg_account_status_changes__append_only before update or delete on private.account_status_changes
+  for each row execute function private.tg__append_only();
+create trigger tg_account_status_changes__no_truncate before truncate on private.account_status_changes
+  for each statement execute function private.tg__append_only();
+
+create function private.change_account_status(user_id uuid, to_status text, reason text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_from text;
+  v_reason text := private.text_or_null(reason, 500);
+  v_ban timestamptz;
+begin
+  if v_reason is null then
+    perform private.raise_error('invalid_request_error', 'reason must say why.');
+  end if;
+  if (private.lock_account(change_account_status.user_id)).user_id is null then
+    perform private.raise_error('not_found', 'There is no such account.');
+  end if;
+  select p.status, u.banned_until into v_from, v_ban
+  from public.profiles p join auth.users u using (id)
+  where p.id = change_account_status.user_id for update of p;
+  if to_status = 'reinstated' then
+    to_status := private.status_to_return_to(change_account_status.user_id, v_from);
+  end if;
+  if v_from = to_status then
+    return v_from;
+  end if;
+  if v_from = 'deleted' and to_status = 'suspended' then
+    perform private.raise_error('invalid_request_error', 'This account is deleted.');
+  end if;
+  insert into private.account_status_changes (user_id, from_status, to_status, reason, actor_id, banned_until)
+  values (change_account_status.user_id, v_from, change_account_status.to_status, v_reason, (select auth.uid()), v_ban);
+  update public.profiles p set status = change_account_status.to_status where p.id = change_account_status.user_id;
+  perform private.enforce_account_status(change_account_status.user_id, change_account_status.to_status);
+  perform private.audit(
+    action => case to_status when 'suspended' then 'account.suspend' when 'deleted' then 'account.delete' else 'account.reinstate' end,
+    resource_type => 'account', resource_id => change_account_status.user_id::text, user_id => change_account_status.user_id,
+    details => jsonb_build_object('from', v_from, 'to', to_status, 'reason', v_reason));
+  perform private.raise_security_event(
+    type => case when to_status in ('suspended', 'deleted') then 'account_' || to_status else 'account_reinstated' end,
+    severity => 'medium', user_id => change_account_status.user_id,
+    details => jsonb_build_object('from', v_from, 'to', to_status, 'reason', v_reason));
+  return to_status;
+end $$;
+comment on function private.change_account_status(uuid, text, text) is
+  'The only way to suspended and deleted and back: one row in account_status_changes, the Auth service''s ban, an audit entry and a security event. Answers the status; the same status again changes nothing.';
+
+create function private.status_to_return_to(user_id uuid, status text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_before text;
+begin
+  if status not in ('suspended', 'deleted') then
+    return status;
+  end if;
+  select c.from_status into v_before from private.account_status_changes c
+  where c.user_id = status_to_return_to.user_id and c.from_status in ('pending', 'active')
+  order by c.id desc limit 1;
+  -- A pending account may have verified its address in the meantime.
+  return (
+    select case when coalesce(v_before, 'pending') = 'active' or (u.email_confirmed_at is not null and p.parked_reason is null)
+      then 'active' else 'pending' end
+    from public.profiles p join auth.users u using (id) where p.id = status_to_return_to.user_id);
+end $$;
+comment on function private.status_to_return_to(uuid, text) is
+  'What a suspended or deleted account was before: active or pending. Any other status stays.';
+
+create function private.enforce_account_status(user_id uuid, status text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if status in ('suspended', 'deleted') then
+    -- A century, not infinity: the Auth service cannot read that.
+    update auth.users u set banned_until = now() + interval '100 years' where u.id = enforce_account_status.user_id;
+    delete from auth.sessions s where s.user_id = enforce_account_status.user_id;
+  else
+    update auth.users u set banned_until = (
+      select c.banned_until from private.account_status_changes c
+      where c.user_id = enforce_account_status.user_id and c.from_status in ('pending', 'active')
+      order by c.id desc limit 1)
+    where u.id = enforce_account_status.user_id;
+  end if;
+end $$;
+comment on function private.enforce_account_status(uuid, text) is
+  'Tells the Auth service: a suspended or deleted account has no session and gets none; a reinstated one has the ban, if any, that it had before.';
+
+create function private.change_status_of(user_id uuid, to_status text, reason text) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.require_admin();
+  if user_id = (select auth.uid()) then
+    perform private.raise_error('not_allowed', 'Nobody changes the status of their own account; delete_my_account() is there for leaving.');
+  end if;
+  if coalesce(to_status not in ('suspended', 'deleted', 'reinstated'), true) then
+    perform private.raise_error('invalid_request_error', 'to_status must be suspended, deleted or reinstated.');
+  end if;
+  return private.change_account_status(user_id, to_status, reason);
+end $$;
+comment on function private.change_status_of(uuid, text, text) is
+  'What suspend_account, reinstate_account and delete_account call. Definer: it changes what no API role may.';
+grant execute on function private.change_status_of(uuid, text, text) to authenticated, service_role;
+
+create function public.suspend_account(user_id uuid, reason text) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_status_of(user_id, 'suspended', reason) $$;
+comment on function public.suspend_account(uuid, text) is
+  'For admins and the service role: ends every session of the account and refuses sign-in, refresh and data until reinstate_account. Answers the status.';
+grant execute on function public.suspend_account(uuid, text) to authenticated, service_role;
+
+create function public.reinstate_account(user_id uuid, reason text) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_status_of(user_id, 'reinstated', reason) $$;
+comment on function public.reinstate_account(uuid, text) is
+  'For admins and the service role: gives a suspended or deleted account back the status it had before. Answers that status.';
+grant execute on function public.reinstate_account(uuid, text) to authenticated, service_role;
+
+create function public.delete_account(user_id uuid, reason text) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_status_of(user_id, 'deleted', reason) $$;
+comment on function public.delete_account(uuid, text) is
+  'For admins and the service role: the account is closed at once, like a suspended one; its data is erased later. Answers the status.';
+grant execute on function public.delete_account(uuid, text) to authenticated, service_role;
+
+create function private.delete_own_account() returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  return private.change_account_status(v_user_id, 'deleted', 'deleted by its owner');
+end $$;
+comment on function private.delete_own_account() is 'What delete_my_account() calls. Definer: it changes what no API role may.';
+grant execute on function private.delete_own_account() to authenticated;
+
+create function public.delete_my_account() returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.delete_own_account() $$;
+comment on function public.delete_my_account() is
+  'Closes the caller''s account at once and ends its sessions; needs the second factor when there is one. Answers the status.';
+grant execute on function public.delete_my_account() to authenticated;
+
+-- Roles ----------------------------------------------------------------------------------------------------------------
+
+create function private.change_role_of(user_id uuid, role text) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_before text;
+begin
+  perform private.require_admin();
+  if user_id = (select auth.uid()) then
+    perform private.raise_error('not_allowed', 'Nobody changes their own role.');
+  end if;
+  if coalesce(role not in ('user', 'support', 'admin'), true) then
+    perform private.raise_error('invalid_request_error', 'role must be user, support or admin.');
+  end if;
+  if (private.lock_account(change_role_of.user_id)).user_id is null then
+    perform private.raise_error('not_found', 'There is no such account.');
+  end if;
+  -- All admins' rows, in order, so that two admins cannot demote each other at the same time.
+  perform from public.profiles p where p.role = 'admin' or p.id = change_role_of.user_id order by p.id for update;
+  select p.role into v_before from public.profiles p where p.id = change_role_of.user_id;
+  if v_before = change_role_of.role then
+    return v_before;
+  end if;
+  if v_before = 'admin' and not exists (
+    select from public.profiles p where p.role = 'admin' and p.status = 'active' and p.id <> change_role_of.user_id) then
+    perform private.raise_error('not_allowed', 'The last admin stays one: make another admin first.');
+  end if;
+  update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;
+  perform private.audit(action => 'account.set_role', resource_type => 'account', resource_id => change_role_of.user_id::text,
+    user_id => change_role_of.user_id, details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
+  perform private.raise_security_event(type => 'role_changed', severity => 'high', user_id => change_role_of.user_id,
+    details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
+  perform private.notify_user(user_id => change_role_of.user_id, type => 'role_changed', title => 'Your role has changed',
+    body => format('Your account is now: %s.', change_role_of.role),
+    data => jsonb_build_object('from', v_before, 'to', change_role_of.role));
+  return change_role_of.role;
+end $$;
+comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls. Definer: it changes what no API role may.';
+grant execute on function private.change_role_of(uuid, text) to authenticated, service_role;
+
+create function public.set_account_role(user_id uuid, role text) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_role_of(user_id, role) $$;
+comment on function public.set_account_role(uuid, text) is
+  'For admins and the service role: user, support or admin. Never the caller''s own role, and the last active admin stays one. Tokens carry it from the next refresh on. Answers the role.';
+grant execute on function public.set_account_role(uuid, text) to authenticated, service_role;
+
+create function private.account_by_email(email text) returns table (
+  id uuid, status text, parked_reason text, role text, plan_id text, email_confirmed_at timestamptz,
+  last_sign_in_at timestamptz, created_at timestamptz, registered_by text)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform private.require_admin();
+  return query
+    select u.id, p.status, p.parked_reason, p.role, p.plan_id, u.email_confirmed_at,
+      u.last_sign_in_at, u.created_at, u.raw_app_meta_data ->> 'registered_by'
+    from auth.users u join public.profiles p using (id)
+    where u.email = lower(btrim(account_by_email.email)) and not u.is_sso_user;
+end $$;
+comment on function private.account_by_email(text) is 'What find_account() calls. Definer: addresses are the Auth service''s.';
+grant execute on function private.account_by_email(text) to authenticated, service_role;
+
+create function public.find_account(email text) returns table (
+  id uuid, status text, parked_reason text, role text, plan_id text, email_confirmed_at timestamptz,
+  last_sign_in_at timestamptz, created_at timestamptz, registered_by text)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.account_by_email(find_account.email) $$;
+comment on function public.find_account(text) is 'For admins and the service role: the account with this e-mail address, or no row.';
+grant execute on function public.find_account(text) to authenticated, service_role;

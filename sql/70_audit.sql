@@ -1,0 +1,351 @@
+-- Audit: who did what to which resource, chained so that a change shows; security events; where a request came from.
+
+-- The request ------------------------------------------------------------------------------------------------------------
+
+create function private.request_header(name text) returns text
+language sql stable security invoker set search_path = ''
+return nullif(current_setting('request.headers', true), '')::jsonb ->> request_header.name;
+comment on function private.request_header(text) is
+  'One header of the Data API request that runs, its name in lower case; null outside of one. PostgREST puts them into request.headers.';
+
+create function private.request_ip() returns inet
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_name text;
+  v_hops text[];
+  v_hop text;
+begin
+  if nullif(current_setting('request.headers', true), '') is null then
+    return null;
+  end if;
+  for v_name in select jsonb_array_elements_text(private.setting('http.client_ip_header')) loop
+    v_hops := string_to_array(private.request_header(v_name), ',');
+    continue when v_hops is null;
+    v_hop := btrim(v_hops[array_upper(v_hops, 1)]);
+    return case when v_hop ~ '^[0-9a-fA-F:.]+$' and pg_input_is_valid(v_hop, 'inet') then v_hop::inet end;
+  end loop;
+  return null;
+end $$;
+comment on function private.request_ip() is
+  'Where the request came from: the last address in the first header of http.client_ip_header that it has. The last one was added by the platform; what a caller writes stands before it. Null when there is none.';
+
+create function private.request_user_agent() returns text
+language sql stable security invoker set search_path = ''
+return left(private.request_header('user-agent'), 500);
+comment on function private.request_user_agent() is 'The request''s user agent, cut to 500 characters.';
+
+create function private.request_id() returns text
+language sql stable security invoker set search_path = ''
+return left(private.request_header('x-request-id'), 200);
+comment on function private.request_id() is 'The request''s id, as the client or the gateway gave it, cut to 200 characters.';
+
+-- The log ----------------------------------------------------------------------------------------------------------------
+
+create table private.audit_log (
+  id uuid not null default private.uuid_v7(),
+  created_at timestamptz not null default now(),
+  actor_id uuid,
+  actor_role text not null check (length(actor_role) between 1 and 80),
+  user_id uuid,
+  action text not null check (action ~ '^[a-z0-9_]+(\.[a-z0-9_]+)+$' and length(action) <= 80),
+  resource_type text not null check (resource_type ~ '^[a-z0-9_]+$' and length(resource_type) <= 80),
+  resource_id text check (length(resource_id) <= 200),
+  result text not null check (result in ('success', 'refused', 'failed')),
+  ip inet,
+  user_agent text check (length(user_agent) <= 500),
+  request_id text check (length(request_id) <= 200),
+  details jsonb not null check (jsonb_typeof(details) = 'object' and length(details::text) <= 16000),
+  seq bigint,
+  previous_hash bytea,
+  hash bytea,
+  primary key (id, created_at)
+) partition by range (created_at);
+comment on table private.audit_log is
+  'Who did what. Partitioned by UTC month; append-only; the entries of a month form a hash chain in the order in which they were committed.';
+comment on column private.audit_log.actor_id is 'The user who acted; null for the service role, jobs and the Auth service. No foreign keys: entries outlive users.';
+comment on column private.audit_log.user_id is 'Whose account it concerns; that user may read the entry.';
+comment on column private.audit_log.seq is 'Place in the month''s chain, from 1. Null only until the transaction commits.';
+comment on column private.audit_log.hash is 'SHA-256 over the previous hash and everything in this entry.';
+create index audit_log_user_id_created_at_idx on private.audit_log (user_id, created_at desc);
+create index audit_log_created_at_idx on private.audit_log (created_at desc);
+create table private.audit_log_default partition of private.audit_log default;
+alter table private.audit_log enable row level security;
+alter table private.audit_log force row level security;
+revoke all on private.audit_log, private.audit_log_default from anon, authenticated, service_role;
+
+create table private.audit_chain_heads (
+  month date primary key check (extract(day from month) = 1),
+  seq bigint not null check (seq >= 0),
+  hash bytea not null
+);
+comment on table private.audit_chain_heads is 'The end of each month''s chain. Its row is the lock that lets one transaction at a time append, while it commits.';
+revoke all on private.audit_chain_heads from anon, authenticated, service_role;
+
+create table private.audit_archives (
+  month date not null check (extract(day from month) = 1),
+  part integer not null check (part > 0),
+  first_seq bigint not null check (first_seq > 0),
+  last_seq bigint not null,
+  last_hash bytea not null check (octet_length(last_hash) = 32),
+  sha256 text not null check (sha256 ~ '^[0-9a-f]{64}$'),
+  path text not null check (length(path) between 1 and 300),
+  archived_at timestamptz not null default now(),
+  primary key (month, part),
+  unique (month, first_seq),
+  check (last_seq >= first_seq)
+);
+comment on table private.audit_archives is
+  'Files that hold audit entries, written and read back before their row: gzipped NDJSON, a line per entry in the chain''s order. A month is one part or more; it is dropped when the last part ends where its chain does.';
+comment on column private.audit_archives.last_hash is 'The hash of the part''s last entry; the next part''s first entry has it as previous_hash.';
+comment on column private.audit_archives.sha256 is 'Of the file as it lies in the bucket.';
+comment on column private.audit_archives.path is 'The object''s name in the bucket audit-archive.';
+revoke all on private.audit_archives from anon, authenticated, service_role;
+
+create function private.audit_month(at timestamptz) returns date
+language sql immutable security invoker set search_path = ''
+return date_trunc('month', audit_month.at at time zone 'UTC')::date;
+comment on function private.audit_month(timestamptz) is 'The UTC month whose chain an entry of that moment belongs to.';
+
+create function private.audit_hash(entry private.audit_log, seq bigint, previous_hash bytea) returns bytea
+language sql immutable security invoker set search_path = ''
+return sha256(convert_to(jsonb_build_array(
+  audit_hash.seq, encode(audit_hash.previous_hash, 'hex'), (entry).id, extract(epoch from (entry).created_at),
+  (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id,
+  (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details)::text, 'UTF8'));
+comment on function private.audit_hash(private.audit_log, bigint, bytea) is
+  'What an entry must hash to at its place in the chain. A JSON array keeps the fields apart; time as seconds does not depend on the session''s zone.';
+
+create function private.tg_audit_log__seal() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_month date := private.audit_month(new.created_at);
+  v_head private.audit_chain_heads;
+begin
+  insert into private.audit_chain_heads (month, seq, hash) values (v_month, 0, '') on conflict (month) do nothing;
+  select h.* into v_head from private.audit_chain_heads h where h.month = v_month for update;
+  v_head.seq := v_head.seq + 1;
+  update private.audit_log a set
+    seq = v_head.seq, previous_hash = v_head.hash, hash = private.audit_hash(new, v_head.seq, v_head.hash)
+  where a.id = new.id and a.created_at = new.created_at
+  returning a.hash into v_head.hash;
+  update private.audit_chain_heads h set seq = v_head.seq, hash = v_head.hash where h.month = v_month;
+  return null;
+end $$;
+comment on function private.tg_audit_log__seal() is
+  'Gives an entry its place in the chain while its transaction commits: the head''s lock is the last one taken and soon released, so it can neither deadlock nor make others wait for work. Definer: no role may write the log.';
+create constraint trigger tg_audit_log__seal after insert on private.audit_log
+  deferrable initially deferred
+  for each row execute function private.tg_audit_log__seal();
+
+create function private.tg_audit_log__append_only() returns trigger
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_sealing text[] := array['seq', 'previous_hash', 'hash'];
+begin
+  if tg_op = 'UPDATE' and tg_table_name like 'audit_log%' then
+    if old.hash is null and new.hash is not null and to_jsonb(new) - v_sealing = to_jsonb(old) - v_sealing then
+      return new;
+    end if;
+  end if;
+  raise exception using errcode = '42501', message = 'the audit log is append-only';
+end $$;
+comment on function private.tg_audit_log__append_only() is
+  'Refuses update, delete and truncate to everybody, the owner too. The one update that passes is the seal.';
+create trigger tg_audit_log__append_only before update or delete on private.audit_log
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_log__no_truncate before truncate on private.audit_log
+  for each statement execute function private.tg_audit_log__append_only();
+create trigger tg_audit_log__no_truncate before truncate on private.audit_log_default
+  for each statement execute function private.tg_audit_log__append_only();
+-- Always: session_replication_role = replica, which role postgres may set, would switch them off.
+alter table private.audit_log enable always trigger tg_audit_log__seal;
+alter table private.audit_log enable always trigger tg_audit_log__append_only;
+alter table private.audit_log enable always trigger tg_audit_log__no_truncate;
+alter table private.audit_log_default enable always trigger tg_audit_log__no_truncate;
+
+-- What says how chains end and where archives are is part of the evidence.
+create trigger tg_audit_archives__append_only before update or delete on private.audit_archives
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_archives__no_truncate before truncate on private.audit_archives
+  for each statement execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_delete before delete on private.audit_chain_heads
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_truncate before truncate on private.audit_chain_heads
+  for each statement execute function private.tg_audit_log__append_only();
+alter table private.audit_archives enable always trigger tg_audit_archives__append_only;
+alter table private.audit_archives enable always trigger tg_audit_archives__no_truncate;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_delete;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_truncate;
+
+create function private.create_audit_partitions() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month timestamp;
+  v_name text;
+  v_created integer := 0;
+begin
+  for v_ahead in 0..2 loop
+    v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
+    v_name := 'audit_log_' || to_char(v_month, 'YYYYMM');
+    -- Entries that came while there was no partition stay in the default one, whose rows nobody may move; the chain is
+    -- by month, not by partition, so it does not mind.
+    if to_regclass(format('private.%I', v_name)) is null and not exists (
+      select from private.audit_log_default d
+      where d.created_at >= v_month at time zone 'UTC' and d.created_at < (v_month + interval '1 month') at time zone 'UTC'
+    ) then
+      execute format('create table private.%I (like private.audit_log including defaults including constraints)', v_name);
+      execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
+      execute format(
+        'alter table private.audit_log attach partition private.%I for values from (%L) to (%L)',
+        v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+      execute format(
+        'create trigger tg_audit_log__no_truncate before truncate on private.%I
+        for each statement execute function private.tg_audit_log__append_only()', v_name);
+      execute format('alter table private.%I enable always trigger tg_audit_log__no_truncate', v_name);
+      insert into private.audit_chain_heads (month, seq, hash) values (v_month::date, 0, '') on conflict do nothing;
+      v_created := v_created + 1;
+    end if;
+  end loop;
+  return v_created;
+end $$;
+comment on function private.create_audit_partitions() is
+  'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
+
+create function private.audit(
+  action text, resource_type text, resource_id text, user_id uuid default null,
+  details jsonb default '{}', result text default 'success', ip inet default null
+) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  insert into private.audit_log (
+    actor_id, actor_role, user_id, action, resource_type, resource_id, result, ip, user_agent, request_id, details)
+  values (
+    (select auth.uid()), coalesce((select auth.role()), session_user), audit.user_id, audit.action, audit.resource_type,
+    audit.resource_id, audit.result, coalesce(audit.ip, private.request_ip()), private.request_user_agent(),
+    private.request_id(), coalesce(audit.details, '{}'));
+end $$;
+comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
+  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given. Definer: no role may write the log.';
+
+create function private.verify_audit_chain(from_month date default null)
+returns table (month date, seq bigint, id uuid, problem text)
+language sql stable security invoker set search_path = ''
+as $$
+  with entries as (
+    select private.audit_month(a.created_at) as month, a as entry, a.seq, a.id, a.hash, a.previous_hash,
+      lag(a.seq, 1, 0::bigint) over chain as seq_before, lag(a.hash, 1, ''::bytea) over chain as hash_before
+    from private.audit_log a
+    where a.hash is not null
+      and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
+    window chain as (partition by private.audit_month(a.created_at) order by a.seq, a.id)
+  ), ends as (
+    select distinct on (e.month) e.month, e.seq, e.hash from entries e order by e.month, e.seq desc, e.id desc
+  ), heads as (
+    select h.month, h.seq, h.hash from private.audit_chain_heads h
+    where from_month is null or h.month >= date_trunc('month', from_month::timestamp)::date
+  )
+  select private.audit_month(a.created_at), a.seq, a.id, 'not sealed' from private.audit_log a
+  where a.hash is null
+    and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
+  union all
+  select e.month, e.seq, e.id, 'changed' from entries e
+  where e.hash is distinct from private.audit_hash(e.entry, e.seq, e.previous_hash)
+  union all
+  select e.month, e.seq, e.id, 'entries before it are missing or out of order' from entries e
+  where e.seq <> e.seq_before + 1 or e.previous_hash is distinct from e.hash_before
+  union all
+  select coalesce(h.month, e.month), e.seq, null, 'the chain does not end at its head: entries are missing or were added'
+  from heads h full join ends e on e.month = h.month
+  where (h.seq, h.hash) is distinct from (e.seq, e.hash)
+    and not (e.month is null and h.seq = 0)
+    and not (e.month is null and h.seq = (
+      select sum(r.last_seq - r.first_seq + 1) from private.audit_archives r where r.month = h.month)
+      and exists (
+        select from private.audit_archives r where r.month = h.month and r.last_seq = h.seq and r.last_hash = h.hash))
+  order by 1, 2
+$$;
+comment on function private.verify_audit_chain(date) is
+  'What is wrong with the audit log, from a month on or in all of it: entries that were changed, removed, added or reordered. No row: it is as it was written. Reads every entry.';
+
+create function private.sees_audit_origin() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce((select auth.role()) = 'service_role', false) or private.is_admin();
+end $$;
+comment on function private.sees_audit_origin() is
+  'Whether the caller sees from where anybody acted: admins and the service role. Definer: the service role cannot ask whether it is an admin.';
+grant execute on function private.sees_audit_origin() to authenticated, service_role;
+
+create view public.audit_log with (security_invoker = true) as
+select
+  a.id, a.created_at, a.actor_id, a.actor_role, a.user_id, a.action, a.resource_type, a.resource_id, a.result,
+  case when v.sees_origin or a.actor_id = a.user_id then a.ip end as ip,
+  case when v.sees_origin or a.actor_id = a.user_id then a.user_agent end as user_agent,
+  a.request_id, a.details
+from private.audit_log a
+  cross join (select private.sees_audit_origin() as sees_origin) v;
+comment on view public.audit_log is
+  'The audit log for people: owners see what was done to their account, admins at aal2 see everything. Where somebody else acted, owners do not see from where.';
+revoke all on public.audit_log from anon, authenticated, service_role;
+grant select on public.audit_log to authenticated, service_role;
+-- What the view reads; the schema is not exposed, and the policies hold here, too.
+grant select on private.audit_log to authenticated, service_role;
+
+-- Security events --------------------------------------------------------------------------------------------------------
+
+create table public.security_events (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid references auth.users (id) on delete cascade,
+  type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
+  severity text not null check (severity in ('low', 'medium', 'high', 'critical')),
+  details jsonb not null check (jsonb_typeof(details) = 'object' and length(details::text) <= 16000),
+  ip inet,
+  user_agent text check (length(user_agent) <= 500),
+  dedupe_key text not null check (length(dedupe_key) <= 200),
+  dedupe_window bigint not null,
+  occurrences integer not null default 1 check (occurrences > 0),
+  created_at timestamptz not null default now(),
+  last_seen_at timestamptz not null default now(),
+  unique nulls not distinct (user_id, type, dedupe_key, dedupe_window)
+);
+comment on table public.security_events is 'What looks like an attack, or would be one if it was not the user. user_id null: it concerns the project.';
+comment on column public.security_events.occurrences is 'How often it happened within security.dedupe_minutes.';
+comment on column public.security_events.dedupe_window is 'Number of the window since 1970; the same event in the same window is one row.';
+create index security_events_created_at_idx on public.security_events (created_at desc);
+alter table public.security_events enable row level security;
+alter table public.security_events force row level security;
+revoke all on public.security_events from anon, authenticated, service_role;
+grant select on public.security_events to authenticated, service_role;
+
+create function private.raise_security_event(
+  type text, severity text, user_id uuid, details jsonb default '{}', dedupe_key text default null, ip inet default null
+) returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_event public.security_events;
+begin
+  insert into public.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
+  values (
+    raise_security_event.user_id, raise_security_event.type, raise_security_event.severity,
+    coalesce(raise_security_event.details, '{}'), coalesce(raise_security_event.ip, private.request_ip()),
+    private.request_user_agent(), coalesce(raise_security_event.dedupe_key, ''),
+    floor(extract(epoch from now()) / (60 * (private.setting('security.dedupe_minutes'))::integer)))
+  on conflict on constraint security_events_user_id_type_dedupe_key_dedupe_window_key do update set
+    occurrences = e.occurrences + 1, last_seen_at = now()
+  returning e.* into v_event;
+  if v_event.occurrences = 1 then
+    perform private.audit(
+      action => 'security.' || v_event.type, resource_type => 'security_event', resource_id => v_event.id::text,
+      user_id => v_event.user_id, details => jsonb_build_object('severity', v_event.severity), ip => v_event.ip);
+  end if;
+  return v_event.id;
+end $$;
+comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
+  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id. Definer: no role may write events.';

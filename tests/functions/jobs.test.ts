@@ -1,0 +1,171 @@
+/** The function `jobs` with a world of its own: what a caller gets, and what a crash at each step leaves behind. */
+import { gunzipSync } from 'node:zlib'
+import { describe, expect, test } from 'vitest'
+import { hasSecretKey } from '../../functions/_shared/auth/verify-secret-key.ts'
+import { handleJobsRequest } from '../../functions/_shared/jobs/handle-jobs-request.ts'
+import { messageId } from '../../functions/_shared/jobs/send-mails.ts'
+import type { ArchivePart, JobsWorld, Mail } from '../../functions/_shared/jobs/world.ts'
+
+const keys = { default: 'sb_secret_right', spare: 'sb_secret_spare' }
+const post = (path: string, apikey = keys.default, method = 'POST') =>
+  new Request(`http://127.0.0.1/jobs/${path}`, { method, headers: { apikey } })
+const mail: Mail = { id: 'mail-1', address: 'a@example.com', subject: 'Hello', body: 'Text', attempt: 1 }
+
+/** Two entries of one month, archived one by one, as the SQL functions would lead the job. */
+function createWorld(changes: Partial<JobsWorld> = {}) {
+  const files = new Map<string, Uint8Array<ArrayBuffer>>()
+  const recorded: { part: ArchivePart; sha256: string; path: string }[] = []
+  const finished: (string | null)[] = []
+  const state = { isDropped: false, uploads: 0, waiting: [mail] }
+  const world: JobsWorld = {
+    hasSecretKey: (headers) => hasSecretKey(headers, keys),
+    claimMails: async () => state.waiting.splice(0),
+    finishMail: async (_mail, error) => void finished.push(error),
+    sendMail: async () => {},
+    nextArchive: async () => {
+      if (state.isDropped) return null
+      const at = recorded.length + 1
+      return { month: '2020-02-01', part: at, first_seq: at, last_seq: Math.min(at, 2), is_complete: at === 3 }
+    },
+    readEntries: async ({ first_seq }) => [`{"seq": ${first_seq}}`],
+    recordArchive: async (part, sha256, path) => void recorded.push({ part, sha256, path }),
+    dropMonth: async () => {
+      state.isDropped = true
+      return true
+    },
+    upload: async (path, bytes) => {
+      state.uploads += 1
+      files.set(path, files.get(path) ?? bytes)
+    },
+    download: async (path) => files.get(path) ?? new Uint8Array(),
+    checkUploads: async () => ({ ok: 1, rejected: 0, failed: 0 }),
+    now: () => 0,
+    newId: () => 'request-1',
+    log: () => {},
+    ...changes,
+  }
+  return { world, files, recorded, finished, state }
+}
+
+const run = async (world: JobsWorld, path: string) => {
+  const response = await handleJobsRequest(post(path), world)
+  return { status: response.status, body: await response.json() }
+}
+const failing = (message: string) => async () => {
+  throw new Error(message)
+}
+
+describe('who may call', () => {
+  test.each([
+    ['no key', ''],
+    ['a publishable key', 'sb_publishable_x'],
+    ['the beginning of the key', 'sb_secret_righ'],
+    ['more than the key', 'sb_secret_rightx'],
+  ])('not %s', async (_name, apikey) => {
+    const { world, state } = createWorld()
+
+    const response = await handleJobsRequest(post('send-mails', apikey), world)
+
+    expect(response.status).toBe(401)
+    expect(state.waiting).toHaveLength(1)
+  })
+
+  test('an empty key in the environment opens nothing', async () => {
+    expect(await hasSecretKey(new Headers(), { default: '' })).toBe(false)
+  })
+
+  test('any of the secret keys; other paths and methods are refused', async () => {
+    const { world } = createWorld()
+    const status = async (request: Request) => (await handleJobsRequest(request, world)).status
+
+    expect(await status(post('send-mails', keys.spare))).toBe(200)
+    expect(await status(post('nothing'))).toBe(404)
+    expect(await status(post('send-mails', keys.default, 'GET'))).toBe(405)
+  })
+})
+
+describe('mails', () => {
+  test('wait when there is no mail server', async () => {
+    const { world, state } = createWorld({ sendMail: undefined })
+
+    expect(await run(world, 'send-mails')).toMatchObject({
+      status: 503,
+      body: { error: { code: 'mail_not_configured' } },
+    })
+    expect(state.waiting).toHaveLength(1)
+  })
+
+  test('that cannot be sent are finished with the reason', async () => {
+    const { world, finished } = createWorld({ sendMail: failing('550 no such mailbox') })
+
+    expect(await run(world, 'send-mails')).toMatchObject({ status: 200, body: { sent: 0, failed: 1 } })
+    expect(finished).toEqual(['550 no such mailbox'])
+  })
+
+  test('carry the same Message-ID at every attempt, in the domain of the sender', () => {
+    expect(messageId(mail, 'Palisade <noreply@palisade.local>')).toBe('<mail-1@palisade.local>')
+    expect(messageId({ ...mail, attempt: 7 }, 'noreply@palisade.local')).toBe('<mail-1@palisade.local>')
+  })
+})
+
+describe('nothing is dropped', () => {
+  test.each<[string, Partial<JobsWorld>]>([
+    ['the upload fails', { upload: failing('storage is down') }],
+    ['the file cannot be read back', { download: failing('gone') }],
+    ['the file reads back differently', { download: async () => new Uint8Array([1, 2, 3]) }],
+    ['an entry is missing', { readEntries: async () => [] }],
+    ['the part cannot be noted', { recordArchive: failing('the database is down') }],
+  ])('when %s, and the answer says that it failed', async (_name, changes) => {
+    const { world, recorded, state } = createWorld(changes)
+
+    expect((await run(world, 'archive-audit')).status).toBe(500)
+    expect(recorded).toEqual([])
+    expect(state.isDropped).toBe(false)
+  })
+})
+
+describe('the archive', () => {
+  test('holds every entry as a line and is dropped from the database after that', async () => {
+    const { world, files, recorded, state } = createWorld()
+
+    expect(await run(world, 'archive-audit')).toEqual({ status: 200, body: { parts: 2, dropped: ['2020-02-01'] } })
+
+    const lines = recorded.map(({ path }) => gunzipSync(files.get(path) ?? new Uint8Array()).toString())
+    expect(lines).toEqual(['{"seq": 1}\n', '{"seq": 2}\n'])
+    expect(recorded.map(({ path }) => path)).toEqual([
+      expect.stringMatching(/^2020-02\/00001-[0-9a-f]{16}\.ndjson\.gz$/),
+      expect.stringMatching(/^2020-02\/00002-[0-9a-f]{16}\.ndjson\.gz$/),
+    ])
+    expect(state.isDropped).toBe(true)
+  })
+
+  test.each(['upload', 'download', 'recordArchive', 'dropMonth'] as const)(
+    'goes on where it stopped after a crash right after %s',
+    async (step) => {
+      const { world, files, recorded, state } = createWorld()
+      const real = world[step] as (...args: unknown[]) => Promise<unknown>
+      let crashes = 1
+      const crashing = {
+        ...world,
+        [step]: async (...args: unknown[]) => {
+          const answer = await real(...args)
+          if (crashes-- > 0) throw new Error('the process died')
+          return answer
+        },
+      }
+
+      expect((await run(crashing, 'archive-audit')).status).toBe(500)
+      expect((await run(crashing, 'archive-audit')).status).toBe(200)
+
+      expect(recorded.map(({ part }) => part.part)).toEqual([1, 2])
+      expect(files.size).toBe(2)
+      expect(state.isDropped).toBe(true)
+    },
+  )
+})
+
+test('a check of uploads answers what it found', async () => {
+  const { world } = createWorld()
+
+  expect(await run(world, 'check-uploads')).toEqual({ status: 200, body: { ok: 1, rejected: 0, failed: 0 } })
+})

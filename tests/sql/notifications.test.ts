@@ -1,0 +1,177 @@
+import { describe, expect, test } from 'vitest'
+import { asUser, newAccount, racing, refusal, rolledBack, type Sql, type Tx } from './support.ts'
+
+const notify = (sql: Sql | Tx, userId: string | null, type: string, title = 'Title') => sql`
+  select private.notify_user(user_id => ${userId}::uuid, type => ${type}, title => ${title}, body => 'Body') as id`
+const mailsOf = (sql: Sql | Tx, userId: string) => sql`
+  select subject, body, state, attempts, error from private.mails where user_id = ${userId}`
+const makeDue = (tx: Tx, userId: string) =>
+  tx`update private.mails set next_attempt_at = now() where user_id = ${userId}`
+const claim = (tx: Tx) => tx`select * from private.claim_mails(1000)`
+const finish = async (tx: Tx, id: string, attempt: number, error: string | null) =>
+  (await tx`select private.finish_mail(${id}, ${attempt}, ${error}) as state`)[0]?.state
+
+describe('notifications', () => {
+  test.each([
+    ['no user', null, 'new_device', 'Title', '23502'],
+    ['no such user', crypto.randomUUID(), 'new_device', 'Title', '23503'],
+    ['an empty title', undefined, 'new_device', '', '23514'],
+    ['a strange type', undefined, 'New device!', 'Title', '23514'],
+  ] as const)('for %s are an error', (_, userId, type, title, sqlstate) =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+
+      expect((await refusal(tx, (sp) => notify(sp, userId === undefined ? id : userId, type, title))).sqlstate).toBe(
+        sqlstate,
+      )
+    }),
+  )
+
+  test('belong to their owner, who reads, marks and deletes them and changes nothing else', () =>
+    rolledBack(async (tx) => {
+      const [owner, other] = [(await newAccount(tx)).id, (await newAccount(tx)).id]
+      await notify(tx, owner, 'plain')
+      const mark = (as: Tx) => as`update public.notifications set read_at = now() where user_id = ${owner}`
+
+      expect((await asUser(tx, other, mark)).count).toBe(0)
+      expect(
+        (await asUser(tx, other, (as) => as`delete from public.notifications where user_id = ${owner}`)).count,
+      ).toBe(0)
+      const rewrite = (sp: Tx) =>
+        asUser(sp, owner, (as) => as`update public.notifications set body = 'x' where user_id = ${owner}`)
+      expect((await refusal(tx, rewrite)).sqlstate).toBe('42501')
+      expect((await asUser(tx, owner, mark)).count).toBe(1)
+      expect(
+        (await asUser(tx, owner, (as) => as`delete from public.notifications where user_id = ${owner}`)).count,
+      ).toBe(1)
+    }))
+
+  test('are mailed when notifications.mail_types names their type, in the same transaction', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+
+      await notify(tx, id, 'plain')
+      expect(await mailsOf(tx, id)).toEqual([])
+
+      await notify(tx, id, 'new_device', 'A new device')
+      expect(await mailsOf(tx, id)).toEqual([
+        { subject: 'A new device', body: 'Body', state: 'waiting', attempts: 0, error: null },
+      ])
+    }))
+})
+
+describe('the outbox', () => {
+  test('gives each mail to one of many workers', () =>
+    racing(10, async (sql, accounts) => {
+      const { id } = await accounts()
+      await Promise.all(Array.from({ length: 30 }, () => notify(sql, id, 'new_device')))
+
+      const claims = await Promise.all(
+        Array.from({ length: 10 }, () => sql`select id, address from private.claim_mails(50)`),
+      )
+
+      const own = claims.flat().filter(({ address }) => address === `sql-${id}@example.com`)
+      expect(new Set(own.map((mail) => mail.id)).size).toBe(30)
+      expect(own).toHaveLength(30)
+    }))
+
+  test('tries again what failed, later each time, and gives up after mail.max_attempts', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await notify(tx, id, 'new_device')
+      await tx`update private.settings set value = '2' where key = 'mail.max_attempts'`
+
+      const [first] = await claim(tx)
+      expect(await finish(tx, first?.id, 1, 'refused')).toBe('waiting')
+      expect(await claim(tx)).toEqual([])
+      await makeDue(tx, id)
+      const [second] = await claim(tx)
+      expect(second).toMatchObject({ id: first?.id, attempt: 2 })
+      expect(await finish(tx, second?.id, 2, 'refused again')).toBe('dead')
+
+      expect(await mailsOf(tx, id)).toMatchObject([{ state: 'dead', attempts: 2, error: 'refused again' }])
+    }))
+
+  test('gives the mail of a worker that died to another, and the first one can no longer finish it', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await notify(tx, id, 'new_device')
+      const [lost] = await claim(tx)
+      await makeDue(tx, id)
+
+      const [found] = await claim(tx)
+
+      expect(found?.id).toBe(lost?.id)
+      expect(await finish(tx, lost?.id, 1, null)).toBeNull()
+      expect(await finish(tx, lost?.id, 2, null)).toBe('sent')
+    }))
+
+  test('gives up a mail whose worker dies at every try, and one to an account without an address', () =>
+    rolledBack(async (tx) => {
+      const [id, silent] = [(await newAccount(tx)).id, (await newAccount(tx)).id]
+      await notify(tx, id, 'new_device')
+      await notify(tx, silent, 'new_device')
+      await tx`update private.settings set value = '1' where key = 'mail.max_attempts'`
+      await tx`update auth.users set email = null where id = ${silent}`
+
+      await claim(tx)
+      await makeDue(tx, id)
+      expect(await claim(tx)).toEqual([])
+
+      expect(await mailsOf(tx, id)).toMatchObject([{ state: 'dead', error: 'nobody came back from the last try' }])
+      expect(await mailsOf(tx, silent)).toMatchObject([{ state: 'dead', error: 'the account has no e-mail address' }])
+    }))
+})
+
+describe('the clock', () => {
+  const queue = (tx: Tx) =>
+    tx`select url, headers ->> 'apikey' as key from net.http_request_queue where url like '%functions.test%'`
+  const forget = (tx: Tx) => tx`
+    select vault.update_secret(id, null, 'palisade_secret_key_before') from vault.secrets where name = 'palisade_secret_key'`
+  const events = (tx: Tx) => tx`
+    select severity, occurrences from public.security_events where type = 'jobs_not_configured' and created_at = now()`
+
+  test('calls nothing without address and key, and says so once a day', () =>
+    rolledBack(async (tx) => {
+      await forget(tx)
+      await tx`update public.security_events set last_seen_at = now() - interval '2 days', dedupe_window = dedupe_window - 50
+        where type = 'jobs_not_configured'`
+
+      await tx`select private.call_jobs_function('send-mails')`
+      await tx`select private.call_jobs_function('archive-audit')`
+
+      expect(await events(tx)).toEqual([{ severity: 'low', occurrences: 1 }])
+    }))
+
+  test('calls the function with the secret key when a mail is due, and only then', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await forget(tx)
+      await tx`select vault.create_secret('the-key', 'palisade_secret_key')`
+      await tx`update private.settings set value = '"https://functions.test/"' where key = 'jobs.functions_url'`
+      await tx`update private.mails set state = 'sent' where state = 'waiting'`
+
+      await tx`select private.call_send_mails()`
+      expect(await queue(tx)).toEqual([])
+
+      await notify(tx, id, 'new_device')
+      await tx`select private.call_send_mails()`
+      expect(await queue(tx)).toEqual([{ url: 'https://functions.test/jobs/send-mails', key: 'the-key' }])
+    }))
+
+  test('deletes old notifications, events and finished mails, and no mail that still waits', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await notify(tx, id, 'new_device')
+      await notify(tx, id, 'new_network')
+      await tx`update private.mails set created_at = '2020-01-01', state = case type_n when 1 then 'sent' else state end
+        from (select id as mail_id, row_number() over () as type_n from private.mails where user_id = ${id}) n
+        where mail_id = mails.id`
+      await tx`update public.notifications set created_at = '2020-01-01' where user_id = ${id}`
+
+      await tx`select private.delete_old_messages()`
+
+      expect(await mailsOf(tx, id)).toMatchObject([{ state: 'waiting' }])
+      expect(await tx`select from public.notifications where user_id = ${id}`).toHaveLength(0)
+    }))
+})
