@@ -189,13 +189,6 @@ begin
     perform private.raise_error('not_allowed', 'The last admin stays one: make another admin first.');
   end if;
   update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;
-  perform private.audit(action => 'account.set_role', resource_type => 'account', resource_id => change_role_of.user_id::text,
-    user_id => change_role_of.user_id, details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
-  perform private.raise_security_event(type => 'role_changed', severity => 'high', user_id => change_role_of.user_id,
-    details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
-  perform private.notify_user(user_id => change_role_of.user_id, type => 'role_changed', title => 'Your role has changed',
-    body => format('Your account is now: %s.', change_role_of.role),
-    data => jsonb_build_object('from', v_before, 'to', change_role_of.role));
   return change_role_of.role;
 end $$;
 comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls. Definer: it changes what no API role may.';

@@ -555,7 +555,7 @@ as $$
 begin
   perform private.warn_user(new.id, 'role_changed', 'high', 'Your role was changed',
     format('Your role is now %s; it was %s.', new.role, old.role), jsonb_build_object('from', old.role, 'to', new.role));
-  perform private.audit(action => 'account.change_role', resource_type => 'account', resource_id => new.id::text,
+  perform private.audit(action => 'account.set_role', resource_type => 'account', resource_id => new.id::text,
     user_id => new.id, details => jsonb_build_object('from', old.role, 'to', new.role));
   return null;
 end $$;

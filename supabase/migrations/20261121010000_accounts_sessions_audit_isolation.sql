@@ -379,13 +379,6 @@ begin
     perform private.raise_error('not_allowed', 'The last admin stays one: make another admin first.');
   end if;
   update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;
-  perform private.audit(action => 'account.set_role', resource_type => 'account', resource_id => change_role_of.user_id::text,
-    user_id => change_role_of.user_id, details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
-  perform private.raise_security_event(type => 'role_changed', severity => 'high', user_id => change_role_of.user_id,
-    details => jsonb_build_object('from', v_before, 'to', change_role_of.role));
-  perform private.notify_user(user_id => change_role_of.user_id, type => 'role_changed', title => 'Your role has changed',
-    body => format('Your account is now: %s.', change_role_of.role),
-    data => jsonb_build_object('from', v_before, 'to', change_role_of.role));
   return change_role_of.role;
 end $function$;
 
@@ -2129,7 +2122,7 @@ AS $function$
 begin
   perform private.warn_user(new.id, 'role_changed', 'high', 'Your role was changed',
     format('Your role is now %s; it was %s.', new.role, old.role), jsonb_build_object('from', old.role, 'to', new.role));
-  perform private.audit(action => 'account.change_role', resource_type => 'account', resource_id => new.id::text,
+  perform private.audit(action => 'account.set_role', resource_type => 'account', resource_id => new.id::text,
     user_id => new.id, details => jsonb_build_object('from', old.role, 'to', new.role));
   return null;
 end $function$;

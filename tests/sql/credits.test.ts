@@ -186,13 +186,19 @@ describe('the ledger', () => {
     }),
   )
 
-  test.each(['truncate public.credit_entries', 'truncate auth.users cascade'])('"%s" is refused, too', (statement) =>
+  // A cascade reaches several append-only tables; whichever comes first refuses.
+  test.each([
+    ['truncate public.credit_entries', /^credit_entries is append-only$/],
+    ['truncate auth.users cascade', /^\w+ is append-only$/],
+  ])('"%s" is refused, too', (statement, message) =>
     rolledBack(async (tx) => {
       await newAccount(tx)
+      // A truncate is refused earlier while deferred triggers wait.
+      await tx`set constraints all immediate`
 
       const refused = await refusal(tx, (sp) => sp.unsafe(statement))
 
-      expect(refused).toMatchObject({ sqlstate: '42501', message: 'credit_entries is append-only' })
+      expect(refused).toMatchObject({ sqlstate: '42501', message: expect.stringMatching(message) })
     }),
   )
 

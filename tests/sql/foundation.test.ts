@@ -82,7 +82,8 @@ describe('callers', () => {
   test('require_user answers the id of who is signed in', () =>
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
-      await tx`select set_config('request.jwt.claims', ${JSON.stringify({ sub: account.id })}, true)`
+      const claims = { sub: account.id, session_id: account.sessionId }
+      await tx`select set_config('request.jwt.claims', ${JSON.stringify(claims)}, true)`
 
       const [row] = await tx`select private.require_user() as id`
 

@@ -137,26 +137,22 @@ describe('fewer than five', () => {
 
 describe('an attack', () => {
   test('of fifty wrong passwords at the same time counts fifty, locks once and lets no right one in', async () => {
-    await racing(
-      1,
-      async (_sql, accounts) => {
-        const { id } = await accounts()
-        const auth = connectAsAdmin(25)
+    await racing(1, async (_sql, accounts) => {
+      const { id } = await accounts()
+      const auth = connectAsAdmin(25)
 
-        await together(50, () => callHook(auth, 'password_verification_attempt', attempt(id, false)))
-        const right = await callHook(auth, 'password_verification_attempt', attempt(id, true))
+      await together(50, () => callHook(auth, 'password_verification_attempt', attempt(id, false)))
+      const right = await callHook(auth, 'password_verification_attempt', attempt(id, true))
 
-        const [row] = await auth`
+      const [row] = await auth`
         select (select count(*)::int from private.sign_in_failures where user_id = ${id}) as failures,
           (select locks from private.sign_in_locks where user_id = ${id}) as locks`
-        const events = await auth`
+      const events = await auth`
         select sum(occurrences)::int as times from public.security_events where user_id = ${id} and type = 'account_locked'`
-        await auth.end()
-        expect({ right, ...row, events }).toEqual({ right: refuses, failures: 50, locks: 1, events: [{ times: 1 }] })
-      },
-      60_000,
-    )
-  })
+      await auth.end()
+      expect({ right, ...row, events }).toEqual({ right: refuses, failures: 50, locks: 1, events: [{ times: 1 }] })
+    })
+  }, 60_000)
 
   test('on one account from many networks raises an event and locks nobody', async () => {
     await rolledBackWithHooks(async (tx) => {

@@ -88,14 +88,12 @@ describe('what SQL knows of a REST request', () => {
         })
         return response.json()
       }
-      await expect
-        .poll(ask, { timeout: 10_000 })
-        .toMatchObject([
-          {
-            method: 'GET',
-            headers: { 'user-agent': 'Tester/1.0', 'x-request-id': 'req-1', 'x-forwarded-for': '127.0.0.1' },
-          },
-        ])
+      await expect.poll(ask, { timeout: 10_000 }).toMatchObject([
+        {
+          method: 'GET',
+          headers: { 'user-agent': 'Tester/1.0', 'x-request-id': 'req-1', 'x-forwarded-for': '127.0.0.1' },
+        },
+      ])
       expect(JSON.stringify(await ask())).not.toContain('6.6.6.6')
     } finally {
       await sql.unsafe(`drop view public.${view}`)
