@@ -153,8 +153,12 @@ create function private.try_place(invite_id uuid, place integer, user_id uuid) r
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  -- Whoever holds the lock is taking this place right now. With the lock, look again: it may have been taken meanwhile.
-  return pg_try_advisory_xact_lock(private.place_lock(try_place.invite_id), try_place.place) and not exists (
+  -- Whoever holds the lock is taking this place right now.
+  if not pg_try_advisory_xact_lock(private.place_lock(try_place.invite_id), try_place.place) then
+    return false;
+  end if;
+  -- It may have been taken meanwhile. A statement of its own: it must see what was committed before the lock was free.
+  return not exists (
     select from private.registrations r
     where r.place = try_place.place and r.invite_id is not distinct from try_place.invite_id
       and r.user_id <> try_place.user_id

@@ -1,14 +1,15 @@
 /** Password hashes and rules. Nothing here logs, and no error repeats a password. */
 import { createCipheriv, randomBytes, scrypt, timingSafeEqual } from 'node:crypto'
-import { argon2Verify, bcrypt, bcryptVerify } from 'hash-wasm'
+import bcrypt from 'bcrypt'
+import { argon2Verify } from 'hash-wasm'
 import { AuthProblem, invalid } from './errors.ts'
 import type { AuthSettings } from './settings.ts'
 
 const maxBytes = 72
 const encoder = new TextEncoder()
 
-export const hashPassword = (password: string) =>
-  bcrypt({ password, salt: randomBytes(16), costFactor: 10, outputType: 'encoded' })
+/** Cost and form are the Auth service's. The work is done in libuv's threads, so that nobody else's request waits for it. */
+export const hashPassword = async (password: string) => bcrypt.hash(password, await bcrypt.genSalt(10, 'a'))
 
 /** The hash of nobody's password: verifying against it takes as long as against a user's. */
 const nobody = await hashPassword(randomBytes(32).toString('base64url'))
@@ -28,7 +29,9 @@ export async function verifyPassword(password: string, hash: string): Promise<bo
   if (password === '') return false
   if (bcryptForm.test(hash)) {
     // bcrypt reads 72 bytes and no more, wherever the hash was made.
-    return bcryptVerify({ password: encoder.encode(password).slice(0, maxBytes), hash })
+    // What PHP calls 2y is 2b, and only that name is known here.
+    const known = hash.replace(/^\$2y/, '$2b')
+    return bcrypt.compare(Buffer.from(encoder.encode(password).slice(0, maxBytes)), known)
   }
   if (argon2Form.test(hash)) return argon2Verify({ password, hash })
   const firebase = firebaseForm.exec(hash)?.groups

@@ -6,7 +6,7 @@ import { createLocalJWKSet, exportJWK, generateKeyPair, importJWK, jwtVerify, Si
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
-import { clientWith, newUser, type TestUser } from '../support/users.ts'
+import { clientWith, newUser, password, signUpData, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
 let user: TestUser
@@ -69,6 +69,7 @@ describe('tokens', () => {
       amr: [{ method: 'password', timestamp: expect.any(Number) }],
       session_id: expect.stringMatching(/^[0-9a-f-]{36}$/),
       is_anonymous: false,
+      user_role: 'user',
     })
   })
 
@@ -203,7 +204,11 @@ describe('Auth', () => {
     const email = `half-${crypto.randomUUID()}@example.com`
     await sql`update private.settings set key = 'credits.hidden' where key = 'credits.on_sign_up'`
 
-    const { error } = await clientWith(target().publishableKey).auth.signUp({ email, password: 'Correct1Horse' })
+    const { error } = await clientWith(target().publishableKey).auth.signUp({
+      email,
+      password,
+      options: { data: signUpData },
+    })
     await sql`update private.settings set key = 'credits.on_sign_up' where key = 'credits.hidden'`
 
     expect(error?.status).toBe(500)
@@ -257,7 +262,8 @@ describe('REST', () => {
       select relname, relacl::text from pg_class
       where relnamespace in ('public'::regnamespace, 'private'::regnamespace) and relkind in ('r', 'p') and relacl::text ~ 'anon='`
 
-    expect(rows).toEqual([])
+    // The one table that everybody may read before signing up.
+    expect(rows).toEqual([{ relname: 'legal_documents', relacl: expect.stringMatching(/\banon=r\//) }])
     await sql.end()
   })
 

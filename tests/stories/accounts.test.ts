@@ -95,11 +95,18 @@ test('the accepted versions are recorded with time and IP, for their owner to re
   ])
 })
 
-describe('many sign-ups at the same time', { timeout: 120_000 }, () => {
+describe('many sign-ups at the same time', { timeout: 300_000 }, () => {
+  /** Auth gives a hook two seconds, which a busy machine may not keep: such a sign-up left nothing behind, so it is sent again. */
+  const insist = async (data: object): ReturnType<typeof signUp> => {
+    const answer = await signUp(data)
+    return answer.error?.message.startsWith('Error running hook') ? insist(data) : answer
+  }
   const race = async (data: object) => {
-    const answers = await Promise.all(Array.from({ length: 50 }, () => signUp(data)))
+    const answers = await Promise.all(Array.from({ length: 50 }, () => insist(data)))
     const statuses = answers.map(({ error }) => error?.status ?? 200)
-    return [200, 403].map((status) => statuses.filter((each) => each === status).length)
+    return Object.fromEntries(
+      [...new Set(statuses)].map((status) => [status, statuses.filter((each) => each === status).length]),
+    )
   }
 
   test('50 on a code with 10 uses make exactly 10 accounts', async () => {
@@ -107,7 +114,7 @@ describe('many sign-ups at the same time', { timeout: 120_000 }, () => {
     await set({ 'launch.phase': 'invite' })
     const before = await accountsTaken()
 
-    expect(await race({ ...adult, invite_code: String(invite?.code).toLowerCase() })).toEqual([10, 40])
+    expect(await race({ ...adult, invite_code: String(invite?.code).toLowerCase() })).toEqual({ 200: 10, 403: 40 })
 
     expect((await accountsTaken()) - before).toBe(10)
   })
@@ -116,7 +123,7 @@ describe('many sign-ups at the same time', { timeout: 120_000 }, () => {
     const before = await accountsTaken()
     await set({ 'launch.phase': 'capped', 'launch.user_cap': before + 10 })
 
-    expect(await race(adult)).toEqual([10, 40])
+    expect(await race(adult)).toEqual({ 200: 10, 403: 40 })
 
     expect((await accountsTaken()) - before).toBe(10)
   })

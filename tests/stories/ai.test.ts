@@ -6,7 +6,7 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { callsAtProvider, modelThat } from '../support/models.ts'
-import { clientWith, newUser, openaiFor, type TestUser } from '../support/users.ts'
+import { clientWith, newUser, openaiFor, password, signUpData, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
 const model = 'demo/echo'
@@ -57,9 +57,9 @@ describe('a new user', () => {
   test('cannot sign in before the mailed link is followed', async () => {
     const client = clientWith(target().publishableKey)
     const email = `early-${crypto.randomUUID()}@example.com`
-    await client.auth.signUp({ email, password: 'Correct1Horse' })
+    await client.auth.signUp({ email, password, options: { data: signUpData } })
 
-    const { error } = await client.auth.signInWithPassword({ email, password: 'Correct1Horse' })
+    const { error } = await client.auth.signInWithPassword({ email, password })
 
     expect(error?.code).toBe('email_not_confirmed')
   })

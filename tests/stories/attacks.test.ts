@@ -274,7 +274,7 @@ describe('writing', () => {
         { table: 'documents', column: 'user_id' },
       ]),
     )
-  })
+  }, 180_000)
 
   test('a privileged column among honest ones spoils the whole change', async () => {
     await leavesNoTrace(async () => {
@@ -555,7 +555,11 @@ describe('SQL in texts', () => {
     for (const text of injections) {
       const body = Object.fromEntries(parameters.map(({ name, type }) => [name, value(type, text, userId)]))
       const answer = await rest(user, `/rpc/${name}`, { method: 'POST', body, key })
-      const said = (await answer.text()).replaceAll(JSON.stringify(text).slice(1, -1), '').replaceAll(text, '')
+      // A list may hold what an earlier call wrote: as it was sent, so it is taken out of what is searched.
+      const said = injections.reduce(
+        (left, sent) => left.replaceAll(JSON.stringify(sent).slice(1, -1), '').replaceAll(sent, ''),
+        await answer.text(),
+      )
       if (leak.test(said) || answer.status >= 500) leaks.push(`${name}: ${answer.status} ${said}`)
     }
     return leaks
@@ -600,7 +604,7 @@ describe('SQL in texts', () => {
       expect(leaks).toEqual([])
     }
     expect(await schema()).toBe(before)
-  }, 300_000)
+  }, 600_000)
 
   test('a text with SQL in it is kept as it was sent', async () => {
     for (const title of injections) {

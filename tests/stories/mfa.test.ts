@@ -37,7 +37,8 @@ describe('an account with an authenticator app', () => {
     await enrol(user.client)
 
     expect((await other.from('profiles').select('id')).data).toEqual([])
-    expect((await other.auth.getUser()).error?.code).toBe('session_not_found')
+    // What supabase-js makes of session_not_found.
+    expect((await other.auth.getUser()).error?.name).toBe('AuthSessionMissingError')
   })
 
   test('hears of it when the app is removed', async () => {

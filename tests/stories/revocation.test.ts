@@ -36,7 +36,7 @@ async function tryDoors(accessToken: string): Promise<Doors> {
   const client = holding(accessToken)
   const [read, write, rpc, ai] = await Promise.all([
     client.from('chats').select('id'),
-    client.from('chats').insert({ title: 'still here' }).select('id'),
+    client.from('documents').insert({ title: 'still here' }).select('id'),
     client.rpc('get_my_credits'),
     openaiFor(accessToken)
       .models.list()

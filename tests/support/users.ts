@@ -17,6 +17,9 @@ export type TestUser = {
 
 export const password = 'Correct1Horse'
 
+/** What registration asks for. */
+export const signUpData = { first_name: 'Ada', last_name: 'Test', birth_date: '1990-12-10', accept_terms: true }
+
 /** A client without a session: anonymous, or with the secret key. */
 export const clientWith = (key: string) =>
   createClient<Database>(target().apiUrl, key, { auth: { persistSession: false, autoRefreshToken: false } })
@@ -30,7 +33,7 @@ export async function newUser(): Promise<TestUser> {
   const signUp = await client.auth.signUp({
     email,
     password,
-    options: { data: { first_name: 'Ada', last_name: 'Test', birth_date: '1990-12-10', accept_terms: true } },
+    options: { data: signUpData },
   })
   if (signUp.error) throw signUp.error
   await fetch(await confirmationLink(target().mailUrl, email), { redirect: 'manual' })
