@@ -13,7 +13,7 @@ alter default privileges for role postgres revoke execute on functions from publ
 
 -- Extensions of the platform; pgcrypto and supabase_vault are there from the start.
 create extension if not exists pg_cron;
-create extension if not exists pg_net;
+create extension if not exists pg_net with schema extensions;
 
 -- Settings -------------------------------------------------------------------------------------------------------------
 

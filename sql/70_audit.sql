@@ -123,8 +123,11 @@ declare
   v_month date := private.audit_month(new.created_at);
   v_head private.audit_chain_heads;
 begin
-  insert into private.audit_chain_heads (month, seq, hash) values (v_month, 0, '') on conflict (month) do nothing;
   select h.* into v_head from private.audit_chain_heads h where h.month = v_month for update;
+  if not found then
+    insert into private.audit_chain_heads (month, seq, hash) values (v_month, 0, '') on conflict (month) do nothing;
+    select h.* into v_head from private.audit_chain_heads h where h.month = v_month for update;
+  end if;
   v_head.seq := v_head.seq + 1;
   update private.audit_log a set
     seq = v_head.seq, previous_hash = v_head.hash, hash = private.audit_hash(new, v_head.seq, v_head.hash)

@@ -8,7 +8,7 @@ set local check_function_bodies = off;
 
 CREATE SCHEMA "private";
 
-CREATE EXTENSION "pg_cron";
+CREATE EXTENSION IF NOT EXISTS "pg_cron";
 
 CREATE TABLE "private"."credit_accounts" ("user_id" uuid NOT NULL, "balance" bigint NOT NULL DEFAULT 0, "held" bigint NOT NULL DEFAULT 0, CONSTRAINT "credit_accounts_balance_check" CHECK ((balance >= 0)), CONSTRAINT "credit_accounts_check" CHECK ((held <= balance)), CONSTRAINT "credit_accounts_held_check" CHECK ((held >= 0)), CONSTRAINT "credit_accounts_pkey" PRIMARY KEY (user_id));
 
@@ -1177,8 +1177,6 @@ COMMENT ON COLUMN "public"."profiles"."role" IS 'Not user-writable.';
 COMMENT ON COLUMN "public"."profiles"."status" IS 'pending until the e-mail is verified; the AI proxy refuses all but active from the next call on. Not user-writable.';
 
 COMMENT ON COLUMN "public"."profiles"."time_zone" IS 'IANA name, such as Europe/Berlin.';
-
-COMMENT ON EXTENSION "pg_cron" IS 'Palisade stand-in for pg_cron 1.6, for development and tests only';
 
 COMMENT ON FUNCTION "private"."add_credit_entry"(uuid, bigint, text, text, text) IS 'The only writer of the ledger: one entry and its balance in one transaction. Raises insufficient_credits, idempotency_key_reused, not_found.';
 

@@ -378,7 +378,8 @@ describe('known and unknown addresses', () => {
     await (await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) })).text()
     return performance.now() - start
   }
-  const median = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0
+  /** Not the median: what else the machine does only ever adds time. */
+  const lowerQuartile = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(times.length / 4)] ?? 0
 
   test.each(['/token?grant_type=password', '/signup'])(
     'take the same time at %s',
@@ -392,7 +393,7 @@ describe('known and unknown addresses', () => {
       const ask = { known: () => email, unknown: newEmail }
 
       // Interleaved, so that a busy machine slows both alike; the first pair warms up.
-      for (let pair = 0; pair <= 11; pair += 1) {
+      for (let pair = 0; pair <= 24; pair += 1) {
         for (const kind of pair % 2 ? (['known', 'unknown'] as const) : (['unknown', 'known'] as const)) {
           const ms = await time(`${url}/auth/v1${path}`, { email: ask[kind](), password: 'Wrong1Password' })
           if (pair > 0) times[kind].push(ms)
@@ -401,7 +402,7 @@ describe('known and unknown addresses', () => {
       await close()
 
       // Without the verification against nobody's hash the ratio is below 0.2.
-      const ratio = median(times.unknown) / median(times.known)
+      const ratio = lowerQuartile(times.unknown) / lowerQuartile(times.known)
       expect(ratio).toBeGreaterThan(0.6)
       expect(ratio).toBeLessThan(1.67)
     },
