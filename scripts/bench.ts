@@ -32,7 +32,7 @@ const isMet = ({ unit, value, target }: BenchResult) =>
 function printTable(results: BenchResult[]): void {
   const rows = results.map((result) => [
     result.name,
-    `${result.value.toFixed(result.unit === 'ratio' ? 3 : 1)} ${result.unit}`,
+    `${result.value.toFixed(result.unit === 'ratio' ? 3 : result.unit === 'ms' ? 2 : 1)} ${result.unit}`,
     result.target === undefined ? '' : `${result.unit === 'ratio' ? '>=' : '<='} ${result.target}`,
     isMet(result),
     result.note ?? '',

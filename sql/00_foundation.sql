@@ -94,18 +94,21 @@ comment on function private.require_service() is
 -- Ids and time ---------------------------------------------------------------------------------------------------------
 
 create function private.uuid_v7() returns uuid
-language sql volatile security invoker set search_path = ''
-return encode(
-  set_bit(
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  return encode(
     set_bit(
-      overlay(
-        uuid_send(gen_random_uuid())
-        placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-        from 1 for 6
-      ),
-      52, 1),
-    53, 1),
-  'hex')::uuid;
+      set_bit(
+        overlay(
+          uuid_send(gen_random_uuid())
+          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+          from 1 for 6
+        ),
+        52, 1),
+      53, 1),
+    'hex')::uuid;
+end $$;
 comment on function private.uuid_v7() is
   'A UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. Sorts by time. PostgreSQL 18 has uuidv7().';
 grant execute on function private.uuid_v7() to authenticated, service_role;

@@ -3,8 +3,11 @@
 -- The request ------------------------------------------------------------------------------------------------------------
 
 create function private.request_header(name text) returns text
-language sql stable security invoker set search_path = ''
-return nullif(current_setting('request.headers', true), '')::jsonb ->> request_header.name;
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return nullif(current_setting('request.headers', true), '')::jsonb ->> request_header.name;
+end $$;
 comment on function private.request_header(text) is
   'One header of the Data API request that runs, its name in lower case; null outside of one. PostgREST puts them into request.headers.';
 
@@ -31,13 +34,19 @@ comment on function private.request_ip() is
   'Where the request came from: the last address in the first header of http.client_ip_header that it has. The last one was added by the platform; what a caller writes stands before it. Null when there is none.';
 
 create function private.request_user_agent() returns text
-language sql stable security invoker set search_path = ''
-return left(private.request_header('user-agent'), 500);
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return left(private.request_header('user-agent'), 500);
+end $$;
 comment on function private.request_user_agent() is 'The request''s user agent, cut to 500 characters.';
 
 create function private.request_id() returns text
-language sql stable security invoker set search_path = ''
-return left(private.request_header('x-request-id'), 200);
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return left(private.request_header('x-request-id'), 200);
+end $$;
 comment on function private.request_id() is 'The request''s id, as the client or the gateway gave it, cut to 200 characters.';
 
 -- The log ----------------------------------------------------------------------------------------------------------------
@@ -103,21 +112,27 @@ comment on column private.audit_archives.path is 'The object''s name in the buck
 revoke all on private.audit_archives from anon, authenticated, service_role;
 
 create function private.audit_month(at timestamptz) returns date
-language sql immutable security invoker set search_path = ''
-return date_trunc('month', audit_month.at at time zone 'UTC')::date;
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return date_trunc('month', audit_month.at at time zone 'UTC')::date;
+end $$;
 comment on function private.audit_month(timestamptz) is 'The UTC month whose chain an entry of that moment belongs to.';
 
 create function private.audit_hash(entry private.audit_log, seq bigint, previous_hash bytea) returns bytea
-language sql immutable security invoker set search_path = ''
-return sha256(convert_to(jsonb_build_array(
-  audit_hash.seq, encode(audit_hash.previous_hash, 'hex'), (entry).id, extract(epoch from (entry).created_at),
-  (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id,
-  (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details)::text, 'UTF8'));
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return sha256(convert_to(jsonb_build_array(
+    audit_hash.seq, encode(audit_hash.previous_hash, 'hex'), (entry).id, extract(epoch from (entry).created_at),
+    (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id,
+    (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details)::text, 'UTF8'));
+end $$;
 comment on function private.audit_hash(private.audit_log, bigint, bytea) is
   'What an entry must hash to at its place in the chain. A JSON array keeps the fields apart; time as seconds does not depend on the session''s zone.';
 
 create function private.tg_audit_log__seal() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_month date := private.audit_month(new.created_at);

@@ -2,7 +2,7 @@
 import postgres from 'postgres'
 import type { BenchResult, BenchWorld } from '../bench-types.ts'
 
-const rounds = 100
+const rounds = 300
 const warmUp = 10
 const entriesPerTransaction = 10
 
@@ -36,12 +36,13 @@ export async function bench({ createDatabase, progress }: BenchWorld): Promise<B
         if (round >= warmUp) times[isAudited ? 'with' : 'without'].push(ms)
       }
     }
-    const value = median(times.with) - median(times.without)
+    const value = fast(times.with) - fast(times.without)
     return [{ name: 'added time of one audit entry, sealed and committed', unit: 'ms', value, target: 0.2 }]
   } finally {
     await sql.end()
   }
 }
 
-const median = (values: number[]): number =>
-  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+/** The fastest tenth: what else the machine does only ever adds time. */
+const fast = (values: number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 10)] ?? Number.NaN

@@ -947,9 +947,22 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION private.uuid_v7()
  RETURNS uuid
- LANGUAGE sql
+ LANGUAGE plpgsql
  SET search_path TO ''
-RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send((floor((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric)))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid;
+AS $function$
+begin
+  return encode(
+    set_bit(
+      set_bit(
+        overlay(
+          uuid_send(gen_random_uuid())
+          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+          from 1 for 6
+        ),
+        52, 1),
+      53, 1),
+    'hex')::uuid;
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.uuid_v7_time(id uuid)
  RETURNS timestamp with time zone

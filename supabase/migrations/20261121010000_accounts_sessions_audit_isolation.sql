@@ -126,15 +126,17 @@ CREATE OR REPLACE FUNCTION private.access_is_allowed()
 AS $function$
 declare
   v_claims jsonb := auth.jwt();
+  v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
+  v_user_id uuid := (v_claims ->> 'sub')::uuid;
+  v_has_aal2 boolean := v_claims ->> 'aal' = 'aal2';
 begin
+  -- Every lookup by a variable, not by a join's column: the plan is four index lookups and nothing else.
   return exists (
-    select from private.live_sessions s
-      join auth.users u on u.id = s.user_id
-      join public.profiles p on p.id = s.user_id
-    where s.id = nullif(v_claims ->> 'session_id', '')::uuid and s.user_id = (v_claims ->> 'sub')::uuid
+    select from private.live_sessions s, auth.users u, public.profiles p
+    where s.id = v_session_id and s.user_id = v_user_id and u.id = v_user_id and p.id = v_user_id
       and p.status = 'active' and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now())
-      and ((s.aal = 'aal2' and v_claims ->> 'aal' = 'aal2') or not exists (
-        select from auth.mfa_factors f where f.user_id = s.user_id and f.status = 'verified')));
+      and ((s.aal = 'aal2' and v_has_aal2) or not exists (
+        select from auth.mfa_factors f where f.user_id = v_user_id and f.status = 'verified')));
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.account_by_email(email text)
@@ -217,17 +219,26 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION private.audit_hash(entry private.audit_log, seq bigint, previous_hash bytea)
  RETURNS bytea
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE
  SET search_path TO ''
-RETURN sha256(convert_to((jsonb_build_array(seq, encode(previous_hash, 'hex'::text), (entry).id, EXTRACT(epoch FROM (entry).created_at), (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id, (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details))::text, 'UTF8'::name));
+AS $function$
+begin
+  return sha256(convert_to(jsonb_build_array(
+    audit_hash.seq, encode(audit_hash.previous_hash, 'hex'), (entry).id, extract(epoch from (entry).created_at),
+    (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id,
+    (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details)::text, 'UTF8'));
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.audit_month(at timestamp with time zone)
  RETURNS date
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE
  SET search_path TO ''
-RETURN (date_trunc('month'::text, (at AT TIME ZONE 'UTC'::text)))::date;
+AS $function$
+begin
+  return date_trunc('month', audit_month.at at time zone 'UTC')::date;
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.before_user_created(event jsonb)
  RETURNS jsonb
@@ -1645,17 +1656,23 @@ $function$;
 
 CREATE OR REPLACE FUNCTION private.request_header(name text)
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
-RETURN ((NULLIF(current_setting('request.headers'::text, true), ''::text))::jsonb ->> name);
+AS $function$
+begin
+  return nullif(current_setting('request.headers', true), '')::jsonb ->> request_header.name;
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.request_id()
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
-RETURN "left"(private.request_header('x-request-id'::text), 200);
+AS $function$
+begin
+  return left(private.request_header('x-request-id'), 200);
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.request_ip()
  RETURNS inet
@@ -1682,10 +1699,13 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION private.request_user_agent()
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
-RETURN "left"(private.request_header('user-agent'::text), 500);
+AS $function$
+begin
+  return left(private.request_header('user-agent'), 500);
+end $function$;
 
 CREATE OR REPLACE FUNCTION private.require_aal2()
  RETURNS void
@@ -2021,6 +2041,7 @@ CREATE OR REPLACE FUNCTION private.tg_audit_log__seal()
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO ''
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
   v_month date := private.audit_month(new.created_at);
