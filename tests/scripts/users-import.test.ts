@@ -175,7 +175,8 @@ test('a project that only fails stops the import early, and the report says why'
   const { code, output } = await run([file(), '--concurrency', '16'])
 
   expect(code).toBe(2)
-  expect(output).toMatch(/2\d rows in a row failed/)
+  // The twentieth stops it; the fifteen others that are under way at that moment may fail, too.
+  expect(output).toMatch(/\b(2\d|3[0-5]) rows in a row failed/)
   expect(report().length).toBeLessThan(60)
 })
 

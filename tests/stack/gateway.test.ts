@@ -363,7 +363,6 @@ describe('jobs', () => {
   })
 
   test('pg_net sends what was queued and keeps the answer', async () => {
-    await sql`create extension if not exists pg_net`
     const [request] = await sql`select net.http_get(${`${target().apiUrl}/auth/v1/.well-known/jwks.json`}) as id`
 
     await expect
@@ -372,6 +371,5 @@ describe('jobs', () => {
         { timeout: 8_000 },
       )
       .toBe(200)
-    await sql`drop extension pg_net`
   })
 })
