@@ -79,6 +79,7 @@ create table public.ai_calls (
   created_at timestamptz not null,
   user_id uuid not null references auth.users (id) on delete cascade,
   session_id uuid,
+  api_key_id uuid,
   request_id text not null check (length(request_id) between 1 and 64),
   endpoint text not null check (length(endpoint) <= 40),
   model_id text not null check (length(model_id) <= 200),
@@ -118,6 +119,7 @@ comment on table public.ai_calls is
   'One row per AI call: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer.';
 comment on column public.ai_calls.state is
   'held: running; settled: charged for what it used; released: failed and free; expired: nobody settled it, the sweeper did; refused: never reached the provider.';
+comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.usage_source is
@@ -200,7 +202,7 @@ comment on function private.current_price(text, timestamptz) is 'The price that 
 
 -- Admission ------------------------------------------------------------------------------------------------------------
 
-create function private.check_account(user_id uuid, session_id uuid) returns jsonb
+create function private.check_account(user_id uuid, session_id uuid, by_api_key boolean default false) returns jsonb
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
@@ -214,25 +216,45 @@ begin
     join auth.users u on u.id = p.id
     left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
   where p.id = check_account.user_id;
-  if not found or v_account.status = 'deleted' or not v_account.has_session then
-    return jsonb_build_object('code', 'invalid_api_key', 'message', 'This session has ended. Sign in again.');
+  if not found or v_account.status = 'deleted' or not (v_account.has_session or by_api_key) then
+    return jsonb_build_object('code', 'invalid_api_key', 'message',
+      case when by_api_key then 'There is no such account.' else 'This session has ended. Sign in again.' end);
   elsif v_account.status = 'suspended' or v_account.is_banned then
     return jsonb_build_object('code', 'account_suspended', 'message', 'This account is suspended.');
   elsif v_account.status <> 'active' or v_account.is_anonymous then
     return jsonb_build_object('code', 'account_pending', 'message', 'Confirm your e-mail address first.');
-  elsif v_account.lacks_factor then
+  elsif v_account.lacks_factor and not by_api_key then
     return jsonb_build_object('code', 'insufficient_aal', 'message', 'Sign in with your second factor first.');
   end if;
   return null;
 end $$;
-comment on function private.check_account(uuid, uuid) is
-  'Null when the account is active, not anonymous, the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks.';
+comment on function private.check_account(uuid, uuid, boolean) is
+  'Null when the account is active, not anonymous, and the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks. by_api_key: there is no session to ask for.';
+
+create function private.ai_caller(request jsonb, scope text, out user_id uuid, out session_id uuid, out api_key_id uuid, out refusal jsonb)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ip text := request ->> 'ip';
+begin
+  if request ->> 'api_key_hash' is null then
+    user_id := request ->> 'user_id';
+    session_id := request ->> 'session_id';
+    return;
+  end if;
+  select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
+  from private.check_api_key(
+    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end) k;
+end $$;
+comment on function private.ai_caller(jsonb, text) is
+  'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip}; refusal {code, message} when the key is not good for this scope.';
 
 create function private.admit_ai_call(request jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_user_id uuid := request ->> 'user_id';
+  v_caller record;
+  v_user_id uuid;
   v_choices bigint := coalesce((request ->> 'choices')::bigint, 1);
   v_prompt_tokens bigint := (request ->> 'prompt_tokens_max')::bigint;
   v_call public.ai_calls;
@@ -242,10 +264,16 @@ declare
   v_price public.model_prices;
   v_refusal jsonb;
 begin
+  select c.* into v_caller from private.ai_caller(request, request ->> 'endpoint') c;
+  if v_caller.refusal is not null then
+    return jsonb_build_object('admitted', false, 'call_id', null, 'details', '{}'::jsonb) || v_caller.refusal;
+  end if;
+  v_user_id := v_caller.user_id;
   v_call.id := private.uuid_v7();
   v_call.created_at := private.uuid_v7_time(v_call.id);
   v_call.user_id := v_user_id;
-  v_call.session_id := request ->> 'session_id';
+  v_call.session_id := v_caller.session_id;
+  v_call.api_key_id := v_caller.api_key_id;
   v_call.request_id := request ->> 'request_id';
   v_call.endpoint := request ->> 'endpoint';
   v_call.model_id := left(request ->> 'model', 200);
@@ -254,7 +282,7 @@ begin
 
   -- The account's lock comes first, before anything is read that it protects.
   v_account := private.lock_account(v_user_id);
-  v_refusal := private.check_account(v_user_id, v_call.session_id);
+  v_refusal := private.check_account(v_user_id, v_call.session_id, v_call.api_key_id is not null);
   if v_refusal ->> 'code' = 'invalid_api_key' then
     return jsonb_build_object('admitted', false, 'call_id', null, 'details', '{}'::jsonb) || v_refusal;
   elsif v_refusal is not null then
@@ -309,17 +337,17 @@ begin
     'limits', private.ai_limits(v_user_id));
 end $$;
 comment on function private.admit_ai_call(jsonb) is
-  'Decides one AI call in one transaction and reserves its worst case, or refuses it, notes why and consumes nothing. Takes {request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens, choices, stream, request_bytes}; answers {admitted: true, call_id, provider, upstream_model, max_output_tokens, credits_remaining, limits} or {admitted: false, call_id, code, message, details}. Exact under read committed, because every admission and settlement of an account first takes its lock.';
+  'Decides one AI call in one transaction and reserves its worst case, or refuses it, notes why and consumes nothing. Takes {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, stream, request_bytes}; answers {admitted: true, call_id, provider, upstream_model, max_output_tokens, credits_remaining, limits} or {admitted: false, call_id, code, message, details}. Exact under read committed, because every admission and settlement of an account first takes its lock.';
 
 create function private.refuse_ai_call(call public.ai_calls, refusal jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
   insert into public.ai_calls
-    (id, created_at, user_id, session_id, request_id, endpoint, model_id, provider_id, stream, state,
+    (id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, provider_id, stream, state,
      http_status, error_code, request_bytes, settled_at)
   values
-    ((call).id, (call).created_at, (call).user_id, (call).session_id, (call).request_id, (call).endpoint,
+    ((call).id, (call).created_at, (call).user_id, (call).session_id, (call).api_key_id, (call).request_id, (call).endpoint,
      (call).model_id, (call).provider_id, (call).stream, 'refused',
      private.error_status(refusal ->> 'code'), refusal ->> 'code', (call).request_bytes, now());
   return jsonb_build_object('admitted', false, 'call_id', (call).id, 'details', '{}'::jsonb) || refusal;
@@ -569,12 +597,16 @@ end $$;
 comment on function private.settle_abandoned_ai_calls(integer) is
   'Settles calls whose process died: free when the caller got nothing, the whole hold when the answer had begun. A job runs it; harmless at any time. Answers how many it closed.';
 
-create function private.list_ai_models(user_id uuid, session_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = ''
+create function private.list_ai_models(caller jsonb) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_refusal jsonb := private.check_account(list_ai_models.user_id, list_ai_models.session_id);
+  v_caller record;
+  v_refusal jsonb;
 begin
+  select c.* into v_caller from private.ai_caller(list_ai_models.caller, 'models') c;
+  v_refusal := coalesce(v_caller.refusal,
+    private.check_account(v_caller.user_id, v_caller.session_id, v_caller.api_key_id is not null));
   if v_refusal is not null then
     return jsonb_build_object('allowed', false) || v_refusal;
   end if;
@@ -583,13 +615,13 @@ begin
       'id', m.id, 'owned_by', m.provider_id, 'created', floor(extract(epoch from m.created_at)), 'kind', m.kind) order by m.id)
     from public.models m
       join public.plan_models pm on pm.model_id = m.id
-      join public.profiles p on p.plan_id = pm.plan_id and p.id = list_ai_models.user_id
+      join public.profiles p on p.plan_id = pm.plan_id and p.id = v_caller.user_id
       join private.providers pr on pr.id = m.provider_id and pr.enabled
     where m.enabled and (private.current_price(m.id, now())).model_id is not null
   ), '[]'));
 end $$;
-comment on function private.list_ai_models(uuid, uuid) is
-  'The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
+comment on function private.list_ai_models(jsonb) is
+  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
 
 create function private.verify_credit_balances()
 returns table (user_id uuid, balance bigint, entries_sum bigint, held bigint, open_holds bigint)

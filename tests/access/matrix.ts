@@ -15,6 +15,7 @@ export const schemas = {
 
 export const relations = {
   // Users' own rows: policies let owners see them.
+  'public.api_keys': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.ai_calls': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.chats':
     'table, rls forced; anon -; authenticated select insert(id, model_id, title, user_id) update(model_id, title) delete; service_role select',
@@ -66,6 +67,7 @@ export const relations = {
   'private.usage_counters': 'table, rls off; anon -; authenticated -; service_role -',
 
   // Sessions, lock-out, second factors.
+  'private.api_key_secrets': 'table, rls off; anon -; authenticated -; service_role -',
   'private.known_networks': 'table, rls off; anon -; authenticated -; service_role -',
   'private.live_sessions': 'view, invoker; anon -; authenticated -; service_role -',
   'private.mfa_failures': 'table, rls off; anon -; authenticated -; service_role -',
@@ -186,7 +188,17 @@ export const functions = {
   'private.request_user_agent()': 'invoker; -',
   'private.tg_audit_log__append_only()': 'invoker; -',
   'private.verify_audit_chain(date)': 'invoker; -',
-  'private.check_account(uuid, uuid)': 'invoker; -',
+  'private.check_account(uuid, uuid, boolean)': 'invoker; -',
+  'private.ai_caller(jsonb, text)': 'invoker; -',
+  'private.new_api_key_secret()': 'invoker; -',
+  'private.add_api_key_secret(uuid)': 'invoker; -',
+  'private.check_api_key(bytea, text, inet)': 'invoker; -',
+  'private.make_api_key(text, text[], timestamp with time zone, text[])': 'definer; authenticated',
+  'private.renew_api_key(uuid, integer)': 'definer; authenticated',
+  'private.close_api_key(uuid)': 'definer; authenticated',
+  'public.create_api_key(text, text[], timestamp with time zone, text[])': 'invoker; authenticated',
+  'public.rotate_api_key(uuid, integer)': 'invoker; authenticated',
+  'public.revoke_api_key(uuid)': 'invoker; authenticated',
   'private.check_ai_budget(public.ai_calls, private.credit_accounts)': 'invoker; -',
   'private.check_file_name(text, text)': 'invoker; -',
   'private.check_stored_bytes(uuid, jsonb, bigint)': 'invoker; -',
@@ -199,7 +211,7 @@ export const functions = {
   'private.file_owner(text)': 'invoker; -',
   'private.finish_upload_check(uuid, text, text, text)': 'invoker; -',
   'private.hold_ai_call(public.ai_calls)': 'invoker; -',
-  'private.list_ai_models(uuid, uuid)': 'invoker; -',
+  'private.list_ai_models(jsonb)': 'invoker; -',
   'private.lock_account(uuid)': 'invoker; -',
   'private.note_upload(storage.objects, uuid)': 'invoker; -',
   'private.period_resets_at(text, text, timestamp with time zone, timestamp with time zone)': 'invoker; -',

@@ -8,7 +8,13 @@ import { AppError } from '../../functions/_shared/errors.ts'
 import { createAiProvider } from '../../stack/ai-provider.ts'
 
 export const messages = [{ role: 'user', content: 'hello brave new world' }]
-export const caller = { userId: crypto.randomUUID(), sessionId: crypto.randomUUID(), aal: 'aal1', isAnonymous: false }
+export const caller = {
+  kind: 'user' as const,
+  userId: crypto.randomUUID(),
+  sessionId: crypto.randomUUID(),
+  aal: 'aal1',
+  isAnonymous: false,
+}
 
 export async function startProvider() {
   const server = serve({ fetch: createAiProvider().fetch, port: 0, hostname: '127.0.0.1' })

@@ -1,6 +1,5 @@
 /** One chat completion, top to bottom. */
-import { identifyCaller } from '../auth/identify-caller.ts'
-import type { UserCaller } from '../auth/verify-user-token.ts'
+import { type Caller, identifyCaller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { clientAddress } from '../http/client-address.ts'
 import { limitHeaders } from '../http/limit-headers.ts'
@@ -9,6 +8,7 @@ import { answerJson } from './answer-json.ts'
 import { callProvider, outputLimit } from './call-provider.ts'
 import { nothingDelivered } from './describe-outcome.ts'
 import { promptBytes as countPromptBytes, tokensAtMost } from './estimate-tokens.ts'
+import { ledgerCaller } from './ledger-caller.ts'
 import type { AdmissionRequest, Settlement } from './ledger-contract.ts'
 import { openCall } from './open-call.ts'
 import { type ChatRequest, parseChatRequest } from './parse-chat-request.ts'
@@ -24,7 +24,7 @@ export type Exchange = { request: Request; requestId: string; facts: Headers; li
 export async function answerChat({ request, requestId, facts, line }: Exchange, world: AiWorld): Promise<Response> {
   const startedAt = world.now()
   const caller = await identifyCaller(request.headers, world)
-  line.user_id = caller.userId
+  if (caller.kind === 'user') line.user_id = caller.userId
   const body = await readChatBody(request)
   const chat = parseChatRequest(body)
   line.model = chat.model
@@ -71,7 +71,7 @@ async function readChatBody(request: Request): Promise<Uint8Array> {
 type Asked = {
   request: Request
   requestId: string
-  caller: UserCaller
+  caller: Caller
   chat: ChatRequest
   body: Uint8Array
   promptBytes: number
@@ -80,8 +80,7 @@ type Asked = {
 function admissionRequest({ request, requestId, caller, chat, body, promptBytes }: Asked): AdmissionRequest {
   return {
     request_id: requestId,
-    user_id: caller.userId,
-    session_id: caller.sessionId,
+    ...ledgerCaller(caller, request.headers),
     endpoint: 'chat.completions',
     model: chat.model,
     prompt_tokens_max: tokensAtMost(promptBytes),

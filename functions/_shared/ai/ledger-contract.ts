@@ -1,10 +1,11 @@
 /** The shapes that travel between functions/ai and `private.*_ai_*` in SQL. Answers are parsed: a surprise is a failure. */
 import { z } from 'zod'
 
-export type AdmissionRequest = {
+/** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
+export type LedgerCaller = { user_id: string; session_id: string } | { api_key_hash: string; ip: string | null }
+
+export type AdmissionRequest = LedgerCaller & {
   request_id: string
-  user_id: string
-  session_id: string
   endpoint: 'chat.completions'
   model: string
   prompt_tokens_max: number

@@ -2,7 +2,14 @@
 import type { z } from 'zod'
 import { askLedger, type Database } from '../db.ts'
 import { AppError } from '../errors.ts'
-import { type AdmissionRequest, admission, modelList, type Outcome, settlement } from './ledger-contract.ts'
+import {
+  type AdmissionRequest,
+  admission,
+  type LedgerCaller,
+  modelList,
+  type Outcome,
+  settlement,
+} from './ledger-contract.ts'
 
 export function createLedger(sql: Database) {
   return {
@@ -19,11 +26,8 @@ export function createLedger(sql: Database) {
         await askLedger(sql`select private.settle_ai_call(${callId}::uuid, ${sql.json(outcome)}) as answer`),
       ),
 
-    listModels: async (userId: string, sessionId: string) =>
-      understood(
-        modelList,
-        await askLedger(sql`select private.list_ai_models(${userId}::uuid, ${sessionId}::uuid) as answer`),
-      ),
+    listModels: async (caller: LedgerCaller) =>
+      understood(modelList, await askLedger(sql`select private.list_ai_models(${sql.json(caller)}) as answer`)),
   }
 }
 

@@ -3,7 +3,7 @@ import { createLocalJWKSet, errors, type JSONWebKeySet, jwtVerify } from 'jose'
 import { z } from 'zod'
 import { AppError } from '../errors.ts'
 
-export type UserCaller = { userId: string; sessionId: string; aal: string; isAnonymous: boolean }
+export type UserCaller = { kind: 'user'; userId: string; sessionId: string; aal: string; isAnonymous: boolean }
 
 const claims = z.object({
   sub: z.guid(),
@@ -35,7 +35,7 @@ export function createUserTokenVerifier(project: { url: string; jwks: JSONWebKey
     try {
       const { payload } = await jwtVerify(token, keys, expected)
       const { sub, session_id, aal, is_anonymous } = claims.parse(payload)
-      return { userId: sub, sessionId: session_id, aal, isAnonymous: is_anonymous }
+      return { kind: 'user', userId: sub, sessionId: session_id, aal, isAnonymous: is_anonymous }
     } catch (cause) {
       if (cause instanceof errors.JWTExpired) {
         throw new AppError('invalid_api_key', { message: 'The access token has expired. Refresh the session.', cause })

@@ -1,0 +1,229 @@
+-- API keys: how services call in a user's name. The secret is shown once; what is kept is its SHA-256.
+
+create table public.api_keys (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  name text not null check (length(name) between 1 and 100),
+  prefix text not null check (length(prefix) between 8 and 40),
+  scopes text[] not null check (
+    cardinality(scopes) between 1 and 4
+    and scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models']),
+  allowed_cidrs cidr[] not null default '{}' check (cardinality(allowed_cidrs) <= 20),
+  expires_at timestamptz,
+  revoked_at timestamptz,
+  last_used_at timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table public.api_keys is 'What owners know of their API keys; the secrets'' hashes are in private.api_key_secrets. Written by functions only.';
+comment on column public.api_keys.prefix is 'The beginning of the newest secret, by which its owner knows it.';
+comment on column public.api_keys.scopes is 'The endpoints that the key may call.';
+comment on column public.api_keys.allowed_cidrs is 'Networks the key may be used from; empty: anywhere.';
+comment on column public.api_keys.last_used_at is 'Within api_keys.last_used_minutes, so that not every call writes it.';
+create index api_keys_user_id_idx on public.api_keys (user_id);
+alter table public.api_keys enable row level security;
+alter table public.api_keys force row level security;
+revoke all on public.api_keys from anon, authenticated, service_role;
+grant select on public.api_keys to authenticated, service_role;
+
+create table private.api_key_secrets (
+  secret_hash bytea primary key check (octet_length(secret_hash) = 32),
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  valid_until timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table private.api_key_secrets is 'SHA-256 of every secret of a key: the newest, and older ones during the overlap of a rotation. 160 random bits need no slow hash.';
+comment on column private.api_key_secrets.valid_until is 'Null: the newest secret, valid as long as the key.';
+create index api_key_secrets_api_key_id_idx on private.api_key_secrets (api_key_id);
+revoke all on private.api_key_secrets from anon, authenticated, service_role;
+
+-- Secrets --------------------------------------------------------------------------------------------------------------
+
+create function private.new_api_key_secret() returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_bytes bytea := extensions.gen_random_bytes(32);
+  v_secret text := 'pal_' || (private.setting('api_keys.environment') #>> '{}') || '_';
+begin
+  for i in 0..31 loop
+    v_secret := v_secret || substr('0123456789abcdefghjkmnpqrstvwxyz', get_byte(v_bytes, i) % 32 + 1, 1);
+  end loop;
+  return v_secret || left(encode(sha256(convert_to(v_secret, 'UTF8')), 'hex'), 8);
+end $$;
+comment on function private.new_api_key_secret() is
+  'pal_ENVIRONMENT_, 160 random bits in 32 characters, and a checksum: the first eight hex digits of the SHA-256 of all before it, by which scanners know a leaked key and the gateway a mistyped one.';
+
+create function private.add_api_key_secret(api_key_id uuid) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_secret text := private.new_api_key_secret();
+begin
+  insert into private.api_key_secrets (secret_hash, api_key_id)
+  values (sha256(convert_to(v_secret, 'UTF8')), add_api_key_secret.api_key_id);
+  update public.api_keys k set prefix = left(v_secret, -32) where k.id = add_api_key_secret.api_key_id;
+  return v_secret;
+end $$;
+comment on function private.add_api_key_secret(uuid) is 'Gives a key a new secret and answers it, this once. The prefix is what stands before the last 32 characters: eight of the random ones.';
+
+-- Functions of the API -------------------------------------------------------------------------------------------------
+
+create function private.make_api_key(name text, scopes text[], expires_at timestamptz, allowed_cidrs text[])
+returns table (id uuid, prefix text, secret text)
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_id uuid := private.uuid_v7();
+  v_cidr text;
+begin
+  perform private.require_aal2();
+  if private.text_or_null(make_api_key.name, 100) is null then
+    perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+  end if;
+  if coalesce(cardinality(make_api_key.scopes) between 1 and 4
+    and make_api_key.scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models'], false) is not true then
+    perform private.raise_error('invalid_request_error',
+      'scopes must be one or more of chat.completions, embeddings, images.generations and models.');
+  end if;
+  if make_api_key.expires_at <= now() then
+    perform private.raise_error('invalid_request_error', 'expires_at must be in the future, or null for a key that does not expire.');
+  end if;
+  if cardinality(make_api_key.allowed_cidrs) > 20 then
+    perform private.raise_error('invalid_request_error', 'allowed_cidrs can hold 20 networks.');
+  end if;
+  foreach v_cidr in array coalesce(make_api_key.allowed_cidrs, '{}') loop
+    if v_cidr is null or not pg_input_is_valid(v_cidr, 'cidr') then
+      perform private.raise_error('invalid_request_error',
+        'allowed_cidrs must hold networks such as 203.0.113.0/24 or 2001:db8::/32, without bits set to the right of the prefix.');
+    end if;
+  end loop;
+  -- Keys of one user are made one after the other, so that the limit holds.
+  perform private.lock_account(v_user_id);
+  if (select count(*) from public.api_keys k where k.user_id = v_user_id and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > now())) >= (private.setting('api_keys.max_per_user'))::integer then
+    perform private.raise_error('invalid_request_error',
+      format('You have %s keys, and more are not possible. Revoke one first.', private.setting('api_keys.max_per_user')));
+  end if;
+  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs)
+  values (v_id, v_user_id, private.text_or_null(make_api_key.name, 100), 'pal_new_key', make_api_key.scopes,
+    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[]);
+  secret := private.add_api_key_secret(v_id);
+  select k.id, k.prefix into id, prefix from public.api_keys k where k.id = v_id;
+  perform private.audit(action => 'api_key.create', resource_type => 'api_key', resource_id => v_id::text, user_id => v_user_id,
+    details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
+  return next;
+end $$;
+comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key. Definer: keys are written by functions only.';
+grant execute on function private.make_api_key(text, text[], timestamptz, text[]) to authenticated;
+
+create function public.create_api_key(
+  name text, scopes text[], expires_at timestamptz default null, allowed_cidrs text[] default '{}'
+) returns table (id uuid, prefix text, secret text)
+language sql volatile security invoker set search_path = ''
+as $$
+  select * from private.make_api_key(
+    create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
+$$;
+comment on function public.create_api_key(text, text[], timestamptz, text[]) is
+  'Makes an API key for the caller. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere. Answers {id, prefix, secret}; the secret is shown this once. Needs the second factor when there is one.';
+grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
+
+create function private.renew_api_key(id uuid, overlap_seconds integer)
+returns table (prefix text, secret text, old_valid_until timestamptz)
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if coalesce(overlap_seconds not between 0 and 604800, true) then
+    perform private.raise_error('invalid_request_error', 'overlap_seconds must be from 0 to 604800, a week.');
+  end if;
+  perform from public.api_keys k
+  where k.id = renew_api_key.id and k.user_id = v_user_id and k.revoked_at is null
+    and (k.expires_at is null or k.expires_at > now())
+  for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such key, or it is revoked or expired.');
+  end if;
+  old_valid_until := now() + make_interval(secs => overlap_seconds);
+  update private.api_key_secrets s set valid_until = least(s.valid_until, old_valid_until) where s.api_key_id = renew_api_key.id;
+  delete from private.api_key_secrets s where s.api_key_id = renew_api_key.id and s.valid_until <= now();
+  secret := private.add_api_key_secret(renew_api_key.id);
+  select k.prefix into prefix from public.api_keys k where k.id = renew_api_key.id;
+  perform private.audit(action => 'api_key.rotate', resource_type => 'api_key', resource_id => renew_api_key.id::text,
+    user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
+  return next;
+end $$;
+comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key. Definer: keys are written by functions only.';
+grant execute on function private.renew_api_key(uuid, integer) to authenticated;
+
+create function public.rotate_api_key(id uuid, overlap_seconds integer default 86400)
+returns table (prefix text, secret text, old_valid_until timestamptz)
+language sql volatile security invoker set search_path = ''
+as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
+comment on function public.rotate_api_key(uuid, integer) is
+  'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
+grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
+
+create function private.close_api_key(id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  if not exists (select from public.api_keys k where k.id = close_api_key.id and k.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such key.');
+  end if;
+  update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
+  if found then
+    delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
+    perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
+      user_id => v_user_id);
+  end if;
+end $$;
+comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key. Definer: keys are written by functions only.';
+grant execute on function private.close_api_key(uuid) to authenticated;
+
+create function public.revoke_api_key(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.close_api_key(revoke_api_key.id) $$;
+comment on function public.revoke_api_key(uuid) is
+  'Ends a key of the caller''s at once and for good; a repeated call changes nothing. Works without the second factor: stopping a leak must be easy.';
+grant execute on function public.revoke_api_key(uuid) to authenticated;
+
+-- What a key is worth ----------------------------------------------------------------------------------------------------
+
+create function private.check_api_key(secret_hash bytea, scope text, ip inet, out user_id uuid, out api_key_id uuid, out refusal jsonb)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key public.api_keys;
+begin
+  select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
+  where s.secret_hash = check_api_key.secret_hash and (s.valid_until is null or s.valid_until > now());
+  if not found or v_key.revoked_at is not null then
+    refusal := jsonb_build_object('code', 'invalid_api_key', 'message', 'There is no such API key, or it was revoked or replaced.');
+  elsif v_key.expires_at <= now() then
+    refusal := jsonb_build_object('code', 'invalid_api_key', 'message', 'This API key has expired.');
+  elsif cardinality(v_key.allowed_cidrs) > 0
+    and (check_api_key.ip is null or not check_api_key.ip <<= any (v_key.allowed_cidrs)) then
+    refusal := jsonb_build_object('code', 'not_allowed', 'message', 'This API key may not be used from this address.');
+  elsif check_api_key.scope <> all (v_key.scopes) then
+    refusal := jsonb_build_object('code', 'not_allowed', 'message', format('This API key lacks the scope %s.', check_api_key.scope));
+  end if;
+  if refusal is not null then
+    return;
+  end if;
+  user_id := v_key.user_id;
+  api_key_id := v_key.id;
+  if v_key.last_used_at is null
+    or v_key.last_used_at < now() - make_interval(mins => (private.setting('api_keys.last_used_minutes'))::integer) then
+    -- Whoever else notes it at this moment has done it for both.
+    update public.api_keys k set last_used_at = now() where k.id in (
+      select o.id from public.api_keys o where o.id = v_key.id for update skip locked);
+  end if;
+end $$;
+comment on function private.check_api_key(bytea, text, inet) is
+  'Whose key has this SHA-256, when it is valid now, for this scope, from this address; else refusal {code, message}. Says nothing of the account: see check_account.';
