@@ -2,19 +2,26 @@
 import { z } from 'zod'
 
 /** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
-export type LedgerCaller = { user_id: string; session_id: string } | { api_key_hash: string; ip: string | null }
+export type LedgerCaller = ({ user_id: string; session_id: string } | { api_key_hash: string }) & { ip: string | null }
+
+export type Endpoint = 'chat.completions' | 'embeddings' | 'images.generations'
 
 export type AdmissionRequest = LedgerCaller & {
   request_id: string
-  endpoint: 'chat.completions'
+  endpoint: Endpoint
   model: string
   prompt_tokens_max: number
+  /** The caller's own limit per choice; null without one. */
   max_output_tokens: number | null
   choices: number
+  /** Images asked for; 0 for other endpoints. */
+  images: number
   stream: boolean
   request_bytes: number
-  ip: string | null
   user_agent: string | null
+  /** With the SHA-256 of the body as hex; both null without a key. */
+  idempotency_key: string | null
+  body_hash: string | null
 }
 
 const limit = z.object({
@@ -37,13 +44,19 @@ const provider = z.object({
   total_timeout_ms: z.number().positive(),
 })
 
+/** One way to answer the call. The hold covers the dearest of them, so the gateway may take any, in this order. */
+const route = z.object({
+  model: z.string().min(1),
+  upstream_model: z.string().min(1),
+  /** Per choice: what may be forwarded, because no more was held. */
+  max_output_tokens: z.int().nonnegative(),
+  provider,
+})
+
 const admitted = z.object({
   admitted: z.literal(true),
   call_id: z.guid(),
-  provider,
-  upstream_model: z.string().min(1),
-  /** Per choice: what may be forwarded, because no more was held. */
-  max_output_tokens: z.int().positive(),
+  routes: z.array(route).min(1),
   credits_remaining: z.number().nullish(),
   limits: z.array(limit).nullish(),
 })
@@ -53,6 +66,8 @@ const refused = z.object({
   call_id: z.guid().nullish(),
   code: z.string(),
   message: z.string().nullish(),
+  /** The finished answer to the same idempotency key, with the code `idempotency_replay`. */
+  replay: z.object({ body: z.string(), content_type: z.string(), model: z.string() }).nullish(),
   details: z
     .object({
       param: z.string().nullish(),
@@ -86,6 +101,8 @@ export type Usage = {
   cached_tokens: number
   /** Inside `completion_tokens`. */
   reasoning_tokens: number
+  /** Images that were made. */
+  images: number
   /** What the provider says it costs. */
   cost_usd: number | null
 }
@@ -100,10 +117,18 @@ export type Outcome = {
   duration_ms: number
   first_token_ms: number | null
   attempts: number
+  /** The model of the route that answered; null when none did. Its price is charged. */
+  model: string | null
+  /** A whole answer to a call with an idempotency key, kept for 24 h; null for streams and without a key. */
+  response: string | null
 }
+
+/** What the breaker is told: one asking of a provider that failed in a way that counts, or that went well. */
+export type AttemptReport = { provider: string; model: string; ok: boolean; error_code: string | null }
 
 export type Limit = z.infer<typeof limit>
 export type Provider = z.infer<typeof provider>
+export type Route = z.infer<typeof route>
 export type Admitted = z.infer<typeof admitted>
 export type Admission = z.infer<typeof admission>
 export type Settlement = z.infer<typeof settlement>
