@@ -60,6 +60,13 @@ return case code
   when 'not_found' then 404
   when 'idempotency_key_reused' then 422
   when 'daily_quota_exceeded' then 429
+  when 'rate_limit_exceeded' then 429
+  when 'concurrency_limit' then 429
+  when 'mfa_required' then 403
+  when 'spend_cap_reached' then 402
+  when 'circuit_open' then 503
+  when 'idempotency_in_progress' then 409
+  when 'idempotency_not_replayable' then 409
 end;
 comment on function private.error_status(text) is
   'HTTP status of an error code that SQL can raise or return. The same catalogue as functions/_shared/errors.ts and docs/errors.md.';
@@ -114,10 +121,11 @@ comment on function private.uuid_v7() is
 grant execute on function private.uuid_v7() to authenticated, service_role;
 
 create function private.uuid_v7_time(id uuid) returns timestamptz
-language sql immutable security invoker set search_path = ''
-return to_timestamp(
-  ('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0
-);
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0);
+end $$;
 comment on function private.uuid_v7_time(uuid) is
   'The moment in a version 7 UUID, to the millisecond. Rows whose created_at is this value are found by id in one partition.';
 

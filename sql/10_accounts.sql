@@ -128,7 +128,7 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.credit_accounts (user_id) values (v_user.id) on conflict do nothing;
+  insert into private.accounts (user_id) values (v_user.id) on conflict do nothing;
   if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
       case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);

@@ -20,14 +20,15 @@ alter table public.profiles add constraint profiles_plan_id_fkey
 create table public.plan_limits (
   plan_id text not null references public.plans (id) on delete cascade,
   meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
-  period text not null check (period in ('day', 'month', 'total')),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
   amount bigint check (amount >= 0),
   primary key (plan_id, meter, period)
 );
-comment on table public.plan_limits is 'How much of a meter a plan allows in a period. No row: none of it. Amount null: no limit.';
+comment on table public.plan_limits is
+  'How much of a meter a plan allows in a period. Amount null: no limit. No row: what private.meters.is_open_without_row says, none of it for most.';
 comment on column public.plan_limits.period is
-  'day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
-comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, chats, tests, bytes.';
+  'minute: 60 seconds from the first unit on; day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
+comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, micro-dollars, chats, tests, bytes.';
 alter table public.plan_limits enable row level security;
 alter table public.plan_limits force row level security;
 revoke all on public.plan_limits from anon, authenticated, service_role;
@@ -37,7 +38,7 @@ grant select, insert, update, delete on public.plan_limits to service_role;
 create table public.limit_overrides (
   user_id uuid not null references auth.users (id) on delete cascade,
   meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
-  period text not null check (period in ('day', 'month', 'total')),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
   amount bigint check (amount >= 0),
   reason text check (length(reason) <= 500),
   created_at timestamptz not null default now(),
@@ -50,18 +51,72 @@ revoke all on public.limit_overrides from anon, authenticated, service_role;
 grant select on public.limit_overrides to authenticated;
 grant select, insert, update, delete on public.limit_overrides to service_role;
 
-create table private.usage_counters (
-  user_id uuid not null references auth.users (id) on delete cascade,
-  meter text not null,
-  period text not null,
-  used bigint not null default 0 check (used >= 0),
-  held bigint not null default 0 check (held >= 0),
-  resets_at timestamptz not null,
-  primary key (user_id, meter, period)
-) with (fillfactor = 70);
-comment on table private.usage_counters is
-  'Used and held units of the running period. After resets_at the row counts as zero and the next writer starts the new period: no reset job.';
-comment on column private.usage_counters.held is 'Reserved by calls that are not settled yet.';
+-- Meters ---------------------------------------------------------------------------------------------------------------
+
+create table private.meters (
+  slot smallint primary key check (slot between 1 and 200),
+  meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  is_held boolean not null,
+  is_open_without_row boolean not null,
+  unique (meter, period)
+);
+comment on table private.meters is
+  'What is counted for every account, and for every API key, and where: a slot in their arrays. A slot keeps its meaning for ever.';
+comment on column private.meters.is_held is
+  'True: units are held when a call is admitted, and become used, or free, when it is settled. False: they are used at once.';
+comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: no limit; false: none of it.';
+revoke all on private.meters from anon, authenticated, service_role;
+
+create type private.meter_counts as (used bigint[], held bigint[], resets_at timestamptz[]);
+comment on type private.meter_counts is
+  'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
+
+create type private.meter_limit as (slot smallint, meter text, period text, is_held boolean, amount bigint);
+comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit.';
+
+create table private.accounts (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  balance bigint not null default 0,
+  held bigint not null default 0,
+  clawed_back bigint not null default 0,
+  unburned bigint not null default 0,
+  next_expiry_at timestamptz not null default 'infinity',
+  counts private.meter_counts not null default row('{}', '{}', '{}'),
+  -- One check: each costs every call two microseconds.
+  constraint accounts_check check (
+    held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
+    and 0 <= all ((counts).used) and 0 <= all ((counts).held))
+) with (fillfactor = 50);
+comment on table private.accounts is
+  'Credits and meters of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
+comment on column private.accounts.held is 'Credits that open calls hold.';
+comment on column private.accounts.clawed_back is
+  'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
+comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
+comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
+revoke all on private.accounts from anon, authenticated, service_role;
+
+create function private.lock_account(user_id uuid) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_account private.accounts;
+begin
+  select a.* into v_account from private.accounts a where a.user_id = lock_account.user_id for no key update;
+  if v_account.next_expiry_at <= now() then
+    v_account := private.expire_credits(v_account);
+  end if;
+  return v_account;
+end $$;
+comment on function private.lock_account(uuid) is
+  'Locks an account until the transaction ends, and expires what is due. Under read committed, which we rely on, the statements that follow see what the previous holder committed; under repeatable read they would fail with 40001.';
+
+create view private.usage_counters with (security_invoker = true) as
+select a.user_id, m.meter, m.period, coalesce((a.counts).used[m.slot], 0) as used, coalesce((a.counts).held[m.slot], 0) as held,
+  (a.counts).resets_at[m.slot] as resets_at
+from private.accounts a join private.meters m on (a.counts).resets_at[m.slot] is not null;
+comment on view private.usage_counters is 'The counters of every account as rows, for people: used and held units, and when the period ends that they belong to.';
 revoke all on private.usage_counters from anon, authenticated, service_role;
 
 create function private.period_resets_at(period text, time_zone text, signed_up_at timestamptz, at timestamptz)
@@ -77,6 +132,8 @@ begin
   case period_resets_at.period
     when 'total' then
       return 'infinity';
+    when 'minute' then
+      return period_resets_at.at + interval '1 minute';
     when 'day' then
       return (date_trunc('day', v_now) + interval '1 day') at time zone period_resets_at.time_zone;
     when 'month' then
@@ -97,7 +154,7 @@ begin
   raise exception 'no reset time for period %', period_resets_at.period;
 end $$;
 comment on function private.period_resets_at(text, text, timestamptz, timestamptz) is
-  'When the period that contains "at" ends: the next midnight of the zone (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
+  'When the period that contains "at" ends: a minute later (minute), the next midnight of the zone (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
 
 create function private.limits_of(user_id uuid)
 returns table (meter text, period text, amount bigint, used bigint, held bigint, resets_at timestamptz)
@@ -107,13 +164,14 @@ as $$
     l.meter,
     l.period,
     case when o.user_id is not null then o.amount else l.amount end,
-    case when c.resets_at > now() then c.used else 0 end,
-    case when c.resets_at > now() then c.held else 0 end,
-    case when c.resets_at > now() then c.resets_at
+    case when r.at > now() then coalesce((a.counts).used[m.slot], 0) else 0 end,
+    case when r.at > now() then coalesce((a.counts).held[m.slot], 0) else 0 end,
+    case when r.at > now() then r.at
       else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
   from public.profiles p
     -- The sign-up, also of users who were there before their profile.
     join auth.users s on s.id = p.id
+    left join private.accounts a on a.user_id = p.id
     cross join lateral (
       select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
       union all
@@ -124,7 +182,8 @@ as $$
           where pl.plan_id = p.plan_id and pl.meter = lo.meter and pl.period = lo.period)
     ) l
     left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
-    left join private.usage_counters c on c.user_id = p.id and c.meter = l.meter and c.period = l.period
+    left join private.meters m on m.meter = l.meter and m.period = l.period
+    cross join lateral (select (a.counts).resets_at[m.slot] as at) r
   where p.id = limits_of.user_id
 $$;
 comment on function private.limits_of(uuid) is
@@ -170,37 +229,90 @@ comment on function public.get_my_limits() is
   'The caller''s limits, one row each: units used and held in the running period, the amount allowed (null: no limit), what remains, and when the period ends (null: never).';
 grant execute on function public.get_my_limits() to authenticated;
 
-create function private.add_usage(
-  user_id uuid, meter text, period text, used bigint, held bigint, resets_at timestamptz
-) returns void
-language sql volatile security invoker set search_path = ''
+-- Counting -------------------------------------------------------------------------------------------------------------
+
+create function private.meter_limits(user_id uuid, plan_id text, meters text[]) returns private.meter_limit[]
+language plpgsql stable security invoker set search_path = ''
 as $$
-  insert into private.usage_counters as c (user_id, meter, period, used, held, resets_at)
-  values (add_usage.user_id, add_usage.meter, add_usage.period, add_usage.used, add_usage.held, add_usage.resets_at)
-  on conflict on constraint usage_counters_pkey do update set
-    used = case when c.resets_at > now() then c.used else 0 end + excluded.used,
-    held = case when c.resets_at > now() then c.held else 0 end + excluded.held,
-    resets_at = case when c.resets_at > now() then c.resets_at else excluded.resets_at end
-$$;
-comment on function private.add_usage(uuid, text, text, bigint, bigint, timestamptz) is
-  'Adds to a counter of the running period, or starts the next one. The caller holds the account''s lock and has checked the limit.';
+declare
+  v_limits private.meter_limit[];
+begin
+  select array_agg(row(m.slot, m.meter, m.period, m.is_held, case
+      when o.user_id is not null then o.amount
+      when l.plan_id is not null then l.amount
+      when not m.is_open_without_row then 0
+    end)::private.meter_limit order by m.slot)
+  into v_limits
+  from private.meters m
+    left join public.plan_limits l on l.plan_id = meter_limits.plan_id and l.meter = m.meter and l.period = m.period
+    left join public.limit_overrides o on o.user_id = meter_limits.user_id and o.meter = m.meter and o.period = m.period
+  where m.meter = any (meters);
+  return v_limits;
+end $$;
+comment on function private.meter_limits(uuid, text, text[]) is
+  'What an account may use of these meters, in all their periods, in the order of their slots: the user''s own limit before the plan''s.';
+
+create function private.take_units(
+  inout counts private.meter_counts, limits private.meter_limit[], units bigint[], time_zone text, signed_up_at timestamptz,
+  out short integer
+)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_used bigint[] := (counts).used;
+  v_held bigint[] := (counts).held;
+  v_resets_at timestamptz[] := (counts).resets_at;
+  v_now timestamptz := now();
+  v_limit private.meter_limit;
+  v_slot integer;
+begin
+  for i in 1..coalesce(cardinality(limits), 0) loop
+    v_limit := limits[i];
+    v_slot := v_limit.slot;
+    if v_resets_at[v_slot] is null or v_resets_at[v_slot] <= v_now then
+      v_used[v_slot] := 0;
+      v_held[v_slot] := 0;
+      v_resets_at[v_slot] := private.period_resets_at(v_limit.period, time_zone, signed_up_at, v_now);
+    end if;
+    if v_limit.amount is not null and v_used[v_slot] + v_held[v_slot] + units[i] > v_limit.amount then
+      short := i;
+      exit;
+    elsif v_limit.is_held then
+      v_held[v_slot] := v_held[v_slot] + units[i];
+    else
+      v_used[v_slot] := v_used[v_slot] + units[i];
+    end if;
+  end loop;
+  counts := row(v_used, v_held, v_resets_at);
+end $$;
+comment on function private.take_units(private.meter_counts, private.meter_limit[], bigint[], text, timestamptz) is
+  'The one meter: takes units of several limits together. short is the first limit without room; then the counts must not be stored, and nothing was taken. The caller holds the lock of the row the counts come from.';
 
 create function private.consume(user_id uuid, meter text, period text, units bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_limit record;
+  v_account private.accounts := private.lock_account(consume.user_id);
+  v_profile record;
+  v_limits private.meter_limit[];
+  v_taken record;
 begin
-  perform private.lock_account(consume.user_id);
-  select l.* into v_limit from private.limits_of(consume.user_id) l
-  where l.meter = consume.meter and l.period = consume.period;
-  if not found or v_limit.used + v_limit.held + consume.units > v_limit.amount then
+  select p.plan_id, p.quota_time_zone, coalesce(u.created_at, p.created_at) as signed_up_at into strict v_profile
+  from public.profiles p join auth.users u on u.id = p.id where p.id = consume.user_id;
+  select array_agg(l) into v_limits
+  from unnest(private.meter_limits(consume.user_id, v_profile.plan_id, array[consume.meter])) l where l.period = consume.period;
+  if v_limits is null then
+    raise exception 'the meter %/% is not in private.meters', consume.meter, consume.period;
+  end if;
+  select t.* into v_taken
+  from private.take_units(v_account.counts, v_limits, array[consume.units], v_profile.quota_time_zone, v_profile.signed_up_at) t;
+  if v_taken.short is not null then
     perform private.raise_error(
       case when consume.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
-      format('The limit of %s %s per %s is reached.', coalesce(v_limit.amount, 0), consume.meter, consume.period),
-      format('It resets at %s.', v_limit.resets_at));
+      format('The limit of %s %s per %s is reached.', v_limits[1].amount, consume.meter, consume.period),
+      format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
   end if;
-  perform private.add_usage(consume.user_id, consume.meter, consume.period, consume.units, 0, v_limit.resets_at);
+  update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
   'Counts units against a limit or raises daily_quota_exceeded / insufficient_quota; exact however many race, because the account is locked first. Definer: for triggers on users'' tables.';

@@ -1,31 +1,26 @@
--- Credits: an append-only ledger, and a balance per account that always equals its sum.
-
-create table private.credit_accounts (
-  user_id uuid primary key references auth.users (id) on delete cascade,
-  balance bigint not null default 0 check (balance >= 0),
-  held bigint not null default 0 check (held >= 0),
-  check (held <= balance)
-) with (fillfactor = 50);
-comment on table private.credit_accounts is
-  'Balance and open holds of an account, in credits. Its row is also the account''s lock: whoever spends or counts takes it first.';
-revoke all on private.credit_accounts from anon, authenticated, service_role;
+-- Credits: an append-only ledger, a balance per account that always equals its sum, and lots that expire.
 
 create table public.credit_entries (
-  id uuid primary key default private.uuid_v7(),
+  id uuid not null default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
-  amount bigint not null check (amount <> 0),
-  kind text not null check (kind in ('sign_up', 'grant', 'refund', 'deduction', 'ai_call')),
-  reason text not null check (length(reason) between 1 and 200),
-  idempotency_key text not null check (length(idempotency_key) between 1 and 255),
-  balance_after bigint not null check (balance_after >= 0),
+  amount bigint not null,
+  kind varchar(10) not null,
+  reason varchar(200) not null,
+  idempotency_key varchar(255) not null,
+  balance_after bigint not null,
   created_at timestamptz not null default now(),
-  unique (user_id, idempotency_key)
+  primary key (user_id, id),
+  unique (user_id, idempotency_key),
+  -- One check: each costs every call two microseconds.
+  constraint credit_entries_check check (
+    amount <> 0 and reason <> '' and idempotency_key <> ''
+    and kind in ('sign_up', 'grant', 'refund', 'deduction', 'ai_call', 'expiry', 'clawback')
+    and (balance_after >= 0 or kind in ('grant', 'refund', 'ai_call', 'clawback')))
 );
 comment on table public.credit_entries is
   'The ledger: every change of a balance, never changed or removed. Not partitioned: the balance is its sum, so no part may go.';
 comment on column public.credit_entries.amount is 'Credits; positive adds, negative takes.';
 comment on column public.credit_entries.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
-create index credit_entries_user_id_created_at_idx on public.credit_entries (user_id, created_at desc);
 alter table public.credit_entries enable row level security;
 alter table public.credit_entries force row level security;
 revoke all on public.credit_entries from anon, authenticated, service_role;
@@ -35,19 +30,111 @@ create trigger tg_credit_entries__append_only before update or delete on public.
 create trigger tg_credit_entries__no_truncate before truncate on public.credit_entries
   for each statement execute function private.tg__append_only();
 
-create function private.lock_account(user_id uuid) returns private.credit_accounts
-language sql volatile security invoker set search_path = ''
-as $$ select a.* from private.credit_accounts a where a.user_id = lock_account.user_id for no key update $$;
-comment on function private.lock_account(uuid) is
-  'Locks an account until the transaction ends. Under read committed, which we rely on, the statements that follow see what the previous holder committed; under repeatable read they would fail with 40001.';
+create table private.credit_lots (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  kind text not null check (kind in ('promotional', 'monthly', 'purchased')),
+  amount bigint not null check (amount > 0),
+  remaining bigint not null check (remaining between 0 and amount),
+  expires_at timestamptz not null default 'infinity'
+);
+comment on table private.credit_lots is
+  'Credits as they were granted. They burn in this order: what expires first, then promotional, monthly, purchased, then the older. The balance is what remains of all lots, less accounts.unburned.';
+comment on column private.credit_lots.remaining is 'Without what accounts.unburned will take: burning is written down only when it makes a difference.';
+create index credit_lots_user_id_idx on private.credit_lots (user_id);
+create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
+revoke all on private.credit_lots from anon, authenticated, service_role;
+
+create function private.open_lots(user_id uuid) returns setof private.credit_lots
+language sql stable security invoker set search_path = ''
+as $$
+  select l.* from private.credit_lots l
+  where l.user_id = open_lots.user_id and l.remaining > 0
+  order by l.expires_at, array_position(array['promotional', 'monthly', 'purchased'], l.kind), l.id
+$$;
+comment on function private.open_lots(uuid) is 'The lots of an account that have credits left, in the order in which they burn.';
+
+create function private.burn_credits(account private.accounts) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_lot private.credit_lots;
+  v_part bigint;
+begin
+  if account.unburned = 0 then
+    return account;
+  end if;
+  for v_lot in select l.* from private.open_lots(account.user_id) l loop
+    v_part := least(v_lot.remaining, account.unburned);
+    update private.credit_lots l set remaining = l.remaining - v_part where l.id = v_lot.id;
+    account.unburned := account.unburned - v_part;
+    exit when account.unburned = 0;
+  end loop;
+  update private.accounts a set unburned = account.unburned where a.user_id = account.user_id;
+  return account;
+end $$;
+comment on function private.burn_credits(private.accounts) is
+  'Takes what was spent from the lots. Spending only adds to unburned; the order of the lots is fixed until one is added or expires, so it is enough to burn before that. What no lot covers, after a clawback, waits for the next one. The caller holds the account''s lock.';
+
+create function private.expire_credits(account private.accounts) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_lot private.credit_lots;
+  v_part bigint;
+begin
+  account := private.burn_credits(account);
+  account.next_expiry_at := 'infinity';
+  for v_lot in select l.* from private.open_lots(account.user_id) l where l.expires_at < 'infinity' loop
+    if v_lot.expires_at > now() then
+      account.next_expiry_at := least(account.next_expiry_at, v_lot.expires_at);
+      exit;
+    end if;
+    -- What open calls hold does not expire under them; what they do not use does, soon after.
+    v_part := least(v_lot.remaining, greatest(account.balance - account.held, 0));
+    if v_part < v_lot.remaining then
+      account.next_expiry_at := least(account.next_expiry_at, now() + interval '1 minute');
+    end if;
+    continue when v_part = 0;
+    update private.credit_lots l set remaining = l.remaining - v_part where l.id = v_lot.id;
+    account.balance := account.balance - v_part;
+    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+    values (account.user_id, -v_part, 'expiry', format('%s credits expired', v_lot.kind),
+      format('expiry:%s:%s', v_lot.id, v_lot.remaining), account.balance);
+  end loop;
+  update private.accounts a set balance = account.balance, next_expiry_at = account.next_expiry_at
+  where a.user_id = account.user_id;
+  return account;
+end $$;
+comment on function private.expire_credits(private.accounts) is
+  'Takes back what has expired and nobody holds, with an entry for each lot. lock_account runs it when it is due; so does a job, for accounts that nobody uses.';
+
+create function private.expire_due_credits(batch_size integer default 500) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_done integer := 0;
+begin
+  for v_user_id in
+    select a.user_id from private.accounts a where a.next_expiry_at <= now()
+    order by a.user_id limit batch_size
+  loop
+    perform private.lock_account(v_user_id);
+    v_done := v_done + 1;
+  end loop;
+  return v_done;
+end $$;
+comment on function private.expire_due_credits(integer) is 'Expires the credits of accounts that nobody uses, so that their ledgers say it, too. A job runs it. Answers how many accounts it looked at.';
 
 create function private.add_credit_entry(
-  user_id uuid, amount bigint, kind text, reason text, idempotency_key text
+  user_id uuid, amount bigint, kind text, reason text, idempotency_key text, lot_kind text default 'promotional',
+  expires_at timestamptz default null
 ) returns public.credit_entries
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_account private.credit_accounts := private.lock_account(add_credit_entry.user_id);
+  v_account private.accounts := private.lock_account(add_credit_entry.user_id);
   v_entry public.credit_entries;
 begin
   if v_account.user_id is null then
@@ -61,11 +148,22 @@ begin
     end if;
     return v_entry;
   end if;
-  if v_account.balance - v_account.held + add_credit_entry.amount < 0 then
+  if amount < 0 and kind <> 'clawback' and v_account.balance - v_account.held + amount < 0 then
     perform private.raise_error('insufficient_credits',
-      format('%s credits are needed, %s are free.', -add_credit_entry.amount, v_account.balance - v_account.held));
+      format('%s credits are needed, %s are free.', -amount, greatest(v_account.balance - v_account.held, 0)));
   end if;
-  update private.credit_accounts a set balance = a.balance + add_credit_entry.amount
+  if amount > 0 then
+    -- What was spent before came from the lots of before.
+    v_account := private.burn_credits(v_account);
+    insert into private.credit_lots (user_id, kind, amount, remaining, expires_at)
+    values (add_credit_entry.user_id, lot_kind, add_credit_entry.amount, add_credit_entry.amount,
+      coalesce(add_credit_entry.expires_at, 'infinity'));
+  end if;
+  update private.accounts a set
+    balance = a.balance + add_credit_entry.amount,
+    unburned = a.unburned + greatest(-add_credit_entry.amount, 0),
+    clawed_back = a.clawed_back + case when kind = 'clawback' then -add_credit_entry.amount else 0 end,
+    next_expiry_at = least(a.next_expiry_at, add_credit_entry.expires_at)
   where a.user_id = add_credit_entry.user_id;
   insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
   values (
@@ -74,11 +172,13 @@ begin
   returning * into v_entry;
   return v_entry;
 end $$;
-comment on function private.add_credit_entry(uuid, bigint, text, text, text) is
-  'The only writer of the ledger: one entry and its balance in one transaction. Raises insufficient_credits, idempotency_key_reused, not_found.';
+comment on function private.add_credit_entry(uuid, bigint, text, text, text, text, timestamptz) is
+  'One entry and its balance in one transaction; what is added is a lot of its own. Raises insufficient_credits, idempotency_key_reused, not_found. A clawback takes also what is not there.';
 
-create function private.change_credits(user_id uuid, amount bigint, kind text, reason text, idempotency_key text)
-returns jsonb
+create function private.change_credits(
+  user_id uuid, amount bigint, kind text, reason text, idempotency_key text, lot_kind text default 'promotional',
+  expires_at timestamptz default null
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -95,18 +195,26 @@ begin
     perform private.raise_error('invalid_request_error', 'idempotency_key must have 1 to 255 characters.');
   end if;
   -- An entry of a caller's with such a key would make the settlement of that call fail.
-  if change_credits.idempotency_key = 'sign_up' or change_credits.idempotency_key like 'ai_call:%' then
-    perform private.raise_error('invalid_request_error', 'idempotency_key must not be sign_up or begin with ai_call: (the ledger''s own keys).');
+  if change_credits.idempotency_key ~ '^(sign_up$|ai_call:|expiry:)' then
+    perform private.raise_error('invalid_request_error',
+      'idempotency_key must not be sign_up or begin with ai_call: or expiry: (the ledger''s own keys).');
+  end if;
+  if change_credits.lot_kind is null or change_credits.lot_kind not in ('promotional', 'monthly', 'purchased') then
+    perform private.raise_error('invalid_request_error', 'kind must be promotional, monthly or purchased.');
+  end if;
+  if change_credits.expires_at <= now() then
+    perform private.raise_error('invalid_request_error', 'expires_at must be in the future, or null for credits that do not expire.');
   end if;
   v_entry := private.add_credit_entry(
     change_credits.user_id,
-    case when change_credits.kind = 'deduction' then -change_credits.amount else change_credits.amount end,
-    change_credits.kind, change_credits.reason, change_credits.idempotency_key);
+    case when change_credits.kind in ('deduction', 'clawback') then -change_credits.amount else change_credits.amount end,
+    change_credits.kind, change_credits.reason, change_credits.idempotency_key, change_credits.lot_kind,
+    change_credits.expires_at);
   return jsonb_build_object('entry_id', v_entry.id, 'balance', v_entry.balance_after);
 end $$;
-comment on function private.change_credits(uuid, bigint, text, text, text) is
-  'Behind the three public credit functions. Definer: the ledger is writable by nobody else; refuses all but the service role.';
-grant execute on function private.change_credits(uuid, bigint, text, text, text) to service_role;
+comment on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) is
+  'Behind the public credit functions. Definer: the ledger is writable by nobody else; refuses all but the service role.';
+grant execute on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) to service_role;
 
 create function public.deduct_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
@@ -115,34 +223,68 @@ comment on function public.deduct_credits(uuid, bigint, text, text) is
   'Takes credits (service role). Answers {entry_id, balance}. 402 insufficient_credits when fewer are free; the same idempotency_key changes nothing twice; 422 idempotency_key_reused with another amount.';
 grant execute on function public.deduct_credits(uuid, bigint, text, text) to service_role;
 
-create function public.grant_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
+create function public.grant_credits(
+  user_id uuid, amount bigint, reason text, idempotency_key text, kind text default 'promotional', expires_at timestamptz default null
+) returns jsonb
 language sql volatile security invoker set search_path = ''
-as $$ select private.change_credits(user_id, amount, 'grant', reason, idempotency_key) $$;
-comment on function public.grant_credits(uuid, bigint, text, text) is
-  'Adds credits (service role). Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
-grant execute on function public.grant_credits(uuid, bigint, text, text) to service_role;
+as $$ select private.change_credits(user_id, amount, 'grant', reason, idempotency_key, kind, expires_at) $$;
+comment on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) is
+  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. What expires first is spent first, then promotional before monthly before purchased. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+grant execute on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) to service_role;
 
 create function public.refund_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
-as $$ select private.change_credits(user_id, amount, 'refund', reason, idempotency_key) $$;
+as $$ select private.change_credits(user_id, amount, 'refund', reason, idempotency_key, 'purchased') $$;
 comment on function public.refund_credits(uuid, bigint, text, text) is
-  'Gives credits back (service role). Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Gives credits back (service role); they do not expire. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
 grant execute on function public.refund_credits(uuid, bigint, text, text) to service_role;
 
+create function public.claw_back_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_credits(user_id, amount, 'clawback', reason, idempotency_key) $$;
+comment on function public.claw_back_credits(uuid, bigint, text, text) is
+  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+grant execute on function public.claw_back_credits(uuid, bigint, text, text) to service_role;
+
 create function private.my_credits(out balance bigint, out held bigint)
-language plpgsql stable security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
-  select a.balance, a.held into balance, held from private.credit_accounts a where a.user_id = v_user_id;
+  if exists (select from private.accounts a where a.user_id = v_user_id and a.next_expiry_at <= now()) then
+    perform private.lock_account(v_user_id);
+  end if;
+  select a.balance, a.held into balance, held from private.accounts a where a.user_id = v_user_id;
 end $$;
 comment on function private.my_credits() is 'Behind public.get_my_credits. Definer: accounts are private; it answers for the caller only.';
 grant execute on function private.my_credits() to authenticated;
 
 create function public.get_my_credits(out balance bigint, out held bigint)
-language sql stable security invoker set search_path = ''
+language sql volatile security invoker set search_path = ''
 as $$ select c.balance, c.held from private.my_credits() c $$;
 comment on function public.get_my_credits() is
   'The caller''s balance and how much of it running calls hold, in credits. Free to spend: balance - held.';
 grant execute on function public.get_my_credits() to authenticated;
+
+create function private.my_credit_lots()
+returns table (kind text, amount bigint, remaining bigint, expires_at timestamptz)
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+begin
+  perform private.burn_credits(private.lock_account(v_user_id));
+  return query
+    select l.kind, l.amount, l.remaining, nullif(l.expires_at, 'infinity') from private.open_lots(v_user_id) l;
+end $$;
+comment on function private.my_credit_lots() is 'Behind public.get_my_credit_lots. Definer: lots are private; it answers for the caller only.';
+grant execute on function private.my_credit_lots() to authenticated;
+
+create function public.get_my_credit_lots()
+returns table (kind text, amount bigint, remaining bigint, expires_at timestamptz)
+language sql volatile security invoker set search_path = ''
+as $$ select * from private.my_credit_lots() $$;
+comment on function public.get_my_credit_lots() is
+  'The caller''s credits by origin and expiry, in the order in which they are spent: kind (promotional, monthly, purchased), amount granted, what remains, and when that expires (null: never).';
+grant execute on function public.get_my_credit_lots() to authenticated;

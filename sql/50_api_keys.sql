@@ -36,6 +36,28 @@ comment on column private.api_key_secrets.valid_until is 'Null: the newest secre
 create index api_key_secrets_api_key_id_idx on private.api_key_secrets (api_key_id);
 revoke all on private.api_key_secrets from anon, authenticated, service_role;
 
+create table public.api_key_limits (
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  meter text not null check (meter in ('ai_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros')),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  amount bigint not null check (amount >= 0),
+  primary key (api_key_id, meter, period)
+);
+comment on table public.api_key_limits is 'What a key may use beside what its owner may use: the smaller counts. Periods are the owner''s. Written by functions only.';
+comment on column public.api_key_limits.amount is 'Units of the meter: calls, tokens, micro-dollars.';
+alter table public.api_key_limits enable row level security;
+alter table public.api_key_limits force row level security;
+revoke all on public.api_key_limits from anon, authenticated, service_role;
+grant select on public.api_key_limits to authenticated, service_role;
+
+create table private.api_key_usage (
+  api_key_id uuid primary key references public.api_keys (id) on delete cascade,
+  counts private.meter_counts not null default row('{}', '{}', '{}'),
+  check (0 <= all ((counts).used) and 0 <= all ((counts).held))
+) with (fillfactor = 50);
+comment on table private.api_key_usage is 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';
+revoke all on private.api_key_usage from anon, authenticated, service_role;
+
 -- Secrets --------------------------------------------------------------------------------------------------------------
 
 create function private.new_api_key_secret() returns text
@@ -192,6 +214,46 @@ as $$ select private.close_api_key(revoke_api_key.id) $$;
 comment on function public.revoke_api_key(uuid) is
   'Ends a key of the caller''s at once and for good; a repeated call changes nothing. Works without the second factor: stopping a leak must be easy.';
 grant execute on function public.revoke_api_key(uuid) to authenticated;
+
+create function private.set_api_key_limit(id uuid, meter text, period text, amount bigint) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if not exists (select from public.api_keys k where k.id = set_api_key_limit.id and k.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such key.');
+  elsif not exists (
+    select from private.meters m
+    where m.meter = set_api_key_limit.meter and m.period = set_api_key_limit.period
+      and m.meter in ('ai_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros')
+  ) then
+    perform private.raise_error('invalid_request_error',
+      'meter and period must be ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month or ai_spend_micros/month.');
+  elsif set_api_key_limit.amount < 0 then
+    perform private.raise_error('invalid_request_error', 'amount must not be negative; null takes the limit away.');
+  elsif set_api_key_limit.amount is null then
+    delete from public.api_key_limits l
+    where l.api_key_id = set_api_key_limit.id and l.meter = set_api_key_limit.meter and l.period = set_api_key_limit.period;
+  else
+    insert into public.api_key_limits as l (api_key_id, meter, period, amount)
+    values (set_api_key_limit.id, set_api_key_limit.meter, set_api_key_limit.period, set_api_key_limit.amount)
+    on conflict on constraint api_key_limits_pkey do update set amount = excluded.amount;
+  end if;
+  perform private.audit(action => 'api_key.limit', resource_type => 'api_key', resource_id => set_api_key_limit.id::text,
+    user_id => v_user_id, details => jsonb_build_object(
+      'meter', set_api_key_limit.meter, 'period', set_api_key_limit.period, 'amount', set_api_key_limit.amount));
+end $$;
+comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key. Definer: limits are written by functions only.';
+grant execute on function private.set_api_key_limit(uuid, text, text, bigint) to authenticated;
+
+create function public.limit_api_key(id uuid, meter text, period text, amount bigint) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.set_api_key_limit(limit_api_key.id, limit_api_key.meter, limit_api_key.period, limit_api_key.amount) $$;
+comment on function public.limit_api_key(uuid, text, text, bigint) is
+  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
+grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
 
 -- What a key is worth ----------------------------------------------------------------------------------------------------
 

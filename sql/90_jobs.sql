@@ -3,6 +3,10 @@
 select cron.schedule('settle-abandoned-ai-calls', '30 seconds', 'select private.settle_abandoned_ai_calls()');
 select cron.schedule('create-ai-call-partitions', '10 0 * * *', 'select private.create_ai_call_partitions()');
 select cron.schedule('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
+select cron.schedule('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
+select cron.schedule('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
+select cron.schedule('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');
+select cron.schedule('delete-old-anonymous-requests', '45 * * * *', 'select private.delete_old_anonymous_requests()');
 select cron.schedule('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
 select cron.schedule('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');
 select cron.schedule('delete-old-networks', '50 0 * * *', 'select private.delete_old_networks()');

@@ -39,7 +39,7 @@ async function load(sql: postgres.Sql, rows: number, users: number, progress: (t
       select gen_random_uuid(), 'bench-' || i || '@example.com', now(), '{}', 'authenticated', 'authenticated', now()
       from generate_series(${from}, ${Math.min(users, from + 499)}) i`)
     await sql.unsafe(
-      'vacuum (analyze) auth.users, public.profiles, public.consents, private.registrations, private.credit_accounts, public.credit_entries',
+      'vacuum (analyze) auth.users, public.profiles, public.consents, private.registrations, private.accounts, public.credit_entries',
     )
   }
   await sql.unsafe(`

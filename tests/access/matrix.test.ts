@@ -347,7 +347,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'change the ledger': `update public.credit_entries set amount = 9 where user_id = '${owner}'`,
   'delete from the ledger': `delete from public.credit_entries where user_id = '${owner}'`,
   'empty the ledger': 'truncate public.credit_entries',
-  'read balances': `select from private.credit_accounts where user_id = '${owner}'`,
+  'read balances': `select from private.accounts where user_id = '${owner}'`,
   'get my credits': 'select * from public.get_my_credits()',
   'grant credits': `select public.grant_credits('${owner}', 1, 'x', 'x')`,
   'refund credits': `select public.refund_credits('${owner}', 1, 'x', 'x')`,

@@ -57,7 +57,7 @@ export const relations = {
   'private.audit_archives': 'table, rls off; anon -; authenticated -; service_role -',
   'private.audit_chain_heads': 'table, rls off; anon -; authenticated -; service_role -',
   'private.audit_log_default': 'table, rls off; anon -; authenticated -; service_role -',
-  'private.credit_accounts': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.accounts': 'table, rls off; anon -; authenticated -; service_role -',
   'private.invites': 'table, rls off; anon -; authenticated -; service_role -',
   'private.mails': 'table, rls off; anon -; authenticated -; service_role -',
   'private.providers': 'table, rls off; anon -; authenticated -; service_role -',
@@ -199,7 +199,7 @@ export const functions = {
   'public.create_api_key(text, text[], timestamp with time zone, text[])': 'invoker; authenticated',
   'public.rotate_api_key(uuid, integer)': 'invoker; authenticated',
   'public.revoke_api_key(uuid)': 'invoker; authenticated',
-  'private.check_ai_budget(public.ai_calls, private.credit_accounts)': 'invoker; -',
+  'private.check_ai_budget(public.ai_calls, private.accounts)': 'invoker; -',
   'private.check_file_name(text, text)': 'invoker; -',
   'private.check_stored_bytes(uuid, jsonb, bigint)': 'invoker; -',
   'private.claim_uploads_to_check(integer)': 'invoker; -',
@@ -228,7 +228,7 @@ export const functions = {
   'private.tg__timestamps()': 'invoker; -',
   'private.tg_psychology_tests__times()': 'invoker; -',
   'private.uuid_v7_time(uuid)': 'invoker; -',
-  'private.verify_credit_balances()': 'invoker; -',
+  'private.verify_accounts()': 'invoker; -',
 
   // The platform's answer while the GraphQL extension is off.
   'graphql_public.graphql(text, text, jsonb, jsonb)': 'invoker; PUBLIC anon authenticated service_role',

@@ -121,7 +121,7 @@ describe('create_account', () => {
       const account = await newAccount(tx, { metadata: { first_name: 'Old' } })
       await tx`alter table public.credit_entries disable trigger user`
       await tx`delete from public.credit_entries where user_id = ${account.id}`
-      await tx`delete from private.credit_accounts where user_id = ${account.id}`
+      await tx`delete from private.accounts where user_id = ${account.id}`
       await tx`delete from public.profiles where id = ${account.id}`
 
       await createAccount(tx, account)

@@ -8,14 +8,15 @@ import {
   racing,
   refusal,
   rolledBack,
+  setCounter,
   setLimit,
   type Tx,
   together,
 } from './support.ts'
 
 type Arrange = (tx: Tx, account: Account) => Promise<unknown>
-const hold = (tx: Tx, id: string, meter: string, period: string, used: number, held: number) => tx`
-  insert into private.usage_counters values (${id}, ${meter}, ${period}, ${used}, ${held}, now() + interval '1 hour')`
+const hold = (tx: Tx, id: string, meter: string, period: string, used: number, held: number) =>
+  setCounter(tx, id, meter, period, { used, held })
 
 describe('who is not let in', () => {
   const strangers: [string, Arrange, (account: Account) => Wish][] = [
@@ -160,7 +161,7 @@ describe('calls that are refused and remembered', () => {
       'while others hold the credits',
       'in_flight_budget_exhausted',
       402,
-      (tx, { id }) => tx`update private.credit_accounts set held = 99 where user_id = ${id}`,
+      (tx, { id }) => tx`update private.accounts set held = 99 where user_id = ${id}`,
       {},
     ],
     [
@@ -189,7 +190,7 @@ describe('calls that are refused and remembered', () => {
           error_code: code,
           http_status: status,
           request_bytes: 321,
-          hold_credits: 0,
+          credits_charged: 0,
         },
       ])
       expect([await countersOf(tx, account.id), await creditsOf(tx, account.id)]).toEqual(before)
@@ -233,7 +234,7 @@ describe('calls that are refused and remembered', () => {
       await setLimit(tx, account.id, 'ai_tokens', 'month', null)
 
       for (const wish of [{ prompt_tokens_max: -1 }, { choices: 0 }, { choices: -1 }, { max_output_tokens: -1 }])
-        expect((await refusal(tx, (sp) => admit(sp, account, wish))).sqlstate).toMatch(/^(23514|22012)$/)
+        expect((await refusal(tx, (sp) => admit(sp, account, wish))).code).toBe('invalid_request_error')
 
       expect(await countersOf(tx, account.id)).toEqual({})
     }))
@@ -267,7 +268,7 @@ describe('what an admitted call holds', () => {
 
       const answer = await admit(tx, account, wish)
 
-      expect(answer.max_output_tokens).toBe(perChoice)
+      expect(answer.routes?.[0]?.max_output_tokens).toBe(perChoice)
       expect(await callOf(tx, answer.call_id)).toMatchObject({
         state: 'held',
         hold_prompt_tokens: prompt,
@@ -291,7 +292,7 @@ describe('what an admitted call holds', () => {
 
       const answer = await admit(tx, account, { max_output_tokens: null })
 
-      expect(answer.max_output_tokens).toBe(123)
+      expect(answer.routes?.[0]?.max_output_tokens).toBe(123)
     }))
 
   test('the price of a request, too, and reasoning where that is dearer than the rest', () =>
@@ -328,7 +329,7 @@ describe('what an admitted call holds', () => {
       const { call_id } = await admit(tx, account)
 
       const [row] = await tx`
-        select extract(epoch from hold_expires_at - now())::int as seconds from public.ai_calls where id = ${call_id}`
+        select extract(epoch from expires_at - now())::int as seconds from private.ai_holds where call_id = ${call_id}`
       expect(row?.seconds).toBe(260)
     }))
 
@@ -348,9 +349,8 @@ describe('what an admitted call holds', () => {
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
       await newModel(tx)
-      await tx`
-        insert into private.usage_counters values
-          (${account.id}, 'ai_calls', 'day', 50, 9, now()), (${account.id}, 'ai_tokens', 'month', 100000, 9, now())`
+      await setCounter(tx, account.id, 'ai_calls', 'day', { used: 50, held: 9, resetsIn: '0' })
+      await setCounter(tx, account.id, 'ai_tokens', 'month', { used: 100_000, held: 9, resetsIn: '0' })
 
       const answer = await admit(tx, account)
 
@@ -379,17 +379,22 @@ describe('the answer of admission', () => {
       expect(answer).toEqual({
         admitted: true,
         call_id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7/),
-        provider: {
-          id: 'sql-test',
-          base_url: 'https://provider.test/v1',
-          api_key_secret: 'SQL_TEST_KEY',
-          connect_timeout_ms: 10_000,
-          first_byte_timeout_ms: 120_000,
-          idle_timeout_ms: 60_000,
-          total_timeout_ms: 200_000,
-        },
-        upstream_model: 'upstream/model',
-        max_output_tokens: 50,
+        routes: [
+          {
+            model: 'sql/model',
+            upstream_model: 'upstream/model',
+            max_output_tokens: 50,
+            provider: {
+              id: 'sql-test',
+              base_url: 'https://provider.test/v1',
+              api_key_secret: 'SQL_TEST_KEY',
+              connect_timeout_ms: 10_000,
+              first_byte_timeout_ms: 120_000,
+              idle_timeout_ms: 60_000,
+              total_timeout_ms: 200_000,
+            },
+          },
+        ],
         credits_remaining: 98,
         limits: expect.any(Array),
       })
@@ -403,7 +408,7 @@ describe('the answer of admission', () => {
       const { limits = [] } = await admit(tx, account)
 
       const resets_at = expect.stringMatching(/^\d{4}-\d\d-\d\dT/)
-      expect(limits.length).toBe(2)
+      expect(limits.map(({ meter }) => meter)).toEqual(['ai_requests', 'ai_calls', 'ai_tokens'])
       expect(limits).toContainEqual({
         meter: 'ai_calls',
         period: 'day',
@@ -424,7 +429,7 @@ describe('the answer of admission', () => {
       })
     }))
 
-  test('a limit of null is no limit, so there is no number that remains', () =>
+  test('a limit of null is no limit, so there is nothing to tell', () =>
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
       await newModel(tx)
@@ -433,10 +438,7 @@ describe('the answer of admission', () => {
 
       const { limits = [] } = await admit(tx, account)
 
-      expect(limits.map(({ amount, remaining }) => [amount, remaining])).toEqual([
-        [null, null],
-        [null, null],
-      ])
+      expect(limits.map(({ meter, amount }) => [meter, amount])).toEqual([['ai_requests', 60]])
     }))
 
   test('its row says what was asked of whom, and not a word of the prompt', () =>
@@ -455,9 +457,7 @@ describe('the answer of admission', () => {
         stream: true,
         state: 'held',
         request_bytes: 321,
-        credits_charged: 0,
         started_at: null,
-        settled_at: null,
         price_valid_from: expect.stringContaining('2026-01-01'),
       })
     }))
@@ -467,6 +467,7 @@ describe('60 calls at the same time', () => {
   const race = (arrange: (tx: Tx, account: Account) => Promise<unknown>, wish: Wish) =>
     racing(60, async (sql, newOne) => {
       const account = await newOne()
+      await setLimit(sql, account.id, 'ai_concurrency', 'total', null)
       await sql.begin((tx) => arrange(tx, account))
 
       const answers = await together(60, () => admit(sql, account, { model: baseModel, ...wish }))
@@ -476,7 +477,7 @@ describe('60 calls at the same time', () => {
       const states = (await callsOf(sql, account.id)).map((call) => call.state)
       expect(states.filter((state) => state === 'held').length).toBe(admitted)
       expect(states.filter((state) => state === 'refused').length).toBe(60 - admitted)
-      const wrong = await sql`select from private.verify_credit_balances() where user_id = ${account.id}`
+      const wrong = await sql`select from private.verify_accounts() where user_id = ${account.id}`
       expect(wrong.length).toBe(0)
       return {
         admitted,

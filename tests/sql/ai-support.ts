@@ -24,17 +24,24 @@ export type Wish = Partial<{
   prompt_tokens_max: number
   max_output_tokens: number | null
   choices: number
+  images: number
+  endpoint: string
+  stream: boolean
+  idempotency_key: string | null
+  body_hash: string | null
   user_id: string
   session_id: string
+  api_key_hash: string
 }>
 
 /** The answer of admission, as JSON. */
 // biome-ignore format: one line says it
 export type Admission = {
   admitted: boolean; call_id: string; code?: string; message?: string; details?: Record<string, unknown>
-  provider?: Record<string, unknown>; upstream_model?: string; max_output_tokens?: number; credits_remaining?: number
-  limits?: Record<string, unknown>[]
+  credits_remaining?: number
+  limits?: Record<string, unknown>[]; routes?: Route[]; replay?: { body: string; model: string }
 }
+type Route = { model: string; upstream_model: string; max_output_tokens: number; provider: Record<string, unknown> }
 
 export async function admit(sql: Sql | Tx, account: Account, wish: Wish = {}): Promise<Admission> {
   const request = {
@@ -46,6 +53,7 @@ export async function admit(sql: Sql | Tx, account: Account, wish: Wish = {}): P
     prompt_tokens_max: 100,
     max_output_tokens: 50,
     choices: 1,
+    images: 0,
     stream: true,
     request_bytes: 321,
     ip: '203.0.113.1',
@@ -63,6 +71,8 @@ export type Usage = Partial<
 }
 export type Ending = {
   result?: string
+  model?: string | null
+  response?: string | null
   http_status?: number
   error_code?: string | null
   usage?: Usage | null
@@ -102,16 +112,23 @@ export const free: Ending = {
   usage_source: 'none',
 }
 
-/** One row of public.ai_calls, its bigints as numbers. */
+/** A call as JSON, its bigints as numbers: what it holds while it runs (state held), its row in public.ai_calls when it has ended. */
 export async function callOf(sql: Sql | Tx, callId: string): Promise<Record<string, unknown>> {
-  const [row] = await sql`select to_jsonb(c) as call from public.ai_calls c where c.id = ${callId}`
+  const [row] = await sql`select call from (${calls(sql)}) c where c.id = ${callId}`
   return row?.call
 }
 
 export async function callsOf(sql: Sql | Tx, userId: string): Promise<Record<string, unknown>[]> {
-  const rows = await sql`select to_jsonb(c) as call from public.ai_calls c where c.user_id = ${userId} order by c.id`
+  const rows = await sql`select call from (${calls(sql)}) c where c.user_id = ${userId} order by c.id`
   return rows.map((row) => row.call)
 }
+
+const calls = (sql: Sql | Tx) => sql`
+  select c.id, c.user_id, to_jsonb(c) as call from public.ai_calls c
+  union all
+  select h.call_id, h.user_id, to_jsonb(h) || jsonb_build_object('id', h.call_id, 'state', 'held', 'hold_micros', h.micros,
+    'hold_credits', h.credits, 'hold_prompt_tokens', h.prompt_tokens, 'hold_output_tokens', h.output_tokens)
+  from private.ai_holds h`
 
 /** Amounts that calls took from the ledger. */
 export async function chargesOf(sql: Sql | Tx, userId: string): Promise<number[]> {
@@ -122,5 +139,5 @@ export async function chargesOf(sql: Sql | Tx, userId: string): Promise<number[]
 
 /** Makes an open call one that nobody settled in time. */
 export async function abandon(sql: Sql | Tx, callId: string): Promise<void> {
-  await sql`update public.ai_calls set hold_expires_at = now() - interval '1 second' where id = ${callId}`
+  await sql`update private.ai_holds set expires_at = now() - interval '1 second' where call_id = ${callId}`
 }

@@ -265,8 +265,8 @@ describe('an AI call by key', () => {
 
       expect(answer).toMatchObject({ admitted: true })
       const [call] =
-        await tx`select user_id, session_id, api_key_id, state from public.ai_calls where id = ${answer.call_id}`
-      expect(call).toEqual({ user_id: account.id, session_id: null, api_key_id: id, state: 'held' })
+        await tx`select user_id, session_id, api_key_id from private.ai_holds where call_id = ${answer.call_id}`
+      expect(call).toEqual({ user_id: account.id, session_id: null, api_key_id: id })
     }))
 
   test('takes the key’s word for who calls, not the request’s', () =>
@@ -277,7 +277,7 @@ describe('an AI call by key', () => {
 
       const answer = await byKey(tx, owner, secret, { user_id: victim.id, session_id: victim.sessionId })
 
-      expect(await tx`select user_id from public.ai_calls where id = ${answer.call_id}`).toEqual([
+      expect(await tx`select user_id from private.ai_holds where call_id = ${answer.call_id}`).toEqual([
         { user_id: owner.id },
       ])
     }))
@@ -294,8 +294,8 @@ describe('an AI call by key', () => {
       expect(await byKey(tx, account, embeddings.secret)).toMatchObject({ admitted: false, code: 'not_allowed' })
       await tx`select public.suspend_account(${account.id}, 'test')`
       expect(await byKey(tx, account, good.secret)).toMatchObject({ admitted: false, code: 'account_suspended' })
-      expect(
-        await tx`select held::int, balance::int from private.credit_accounts where user_id = ${account.id}`,
-      ).toEqual([{ held: 0, balance: 100 }])
+      expect(await tx`select held::int, balance::int from private.accounts where user_id = ${account.id}`).toEqual([
+        { held: 0, balance: 100 },
+      ])
     }))
 })

@@ -112,7 +112,7 @@ describe('requests that are refused', () => {
   test('what running calls hold cannot be taken', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`update private.credit_accounts set held = 30 where user_id = ${id}`
+      await tx`update private.accounts set held = 30 where user_id = ${id}`
 
       const refused = await refusal(tx, (sp) => changeCredits(sp, 'deduct', id, 71))
       await changeCredits(tx, 'deduct', id, 70)
@@ -224,13 +224,13 @@ describe('the ledger', () => {
       expect(await creditsOf(tx, id)).toEqual({ balance: undefined, held: undefined })
     }))
 
-  test('verify_credit_balances names an account whose balance is not its entries’ sum', () =>
+  test('verify_accounts names an account whose balance is not its entries’ sum', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`update private.credit_accounts set balance = 99, held = 2 where user_id = ${id}`
+      await tx`update private.accounts set balance = 99, held = 2 where user_id = ${id}`
 
       const rows = await tx`
-        select balance::int, entries_sum::int, held::int, open_holds::int from private.verify_credit_balances()
+        select balance::int, entries_sum::int, held::int, open_holds::int from private.verify_accounts()
         where user_id = ${id}`
 
       expect([...rows]).toEqual([{ balance: 99, entries_sum: 100, held: 2, open_holds: 0 }])
@@ -264,7 +264,7 @@ describe('any number of changes at the same time', () => {
           const { balance } = await creditsOf(sql, id)
           expect(balance).toBe(entries.reduce((sum, entry) => sum + entry.amount, 0))
           for (const { after } of entries) expect(after).toBeGreaterThanOrEqual(0)
-          expect((await sql`select from private.verify_credit_balances() where user_id = ${id}`).length).toBe(0)
+          expect((await sql`select from private.verify_accounts() where user_id = ${id}`).length).toBe(0)
         }),
         { numRuns: 40 },
       ),

@@ -108,7 +108,7 @@ describe('callers', () => {
       await tx.unsafe(`${grant} 'as-owner')`)
       await asRole(tx, 'service_role', { role: 'service_role' }, (as) => as.unsafe(`${grant} 'as-service')`))
 
-      const [row] = await tx`select balance::int from private.credit_accounts where user_id = ${account.id}`
+      const [row] = await tx`select balance::int from private.accounts where user_id = ${account.id}`
       expect(row?.balance).toBe(102)
     }))
 

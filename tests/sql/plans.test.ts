@@ -9,6 +9,7 @@ import {
   racing,
   refusal,
   rolledBack,
+  setCounter,
   setLimit,
   type Tx,
   together,
@@ -198,9 +199,8 @@ describe('get_my_limits', () => {
   test('a counter whose period has ended counts as zero', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`
-        insert into private.usage_counters (user_id, meter, period, used, held, resets_at) values
-          (${id}, 'ai_calls', 'day', 50, 3, now()), (${id}, 'ai_tokens', 'month', 40, 2, now() + interval '1 second')`
+      await setCounter(tx, id, 'ai_calls', 'day', { used: 50, held: 3, resetsIn: '0' })
+      await setCounter(tx, id, 'ai_tokens', 'month', { used: 40, held: 2, resetsIn: '1 second' })
 
       const limits = await myLimits(tx, id)
 
@@ -221,6 +221,9 @@ describe('consume', () => {
   ])('%s per %s over the limit is refused with %s', (meter, period, code, status) =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
+      await tx`
+        insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
+          (190, 'not_in_the_plan', 'day', false, false), (191, 'not_in_the_plan', 'total', false, false)`
 
       const refused = await refusal(tx, (sp) => consume(sp, id, meter, period, 11))
 
@@ -232,7 +235,7 @@ describe('consume', () => {
   test('what running calls hold is not free', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`insert into private.usage_counters values (${id}, 'chat_sessions', 'day', 4, 5, now() + interval '1 hour')`
+      await setCounter(tx, id, 'chat_sessions', 'day', { used: 4, held: 5 })
 
       const refused = await refusal(tx, (sp) => consume(sp, id, 'chat_sessions', 'day', 2))
       await consume(tx, id, 'chat_sessions', 'day', 1)
@@ -244,7 +247,7 @@ describe('consume', () => {
   test('the first use after the end of a period starts the next one', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`insert into private.usage_counters values (${id}, 'chat_sessions', 'day', 10, 4, now())`
+      await setCounter(tx, id, 'chat_sessions', 'day', { used: 10, held: 4, resetsIn: '0' })
 
       await consume(tx, id, 'chat_sessions', 'day', 1)
 

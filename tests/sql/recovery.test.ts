@@ -1,6 +1,6 @@
 /** What went wrong once must not stay wrong: one bad row, a missed job, a zone that could not follow yet. */
 import { describe, expect, test } from 'vitest'
-import { abandon, admit, baseModel, callOf } from './ai-support.ts'
+import { abandon, admit, baseModel, callOf, settle } from './ai-support.ts'
 import { asUser, changeCredits, creditsOf, newAccount, refusal, rolledBack, type Tx } from './support.ts'
 
 const sweep = async (tx: Tx) => (await tx`select private.settle_abandoned_ai_calls() as closed`)[0]?.closed
@@ -27,7 +27,7 @@ describe('a call that cannot be settled', () => {
         await admit(tx, accounts[0], { model: baseModel }),
         await admit(tx, accounts[1], { model: baseModel }),
       ]
-      await tx`select private.start_ai_call(id) from unnest(${[bad, good]}::uuid[]) id`
+      await tx`select private.start_ai_calls(${[bad, good]}::uuid[])`
       await tx`select private.add_credit_entry(${accounts[0].id}, 1, 'grant', 'in the way', ${`ai_call:${bad}`})`
       for (const call of [bad, good]) await abandon(tx, call)
 
@@ -44,6 +44,7 @@ describe('partitions that were made too late', () => {
       const name = `private.ai_calls_${new Date().toISOString().slice(0, 7).replace('-', '')}`
       await tx.unsafe(`drop table if exists ${name}`)
       const { call_id } = await admit(tx, await newAccount(tx), { model: baseModel })
+      await settle(tx, call_id)
       const placeOf = async () =>
         (await tx`select tableoid::regclass::text as name from public.ai_calls where id = ${call_id}`)[0]?.name
       expect(await placeOf()).toBe('private.ai_calls_default')
@@ -51,7 +52,7 @@ describe('partitions that were made too late', () => {
       await tx`select private.create_ai_call_partitions()`
 
       expect(await placeOf()).toBe(name)
-      expect(await callOf(tx, call_id)).toMatchObject({ state: 'held' })
+      expect(await callOf(tx, call_id)).toMatchObject({ state: 'settled' })
     }))
 
   test('have the keys, indexes and checks of the others', () =>

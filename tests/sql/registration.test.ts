@@ -685,7 +685,7 @@ describe('many at the same time', { timeout: 60_000 }, () => {
   const accountsAmong = async (sql: Sql, ids: string[]) => {
     const [row] = await sql`
       select count(*)::int as n from auth.users u join public.profiles p using (id)
-        join private.credit_accounts c on c.user_id = u.id where u.id = any(${ids}::uuid[])`
+        join private.accounts c on c.user_id = u.id where u.id = any(${ids}::uuid[])`
     return row?.n
   }
   const tally = (answers: unknown[]) => [200, 403].map((code) => answers.filter((answer) => answer === code).length)

@@ -126,16 +126,31 @@ export async function together<T>(times: number, act: (index: number) => Promise
 /** Balance and holds of an account, straight from the table. */
 export async function creditsOf(sql: Sql | Tx, userId: string): Promise<{ balance: number; held: number }> {
   const [row] = await sql`
-    select balance::int, held::int from private.credit_accounts where user_id = ${userId}`
+    select balance::int, held::int from private.accounts where user_id = ${userId}`
   return { balance: row?.balance, held: row?.held }
 }
 
-/** The running counters of an account: `{ 'ai_calls/day': [used, held] }`. */
+/** The running quotas of an account: `{ 'ai_calls/day': [used, held] }`; rates, concurrency and money are not among them. */
 export async function countersOf(sql: Sql | Tx, userId: string): Promise<Record<string, [number, number]>> {
   const rows = await sql`
     select meter || '/' || period as name, used::int, held::int from private.usage_counters
-    where user_id = ${userId} order by 1`
+    where user_id = ${userId} and period in ('day', 'month') and meter <> 'ai_spend_micros' order by 1`
   return Object.fromEntries(rows.map((row) => [row.name, [row.used, row.held]]))
+}
+
+/** Sets what an account has used and holds of a meter in the running period, which ends in an hour or when told. */
+export async function setCounter(
+  sql: Sql | Tx,
+  userId: string,
+  meter: string,
+  period: string,
+  { used, held = 0, resetsIn = '1 hour' }: { used: number; held?: number; resetsIn?: string },
+): Promise<void> {
+  const [{ slot } = {}] = await sql`select slot from private.meters where meter = ${meter} and period = ${period}`
+  await sql`
+    update private.accounts set counts.used[${slot}] = ${used}, counts.held[${slot}] = ${held},
+      counts.resets_at[${slot}] = now() + ${resetsIn}::interval
+    where user_id = ${userId}`
 }
 
 export async function setLimit(

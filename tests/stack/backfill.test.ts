@@ -31,7 +31,7 @@ const accountsOf = (sql: postgres.Sql) => sql`
   select split_part(u.email, '@', 1) as name, p.status, p.parked_reason, c.balance::int,
     (select sum(e.amount)::int from public.credit_entries e where e.user_id = u.id) as booked,
     (select count(*)::int from private.limits_of(u.id)) > 0 as has_limits
-  from auth.users u join public.profiles p using (id) join private.credit_accounts c on c.user_id = u.id
+  from auth.users u join public.profiles p using (id) join private.accounts c on c.user_id = u.id
   order by u.email`
 
 const complete = { balance: 100, booked: 100, has_limits: true, parked_reason: null }
@@ -73,7 +73,7 @@ test('users of the first version keep what they have, and what was lost half-way
     await sql`
       with bare as (select id from auth.users where email = 'without-metadata@example.com'),
         entries as (delete from public.credit_entries where user_id in (select id from bare))
-      delete from private.credit_accounts where user_id in (select id from bare)`
+      delete from private.accounts where user_id in (select id from bare)`
     await sql`delete from public.profiles where id = (select id from auth.users where email = 'unverified@example.com')`
     await sql`alter table public.credit_entries enable trigger user`
 

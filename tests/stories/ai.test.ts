@@ -43,7 +43,7 @@ async function streamed(user: TestUser, body: { model: string; user?: string }):
 }
 
 /** Ledger and balance agree for everybody, whatever happened before. */
-const expectBalancedBooks = async () => expect(await sql`select * from private.verify_credit_balances()`).toEqual([])
+const expectBalancedBooks = async () => expect(await sql`select * from private.verify_accounts()`).toEqual([])
 
 describe('a new user', () => {
   test('starts with 100 credits and the limits of the free plan', async () => {
@@ -302,7 +302,7 @@ describe('when it goes wrong', () => {
 
     process.kill(JSON.parse(readFileSync(join(data, 'stack.json'), 'utf8')).functionsPid, 'SIGKILL')
     await ended
-    await sql`update public.ai_calls set hold_expires_at = now() - interval '1 second' where user_id = ${user.id}`
+    await sql`update private.ai_holds set expires_at = now() - interval '1 second' where user_id = ${user.id}`
     await sql`select private.settle_abandoned_ai_calls()`
 
     expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])

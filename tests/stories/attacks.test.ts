@@ -296,7 +296,7 @@ describe('privileges by sign-up', () => {
 
     const [profile] = await sql`
       select p.role, p.plan_id, p.status, c.balance::int, u.role as claim, u.raw_app_meta_data ->> 'role' as app_role, p.first_name
-      from auth.users u join public.profiles p on p.id = u.id join private.credit_accounts c on c.user_id = u.id
+      from auth.users u join public.profiles p on p.id = u.id join private.accounts c on c.user_id = u.id
       where u.email = ${email}`
 
     expect(profile).toEqual({

@@ -50,7 +50,7 @@ function startFile(file: string, ...options: string[]) {
 const usersAmong = async (emails: string[]) => {
   const sql = connect()
   const rows = await sql`
-    select u.email from auth.users u join public.profiles p using (id) join private.credit_accounts c on c.user_id = u.id
+    select u.email from auth.users u join public.profiles p using (id) join private.accounts c on c.user_id = u.id
     where u.email = any(${emails}::text[])`
   await sql.end()
   return rows.map((row) => row.email)

@@ -1,0 +1,143 @@
+-- The project's spend cap: what all AI calls of a calendar month (UTC) may cost together. Exact, without a row for which
+-- every call would queue: parts of the cap are handed out to shards, and a call takes its hold from the shard of its connection.
+
+create table private.spend_months (
+  month date primary key check (extract(day from month) = 1),
+  handed_out_micros bigint not null default 0,
+  warned_percent integer not null default 0
+);
+comment on table private.spend_months is 'What of a month''s cap is with the shards, in micro-dollars; spent and held is that less what the shards have left.';
+comment on column private.spend_months.warned_percent is 'The last of 80, 95 and 100 percent for which an event was raised.';
+revoke all on private.spend_months from anon, authenticated, service_role;
+
+create table private.spend_shards (
+  month date not null,
+  shard smallint not null check (shard between 0 and 255),
+  left_micros bigint not null default 0 check (left_micros >= 0 or shard >= 128),
+  primary key (month, shard)
+) with (fillfactor = 20);
+comment on table private.spend_shards is
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, before any account is locked; 128 to 255 take what settlements give back, after. A connection uses one of each, so transactions seldom meet, and their order of locks never closes a circle.';
+revoke all on private.spend_shards from anon, authenticated, service_role;
+
+create function private.spend_cap_micros() returns bigint
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return ceil((private.setting('ai.project_usd_per_month') #>> '{}')::numeric * 1000000);
+end $$;
+comment on function private.spend_cap_micros() is 'The cap of a month in micro-dollars; null: none.';
+
+create function private.take_spend(micros bigint) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month date := date_trunc('month', now() at time zone 'UTC');
+  v_shard smallint := pg_backend_pid() % 128;
+begin
+  update private.spend_shards s set left_micros = s.left_micros - micros
+  where s.month = v_month and s.shard = v_shard and s.left_micros >= micros;
+  return found or private.draw_spend(v_month, v_shard, micros);
+end $$;
+comment on function private.take_spend(bigint) is
+  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before any account is locked.';
+
+create function private.draw_spend(month date, shard smallint, micros bigint) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_cap bigint := private.spend_cap_micros();
+  v_month private.spend_months;
+  v_left bigint;
+  v_draw bigint;
+begin
+  insert into private.spend_months (month) values (draw_spend.month) on conflict do nothing;
+  insert into private.spend_shards (month, shard) values (draw_spend.month, draw_spend.shard) on conflict do nothing;
+  select s.left_micros into v_left from private.spend_shards s
+  where s.month = draw_spend.month and s.shard = draw_spend.shard for no key update;
+  select m.* into v_month from private.spend_months m where m.month = draw_spend.month for no key update;
+  if v_left + v_cap - v_month.handed_out_micros < micros then
+    -- What others have left comes back, but for the shards that are in use at this moment: nobody waits for two.
+    with taken as (
+      update private.spend_shards s set left_micros = 0
+      from (
+        select o.shard, o.left_micros from private.spend_shards o
+        where o.month = draw_spend.month and o.shard <> draw_spend.shard and o.left_micros <> 0
+        order by o.shard for update skip locked) o
+      where s.month = draw_spend.month and s.shard = o.shard
+      returning o.left_micros
+    )
+    select v_month.handed_out_micros - coalesce(sum(t.left_micros), 0) into v_month.handed_out_micros from taken t;
+  end if;
+  -- A thousandth more than is needed, so that the next calls need not come here.
+  v_draw := greatest(0, least(
+    greatest(micros - v_left, 0) + coalesce(v_cap / 1000, 1000000000),
+    coalesce(v_cap - v_month.handed_out_micros, 1000000000000)));
+  update private.spend_months m set handed_out_micros = v_month.handed_out_micros + v_draw where m.month = draw_spend.month;
+  update private.spend_shards s set
+    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end
+  where s.month = draw_spend.month and s.shard = draw_spend.shard;
+  return v_left + v_draw >= micros;
+end $$;
+comment on function private.draw_spend(date, smallint, bigint) is
+  'Fetches more of the month''s cap for a shard, also what other shards have left, and takes from it; false when the cap has no room.';
+
+create function private.give_back_spend(month date, micros bigint) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_shard smallint := 128 + pg_backend_pid() % 128;
+begin
+  update private.spend_shards s set left_micros = s.left_micros + micros
+  where s.month = give_back_spend.month and s.shard in (
+    select o.shard from private.spend_shards o
+    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
+  if not found then
+    -- Its first use, or another connection has it: any that nobody has, so that this never waits with accounts in its hands.
+    select coalesce((
+      select o.shard from private.spend_shards o
+      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
+    into v_shard;
+    insert into private.spend_shards as s (month, shard, left_micros)
+    values (give_back_spend.month, v_shard, give_back_spend.micros)
+    on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;
+  end if;
+end $$;
+comment on function private.give_back_spend(date, bigint) is
+  'Gives back what calls of a month held and did not cost; less than nothing when a provider reported more than a call was allowed.';
+
+create function private.project_spend(out month date, out cap_micros bigint, out spent_and_held_micros bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  select n.month, private.spend_cap_micros(),
+    coalesce((select m.handed_out_micros from private.spend_months m where m.month = n.month), 0)
+    - coalesce((select sum(s.left_micros) from private.spend_shards s where s.month = n.month), 0)::bigint
+  from (select date_trunc('month', now() at time zone 'UTC')::date as month) n
+$$;
+comment on function private.project_spend() is 'This month (UTC), its cap in micro-dollars (null: none), and what calls have spent and hold of it.';
+
+create function private.warn_of_spend() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_spend record;
+  v_percent integer;
+begin
+  select s.* into v_spend from private.project_spend() s;
+  v_percent := case
+    when v_spend.spent_and_held_micros >= v_spend.cap_micros then 100
+    when v_spend.spent_and_held_micros >= v_spend.cap_micros * 0.95 then 95
+    when v_spend.spent_and_held_micros >= v_spend.cap_micros * 0.8 then 80
+  end;
+  update private.spend_months m set warned_percent = v_percent
+  where m.month = v_spend.month and m.warned_percent < v_percent;
+  if found then
+    perform private.raise_security_event('project_spend', case when v_percent = 80 then 'high' else 'critical' end, null,
+      jsonb_build_object('percent', v_percent, 'cap_micros', v_spend.cap_micros,
+        'spent_and_held_micros', v_spend.spent_and_held_micros, 'month', v_spend.month),
+      dedupe_key => v_spend.month || ' ' || v_percent);
+  end if;
+  return v_percent;
+end $$;
+comment on function private.warn_of_spend() is
+  'Raises a security event when the month''s spending passes 80, 95 or 100 percent of the cap, once each. A job runs it; a call does not, because the audit log has a lock that must not be held while an account is waited for.';
