@@ -82,7 +82,7 @@ create table private.accounts (
   clawed_back bigint not null default 0,
   unburned bigint not null default 0,
   next_expiry_at timestamptz not null default 'infinity',
-  counts private.meter_counts not null default row('{}', '{}', '{}'),
+  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
   -- One check: each costs every call two microseconds.
   constraint accounts_check check (
     held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back

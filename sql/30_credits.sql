@@ -1,19 +1,18 @@
 -- Credits: an append-only ledger, a balance per account that always equals its sum, and lots that expire.
 
 create table public.credit_entries (
-  id uuid not null default private.uuid_v7(),
+  id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
   amount bigint not null,
-  kind varchar(10) not null,
-  reason varchar(200) not null,
-  idempotency_key varchar(255) not null,
+  kind text not null,
+  reason text not null,
+  idempotency_key text not null,
   balance_after bigint not null,
   created_at timestamptz not null default now(),
-  primary key (user_id, id),
   unique (user_id, idempotency_key),
   -- One check: each costs every call two microseconds.
   constraint credit_entries_check check (
-    amount <> 0 and reason <> '' and idempotency_key <> ''
+    amount <> 0 and length(reason) between 1 and 200 and length(idempotency_key) between 1 and 255
     and kind in ('sign_up', 'grant', 'refund', 'deduction', 'ai_call', 'expiry', 'clawback')
     and (balance_after >= 0 or kind in ('grant', 'refund', 'ai_call', 'clawback')))
 );
@@ -21,6 +20,7 @@ comment on table public.credit_entries is
   'The ledger: every change of a balance, never changed or removed. Not partitioned: the balance is its sum, so no part may go.';
 comment on column public.credit_entries.amount is 'Credits; positive adds, negative takes.';
 comment on column public.credit_entries.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
+create index credit_entries_user_id_created_at_idx on public.credit_entries (user_id, created_at desc);
 alter table public.credit_entries enable row level security;
 alter table public.credit_entries force row level security;
 revoke all on public.credit_entries from anon, authenticated, service_role;
@@ -35,8 +35,9 @@ create table private.credit_lots (
   user_id uuid not null references auth.users (id) on delete cascade,
   kind text not null check (kind in ('promotional', 'monthly', 'purchased')),
   amount bigint not null check (amount > 0),
-  remaining bigint not null check (remaining between 0 and amount),
-  expires_at timestamptz not null default 'infinity'
+  remaining bigint not null,
+  expires_at timestamptz not null default 'infinity',
+  check (remaining between 0 and amount)
 );
 comment on table private.credit_lots is
   'Credits as they were granted. They burn in this order: what expires first, then promotional, monthly, purchased, then the older. The balance is what remains of all lots, less accounts.unburned.';

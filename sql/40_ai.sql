@@ -124,16 +124,16 @@ create table public.ai_calls (
   user_id uuid not null references auth.users (id) on delete cascade,
   session_id uuid,
   api_key_id uuid,
-  request_id varchar(64) not null,
-  endpoint varchar(40) not null,
-  model_id varchar(200) not null,
-  answered_by varchar(200),
-  provider_id varchar(40),
+  request_id text not null,
+  endpoint text not null,
+  model_id text not null,
+  answered_by text,
+  provider_id text,
   stream boolean not null,
   -- One check: each costs a hot table two microseconds a row.
-  state varchar(10) not null check (state in ('settled', 'released', 'expired', 'refused')),
+  state text not null check (state in ('settled', 'released', 'expired', 'refused')),
   http_status integer,
-  error_code varchar(80),
+  error_code text,
   attempts integer not null default 0,
   request_bytes bigint not null,
   response_bytes bigint,
@@ -144,7 +144,7 @@ create table public.ai_calls (
   cached_tokens bigint,
   reasoning_tokens bigint,
   images bigint,
-  usage_source varchar(10),
+  usage_source text,
   cost_micros bigint,
   provider_cost_micros bigint,
   credits_charged bigint not null default 0,
@@ -155,7 +155,7 @@ create table public.ai_calls (
   primary key (id, created_at)
 ) partition by range (created_at);
 comment on table public.ai_calls is
-  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed.';
+  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds.';
 comment on column public.ai_calls.state is
   'settled: charged for what it used; released: failed and free; expired: nobody settled it, the sweeper did; refused: never reached the provider.';
 comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';

@@ -52,7 +52,7 @@ grant select on public.api_key_limits to authenticated, service_role;
 
 create table private.api_key_usage (
   api_key_id uuid primary key references public.api_keys (id) on delete cascade,
-  counts private.meter_counts not null default row('{}', '{}', '{}'),
+  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
   check (0 <= all ((counts).used) and 0 <= all ((counts).held))
 ) with (fillfactor = 50);
 comment on table private.api_key_usage is 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';

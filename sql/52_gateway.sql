@@ -35,7 +35,7 @@ create function private.count_anonymous_request(ip inet, route text) returns jso
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_network cidr := private.network_of(host(count_anonymous_request.ip));
+  v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
   v_limit private.rate_limits;
   v_row private.anonymous_requests;
 begin

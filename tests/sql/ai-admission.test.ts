@@ -463,7 +463,7 @@ describe('the answer of admission', () => {
     }))
 })
 
-describe('60 calls at the same time', () => {
+describe('60 calls at the same time', { timeout: 120_000 }, () => {
   const race = (arrange: (tx: Tx, account: Account) => Promise<unknown>, wish: Wish) =>
     racing(60, async (sql, newOne) => {
       const account = await newOne()
