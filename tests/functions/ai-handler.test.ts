@@ -76,7 +76,7 @@ test.each([
 })
 
 test('a missing provider key is our fault and free', async () => {
-  const { seen, chat } = createWorld(provider.url, { providerKey: () => undefined })
+  const { seen, chat } = createWorld(provider.url, { providerKey: async () => undefined })
 
   expect(await codeOf(await chat({ model: 'echo', messages }))).toBe('provider_not_configured')
   expect(seen.outcomes).toMatchObject([{ result: 'failed', usage: null, attempts: 0 }])

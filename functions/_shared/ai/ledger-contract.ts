@@ -50,6 +50,8 @@ const route = z.object({
   upstream_model: z.string().min(1),
   /** Per choice: what may be forwarded, because no more was held. */
   max_output_tokens: z.int().nonnegative(),
+  /** The breaker is half-open and this call is its probe: a success is reported, too. */
+  probe: z.boolean().nullish(),
   provider,
 })
 
@@ -94,6 +96,12 @@ export const modelList = z.discriminatedUnion('allowed', [
   z.object({ allowed: z.literal(false), code: z.string(), message: z.string().nullish() }),
 ])
 
+export const anonymousVerdict = z.object({
+  allowed: z.boolean(),
+  limit: z.number().nullish().catch(null),
+  retry_after_s: z.number().nullish().catch(null),
+})
+
 export type Usage = {
   prompt_tokens: number
   completion_tokens: number
@@ -132,4 +140,5 @@ export type Route = z.infer<typeof route>
 export type Admitted = z.infer<typeof admitted>
 export type Admission = z.infer<typeof admission>
 export type Settlement = z.infer<typeof settlement>
+export type AnonymousVerdict = z.infer<typeof anonymousVerdict>
 export type ModelList = z.infer<typeof modelList>
