@@ -134,5 +134,5 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     )
   const chat = (body: unknown, init: RequestInit = {}) =>
     send('/chat/completions', { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), ...init })
-  return { seen, send, chat, background }
+  return { world, seen, send, chat, background }
 }
