@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import type { AnonymousVerdict } from '../../functions/_shared/ai/ledger-contract.ts'
 import { rememberBlocked } from '../../functions/_shared/ai/remember-blocked.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { createWorld } from './ai-world.ts'
+import { codeOf, createWorld } from './ai-world.ts'
 
 const from = (address: string, authorization = 'Bearer bad') => ({
   headers: { authorization, 'x-forwarded-for': address },
@@ -17,7 +17,7 @@ test('an address over its limit gets a 429 that says when to come back', async (
   for (const path of ['/models', '/chat/completions', '/embeddings']) {
     const method = path === '/models' ? 'GET' : 'POST'
     const answer = await send(path, { method, ...from('203.0.113.1') })
-    expect([answer.status, (await answer.json()).error.code]).toEqual([429, 'rate_limit_exceeded'])
+    expect([answer.status, await codeOf(answer)]).toEqual([429, 'rate_limit_exceeded'])
     expect(answer.headers.get('retry-after')).toBe('42')
     expect(answer.headers.get('x-ratelimit-limit-requests')).toBe('30')
     expect(answer.headers.get('x-ratelimit-reset-requests')).toBe('42s')

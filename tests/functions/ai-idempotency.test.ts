@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Admission } from '../../functions/_shared/ai/ledger-contract.ts'
-import { createWorld, messages, startProvider } from './ai-world.ts'
+import { codeOf, createWorld, messages, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -80,6 +80,6 @@ test.each([
 
   const answer = await chat(request, withKey('again'))
 
-  expect([answer.status, (await answer.json()).error.code]).toEqual([status, told])
+  expect([answer.status, await codeOf(answer)]).toEqual([status, told])
   expect([answer.headers.get('x-should-retry'), answer.headers.get('retry-after')]).toEqual([shouldRetry, retryAfter])
 })

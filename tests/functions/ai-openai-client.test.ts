@@ -7,7 +7,7 @@ import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts
 import type { Admission } from '../../functions/_shared/ai/ledger-contract.ts'
 import type { AiWorld } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { createWorld, startProvider } from './ai-world.ts'
+import { callsOf, createWorld, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 const servers: { close(): void }[] = []
@@ -145,7 +145,7 @@ test('a stream that is aborted settles once and stops the provider', async () =>
   const stream = await client.chat.completions.create({ ...said, model: 'echo+endless', stream: true, user: tag })
 
   for await (const chunk of stream) if (chunk.choices[0]?.delta.content) stream.controller.abort()
-  const aborted = async () => (await (await fetch(`${provider.url}/calls?tag=${tag}`)).json()).calls[0]?.aborted
+  const aborted = async () => (await callsOf(provider.url, tag))[0]?.aborted
   await expect.poll(() => seen.outcomes.length).toBe(1)
   await expect.poll(aborted).toBe(true)
 
@@ -192,9 +192,9 @@ test('tools and structured outputs reach the provider as they were asked for', a
   const tools = [{ type: 'function' as const, function: { name: 'find', parameters: schema } }]
 
   await client.chat.completions.create({ ...said, user, tools, tool_choice: 'auto', response_format })
-  const { calls } = await (await fetch(`${provider.url}/calls?tag=${user}`)).json()
+  const calls = await callsOf(provider.url, user)
 
-  expect(calls[0].body).toMatchObject({ tools, tool_choice: 'auto', response_format })
+  expect(calls[0]?.body).toMatchObject({ tools, tool_choice: 'auto', response_format })
 })
 
 test('embeddings arrive as numbers', async () => {

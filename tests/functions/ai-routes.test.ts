@@ -4,7 +4,7 @@ import { delayMs } from '../../functions/_shared/ai/call-provider.ts'
 import type { Admission, Route } from '../../functions/_shared/ai/ledger-contract.ts'
 import type { AiWorld } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { admittedTo, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
+import { admittedTo, callsOf, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -176,10 +176,10 @@ test('each route gets its own name of the model and no more output than was held
   const { ask } = worldWith([small, large])
 
   const answer = await ask(false, { user: tag, max_completion_tokens: 99 })
-  const { calls } = await (await fetch(`${provider.url}/calls?tag=${tag}`)).json()
+  const calls = await callsOf(provider.url, tag)
 
   expect(facts(answer)).toEqual([200, '4', 'spare'])
-  const sent = calls.map(({ body }: { body: Record<string, unknown> }) => [body.model, body.max_completion_tokens])
+  const sent = calls.map(({ body }) => [body.model, body.max_completion_tokens])
   expect(sent).toEqual([...Array(3).fill(['echo+500', 7]), ['echo', 9]])
 })
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { createStreamObserver, withCost } from '../../functions/_shared/ai/observe-stream.ts'
+import { createStreamObserver } from '../../functions/_shared/ai/observe-stream.ts'
 import { createEventGatherer, splitEvents } from '../../functions/_shared/ai/sse-events.ts'
 import { type Behaviours, parseModel } from '../../stack/ai-provider/behaviours.ts'
 import { chatAnswer, chatEvents } from '../../stack/ai-provider/chat-answer.ts'

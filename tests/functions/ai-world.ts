@@ -1,6 +1,7 @@
 /** A world for the AI endpoint: a ledger in memory, and the provider stand-in on a real loopback socket. */
 import { once } from 'node:events'
 import { serve } from '@hono/node-server'
+import { z } from 'zod'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
 import type {
   Admission,
@@ -79,6 +80,20 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Provid
     ...timeouts,
   },
 })
+
+const body = z.looseObject({
+  error: z.looseObject({ code: z.string(), param: z.string().nullable() }).optional(),
+  data: z.array(z.unknown()).optional(),
+  usage: z.looseObject({}).optional(),
+})
+export const bodyOf = async (answer: Response) => body.parse(await answer.json())
+export const codeOf = async (answer: Response) => (await bodyOf(answer)).error?.code
+
+const calls = z.object({ calls: z.array(z.object({ aborted: z.boolean(), body: z.record(z.string(), z.unknown()) })) })
+
+/** What the stand-in was asked by the `user` of this name. */
+export const callsOf = async (providerUrl: string, tag: string) =>
+  calls.parse(await (await fetch(`${providerUrl}/calls?tag=${tag}`)).json()).calls
 
 /** Records what reaches the ledger and the log; `over` replaces parts of the world. */
 export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, timeoutMs = 5_000, totalMs = 20_000) {

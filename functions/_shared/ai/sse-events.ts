@@ -15,7 +15,7 @@ const eventLimitBytes = 8_000_000
  * that ends with an event, as nearly all do, comes out as it is, without a copy.
  */
 export function createEventGatherer(limitBytes = eventLimitBytes) {
-  const endsEvent = createBlankLineFinder()
+  let endsEvent = createBlankLineFinder()
   let held: Bytes[] = []
   let heldBytes = 0
 
@@ -32,11 +32,23 @@ export function createEventGatherer(limitBytes = eventLimitBytes) {
     return bytes
   }
 
+  /** The last place in the chunk where an event ends; -1 without one. */
+  const lastEnd = (chunk: Bytes): number => {
+    const size = chunk.byteLength
+    if (size > 1 && chunk[size - 1] === lineFeed && chunk[size - 2] === lineFeed) {
+      // The usual case needs no look at the other bytes: whatever they are, two line feeds end an event.
+      endsEvent = createBlankLineFinder()
+      return size
+    }
+    let end = -1
+    for (let at = 0; at < size; at += 1) end = endsEvent(chunk[at] ?? 0, at) ?? end
+    return end
+  }
+
   return {
     /** The events that are whole now, one after the other; undefined when none is. */
     push(chunk: Bytes): Bytes | undefined {
-      let end = -1
-      for (let at = 0; at < chunk.byteLength; at += 1) end = endsEvent(chunk[at] ?? 0, at) ?? end
+      const end = lastEnd(chunk)
       if (end < 0) {
         hold(chunk)
         return undefined
