@@ -25,7 +25,7 @@ const { providerSecret, countAnonymous, ...ledger } = createLedger(
 
 const world: AiWorld = {
   ...ledger,
-  failing: new Set(),
+  lastWell: new Map(),
   countAnonymous: rememberBlocked(countAnonymous, Date.now),
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret, now: Date.now }),

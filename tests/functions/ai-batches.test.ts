@@ -31,7 +31,7 @@ test('alone means at once, in the same tick', () => {
 
 test('while all connections are busy, calls gather and leave with the next one that is free', async () => {
   const { open, send, sizes } = database()
-  const ask = createBatches(2, 64)(send, () => false)
+  const ask = createBatches(2)(send, () => false)
 
   const answers = Promise.all(numbers(10).map(ask))
   expect(sizes()).toEqual([1, 1])
@@ -45,7 +45,7 @@ test('while all connections are busy, calls gather and leave with the next one t
 
 test('a batch has a largest size, and no more than so many are on their way', async () => {
   const { open, send, sizes } = database()
-  const ask = createBatches(2, 3)(send, () => false)
+  const ask = createBatches(2)(send, () => false, 3)
 
   const answers = Promise.all(numbers(11).map(ask))
   for (let at = 0; at < 5; at += 1) {
@@ -60,8 +60,8 @@ test('a batch has a largest size, and no more than so many are on their way', as
 
 test('kinds that wait take turns', async () => {
   const [admissions, settlements] = [database(), database()]
-  const inBatches = createBatches(1, 1)
-  const admit = inBatches(admissions.send, () => false)
+  const inBatches = createBatches(1)
+  const admit = inBatches(admissions.send, () => false, 1)
   const settle = inBatches(settlements.send, () => false)
 
   for (const item of numbers(3)) admit(item)

@@ -127,7 +127,7 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
       models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
     }),
     reportAttempts: async (reports) => void seen.reports.push(...reports),
-    failing: new Set(),
+    lastWell: new Map(),
     countAnonymous: async (ip) => {
       seen.anonymous.push(ip)
       return { allowed: true }

@@ -36,7 +36,9 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
   const admission = await world.admit(asked)
   note(facts, { 'x-attempts': 0 })
   if (!admission.admitted) {
-    note(facts, limitHeaders(admission.details?.limit ? [admission.details.limit] : [], startedAt))
+    const limit = admission.details?.limit
+    note(facts, limitHeaders(limit ? [limit] : [], startedAt))
+    note(facts, { 'x-credits-remaining': limit?.meter === 'credits' ? limit.remaining : undefined })
     if (admission.code === 'idempotency_replay') return replayed(admission)
     throw refusal(admission)
   }

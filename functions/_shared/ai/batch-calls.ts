@@ -6,7 +6,7 @@
 type Lane = { waits(): boolean; leave(): Promise<void> }
 
 /** So many batches are on their way at a time, of all kinds together; kinds that wait take turns. */
-export function createBatches(mostInFlight: number, mostInBatch = 64) {
+export function createBatches(mostInFlight: number) {
   const lanes: Lane[] = []
   let inFlight = 0
 
@@ -28,6 +28,7 @@ export function createBatches(mostInFlight: number, mostInBatch = 64) {
   return function inBatches<Item, Answer>(
     send: (items: Item[]) => Promise<Answer[]>,
     isOneByOne: (error: unknown) => boolean,
+    mostInBatch = 64,
   ): (item: Item) => Promise<Answer> {
     const waiting: Waiting<Item, Answer>[] = []
     const leave = () => sendTogether(waiting.splice(0, mostInBatch), send, isOneByOne)

@@ -2,6 +2,7 @@
 import { type Caller, identifyCaller } from '../auth/identify-caller.ts'
 import { AppError, toAppError } from '../errors.ts'
 import { clientAddress } from '../http/client-address.ts'
+import { limitHeaders } from '../http/limit-headers.ts'
 import type { AnonymousVerdict } from './ledger-contract.ts'
 import { causeOf } from './log-line.ts'
 import type { AiWorld } from './world.ts'
@@ -13,7 +14,7 @@ export async function identify(headers: Headers, world: AiWorld): Promise<Caller
     const error = toAppError(cause)
     const ip = clientAddress(headers)
     if (error.code !== 'invalid_api_key' || ip === null) throw error
-    throw tooMany(await countOrAllow(ip, world)) ?? error
+    throw tooMany(await countOrAllow(ip, world), world.now()) ?? error
   }
 }
 
@@ -27,13 +28,9 @@ async function countOrAllow(ip: string, world: AiWorld): Promise<AnonymousVerdic
   }
 }
 
-function tooMany({ allowed, limit, retry_after_s }: AnonymousVerdict): AppError | undefined {
+function tooMany({ allowed, limit, retry_after_s }: AnonymousVerdict, now: number): AppError | undefined {
   if (allowed) return undefined
-  const headers = {
-    ...(typeof limit === 'number' && { 'x-ratelimit-limit-requests': String(limit) }),
-    'x-ratelimit-remaining-requests': '0',
-    ...(typeof retry_after_s === 'number' && { 'x-ratelimit-reset-requests': `${Math.ceil(retry_after_s)}s` }),
-  }
   const message = 'Too many requests without a valid token or key came from this address.'
+  const headers = limitHeaders(limit ? [limit] : [], now)
   return new AppError('rate_limit_exceeded', { message, retryAfterS: retry_after_s ?? undefined, headers })
 }

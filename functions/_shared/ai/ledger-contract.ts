@@ -50,8 +50,6 @@ const route = z.object({
   upstream_model: z.string().min(1),
   /** Per choice: what may be forwarded, because no more was held. */
   max_output_tokens: z.int().nonnegative(),
-  /** The breaker is half-open and this call is its probe: a success is reported, too. */
-  probe: z.boolean().nullish(),
   provider,
 })
 
@@ -98,7 +96,7 @@ export const modelList = z.discriminatedUnion('allowed', [
 
 export const anonymousVerdict = z.object({
   allowed: z.boolean(),
-  limit: z.number().nullish().catch(null),
+  limit: limit.nullish().catch(null),
   retry_after_s: z.number().nullish().catch(null),
 })
 

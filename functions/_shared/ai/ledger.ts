@@ -16,6 +16,8 @@ import {
 
 /** One less than the pool has connections, so that rarer questions need not wait for calls. */
 const batchesInFlight = 4
+/** Answers that are kept have up to 1 MB each, and a statement is in memory several times. */
+const answersInBatch = 4
 
 /** Parameters are JSON, because postgres.js 3.4.9 sends a null inside an array as the text "NULL". */
 export function createLedger(sql: Database) {
@@ -31,11 +33,10 @@ export function createLedger(sql: Database) {
     await askLedger(sql`select private.start_ai_calls(${uuids}) as answer`)
     return ids
   }, isOneCallsFault)
-  const settled = inBatches(
-    async (settlements: { call_id: string; outcome: Outcome }[]) =>
-      list(await askLedger(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`)),
-    isOneCallsFault,
-  )
+  const settle = async (settlements: { call_id: string; outcome: Outcome }[]) =>
+    list(await askLedger(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`))
+  const settled = inBatches(settle, isOneCallsFault)
+  const settledWithAnswer = inBatches(settle, isOneCallsFault, answersInBatch)
 
   return {
     admit: async (request: AdmissionRequest) => understood(admission, await admitted(request)),
@@ -44,8 +45,10 @@ export function createLedger(sql: Database) {
       await started(callId)
     },
 
-    settle: async (callId: string, outcome: Outcome) =>
-      understood(settlement, await settled({ call_id: callId, outcome })),
+    settle: async (callId: string, outcome: Outcome) => {
+      const send = outcome.response === null ? settled : settledWithAnswer
+      return understood(settlement, await send({ call_id: callId, outcome }))
+    },
 
     listModels: async (caller: LedgerCaller) =>
       understood(modelList, await askLedger(sql`select private.list_ai_models(${sql.json(caller)}) as answer`)),

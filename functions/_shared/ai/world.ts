@@ -21,8 +21,8 @@ export type AiWorld = {
   listModels(caller: LedgerCaller): Promise<ModelList>
   /** Tells the breaker, which all processes share, how askings of providers went. */
   reportAttempts(reports: AttemptReport[]): Promise<void>
-  /** Providers' models that this process has reported as failing, so that it reports when they are well again. */
-  failing: Set<string>
+  /** When this process last reported that a provider's model is well. */
+  lastWell: Map<string, number>
   /** Counts a request without a valid token or key against the address it came from. */
   countAnonymous(ip: string, route: string): Promise<AnonymousVerdict>
   /** The secret that a provider's `api_key_secret` names. */

@@ -8,12 +8,21 @@ type Limit = {
   resets_at?: string | null | undefined
 }
 
-const kinds: Record<string, string> = { ai_calls: 'requests', ai_tokens: 'tokens' }
+const kinds: Record<string, string> = {
+  ai_calls: 'requests',
+  ai_requests: 'requests',
+  anonymous_requests: 'requests',
+  ai_tokens: 'tokens',
+}
 
-/** The reset is a duration, `90s`, as OpenAI sends it. A limit without an amount is no limit. */
+/**
+ * The reset is a duration, `90s`, as OpenAI sends it. A limit without an amount is no limit. Of several of one kind, by the minute
+ * and by the day, the one with the least left is told: it is the one that is met first.
+ */
 export function limitHeaders(limits: readonly Limit[], now: number): Record<string, string> {
   const headers: Record<string, string> = {}
-  for (const { meter, amount, remaining, resets_at } of limits) {
+  const widestFirst = [...limits].sort((a, b) => (b.remaining ?? 0) - (a.remaining ?? 0))
+  for (const { meter, amount, remaining, resets_at } of widestFirst) {
     const kind = kinds[meter]
     if (!kind || typeof amount !== 'number') continue
     headers[`x-ratelimit-limit-${kind}`] = String(amount)
