@@ -12,8 +12,9 @@ import { identify } from './identify.ts'
 import { ledgerCaller } from './ledger-caller.ts'
 import type { AdmissionRequest, Settlement } from './ledger-contract.ts'
 import { type OpenCall, openCall } from './open-call.ts'
+import { openStream } from './open-stream.ts'
 import { refusal } from './refusal.ts'
-import { openStream, streamAnswer } from './stream-answer.ts'
+import { streamAnswer } from './stream-answer.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
 const bodyLimitBytes = 1_000_000

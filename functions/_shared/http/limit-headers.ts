@@ -8,11 +8,9 @@ type Limit = {
   resets_at?: string | null | undefined
 }
 
-const kinds: Record<string, string> = {
-  ai_calls: 'requests',
-  ai_requests: 'requests',
-  anonymous_requests: 'requests',
-  ai_tokens: 'tokens',
+const kindOf = (meter: string): string | undefined => {
+  if (meter === 'ai_calls' || meter.endsWith('_requests')) return 'requests'
+  return meter === 'ai_tokens' ? 'tokens' : undefined
 }
 
 /**
@@ -23,7 +21,7 @@ export function limitHeaders(limits: readonly Limit[], now: number): Record<stri
   const headers: Record<string, string> = {}
   const widestFirst = [...limits].sort((a, b) => (b.remaining ?? 0) - (a.remaining ?? 0))
   for (const { meter, amount, remaining, resets_at } of widestFirst) {
-    const kind = kinds[meter]
+    const kind = kindOf(meter)
     if (!kind || typeof amount !== 'number') continue
     headers[`x-ratelimit-limit-${kind}`] = String(amount)
     if (typeof remaining === 'number') headers[`x-ratelimit-remaining-${kind}`] = String(Math.max(0, remaining))
