@@ -146,8 +146,8 @@ test('a stream that is aborted settles once and stops the provider', async () =>
 
   for await (const chunk of stream) if (chunk.choices[0]?.delta.content) stream.controller.abort()
   const aborted = async () => (await callsOf(provider.url, tag))[0]?.aborted
-  await expect.poll(() => seen.outcomes.length).toBe(1)
-  await expect.poll(aborted).toBe(true)
+  await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(1)
+  await expect.poll(aborted, { timeout: 10_000 }).toBe(true)
 
   expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'estimated' }])
   expect(seen.outcomes[0]?.usage?.completion_tokens).toBeGreaterThan(0)
@@ -159,7 +159,7 @@ test('a client that gives up waiting pays nothing', async () => {
   await expect(client.chat.completions.create({ ...said, model: 'echo+hang' })).rejects.toBeInstanceOf(
     OpenAI.APIConnectionTimeoutError,
   )
-  await expect.poll(() => seen.outcomes.length).toBe(1)
+  await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(1)
 
   expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 499, usage: null }])
 })
