@@ -15,6 +15,8 @@ const namedKeys = json.pipe(z.record(z.string(), z.string()))
 export const variables = {
   SUPABASE_URL: z.url().transform((url) => url.replace(/\/+$/, '')),
   SUPABASE_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }),
+  /** Ours, as a secret of the functions: the login role `palisade_gateway`, which may only run what an AI call needs. */
+  AI_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }).optional(),
   SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })),
   SUPABASE_PUBLISHABLE_KEYS: namedKeys,
   SUPABASE_SECRET_KEYS: namedKeys,

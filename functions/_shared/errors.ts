@@ -18,6 +18,12 @@ export const catalogue = {
   invalid_api_key: { status: 401, type: request, message: 'The access token or API key is not valid here.' },
   insufficient_credits: { status: 402, type: quota, message: 'Your credits are used up.', shouldRetry: false },
   insufficient_quota: { status: 402, type: quota, message: 'Your quota is used up.', shouldRetry: false },
+  spend_cap_reached: {
+    status: 402,
+    type: quota,
+    message: 'The budget of this project for the period is spent.',
+    shouldRetry: false,
+  },
   in_flight_budget_exhausted: {
     status: 402,
     type: quota,
@@ -27,6 +33,7 @@ export const catalogue = {
   account_pending: { status: 403, type: permission, message: 'Confirm your e-mail address first.' },
   account_suspended: { status: 403, type: permission, message: 'This account is suspended or deleted.' },
   insufficient_aal: { status: 403, type: permission, message: 'Sign in with your second factor first.' },
+  mfa_required: { status: 403, type: permission, message: 'Sign in with your second factor to use this.' },
   model_not_allowed: { status: 403, type: permission, message: 'Your plan does not include this model.' },
   not_allowed: { status: 403, type: permission, message: 'You may not do this.' },
   not_found: { status: 404, type: request, message: 'There is nothing at this address.' },
@@ -37,6 +44,12 @@ export const catalogue = {
     type: request,
     message: 'A request with this idempotency key is still running.',
     retryAfterS: 1,
+  },
+  idempotency_not_replayable: {
+    status: 409,
+    type: request,
+    message: 'A request with this idempotency key has run, and its answer was a stream or too large to be kept.',
+    shouldRetry: false,
   },
   request_too_large: { status: 413, type: request, message: 'The body is larger than 1 MB.' },
   idempotency_key_reused: {

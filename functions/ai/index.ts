@@ -2,25 +2,40 @@
 import { z } from 'zod'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
-import type { AiWorld } from '../_shared/ai/world.ts'
+import { createProviderKeys } from '../_shared/ai/provider-key.ts'
+import { rememberBlocked } from '../_shared/ai/remember-blocked.ts'
+import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS }), (name) => Deno.env.get(name))
+const { SUPABASE_URL, SUPABASE_DB_URL, AI_DB_URL, SUPABASE_JWKS } = variables
+const environment = (name: string) => Deno.env.get(name)
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, AI_DB_URL, SUPABASE_JWKS }), environment)
+const log = (line: LogLine) => console.log(JSON.stringify(line))
+
+if (!env.AI_DB_URL) {
+  const message =
+    'AI_DB_URL is not set, so the gateway has all rights of SUPABASE_DB_URL: set it to the role palisade_gateway'
+  log({ level: 'warning', message })
+}
+const { providerSecret, countAnonymous, ...ledger } = createLedger(
+  connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL),
+)
 
 const world: AiWorld = {
-  ...createLedger(connectDatabase(env.SUPABASE_DB_URL)),
+  ...ledger,
+  lastWell: new Map(),
+  countAnonymous: rememberBlocked(countAnonymous, Date.now),
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  // A row in the table of providers must not be able to send the project's own secrets to its address.
-  providerKey: (name) => (name.startsWith('SUPABASE_') ? undefined : Deno.env.get(name)),
+  providerKey: createProviderKeys({ environment, providerSecret, now: Date.now }),
   fetch: (url, init) => fetch(url, init),
   waitUntil: (work) => EdgeRuntime.waitUntil(work),
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
   now: Date.now,
+  random: Math.random,
   newId: () => crypto.randomUUID(),
-  log: (line) => console.log(JSON.stringify(line)),
+  log,
 }
 
 export default { fetch: (request: Request) => handleAiRequest(request, world) }

@@ -1,13 +1,14 @@
 import { expect, test } from 'vitest'
-import { outputLimit, upstreamBody } from '../../functions/_shared/ai/call-provider.ts'
-import { promptBytes, tokensAtMost } from '../../functions/_shared/ai/estimate-tokens.ts'
-import { parseChatRequest } from '../../functions/_shared/ai/parse-chat-request.ts'
-import { admittedTo } from './ai-world.ts'
+import { tokensAtMost } from '../../functions/_shared/ai/estimate-tokens.ts'
+import { readChatRequest } from '../../functions/_shared/ai/read-chat-request.ts'
+import { readEmbeddingsRequest } from '../../functions/_shared/ai/read-embeddings-request.ts'
+import { readImagesRequest } from '../../functions/_shared/ai/read-images-request.ts'
+import { routeTo } from './ai-world.ts'
 
 const valid = { model: 'demo/echo', messages: [{ role: 'user', content: 'hello' }] }
 const parse = (body: unknown) =>
-  parseChatRequest(new TextEncoder().encode(typeof body === 'string' ? body : JSON.stringify(body)))
-const admission = admittedTo('http://provider/v1', 'echo')
+  readChatRequest(new TextEncoder().encode(typeof body === 'string' ? body : JSON.stringify(body)))
+const route = routeTo('http://provider/v1', 'echo')
 
 test.each([
   ['model', { model: undefined }],
@@ -49,7 +50,7 @@ test('unknown fields reach the provider, also inside messages', () => {
     messages: [{ role: 'user', content: 'x', cache_control: { type: 'ephemeral' } }],
   }
 
-  expect(upstreamBody(parse(request), admission)).toEqual({ ...request, model: 'echo', max_tokens: 500 })
+  expect(parse(request).bodyFor(route)).toEqual({ ...request, model: 'echo', max_tokens: 500 })
 })
 
 test.each([
@@ -59,23 +60,75 @@ test.each([
   [{ max_tokens: 1, max_completion_tokens: 9_999 }, 1, { max_completion_tokens: 500 }],
 ])('%o asks for %o at most, and only the limit that was held is forwarded', (limits, asked, forwarded) => {
   const chat = parse({ ...valid, ...limits })
-  const { max_tokens, max_completion_tokens } = upstreamBody(chat, admission)
+  const { max_tokens, max_completion_tokens } = chat.bodyFor(route)
 
-  expect(outputLimit(chat)).toBe(asked)
+  expect(chat.maxOutputTokens).toBe(asked)
   expect(JSON.parse(JSON.stringify({ max_tokens, max_completion_tokens }))).toEqual(forwarded)
 })
 
 test("a stream always asks the provider for its usage, and keeps the caller's other options", () => {
   const chat = parse({ ...valid, stream: true, stream_options: { include_usage: false, x: 1 } })
 
-  expect(upstreamBody(chat, admission)).toMatchObject({ stream_options: { include_usage: true, x: 1 } })
+  expect(chat.bodyFor(route)).toMatchObject({ stream_options: { include_usage: true, x: 1 } })
 })
 
 test('the prompt is counted in bytes, with tools and unknown fields, without settings', () => {
-  const bytes = promptBytes(parse(valid))
+  const { promptTokensMax, promptTokensEstimated } = parse(valid)
+  const bytes = JSON.stringify({ messages: valid.messages }).length
 
-  expect(bytes).toBe(JSON.stringify({ messages: valid.messages }).length)
-  expect(promptBytes(parse({ ...valid, temperature: 1, user: 'x'.repeat(100) }))).toBe(bytes)
-  expect(promptBytes(parse({ ...valid, documents: 'é'.repeat(100) }))).toBeGreaterThan(bytes + 200)
+  expect([promptTokensMax, promptTokensEstimated]).toEqual([tokensAtMost(bytes), Math.ceil(bytes / 4)])
+  expect(parse({ ...valid, temperature: 1, user: 'x'.repeat(100) }).promptTokensMax).toBe(promptTokensMax)
+  expect(parse({ ...valid, documents: 'é'.repeat(99) }).promptTokensMax).toBeGreaterThan(promptTokensMax + 66)
   expect(tokensAtMost(10)).toBe(4)
+})
+
+const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body))
+const embed = (over: object) => readEmbeddingsRequest(bytesOf({ model: 'm', input: 'hello', ...over }))
+const draw = (over: object) => readImagesRequest(bytesOf({ model: 'm', prompt: 'a cat', ...over }))
+
+test.each([
+  ['hello', 2, 2],
+  ['žluťoučký', 5, 4],
+  [['hello', 'you'], 3, 3],
+  [[1, 2, 3], 3, 3],
+  [[[1, 2], [3]], 3, 3],
+])('embeddings of %o hold %i tokens and are charged %i without a usage', (input, held, charged) => {
+  const request = embed({ input, dimensions: 3, mystery: 1 })
+
+  expect([request.promptTokensMax, request.promptTokensEstimated, request.maxOutputTokens]).toEqual([
+    held,
+    charged,
+    null,
+  ])
+  expect(request.bodyFor(route)).toEqual({ model: 'echo', input, dimensions: 3, mystery: 1 })
+})
+
+test.each([{ input: '' }, { input: [] }, { input: ['', 1] }, { input: [1.5] }, { input: {} }, { input: undefined }])(
+  'embeddings of %o are refused by name',
+  (over) => {
+    const param = expect.stringMatching(/^input\b/)
+    expect(() => embed(over)).toThrow(expect.objectContaining({ details: expect.objectContaining({ param }) }))
+  },
+)
+
+test('images are counted by n and forwarded as they are', () => {
+  expect(draw({}).images).toBe(1)
+  expect(draw({ n: 10 }).images).toBe(10)
+  expect(draw({ n: 2, size: '256x256' }).bodyFor(route)).toEqual({
+    model: 'echo',
+    prompt: 'a cat',
+    n: 2,
+    size: '256x256',
+  })
+})
+
+test.each([
+  ['n', { n: 11 }],
+  ['n', { n: 0 }],
+  ['prompt', { prompt: '' }],
+  ['stream', { stream: true }],
+  ['partial_images', { partial_images: 2 }],
+  ['model', { model: ' ' }],
+])('of images, %s is named when it is wrong: %o', (param, over) => {
+  expect(() => draw(over)).toThrow(expect.objectContaining({ details: expect.objectContaining({ param }) }))
 })

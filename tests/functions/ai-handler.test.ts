@@ -1,16 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { z } from 'zod'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { createWorld, messages, startProvider } from './ai-world.ts'
+import { codeOf, createWorld, messages, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
   provider = await startProvider()
 })
 afterAll(() => provider.close())
-
-const errorAnswer = z.object({ error: z.object({ code: z.string() }) })
-const codeOf = async (answer: Response) => errorAnswer.parse(await answer.json()).error.code
 
 test('without a token nothing is read, and every answer has its id and is readable by browsers', async () => {
   const { seen, chat } = createWorld(provider.url)
@@ -76,7 +72,7 @@ test.each([
 })
 
 test('a missing provider key is our fault and free', async () => {
-  const { seen, chat } = createWorld(provider.url, { providerKey: () => undefined })
+  const { seen, chat } = createWorld(provider.url, { providerKey: async () => undefined })
 
   expect(await codeOf(await chat({ model: 'echo', messages }))).toBe('provider_not_configured')
   expect(seen.outcomes).toMatchObject([{ result: 'failed', usage: null, attempts: 0 }])

@@ -34,10 +34,14 @@ test('a caller who hangs up in the middle is charged for the prompt and the deli
   )
   const reader = answer.body?.getReader()
 
-  for (let i = 0; i < 5; i += 1) await reader?.read()
+  let delivered = ''
+  for (let i = 0; i < 5; i += 1) delivered += new TextDecoder().decode((await reader?.read())?.value)
   gone.abort()
 
-  const usage = expect.objectContaining({ prompt_tokens: 16, completion_tokens: 4 })
+  // "more" is a token. Chunks of the socket may bring several events at once.
+  const completion_tokens = delivered.match(/"content":"more"/g)?.length
+  expect(completion_tokens).toBeGreaterThan(0)
+  const usage = expect.objectContaining({ prompt_tokens: 16, completion_tokens })
   expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'estimated', usage }])
 })
 

@@ -1,14 +1,14 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { createUsageObserver } from '../../functions/_shared/ai/observe-usage.ts'
-import { createEventSplitter, type SseEvent } from '../../functions/_shared/ai/sse-events.ts'
+import { createStreamObserver } from '../../functions/_shared/ai/observe-stream.ts'
+import { createEventGatherer, splitEvents } from '../../functions/_shared/ai/sse-events.ts'
 import { type Behaviours, parseModel } from '../../stack/ai-provider/behaviours.ts'
 import { chatAnswer, chatEvents } from '../../stack/ai-provider/chat-answer.ts'
 
 const request = { model: 'm', messages: [{ role: 'user', content: 'Příliš žluťoučký 🛡 日本語' }] }
 
 /** What a provider sends, with the given line ends, and a data line per line of the JSON. */
-function bytesOf(wants: Behaviours, end: string): Uint8Array {
+function bytesOf(wants: Behaviours, end: string): Uint8Array<ArrayBuffer> {
   const events = [...chatEvents(chatAnswer(request, wants, 'id', 0), true, wants)]
   const texts = events.map((event) => {
     if (typeof event === 'string') return ''
@@ -18,18 +18,24 @@ function bytesOf(wants: Behaviours, end: string): Uint8Array {
   return new TextEncoder().encode(texts.join('').replaceAll('\n', end))
 }
 
-function split(bytes: Uint8Array, cuts: readonly number[]): SseEvent[] {
-  const splitter = createEventSplitter()
+type Bytes = Uint8Array<ArrayBuffer>
+
+/** The runs of whole events that come out when the bytes come in with these cuts. */
+function gather(bytes: Bytes, cuts: readonly number[]): Bytes[] {
+  const gatherer = createEventGatherer()
   const places = [0, ...[...cuts].sort((a, b) => a - b), bytes.byteLength]
-  const events = places.slice(1).flatMap((end, index) => splitter.push(bytes.subarray(places[index] ?? 0, end)))
-  const rest = splitter.rest()
-  return rest ? [...events, rest] : events
+  const chunks = places.slice(1).map((end, index) => bytes.subarray(places[index] ?? 0, end))
+  return [...chunks.map(gatherer.push), gatherer.rest()].filter((run) => run !== undefined)
 }
 
-function readAll(events: readonly SseEvent[], asked = false) {
-  const { observe, observed } = createUsageObserver(asked)
-  const forwarded = events.filter((event) => observe(event).forward)
-  return { observed, forwarded: Buffer.concat(forwarded.map(({ bytes }) => bytes)) }
+function readAll(runs: readonly Bytes[], asked = false) {
+  const { observe, observed, takeUsage } = createStreamObserver(asked)
+  const passages = runs.map(observe)
+  const forwarded = passages.flatMap(({ forward, last }) => [
+    ...forward,
+    ...[takeUsage(), last].filter((part) => part !== undefined),
+  ])
+  return { observed, forwarded: Buffer.concat(forwarded) }
 }
 
 const streams = [
@@ -52,14 +58,14 @@ test('however the bytes are cut, the events and the usage are the same', () => {
   fc.assert(
     fc.property(given, ({ model, end, cuts }) => {
       const bytes = bytesOf(parseModel(model) ?? new Set(), end)
-      const whole = split(bytes, [])
-      const parts = split(
+      const whole = gather(bytes, [])
+      const parts = gather(
         bytes,
         cuts.filter((cut) => cut < bytes.byteLength),
       )
 
-      expect(Buffer.concat(parts.map((event) => event.bytes))).toEqual(Buffer.from(bytes))
-      expect(parts).toEqual(whole)
+      expect(Buffer.concat(parts)).toEqual(Buffer.from(bytes))
+      expect(parts.flatMap(splitEvents)).toEqual(whole.flatMap(splitEvents))
       expect(readAll(parts)).toEqual(readAll(whole))
     }),
     { numRuns: 300 },
@@ -73,21 +79,21 @@ test('bytes of any kind come out as they went in', () => {
   fc.assert(
     fc.property(soup, fc.array(fc.nat(200), { maxLength: 20 }), (pieces, cuts) => {
       const bytes = new TextEncoder().encode(pieces.join(''))
-      const parts = split(
+      const parts = gather(
         bytes,
         cuts.filter((cut) => cut < bytes.byteLength),
       )
 
-      expect(Buffer.concat(parts.map((event) => event.bytes))).toEqual(Buffer.from(bytes))
-      expect(parts).toEqual(split(bytes, []))
+      expect(Buffer.concat(parts)).toEqual(Buffer.from(bytes))
+      expect(parts.flatMap(splitEvents)).toEqual(gather(bytes, []).flatMap(splitEvents))
     }),
   )
 })
 
 test('an event without end is refused instead of filling the memory', () => {
-  const splitter = createEventSplitter(1_000)
+  const gatherer = createEventGatherer(1_000)
 
-  expect(() => splitter.push(new Uint8Array(1_001).fill(120))).toThrow('The AI provider failed')
+  expect(() => gatherer.push(new Uint8Array(1_001).fill(120))).toThrow('The AI provider failed')
 })
 
 test.each(['echo', 'echo+usage-openrouter', 'echo+usage-early', 'echo+usage-twice'])(
@@ -95,14 +101,14 @@ test.each(['echo', 'echo+usage-openrouter', 'echo+usage-early', 'echo+usage-twic
   (model) => {
     const bytes = bytesOf(parseModel(model) ?? new Set(), '\n')
 
-    expect(readAll(split(bytes, [])).forwarded.toString()).not.toContain('prompt_tokens')
-    expect(readAll(split(bytes, []), true).forwarded).toEqual(Buffer.from(bytes))
+    expect(readAll(gather(bytes, [])).forwarded.toString()).not.toContain('prompt_tokens')
+    expect(readAll(gather(bytes, []), true).forwarded).toEqual(Buffer.from(bytes))
   },
 )
 
 const see = (...chunks: unknown[]) => {
   const text = chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('')
-  return readAll(split(new TextEncoder().encode(text), []))
+  return readAll(gather(new TextEncoder().encode(text), []))
 }
 const usage = { prompt_tokens: 7, completion_tokens: 3 }
 

@@ -63,9 +63,31 @@ test('only ES256 and RS256 are accepted: no shared secret, no unsigned token', a
 
 test.each(['ES256', 'RS256'] as const)('a user of this project is recognised by %s', async (alg) => {
   expect(await verify(await token({}, alg))).toEqual({
+    kind: 'user',
     userId: sub,
     sessionId: session_id,
     aal: 'aal2',
     isAnonymous: false,
   })
+})
+
+test('a token is verified once and refused from the second in which it expires', async () => {
+  let now = Date.now()
+  const cached = createUserTokenVerifier({ url, jwks: { keys: [keys.ES256.jwk] }, now: () => now })
+  const exp = Math.floor(now / 1000) + 60
+  const short = await token({ exp })
+
+  const first = await cached(short)
+  now = exp * 1000 - 1
+  expect(await cached(short)).toBe(first)
+  now = exp * 1000
+  for (const _ of [1, 2])
+    await expect(cached(short)).rejects.toMatchObject({ ...refused, message: expect.stringContaining('expired') })
+})
+
+test('what was refused is not remembered as good', async () => {
+  const good = await token()
+  await verify(good)
+
+  await expect(verify(`${good.slice(0, -4)}AAAA`)).rejects.toMatchObject(refused)
 })

@@ -1,8 +1,16 @@
 /** A world for the AI endpoint: a ledger in memory, and the provider stand-in on a real loopback socket. */
 import { once } from 'node:events'
 import { serve } from '@hono/node-server'
+import { z } from 'zod'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
-import type { Admission, AdmissionRequest, Outcome } from '../../functions/_shared/ai/ledger-contract.ts'
+import type {
+  Admission,
+  AdmissionRequest,
+  AttemptReport,
+  Outcome,
+  Provider,
+  Route,
+} from '../../functions/_shared/ai/ledger-contract.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { createAiProvider } from '../../stack/ai-provider.ts'
@@ -48,17 +56,55 @@ export function admittedTo(
   return {
     admitted: true,
     call_id: crypto.randomUUID(),
-    provider: { id: 'demo', base_url: baseUrl, api_key_secret: 'DEMO_KEY', ...timeouts },
-    upstream_model: model,
-    max_output_tokens: 500,
+    routes: [routeTo(baseUrl, model, timeouts)],
     credits_remaining: 90,
     limits,
   }
 }
 
+const ampleMs = 5_000
+
+/** One way to answer a call: our name of the model and the provider's are the same. */
+export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Provider> = {}): Route => ({
+  model,
+  upstream_model: model,
+  max_output_tokens: 500,
+  provider: {
+    id: 'demo',
+    base_url: baseUrl,
+    api_key_secret: 'DEMO_KEY',
+    connect_timeout_ms: ampleMs,
+    first_byte_timeout_ms: ampleMs,
+    idle_timeout_ms: ampleMs,
+    total_timeout_ms: 4 * ampleMs,
+    ...timeouts,
+  },
+})
+
+const body = z.looseObject({
+  error: z.looseObject({ code: z.string(), param: z.string().nullable() }).optional(),
+  data: z.array(z.unknown()).optional(),
+  usage: z.looseObject({}).optional(),
+})
+export const bodyOf = async (answer: Response) => body.parse(await answer.json())
+export const codeOf = async (answer: Response) => (await bodyOf(answer)).error?.code
+
+const calls = z.object({ calls: z.array(z.object({ aborted: z.boolean(), body: z.record(z.string(), z.unknown()) })) })
+
+/** What the stand-in was asked by the `user` of this name. */
+export const callsOf = async (providerUrl: string, tag: string) =>
+  calls.parse(await (await fetch(`${providerUrl}/calls?tag=${tag}`)).json()).calls
+
 /** Records what reaches the ledger and the log; `over` replaces parts of the world. */
 export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, timeoutMs = 5_000, totalMs = 20_000) {
-  const seen = { admitted: [] as AdmissionRequest[], started: 0, outcomes: [] as Outcome[], log: [] as LogLine[] }
+  const seen = {
+    admitted: [] as AdmissionRequest[],
+    started: 0,
+    outcomes: [] as Outcome[],
+    reports: [] as AttemptReport[],
+    log: [] as LogLine[],
+    anonymous: [] as string[],
+  }
   const background: Promise<unknown>[] = []
   const world: AiWorld = {
     verifyUserToken: async (token) => {
@@ -80,11 +126,18 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
       allowed: true,
       models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
     }),
-    providerKey: (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
+    reportAttempts: async (reports) => void seen.reports.push(...reports),
+    lastWell: new Map(),
+    countAnonymous: async (ip) => {
+      seen.anonymous.push(ip)
+      return { allowed: true }
+    },
+    providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
     fetch: (url, init) => fetch(url, init),
     waitUntil: (work) => void background.push(work),
     sleep: () => new Promise((done) => setTimeout(done, 1)),
     now: Date.now,
+    random: Math.random,
     newId: () => crypto.randomUUID(),
     log: (line) => void seen.log.push(line),
     ...over,
@@ -96,5 +149,5 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     )
   const chat = (body: unknown, init: RequestInit = {}) =>
     send('/chat/completions', { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), ...init })
-  return { seen, send, chat, background }
+  return { world, seen, send, chat, background }
 }

@@ -1,12 +1,12 @@
 /** The models that the caller may use, in OpenAI's shape. */
-import { identifyCaller } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
+import { identify } from './identify.ts'
 import { ledgerCaller } from './ledger-caller.ts'
 import { refusal } from './refusal.ts'
 import type { AiWorld } from './world.ts'
 
 export async function answerModels(headers: Headers, id: string | undefined, world: AiWorld): Promise<Response> {
-  const list = await world.listModels(ledgerCaller(await identifyCaller(headers, world), headers))
+  const list = await world.listModels(ledgerCaller(await identify(headers, world), headers))
   if (!list.allowed) throw refusal(list)
   const data = list.models.map((model) => ({ ...model, object: 'model' }))
   if (id === undefined) return Response.json({ object: 'list', data })

@@ -1,74 +1,98 @@
-/** The request to the provider, up to its headers. */
-import { AppError } from '../errors.ts'
-import type { Admitted } from './ledger-contract.ts'
+/**
+ * The provider's answer up to its first byte: tried again, then asked for along the next route. Until that byte nothing has
+ * been delivered, so nothing can be said twice. Ours and no library: retries here depend on the status, Retry-After, the
+ * caller's signal and the route at once, which the general ones (p-retry, cockatiel) leave to callbacks of this size.
+ */
+import { AppError, toAppError } from '../errors.ts'
+import { type AnswerBody, openBody } from './answer-body.ts'
+import type { Route } from './ledger-contract.ts'
 import type { OpenCall } from './open-call.ts'
-import type { ChatRequest } from './parse-chat-request.ts'
 import { providerRefusal } from './provider-refusal.ts'
+import { providerRequest } from './provider-request.ts'
+import { isProvidersFault, reportAttempt } from './report-attempt.ts'
+import { untilAborted } from './watch-call.ts'
 import type { AiWorld } from './world.ts'
 
-/** The caller's body with our model, the limit that was held, and usage switched on. Unknown fields stay. */
-export function upstreamBody(
-  chat: ChatRequest,
-  { upstream_model, max_output_tokens }: Admitted,
-): Record<string, unknown> {
-  const { max_tokens, max_completion_tokens, stream_options, ...rest } = chat
-  // Exactly one limit: a provider that reads the other one would ignore what was held.
-  const limit = typeof max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
-  const options = chat.stream ? { ...stream_options, include_usage: true } : stream_options
-  return { ...rest, model: upstream_model, [limit]: max_output_tokens, ...(options && { stream_options: options }) }
-}
+const triesPerRoute = 3
+const firstDelayMs = 250
+const longestWaitS = 10
 
-/** The smaller of the limits that the caller gave, per choice. */
-export function outputLimit({ max_tokens, max_completion_tokens }: ChatRequest): number | null {
-  const given = [max_tokens, max_completion_tokens].filter((limit) => typeof limit === 'number')
-  return given.length > 0 ? Math.min(...given) : null
-}
+/** An answer with status 2xx that has begun. */
+export type Answer<Opening> = { body: AnswerBody; signal: AbortSignal; opening: Opening }
+/** Reads so much of a body as must be seen before the answer counts as begun; throws when it is no answer. */
+export type Open<Opening> = (body: AnswerBody) => Promise<Opening>
 
-/** An answer with status 2xx, or an AppError. One attempt for now; retries and fallbacks belong around `ask`. */
-export async function callProvider(call: OpenCall, world: AiWorld): Promise<Response> {
-  const { provider } = call.admission
-  const request = providerRequest(call, world)
-  // fetch does not tell when the connection stands, so the two timeouts run as one.
-  const headersMs = provider.connect_timeout_ms + provider.first_byte_timeout_ms
-  const ask = async (): Promise<Response> => {
-    call.attempts += 1
-    try {
-      return await call.watch.within(headersMs, world.fetch(request.url, request.init))
-    } catch (cause) {
-      throw cause instanceof AppError ? cause : new AppError('upstream_error', { cause })
-    }
-  }
-  const response = await ask()
-  if (response.ok) return response
-  throw await providerRefusal(response, (work) => call.watch.within(provider.idle_timeout_ms, work))
-}
-
-function providerRequest(
-  { chat, admission, requestId, watch }: OpenCall,
+export async function callProvider<Opening>(
+  call: OpenCall,
+  open: Open<Opening>,
   world: AiWorld,
-): { url: string; init: RequestInit } {
-  const { base_url, api_key_secret } = admission.provider
-  const headers = new Headers({
-    'content-type': 'application/json',
-    accept: chat.stream ? 'text/event-stream' : 'application/json',
-    // Compression holds events back.
-    'accept-encoding': 'identity',
-    'x-request-id': requestId,
-  })
-  if (api_key_secret !== null) {
-    const key = world.providerKey(api_key_secret)
-    if (!key) throw new AppError('provider_not_configured', { cause: `${api_key_secret} is not set` })
-    headers.set('authorization', `Bearer ${key}`)
+): Promise<Answer<Opening>> {
+  let failure = new AppError('internal', { cause: 'no route' })
+  for (const route of call.admission.routes) {
+    call.route = route
+    const result = await tryRoute(route, call, open, world)
+    if (!(result instanceof AppError)) {
+      call.answered = true
+      return result
+    }
+    failure = result
+    if (call.watch.signal.aborted || !(isTransient(failure) || failure.code === 'provider_not_configured')) break
   }
-  return {
-    url: `${base_url.replace(/\/+$/, '')}/chat/completions`,
-    // A redirect would carry the key and the prompt to an address that nobody entered in the table.
-    init: {
-      method: 'POST',
-      headers,
-      body: JSON.stringify(upstreamBody(chat, admission)),
-      redirect: 'manual',
-      signal: watch.signal,
-    },
+  throw failure
+}
+
+/** Whether another try, or another provider, may do better. A refusal of the request itself is none of these. */
+const isTransient = (error: AppError) => isProvidersFault(error) || error.code === 'rate_limit_exceeded'
+
+async function tryRoute<Opening>(
+  route: Route,
+  call: OpenCall,
+  open: Open<Opening>,
+  world: AiWorld,
+): Promise<Answer<Opening> | AppError> {
+  const { signal } = call.watch
+  for (let tries = 1; ; tries += 1) {
+    const error = await ask(route, call, open, world).catch(toAppError)
+    if (!(error instanceof AppError)) return error
+    if (signal.aborted) return toAppError(signal.reason)
+    reportAttempt(route, error, world)
+    const waitMs = delayMs(error, tries, world.random())
+    if (tries >= triesPerRoute || waitMs === undefined) return error
+    const hungUp = await untilAborted(signal, world.sleep(waitMs)).catch(toAppError)
+    if (hungUp) return hungUp
+  }
+}
+
+/** Exponential, of which half is chance, and never sooner than the provider asks for; undefined: not worth the wait. */
+export function delayMs(error: AppError, tries: number, chance: number): number | undefined {
+  const askedS = error.details.retryAfterS ?? 0
+  if (!isTransient(error) || askedS > longestWaitS) return undefined
+  const backoffMs = firstDelayMs * 2 ** (tries - 1)
+  return Math.round(Math.max(askedS * 1000, backoffMs / 2) + (chance * backoffMs) / 2)
+}
+
+async function ask<Opening>(
+  route: Route,
+  call: OpenCall,
+  open: Open<Opening>,
+  world: AiWorld,
+): Promise<Answer<Opening>> {
+  const { connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms } = route.provider
+  const { url, init } = await providerRequest(route, call, world)
+  call.attempts += 1
+  const signal = call.watch.beginAttempt()
+  // fetch does not tell when the connection stands, so the two timeouts run as one.
+  call.watch.expectByte(connect_timeout_ms + first_byte_timeout_ms)
+  const fetched = untilAborted(signal, world.fetch(url, { ...init, signal }))
+  const response = await fetched.catch((cause) => {
+    throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause })
+  })
+  const body = openBody(response, call.watch, signal, { firstMs: first_byte_timeout_ms, idleMs: idle_timeout_ms })
+  if (!response.ok) throw await providerRefusal(response, body)
+  try {
+    return { body, signal, opening: await open(body) }
+  } catch (cause) {
+    body.cancel()
+    throw cause
   }
 }

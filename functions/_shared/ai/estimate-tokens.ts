@@ -3,7 +3,6 @@
  * bytes / 4 the estimate that is charged when a provider reports no usage.
  */
 import { AppError } from '../errors.ts'
-import type { ChatRequest } from './parse-chat-request.ts'
 
 /** Fields that no model reads. Whatever else there is, known to us or not, may be part of the prompt and counts. */
 const settings = new Set([
@@ -12,14 +11,17 @@ const settings = new Set([
 ])
 
 const encoder = new TextEncoder()
-const byteLength = (text: string) => encoder.encode(text).byteLength
+export const byteLength = (text: string) => encoder.encode(text).byteLength
 
-export function promptBytes(request: ChatRequest): number {
-  const prompt = Object.fromEntries(Object.entries(request).filter(([field]) => !settings.has(field)))
+export function promptBytes(request: Record<string, unknown>): number {
+  return byteLength(writeJson(Object.fromEntries(Object.entries(request).filter(([field]) => !settings.has(field)))))
+}
+
+/** A megabyte of brackets parses, but is too deep to be written again. */
+export function writeJson(body: Record<string, unknown>): string {
   try {
-    return byteLength(JSON.stringify(prompt))
+    return JSON.stringify(body)
   } catch (cause) {
-    // A megabyte of brackets parses, but is too deep to be written again.
     throw new AppError('invalid_request_error', { message: 'The body is nested too deeply.', cause })
   }
 }

@@ -2,12 +2,21 @@
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { answerPreflight, corsHeaders } from '../http/cors.ts'
 import { requestId as requestIdOf } from '../http/request-id.ts'
-import { answerChat, type Exchange } from './answer-chat.ts'
+import { answerCall, type Exchange, type ReadRequest } from './answer-call.ts'
 import { answerModels } from './answer-models.ts'
 import { causeOf } from './log-line.ts'
+import { readChatRequest } from './read-chat-request.ts'
+import { readEmbeddingsRequest } from './read-embeddings-request.ts'
+import { readImagesRequest } from './read-images-request.ts'
 import type { AiWorld } from './world.ts'
 
 const root = '/ai/v1'
+
+const doors = new Map<string, ReadRequest>([
+  [`${root}/chat/completions`, readChatRequest],
+  [`${root}/embeddings`, readEmbeddingsRequest],
+  [`${root}/images/generations`, readImagesRequest],
+])
 
 export async function handleAiRequest(request: Request, world: AiWorld): Promise<Response> {
   const requestId = requestIdOf(request.headers, world.newId)
@@ -27,9 +36,10 @@ async function route(exchange: Exchange, world: AiWorld): Promise<Response> {
   const { request } = exchange
   const { pathname } = new URL(request.url)
   if (request.method === 'OPTIONS') return answerPreflight(request)
-  if (pathname === `${root}/chat/completions`) {
+  const door = doors.get(pathname)
+  if (door) {
     requireMethod(request, 'POST')
-    return answerChat(exchange, world)
+    return answerCall(exchange, door, world)
   }
   if (pathname === `${root}/models` || pathname.startsWith(`${root}/models/`)) {
     requireMethod(request, 'GET')

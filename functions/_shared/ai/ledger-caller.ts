@@ -3,7 +3,9 @@ import { clientAddress } from '../http/client-address.ts'
 import type { LedgerCaller } from './ledger-contract.ts'
 
 /** A caller in the words of the SQL functions, which decide what the token or key is worth at this moment. */
-export const ledgerCaller = (caller: Caller, headers: Headers): LedgerCaller =>
-  caller.kind === 'user'
-    ? { user_id: caller.userId, session_id: caller.sessionId }
-    : { api_key_hash: caller.keyHash, ip: clientAddress(headers) }
+export function ledgerCaller(caller: Caller, headers: Headers): LedgerCaller {
+  const ip = clientAddress(headers)
+  return caller.kind === 'user'
+    ? { user_id: caller.userId, session_id: caller.sessionId, ip }
+    : { api_key_hash: caller.keyHash, ip }
+}

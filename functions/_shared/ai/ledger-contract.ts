@@ -94,6 +94,12 @@ export const modelList = z.discriminatedUnion('allowed', [
   z.object({ allowed: z.literal(false), code: z.string(), message: z.string().nullish() }),
 ])
 
+export const anonymousVerdict = z.object({
+  allowed: z.boolean(),
+  limit: limit.nullish().catch(null),
+  retry_after_s: z.number().nullish().catch(null),
+})
+
 export type Usage = {
   prompt_tokens: number
   completion_tokens: number
@@ -132,4 +138,5 @@ export type Route = z.infer<typeof route>
 export type Admitted = z.infer<typeof admitted>
 export type Admission = z.infer<typeof admission>
 export type Settlement = z.infer<typeof settlement>
+export type AnonymousVerdict = z.infer<typeof anonymousVerdict>
 export type ModelList = z.infer<typeof modelList>

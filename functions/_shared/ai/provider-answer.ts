@@ -5,8 +5,10 @@ import type { Usage } from './ledger-contract.ts'
 
 const count = z.int().nonnegative()
 
+/** Chat and embeddings have a prompt and a completion, images have an input; what images are made of is paid by the image. */
 const usage = z.object({
-  prompt_tokens: count,
+  prompt_tokens: count.nullish(),
+  input_tokens: count.nullish(),
   completion_tokens: count.nullish(),
   prompt_tokens_details: z
     .object({ cached_tokens: count.nullish().catch(null) })
@@ -29,6 +31,8 @@ const choice = z.object({
 /** A usage that makes no sense is a missing one: it is estimated. */
 const answer = z.object({
   choices: z.array(choice).optional().catch(undefined),
+  /** Vectors or images. */
+  data: z.array(z.unknown()).optional().catch(undefined),
   usage: usage.nullish().catch(null),
   error: z.unknown().optional(),
 })
@@ -50,14 +54,15 @@ export const hasError = ({ error }: ProviderAnswer): boolean => error !== undefi
 
 /** Cached tokens are inside the prompt's and reasoning tokens inside the completion's, never more than these. */
 export function usageOf({ usage }: ProviderAnswer): Usage | null {
-  if (!usage) return null
-  const { prompt_tokens, completion_tokens } = usage
-  const completion = completion_tokens ?? 0
+  const prompt = usage?.prompt_tokens ?? usage?.input_tokens
+  if (!usage || typeof prompt !== 'number') return null
+  const completion = usage.completion_tokens ?? 0
   return {
-    prompt_tokens,
+    prompt_tokens: prompt,
     completion_tokens: completion,
-    cached_tokens: Math.min(usage.prompt_tokens_details?.cached_tokens ?? 0, prompt_tokens),
+    cached_tokens: Math.min(usage.prompt_tokens_details?.cached_tokens ?? 0, prompt),
     reasoning_tokens: Math.min(usage.completion_tokens_details?.reasoning_tokens ?? 0, completion),
+    images: 0,
     cost_usd: usage.cost ?? null,
   }
 }

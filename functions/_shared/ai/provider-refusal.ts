@@ -1,7 +1,7 @@
 /** What a provider's refusal means for our caller. */
 import { z } from 'zod'
 import { AppError } from '../errors.ts'
-import { readBody } from '../http/read-body.ts'
+import { type AnswerBody, readWhole } from './answer-body.ts'
 
 const refusalLimitBytes = 64_000
 
@@ -14,23 +14,19 @@ const refusalBody = z.object({
  * our table: the caller learns nothing and the log says it. 429 stays a 429, because the client's way to deal with it, wait
  * and try again, is right, although it is not the caller's own limit.
  */
-export async function providerRefusal(
-  response: Response,
-  wait: <T>(work: Promise<T>) => Promise<T>,
-): Promise<AppError> {
-  const { status } = response
+export async function providerRefusal({ status, headers }: Response, body: AnswerBody): Promise<AppError> {
   const cause = `the provider answered ${status}`
   const isCallersFault = status === 400 || status === 413 || status === 422
-  const body = await readBody(response, isCallersFault ? refusalLimitBytes : 0, wait).catch(() => undefined)
   if (isCallersFault) {
-    const said = messageOf(body)
+    const said = messageOf(await readWhole(body, refusalLimitBytes).catch(() => undefined))
     const code = status === 413 ? 'request_too_large' : 'invalid_request_error'
     return new AppError(code, {
       message: said?.message ?? 'The AI provider refuses this request.',
       param: said?.param ?? undefined,
     })
   }
-  const retryAfterS = parseRetryAfter(response.headers)
+  body.cancel()
+  const retryAfterS = parseRetryAfter(headers)
   if (status === 429)
     return new AppError('rate_limit_exceeded', { message: 'The AI provider is busy.', retryAfterS, cause })
   if (status === 408 || status === 504) return new AppError('upstream_timeout', { retryAfterS, cause })

@@ -3,8 +3,10 @@
  * Headers that are not exposed here do not exist for a browser.
  */
 const exposed = [
+  'idempotency-replayed',
   'retry-after',
   'x-attempts',
+  'x-cost-micros',
   'x-credits-remaining',
   'x-model-used',
   'x-ratelimit-limit-requests',

@@ -8,13 +8,20 @@ type Limit = {
   resets_at?: string | null | undefined
 }
 
-const kinds: Record<string, string> = { ai_calls: 'requests', ai_tokens: 'tokens' }
+const kindOf = (meter: string): string | undefined => {
+  if (meter === 'ai_calls' || meter.endsWith('_requests')) return 'requests'
+  return meter === 'ai_tokens' ? 'tokens' : undefined
+}
 
-/** The reset is a duration, `90s`, as OpenAI sends it. A limit without an amount is no limit. */
+/**
+ * The reset is a duration, `90s`, as OpenAI sends it. A limit without an amount is no limit. Of several of one kind, by the minute
+ * and by the day, the one with the least left is told: it is the one that is met first.
+ */
 export function limitHeaders(limits: readonly Limit[], now: number): Record<string, string> {
   const headers: Record<string, string> = {}
-  for (const { meter, amount, remaining, resets_at } of limits) {
-    const kind = kinds[meter]
+  const widestFirst = [...limits].sort((a, b) => (b.remaining ?? 0) - (a.remaining ?? 0))
+  for (const { meter, amount, remaining, resets_at } of widestFirst) {
+    const kind = kindOf(meter)
     if (!kind || typeof amount !== 'number') continue
     headers[`x-ratelimit-limit-${kind}`] = String(amount)
     if (typeof remaining === 'number') headers[`x-ratelimit-remaining-${kind}`] = String(Math.max(0, remaining))

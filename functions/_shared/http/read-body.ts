@@ -2,19 +2,14 @@
 
 export class BodyTooLarge extends Error {}
 
-/** `wait` may bound the wait for each chunk. */
-export async function readBody(
-  source: Request | Response,
-  limitBytes: number,
-  wait: <T>(work: Promise<T>) => Promise<T> = (work) => work,
-): Promise<Uint8Array<ArrayBuffer>> {
+export async function readBody(source: Request | Response, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const reader = source.body?.getReader()
   const chunks: Uint8Array[] = []
   let size = 0
   try {
     if (Number(source.headers.get('content-length') ?? 0) > limitBytes) throw new BodyTooLarge()
     while (reader) {
-      const { done, value } = await wait(reader.read())
+      const { done, value } = await reader.read()
       if (done) break
       size += value.byteLength
       if (size > limitBytes) throw new BodyTooLarge()

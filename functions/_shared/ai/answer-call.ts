@@ -1,0 +1,111 @@
+/** One AI call, top to bottom: chat completions, embeddings and images take the same way. */
+import type { Caller } from '../auth/identify-caller.ts'
+import { AppError, renderError, toAppError } from '../errors.ts'
+import { limitHeaders } from '../http/limit-headers.ts'
+import { BodyTooLarge, readBody } from '../http/read-body.ts'
+import type { AiRequest } from './ai-request.ts'
+import { answerJson, openJson } from './answer-json.ts'
+import { callProvider } from './call-provider.ts'
+import { nothingDelivered } from './describe-outcome.ts'
+import { readIdempotency, replayed } from './idempotency.ts'
+import { identify } from './identify.ts'
+import { ledgerCaller } from './ledger-caller.ts'
+import type { AdmissionRequest, Settlement } from './ledger-contract.ts'
+import { type OpenCall, openCall } from './open-call.ts'
+import { openStream } from './open-stream.ts'
+import { refusal } from './refusal.ts'
+import { streamAnswer } from './stream-answer.ts'
+import type { AiWorld, LogLine } from './world.ts'
+
+const bodyLimitBytes = 1_000_000
+
+/** What the edge knows of a request. `facts` are headers for the answer, whichever it will be; `line` is the log's. */
+export type Exchange = { request: Request; requestId: string; facts: Headers; line: LogLine }
+/** The door of an endpoint. */
+export type ReadRequest = (body: Uint8Array) => AiRequest
+
+export async function answerCall(exchange: Exchange, read: ReadRequest, world: AiWorld): Promise<Response> {
+  const { request: http, requestId, facts, line } = exchange
+  const startedAt = world.now()
+  const caller = await identify(http.headers, world)
+  if (caller.kind === 'user') line.user_id = caller.userId
+  const body = await readRequestBody(http)
+  const request = read(body)
+  line.model = request.model
+
+  const asked = await admissionRequest({ exchange, caller, request, body })
+  const admission = await world.admit(asked)
+  note(facts, { 'x-attempts': 0 })
+  if (!admission.admitted) {
+    const limit = admission.details?.limit
+    note(facts, limitHeaders(limit ? [limit] : [], startedAt))
+    note(facts, { 'x-credits-remaining': limit?.meter === 'credits' ? limit.remaining : undefined })
+    if (admission.code === 'idempotency_replay') return replayed(admission)
+    throw refusal(admission)
+  }
+  note(facts, limitHeaders(admission.limits ?? [], startedAt))
+  note(facts, { 'x-credits-remaining': admission.credits_remaining })
+
+  const keepsAnswer = asked.idempotency_key !== null
+  const call = openCall({ request, admission, requestId, keepsAnswer, startedAt, caller: http.signal, line }, world)
+  try {
+    return await answer(call, facts, world)
+  } catch (cause) {
+    const error = toAppError(cause)
+    noteSettlement(facts, await call.close(nothingDelivered(error)))
+    return renderError(error, world.now())
+  } finally {
+    note(facts, { 'x-attempts': call.attempts, 'x-model-used': call.route?.model })
+  }
+}
+
+async function answer(call: OpenCall, facts: Headers, world: AiWorld): Promise<Response> {
+  const { stream, wantsUsage } = call.request
+  if (stream) {
+    const begun = await callProvider(call, (body) => openStream(body, wantsUsage, world.now), world)
+    return streamAnswer(begun, call, world)
+  }
+  return answerJson(await callProvider(call, openJson, world), call, (settlement) => noteSettlement(facts, settlement))
+}
+
+function note(facts: Headers, headers: Record<string, string | number | null | undefined>): void {
+  for (const [name, value] of Object.entries(headers)) {
+    if (value !== null && value !== undefined) facts.set(name, String(value))
+  }
+}
+
+const noteSettlement = (facts: Headers, settlement: Settlement | undefined) =>
+  note(facts, {
+    'x-credits-remaining': settlement?.credits_remaining,
+    // A header, because the body goes out as it came.
+    'x-cost-micros': settlement?.cost_micros,
+  })
+
+async function readRequestBody(request: Request): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await readBody(request, bodyLimitBytes)
+  } catch (cause) {
+    if (cause instanceof BodyTooLarge) throw new AppError('request_too_large')
+    throw new AppError('client_closed_request', { cause })
+  }
+}
+
+type Asked = { exchange: Exchange; caller: Caller; request: AiRequest; body: Uint8Array<ArrayBuffer> }
+
+async function admissionRequest({ exchange, caller, request, body }: Asked): Promise<AdmissionRequest> {
+  const { headers } = exchange.request
+  return {
+    request_id: exchange.requestId,
+    ...ledgerCaller(caller, headers),
+    endpoint: request.endpoint,
+    model: request.model,
+    prompt_tokens_max: request.promptTokensMax,
+    max_output_tokens: request.maxOutputTokens,
+    choices: request.choices,
+    images: request.images,
+    stream: request.stream,
+    request_bytes: body.byteLength,
+    user_agent: headers.get('user-agent')?.slice(0, 256) ?? null,
+    ...(await readIdempotency(headers, body)),
+  }
+}

@@ -1,0 +1,101 @@
+/** Watches a stream on its way: what was said, what it costs, how it ended, and which event to leave out. */
+import type { Usage } from './ledger-contract.ts'
+import { hasError, type ProviderAnswer, readProviderAnswer, usageOf } from './provider-answer.ts'
+import { saidBytes } from './said-bytes.ts'
+import { dataOf, splitEvents } from './sse-events.ts'
+
+type Bytes = Uint8Array<ArrayBuffer>
+
+export type Observed = {
+  /** The latest that was reported. Reports are totals, so they replace each other. */
+  usage: Usage | null
+  contentBytes: number
+  /** The provider said that it is finished, in whatever way. Decides about an error at the end, never about money. */
+  finished: boolean
+  /** The provider reported an error in the stream. */
+  failed: boolean
+}
+
+export type Passage = {
+  /** What goes to the caller now. */
+  forward: Bytes[]
+  /** [DONE] with what follows it: the last there is, to be sent after the settlement. */
+  last: Bytes | undefined
+}
+
+/** What is worth parsing: a usage or an error that is not null, a finish, the end. Hardly any event of a stream has one. */
+const telling = /"(?:usage|error)"\s*:\s*[^n\s]|"finish_reason"\s*:\s*"|\[DONE\]/
+/** One character per byte, and no check: the keys that are looked for are ASCII. */
+const decoder = new TextDecoder('latin1')
+
+export const hasData = (events: Bytes): boolean => /(?:^|[\r\n])data/.test(decoder.decode(events))
+
+export function createStreamObserver(callerWantsUsage: boolean) {
+  const observed: Observed = { usage: null, contentBytes: 0, finished: false, failed: false }
+  const finishedChoices = new Set<number>()
+  let heldUsage: Bytes | undefined
+
+  /** The usage chunk at the end waits for the settlement, which knows the cost. Undefined when there is none. */
+  const takeUsage = (): Bytes | undefined => {
+    const taken = heldUsage
+    heldUsage = undefined
+    return taken
+  }
+
+  const note = (chunk: ProviderAnswer) => {
+    if (hasError(chunk)) observed.failed = true
+    observed.usage = usageOf(chunk) ?? observed.usage
+    for (const { index, finish_reason } of chunk.choices ?? []) if (finish_reason) finishedChoices.add(index)
+    observed.finished ||= finishedChoices.size > 0
+  }
+
+  const observeEvent = (event: Bytes, forward: Bytes[]) => {
+    const chunk = readProviderAnswer(dataOf(event) ?? '')
+    const before = takeUsage()
+    if (before) forward.push(before)
+    if (!chunk || !isOnlyUsage(chunk, finishedChoices)) forward.push(event)
+    else if (callerWantsUsage && observed.finished) heldUsage = event
+    else if (callerWantsUsage) forward.push(event)
+    if (chunk) note(chunk)
+  }
+
+  /** Takes note of whole events that are about to be delivered. */
+  const observe = (events: Bytes): Passage => {
+    const text = decoder.decode(events)
+    observed.contentBytes += saidBytes(text)
+    const forward: Bytes[] = []
+    if (!telling.test(text)) {
+      const before = takeUsage()
+      return { forward: before ? [before, events] : [events], last: undefined }
+    }
+    for (const event of splitEvents(events)) {
+      if (dataOf(event)?.trim() === '[DONE]') {
+        observed.finished = true
+        return { forward, last: event }
+      }
+      observeEvent(event, forward)
+    }
+    return { forward, last: undefined }
+  }
+
+  return { observe, observed, takeUsage }
+}
+
+/**
+ * The extra chunk that `stream_options.include_usage` adds. OpenRouter's carries a choice that repeats `finish_reason`; a
+ * provider that reports usage in the chunk that says something new does not send an extra one.
+ */
+function isOnlyUsage(chunk: ProviderAnswer, finishedChoices: ReadonlySet<number>): boolean {
+  if (!chunk.usage || !chunk.choices || chunk.contentBytes > 0) return false
+  return chunk.choices.every(
+    ({ index, finish_reason }) => typeof finish_reason === 'string' && finishedChoices.has(index),
+  )
+}
+
+/** The usage chunk with what the call cost, in dollars. Undefined when it is not what we took it for. */
+export function withCost(event: Bytes, costMicros: number): Bytes | undefined {
+  const data: unknown = JSON.parse(dataOf(event) ?? 'null')
+  if (typeof data !== 'object' || data === null || !('usage' in data)) return undefined
+  const usage = { ...(typeof data.usage === 'object' ? data.usage : {}), cost: costMicros / 1_000_000 }
+  return new TextEncoder().encode(`data: ${JSON.stringify({ ...data, usage })}\n\n`)
+}

@@ -1,0 +1,98 @@
+/** The gateway's way to Postgres, many calls at a time: what SQL decides reaches the call it was decided for. */
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { createLedger } from '../../functions/_shared/ai/ledger.ts'
+import type { AdmissionRequest, Outcome } from '../../functions/_shared/ai/ledger-contract.ts'
+import { connectDatabase } from '../../functions/_shared/db.ts'
+import { type Account, connect, newAccount, type Sql } from '../sql/support.ts'
+import { target } from '../target.ts'
+
+const model = `ledger/${crypto.randomUUID()}`
+const nobody = { id: crypto.randomUUID(), sessionId: crypto.randomUUID() }
+let sql: Sql
+let pool: ReturnType<typeof connectDatabase>
+let ledger: ReturnType<typeof createLedger>
+beforeAll(async () => {
+  sql = connect()
+  pool = connectDatabase(target().dbUrl)
+  ledger = createLedger(pool)
+  await sql`insert into private.providers (id, base_url) values ('ledger-test', 'http://127.0.0.1:9/v1')`
+  await sql`
+    insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens)
+    values (${model}, 'ledger-test', 'x', 8000, 500)`
+  await sql`insert into public.model_prices (model_id, input_usd_per_mtok, output_usd_per_mtok) values (${model}, 1, 1)`
+  await sql`insert into public.plan_models (plan_id, model_id) values ('free', ${model})`
+})
+afterAll(async () => {
+  await sql`update private.providers set enabled = false where id = 'ledger-test'`
+  await Promise.all([sql.end(), pool.end()])
+})
+
+const asking = ({ id, sessionId }: Account, over: Partial<AdmissionRequest> = {}): AdmissionRequest => ({
+  request_id: crypto.randomUUID(),
+  user_id: id,
+  session_id: sessionId,
+  ip: '203.0.113.1',
+  endpoint: 'chat.completions',
+  model,
+  prompt_tokens_max: 10,
+  max_output_tokens: 10,
+  choices: 1,
+  images: 0,
+  stream: false,
+  request_bytes: 100,
+  user_agent: null,
+  idempotency_key: null,
+  body_hash: null,
+  ...over,
+})
+
+const wellDone = (prompt_tokens: number): Outcome => ({
+  result: 'succeeded',
+  http_status: 200,
+  error_code: null,
+  usage: { prompt_tokens, completion_tokens: 0, cached_tokens: 0, reasoning_tokens: 0, images: 0, cost_usd: null },
+  usage_source: 'provider',
+  response_bytes: 1,
+  duration_ms: 1,
+  first_token_ms: null,
+  attempts: 1,
+  model,
+  response: null,
+})
+
+test('forty admissions at once: every caller gets the decision about their own call', async () => {
+  const account = await newAccount(sql)
+  const callers = Array.from({ length: 40 }, (_, at) => (at % 5 === 0 ? account : nobody))
+
+  const answers = await Promise.all(callers.map((caller) => ledger.admit(asking(caller))))
+
+  expect(answers.map(({ admitted }) => admitted)).toEqual(callers.map((caller) => caller === account))
+  const ids = answers.flatMap((answer) => (answer.admitted ? [answer.call_id] : []))
+  await Promise.all(ids.map((id) => ledger.start(id)))
+  const settled = await Promise.all(ids.map((id, at) => ledger.settle(id, wellDone(at + 1))))
+  expect(settled.map(({ cost_micros }) => cost_micros)).toEqual(ids.map((_, at) => at + 1))
+  expect(await ledger.settle(ids[0] ?? '', wellDone(9))).toMatchObject({ settled: false })
+})
+
+test('a settlement that SQL cannot understand does not keep the others of its batch from their own', async () => {
+  const account = await newAccount(sql)
+  const answers = await Promise.all(Array.from({ length: 6 }, () => ledger.admit(asking(account))))
+  const ids = answers.flatMap((answer) => (answer.admitted ? [answer.call_id] : []))
+
+  const all = await Promise.allSettled([
+    ...ids.map((id) => ledger.settle(id, wellDone(1))),
+    ...Array.from({ length: 6 }, () => ledger.settle(crypto.randomUUID(), wellDone(1))),
+  ])
+
+  expect(all.map(({ status }) => status)).toEqual([...Array(6).fill('fulfilled'), ...Array(6).fill('rejected')])
+})
+
+test('the rarer questions are understood, too', async () => {
+  const account = await newAccount(sql)
+  const caller = { user_id: account.id, session_id: account.sessionId, ip: null }
+
+  expect(await ledger.listModels(caller)).toMatchObject({ allowed: true })
+  expect(await ledger.providerSecret('NO_SUCH_SECRET')).toBeNull()
+  expect(await ledger.countAnonymous('203.0.113.77', 'ai')).toMatchObject({ allowed: true })
+  await ledger.reportAttempts([{ provider: 'ledger-test', model, ok: true, error_code: null }])
+})
