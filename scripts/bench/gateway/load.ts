@@ -4,8 +4,9 @@
  */
 import { createRequire } from 'node:module'
 import type { Client } from 'undici-types'
-import { childrenCpuMs, cpuMs } from './cpu-time.ts'
 import type { Answer, Command, Load, Measured, Quantiles, Target } from './load-contract.ts'
+import { childrenCpuMs, cpuMs } from './processes.ts'
+import { quantile } from './quantile.ts'
 
 /** Not an import: types are checked where the packages of scripts/bench are not installed; @types/node brings the types. */
 const undici: typeof import('undici-types') = createRequire(import.meta.url)('undici')
@@ -118,11 +119,11 @@ async function measure({ target, callers, stream, model, users: whose, amount }:
   }
 }
 
-function quantiles(values: number[]): Quantiles {
-  const sorted = values.toSorted((a, b) => a - b)
-  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
-  return { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
-}
+const quantiles = (values: number[]): Quantiles => ({
+  p50: quantile(values, 0.5),
+  p90: quantile(values, 0.9),
+  p99: quantile(values, 0.99),
+})
 
 process.on('message', async (command: Command) => {
   if (command.kind === 'tokens') {

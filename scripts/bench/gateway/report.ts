@@ -1,6 +1,7 @@
 /** From windows to results: a ratio is formed within a round, and what is reported is the median over the rounds. */
 import type { BenchResult } from '../../bench-types.ts'
 import type { Measured } from './load-contract.ts'
+import { quantile, summary } from './quantile.ts'
 import { caseId, cases, key, type Round, type Side, sidesOf } from './rounds.ts'
 
 type Metric = (measured: Measured) => number
@@ -10,9 +11,6 @@ const total: Metric = ({ total }) => total.p50
 const first: Metric = ({ first }) => first.p50
 const cpu: Metric = ({ calls, cpuMs }) => cpuMs.own / calls
 const databaseCpu: Metric = ({ calls, cpuMs }) => cpuMs.children / calls
-
-const quantile = (values: number[], share: number): number =>
-  values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? Number.NaN
 
 const valueIn = (round: Round, id: string, side: Side, metric: Metric): number => {
   const measured = round.get(key(id, side))
@@ -134,13 +132,11 @@ export function report(rounds: Round[]): BenchResult[] {
 
 function ratioResult(rounds: Round[], want: Wanted): BenchResult {
   const ratios = rounds.map((round) => compare(round, want))
-  const spread = [0.1, 0.9].map((share) => quantile(ratios, share).toFixed(2)).join(' to ')
   const result: BenchResult = {
     name: `${want.id}: ${want.name}`,
     unit: 'ratio',
-    value: quantile(ratios, 0.5),
     better: want.better,
-    note: `single rounds p10 to p90: ${spread}`,
+    ...summary(ratios),
   }
   if (want.target !== undefined) result.target = want.target
   return result

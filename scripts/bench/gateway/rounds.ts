@@ -34,7 +34,7 @@ type Measure = (side: Side, oneCase: Case, amount: Amount) => Promise<Measured>
 
 export async function runRounds(systems: Systems, plan: Plan, progress: (text: string) => void): Promise<Round[]> {
   const measure = measureWith(systems, progress)
-  await warmUp(measure, systems.users, progress)
+  await warmUp(measure, progress)
   const rounds: Round[] = []
   const startedAt = performance.now()
   for (let round = 0; round < plan.rounds; round += 1) {
@@ -73,21 +73,16 @@ function measureWith({ targets, load }: Systems, progress: (text: string) => voi
   }
 }
 
-/** Few callers first: a process that has just begun, and its database, are slow. Then every user once and more. */
-async function warmUp(measure: Measure, users: number, progress: (text: string) => void): Promise<void> {
+/** Few callers first: a process that has just begun, and its database, are slow. By time, so that it ends on any machine. */
+async function warmUp(measure: Measure, progress: (text: string) => void): Promise<void> {
   const steps = [
-    { stream: false, callers: 4, calls: 100 },
-    { stream: true, callers: 4, calls: 40 },
-    { stream: false, callers: 16, calls: 1.5 * users },
-    { stream: true, callers: 64, calls: 320 },
+    { stream: false, callers: 2, ms: 1_000 },
+    { stream: true, callers: 2, ms: 1_000 },
+    { stream: false, callers: 16, ms: 3_000 },
+    { stream: true, callers: 16, ms: 2_000 },
   ]
   for (const name of names) {
     progress(`warming up ${name}`)
-    for (const { stream, callers, calls } of steps)
-      await measure(
-        name,
-        { id: 'warm-up', stream, delayMs: 0, gapMs: 0, callers },
-        { perCaller: Math.ceil(calls / callers) },
-      )
+    for (const { ms, ...rest } of steps) await measure(name, { id: 'warm-up', delayMs: 0, gapMs: 0, ...rest }, { ms })
   }
 }

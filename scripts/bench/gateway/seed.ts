@@ -2,7 +2,8 @@
 import { type CryptoKey, exportJWK, generateKeyPair, SignJWT } from 'jose'
 import postgres from 'postgres'
 
-export type Seeded = { tokens: string[]; jwks: string }
+export type Session = { userId: string; sessionId: string }
+export type Seeded = { sessions: Session[]; tokens: string[]; jwks: string }
 
 /** Every delay (ms) and gap (ms) that a case asks for, as the fake provider reads it from the model's name. */
 export const modelName = (delayMs: number, gapMs: number) => `bench-${delayMs}-${gapMs}`
@@ -48,7 +49,7 @@ async function seedDatabase(sql: postgres.Sql, users: number, providerUrl: strin
     insert into bench.accounts select i, 1000000000, 0 from generate_series(0, ${users - 1}) i;
     reset role`)
   await sql`vacuum (analyze)`
-  return sql<{ userId: string; sessionId: string }[]>`
+  return sql<Session[]>`
     select user_id as "userId", id as "sessionId" from auth.sessions order by md5(id::text)`
 }
 
@@ -64,18 +65,14 @@ export async function seed(
     const { privateKey, publicKey } = await generateKeyPair('ES256')
     const key = { ...(await exportJWK(publicKey)), kid: 'bench', alg: 'ES256', use: 'sig' }
     const tokens = await Promise.all(sessions.map((session) => signToken(session, privateKey, projectUrl)))
-    return { tokens, jwks: JSON.stringify({ keys: [key] }) }
+    return { sessions: [...sessions], tokens, jwks: JSON.stringify({ keys: [key] }) }
   } finally {
     await sql.end()
   }
 }
 
 /** With the claims that the Auth service writes, so that a token is as long as a real one. */
-function signToken(
-  session: { userId: string; sessionId: string },
-  key: CryptoKey,
-  projectUrl: string,
-): Promise<string> {
+function signToken(session: Session, key: CryptoKey, projectUrl: string): Promise<string> {
   const claims = {
     email: `bench-${session.userId}@example.com`,
     phone: '',

@@ -3,8 +3,8 @@ import postgres from 'postgres'
 import { startFunctions } from '../../../stack/functions.ts'
 import { freePort } from '../../../stack/scratch.ts'
 import type { BenchWorld } from '../../bench-types.ts'
-import { parentOf } from './cpu-time.ts'
 import type { Target } from './load-contract.ts'
+import { parentOf } from './processes.ts'
 import { startDeno, startLoad, startPortkey, untilAnswered } from './programs.ts'
 import { seed } from './seed.ts'
 
@@ -70,7 +70,7 @@ export async function startSystems({ createDatabase, superuserUrl, progress }: B
         pids: pids(ours.pid(), postmaster),
       },
     }
-    return { targets, load: keep(await startLoad(tokens)), users, stop }
+    return { targets, load: keep(await startLoad(tokens)), stop }
   } catch (error) {
     await stop()
     throw error

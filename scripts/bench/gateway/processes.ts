@@ -1,4 +1,4 @@
-/** Time that processes have spent on a CPU, from Linux's /proc; its grain is 10 ms. Elsewhere it is not a number. */
+/** What Linux's /proc tells of processes; elsewhere it is not a number. Time on a CPU has a grain of 10 ms. */
 import { readdirSync, readFileSync } from 'node:fs'
 
 const ticksPerSecond = 100
@@ -34,4 +34,11 @@ export function childrenCpuMs(parent: number | undefined): number {
 
 export function parentOf(pid: number): number | undefined {
   return process.platform === 'linux' ? Number(statOf(pid)[1]) : undefined
+}
+
+/** Memory that the process has in RAM, in megabytes. */
+export function residentMb(pid: number | undefined): number {
+  if (pid === undefined || process.platform !== 'linux') return Number.NaN
+  const [, kilobytes] = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? []
+  return Number(kilobytes) / 1024
 }
