@@ -14,11 +14,11 @@ const databaseCpu: Metric = ({ calls, cpuMs }) => cpuMs.children / calls
 
 const valueIn = (round: Round, id: string, side: Side, metric: Metric): number => {
   const measured = round.get(key(id, side))
-  return measured ? metric(measured) : Number.NaN
+  return measured && measured !== 'failed' ? metric(measured) : Number.NaN
 }
 
 /** A cost that was not seen in a round is no excuse: a divisor of zero or less makes the ratio infinite, not small. */
-const over = (cost: number, divisor: number) => (divisor > 0 ? cost / divisor : Number.POSITIVE_INFINITY)
+const over = (cost: number, divisor: number) => (divisor <= 0 ? Number.POSITIVE_INFINITY : cost / divisor)
 
 type Comparison = { id: string; metric: Metric; of: Side; to: Side; added?: boolean }
 
@@ -127,19 +127,34 @@ const wanted: Wanted[] = [
 ]
 
 export function report(rounds: Round[]): BenchResult[] {
-  return [...wanted.map((want) => ratioResult(rounds, want)), ...absoluteResults(rounds)]
+  return [failures(rounds), ...wanted.map((want) => ratioResult(rounds, want)), ...absoluteResults(rounds)]
+}
+
+/** A round in which ours failed counts as the worst there can be; one in which another failed says nothing and does not count. */
+function ratioIn(round: Round, want: Wanted): number {
+  if (round.get(key(want.id, want.of)) === 'failed') return want.better === 'higher' ? 0 : Number.POSITIVE_INFINITY
+  return compare(round, want)
 }
 
 function ratioResult(rounds: Round[], want: Wanted): BenchResult {
-  const ratios = rounds.map((round) => compare(round, want))
+  const ratios = rounds.map((round) => ratioIn(round, want)).filter((ratio) => !Number.isNaN(ratio))
+  const { value, note } = summary(ratios)
   const result: BenchResult = {
     name: `${want.id}: ${want.name}`,
     unit: 'ratio',
     better: want.better,
-    ...summary(ratios),
+    value,
+    note: ratios.length === rounds.length ? note : `${note}; ${ratios.length} of ${rounds.length} rounds count`,
   }
   if (want.target !== undefined) result.target = want.target
   return result
+}
+
+function failures(rounds: Round[]): BenchResult {
+  const windows = rounds.flatMap((round) => [...round])
+  const failed = windows.filter(([, measured]) => measured === 'failed').map(([name]) => name)
+  const note = [...new Set(failed)].join('; ')
+  return { name: `windows with an error, of ${windows.length}`, unit: 'windows', value: failed.length, target: 0, note }
 }
 
 /** Medians over the rounds, for orientation: what the machine was like, not what is promised. */

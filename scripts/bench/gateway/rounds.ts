@@ -7,7 +7,8 @@ import { names, type SystemName, type Systems } from './systems.ts'
 export type Case = { id: string; stream: boolean; delayMs: number; gapMs: number; callers: number }
 /** `hot`: all calls are one user's. */
 export type Side = SystemName | `${SystemName} hot`
-export type Round = Map<string, Measured>
+/** A window that saw an error is `failed`, and nothing of it counts. */
+export type Round = Map<string, Measured | 'failed'>
 export type Plan = { rounds: number; windowMs: number; streamsPerCaller: number }
 
 const callerCounts = [1, 16, 64]
@@ -30,7 +31,7 @@ export function sidesOf({ stream, callers }: Case): Side[] {
 }
 
 type Amount = Load['amount']
-type Measure = (side: Side, oneCase: Case, amount: Amount) => Promise<Measured>
+type Measure = (side: Side, oneCase: Case, amount: Amount) => Promise<Measured | 'failed'>
 
 export async function runRounds(systems: Systems, plan: Plan, progress: (text: string) => void): Promise<Round[]> {
   const measure = measureWith(systems, progress)
@@ -57,7 +58,7 @@ function inTurn<T>(items: T[], turn: number): T[] {
   return turned.length > 0 && turn % 2 === 1 ? turned.reverse() : turned
 }
 
-/** What fails is measured once more, visibly: this machine may have stood still for seconds. What fails again ends the run. */
+/** One error spoils a window, visibly. The run goes on: the machine may have stood still for seconds. */
 function measureWith({ targets, load }: Systems, progress: (text: string) => void): Measure {
   return async (side, { id, stream, delayMs, gapMs, callers }, amount) => {
     const name = names.find((candidate) => side.startsWith(candidate)) ?? 'direct'
@@ -66,9 +67,10 @@ function measureWith({ targets, load }: Systems, progress: (text: string) => voi
     try {
       return await load.measure(wanted)
     } catch (error) {
-      progress(`${id}, ${side}: measured again after an error: ${error instanceof Error ? error.message : error}`)
-      await sleep(10_000)
-      return await load.measure(wanted)
+      progress(`${id}, ${side}: ${error instanceof Error ? error.message : error}`)
+      // What still runs for callers who have given up must not burden the next window.
+      await sleep(5_000)
+      return 'failed'
     }
   }
 }
