@@ -15,6 +15,7 @@ export async function bench(world: BenchWorld): Promise<BenchResult[]> {
       rounds: Math.max(3, Math.round(24 * world.scale)),
       windowMs: isShort ? 300 : 500,
       streamsPerCaller: isShort ? 1 : 2,
+      patienceMs: 30 * 60_000 * world.scale,
     }
     return report(await runRounds(systems, plan, world.progress))
   } finally {

@@ -9,7 +9,9 @@ export type Case = { id: string; stream: boolean; delayMs: number; gapMs: number
 export type Side = SystemName | `${SystemName} hot`
 /** A window that saw an error is `failed`, and nothing of it counts. */
 export type Round = Map<string, Measured | 'failed'>
-export type Plan = { rounds: number; windowMs: number; streamsPerCaller: number }
+/** After its patience a run ends with the rounds that it has, at least three: a slow machine gets fewer, not smaller ones. */
+export type Plan = { rounds: number; windowMs: number; streamsPerCaller: number; patienceMs: number }
+const leastRounds = 3
 
 const callerCounts = [1, 16, 64]
 const kinds = [
@@ -39,6 +41,7 @@ export async function runRounds(systems: Systems, plan: Plan, progress: (text: s
   const rounds: Round[] = []
   const startedAt = performance.now()
   for (let round = 0; round < plan.rounds; round += 1) {
+    if (round >= leastRounds && performance.now() - startedAt > plan.patienceMs) break
     const found: Round = new Map()
     for (const [at, oneCase] of cases.entries())
       for (const side of inTurn(sidesOf(oneCase), round + at)) {
