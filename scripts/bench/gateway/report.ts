@@ -163,7 +163,10 @@ function absoluteResults(rounds: Round[]): BenchResult[] {
     sidesOf(oneCase).map((side) => {
       const median = (metric: Metric) =>
         quantile(
-          rounds.map((round) => valueIn(round, oneCase.id, side, metric)),
+          rounds
+            .map((round) => valueIn(round, oneCase.id, side, metric))
+            // A window that failed has no value.
+            .filter((value) => !Number.isNaN(value)),
           0.5,
         )
       const cpuText = [median(cpu), median(databaseCpu)].map((ms) => (Number.isNaN(ms) ? '' : ms.toFixed(2)))
