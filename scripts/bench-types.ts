@@ -1,7 +1,14 @@
 /** What a module of scripts/bench/ gets and answers: `export async function bench(world: BenchWorld): Promise<BenchResult[]>`. */
 
-/** Target: at least that much for a ratio, at most that much for anything else. */
-export type BenchResult = { name: string; unit: string; value: number; target?: number; note?: string }
+export type BenchResult = {
+  name: string
+  unit: string
+  value: number
+  target?: number
+  /** Whether the target is the least or the most; without it, the least for a ratio and the most for anything else. */
+  better?: 'higher' | 'lower'
+  note?: string
+}
 
 export type BenchWorld = {
   /** Makes a database of sources and data rows on a cluster that writes as durably as production; its URL as role postgres. */

@@ -1,5 +1,6 @@
 /** npm run bench: measures what the targets of docs and requirements speak of, on a scratch cluster of its own. */
-import { readdirSync } from 'node:fs'
+import { type ExecFileSyncOptions, execFileSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -26,14 +27,29 @@ async function prepare(url: string): Promise<void> {
     await runSql(url, await readFile(join(folder, file), 'utf8'))
 }
 
-const isMet = ({ unit, value, target }: BenchResult) =>
-  target === undefined ? '' : (unit === 'ratio' ? value >= target : value <= target) ? 'met' : 'MISSED'
+const isHigherBetter = ({ unit, better }: BenchResult) =>
+  (better ?? (unit === 'ratio' ? 'higher' : 'lower')) === 'higher'
+
+function isMet(result: BenchResult): string {
+  const { value, target } = result
+  if (target === undefined) return ''
+  return (isHigherBetter(result) ? value >= target : value <= target) ? 'met' : 'MISSED'
+}
+
+/** Packages that only benchmarks need, so that everybody else's `npm ci` stays small. */
+function installPackages(progress: (text: string) => void): void {
+  const folder = join(root, 'scripts', 'bench')
+  if (existsSync(join(folder, 'node_modules'))) return
+  progress('installing the packages of scripts/bench')
+  const options = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] } satisfies ExecFileSyncOptions
+  execFileSync('npm', ['ci', '--prefix', folder, '--ignore-scripts', '--no-audit', '--no-fund'], options)
+}
 
 function printTable(results: BenchResult[]): void {
   const rows = results.map((result) => [
     result.name,
     `${result.value.toFixed(result.unit === 'ratio' ? 3 : result.unit === 'ms' ? 2 : 1)} ${result.unit}`,
-    result.target === undefined ? '' : `${result.unit === 'ratio' ? '>=' : '<='} ${result.target}`,
+    result.target === undefined ? '' : `${isHigherBetter(result) ? '>=' : '<='} ${result.target}`,
     isMet(result),
     result.note ?? '',
   ])
@@ -59,6 +75,7 @@ await runScript(help, async () => {
     throw new StackError(`There is no benchmark ${unknown.join(', ')}; there are ${modules.join(', ')}.`)
   if (!(scale > 0 && scale <= 10)) throw new StackError('--scale is a number above 0, at most 10.')
   const progress = (text: string) => console.error(`bench: ${text}`)
+  installPackages(progress)
   progress('starting a cluster')
   const scratch = await startScratch({ durable: true })
   const world: BenchWorld = {

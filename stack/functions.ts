@@ -122,7 +122,7 @@ function denoArguments(): string[] {
   return ['run', signals, ...offline, ...permissions, '--config', join(root, 'functions', 'deno.json'), server]
 }
 
-function denoBinary(): string {
+export function denoBinary(): string {
   const require = createRequire(join(root, 'package.json'))
   const folder = dirname(require.resolve('deno/package.json'))
   return join(folder, process.platform === 'win32' ? 'deno.exe' : 'deno')

@@ -16,7 +16,9 @@ export async function findImportViolations(): Promise<string[]> {
   const folders = ['functions', 'stack', 'scripts']
   const entries = await Promise.all(folders.map((folder) => readdir(join(root, folder), { recursive: true })))
   const files = entries.flatMap((names, i) => names.map((name) => join(folders[i] ?? '', name)))
-  const sources = files.filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
+  const sources = files.filter(
+    (file) => file.endsWith('.ts') && !file.endsWith('.d.ts') && !file.includes('node_modules'),
+  )
   const found = await Promise.all(
     sources.map(async (file) => violationsIn(file, await readFile(join(root, file), 'utf8'))),
   )

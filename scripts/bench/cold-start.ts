@@ -1,0 +1,58 @@
+/** From spawn to the first 200: the function `ai`, which then has asked the database, beside an empty handler in Deno. */
+
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startFunctions } from '../../stack/functions.ts'
+import { freePort } from '../../stack/scratch.ts'
+import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import { startDeno } from './gateway/programs.ts'
+import { quantile, summary } from './gateway/quantile.ts'
+import { seed } from './gateway/seed.ts'
+
+const projectUrl = 'http://127.0.0.1:9'
+const patienceMs = 60_000
+
+export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
+  const url = await createDatabase('cold_start')
+  const { tokens, jwks } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)
+  const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, SUPABASE_JWKS: jwks }
+  const sides = {
+    empty: async (port: number) => startDeno('empty.ts', [String(port)]),
+    ai: async (port: number) => startFunctions({ port, env, watch: false, log: () => {} }),
+  }
+  const times = { empty: [] as number[], ai: [] as number[] }
+  const runs = Math.max(5, Math.round(30 * scale))
+  // The first of each fills caches and does not count.
+  for (let run = -1; run < runs; run += 1)
+    for (const name of run % 2 === 0 ? (['empty', 'ai'] as const) : (['ai', 'empty'] as const)) {
+      const port = await freePort()
+      const startedAt = performance.now()
+      const program = await sides[name](port)
+      try {
+        const path = name === 'ai' ? 'ai/v1/models' : ''
+        await firstOk(`http://127.0.0.1:${port}/${path}`, tokens[0] ?? '', startedAt)
+        if (run >= 0) times[name].push(performance.now() - startedAt)
+      } finally {
+        await program.stop()
+      }
+    }
+  const median = (name: keyof typeof times) => quantile(times[name], 0.5)
+  progress(`cold start: empty ${median('empty').toFixed(0)} ms, ai ${median('ai').toFixed(0)} ms`)
+  const ratios = times.ai.map((ms, run) => ms / (times.empty[run] ?? Number.NaN))
+  return [
+    { name: 'cold start of ai over an empty handler', unit: 'ratio', better: 'lower', target: 2.7, ...summary(ratios) },
+    { name: 'cold start of an empty handler', unit: 'ms', value: median('empty') },
+    { name: 'cold start of ai', unit: 'ms', value: median('ai') },
+  ]
+}
+
+async function firstOk(url: string, token: string, startedAt: number): Promise<void> {
+  const headers = { authorization: `Bearer ${token}` }
+  for (; performance.now() - startedAt < patienceMs; await sleep(3)) {
+    const status = await fetch(url, { headers }).then(
+      async (response) => (await response.arrayBuffer()) && response.status,
+      () => undefined,
+    )
+    if (status === 200) return
+  }
+  throw new Error(`${url} did not answer with 200`)
+}

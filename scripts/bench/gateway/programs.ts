@@ -1,0 +1,81 @@
+/** Starts and ends the helper programs of a benchmark. Each is tied to this process by its stdin: see end-with-parent.ts. */
+import { type ChildProcess, fork, spawn } from 'node:child_process'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { root, StackError } from '../../../stack/config.ts'
+import { denoBinary } from '../../../stack/functions.ts'
+import { endProcess } from '../../../stack/postgres.ts'
+import type { Answer, Command, Load, Measured } from './load-contract.ts'
+
+const folder = join(root, 'scripts', 'bench', 'gateway')
+const readyMs = 30_000
+
+export type Program = { pid: number | undefined; stop(): Promise<void> }
+
+/** A program of this folder in Deno, with the packages of the functions. */
+export function startDeno(file: string, args: string[]): Program {
+  const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--no-check', '--allow-all']
+  const config = ['--config', join(root, 'functions', 'deno.json')]
+  return start(denoBinary(), ['run', '--unstable-no-legacy-abort', ...flags, ...config, join(folder, file), ...args], {
+    DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
+    DENO_NO_UPDATE_CHECK: '1',
+  })
+}
+
+/** Portkey's gateway as its package starts it. It trusts 127.0.0.1 as a custom host by default. */
+export function startPortkey(port: number): Program {
+  const require = createRequire(join(root, 'scripts', 'bench', 'package.json'))
+  const entry = require.resolve('@portkey-ai/gateway/build/start-server.js')
+  const leash = join(folder, 'end-with-parent.ts')
+  const args = ['--import', leash, entry, '--headless', `--port=${port}`]
+  return start(process.execPath, args, { NODE_ENV: 'production', TRUSTED_CUSTOM_HOSTS: '127.0.0.1' })
+}
+
+function start(program: string, args: string[], env: Record<string, string>): Program {
+  const child = spawn(program, args, {
+    cwd: folder,
+    stdio: ['pipe', 'ignore', 'inherit'],
+    env: { PATH: process.env.PATH, NO_COLOR: '1', ...env },
+  })
+  child.stdin?.on('error', () => {})
+  return { pid: child.pid, stop: () => endProcess(child) }
+}
+
+/** Resolves when something answers at the address, whatever it says. */
+export async function untilAnswered(name: string, url: string): Promise<void> {
+  for (const until = Date.now() + readyMs; Date.now() < until; await sleep(50)) {
+    const answered = await fetch(url, { signal: AbortSignal.timeout(1_000) }).then(
+      async (response) => response.arrayBuffer(),
+      () => undefined,
+    )
+    if (answered) return
+  }
+  throw new StackError(`The benchmark's ${name} does not start.`)
+}
+
+/** The process that makes the load: one measurement at a time. */
+export async function startLoad(tokens: string[]) {
+  const child = fork(join(folder, 'load.ts'), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+  await ask(child, { kind: 'tokens', tokens })
+  return {
+    async measure(load: Load): Promise<Measured> {
+      const answer = await ask(child, { kind: 'load', load })
+      if (answer.kind === 'measured') return answer.measured
+      throw new StackError(answer.kind === 'failed' ? answer.message : 'The load process answers something else.')
+    },
+    stop: () => endProcess(child),
+  }
+}
+
+function ask(child: ChildProcess, command: Command): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const onExit = () => reject(new StackError('The process that makes the load has ended.'))
+    child.once('exit', onExit)
+    child.once('message', (answer: Answer) => {
+      child.off('exit', onExit)
+      resolve(answer)
+    })
+    child.send(command)
+  })
+}
