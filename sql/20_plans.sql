@@ -54,7 +54,7 @@ grant select, insert, update, delete on public.limit_overrides to service_role;
 -- Meters ---------------------------------------------------------------------------------------------------------------
 
 create table private.meters (
-  slot smallint primary key check (slot between 1 and 200),
+  slot integer primary key check (slot between 1 and 200),
   meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
   period text not null check (period in ('minute', 'day', 'month', 'total')),
   is_held boolean not null,
@@ -72,7 +72,7 @@ create type private.meter_counts as (used bigint[], held bigint[], resets_at tim
 comment on type private.meter_counts is
   'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
 
-create type private.meter_limit as (slot smallint, meter text, period text, is_held boolean, amount bigint);
+create type private.meter_limit as (slot integer, meter text, period text, is_held boolean, amount bigint);
 comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit.';
 
 create table private.accounts (

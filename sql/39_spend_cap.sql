@@ -12,7 +12,7 @@ revoke all on private.spend_months from anon, authenticated, service_role;
 
 create table private.spend_shards (
   month date not null,
-  shard smallint not null check (shard between 0 and 255),
+  shard integer not null check (shard between 0 and 255),
   left_micros bigint not null default 0 check (left_micros >= 0 or shard >= 128),
   primary key (month, shard)
 ) with (fillfactor = 20);
@@ -33,7 +33,7 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_month date := date_trunc('month', now() at time zone 'UTC');
-  v_shard smallint := pg_backend_pid() % 128;
+  v_shard integer := pg_backend_pid() % 128;
 begin
   update private.spend_shards s set left_micros = s.left_micros - micros
   where s.month = v_month and s.shard = v_shard and s.left_micros >= micros;
@@ -42,7 +42,7 @@ end $$;
 comment on function private.take_spend(bigint) is
   'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before any account is locked.';
 
-create function private.draw_spend(month date, shard smallint, micros bigint) returns boolean
+create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
@@ -79,14 +79,14 @@ begin
   where s.month = draw_spend.month and s.shard = draw_spend.shard;
   return v_left + v_draw >= micros;
 end $$;
-comment on function private.draw_spend(date, smallint, bigint) is
+comment on function private.draw_spend(date, integer, bigint) is
   'Fetches more of the month''s cap for a shard, also what other shards have left, and takes from it; false when the cap has no room.';
 
 create function private.give_back_spend(month date, micros bigint) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_shard smallint := 128 + pg_backend_pid() % 128;
+  v_shard integer := 128 + pg_backend_pid() % 128;
 begin
   update private.spend_shards s set left_micros = s.left_micros + micros
   where s.month = give_back_spend.month and s.shard in (

@@ -219,12 +219,13 @@ begin
   v_hold.model_id := left(request ->> 'model', 200);
   v_hold.stream := coalesce((request ->> 'stream')::boolean, false);
   v_hold.request_bytes := coalesce((request ->> 'request_bytes')::bigint, 0);
-  if v_hold.request_id is null or v_hold.request_id = '' or v_hold.model_id is null or v_hold.endpoint is null
+  if length(v_hold.request_id) between 1 and 64 is not true or v_hold.model_id is null
+    or v_hold.endpoint in ('chat.completions', 'embeddings', 'images.generations') is not true
     or v_hold.request_bytes < 0 or coalesce((request ->> 'prompt_tokens_max')::bigint < 0, true)
     or (request ->> 'max_output_tokens')::bigint < 1 or (request ->> 'choices')::bigint < 1
     or (request ->> 'images')::bigint < 0 then
     perform private.raise_error('invalid_request_error',
-      'request_id, model, endpoint and prompt_tokens_max are needed, and no number may be negative.');
+      'request_id (64 characters at most), model, endpoint and prompt_tokens_max are needed, and no number may be negative.');
   end if;
   select c.* into v_caller from private.ai_caller(request, v_hold.endpoint) c;
   v_hold.user_id := v_caller.user_id;

@@ -6,7 +6,7 @@ create table public.api_keys (
   name text not null check (length(name) between 1 and 100),
   prefix text not null check (length(prefix) between 8 and 40),
   scopes text[] not null check (
-    cardinality(scopes) between 1 and 4
+    cardinality(scopes) >= 1 and cardinality(scopes) <= 4
     and scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models']),
   allowed_cidrs cidr[] not null default '{}' check (cardinality(allowed_cidrs) <= 20),
   expires_at timestamptz,

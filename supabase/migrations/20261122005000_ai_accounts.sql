@@ -1,5 +1,6 @@
 -- Written by hand, because pg-delta would throw the old tables away with what is in them: credits and counters of an account
 -- move into one row, running calls into a table of their own. The rest of this change is in the next migration.
+-- squawk-ignore-file renaming-table, ban-drop-table, adding-field-with-default
 set lock_timeout = '5s';
 set statement_timeout = '60s';
 
@@ -14,7 +15,7 @@ alter role palisade_gateway set statement_timeout = '4s';
 alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
 
 create table private.meters (
-  slot smallint primary key check (slot between 1 and 200),
+  slot integer primary key check (slot between 1 and 200),
   meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
   period text not null check (period in ('minute', 'day', 'month', 'total')),
   is_held boolean not null,
@@ -77,10 +78,10 @@ create table private.ai_holds (
   user_id uuid not null,
   session_id uuid,
   api_key_id uuid,
-  request_id varchar(64) not null,
-  endpoint varchar(40) not null,
-  model_id varchar(200) not null,
-  provider_id varchar(40),
+  request_id text not null,
+  endpoint text not null,
+  model_id text not null,
+  provider_id text,
   stream boolean not null,
   request_bytes bigint not null,
   credits bigint not null,

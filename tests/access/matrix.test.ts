@@ -64,7 +64,7 @@ const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
         from unnest(p.proargtypes::oid[]) with ordinality a (type, i) join pg_type t on t.oid = a.type) arguments
       cross join lateral (
         select string_agg(role, ' ' order by i) as roles
-        from unnest(array['PUBLIC'] || ${roles}::text[]) with ordinality r (role, i)
+        from unnest(array['PUBLIC'] || ${roles}::text[] || array['palisade_gateway']) with ordinality r (role, i)
         where has_function_privilege(lower(role), p.oid, 'execute')) granted
     where n.nspname = any (${ours})`,
 

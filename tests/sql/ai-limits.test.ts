@@ -132,10 +132,7 @@ describe('an API key with limits of its own', () => {
       (as) => as`select * from public.create_api_key('k', array['chat.completions'])`,
     )
     const [hash] = await tx`select encode(sha256(convert_to(${key?.secret}, 'UTF8')), 'hex') as hash`
-    return {
-      id: key?.id as string,
-      wish: { api_key_hash: hash?.hash, user_id: undefined, session_id: undefined } as Wish,
-    }
+    return { id: String(key?.id), wish: { api_key_hash: String(hash?.hash) } }
   }
   const limit = (tx: Tx, account: Account, id: string, meter: string, period: string, amount: number | null) =>
     asUser(tx, account.id, (as) => as`select public.limit_api_key(${id}, ${meter}, ${period}, ${amount})`)
