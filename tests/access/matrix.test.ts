@@ -269,7 +269,7 @@ const scene = (owner: string) => `
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
-  insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]');
+  insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
   insert into public.psychology_tests (id, user_id, questionnaire_id, questionnaire_version)
   values ('${run}', '${owner}', 'matrix', 1);
   insert into storage.objects (id, bucket_id, name, metadata)
@@ -437,7 +437,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'add a questionnaire':
     "insert into public.questionnaires (id, version, title, questions) values ('matrix', 2, 'x', '[]')",
   'change a questionnaire': "update public.questionnaires set title = 'x' where id = 'matrix'",
-  'delete a questionnaire': "delete from public.questionnaires where id = 'mood_check'",
+  'delete a questionnaire': "delete from public.questionnaires where id = 'matrix_2'",
   'see tests': `select from public.psychology_tests where id = '${run}'`,
   'start a test': "insert into public.psychology_tests (questionnaire_id, questionnaire_version) values ('matrix', 1)",
   'start a test as the owner': `

@@ -476,13 +476,14 @@ describe('the sweeper', () => {
     racing(2, async (sql, newOne) => {
       const account = await newOne()
       const { call_id } = await admit(sql, account, { model: baseModel })
-      await abandon(sql, call_id)
       const sweeper = connect()
       const [self] = await sweeper`select pg_backend_pid() as pid`
 
       let swept: Promise<unknown> = Promise.resolve()
       await sql.begin(async (holder) => {
         await holder`select private.lock_account(${account.id})`
+        // Abandoned only now: the stack's own sweeper must not come first.
+        await abandon(sql, call_id)
         swept = sweep(sweeper).execute()
         await waitsForLock(holder, self?.pid)
         await start(sql, call_id)
