@@ -73,7 +73,7 @@ comment on type private.meter_counts is
   'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
 
 create type private.meter_limit as (slot integer, meter text, period text, is_held boolean, amount bigint);
-comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit.';
+comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit; -1: not in the plan at all.';
 
 create table private.accounts (
   user_id uuid primary key references auth.users (id) on delete cascade,
@@ -240,7 +240,7 @@ begin
   select array_agg(row(m.slot, m.meter, m.period, m.is_held, case
       when o.user_id is not null then o.amount
       when l.plan_id is not null then l.amount
-      when not m.is_open_without_row then 0
+      when not m.is_open_without_row then -1
     end)::private.meter_limit order by m.slot)
   into v_limits
   from private.meters m
@@ -309,7 +309,7 @@ begin
   if v_taken.short is not null then
     perform private.raise_error(
       case when consume.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
-      format('The limit of %s %s per %s is reached.', v_limits[1].amount, consume.meter, consume.period),
+      format('The limit of %s %s per %s is reached.', greatest(v_limits[1].amount, 0), consume.meter, consume.period),
       format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
   end if;
   update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;

@@ -314,11 +314,11 @@ begin
       'code', 'in_flight_budget_exhausted',
       'message', format('Calls that are still running hold the rest of %s/%s. Try again when they have ended.', l.meter, l.period),
       'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
-    when l.meter = 'ai_calls' and l.amount > 0 then jsonb_build_object(
+    when l.meter = 'ai_calls' and l.amount >= 0 then jsonb_build_object(
       'code', case when l.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
       'message', format('All %s AI calls of this %s are used.', l.amount, l.period),
       'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
-    when l.amount = 0 then jsonb_build_object(
+    when l.amount < 0 then jsonb_build_object(
       'code', 'insufficient_quota', 'message', 'Your plan has no AI calls.', 'details', jsonb_build_object('limit', v_row))
     else jsonb_build_object(
       'code', 'insufficient_quota',
@@ -336,7 +336,7 @@ language plpgsql immutable security invoker set search_path = ''
 as $$
 begin
   return jsonb_build_object(
-    'meter', l.meter, 'period', l.period, 'amount', l.amount, 'used', counts.used[l.slot], 'held', counts.held[l.slot],
+    'meter', l.meter, 'period', l.period, 'amount', greatest(l.amount, 0), 'used', counts.used[l.slot], 'held', counts.held[l.slot],
     'remaining', greatest(l.amount - counts.used[l.slot] - counts.held[l.slot], 0),
     'resets_at', nullif(counts.resets_at[l.slot], 'infinity'));
 end $$;

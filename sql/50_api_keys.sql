@@ -212,7 +212,7 @@ create function public.revoke_api_key(id uuid) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.close_api_key(revoke_api_key.id) $$;
 comment on function public.revoke_api_key(uuid) is
-  'Ends a key of the caller''s at once and for good; a repeated call changes nothing. Works without the second factor: stopping a leak must be easy.';
+  'Ends a key of the caller''s at once and for good; a repeated call changes nothing.';
 grant execute on function public.revoke_api_key(uuid) to authenticated;
 
 create function private.set_api_key_limit(id uuid, meter text, period text, amount bigint) returns void

@@ -1,4 +1,5 @@
 /** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST and Storage, functions, mail, jobs. */
+import { randomBytes } from 'node:crypto'
 import { createAdaptorServer } from '@hono/node-server'
 import postgres from 'postgres'
 import { createAiProvider } from './ai-provider.ts'
@@ -75,14 +76,15 @@ async function startParts(
   await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
 
   const dbUrl = await startDatabase(config, keys, options, undo)
+  const gatewayPassword = randomBytes(24).toString('base64url')
   const functions = startFunctions({
     port: ports.functions,
-    env: functionsEnvironment(config, keys, dbUrl('postgres')),
+    env: functionsEnvironment(config, keys, dbUrl('postgres'), gatewayPassword),
     watch: options.watch,
     log: options.log,
   })
   undo.push(() => functions.stop())
-  await migrate(config, dbUrl('postgres'), options)
+  await migrate(config, dbUrl('postgres'), gatewayPassword, options)
   if (!config.real.db) await writeJobSettings(dbUrl('postgres'), `${config.urls.api}/functions/v1`, keys.secretKey)
   gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
   undo.push(() => gateway?.close())
@@ -160,7 +162,7 @@ async function awaitServices(config: StackConfig, url: string, options: Options)
   }
 }
 
-async function migrate(config: StackConfig, url: string, options: Options): Promise<void> {
+async function migrate(config: StackConfig, url: string, gatewayPassword: string, options: Options): Promise<void> {
   await awaitServices(config, url, options)
   const pending = await pendingMigrations(url)
   if (pending.length > 0) {
@@ -172,15 +174,28 @@ async function migrate(config: StackConfig, url: string, options: Options): Prom
   try {
     // The stand-in provider's port follows PALISADE_PORT.
     await sql`update private.providers set base_url = ${`${config.urls.provider}/v1`} where id = 'demo'`
+    // A new one at every start: nobody needs to know it but the function.
+    await sql.unsafe(`alter role palisade_gateway password '${gatewayPassword}'`)
   } finally {
     await sql.end()
   }
 }
 
 /** What Supabase's edge runtime gives a function, and the provider keys of this machine. */
-function functionsEnvironment(config: StackConfig, keys: StackKeys, dbUrl: string): Record<string, string> {
-  const { OPENROUTER_API_KEY } = process.env
+function functionsEnvironment(
+  config: StackConfig,
+  keys: StackKeys,
+  dbUrl: string,
+  gatewayPassword: string,
+): Record<string, string> {
+  const { OPENROUTER_API_KEY, AI_DB_URL } = process.env
+  const gatewayUrl = new URL(dbUrl)
+  gatewayUrl.username = 'palisade_gateway'
+  gatewayUrl.password = gatewayPassword
+  // In a database that is not ours, the role's password is its operator's: without AI_DB_URL the function warns.
+  const aiDbUrl = config.real.db ? AI_DB_URL : gatewayUrl.href
   return {
+    ...(aiDbUrl ? { AI_DB_URL: aiDbUrl } : {}),
     SUPABASE_URL: config.urls.api,
     SUPABASE_DB_URL: dbUrl,
     SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishableKey }),

@@ -6,26 +6,23 @@ export type Database = {
     Tables: {
       ai_calls: {
         Row: {
+          answered_by: string | null
+          api_key_id: string | null
           attempts: number
           cached_tokens: number | null
           completion_tokens: number | null
           cost_micros: number | null
           created_at: string
           credits_charged: number
-          day_resets_at: string | null
           duration_ms: number | null
           endpoint: string
           error_code: string | null
           first_token_ms: number | null
-          hold_credits: number
-          hold_expires_at: string | null
           hold_micros: number
-          hold_output_tokens: number
-          hold_prompt_tokens: number
           http_status: number | null
           id: string
+          images: number | null
           model_id: string
-          month_resets_at: string | null
           price_valid_from: string | null
           prompt_tokens: number | null
           provider_cost_micros: number | null
@@ -35,8 +32,7 @@ export type Database = {
           request_id: string
           response_bytes: number | null
           session_id: string | null
-          settled_at: string | null
-          started_at: string | null
+          settled_at: string
           state: string
           stream: boolean
           usage_source: string | null
@@ -44,26 +40,23 @@ export type Database = {
         }
         ComputedFields: never
         Insert: {
+          answered_by?: string | null
+          api_key_id?: string | null
           attempts?: number
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
           created_at: string
           credits_charged?: number
-          day_resets_at?: string | null
           duration_ms?: number | null
           endpoint: string
           error_code?: string | null
           first_token_ms?: number | null
-          hold_credits?: number
-          hold_expires_at?: string | null
           hold_micros?: number
-          hold_output_tokens?: number
-          hold_prompt_tokens?: number
           http_status?: number | null
           id?: string
+          images?: number | null
           model_id: string
-          month_resets_at?: string | null
           price_valid_from?: string | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
@@ -73,34 +66,30 @@ export type Database = {
           request_id: string
           response_bytes?: number | null
           session_id?: string | null
-          settled_at?: string | null
-          started_at?: string | null
+          settled_at?: string
           state: string
           stream: boolean
           usage_source?: string | null
           user_id: string
         }
         Update: {
+          answered_by?: string | null
+          api_key_id?: string | null
           attempts?: number
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
           created_at?: string
           credits_charged?: number
-          day_resets_at?: string | null
           duration_ms?: number | null
           endpoint?: string
           error_code?: string | null
           first_token_ms?: number | null
-          hold_credits?: number
-          hold_expires_at?: string | null
           hold_micros?: number
-          hold_output_tokens?: number
-          hold_prompt_tokens?: number
           http_status?: number | null
           id?: string
+          images?: number | null
           model_id?: string
-          month_resets_at?: string | null
           price_valid_from?: string | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
@@ -110,11 +99,80 @@ export type Database = {
           request_id?: string
           response_bytes?: number | null
           session_id?: string | null
-          settled_at?: string | null
-          started_at?: string | null
+          settled_at?: string
           state?: string
           stream?: boolean
           usage_source?: string | null
+          user_id?: string
+        }
+        Relationships: []
+      }
+      api_key_limits: {
+        Row: {
+          amount: number
+          api_key_id: string
+          meter: string
+          period: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          api_key_id: string
+          meter: string
+          period: string
+        }
+        Update: {
+          amount?: number
+          api_key_id?: string
+          meter?: string
+          period?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'api_key_limits_api_key_id_fkey'
+            columns: ['api_key_id']
+            isOneToOne: false
+            referencedRelation: 'api_keys'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      api_keys: {
+        Row: {
+          allowed_cidrs: unknown[]
+          created_at: string
+          expires_at: string | null
+          id: string
+          last_used_at: string | null
+          name: string
+          prefix: string
+          revoked_at: string | null
+          scopes: string[]
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          allowed_cidrs?: unknown[]
+          created_at?: string
+          expires_at?: string | null
+          id?: string
+          last_used_at?: string | null
+          name: string
+          prefix: string
+          revoked_at?: string | null
+          scopes: string[]
+          user_id: string
+        }
+        Update: {
+          allowed_cidrs?: unknown[]
+          created_at?: string
+          expires_at?: string | null
+          id?: string
+          last_used_at?: string | null
+          name?: string
+          prefix?: string
+          revoked_at?: string | null
+          scopes?: string[]
           user_id?: string
         }
         Relationships: []
@@ -876,6 +934,10 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      claw_back_credits: {
+        Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
+        Returns: Json
+      }
       complete_registration: {
         Args: { accept_terms: boolean; birth_date: string }
         Returns: {
@@ -906,6 +968,14 @@ export type Database = {
         }
       }
       count_my_recovery_codes: { Args: Record<PropertyKey, never>; Returns: number }
+      create_api_key: {
+        Args: { allowed_cidrs?: string[]; expires_at?: string; name: string; scopes: string[] }
+        Returns: {
+          id: string
+          prefix: string
+          secret: string
+        }[]
+      }
       create_invite: {
         Args: { expires_at?: string; label: string; max_uses?: number }
         Returns: Record<string, unknown>
@@ -931,6 +1001,15 @@ export type Database = {
           status: string
         }[]
       }
+      get_my_credit_lots: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          amount: number
+          expires_at: string
+          kind: string
+          remaining: number
+        }[]
+      }
       get_my_credits: { Args: Record<PropertyKey, never>; Returns: Record<string, unknown> }
       get_my_limits: {
         Args: Record<PropertyKey, never>
@@ -946,9 +1025,17 @@ export type Database = {
       }
       get_registration_policy: { Args: Record<PropertyKey, never>; Returns: Json }
       grant_credits: {
-        Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
+        Args: {
+          amount: number
+          expires_at?: string
+          idempotency_key: string
+          kind?: string
+          reason: string
+          user_id: string
+        }
         Returns: Json
       }
+      limit_api_key: { Args: { amount: number; id: string; meter: string; period: string }; Returns: undefined }
       list_invites: {
         Args: Record<PropertyKey, never>
         Returns: {
@@ -985,9 +1072,18 @@ export type Database = {
       register_device: { Args: { device_id: string; name: string; type: string }; Returns: undefined }
       reinstate_account: { Args: { reason: string; user_id: string }; Returns: string }
       revoke_all_sessions: { Args: { user_id: string }; Returns: number }
+      revoke_api_key: { Args: { id: string }; Returns: undefined }
       revoke_invite: { Args: { invite_id: string }; Returns: undefined }
       revoke_my_other_sessions: { Args: Record<PropertyKey, never>; Returns: number }
       revoke_my_session: { Args: { session_id: string }; Returns: undefined }
+      rotate_api_key: {
+        Args: { id: string; overlap_seconds?: number }
+        Returns: {
+          old_valid_until: string
+          prefix: string
+          secret: string
+        }[]
+      }
       set_account_role: { Args: { role: string; user_id: string }; Returns: string }
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }

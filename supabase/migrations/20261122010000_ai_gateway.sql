@@ -598,7 +598,7 @@ begin
   if v_taken.short is not null then
     perform private.raise_error(
       case when consume.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
-      format('The limit of %s %s per %s is reached.', v_limits[1].amount, consume.meter, consume.period),
+      format('The limit of %s %s per %s is reached.', greatest(v_limits[1].amount, 0), consume.meter, consume.period),
       format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
   end if;
   update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
@@ -943,11 +943,11 @@ begin
       'code', 'in_flight_budget_exhausted',
       'message', format('Calls that are still running hold the rest of %s/%s. Try again when they have ended.', l.meter, l.period),
       'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
-    when l.meter = 'ai_calls' and l.amount > 0 then jsonb_build_object(
+    when l.meter = 'ai_calls' and l.amount >= 0 then jsonb_build_object(
       'code', case when l.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
       'message', format('All %s AI calls of this %s are used.', l.amount, l.period),
       'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
-    when l.amount = 0 then jsonb_build_object(
+    when l.amount < 0 then jsonb_build_object(
       'code', 'insufficient_quota', 'message', 'Your plan has no AI calls.', 'details', jsonb_build_object('limit', v_row))
     else jsonb_build_object(
       'code', 'insufficient_quota',
@@ -966,7 +966,7 @@ CREATE OR REPLACE FUNCTION private.limit_row(l private.meter_limit, counts priva
 AS $function$
 begin
   return jsonb_build_object(
-    'meter', l.meter, 'period', l.period, 'amount', l.amount, 'used', counts.used[l.slot], 'held', counts.held[l.slot],
+    'meter', l.meter, 'period', l.period, 'amount', greatest(l.amount, 0), 'used', counts.used[l.slot], 'held', counts.held[l.slot],
     'remaining', greatest(l.amount - counts.used[l.slot] - counts.held[l.slot], 0),
     'resets_at', nullif(counts.resets_at[l.slot], 'infinity'));
 end $function$;
@@ -1127,7 +1127,7 @@ begin
   select array_agg(row(m.slot, m.meter, m.period, m.is_held, case
       when o.user_id is not null then o.amount
       when l.plan_id is not null then l.amount
-      when not m.is_open_without_row then 0
+      when not m.is_open_without_row then -1
     end)::private.meter_limit order by m.slot)
   into v_limits
   from private.meters m
@@ -2145,7 +2145,7 @@ COMMENT ON FUNCTION "public"."limit_api_key"(uuid, text, text, bigint) IS 'Gives
 
 COMMENT ON FUNCTION "public"."refund_credits"(uuid, bigint, text, text) IS 'Gives credits back (service role); they do not expire. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
 
-COMMENT ON FUNCTION "public"."revoke_api_key"(uuid) IS 'Ends a key of the caller''s at once and for good; a repeated call changes nothing. Works without the second factor: stopping a leak must be easy.';
+COMMENT ON FUNCTION "public"."revoke_api_key"(uuid) IS 'Ends a key of the caller''s at once and for good; a repeated call changes nothing.';
 
 COMMENT ON FUNCTION "public"."rotate_api_key"(uuid, integer) IS 'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
 
@@ -2191,7 +2191,7 @@ COMMENT ON TYPE "private"."ai_settlement" IS 'A call to be settled, on its way t
 
 COMMENT ON TYPE "private"."meter_counts" IS 'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
 
-COMMENT ON TYPE "private"."meter_limit" IS 'A meter and what one account, or one key, may use of it; amount null: no limit.';
+COMMENT ON TYPE "private"."meter_limit" IS 'A meter and what one account, or one key, may use of it; amount null: no limit; -1: not in the plan at all.';
 
 COMMENT ON VIEW "private"."usage_counters" IS 'The counters of every account as rows, for people: used and held units, and when the period ends that they belong to.';
 

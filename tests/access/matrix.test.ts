@@ -167,7 +167,7 @@ describe('grants, policies and functions', () => {
     [
       'a function that became security definer and public',
       'alter function private.uuid_v7() security definer; grant execute on function private.uuid_v7() to public',
-      [/^private\.uuid_v7\(\) differs.*'definer; PUBLIC anon authenticated service_role'/s],
+      [/^private\.uuid_v7\(\) differs.*'definer; PUBLIC anon authenticated service_role palisade_gateway'/s],
     ],
     [
       'an unlisted sequence',
@@ -245,6 +245,7 @@ const chat = crypto.randomUUID()
 const invite = crypto.randomUUID()
 const document = crypto.randomUUID()
 const run = crypto.randomUUID()
+const apiKey = crypto.randomUUID()
 const image = crypto.randomUUID()
 const session = crypto.randomUUID()
 
@@ -267,6 +268,8 @@ const scene = (owner: string) => `
   values ('terms', 'matrix', 'x', now()), ('terms', 'matrix_2', 'x', now() + interval '1 day');
   insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', false);
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
+  insert into public.api_keys (id, user_id, name, prefix, scopes) values ('${apiKey}', '${owner}', 'Matrix', 'pal_matrix', '{models}');
+  insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
   insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
@@ -352,6 +355,8 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'grant credits': `select public.grant_credits('${owner}', 1, 'x', 'x')`,
   'refund credits': `select public.refund_credits('${owner}', 1, 'x', 'x')`,
   'deduct credits': `select public.deduct_credits('${owner}', 1, 'x', 'x')`,
+  'claw back credits': `select public.claw_back_credits('${owner}', 1, 'x', 'x')`,
+  'get my lots of credits': 'select count(*) from public.get_my_credit_lots()',
   'write the ledger by function': `select private.add_credit_entry('${owner}', 1, 'grant', 'x', 'x')`,
 
   'see models': "select from public.models where id = 'matrix/on'",
@@ -380,6 +385,14 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'admit a call': `select private.admit_ai_call('{"user_id": "${owner}"}')`,
   'settle a call': `select private.settle_ai_call('${call}', '{"result": "failed"}')`,
 
+  'see API keys': `select from public.api_keys where id = '${apiKey}'`,
+  'see an API key’s limit': `select from public.api_key_limits where api_key_id = '${apiKey}'`,
+  'write an API key': `update public.api_keys set revoked_at = null where id = '${apiKey}'`,
+  'read what API keys hash to': 'select from private.api_key_secrets',
+  'create an API key': "select from public.create_api_key('x', array['models'])",
+  'rotate an API key': `select from public.rotate_api_key('${apiKey}')`,
+  'revoke an API key': `select public.revoke_api_key('${apiKey}')`,
+  'limit an API key': `select public.limit_api_key('${apiKey}', 'ai_calls', 'day', 1)`,
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
   'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,

@@ -170,7 +170,8 @@ export const functions = {
   'private.take_ai_units(private.ai_holds, text, text, timestamp with time zone, private.accounts)': 'invoker; -',
   'private.take_key_units(private.ai_holds, private.meter_counts)': 'invoker; -',
   'private.take_spend(bigint)': 'invoker; -',
-  'private.take_units(private.meter_counts, private._meter_limit, bigint[], text, timestamp with time zone)': 'invoker; -',
+  'private.take_units(private.meter_counts, private._meter_limit, bigint[], text, timestamp with time zone)':
+    'invoker; -',
   'private.tg_users__confirm_registration()': 'definer; -',
   'private.age_refusal(text, boolean)': 'invoker; -',
   'private.try_place(uuid, integer, uuid)': 'invoker; -',
@@ -325,7 +326,8 @@ export const functions = {
   'public.revoke_my_other_sessions()': 'invoker; authenticated',
   'public.revoke_my_session(uuid)': 'invoker; authenticated',
   'public.use_recovery_code(text)': 'invoker; authenticated',
-  'graphql_public.graphql(text, text, jsonb, jsonb)': 'invoker; PUBLIC anon authenticated service_role palisade_gateway',
+  'graphql_public.graphql(text, text, jsonb, jsonb)':
+    'invoker; PUBLIC anon authenticated service_role palisade_gateway',
 }
 
 /** There are none: ids are UUIDs. */
@@ -471,6 +473,8 @@ export const behaviour = {
   'grant credits':                           'denied      denied      denied      denied      denied      denied      denied      denied      denied      yes',
   'refund credits':                          'denied      denied      denied      denied      denied      denied      denied      denied      denied      yes',
   'deduct credits':                          'denied      denied      denied      denied      denied      denied      denied      denied      denied      yes',
+  'claw back credits':                     'denied      denied      denied      denied      denied      denied      denied      denied      denied      yes',
+  'get my lots of credits':                'yes         yes         denied      PGRST       PGRST       PGRST       yes         PGRST       yes         denied',
   'write the ledger by function':            'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
 
   'see models':                              'yes         yes         denied      yes         yes         yes         yes         yes         yes         yes',
@@ -496,6 +500,14 @@ export const behaviour = {
   'admit a call':                            'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
   'settle a call':                           'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
 
+  'see API keys':                          'yes         none        denied      none        none        none        none        none        none        yes',
+  'see an API key’s limit':                'yes         none        denied      none        none        none        none        none        none        yes',
+  'write an API key':                      'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
+  'read what API keys hash to':            'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
+  'create an API key':                     'yes         yes         denied      PGRST       PGRST       PGRST       PGRST       PGRST       yes         denied',
+  'rotate an API key':                     'yes         PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       PGRST       denied',
+  'revoke an API key':                     'yes         PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       PGRST       denied',
+  'limit an API key':                      'yes         PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       PGRST       denied',
   'see chats':                               'yes         none        denied      none        none        none        none        none        none        yes',
   'start a chat':                            'yes         yes         denied      denied      denied      denied      denied      denied      yes         denied',
   'start a chat as the owner':               'yes         denied      denied      denied      denied      denied      denied      denied      denied      denied',

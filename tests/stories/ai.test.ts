@@ -293,8 +293,8 @@ describe('when it goes wrong', () => {
     await expect
       .poll(
         async () => {
-          const [call] = await calls(user)
-          return call?.state === 'held' && (call.started_at !== null) === started
+          const [hold] = await sql`select started_at from private.ai_holds where user_id = ${user.id}`
+          return hold !== undefined && (hold.started_at !== null) === started
         },
         { timeout: 10_000 },
       )
