@@ -135,7 +135,7 @@ describe('an account that may not', () => {
       const { id, sessionId } = await newAccount(tx)
       await tx`update auth.users set is_anonymous = true where id = ${id}`
 
-      const [row] = await tx`select private.check_account(${id}, ${sessionId}) ->> 'code' as code`
+      const [row] = await tx`select refusal ->> 'code' as code from private.check_account(${id}, ${sessionId})`
 
       expect(row?.code).toBe('account_pending')
     })
@@ -158,9 +158,9 @@ describe('an account that may not', () => {
       const { id, sessionId } = await newAccount(tx)
       await addFactor(tx, id)
       const check = async () =>
-        (await tx`select private.check_account(${id}, ${sessionId}) ->> 'code' as code`)[0]?.code
+        (await tx`select refusal ->> 'code' as code from private.check_account(${id}, ${sessionId})`)[0]?.code
 
-      expect(await check()).toBe('insufficient_aal')
+      expect(await check()).toBe('mfa_required')
       await tx`update auth.sessions set aal = 'aal2' where id = ${sessionId}`
       expect(await check()).toBeNull()
     })
