@@ -1,0 +1,117 @@
+-- AI usage over time: calls added up by day, for charts and bills, so that nobody reads a year of the log.
+
+create table public.ai_usage_daily (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  day date not null,
+  model_id text not null check (length(model_id) <= 200),
+  endpoint text not null check (length(endpoint) <= 40),
+  calls bigint not null,
+  failed_calls bigint not null,
+  prompt_tokens bigint not null,
+  completion_tokens bigint not null,
+  cached_tokens bigint not null,
+  reasoning_tokens bigint not null,
+  images bigint not null,
+  cost_micros bigint not null,
+  credits bigint not null,
+  primary key (user_id, day, model_id, endpoint)
+);
+comment on table public.ai_usage_daily is
+  'AI calls of a day (UTC) by user, model and endpoint. Written once when the day is over and all its calls have ended; get_my_usage adds what is newer.';
+comment on column public.ai_usage_daily.model_id is 'The model that answered, or that was asked for when none did.';
+comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls.';
+comment on column public.ai_usage_daily.failed_calls is 'Those of them that were not charged.';
+comment on column public.ai_usage_daily.cost_micros is 'Micro-dollars at our price.';
+alter table public.ai_usage_daily enable row level security;
+alter table public.ai_usage_daily force row level security;
+revoke all on public.ai_usage_daily from anon, authenticated, service_role;
+grant select on public.ai_usage_daily to authenticated, service_role;
+
+create table private.ai_usage_days (
+  day date primary key,
+  added_up_at timestamptz not null default now()
+);
+comment on table private.ai_usage_days is 'Days that are in ai_usage_daily, also those without any call.';
+revoke all on private.ai_usage_days from anon, authenticated, service_role;
+
+create function private.usage_of_calls(from_time timestamptz, to_time timestamptz, of_user uuid default null)
+returns setof public.ai_usage_daily
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, c.model_id), c.endpoint,
+      count(*), count(*) filter (where c.usage_source is null or c.usage_source = 'none'),
+      coalesce(sum(c.prompt_tokens), 0)::bigint, coalesce(sum(c.completion_tokens), 0)::bigint,
+      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.reasoning_tokens), 0)::bigint,
+      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint, sum(c.credits_charged)::bigint
+    from public.ai_calls c
+    where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
+    group by 1, 2, 3, 4;
+end $$;
+comment on function private.usage_of_calls(timestamptz, timestamptz, uuid) is
+  'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint; of one user, or of all.';
+
+create function private.add_up_ai_usage() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_day date;
+  v_from timestamptz;
+  v_done integer := 0;
+begin
+  -- One at a time; a second run finds nothing to do.
+  lock table private.ai_usage_days in share row exclusive mode;
+  select coalesce((select max(d.day) + 1 from private.ai_usage_days d),
+    (select min(c.created_at at time zone 'UTC')::date from public.ai_calls c))
+  into v_day;
+  loop
+    v_from := v_day::timestamp at time zone 'UTC';
+    -- A call belongs to the day it began, and is written when it ends.
+    exit when v_day is null or v_from + interval '25 hours' > now()
+      or exists (select from private.ai_holds h where h.created_at < v_from + interval '1 day');
+    insert into public.ai_usage_daily select u.* from private.usage_of_calls(v_from, v_from + interval '1 day') u;
+    insert into private.ai_usage_days (day) values (v_day);
+    v_done := v_done + 1;
+    v_day := v_day + 1;
+  end loop;
+  return v_done;
+end $$;
+comment on function private.add_up_ai_usage() is
+  'Adds up every day that is over for an hour and has no running calls, oldest first. A job runs it. Answers how many days.';
+
+create function private.my_usage(from_day date, to_day date) returns setof public.ai_usage_daily
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+  v_live_from date;
+begin
+  if from_day is null or to_day is null or from_day > to_day or to_day - from_day > 366 then
+    perform private.raise_error('invalid_request_error', 'from_day and to_day must be dates in this order, at most 366 days apart.');
+  end if;
+  select greatest(from_day, coalesce(max(d.day) + 1, from_day)) into v_live_from from private.ai_usage_days d;
+  return query
+    select u.* from public.ai_usage_daily u
+    where u.user_id = v_user_id and u.day between from_day and to_day and u.day < v_live_from
+    union all
+    select u.* from private.usage_of_calls(
+      v_live_from::timestamp at time zone 'UTC', (to_day + 1)::timestamp at time zone 'UTC', v_user_id) u
+    order by 2, 3, 4;
+end $$;
+comment on function private.my_usage(date, date) is 'Behind public.get_my_usage. Definer: it looks which days are added up; it answers for the caller only.';
+grant execute on function private.my_usage(date, date) to authenticated;
+
+create function public.get_my_usage(from_day date, to_day date)
+returns table (
+  day date, model_id text, endpoint text, calls bigint, failed_calls bigint, prompt_tokens bigint, completion_tokens bigint,
+  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_micros bigint, credits bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  select u.day, u.model_id, u.endpoint, u.calls, u.failed_calls, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
+    u.reasoning_tokens, u.images, u.cost_micros, u.credits
+  from private.my_usage(get_my_usage.from_day, get_my_usage.to_day) u
+$$;
+comment on function public.get_my_usage(date, date) is
+  'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens, images, micro-dollars and credits by day, model and endpoint. Up to the minute.';
+grant execute on function public.get_my_usage(date, date) to authenticated;

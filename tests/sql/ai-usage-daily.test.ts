@@ -1,0 +1,115 @@
+/** Usage added up by day: the same numbers as the log, before and after a day is added up. */
+import { describe, expect, test } from 'vitest'
+import { admit, baseModel, free, newModel, settle } from './ai-support.ts'
+import { type Account, asUser, newAccount, refusal, rolledBack, type Tx } from './support.ts'
+
+const usage = (tx: Tx, { id }: Account, from = '2000-01-01', to = '2000-12-31') =>
+  asUser(
+    tx,
+    id,
+    (as) => as`
+    select to_char(day, 'YYYY-MM-DD') as day, model_id, calls::int, failed_calls::int as failed, prompt_tokens::int as prompt,
+      completion_tokens::int as completion, cost_micros::int as cost, credits::int
+    from public.get_my_usage(${from}, ${to})`,
+  )
+
+/** Moves the account's calls, and what is open of them, to a day. */
+const moveTo = async (tx: Tx, { id }: Account, day: string) => {
+  await tx`update public.ai_calls set created_at = ${`${day}T12:00:00Z`} where user_id = ${id} and created_at > '2020-01-01'`
+  await tx`update private.ai_holds set created_at = ${`${day}T12:00:00Z`} where user_id = ${id} and created_at > '2020-01-01'`
+}
+/** A past of two days: three calls on the first, one of them failed, and one on the second. */
+async function withPast(tx: Tx): Promise<Account> {
+  await tx`delete from private.ai_usage_days`
+  await tx`delete from public.ai_calls`
+  await tx`delete from private.ai_holds`
+  await newModel(tx)
+  const account = await newAccount(tx)
+  await settle(tx, (await admit(tx, account)).call_id)
+  await settle(tx, (await admit(tx, account)).call_id, free)
+  await settle(tx, (await admit(tx, account, { model: baseModel })).call_id)
+  await moveTo(tx, account, '2000-03-01')
+  await settle(tx, (await admit(tx, account)).call_id)
+  await moveTo(tx, account, '2000-03-02')
+  return account
+}
+const model = {
+  day: '2000-03-01',
+  model_id: 'sql/model',
+  calls: 2,
+  failed: 1,
+  prompt: 10,
+  completion: 5,
+  cost: 9,
+  credits: 2,
+}
+
+describe('usage by day', () => {
+  test('is added up from the log by model, and nobody sees another’s', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+
+      const rows = await usage(tx, account)
+
+      expect([...rows]).toEqual([
+        { ...model, model_id: baseModel, calls: 1, failed: 0, cost: 5, credits: 1 },
+        model,
+        { ...model, day: '2000-03-02', calls: 1, failed: 0 },
+      ])
+      expect(await usage(tx, await newAccount(tx))).toHaveLength(0)
+    }))
+
+  test('is the same after the days are added up, once, and stays when the log’s month is dropped', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+      const before = [...(await usage(tx, account))]
+
+      const [first] = await tx`select private.add_up_ai_usage() as days`
+      const [again] = await tx`select private.add_up_ai_usage() as days`
+      await tx`delete from public.ai_calls where created_at < '2020-01-01'`
+
+      expect(first?.days).toBeGreaterThan(9000)
+      expect(again?.days).toBe(0)
+      expect([...(await usage(tx, account))]).toEqual(before)
+    }))
+
+  test('of a day with a running call waits for it', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+      const { call_id } = await admit(tx, account)
+      await moveTo(tx, account, '2000-03-02')
+
+      const [first] = await tx`select private.add_up_ai_usage() as days`
+      await settle(tx, call_id)
+      await tx`select private.add_up_ai_usage()`
+
+      expect(first?.days).toBe(1)
+      expect((await usage(tx, account, '2000-03-02', '2000-03-02'))[0]).toMatchObject({ calls: 2, credits: 4 })
+    }))
+
+  test('of today is there at once', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+      await tx`select private.add_up_ai_usage()`
+      await settle(tx, (await admit(tx, account)).call_id)
+      const today = new Date().toISOString().slice(0, 10)
+
+      expect([...(await usage(tx, account, today, today))]).toMatchObject([{ day: today, calls: 1, credits: 2 }])
+    }))
+
+  test.each([
+    ['2000-01-02', '2000-01-01'],
+    ['2000-01-01', '2001-01-05'],
+    [null, '2000-01-01'],
+  ])('from %s to %s is refused', (from, to) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+
+      const refused = await refusal(tx, (sp) =>
+        asUser(sp, account.id, (as) => as`select * from public.get_my_usage(${from}::date, ${to}::date)`),
+      )
+
+      expect(refused.code).toBe('invalid_request_error')
+    }),
+  )
+})
