@@ -694,7 +694,8 @@ begin
   end if;
   if v_refusal is null then
     select t.* into v_taken from private.take_ai_units(v_hold, plan.plan_id, plan.time_zone, plan.signed_up_at, v_account) t;
-    if v_taken.refusal ->> 'code' in ('in_flight_budget_exhausted', 'concurrency_limit')
+    -- Null, not false, when nothing refused: and then the sweeper must not run, because what was taken is not stored yet.
+    if coalesce(v_taken.refusal ->> 'code', '') in ('in_flight_budget_exhausted', 'concurrency_limit')
       and private.settle_abandoned_ai_calls(20, v_hold.user_id) > 0 then
       -- Calls whose process died held it.
       v_account := private.lock_account(v_hold.user_id);
