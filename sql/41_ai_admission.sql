@@ -32,7 +32,7 @@ revoke all on private.ai_idempotency_keys from anon, authenticated, service_role
 
 create type private.ai_plan as (
   position integer, hold private.ai_holds, refusal jsonb, routes jsonb, plan_id text, time_zone text,
-  signed_up_at timestamptz, idempotency_key text, body_hash text);
+  signed_up_at timestamptz, limits private.meter_limit[], idempotency_key text, body_hash text);
 comment on type private.ai_plan is 'A call on its way through admission: what it would be, or why not.';
 
 -- Who calls ------------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ declare
   v_choices bigint := coalesce((request ->> 'choices')::bigint, 1);
   v_images bigint := coalesce((request ->> 'images')::bigint, 0);
   v_wish bigint := request ->> 'max_output_tokens';
-  v_grace_s integer;
+  v_grace_s integer := (private.setting('ai.hold_grace_seconds'))::integer;
   v_route record;
   v_output bigint;
   v_refusal jsonb;
@@ -127,9 +127,7 @@ declare
   v_held jsonb := '[]';
 begin
   plan.routes := '[]';
-  select coalesce(v_wish, (select s.value from private.settings s where s.key = 'ai.default_max_output_tokens')::bigint),
-    (select s.value from private.settings s where s.key = 'ai.hold_grace_seconds')::integer
-  into v_wish, v_grace_s;
+  v_wish := coalesce(v_wish, (private.setting('ai.default_max_output_tokens'))::bigint);
   v_hold.credits := 0;
   v_hold.output_tokens := 0;
   v_hold.micros := 0;
@@ -244,6 +242,8 @@ begin
   v_plan.plan_id := v_account.plan_id;
   v_plan.time_zone := v_account.time_zone;
   v_plan.signed_up_at := v_account.signed_up_at;
+  v_plan.limits := private.meter_limits(v_hold.user_id, v_account.plan_id, array[
+    'ai_requests', replace(v_hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros']);
   v_plan.idempotency_key := request ->> 'idempotency_key';
   v_plan.body_hash := request ->> 'body_hash';
   return private.plan_routes(v_plan, request);
@@ -360,55 +360,52 @@ end $$;
 comment on function private.ai_units(private.ai_holds, private.meter_limit[]) is 'How much of each limit a call needs.';
 
 create function private.take_ai_units(
-  hold private.ai_holds, plan_id text, time_zone text, signed_up_at timestamptz, inout account private.accounts,
+  plan private.ai_plan, balance bigint, held bigint, inout counts private.meter_counts,
   out refusal jsonb, out limits jsonb, out day_resets_at timestamptz, out month_resets_at timestamptz
 )
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_meters text[] := array['ai_requests', replace(hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls',
-    'ai_tokens', 'ai_spend_micros'];
-  v_limits private.meter_limit[] := private.meter_limits(hold.user_id, plan_id, v_meters);
-  v_units bigint[] := private.ai_units(hold, v_limits);
+  v_limits private.meter_limit[] := plan.limits;
   v_limit private.meter_limit;
+  v_credits bigint := (plan.hold).credits;
+  v_units bigint[] := private.ai_units(plan.hold, v_limits);
   v_taken record;
-  v_free bigint := account.balance - account.held;
 begin
-  select t.* into v_taken from private.take_units(account.counts, v_limits, v_units, time_zone, signed_up_at) t;
+  select t.* into v_taken from private.take_units(counts, v_limits, v_units, plan.time_zone, plan.signed_up_at) t;
   if v_taken.short is not null then
     refusal := private.limit_refusal(v_limits[v_taken.short], v_taken.counts, v_units[v_taken.short]);
     return;
-  elsif v_free < hold.credits then
+  elsif balance - held < v_credits then
     limits := jsonb_build_object(
-      'meter', 'credits', 'period', 'total', 'amount', account.balance, 'used', 0, 'held', account.held,
-      'remaining', greatest(v_free, 0), 'resets_at', null);
-    refusal := case when account.balance >= hold.credits then jsonb_build_object(
+      'meter', 'credits', 'period', 'total', 'amount', balance, 'used', 0, 'held', held,
+      'remaining', greatest(balance - held, 0), 'resets_at', null);
+    refusal := case when balance >= v_credits then jsonb_build_object(
         'code', 'in_flight_budget_exhausted',
         'message', 'Calls that are still running hold the rest of your credits. Try again when they have ended.',
         'details', jsonb_build_object('limit', limits, 'retry_after_s', 1))
       else jsonb_build_object(
         'code', 'insufficient_credits',
-        'message', format('This call costs %s credits; you have %s.', hold.credits, account.balance),
+        'message', format('This call costs %s credits; you have %s.', v_credits, balance),
         'details', jsonb_build_object('limit', limits)) end;
     return;
   end if;
-  account.counts := v_taken.counts;
-  account.held := account.held + hold.credits;
+  counts := v_taken.counts;
   limits := '[]';
   for i in 1..cardinality(v_limits) loop
     v_limit := v_limits[i];
     if v_limit.meter = 'ai_calls' then
-      day_resets_at := (account.counts).resets_at[v_limit.slot];
+      day_resets_at := counts.resets_at[v_limit.slot];
     elsif v_limit.meter = 'ai_tokens' then
-      month_resets_at := (account.counts).resets_at[v_limit.slot];
+      month_resets_at := counts.resets_at[v_limit.slot];
     end if;
     if v_limit.amount is not null and v_limit.meter in ('ai_calls', 'ai_tokens', 'ai_requests') then
-      limits := limits || private.limit_row(v_limit, account.counts);
+      limits := limits || private.limit_row(v_limit, counts);
     end if;
   end loop;
 end $$;
-comment on function private.take_ai_units(private.ai_holds, text, text, timestamptz, private.accounts) is
-  'All limits of an account and its credits, decided together: the account with everything taken, or a refusal and the account as it was.';
+comment on function private.take_ai_units(private.ai_plan, bigint, bigint, private.meter_counts) is
+  'All limits of an account and its credits, decided together: the counts with everything taken, or a refusal and the counts as they were.';
 
 create function private.take_key_units(hold private.ai_holds, counts private.meter_counts, out refusal jsonb, out key_counts private.meter_counts)
 language plpgsql volatile security invoker set search_path = ''
@@ -462,18 +459,18 @@ begin
     end if;
   end if;
   if v_refusal is null then
-    select t.* into v_taken from private.take_ai_units(v_hold, plan.plan_id, plan.time_zone, plan.signed_up_at, v_account) t;
+    select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
     -- Null, not false, when nothing refused: and then the sweeper must not run, because what was taken is not stored yet.
     if coalesce(v_taken.refusal ->> 'code', '') in ('in_flight_budget_exhausted', 'concurrency_limit')
       and private.settle_abandoned_ai_calls(20, v_hold.user_id) > 0 then
       -- Calls whose process died held it.
       v_account := private.lock_account(v_hold.user_id);
-      select t.* into v_taken from private.take_ai_units(v_hold, plan.plan_id, plan.time_zone, plan.signed_up_at, v_account) t;
+      select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
     end if;
     v_refusal := v_taken.refusal;
   end if;
   if v_refusal is null and v_hold.api_key_id is not null then
-    select k.* into v_key from private.take_key_units(v_hold, (v_taken.account).counts) k;
+    select k.* into v_key from private.take_key_units(v_hold, v_taken.counts) k;
     v_refusal := v_key.refusal;
   end if;
   if v_refusal is not null then
@@ -483,7 +480,6 @@ begin
   if v_hold.api_key_id is not null then
     update private.api_key_usage u set counts = v_key.key_counts where u.api_key_id = v_hold.api_key_id;
   end if;
-  v_account := v_taken.account;
   v_hold.day_resets_at := v_taken.day_resets_at;
   v_hold.month_resets_at := v_taken.month_resets_at;
   insert into private.ai_holds select v_hold.*;
@@ -491,12 +487,12 @@ begin
     insert into private.ai_idempotency_keys (user_id, endpoint, key, body_hash, call_id)
     values (v_hold.user_id, v_hold.endpoint, plan.idempotency_key, plan.body_hash, v_hold.call_id);
   end if;
-  update private.accounts a set held = v_account.held, counts = v_account.counts where a.user_id = v_hold.user_id;
+  update private.accounts a set held = v_account.held + v_hold.credits, counts = v_taken.counts where a.user_id = v_hold.user_id;
   return jsonb_build_object(
     'admitted', true,
     'call_id', v_hold.call_id,
     'routes', plan.routes,
-    'credits_remaining', v_account.balance - v_account.held,
+    'credits_remaining', v_account.balance - v_account.held - v_hold.credits,
     'limits', v_taken.limits);
 end $$;
 comment on function private.decide_ai_call(private.ai_plan) is
