@@ -63,6 +63,7 @@ return case code
   when 'rate_limit_exceeded' then 429
   when 'concurrency_limit' then 429
   when 'mfa_required' then 403
+  when 'invalid_signature' then 401
   when 'spend_cap_reached' then 402
   when 'circuit_open' then 503
   when 'idempotency_in_progress' then 409

@@ -32,7 +32,8 @@ revoke all on private.ai_idempotency_keys from anon, authenticated, service_role
 
 create type private.ai_plan as (
   position integer, hold private.ai_holds, refusal jsonb, routes jsonb, plan_id text, time_zone text,
-  signed_up_at timestamptz, limits private.meter_limit[], idempotency_key text, body_hash text);
+  signed_up_at timestamptz, limits private.meter_limit[], idempotency_key text, body_hash text,
+  signature_id text);
 comment on type private.ai_plan is 'A call on its way through admission: what it would be, or why not.';
 
 -- Who calls ------------------------------------------------------------------------------------------------------------
@@ -85,10 +86,11 @@ begin
   end if;
   select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
   from private.check_api_key(
-    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end) k;
+    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end,
+    request -> 'signature') k;
 end $$;
 comment on function private.ai_caller(jsonb, text) is
-  'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip}; refusal {code, message} when the key is not good for this scope.';
+  'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip, signature}; refusal {code, message} when the key is not good for this scope.';
 
 -- Which way ------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +248,7 @@ begin
     'ai_requests', replace(v_hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros']);
   v_plan.idempotency_key := request ->> 'idempotency_key';
   v_plan.body_hash := request ->> 'body_hash';
+  v_plan.signature_id := request -> 'signature' ->> 'id';
   return private.plan_routes(v_plan, request);
 end $$;
 comment on function private.plan_ai_call(jsonb, integer) is
@@ -473,6 +476,16 @@ begin
     select k.* into v_key from private.take_key_units(v_hold, v_taken.counts) k;
     v_refusal := v_key.refusal;
   end if;
+  if v_refusal is null and v_hold.api_key_id is not null and plan.signature_id is not null then
+    -- Looked at before, without the lock; this is what decides between two that come at once.
+    insert into private.used_signatures (api_key_id, message_id, expires_at)
+    values (v_hold.api_key_id, plan.signature_id,
+      now() + make_interval(secs => 2 * (private.setting('api_keys.signature_window_seconds'))::integer))
+    on conflict on constraint used_signatures_pkey do nothing;
+    if not found then
+      v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
+    end if;
+  end if;
   if v_refusal is not null then
     return private.refuse_ai_call(v_hold, v_refusal);
   end if;
@@ -504,7 +517,7 @@ as $$
 declare
   v_code text := refusal ->> 'code';
   -- Nobody's call, somebody's earlier answer, or one of many that come too fast, for which a row each would be the attack.
-  v_is_noted boolean := v_code not in ('invalid_api_key', 'rate_limit_exceeded', 'concurrency_limit')
+  v_is_noted boolean := v_code not in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit')
     and v_code not like 'idempotency%' and hold.user_id is not null;
 begin
   if v_is_noted then

@@ -9,6 +9,7 @@ create table public.api_keys (
     cardinality(scopes) >= 1 and cardinality(scopes) <= 4
     and scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models']),
   allowed_cidrs cidr[] not null default '{}' check (cardinality(allowed_cidrs) <= 20),
+  signing_required boolean not null default false,
   expires_at timestamptz,
   revoked_at timestamptz,
   last_used_at timestamptz,
@@ -18,6 +19,7 @@ comment on table public.api_keys is 'What owners know of their API keys; the sec
 comment on column public.api_keys.prefix is 'The beginning of the newest secret, by which its owner knows it.';
 comment on column public.api_keys.scopes is 'The endpoints that the key may call.';
 comment on column public.api_keys.allowed_cidrs is 'Networks the key may be used from; empty: anywhere.';
+comment on column public.api_keys.signing_required is 'Whether requests with this key must be signed: see sign_api_key.';
 comment on column public.api_keys.last_used_at is 'Within api_keys.last_used_minutes, so that not every call writes it.';
 create index api_keys_user_id_idx on public.api_keys (user_id);
 alter table public.api_keys enable row level security;
@@ -57,6 +59,35 @@ create table private.api_key_usage (
 ) with (fillfactor = 50);
 comment on table private.api_key_usage is 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';
 revoke all on private.api_key_usage from anon, authenticated, service_role;
+
+create table private.api_key_signing_secrets (
+  api_key_id uuid primary key references public.api_keys (id) on delete cascade,
+  vault_id uuid not null unique,
+  created_at timestamptz not null default now()
+);
+comment on table private.api_key_signing_secrets is 'Which secret in Vault verifies the signatures of a key. Unlike the key itself it must be readable, so it is encrypted, not hashed.';
+revoke all on private.api_key_signing_secrets from anon, authenticated, service_role;
+
+create table private.used_signatures (
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  message_id text not null check (length(message_id) between 1 and 255),
+  expires_at timestamptz not null,
+  primary key (api_key_id, message_id)
+);
+comment on table private.used_signatures is 'Signed requests that were admitted, as long as their time would still be accepted: none is admitted twice.';
+create index used_signatures_expires_at_idx on private.used_signatures (expires_at);
+revoke all on private.used_signatures from anon, authenticated, service_role;
+
+create function private.tg_api_key_signing_secrets__forget() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from vault.secrets s where s.id = old.vault_id;
+  return null;
+end $$;
+comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased. Definer: Vault belongs to the project''s owner.';
+create trigger tg_api_key_signing_secrets__forget after delete on private.api_key_signing_secrets
+  for each row execute function private.tg_api_key_signing_secrets__forget();
 
 -- Secrets --------------------------------------------------------------------------------------------------------------
 
@@ -201,6 +232,7 @@ begin
   update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
   if found then
     delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
+    delete from private.api_key_signing_secrets s where s.api_key_id = close_api_key.id;
     perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
       user_id => v_user_id);
   end if;
@@ -255,13 +287,90 @@ comment on function public.limit_api_key(uuid, text, text, bigint) is
   'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
 grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
 
+create function private.set_api_key_signing(id uuid, required boolean) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_secret text;
+begin
+  perform private.require_aal2();
+  perform from public.api_keys k
+  where k.id = set_api_key_signing.id and k.user_id = v_user_id and k.revoked_at is null for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such key, or it is revoked.');
+  end if;
+  delete from private.api_key_signing_secrets s where s.api_key_id = set_api_key_signing.id;
+  if coalesce(required, true) then
+    v_secret := 'whsec_' || encode(extensions.gen_random_bytes(32), 'base64');
+    insert into private.api_key_signing_secrets (api_key_id, vault_id)
+    values (set_api_key_signing.id, vault.create_secret(v_secret, 'api_key_signing:' || gen_random_uuid()));
+  end if;
+  update public.api_keys k set signing_required = v_secret is not null where k.id = set_api_key_signing.id;
+  perform private.audit(action => 'api_key.sign', resource_type => 'api_key', resource_id => set_api_key_signing.id::text,
+    user_id => v_user_id, details => jsonb_build_object('required', v_secret is not null));
+  return v_secret;
+end $$;
+comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key. Definer: keys are written by functions only.';
+grant execute on function private.set_api_key_signing(uuid, boolean) to authenticated;
+
+create function public.sign_api_key(id uuid, required boolean default true) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.set_api_key_signing(sign_api_key.id, sign_api_key.required) $$;
+comment on function public.sign_api_key(uuid, boolean) is
+  'Demands that requests with a key of the caller''s are signed by the scheme of Standard Webhooks, and answers the new signing secret (whsec_...), this once; required false: no longer, and the secret is forgotten. Signed are webhook-id, webhook-timestamp and the body; the time may differ by five minutes, and no id is admitted twice.';
+grant execute on function public.sign_api_key(uuid, boolean) to authenticated;
+
 -- What a key is worth ----------------------------------------------------------------------------------------------------
 
-create function private.check_api_key(secret_hash bytea, scope text, ip inet, out user_id uuid, out api_key_id uuid, out refusal jsonb)
+create function private.check_signature(key public.api_keys, signature jsonb) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_id text := signature ->> 'id';
+  v_timestamp text := signature ->> 'timestamp';
+  v_window interval := make_interval(secs => (private.setting('api_keys.signature_window_seconds'))::integer);
+  v_secret text;
+  v_expected bytea;
+  v_blind bytea := extensions.gen_random_bytes(32);
+  v_is_valid boolean;
+begin
+  if signature is null or jsonb_typeof(signature) = 'null' then
+    return case when key.signing_required then 'Requests with this API key must be signed: send webhook-id, webhook-timestamp and webhook-signature.' end;
+  end if;
+  select d.decrypted_secret into v_secret
+  from private.api_key_signing_secrets s join vault.decrypted_secrets d on d.id = s.vault_id where s.api_key_id = key.id;
+  if v_secret is null then
+    return 'This API key has no signing secret; sign_api_key makes one.';
+  elsif v_timestamp !~ '^[0-9]{1,12}$' or to_timestamp(v_timestamp::bigint) not between now() - v_window and now() + v_window then
+    return 'webhook-timestamp must be the time of the request in Unix seconds, at most five minutes off.';
+  end if;
+  v_expected := extensions.hmac(
+    convert_to(v_id || '.' || v_timestamp || '.', 'UTF8') || decode(signature ->> 'content', 'base64'),
+    decode(substr(v_secret, 7), 'base64'), 'sha256');
+  -- Compared blinded, so that the time it takes tells nothing about the expected bytes.
+  select coalesce(bool_or(
+    extensions.hmac(convert_to(s.value, 'UTF8'), v_blind, 'sha256')
+    = extensions.hmac(convert_to('v1,' || encode(v_expected, 'base64'), 'UTF8'), v_blind, 'sha256')), false)
+  into v_is_valid from jsonb_array_elements_text(signature -> 'signatures') s;
+  if not v_is_valid then
+    return 'The signature is not that of this request: sign "webhook-id.webhook-timestamp.body" with HMAC-SHA256.';
+  elsif exists (select from private.used_signatures u where u.api_key_id = key.id and u.message_id = v_id) then
+    return 'This signed request was admitted before.';
+  end if;
+  return null;
+end $$;
+comment on function private.check_signature(public.api_keys, jsonb) is
+  'Null when {id, timestamp, signatures, content (base64)} is signed with the key''s signing secret, by the scheme of Standard Webhooks, lately, and not used yet, or when there is none and none is needed; else what is wrong with it.';
+
+create function private.check_api_key(
+  secret_hash bytea, scope text, ip inet, signature jsonb, out user_id uuid, out api_key_id uuid, out refusal jsonb
+)
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_key public.api_keys;
+  v_problem text;
 begin
   select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
   where s.secret_hash = check_api_key.secret_hash and (s.valid_until is null or s.valid_until > now());
@@ -274,6 +383,11 @@ begin
     refusal := jsonb_build_object('code', 'not_allowed', 'message', 'This API key may not be used from this address.');
   elsif check_api_key.scope <> all (v_key.scopes) then
     refusal := jsonb_build_object('code', 'not_allowed', 'message', format('This API key lacks the scope %s.', check_api_key.scope));
+  else
+    v_problem := private.check_signature(v_key, signature);
+    if v_problem is not null then
+      refusal := jsonb_build_object('code', 'invalid_signature', 'message', v_problem);
+    end if;
   end if;
   if refusal is not null then
     return;
@@ -287,5 +401,33 @@ begin
       select o.id from public.api_keys o where o.id = v_key.id for update skip locked);
   end if;
 end $$;
-comment on function private.check_api_key(bytea, text, inet) is
-  'Whose key has this SHA-256, when it is valid now, for this scope, from this address; else refusal {code, message}. Says nothing of the account: see check_account.';
+comment on function private.check_api_key(bytea, text, inet, jsonb) is
+  'Whose key has this SHA-256, when it is valid now, for this scope, from this address, and signed if it must be; else refusal {code, message}. Says nothing of the account: see check_account.';
+
+create function private.report_signature_failure(secret_hash bytea, ip inet) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_key public.api_keys;
+begin
+  select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
+  where s.secret_hash = report_signature_failure.secret_hash;
+  if found then
+    perform private.raise_security_event('signature_failure', 'high', v_key.user_id,
+      jsonb_build_object('api_key_id', v_key.id, 'prefix', v_key.prefix), dedupe_key => v_key.id::text, ip => report_signature_failure.ip);
+  end if;
+end $$;
+comment on function private.report_signature_failure(bytea, inet) is
+  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for. Definer: the gateway''s role can do this and nothing else.';
+
+create function private.delete_old_signatures() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.used_signatures u where u.expires_at < now();
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_signatures() is 'Forgets signatures whose time has passed. A job runs it. Answers how many.';

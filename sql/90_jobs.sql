@@ -7,6 +7,7 @@ select cron.schedule('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_
 select cron.schedule('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 select cron.schedule('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
 select cron.schedule('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');
+select cron.schedule('delete-old-signatures', '55 * * * *', 'select private.delete_old_signatures()');
 select cron.schedule('delete-old-anonymous-requests', '45 * * * *', 'select private.delete_old_anonymous_requests()');
 select cron.schedule('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
 select cron.schedule('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');

@@ -16,6 +16,7 @@ export const catalogue = {
   invalid_request_error: { status: 400, type: request, message: 'The request is not valid.' },
   model_not_priced: { status: 400, type: request, message: 'This model has no price yet and cannot be used.' },
   invalid_api_key: { status: 401, type: request, message: 'The access token or API key is not valid here.' },
+  invalid_signature: { status: 401, type: request, message: 'The signature of this request is not valid.' },
   insufficient_credits: { status: 402, type: quota, message: 'Your credits are used up.', shouldRetry: false },
   insufficient_quota: { status: 402, type: quota, message: 'Your quota is used up.', shouldRetry: false },
   spend_cap_reached: {

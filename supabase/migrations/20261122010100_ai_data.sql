@@ -6,6 +6,7 @@ insert into private.settings (key, value, description) values
   ('api_keys.environment', '"live"', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
   ('api_keys.max_per_user', '20', 'How many API keys that are neither revoked nor expired a user can have.'),
   ('api_keys.last_used_minutes', '5', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
+  ('api_keys.signature_window_seconds', '300', 'How far the time of a signed request may be from ours, in seconds.'),
   ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.'),
   ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
   ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),

@@ -102,6 +102,7 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     started: 0,
     outcomes: [] as Outcome[],
     reports: [] as AttemptReport[],
+    signatureFailures: [] as string[],
     log: [] as LogLine[],
     anonymous: [] as string[],
   }
@@ -128,6 +129,9 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     }),
     reportAttempts: async (reports) => void seen.reports.push(...reports),
     lastWell: new Map(),
+    reportSignatureFailure: async (keyHash) => {
+      seen.signatureFailures.push(keyHash)
+    },
     countAnonymous: async (ip) => {
       seen.anonymous.push(ip)
       return { allowed: true }

@@ -32,6 +32,7 @@ export type Wish = Partial<{
   user_id: string
   session_id: string
   api_key_hash: string
+  signature: object | null
 }>
 
 /** The answer of admission, as JSON. */

@@ -36,7 +36,7 @@ const hashOf = async (secret: string) => (await verifyApiKey(secret)).keyHash
 const check = async (tx: Tx, secret: string, scope = 'chat.completions', ip: string | null = null) => {
   const [row] = await tx`
     select user_id, refusal ->> 'code' as code
-    from private.check_api_key(decode(${await hashOf(secret)}, 'hex'), ${scope}, ${ip}::inet)`
+    from private.check_api_key(decode(${await hashOf(secret)}, 'hex'), ${scope}, ${ip}::inet, null)`
   return row
 }
 

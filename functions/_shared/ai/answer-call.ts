@@ -13,6 +13,7 @@ import { ledgerCaller } from './ledger-caller.ts'
 import type { AdmissionRequest, Settlement } from './ledger-contract.ts'
 import { type OpenCall, openCall } from './open-call.ts'
 import { openStream } from './open-stream.ts'
+import { tellOfSignature } from './read-signature.ts'
 import { refusal } from './refusal.ts'
 import { streamAnswer } from './stream-answer.ts'
 import type { AiWorld, LogLine } from './world.ts'
@@ -41,6 +42,7 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
     note(facts, limitHeaders(limit ? [limit] : [], startedAt))
     note(facts, { 'x-credits-remaining': limit?.meter === 'credits' ? limit.remaining : undefined })
     if (admission.code === 'idempotency_replay') return replayed(admission)
+    if (admission.code === 'invalid_signature') tellOfSignature(asked, world)
     throw refusal(admission)
   }
   note(facts, limitHeaders(admission.limits ?? [], startedAt))
@@ -96,7 +98,7 @@ async function admissionRequest({ exchange, caller, request, body }: Asked): Pro
   const { headers } = exchange.request
   return {
     request_id: exchange.requestId,
-    ...ledgerCaller(caller, headers),
+    ...ledgerCaller(caller, headers, body),
     endpoint: request.endpoint,
     model: request.model,
     prompt_tokens_max: request.promptTokensMax,

@@ -2,7 +2,13 @@
 import { z } from 'zod'
 
 /** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
-export type LedgerCaller = ({ user_id: string; session_id: string } | { api_key_hash: string }) & { ip: string | null }
+export type LedgerCaller = (
+  | { user_id: string; session_id: string }
+  | { api_key_hash: string; signature: RequestSignature | null }
+) & { ip: string | null }
+
+/** The headers of a signed request, by the scheme of Standard Webhooks, and its body as base64. The secret is in the database. */
+export type RequestSignature = { id: string; timestamp: string; signatures: string[]; content: string }
 
 export type Endpoint = 'chat.completions' | 'embeddings' | 'images.generations'
 

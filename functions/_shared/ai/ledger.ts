@@ -63,6 +63,10 @@ export function createLedger(sql: Database) {
         await askLedger(sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`),
       ),
 
+    reportSignatureFailure: async (keyHash: string, ip: string | null) => {
+      await askLedger(sql`select private.report_signature_failure(decode(${keyHash}, 'hex'), ${ip}::inet) as answer`)
+    },
+
     /** Null when the Vault has no secret of this name. */
     providerSecret: async (name: string) =>
       understood(z.string().nullable(), await askLedger(sql`select private.provider_secret(${name}) as answer`)),

@@ -25,6 +25,8 @@ export type AiWorld = {
   lastWell: Map<string, number>
   /** Counts a request without a valid token or key against the address it came from. */
   countAnonymous(ip: string, route: string): Promise<AnonymousVerdict>
+  /** Tells a key's owner that somebody used it without a valid signature. */
+  reportSignatureFailure(keyHash: string, ip: string | null): Promise<void>
   /** The secret that a provider's `api_key_secret` names. */
   providerKey(name: string): Promise<string | undefined>
   fetch(url: string, init: RequestInit): Promise<Response>
