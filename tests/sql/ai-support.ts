@@ -19,6 +19,8 @@ export async function newModel(tx: Tx, plan = 'free'): Promise<string> {
   return 'sql/model'
 }
 
+export type Signature = { id: string; timestamp: string; signatures: string[]; content: string }
+
 export type Wish = Partial<{
   model: string
   prompt_tokens_max: number
@@ -32,7 +34,7 @@ export type Wish = Partial<{
   user_id: string
   session_id: string
   api_key_hash: string
-  signature: object | null
+  signature: Signature | null
 }>
 
 /** The answer of admission, as JSON. */

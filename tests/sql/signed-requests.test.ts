@@ -3,7 +3,7 @@ import { createHmac } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { verifyApiKey } from '../../functions/_shared/auth/verify-api-key.ts'
 import { addFactor } from '../support/sql.ts'
-import { type Admission, admit, baseModel } from './ai-support.ts'
+import { type Admission, admit, baseModel, type Signature } from './ai-support.ts'
 import {
   type Account,
   asUser,
@@ -34,19 +34,19 @@ async function newSignedKey(tx: Tx, { id }: Account): Promise<Key> {
 }
 
 /** As a service signs it; `over` replaces what is signed, `sent` what is sent. */
-function sign(key: Key, over: { id?: string; at?: number; body?: string } = {}, sent: object = {}) {
+function sign(key: Key, over: { id?: string; at?: number; body?: string } = {}, sent: Partial<Signature> = {}): Signature {
   const { id = 'msg_1', at = Date.now() / 1000, body: text = body } = over
   const timestamp = String(Math.floor(at))
   const secret = Buffer.from(key.signing.replace('whsec_', ''), 'base64')
   const signature = createHmac('sha256', secret).update(`${id}.${timestamp}.${text}`).digest('base64')
   return { id, timestamp, signatures: [`v1,${signature}`], content: base64(body), ...sent }
 }
-const send = (sql: Sql | Tx, account: Account, key: Key, signature: object | null): Promise<Admission> =>
+const send = (sql: Sql | Tx, account: Account, key: Key, signature: Signature | null): Promise<Admission> =>
   admit(sql, account, { model: baseModel, api_key_hash: key.hash, signature })
 const soon = (seconds: number) => Date.now() / 1000 + seconds
 
 describe('a request with a key that demands signatures', () => {
-  const cases: [string, (key: Key) => object | null][] = [
+  const cases: [string, (key: Key) => Signature | null][] = [
     ['is not signed', () => null],
     ['is signed with another secret', (key) => sign({ ...key, signing: `whsec_${base64('x'.repeat(32))}` })],
     ['has another body', (key) => sign(key, {}, { content: base64(`${body} `) })],
