@@ -57,7 +57,7 @@ describe('a request with a key that demands signatures', () => {
     ['has a time that is none', (key) => sign(key, {}, { timestamp: 'now' })],
     [
       'has a signature of another version only',
-      (key) => sign(key, {}, { signatures: [sign(key).signatures[0]?.replace('v1', 'v2')] }),
+      (key) => sign(key, {}, { signatures: [String(sign(key).signatures[0]).replace('v1', 'v2')] }),
     ],
     ['has no signatures', (key) => sign(key, {}, { signatures: [] })],
   ]

@@ -1,0 +1,62 @@
+/** What must be true when everything has come to rest, whatever happened before. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ChaosWorld } from './world.ts'
+
+export type Finding = { what: string; details: unknown }
+
+export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
+  const { sql } = world
+  // Gateways that live settle what they can; the rest is the sweeper's.
+  await sleep(8_000)
+  await sql`update private.ai_holds set expires_at = now() - interval '1 second' where true`
+  for (let closed = 1; closed > 0; ) {
+    const [row] = await sql`select private.settle_abandoned_ai_calls() as closed`
+    closed = row?.closed ?? 0
+  }
+  const checks: Record<string, () => PromiseLike<readonly unknown[]>> = {
+    'a hold that nobody ended': () => sql`select call_id, expires_at from private.ai_holds`,
+    'books that do not balance': () => sql`select * from private.verify_accounts()`,
+    'a call that ended twice': () => sql`select id, count(*) from public.ai_calls group by id having count(*) > 1`,
+    'a refused call that was charged': () =>
+      sql`select id from public.ai_calls where state in ('refused', 'released') and (credits_charged > 0 or cost_micros > 0)`,
+    'a charge without its entry, or an entry without its charge': () => sql`
+      select coalesce(c.id::text, e.idempotency_key) as call from public.ai_calls c
+        full join (select * from public.credit_entries where kind = 'ai_call') e
+          on e.user_id = c.user_id and e.idempotency_key = 'ai_call:' || c.id
+      where coalesce(c.credits_charged, 0) <> -coalesce(e.amount, 0)`,
+    'a limit that was exceeded': () => sql`
+      select p.id, l.meter, l.amount, l.used, l.held from public.profiles p cross join lateral private.limits_of(p.id) l
+      where l.meter <> 'storage_bytes' and (l.used + l.held > l.amount or l.held <> 0)`,
+    'a key that exceeded its limit': () => sql`
+      select l.* from public.api_key_limits l
+      where l.amount < (select count(*) from public.ai_calls c where c.api_key_id = l.api_key_id and c.credits_charged > 0)`,
+    'an idempotency key that was charged twice': () => sql`
+      select user_id, endpoint, key, count(*) from private.ai_idempotency_keys group by 1, 2, 3 having count(*) > 1`,
+    'money that does not add up': () => sql`
+      select * from (
+        select (select spent_and_held_micros from private.project_spend()) as spent,
+          (select coalesce(sum(cost_micros), 0)::bigint from public.ai_calls) as cost) s where spent <> cost`,
+  }
+  const findings: Finding[] = []
+  for (const [what, find] of Object.entries(checks))
+    for (const details of await find()) findings.push({ what, details })
+  return [...findings, ...(await compareWithProvider(world))]
+}
+
+/** The provider's own count of every request is ours, unless the process that counted was killed. */
+async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[]> {
+  const calls = await sql<{ request_id: string; state: string; attempts: number }[]>`
+    select request_id, state, attempts from public.ai_calls`
+  const known = new Map(calls.map((call) => [call.request_id, call]))
+  const findings: Finding[] = []
+  for (const call of calls) {
+    const count = asked.get(call.request_id) ?? 0
+    if (call.state === 'refused' && count > 0)
+      findings.push({ what: 'a refused call that was forwarded', details: { ...call, count } })
+    if ((call.state === 'settled' || call.state === 'released') && count !== call.attempts)
+      findings.push({ what: 'a number of attempts that is not the provider’s', details: { ...call, count } })
+  }
+  for (const [id, count] of asked)
+    if (!known.has(id)) findings.push({ what: 'a forwarded call that nobody knows', details: { id, count } })
+  return findings
+}

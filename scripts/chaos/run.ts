@@ -1,0 +1,140 @@
+/** A run of chaos: callers and accidents at the same time, for so many seconds; then everything is counted. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { countEverything, type Finding } from './count.ts'
+import { type Accident, type Step, scenario } from './scenario.ts'
+import { type Account, type ChaosWorld, modelFor, startWorld } from './world.ts'
+
+export type ChaosOptions = {
+  seed: number
+  seconds: number
+  callers: number
+  crashes: number
+  progress(line: string): void
+}
+export type ChaosReport = { findings: Finding[]; answers: Record<string, number>; accidents: Record<string, number> }
+
+export async function runChaos({ seed, seconds, callers, crashes, progress }: ChaosOptions): Promise<ChaosReport> {
+  progress('starting a database, two gateways and a provider')
+  const world = await startWorld(() => {})
+  const until = Date.now() + seconds * 1_000
+  const { steps, accidents } = scenario(seed, seconds * 200)
+  const answers: Record<string, number> = {}
+  const happened: Record<string, number> = {}
+  const findings: Finding[] = []
+  const note = (counts: Record<string, number>, name: string) => {
+    counts[name] = (counts[name] ?? 0) + 1
+  }
+  try {
+    const call = async () => {
+      for (let step = steps.pop(); step && Date.now() < until; step = steps.pop())
+        note(answers, await take(step, world))
+    }
+    const misfortune = async () => {
+      for (let next = accidents.pop(); next && Date.now() < until; next = accidents.pop()) {
+        await sleep(next.pauseMs)
+        await befall(next, world).then(
+          () => note(happened, next.what),
+          () => note(happened, `${next.what}, in vain`),
+        )
+      }
+    }
+    const crash = async () => {
+      for (let done = 0; done < crashes; done += 1) {
+        await sleep((seconds * 1_000) / (crashes + 1))
+        world.crashDatabase()
+        note(happened, 'kill -9 of PostgreSQL')
+      }
+    }
+    const sweep = async () => {
+      for (; Date.now() < until; await sleep(1_000))
+        await world.sql`select private.settle_abandoned_ai_calls()`.catch(() => {})
+    }
+    const watch = async () => {
+      for (; Date.now() < until; await sleep(50)) findings.push(...(await tooManyAtOnce(world).catch(() => [])))
+    }
+    const tell = async () => {
+      for (; Date.now() < until; await sleep(5_000)) {
+        const total = Object.values(answers).reduce((sum, count) => sum + count, 0)
+        progress(`${total} calls, ${Math.max(0, Math.round((until - Date.now()) / 1_000))} s left`)
+      }
+    }
+    await Promise.all([...Array.from({ length: callers }, call), misfortune(), crash(), sweep(), watch(), tell()])
+    progress('letting everything come to rest, and counting')
+    findings.push(...(await countEverything(world)))
+    return { findings, answers, accidents: happened }
+  } finally {
+    await world.stop()
+  }
+}
+
+/** One call as a client makes it; answers what it came to, as a word. */
+async function take(step: Step, world: ChaosWorld): Promise<string> {
+  const account = world.accounts[step.account] as Account
+  const gateway = world.gateways[step.process]?.url ?? ''
+  const kind = step.endpoint === 'embeddings' ? 'embedding' : step.endpoint === 'images' ? 'image' : 'chat'
+  const text = 'word '.repeat(step.words)
+  try {
+    const model = step.endpoint === 'unknown model' ? 'chaos/none' : await modelFor(world.sql, kind, step.behaviour)
+    const { path, body } = {
+      chat: {
+        path: '/chat/completions',
+        body: {
+          model,
+          messages: [{ role: 'user', content: text }],
+          stream: step.stream,
+          max_tokens: step.maxTokens,
+          n: step.choices,
+        },
+      },
+      embedding: { path: '/embeddings', body: { model, input: text } },
+      image: { path: '/images/generations', body: { model, prompt: text, n: step.choices } },
+    }[kind]
+    const headers: Record<string, string> = {
+      authorization: `Bearer ${account.bearer}`,
+      'content-type': 'application/json',
+      'x-request-id': crypto.randomUUID(),
+      'x-forwarded-for': '203.0.113.7',
+    }
+    if (step.key !== null) headers['idempotency-key'] = `key-${step.key}`
+    const signal = step.hangUpMs === null ? AbortSignal.timeout(20_000) : AbortSignal.timeout(step.hangUpMs)
+    const answer = await fetch(`${gateway}${path}`, { method: 'POST', headers, body: JSON.stringify(body), signal })
+    const said = await answer.text()
+    if (answer.ok) return answer.headers.get('idempotency-replayed') ? 'replayed' : 'ok'
+    return /"code":"(\w+)"/.exec(said)?.[1] ?? String(answer.status)
+  } catch (error) {
+    return error instanceof Error && error.name === 'TimeoutError' ? 'hung up' : 'torn'
+  }
+}
+
+async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorld): Promise<void> {
+  if (accident.what === 'kill a function') {
+    const pid = gateways[accident.process]?.functions.pid()
+    if (pid !== undefined) process.kill(pid, 'SIGKILL')
+  } else if (accident.what === 'settle again') {
+    // What a gateway sends twice, or too late: for calls that have ended it must change nothing.
+    await sql`
+      select private.settle_ai_calls(jsonb_agg(jsonb_build_object('call_id', c.id, 'outcome', jsonb_build_object(
+        'result', 'succeeded', 'http_status', 200, 'usage_source', 'provider',
+        'usage', jsonb_build_object('prompt_tokens', 99, 'completion_tokens', 99)))))
+      from (select id from public.ai_calls order by random() limit 5) c having count(*) > 0`
+  } else if (accident.what === 'start again') {
+    await sql`select private.start_ai_calls(array(select id from public.ai_calls order by random() limit 5))`
+  } else if (accident.what === 'abandon') {
+    // The sweeper comes while the gateway still runs: whoever settles first, it is once.
+    await sql`update private.ai_holds set expires_at = now() where call_id in (select call_id from private.ai_holds order by random() limit 1)`
+  } else {
+    // Midnight, for those whose limits do not count calls of this period.
+    const free = accounts.filter(({ limit }) => ['concurrency', 'none'].includes(limit)).map(({ id }) => id)
+    await sql`
+      update private.accounts a set counts.resets_at[m.slot] = now() from private.meters m
+      where a.user_id = any(${free}) and m.meter in ('ai_calls', 'ai_tokens', 'ai_spend_micros') and m.is_held
+        and m.slot = (select slot from private.meters where meter in ('ai_calls', 'ai_tokens', 'ai_spend_micros') order by random() limit 1)`
+  }
+}
+
+/** Concurrency is true at every moment, or it is not true. */
+async function tooManyAtOnce({ sql, accounts }: ChaosWorld): Promise<Finding[]> {
+  const account = accounts.find(({ limit }) => limit === 'concurrency')
+  const [row] = await sql`select count(*)::int as open from private.ai_holds where user_id = ${account?.id ?? null}`
+  return row?.open > 2 ? [{ what: 'more than two calls at once', details: row }] : []
+}
