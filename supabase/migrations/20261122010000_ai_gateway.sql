@@ -122,11 +122,15 @@ ALTER TABLE "public"."ai_calls" DROP COLUMN "started_at";
 
 CREATE TABLE "private"."ai_idempotency_keys" ("user_id" uuid NOT NULL, "endpoint" text NOT NULL, "key" text NOT NULL, "body_hash" text NOT NULL, "call_id" uuid NOT NULL, "model_id" text, "response" text, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "ai_idempotency_keys_body_hash_check" CHECK ((body_hash ~ '^[0-9a-f]{64}$'::text)), CONSTRAINT "ai_idempotency_keys_endpoint_check" CHECK ((length(endpoint) <= 40)), CONSTRAINT "ai_idempotency_keys_key_check" CHECK (((length(key) >= 1) AND (length(key) <= 255))), CONSTRAINT "ai_idempotency_keys_model_id_check" CHECK ((length(model_id) <= 200)), CONSTRAINT "ai_idempotency_keys_pkey" PRIMARY KEY (user_id, endpoint, key), CONSTRAINT "ai_idempotency_keys_response_check" CHECK ((octet_length(response) <= 1000000)));
 
+CREATE TABLE "private"."ai_usage_days" ("day" date NOT NULL, "added_up_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "ai_usage_days_pkey" PRIMARY KEY (day));
+
 CREATE TABLE "private"."anonymous_requests" ("network" cidr NOT NULL, "route" text NOT NULL, "used" integer NOT NULL, "resets_at" timestamp with time zone NOT NULL, CONSTRAINT "anonymous_requests_pkey" PRIMARY KEY (network, route), CONSTRAINT "anonymous_requests_used_check" CHECK ((used >= 0)));
 
 ALTER TABLE "private"."anonymous_requests" SET (fillfactor=70);
 
 CREATE TABLE "private"."api_key_secrets" ("secret_hash" bytea NOT NULL, "api_key_id" uuid NOT NULL, "valid_until" timestamp with time zone, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "api_key_secrets_pkey" PRIMARY KEY (secret_hash), CONSTRAINT "api_key_secrets_secret_hash_check" CHECK ((octet_length(secret_hash) = 32)));
+
+CREATE TABLE "private"."api_key_signing_secrets" ("api_key_id" uuid NOT NULL, "vault_id" uuid NOT NULL, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "api_key_signing_secrets_pkey" PRIMARY KEY (api_key_id), CONSTRAINT "api_key_signing_secrets_vault_id_key" UNIQUE (vault_id));
 
 CREATE TABLE "private"."api_key_usage" ("api_key_id" uuid NOT NULL, "counts" private.meter_counts NOT NULL DEFAULT ROW('{}'::bigint[], '{}'::bigint[], '{}'::timestamp with time zone[])::private.meter_counts, CONSTRAINT "api_key_usage_counts_check" CHECK (((0 <= ALL ((counts).used)) AND (0 <= ALL ((counts).held)))), CONSTRAINT "api_key_usage_pkey" PRIMARY KEY (api_key_id));
 
@@ -144,13 +148,21 @@ CREATE TABLE "private"."spend_shards" ("month" date NOT NULL, "shard" integer NO
 
 ALTER TABLE "private"."spend_shards" SET (fillfactor=20);
 
+CREATE TABLE "private"."used_signatures" ("api_key_id" uuid NOT NULL, "message_id" text NOT NULL, "expires_at" timestamp with time zone NOT NULL, CONSTRAINT "used_signatures_message_id_check" CHECK (((length(message_id) >= 1) AND (length(message_id) <= 255))), CONSTRAINT "used_signatures_pkey" PRIMARY KEY (api_key_id, message_id));
+
+CREATE TABLE "public"."ai_usage_daily" ("user_id" uuid NOT NULL, "day" date NOT NULL, "model_id" text NOT NULL, "endpoint" text NOT NULL, "calls" bigint NOT NULL, "failed_calls" bigint NOT NULL, "prompt_tokens" bigint NOT NULL, "completion_tokens" bigint NOT NULL, "cached_tokens" bigint NOT NULL, "reasoning_tokens" bigint NOT NULL, "images" bigint NOT NULL, "cost_micros" bigint NOT NULL, "credits" bigint NOT NULL, CONSTRAINT "ai_usage_daily_endpoint_check" CHECK ((length(endpoint) <= 40)), CONSTRAINT "ai_usage_daily_model_id_check" CHECK ((length(model_id) <= 200)), CONSTRAINT "ai_usage_daily_pkey" PRIMARY KEY (user_id, day, model_id, endpoint));
+
+ALTER TABLE "public"."ai_usage_daily" ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE "public"."ai_usage_daily" FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE "public"."api_key_limits" ("api_key_id" uuid NOT NULL, "meter" text NOT NULL, "period" text NOT NULL, "amount" bigint NOT NULL, CONSTRAINT "api_key_limits_amount_check" CHECK ((amount >= 0)), CONSTRAINT "api_key_limits_meter_check" CHECK ((meter = ANY (ARRAY['ai_requests'::text, 'ai_concurrency'::text, 'ai_calls'::text, 'ai_tokens'::text, 'ai_spend_micros'::text]))), CONSTRAINT "api_key_limits_period_check" CHECK ((period = ANY (ARRAY['minute'::text, 'day'::text, 'month'::text, 'total'::text]))), CONSTRAINT "api_key_limits_pkey" PRIMARY KEY (api_key_id, meter, period));
 
 ALTER TABLE "public"."api_key_limits" ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE "public"."api_key_limits" FORCE ROW LEVEL SECURITY;
 
-CREATE TABLE "public"."api_keys" ("user_id" uuid NOT NULL, "name" text NOT NULL, "prefix" text NOT NULL, "scopes" text[] NOT NULL, "allowed_cidrs" cidr[] NOT NULL DEFAULT '{}'::cidr[], "expires_at" timestamp with time zone, "revoked_at" timestamp with time zone, "last_used_at" timestamp with time zone, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "api_keys_allowed_cidrs_check" CHECK ((cardinality(allowed_cidrs) <= 20)), CONSTRAINT "api_keys_name_check" CHECK (((length(name) >= 1) AND (length(name) <= 100))), CONSTRAINT "api_keys_prefix_check" CHECK (((length(prefix) >= 8) AND (length(prefix) <= 40))), CONSTRAINT "api_keys_scopes_check" CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 4) AND (scopes <@ ARRAY['chat.completions'::text, 'embeddings'::text, 'images.generations'::text, 'models'::text]))), "id" uuid NOT NULL DEFAULT private.uuid_v7(), CONSTRAINT "api_keys_pkey" PRIMARY KEY (id));
+CREATE TABLE "public"."api_keys" ("user_id" uuid NOT NULL, "name" text NOT NULL, "prefix" text NOT NULL, "scopes" text[] NOT NULL, "allowed_cidrs" cidr[] NOT NULL DEFAULT '{}'::cidr[], "signing_required" boolean NOT NULL DEFAULT false, "expires_at" timestamp with time zone, "revoked_at" timestamp with time zone, "last_used_at" timestamp with time zone, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "api_keys_allowed_cidrs_check" CHECK ((cardinality(allowed_cidrs) <= 20)), CONSTRAINT "api_keys_name_check" CHECK (((length(name) >= 1) AND (length(name) <= 100))), CONSTRAINT "api_keys_prefix_check" CHECK (((length(prefix) >= 8) AND (length(prefix) <= 40))), CONSTRAINT "api_keys_scopes_check" CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 4) AND (scopes <@ ARRAY['chat.completions'::text, 'embeddings'::text, 'images.generations'::text, 'models'::text]))), "id" uuid NOT NULL DEFAULT private.uuid_v7(), CONSTRAINT "api_keys_pkey" PRIMARY KEY (id));
 
 ALTER TABLE "public"."api_keys" ENABLE ROW LEVEL SECURITY;
 
@@ -168,11 +180,11 @@ ALTER TABLE "public"."ai_calls" ALTER COLUMN "settled_at" SET DEFAULT now();
 
 CREATE TYPE "private"."ai_closing" AS ("answer" jsonb, "month" date, "unspent_micros" bigint);
 
-CREATE TYPE "private"."ai_plan" AS ("position" integer, "hold" private.ai_holds, "refusal" jsonb, "routes" jsonb, "plan_id" text, "time_zone" text, "signed_up_at" timestamp with time zone, "idempotency_key" text, "body_hash" text);
-
 CREATE TYPE "private"."ai_settlement" AS ("position" integer, "call_id" uuid, "user_id" uuid, "outcome" jsonb);
 
 CREATE TYPE "private"."meter_limit" AS ("slot" integer, "meter" text, "period" text, "is_held" boolean, "amount" bigint);
+
+CREATE TYPE "private"."ai_plan" AS ("position" integer, "hold" private.ai_holds, "refusal" jsonb, "routes" jsonb, "plan_id" text, "time_zone" text, "signed_up_at" timestamp with time zone, "limits" private.meter_limit[], "idempotency_key" text, "body_hash" text, "signature_id" text);
 
 CREATE OR REPLACE FUNCTION private.add_api_key_secret(api_key_id uuid)
  RETURNS text
@@ -231,6 +243,34 @@ begin
     add_credit_entry.idempotency_key, v_account.balance + add_credit_entry.amount)
   returning * into v_entry;
   return v_entry;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.add_up_ai_usage()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_day date;
+  v_from timestamptz;
+  v_done integer := 0;
+begin
+  -- One at a time; a second run finds nothing to do.
+  lock table private.ai_usage_days in share row exclusive mode;
+  select coalesce((select max(d.day) + 1 from private.ai_usage_days d),
+    (select min(c.created_at at time zone 'UTC')::date from public.ai_calls c))
+  into v_day;
+  loop
+    v_from := v_day::timestamp at time zone 'UTC';
+    -- A call belongs to the day it began, and is written when it ends.
+    exit when v_day is null or v_from + interval '25 hours' > now()
+      or exists (select from private.ai_holds h where h.created_at < v_from + interval '1 day');
+    insert into public.ai_usage_daily select u.* from private.usage_of_calls(v_from, v_from + interval '1 day') u;
+    insert into private.ai_usage_days (day) values (v_day);
+    v_done := v_done + 1;
+    v_day := v_day + 1;
+  end loop;
+  return v_done;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.admit_ai_call(request jsonb)
@@ -296,7 +336,8 @@ begin
   end if;
   select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
   from private.check_api_key(
-    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end) k;
+    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end,
+    request -> 'signature') k;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.ai_cost_micros(price public.model_prices, prompt_tokens bigint, cached_tokens bigint, completion_tokens bigint, reasoning_tokens bigint, images bigint)
@@ -431,13 +472,14 @@ begin
   end if;
 end $function$;
 
-CREATE OR REPLACE FUNCTION private.check_api_key(secret_hash bytea, scope text, ip inet, OUT user_id uuid, OUT api_key_id uuid, OUT refusal jsonb)
+CREATE OR REPLACE FUNCTION private.check_api_key(secret_hash bytea, scope text, ip inet, signature jsonb, OUT user_id uuid, OUT api_key_id uuid, OUT refusal jsonb)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO ''
 AS $function$
 declare
   v_key public.api_keys;
+  v_problem text;
 begin
   select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
   where s.secret_hash = check_api_key.secret_hash and (s.valid_until is null or s.valid_until > now());
@@ -450,6 +492,11 @@ begin
     refusal := jsonb_build_object('code', 'not_allowed', 'message', 'This API key may not be used from this address.');
   elsif check_api_key.scope <> all (v_key.scopes) then
     refusal := jsonb_build_object('code', 'not_allowed', 'message', format('This API key lacks the scope %s.', check_api_key.scope));
+  else
+    v_problem := private.check_signature(v_key, signature);
+    if v_problem is not null then
+      refusal := jsonb_build_object('code', 'invalid_signature', 'message', v_problem);
+    end if;
   end if;
   if refusal is not null then
     return;
@@ -462,6 +509,47 @@ begin
     update public.api_keys k set last_used_at = now() where k.id in (
       select o.id from public.api_keys o where o.id = v_key.id for update skip locked);
   end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.check_signature(key public.api_keys, signature jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_id text := signature ->> 'id';
+  v_timestamp text := signature ->> 'timestamp';
+  v_window interval := make_interval(secs => (private.setting('api_keys.signature_window_seconds'))::integer);
+  v_secret text;
+  v_expected bytea;
+  v_blind bytea := extensions.gen_random_bytes(32);
+  v_is_valid boolean;
+begin
+  if signature is null or jsonb_typeof(signature) = 'null' then
+    return case when key.signing_required then 'Requests with this API key must be signed: send webhook-id, webhook-timestamp and webhook-signature.' end;
+  end if;
+  select d.decrypted_secret into v_secret
+  from private.api_key_signing_secrets s join vault.decrypted_secrets d on d.id = s.vault_id where s.api_key_id = key.id;
+  if v_secret is null then
+    return 'This API key has no signing secret; sign_api_key makes one.';
+  elsif v_timestamp !~ '^[0-9]{1,12}$' or to_timestamp(v_timestamp::bigint) not between now() - v_window and now() + v_window then
+    return 'webhook-timestamp must be the time of the request in Unix seconds, at most five minutes off.';
+  end if;
+  v_expected := extensions.hmac(
+    convert_to(v_id || '.' || v_timestamp || '.', 'UTF8') || decode(signature ->> 'content', 'base64'),
+    decode(substr(v_secret, 7), 'base64'), 'sha256');
+  -- Compared blinded, so that the time it takes tells nothing about the expected bytes.
+  select coalesce(bool_or(
+    extensions.hmac(convert_to(s.value, 'UTF8'), v_blind, 'sha256')
+    = extensions.hmac(convert_to('v1,' || encode(v_expected, 'base64'), 'UTF8'), v_blind, 'sha256')), false)
+  into v_is_valid from jsonb_array_elements_text(signature -> 'signatures') s;
+  if not v_is_valid then
+    return 'The signature is not that of this request: sign "webhook-id.webhook-timestamp.body" with HMAC-SHA256.';
+  elsif exists (select from private.used_signatures u where u.api_key_id = key.id and u.message_id = v_id) then
+    return 'This signed request was admitted before.';
+  end if;
+  return null;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.close_ai_call(call_id uuid, user_id uuid, state text, usage jsonb, usage_source text, outcome jsonb)
@@ -569,6 +657,7 @@ begin
   update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
   if found then
     delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
+    delete from private.api_key_signing_secrets s where s.api_key_id = close_api_key.id;
     perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
       user_id => v_user_id);
   end if;
@@ -693,19 +782,29 @@ begin
     end if;
   end if;
   if v_refusal is null then
-    select t.* into v_taken from private.take_ai_units(v_hold, plan.plan_id, plan.time_zone, plan.signed_up_at, v_account) t;
+    select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
     -- Null, not false, when nothing refused: and then the sweeper must not run, because what was taken is not stored yet.
     if coalesce(v_taken.refusal ->> 'code', '') in ('in_flight_budget_exhausted', 'concurrency_limit')
       and private.settle_abandoned_ai_calls(20, v_hold.user_id) > 0 then
       -- Calls whose process died held it.
       v_account := private.lock_account(v_hold.user_id);
-      select t.* into v_taken from private.take_ai_units(v_hold, plan.plan_id, plan.time_zone, plan.signed_up_at, v_account) t;
+      select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
     end if;
     v_refusal := v_taken.refusal;
   end if;
   if v_refusal is null and v_hold.api_key_id is not null then
-    select k.* into v_key from private.take_key_units(v_hold, (v_taken.account).counts) k;
+    select k.* into v_key from private.take_key_units(v_hold, v_taken.counts) k;
     v_refusal := v_key.refusal;
+  end if;
+  if v_refusal is null and v_hold.api_key_id is not null and plan.signature_id is not null then
+    -- Looked at before, without the lock; this is what decides between two that come at once.
+    insert into private.used_signatures (api_key_id, message_id, expires_at)
+    values (v_hold.api_key_id, plan.signature_id,
+      now() + make_interval(secs => 2 * (private.setting('api_keys.signature_window_seconds'))::integer))
+    on conflict on constraint used_signatures_pkey do nothing;
+    if not found then
+      v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
+    end if;
   end if;
   if v_refusal is not null then
     return private.refuse_ai_call(v_hold, v_refusal);
@@ -714,7 +813,6 @@ begin
   if v_hold.api_key_id is not null then
     update private.api_key_usage u set counts = v_key.key_counts where u.api_key_id = v_hold.api_key_id;
   end if;
-  v_account := v_taken.account;
   v_hold.day_resets_at := v_taken.day_resets_at;
   v_hold.month_resets_at := v_taken.month_resets_at;
   insert into private.ai_holds select v_hold.*;
@@ -722,12 +820,12 @@ begin
     insert into private.ai_idempotency_keys (user_id, endpoint, key, body_hash, call_id)
     values (v_hold.user_id, v_hold.endpoint, plan.idempotency_key, plan.body_hash, v_hold.call_id);
   end if;
-  update private.accounts a set held = v_account.held, counts = v_account.counts where a.user_id = v_hold.user_id;
+  update private.accounts a set held = v_account.held + v_hold.credits, counts = v_taken.counts where a.user_id = v_hold.user_id;
   return jsonb_build_object(
     'admitted', true,
     'call_id', v_hold.call_id,
     'routes', plan.routes,
-    'credits_remaining', v_account.balance - v_account.held,
+    'credits_remaining', v_account.balance - v_account.held - v_hold.credits,
     'limits', v_taken.limits);
 end $function$;
 
@@ -753,6 +851,19 @@ declare
   v_deleted integer;
 begin
   delete from private.ai_idempotency_keys i where i.created_at < now() - interval '24 hours';
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.delete_old_signatures()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_deleted integer;
+begin
+  delete from private.used_signatures u where u.expires_at < now();
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $function$;
@@ -802,7 +913,7 @@ CREATE OR REPLACE FUNCTION private.error_status(code text)
  LANGUAGE sql
  IMMUTABLE
  SET search_path TO ''
-RETURN CASE code WHEN 'invalid_request_error'::text THEN 400 WHEN 'invalid_api_key'::text THEN 401 WHEN 'model_not_priced'::text THEN 400 WHEN 'insufficient_credits'::text THEN 402 WHEN 'insufficient_quota'::text THEN 402 WHEN 'in_flight_budget_exhausted'::text THEN 402 WHEN 'account_pending'::text THEN 403 WHEN 'account_suspended'::text THEN 403 WHEN 'insufficient_aal'::text THEN 403 WHEN 'model_not_allowed'::text THEN 403 WHEN 'not_allowed'::text THEN 403 WHEN 'model_not_found'::text THEN 404 WHEN 'not_found'::text THEN 404 WHEN 'idempotency_key_reused'::text THEN 422 WHEN 'daily_quota_exceeded'::text THEN 429 WHEN 'rate_limit_exceeded'::text THEN 429 WHEN 'concurrency_limit'::text THEN 429 WHEN 'mfa_required'::text THEN 403 WHEN 'spend_cap_reached'::text THEN 402 WHEN 'circuit_open'::text THEN 503 WHEN 'idempotency_in_progress'::text THEN 409 WHEN 'idempotency_not_replayable'::text THEN 409 ELSE NULL::integer END;
+RETURN CASE code WHEN 'invalid_request_error'::text THEN 400 WHEN 'invalid_api_key'::text THEN 401 WHEN 'model_not_priced'::text THEN 400 WHEN 'insufficient_credits'::text THEN 402 WHEN 'insufficient_quota'::text THEN 402 WHEN 'in_flight_budget_exhausted'::text THEN 402 WHEN 'account_pending'::text THEN 403 WHEN 'account_suspended'::text THEN 403 WHEN 'insufficient_aal'::text THEN 403 WHEN 'model_not_allowed'::text THEN 403 WHEN 'not_allowed'::text THEN 403 WHEN 'model_not_found'::text THEN 404 WHEN 'not_found'::text THEN 404 WHEN 'idempotency_key_reused'::text THEN 422 WHEN 'daily_quota_exceeded'::text THEN 429 WHEN 'rate_limit_exceeded'::text THEN 429 WHEN 'concurrency_limit'::text THEN 429 WHEN 'mfa_required'::text THEN 403 WHEN 'invalid_signature'::text THEN 401 WHEN 'spend_cap_reached'::text THEN 402 WHEN 'circuit_open'::text THEN 503 WHEN 'idempotency_in_progress'::text THEN 409 WHEN 'idempotency_not_replayable'::text THEN 409 ELSE NULL::integer END;
 
 CREATE OR REPLACE FUNCTION private.expire_credits(account private.accounts)
  RETURNS private.accounts
@@ -1167,6 +1278,29 @@ begin
   select a.balance, a.held into balance, held from private.accounts a where a.user_id = v_user_id;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.my_usage(from_day date, to_day date)
+ RETURNS SETOF public.ai_usage_daily
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+  v_live_from date;
+begin
+  if from_day is null or to_day is null or from_day > to_day or to_day - from_day > 366 then
+    perform private.raise_error('invalid_request_error', 'from_day and to_day must be dates in this order, at most 366 days apart.');
+  end if;
+  select greatest(from_day, coalesce(max(d.day) + 1, from_day)) into v_live_from from private.ai_usage_days d;
+  return query
+    select u.* from public.ai_usage_daily u
+    where u.user_id = v_user_id and u.day between from_day and to_day and u.day < v_live_from
+    union all
+    select u.* from private.usage_of_calls(
+      v_live_from::timestamp at time zone 'UTC', (to_day + 1)::timestamp at time zone 'UTC', v_user_id) u
+    order by 2, 3, 4;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.new_api_key_secret()
  RETURNS text
  LANGUAGE plpgsql
@@ -1274,8 +1408,11 @@ begin
   v_plan.plan_id := v_account.plan_id;
   v_plan.time_zone := v_account.time_zone;
   v_plan.signed_up_at := v_account.signed_up_at;
+  v_plan.limits := private.meter_limits(v_hold.user_id, v_account.plan_id, array[
+    'ai_requests', replace(v_hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros']);
   v_plan.idempotency_key := request ->> 'idempotency_key';
   v_plan.body_hash := request ->> 'body_hash';
+  v_plan.signature_id := request -> 'signature' ->> 'id';
   return private.plan_routes(v_plan, request);
 end $function$;
 
@@ -1290,7 +1427,7 @@ declare
   v_choices bigint := coalesce((request ->> 'choices')::bigint, 1);
   v_images bigint := coalesce((request ->> 'images')::bigint, 0);
   v_wish bigint := request ->> 'max_output_tokens';
-  v_grace_s integer;
+  v_grace_s integer := (private.setting('ai.hold_grace_seconds'))::integer;
   v_route record;
   v_output bigint;
   v_refusal jsonb;
@@ -1300,9 +1437,7 @@ declare
   v_held jsonb := '[]';
 begin
   plan.routes := '[]';
-  select coalesce(v_wish, (select s.value from private.settings s where s.key = 'ai.default_max_output_tokens')::bigint),
-    (select s.value from private.settings s where s.key = 'ai.hold_grace_seconds')::integer
-  into v_wish, v_grace_s;
+  v_wish := coalesce(v_wish, (private.setting('ai.default_max_output_tokens'))::bigint);
   v_hold.credits := 0;
   v_hold.output_tokens := 0;
   v_hold.micros := 0;
@@ -1409,7 +1544,7 @@ AS $function$
 declare
   v_code text := refusal ->> 'code';
   -- Nobody's call, somebody's earlier answer, or one of many that come too fast, for which a row each would be the attack.
-  v_is_noted boolean := v_code not in ('invalid_api_key', 'rate_limit_exceeded', 'concurrency_limit')
+  v_is_noted boolean := v_code not in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit')
     and v_code not like 'idempotency%' and hold.user_id is not null;
 begin
   if v_is_noted then
@@ -1490,6 +1625,23 @@ begin
   end loop;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.report_signature_failure(secret_hash bytea, ip inet)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_key public.api_keys;
+begin
+  select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
+  where s.secret_hash = report_signature_failure.secret_hash;
+  if found then
+    perform private.raise_security_event('signature_failure', 'high', v_key.user_id,
+      jsonb_build_object('api_key_id', v_key.id, 'prefix', v_key.prefix), dedupe_key => v_key.id::text, ip => report_signature_failure.ip);
+  end if;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.return_units(INOUT counts private.meter_counts, hold private.ai_holds, is_charged boolean, tokens bigint, cost_micros bigint)
  RETURNS private.meter_counts
  LANGUAGE plpgsql
@@ -1550,6 +1702,34 @@ begin
   perform private.audit(action => 'api_key.limit', resource_type => 'api_key', resource_id => set_api_key_limit.id::text,
     user_id => v_user_id, details => jsonb_build_object(
       'meter', set_api_key_limit.meter, 'period', set_api_key_limit.period, 'amount', set_api_key_limit.amount));
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.set_api_key_signing(id uuid, required boolean)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_user_id uuid := private.require_user();
+  v_secret text;
+begin
+  perform private.require_aal2();
+  perform from public.api_keys k
+  where k.id = set_api_key_signing.id and k.user_id = v_user_id and k.revoked_at is null for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such key, or it is revoked.');
+  end if;
+  delete from private.api_key_signing_secrets s where s.api_key_id = set_api_key_signing.id;
+  if coalesce(required, true) then
+    v_secret := 'whsec_' || encode(extensions.gen_random_bytes(32), 'base64');
+    insert into private.api_key_signing_secrets (api_key_id, vault_id)
+    values (set_api_key_signing.id, vault.create_secret(v_secret, 'api_key_signing:' || gen_random_uuid()));
+  end if;
+  update public.api_keys k set signing_required = v_secret is not null where k.id = set_api_key_signing.id;
+  perform private.audit(action => 'api_key.sign', resource_type => 'api_key', resource_id => set_api_key_signing.id::text,
+    user_id => v_user_id, details => jsonb_build_object('required', v_secret is not null));
+  return v_secret;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.settle_abandoned_ai_calls(batch_size integer DEFAULT 100, of_user uuid DEFAULT NULL::uuid)
@@ -1678,50 +1858,47 @@ begin
   end loop;
 end $function$;
 
-CREATE OR REPLACE FUNCTION private.take_ai_units(hold private.ai_holds, plan_id text, time_zone text, signed_up_at timestamp with time zone, INOUT account private.accounts, OUT refusal jsonb, OUT limits jsonb, OUT day_resets_at timestamp with time zone, OUT month_resets_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION private.take_ai_units(plan private.ai_plan, balance bigint, held bigint, INOUT counts private.meter_counts, OUT refusal jsonb, OUT limits jsonb, OUT day_resets_at timestamp with time zone, OUT month_resets_at timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO ''
 AS $function$
 declare
-  v_meters text[] := array['ai_requests', replace(hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls',
-    'ai_tokens', 'ai_spend_micros'];
-  v_limits private.meter_limit[] := private.meter_limits(hold.user_id, plan_id, v_meters);
-  v_units bigint[] := private.ai_units(hold, v_limits);
+  v_limits private.meter_limit[] := plan.limits;
   v_limit private.meter_limit;
+  v_credits bigint := (plan.hold).credits;
+  v_units bigint[] := private.ai_units(plan.hold, v_limits);
   v_taken record;
-  v_free bigint := account.balance - account.held;
 begin
-  select t.* into v_taken from private.take_units(account.counts, v_limits, v_units, time_zone, signed_up_at) t;
+  select t.* into v_taken from private.take_units(counts, v_limits, v_units, plan.time_zone, plan.signed_up_at) t;
   if v_taken.short is not null then
     refusal := private.limit_refusal(v_limits[v_taken.short], v_taken.counts, v_units[v_taken.short]);
     return;
-  elsif v_free < hold.credits then
+  elsif balance - held < v_credits then
     limits := jsonb_build_object(
-      'meter', 'credits', 'period', 'total', 'amount', account.balance, 'used', 0, 'held', account.held,
-      'remaining', greatest(v_free, 0), 'resets_at', null);
-    refusal := case when account.balance >= hold.credits then jsonb_build_object(
+      'meter', 'credits', 'period', 'total', 'amount', balance, 'used', 0, 'held', held,
+      'remaining', greatest(balance - held, 0), 'resets_at', null);
+    refusal := case when balance >= v_credits then jsonb_build_object(
         'code', 'in_flight_budget_exhausted',
         'message', 'Calls that are still running hold the rest of your credits. Try again when they have ended.',
         'details', jsonb_build_object('limit', limits, 'retry_after_s', 1))
       else jsonb_build_object(
         'code', 'insufficient_credits',
-        'message', format('This call costs %s credits; you have %s.', hold.credits, account.balance),
+        'message', format('This call costs %s credits; you have %s.', v_credits, balance),
         'details', jsonb_build_object('limit', limits)) end;
     return;
   end if;
-  account.counts := v_taken.counts;
-  account.held := account.held + hold.credits;
+  counts := v_taken.counts;
   limits := '[]';
   for i in 1..cardinality(v_limits) loop
     v_limit := v_limits[i];
     if v_limit.meter = 'ai_calls' then
-      day_resets_at := (account.counts).resets_at[v_limit.slot];
+      day_resets_at := counts.resets_at[v_limit.slot];
     elsif v_limit.meter = 'ai_tokens' then
-      month_resets_at := (account.counts).resets_at[v_limit.slot];
+      month_resets_at := counts.resets_at[v_limit.slot];
     end if;
     if v_limit.amount is not null and v_limit.meter in ('ai_calls', 'ai_tokens', 'ai_requests') then
-      limits := limits || private.limit_row(v_limit, account.counts);
+      limits := limits || private.limit_row(v_limit, counts);
     end if;
   end loop;
 end $function$;
@@ -1808,6 +1985,35 @@ begin
   counts := row(v_used, v_held, v_resets_at);
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.tg_api_key_signing_secrets__forget()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  delete from vault.secrets s where s.id = old.vault_id;
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.usage_of_calls(from_time timestamp with time zone, to_time timestamp with time zone, of_user uuid DEFAULT NULL::uuid)
+ RETURNS SETOF public.ai_usage_daily
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  return query
+    select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, c.model_id), c.endpoint,
+      count(*), count(*) filter (where c.usage_source is null or c.usage_source = 'none'),
+      coalesce(sum(c.prompt_tokens), 0)::bigint, coalesce(sum(c.completion_tokens), 0)::bigint,
+      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.reasoning_tokens), 0)::bigint,
+      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint, sum(c.credits_charged)::bigint
+    from public.ai_calls c
+    where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
+    group by 1, 2, 3, 4;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.uuid_v7_time(id uuid)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -1891,6 +2097,17 @@ CREATE OR REPLACE FUNCTION public.get_my_credits(OUT balance bigint, OUT held bi
  SET search_path TO ''
 AS $function$ select c.balance, c.held from private.my_credits() c $function$;
 
+CREATE OR REPLACE FUNCTION public.get_my_usage(from_day date, to_day date)
+ RETURNS TABLE(day date, model_id text, endpoint text, calls bigint, failed_calls bigint, prompt_tokens bigint, completion_tokens bigint, cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_micros bigint, credits bigint)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select u.day, u.model_id, u.endpoint, u.calls, u.failed_calls, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
+    u.reasoning_tokens, u.images, u.cost_micros, u.credits
+  from private.my_usage(get_my_usage.from_day, get_my_usage.to_day) u
+$function$;
+
 CREATE OR REPLACE FUNCTION public.grant_credits(user_id uuid, amount bigint, reason text, idempotency_key text, kind text DEFAULT 'promotional'::text, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE sql
@@ -1921,6 +2138,12 @@ CREATE OR REPLACE FUNCTION public.rotate_api_key(id uuid, overlap_seconds intege
  SET search_path TO ''
 AS $function$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $function$;
 
+CREATE OR REPLACE FUNCTION public.sign_api_key(id uuid, required boolean DEFAULT true)
+ RETURNS text
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$ select private.set_api_key_signing(sign_api_key.id, sign_api_key.required) $function$;
+
 ALTER TABLE "private"."accounts" ADD CONSTRAINT "accounts_check" CHECK (((held >= 0) AND (clawed_back >= 0) AND (unburned >= 0) AND (balance >= (- clawed_back)) AND (held <= (balance + clawed_back)) AND (0 <= ALL ((counts).used)) AND (0 <= ALL ((counts).held)))) NOT VALID;
 
 ALTER TABLE "private"."ai_idempotency_keys" ADD CONSTRAINT "ai_idempotency_keys_user_id_fkey" FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
@@ -1936,6 +2159,8 @@ ALTER TABLE "private"."model_fallbacks" ADD CONSTRAINT "model_fallbacks_model_id
 ALTER TABLE "private"."anonymous_requests" ADD CONSTRAINT "anonymous_requests_route_fkey" FOREIGN KEY (route) REFERENCES private.rate_limits(route) ON DELETE CASCADE;
 
 ALTER TABLE "public"."ai_calls" ADD CONSTRAINT "ai_calls_state_check" CHECK ((state = ANY (ARRAY['settled'::text, 'released'::text, 'expired'::text, 'refused'::text]))) NOT VALID;
+
+ALTER TABLE "public"."ai_usage_daily" ADD CONSTRAINT "ai_usage_daily_user_id_fkey" FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE "public"."api_keys" ADD CONSTRAINT "api_keys_user_id_fkey" FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
@@ -1972,7 +2197,15 @@ CREATE INDEX credit_lots_user_id_idx ON private.credit_lots USING btree (user_id
 
 CREATE INDEX model_fallbacks_fallback_model_id_idx ON private.model_fallbacks USING btree (fallback_model_id);
 
+CREATE INDEX used_signatures_expires_at_idx ON private.used_signatures USING btree (expires_at);
+
 CREATE INDEX api_keys_user_id_idx ON public.api_keys USING btree (user_id);
+
+CREATE TRIGGER tg_api_key_signing_secrets__forget AFTER DELETE ON private.api_key_signing_secrets FOR EACH ROW EXECUTE FUNCTION private.tg_api_key_signing_secrets__forget();
+
+CREATE POLICY "only live, active and fully signed-in callers" ON "public"."ai_usage_daily" AS RESTRICTIVE FOR ALL TO "authenticated" USING (( SELECT private.access_is_allowed() AS access_is_allowed));
+
+CREATE POLICY "owners see their usage" ON "public"."ai_usage_daily" FOR SELECT TO "authenticated" USING ((user_id = ( SELECT auth.uid() AS uid)));
 
 CREATE POLICY "only live, active and fully signed-in callers" ON "public"."api_key_limits" AS RESTRICTIVE FOR ALL TO "authenticated" USING (( SELECT private.access_is_allowed() AS access_is_allowed));
 
@@ -2012,6 +2245,14 @@ COMMENT ON COLUMN "public"."ai_calls"."model_id" IS 'The model that was asked fo
 
 COMMENT ON COLUMN "public"."ai_calls"."state" IS 'settled: charged for what it used; released: failed and free; expired: nobody settled it, the sweeper did; refused: never reached the provider.';
 
+COMMENT ON COLUMN "public"."ai_usage_daily"."calls" IS 'All calls, also those that failed or were refused for a reason that is noted in ai_calls.';
+
+COMMENT ON COLUMN "public"."ai_usage_daily"."cost_micros" IS 'Micro-dollars at our price.';
+
+COMMENT ON COLUMN "public"."ai_usage_daily"."failed_calls" IS 'Those of them that were not charged.';
+
+COMMENT ON COLUMN "public"."ai_usage_daily"."model_id" IS 'The model that answered, or that was asked for when none did.';
+
 COMMENT ON COLUMN "public"."api_key_limits"."amount" IS 'Units of the meter: calls, tokens, micro-dollars.';
 
 COMMENT ON COLUMN "public"."api_keys"."allowed_cidrs" IS 'Networks the key may be used from; empty: anywhere.';
@@ -2022,6 +2263,8 @@ COMMENT ON COLUMN "public"."api_keys"."prefix" IS 'The beginning of the newest s
 
 COMMENT ON COLUMN "public"."api_keys"."scopes" IS 'The endpoints that the key may call.';
 
+COMMENT ON COLUMN "public"."api_keys"."signing_required" IS 'Whether requests with this key must be signed: see sign_api_key.';
+
 COMMENT ON COLUMN "public"."plan_limits"."amount" IS 'Units of the meter: calls, tokens, micro-dollars, chats, tests, bytes.';
 
 COMMENT ON COLUMN "public"."plan_limits"."period" IS 'minute: 60 seconds from the first unit on; day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
@@ -2030,11 +2273,13 @@ COMMENT ON FUNCTION "private"."add_api_key_secret"(uuid) IS 'Gives a key a new s
 
 COMMENT ON FUNCTION "private"."add_credit_entry"(uuid, bigint, text, text, text, text, timestamp with time zone) IS 'One entry and its balance in one transaction; what is added is a lot of its own. Raises insufficient_credits, idempotency_key_reused, not_found. A clawback takes also what is not there.';
 
+COMMENT ON FUNCTION "private"."add_up_ai_usage"() IS 'Adds up every day that is over for an hour and has no running calls, oldest first. A job runs it. Answers how many days.';
+
 COMMENT ON FUNCTION "private"."admit_ai_call"(jsonb) IS 'One call alone; see private.admit_ai_calls.';
 
 COMMENT ON FUNCTION "private"."admit_ai_calls"(jsonb) IS 'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
 
-COMMENT ON FUNCTION "private"."ai_caller"(jsonb, text) IS 'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip}; refusal {code, message} when the key is not good for this scope.';
+COMMENT ON FUNCTION "private"."ai_caller"(jsonb, text) IS 'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip, signature}; refusal {code, message} when the key is not good for this scope.';
 
 COMMENT ON FUNCTION "private"."ai_cost_micros"(public.model_prices, bigint, bigint, bigint, bigint, bigint) IS 'Exact cost in micro-dollars, rounded up once. Tokens as OpenAI reports them: cached within prompt, reasoning within completion.';
 
@@ -2046,7 +2291,9 @@ COMMENT ON FUNCTION "private"."change_credits"(uuid, bigint, text, text, text, t
 
 COMMENT ON FUNCTION "private"."check_account"(uuid, uuid, boolean) IS 'refusal is null when the account is active, not anonymous, and the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks. by_api_key: there is no session to ask for.';
 
-COMMENT ON FUNCTION "private"."check_api_key"(bytea, text, inet) IS 'Whose key has this SHA-256, when it is valid now, for this scope, from this address; else refusal {code, message}. Says nothing of the account: see check_account.';
+COMMENT ON FUNCTION "private"."check_api_key"(bytea, text, inet, jsonb) IS 'Whose key has this SHA-256, when it is valid now, for this scope, from this address, and signed if it must be; else refusal {code, message}. Says nothing of the account: see check_account.';
+
+COMMENT ON FUNCTION "private"."check_signature"(public.api_keys, jsonb) IS 'Null when {id, timestamp, signatures, content (base64)} is signed with the key''s signing secret, by the scheme of Standard Webhooks, lately, and not used yet, or when there is none and none is needed; else what is wrong with it.';
 
 COMMENT ON FUNCTION "private"."close_ai_call"(uuid, uuid, text, jsonb, text, jsonb) IS 'The one way for a hold to end: charges usage (null: nothing), gives back the rest, writes the ledger and the call''s row, in one transaction; {settled: false} when the call was closed before, or its account is gone.';
 
@@ -2059,6 +2306,8 @@ COMMENT ON FUNCTION "private"."decide_ai_call"(private.ai_plan) IS 'The part of 
 COMMENT ON FUNCTION "private"."delete_old_anonymous_requests"() IS 'Forgets addresses when their window is over. A job runs it. Answers how many.';
 
 COMMENT ON FUNCTION "private"."delete_old_idempotency_keys"() IS 'Forgets keys and their answers after 24 hours. A job runs it. Answers how many.';
+
+COMMENT ON FUNCTION "private"."delete_old_signatures"() IS 'Forgets signatures whose time has passed. A job runs it. Answers how many.';
 
 COMMENT ON FUNCTION "private"."draw_spend"(date, integer, bigint) IS 'Fetches more of the month''s cap for a shard, also what other shards have left, and takes from it; false when the cap has no room.';
 
@@ -2086,6 +2335,8 @@ COMMENT ON FUNCTION "private"."meter_limits"(uuid, text, text[]) IS 'What an acc
 
 COMMENT ON FUNCTION "private"."my_credit_lots"() IS 'Behind public.get_my_credit_lots. Definer: lots are private; it answers for the caller only.';
 
+COMMENT ON FUNCTION "private"."my_usage"(date, date) IS 'Behind public.get_my_usage. Definer: it looks which days are added up; it answers for the caller only.';
+
 COMMENT ON FUNCTION "private"."new_api_key_secret"() IS 'pal_ENVIRONMENT_, 160 random bits in 32 characters, and a checksum: the first eight hex digits of the SHA-256 of all before it, by which scanners know a leaked key and the gateway a mistyped one.';
 
 COMMENT ON FUNCTION "private"."open_lots"(uuid) IS 'The lots of an account that have credits left, in the order in which they burn.';
@@ -2106,9 +2357,13 @@ COMMENT ON FUNCTION "private"."renew_api_key"(uuid, integer) IS 'Behind public.r
 
 COMMENT ON FUNCTION "private"."report_ai_attempts"(jsonb) IS 'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it. Definer: the gateway''s role can do this and nothing else.';
 
+COMMENT ON FUNCTION "private"."report_signature_failure"(bytea, inet) IS 'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for. Definer: the gateway''s role can do this and nothing else.';
+
 COMMENT ON FUNCTION "private"."return_units"(private.meter_counts, private.ai_holds, boolean, bigint, bigint) IS 'Gives back what a call held of each meter and counts what it used.';
 
 COMMENT ON FUNCTION "private"."set_api_key_limit"(uuid, text, text, bigint) IS 'Behind public.limit_api_key. Definer: limits are written by functions only.';
+
+COMMENT ON FUNCTION "private"."set_api_key_signing"(uuid, boolean) IS 'Behind public.sign_api_key. Definer: keys are written by functions only.';
 
 COMMENT ON FUNCTION "private"."settle_abandoned_ai_calls"(integer, uuid) IS 'Settles calls whose process died: free when the caller got nothing, the whole hold when the answer had begun. A job runs it, and so does an admission that finds everything held, for its user; harmless at any time. Answers how many it closed.';
 
@@ -2120,13 +2375,17 @@ COMMENT ON FUNCTION "private"."spend_cap_micros"() IS 'The cap of a month in mic
 
 COMMENT ON FUNCTION "private"."start_ai_calls"(uuid[]) IS 'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold. Definer: the gateway''s role can do this and nothing else.';
 
-COMMENT ON FUNCTION "private"."take_ai_units"(private.ai_holds, text, text, timestamp with time zone, private.accounts) IS 'All limits of an account and its credits, decided together: the account with everything taken, or a refusal and the account as it was.';
+COMMENT ON FUNCTION "private"."take_ai_units"(private.ai_plan, bigint, bigint, private.meter_counts) IS 'All limits of an account and its credits, decided together: the counts with everything taken, or a refusal and the counts as they were.';
 
 COMMENT ON FUNCTION "private"."take_key_units"(private.ai_holds, private.meter_counts) IS 'The limits of an API key beside its owner''s, in the owner''s periods. The caller holds the owner''s lock, which protects the key''s counts, too.';
 
 COMMENT ON FUNCTION "private"."take_spend"(bigint) IS 'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before any account is locked.';
 
 COMMENT ON FUNCTION "private"."take_units"(private.meter_counts, private.meter_limit[], bigint[], text, timestamp with time zone) IS 'The one meter: takes units of several limits together. short is the first limit without room; then the counts must not be stored, and nothing was taken. The caller holds the lock of the row the counts come from.';
+
+COMMENT ON FUNCTION "private"."tg_api_key_signing_secrets__forget"() IS 'Takes the secret out of Vault when its key is revoked or erased. Definer: Vault belongs to the project''s owner.';
+
+COMMENT ON FUNCTION "private"."usage_of_calls"(timestamp with time zone, timestamp with time zone, uuid) IS 'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint; of one user, or of all.';
 
 COMMENT ON FUNCTION "private"."uuid_v7_time"(uuid) IS 'The moment in a version 7 UUID, to the millisecond. Rows whose created_at is this value are found by id in one partition.';
 
@@ -2140,6 +2399,8 @@ COMMENT ON FUNCTION "public"."create_api_key"(text, text[], timestamp with time 
 
 COMMENT ON FUNCTION "public"."get_my_credit_lots"() IS 'The caller''s credits by origin and expiry, in the order in which they are spent: kind (promotional, monthly, purchased), amount granted, what remains, and when that expires (null: never).';
 
+COMMENT ON FUNCTION "public"."get_my_usage"(date, date) IS 'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens, images, micro-dollars and credits by day, model and endpoint. Up to the minute.';
+
 COMMENT ON FUNCTION "public"."grant_credits"(uuid, bigint, text, text, text, timestamp with time zone) IS 'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. What expires first is spent first, then promotional before monthly before purchased. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
 
 COMMENT ON FUNCTION "public"."limit_api_key"(uuid, text, text, bigint) IS 'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
@@ -2150,15 +2411,21 @@ COMMENT ON FUNCTION "public"."revoke_api_key"(uuid) IS 'Ends a key of the caller
 
 COMMENT ON FUNCTION "public"."rotate_api_key"(uuid, integer) IS 'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
 
+COMMENT ON FUNCTION "public"."sign_api_key"(uuid, boolean) IS 'Demands that requests with a key of the caller''s are signed by the scheme of Standard Webhooks, and answers the new signing secret (whsec_...), this once; required false: no longer, and the secret is forgotten. Signed are webhook-id, webhook-timestamp and the body; the time may differ by five minutes, and no id is admitted twice.';
+
 COMMENT ON TABLE "private"."accounts" IS 'Credits and meters of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
 
 COMMENT ON TABLE "private"."ai_holds" IS 'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks and foreign keys: private.plan_ai_call is its only door.';
 
 COMMENT ON TABLE "private"."ai_idempotency_keys" IS 'Keys of the last 24 hours: what was asked, which call does it, and its whole answer, if it was no stream. The only place where an answer is kept, and only for callers who send a key.';
 
+COMMENT ON TABLE "private"."ai_usage_days" IS 'Days that are in ai_usage_daily, also those without any call.';
+
 COMMENT ON TABLE "private"."anonymous_requests" IS 'Requests of the running window without a valid token or key: by network (/24 or /56), as the last proxy saw it.';
 
 COMMENT ON TABLE "private"."api_key_secrets" IS 'SHA-256 of every secret of a key: the newest, and older ones during the overlap of a rotation. 160 random bits need no slow hash.';
+
+COMMENT ON TABLE "private"."api_key_signing_secrets" IS 'Which secret in Vault verifies the signatures of a key. Unlike the key itself it must be readable, so it is encrypted, not hashed.';
 
 COMMENT ON TABLE "private"."api_key_usage" IS 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';
 
@@ -2176,7 +2443,11 @@ COMMENT ON TABLE "private"."spend_months" IS 'What of a month''s cap is with the
 
 COMMENT ON TABLE "private"."spend_shards" IS 'What each shard may still hand to calls. 0 to 127 are taken from at admission, before any account is locked; 128 to 255 take what settlements give back, after. A connection uses one of each, so transactions seldom meet, and their order of locks never closes a circle.';
 
+COMMENT ON TABLE "private"."used_signatures" IS 'Signed requests that were admitted, as long as their time would still be accepted: none is admitted twice.';
+
 COMMENT ON TABLE "public"."ai_calls" IS 'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds.';
+
+COMMENT ON TABLE "public"."ai_usage_daily" IS 'AI calls of a day (UTC) by user, model and endpoint. Written once when the day is over and all its calls have ended; get_my_usage adds what is newer.';
 
 COMMENT ON TABLE "public"."api_key_limits" IS 'What a key may use beside what its owner may use: the smaller counts. Periods are the owner''s. Written by functions only.';
 
@@ -2203,6 +2474,10 @@ GRANT EXECUTE ON FUNCTION "private"."add_api_key_secret"(uuid) TO "postgres";
 REVOKE ALL ON FUNCTION "private"."add_credit_entry"(uuid, bigint, text, text, text, text, timestamp with time zone) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."add_credit_entry"(uuid, bigint, text, text, text, text, timestamp with time zone) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."add_up_ai_usage"() FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."add_up_ai_usage"() TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."admit_ai_calls"(jsonb) FROM PUBLIC;
 
@@ -2232,9 +2507,13 @@ REVOKE ALL ON FUNCTION "private"."check_account"(uuid, uuid, boolean) FROM PUBLI
 
 GRANT EXECUTE ON FUNCTION "private"."check_account"(uuid, uuid, boolean) TO "postgres";
 
-REVOKE ALL ON FUNCTION "private"."check_api_key"(bytea, text, inet) FROM PUBLIC;
+REVOKE ALL ON FUNCTION "private"."check_api_key"(bytea, text, inet, jsonb) FROM PUBLIC;
 
-GRANT EXECUTE ON FUNCTION "private"."check_api_key"(bytea, text, inet) TO "postgres";
+GRANT EXECUTE ON FUNCTION "private"."check_api_key"(bytea, text, inet, jsonb) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."check_signature"(public.api_keys, jsonb) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."check_signature"(public.api_keys, jsonb) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."close_ai_call"(uuid, uuid, text, jsonb, text, jsonb) FROM PUBLIC;
 
@@ -2259,6 +2538,10 @@ GRANT EXECUTE ON FUNCTION "private"."delete_old_anonymous_requests"() TO "postgr
 REVOKE ALL ON FUNCTION "private"."delete_old_idempotency_keys"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."delete_old_idempotency_keys"() TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."delete_old_signatures"() FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."delete_old_signatures"() TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."draw_spend"(date, integer, bigint) FROM PUBLIC;
 
@@ -2312,6 +2595,10 @@ REVOKE ALL ON FUNCTION "private"."my_credit_lots"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."my_credit_lots"() TO "authenticated", "postgres";
 
+REVOKE ALL ON FUNCTION "private"."my_usage"(date, date) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."my_usage"(date, date) TO "authenticated", "postgres";
+
 REVOKE ALL ON FUNCTION "private"."new_api_key_secret"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."new_api_key_secret"() TO "postgres";
@@ -2348,6 +2635,10 @@ REVOKE ALL ON FUNCTION "private"."report_ai_attempts"(jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."report_ai_attempts"(jsonb) TO "palisade_gateway", "postgres";
 
+REVOKE ALL ON FUNCTION "private"."report_signature_failure"(bytea, inet) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."report_signature_failure"(bytea, inet) TO "palisade_gateway", "postgres";
+
 REVOKE ALL ON FUNCTION "private"."return_units"(private.meter_counts, private.ai_holds, boolean, bigint, bigint) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."return_units"(private.meter_counts, private.ai_holds, boolean, bigint, bigint) TO "postgres";
@@ -2355,6 +2646,10 @@ GRANT EXECUTE ON FUNCTION "private"."return_units"(private.meter_counts, private
 REVOKE ALL ON FUNCTION "private"."set_api_key_limit"(uuid, text, text, bigint) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."set_api_key_limit"(uuid, text, text, bigint) TO "authenticated", "postgres";
+
+REVOKE ALL ON FUNCTION "private"."set_api_key_signing"(uuid, boolean) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."set_api_key_signing"(uuid, boolean) TO "authenticated", "postgres";
 
 REVOKE ALL ON FUNCTION "private"."settle_abandoned_ai_calls"(integer, uuid) FROM PUBLIC;
 
@@ -2372,9 +2667,9 @@ REVOKE ALL ON FUNCTION "private"."start_ai_calls"(uuid[]) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."start_ai_calls"(uuid[]) TO "palisade_gateway", "postgres";
 
-REVOKE ALL ON FUNCTION "private"."take_ai_units"(private.ai_holds, text, text, timestamp with time zone, private.accounts) FROM PUBLIC;
+REVOKE ALL ON FUNCTION "private"."take_ai_units"(private.ai_plan, bigint, bigint, private.meter_counts) FROM PUBLIC;
 
-GRANT EXECUTE ON FUNCTION "private"."take_ai_units"(private.ai_holds, text, text, timestamp with time zone, private.accounts) TO "postgres";
+GRANT EXECUTE ON FUNCTION "private"."take_ai_units"(private.ai_plan, bigint, bigint, private.meter_counts) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."take_key_units"(private.ai_holds, private.meter_counts) FROM PUBLIC;
 
@@ -2387,6 +2682,14 @@ GRANT EXECUTE ON FUNCTION "private"."take_spend"(bigint) TO "postgres";
 REVOKE ALL ON FUNCTION "private"."take_units"(private.meter_counts, private.meter_limit[], bigint[], text, timestamp with time zone) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."take_units"(private.meter_counts, private.meter_limit[], bigint[], text, timestamp with time zone) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."tg_api_key_signing_secrets__forget"() FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."tg_api_key_signing_secrets__forget"() TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."usage_of_calls"(timestamp with time zone, timestamp with time zone, uuid) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."usage_of_calls"(timestamp with time zone, timestamp with time zone, uuid) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."uuid_v7_time"(uuid) FROM PUBLIC;
 
@@ -2412,6 +2715,10 @@ REVOKE ALL ON FUNCTION "public"."get_my_credit_lots"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "public"."get_my_credit_lots"() TO "authenticated", "postgres";
 
+REVOKE ALL ON FUNCTION "public"."get_my_usage"(date, date) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "public"."get_my_usage"(date, date) TO "authenticated", "postgres";
+
 REVOKE ALL ON FUNCTION "public"."grant_credits"(uuid, bigint, text, text, text, timestamp with time zone) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "public"."grant_credits"(uuid, bigint, text, text, text, timestamp with time zone) TO "postgres", "service_role";
@@ -2428,15 +2735,23 @@ REVOKE ALL ON FUNCTION "public"."rotate_api_key"(uuid, integer) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "public"."rotate_api_key"(uuid, integer) TO "authenticated", "postgres";
 
+REVOKE ALL ON FUNCTION "public"."sign_api_key"(uuid, boolean) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "public"."sign_api_key"(uuid, boolean) TO "authenticated", "postgres";
+
 REVOKE ALL ON SCHEMA "private" FROM "palisade_gateway";
 
 GRANT USAGE ON SCHEMA "private" TO "palisade_gateway";
 
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."ai_idempotency_keys" TO "postgres";
 
+GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."ai_usage_days" TO "postgres";
+
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."anonymous_requests" TO "postgres";
 
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."api_key_secrets" TO "postgres";
+
+GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."api_key_signing_secrets" TO "postgres";
 
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."api_key_usage" TO "postgres";
 
@@ -2449,6 +2764,18 @@ GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."spend_months" TO "postgres";
 
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."spend_shards" TO "postgres";
+
+GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."used_signatures" TO "postgres";
+
+REVOKE ALL ON TABLE "public"."ai_usage_daily" FROM "authenticated";
+
+GRANT SELECT ON TABLE "public"."ai_usage_daily" TO "authenticated";
+
+GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "public"."ai_usage_daily" TO "postgres";
+
+REVOKE ALL ON TABLE "public"."ai_usage_daily" FROM "service_role";
+
+GRANT SELECT ON TABLE "public"."ai_usage_daily" TO "service_role";
 
 REVOKE ALL ON TABLE "public"."api_key_limits" FROM "authenticated";
 
@@ -2480,9 +2807,13 @@ GRANT USAGE ON TYPE "private"."meter_limit" TO "postgres";
 
 GRANT DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLE "private"."usage_counters" TO "postgres";
 
+select cron.schedule('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_usage()');
+
 select cron.schedule('delete-old-anonymous-requests', '45 * * * *', 'select private.delete_old_anonymous_requests()');
 
 select cron.schedule('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');
+
+select cron.schedule('delete-old-signatures', '55 * * * *', 'select private.delete_old_signatures()');
 
 select cron.schedule('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
 
@@ -2490,13 +2821,19 @@ select cron.schedule('warn-of-spend', '15 seconds', 'select private.warn_of_spen
 
 ALTER TABLE "private"."api_key_secrets" ADD CONSTRAINT "api_key_secrets_api_key_id_fkey" FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
+ALTER TABLE "private"."api_key_signing_secrets" ADD CONSTRAINT "api_key_signing_secrets_api_key_id_fkey" FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
+
 ALTER TABLE "private"."api_key_usage" ADD CONSTRAINT "api_key_usage_api_key_id_fkey" FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
+
+ALTER TABLE "private"."used_signatures" ADD CONSTRAINT "used_signatures_api_key_id_fkey" FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
 ALTER TABLE "public"."api_key_limits" ADD CONSTRAINT "api_key_limits_api_key_id_fkey" FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
 CREATE POLICY "owners see the limits of their API keys" ON "public"."api_key_limits" FOR SELECT TO "authenticated" USING ((api_key_id = ANY (ARRAY( SELECT k.id
    FROM public.api_keys k
   WHERE (k.user_id = ( SELECT auth.uid() AS uid))))));
+
+REVOKE ALL ON TABLE "public"."ai_usage_daily" FROM "anon";
 
 REVOKE ALL ON TABLE "public"."api_key_limits" FROM "anon";
 
