@@ -569,6 +569,7 @@ describe('the gateway’s own role', () => {
         'list_ai_models',
         'provider_secret',
         'report_ai_attempts',
+        'report_signature_failure',
         'settle_ai_calls',
         'start_ai_calls',
       ])

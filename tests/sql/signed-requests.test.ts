@@ -34,7 +34,11 @@ async function newSignedKey(tx: Tx, { id }: Account): Promise<Key> {
 }
 
 /** As a service signs it; `over` replaces what is signed, `sent` what is sent. */
-function sign(key: Key, over: { id?: string; at?: number; body?: string } = {}, sent: Partial<Signature> = {}): Signature {
+function sign(
+  key: Key,
+  over: { id?: string; at?: number; body?: string } = {},
+  sent: Partial<Signature> = {},
+): Signature {
   const { id = 'msg_1', at = Date.now() / 1000, body: text = body } = over
   const timestamp = String(Math.floor(at))
   const secret = Buffer.from(key.signing.replace('whsec_', ''), 'base64')
@@ -116,7 +120,7 @@ describe('a request with a key that demands signatures', () => {
       const answers = await together(20, () => send(sql, account, key, signature))
 
       expect(answers.filter((answer) => 'admitted' in answer && answer.admitted)).toHaveLength(1)
-      expect(new Set(answers.map((answer) => answer.code))).toEqual(new Set([undefined, 'invalid_signature']))
+      expect(answers.filter((answer) => answer.code === 'invalid_signature')).toHaveLength(19)
     }))
 })
 
