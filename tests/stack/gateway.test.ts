@@ -353,9 +353,7 @@ describe('jobs', () => {
     await sql`select cron.schedule('test-job', '1 seconds', 'select 1')`
 
     await expect
-      .poll(() => sql`select status from cron.job_run_details where command = 'select 1' and status = 'succeeded'`, {
-        timeout: 8_000,
-      })
+      .poll(() => sql`select status from cron.job_run_details where command = 'select 1' and status = 'succeeded'`)
       .not.toEqual([])
     await sql`select cron.unschedule('test-job')`
     const [sweeper] = await sql`select active from cron.job where jobname = 'settle-abandoned-ai-calls'`
@@ -368,7 +366,6 @@ describe('jobs', () => {
     await expect
       .poll(
         async () => (await sql`select status_code from net._http_response where id = ${request?.id}`)[0]?.status_code,
-        { timeout: 8_000 },
       )
       .toBe(200)
   })
