@@ -307,6 +307,12 @@ describe('Storage', () => {
       amount: 52_428_800,
       resets_at: null,
     })
+    // Nothing stays: other files look at all buckets there are.
+    expect((await owner.client.storage.from(bucket).remove([path])).error).toBeNull()
+    await sql.begin(async (tx) => {
+      await tx`select set_config('storage.allow_delete_query', 'true', true)`
+      expect(await tx`delete from storage.buckets where id = ${bucket} returning id`).toHaveLength(1)
+    })
     await sql.unsafe(`drop policy "${bucket} owners" on storage.objects`)
     await sql.end()
   })
