@@ -6,7 +6,9 @@ export default defineConfig({
     globalSetup: ['tests/global-setup.ts'],
     // One database and one stack for all: files take turns, tests inside a file race on purpose.
     fileParallelism: false,
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    // Waits end as soon as what they wait for is there; a machine that stalls for seconds is no failure.
+    expect: { poll: { timeout: 20_000 } },
   },
 })

@@ -378,32 +378,37 @@ describe('known and unknown addresses', () => {
     await (await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) })).text()
     return performance.now() - start
   }
+
   test.each(['/token?grant_type=password', '/signup'])(
     'take the same time at %s',
-    { timeout: 300_000 },
+    { timeout: 600_000 },
     async (path) => {
       const { email } = await newUser(auth)
       await hook('password_verification_attempt', `return '{"decision": "continue"}';`)
       await hook('before_user_created', `return '{}';`)
       const { url, close } = await auth.listen()
-      const fastest = { known: Number.POSITIVE_INFINITY, unknown: Number.POSITIVE_INFINITY }
+      const times = { known: [] as number[], unknown: [] as number[] }
       const ask = { known: () => email, unknown: newEmail }
-      const ratio = () => fastest.unknown / fastest.known
-      const differs = () => ratio() < 0.6 || ratio() > 1.67
+      // The fast end of both distributions: what else the machine does only ever adds time.
+      const quantile = (all: number[], q: number) => all.toSorted((a, b) => a - b)[Math.floor(all.length * q)] ?? 0
+      const ratios = () => [0, 0.1, 0.25].map((q) => quantile(times.unknown, q) / quantile(times.known, q))
+      const differs = () => ratios().some((ratio) => !(ratio > 0.6 && ratio < 1.67))
 
-      // Interleaved, and by the fastest of each: what else the machine does only ever adds time, so the fastest come
-      // closer with every pair when the work is the same, and never do when it is not. The first pair warms up.
+      // Interleaved, so that a busy machine slows both alike. With more pairs the same work comes closer, and other work
+      // does not: so only a difference that stays is one. The first pair warms up.
       for (let pair = 0; pair <= 24 || (differs() && pair <= 240); pair += 1) {
         for (const kind of pair % 2 ? (['known', 'unknown'] as const) : (['unknown', 'known'] as const)) {
           const ms = await time(`${url}/auth/v1${path}`, { email: ask[kind](), password: 'Wrong1Password' })
-          if (pair > 0) fastest[kind] = Math.min(fastest[kind], ms)
+          if (pair > 0) times[kind].push(ms)
         }
       }
       await close()
 
-      // Without the verification against nobody's hash the ratio is below 0.2.
-      expect(ratio()).toBeGreaterThan(0.6)
-      expect(ratio()).toBeLessThan(1.67)
+      // Without the verification against nobody's hash the ratios are below 0.2.
+      for (const ratio of ratios()) {
+        expect(ratio).toBeGreaterThan(0.6)
+        expect(ratio).toBeLessThan(1.67)
+      }
     },
   )
 })

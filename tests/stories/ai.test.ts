@@ -21,7 +21,7 @@ beforeAll(() => {
 afterAll(() => sql.end())
 
 /** A settlement that takes its time goes on behind the answer: balances are awaited, never longer than this. */
-const patience = { timeout: 10_000 }
+const patience = { timeout: 20_000 }
 const credits = async (user: TestUser) => (await user.client.rpc('get_my_credits')).data
 const limit = async (user: TestUser, meter: string) =>
   (await user.client.rpc('get_my_limits')).data?.find((row) => row.meter === meter)
@@ -263,7 +263,7 @@ describe('when it goes wrong', () => {
     let seen = 0
     for await (const _chunk of stream) if (++seen === 4) break
 
-    await expect.poll(async () => (await calls(user))[0]?.state, { timeout: 10_000 }).toBe('settled')
+    await expect.poll(async () => (await calls(user))[0]?.state, patience).toBe('settled')
     const [call] = await calls(user)
     expect(call).toMatchObject({ http_status: 499, usage_source: 'estimated', credits_charged: 1 })
     expect(call?.completion_tokens).toBeGreaterThan(0)
@@ -279,39 +279,38 @@ describe('when it goes wrong', () => {
   test.runIf(target().own).each([
     ['before the first byte', 'hang', 0],
     ['in the middle of the answer', 'slower+long', 1],
-  ])('the function process dies %s: the sweeper settles, and the books balance', async (_when, behaviour, charged) => {
-    const data = target().own?.data ?? ''
-    const user = await newUser()
-    const model = await modelThat(behaviour)
-    const request = user.openai.chat.completions.create({ model, messages: hello, stream: true })
-    const ended = request
-      .then(async (stream) => {
-        for await (const _ of stream);
-      })
-      .catch(() => 'torn')
-    const started = charged === 1
-    await expect
-      .poll(
-        async () => {
+  ])(
+    'the function process dies %s: the sweeper settles, and the books balance',
+    async (_when, behaviour, charged) => {
+      const data = target().own?.data ?? ''
+      const user = await newUser()
+      const model = await modelThat(behaviour)
+      const request = user.openai.chat.completions.create({ model, messages: hello, stream: true })
+      const ended = request
+        .then(async (stream) => {
+          for await (const _ of stream);
+        })
+        .catch(() => 'torn')
+      const started = charged === 1
+      await expect
+        .poll(async () => {
           const [hold] = await sql`select started_at from private.ai_holds where user_id = ${user.id}`
           return hold !== undefined && (hold.started_at !== null) === started
-        },
-        { timeout: 10_000 },
-      )
-      .toBe(true)
+        }, patience)
+        .toBe(true)
 
-    process.kill(JSON.parse(readFileSync(join(data, 'stack.json'), 'utf8')).functionsPid, 'SIGKILL')
-    await ended
-    await sql`update private.ai_holds set expires_at = now() - interval '1 second' where user_id = ${user.id}`
-    await sql`select private.settle_abandoned_ai_calls()`
+      process.kill(JSON.parse(readFileSync(join(data, 'stack.json'), 'utf8')).functionsPid, 'SIGKILL')
+      await ended
+      await sql`update private.ai_holds set expires_at = now() - interval '1 second' where user_id = ${user.id}`
+      await sql`select private.settle_abandoned_ai_calls()`
 
-    expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])
-    await expect.poll(() => credits(user), patience).toEqual({ balance: 100 - charged, held: 0 })
-    await expectBalancedBooks()
-    await expect
-      .poll(() => streamed(user, { model: 'demo/echo' }).catch(() => ''), { timeout: 15_000 })
-      .toContain('Hello')
-  })
+      expect(await calls(user)).toMatchObject([{ state: 'expired', credits_charged: charged }])
+      await expect.poll(() => credits(user), patience).toEqual({ balance: 100 - charged, held: 0 })
+      await expectBalancedBooks()
+      await expect.poll(() => streamed(user, { model: 'demo/echo' }).catch(() => ''), patience).toContain('Hello')
+    },
+    90_000,
+  )
 })
 
 describe('bad input', () => {

@@ -88,7 +88,7 @@ describe('what SQL knows of a REST request', () => {
         })
         return response.json()
       }
-      await expect.poll(ask, { timeout: 10_000 }).toMatchObject([
+      await expect.poll(ask).toMatchObject([
         {
           method: 'GET',
           headers: { 'user-agent': 'Tester/1.0', 'x-request-id': 'req-1', 'x-forwarded-for': '127.0.0.1' },

@@ -50,16 +50,22 @@ async function tryDoors(accessToken: string): Promise<Doors> {
 
 const isShut = ({ read, write, rpc, ai }: Doors) => (read ?? 0) === 0 && !write && !rpc && (ai === 401 || ai === 403)
 
-/** Milliseconds from the moment the ending was answered until a whole round through the doors found them shut. */
-async function timeUntilShut(accessToken: string, end: () => PromiseLike<{ error: unknown }>): Promise<number> {
+/**
+ * Whether the doors were shut a second after the ending was answered. `unknown` when the machine was too slow to tell: a round
+ * that was sent in time and answered too late proves neither. Requests that are sent after the second and pass prove it open.
+ */
+async function shutWithinASecond(
+  accessToken: string,
+  end: () => PromiseLike<{ error: unknown }>,
+): Promise<'shut' | 'open' | 'unknown'> {
   const { error } = await end()
   expect(error).toBeNull()
   const ended = performance.now()
   for (;;) {
-    const doors = await tryDoors(accessToken)
-    const elapsed = performance.now() - ended
-    if (isShut(doors)) return elapsed
-    if (elapsed > 5_000) throw new Error(`Still open after ${elapsed} ms: ${JSON.stringify(doors)}`)
+    const sent = performance.now() - ended
+    const isNowShut = isShut(await tryDoors(accessToken))
+    if (isNowShut) return performance.now() - ended < 1_000 ? 'shut' : 'unknown'
+    if (sent >= 1_000) return 'open'
   }
 }
 
@@ -84,15 +90,22 @@ describe('an unexpired access token opens nothing within a second after', () => 
     'its owner was deleted through the admin API': (user) => service().auth.admin.deleteUser(user.id),
   }
 
-  test.each(Object.entries(endings))('%s', async (_, end) => {
-    const user = await newUser()
-    await user.client.from('chats').insert({ title: 'mine' })
-    expect(await tryDoors(user.accessToken)).toEqual({ read: 1, write: true, rpc: true, ai: 200 })
+  test.each(Object.entries(endings))(
+    '%s',
+    async (_, end) => {
+      let result: Awaited<ReturnType<typeof shutWithinASecond>> = 'unknown'
+      for (let attempt = 0; attempt < 5 && result === 'unknown'; attempt += 1) {
+        const user = await newUser()
+        await user.client.from('chats').insert({ title: 'mine' })
+        expect(await tryDoors(user.accessToken)).toEqual({ read: 1, write: true, rpc: true, ai: 200 })
 
-    const elapsed = await timeUntilShut(user.accessToken, () => end(user))
+        result = await shutWithinASecond(user.accessToken, () => end(user))
+      }
 
-    expect(elapsed).toBeLessThan(1_000)
-  })
+      expect(result).toBe('shut')
+    },
+    120_000,
+  )
 })
 
 describe('what ends one session leaves others alone', () => {
