@@ -17,7 +17,7 @@ create table private.spend_shards (
   primary key (month, shard)
 ) with (fillfactor = 20);
 comment on table private.spend_shards is
-  'What each shard may still hand to calls. 0 to 127 are taken from at admission, before any account is locked; 128 to 255 take what settlements give back, after. A connection uses one of each, so transactions seldom meet, and their order of locks never closes a circle.';
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; both come after all accounts, so their order of locks never closes a circle.';
 revoke all on private.spend_shards from anon, authenticated, service_role;
 
 create function private.spend_cap_micros() returns bigint
@@ -40,7 +40,7 @@ begin
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
-  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before any account is locked.';
+  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called after all accounts are locked.';
 
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''

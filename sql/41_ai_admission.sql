@@ -534,27 +534,183 @@ end $$;
 comment on function private.refuse_ai_call(private.ai_holds, jsonb) is
   'Remembers a refused call and its reason, unless it is one of a flood; takes nothing from the account.';
 
-create function private.admit_ai_calls(requests jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+-- Plain calls, all at once ----------------------------------------------------------------------------------------------
+
+create function private.admit_plain_ai_calls(requests jsonb, out positions bigint[], out answers json[])
+language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
+  v_no_limit constant bigint := 9223372036854775807;
+begin
+  with calls as materialized (
+    select r.*, p.plan_id, private.uuid_v7() as call_id
+    from rows from (jsonb_to_recordset(requests) as (
+        request_id text, user_id uuid, session_id uuid, endpoint text, model text, prompt_tokens_max bigint, max_output_tokens bigint,
+        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text)
+      ) with ordinality r (
+        request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
+        choices, images, stream, request_bytes, api_key_hash, idempotency_key, position)
+      join public.profiles p on p.id = r.user_id and p.status = 'active'
+      join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
+      join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
+    where r.api_key_hash is null and r.idempotency_key is null and length(r.request_id) between 1 and 64
+      and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
+      and (s.aal = 'aal2' or not exists (select from auth.mfa_factors f where f.user_id = r.user_id and f.status = 'verified'))
+      and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
+  ), routes as materialized (
+    -- What calls have in common is looked up once for all of them.
+    select c.plan_id, c.endpoint, c.model, c.max_output_tokens as wish, e.slot, v.id as provider_id, x as price, m.credits_per_call as credits,
+      w.output_tokens, now() + make_interval(
+        secs => v.total_timeout_ms / 1000.0 + (select g.value::integer from private.settings g where g.key = 'ai.hold_grace_seconds')) as expires_at,
+      json_build_array(json_build_object(
+        'model', m.id, 'upstream_model', m.upstream_id, 'max_output_tokens', w.output_tokens, 'provider', to_jsonb(v) - 'enabled')) as answer
+    from (select distinct d.plan_id, d.endpoint, d.model, d.max_output_tokens from calls d) c
+      join (values ('chat.completions', 'chat', 2), ('embeddings', 'embedding', 3), ('images.generations', 'image', 4)) e (endpoint, kind, slot)
+        on e.endpoint = c.endpoint
+      join public.models m on m.id = c.model and m.enabled and m.kind = e.kind
+      join private.providers v on v.id = m.provider_id and v.enabled
+      join public.plan_models n on n.model_id = m.id and n.plan_id = c.plan_id
+      cross join lateral (
+        select y from public.model_prices y
+        where y.model_id = m.id and y.valid_from <= now() order by y.valid_from desc limit 1) x (x)
+      cross join lateral (
+        select case when e.kind = 'chat' then least(m.max_output_tokens, coalesce(
+          c.max_output_tokens, (select g.value::bigint from private.settings g where g.key = 'ai.default_max_output_tokens'))) else 0 end
+      ) w (output_tokens)
+    where not exists (select from private.model_fallbacks f where f.model_id = c.model)
+      and not exists (select from private.circuit_breakers b where b.model_id = c.model)
+  ), priced as materialized (
+    select c.*, r.provider_id, (r.price).valid_from as price_valid_from, r.credits, r.slot, r.expires_at, r.answer,
+      coalesce(c.choices, 1) * r.output_tokens as output_tokens,
+      private.ai_cost_micros(r.price, c.prompt_tokens_max, 0, coalesce(c.choices, 1) * r.output_tokens,
+        case when (r.price).reasoning_usd_per_mtok > (r.price).output_usd_per_mtok then coalesce(c.choices, 1) * r.output_tokens else 0 end,
+        coalesce(c.images, 0)) as micros
+    from calls c
+      join routes r on r.plan_id = c.plan_id and r.endpoint = c.endpoint and r.model = c.model and r.wish is not distinct from c.max_output_tokens
+  ), wanted as materialized (
+    -- One endpoint per user: the calls of a user with two go the long way.
+    select c.user_id, min(c.plan_id) as plan_id, min(c.slot) as slot, count(*) as calls, sum(c.credits)::bigint as credits,
+      sum(c.prompt_tokens_max + c.output_tokens)::bigint as tokens, sum(c.micros)::bigint as micros
+    from priced c group by c.user_id having min(c.slot) = max(c.slot)
+  ), limits as materialized (
+    select l.plan_id,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_requests' and l.period = 'minute'), v_no_limit) as requests,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'chat_completions_requests' and l.period = 'minute'), v_no_limit) as chats,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'embeddings_requests' and l.period = 'minute'), v_no_limit) as embeddings,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'images_generations_requests' and l.period = 'minute'), v_no_limit) as images,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_concurrency' and l.period = 'total'), v_no_limit) as concurrency,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_calls' and l.period = 'day'), -1) as calls,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_tokens' and l.period = 'month'), -1) as tokens,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_spend_micros' and l.period = 'month'), v_no_limit) as micros
+    from public.plan_limits l where l.plan_id in (select w.plan_id from wanted w) group by l.plan_id
+  ), fitting as materialized (
+    select w.*, l.requests as limit_requests, l.calls as limit_calls, l.tokens as limit_tokens
+    from wanted w
+      join limits l on l.plan_id = w.plan_id
+      join private.accounts a on a.user_id = w.user_id
+      -- A minute that is over is as good as empty; the other periods begin the long way, once each.
+      cross join lateral (select
+        case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end as requests,
+        case when (a.counts).resets_at[w.slot] > now() then (a.counts).used[w.slot] else 0 end as route_requests) k
+    where a.next_expiry_at > now() and a.balance - a.held >= w.credits
+      and (a.counts).resets_at[5] > now() and (a.counts).resets_at[6] > now()
+      and (a.counts).resets_at[7] > now() and (a.counts).resets_at[8] > now()
+      and k.requests + w.calls <= l.requests
+      and k.route_requests + w.calls <= case w.slot when 2 then l.chats when 3 then l.embeddings else l.images end
+      and (a.counts).held[5] + w.calls <= l.concurrency
+      and (a.counts).used[6] + (a.counts).held[6] + w.calls <= l.calls
+      and (a.counts).used[7] + (a.counts).held[7] + w.tokens <= l.tokens
+      and (a.counts).used[8] + (a.counts).held[8] + w.micros <= l.micros
+  ), spent as (
+    update private.spend_shards s set left_micros = s.left_micros - f.micros
+    from (select sum(g.micros)::bigint as micros from fitting g) f
+    where s.month = date_trunc('month', now() at time zone 'UTC')::date and s.shard = pg_backend_pid() % 128 and s.left_micros >= f.micros
+    returning true as is_enough
+  ), taken as (
+    update private.accounts a set
+      held = a.held + f.credits,
+      counts.used[1] = case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end + f.calls,
+      counts.resets_at[1] = case when (a.counts).resets_at[1] > now() then (a.counts).resets_at[1] else now() + interval '1 minute' end,
+      counts.used[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).used[f.slot] else 0 end + f.calls,
+      counts.resets_at[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).resets_at[f.slot] else now() + interval '1 minute' end,
+      counts.held[5] = (a.counts).held[5] + f.calls,
+      counts.held[6] = (a.counts).held[6] + f.calls,
+      counts.held[7] = (a.counts).held[7] + f.tokens,
+      counts.held[8] = (a.counts).held[8] + f.micros
+    from fitting f
+    where a.user_id = f.user_id and (select s.is_enough from spent s)
+    returning a.user_id, a.balance - a.held as credits, (a.counts).resets_at[6] as day_resets_at, (a.counts).resets_at[7] as month_resets_at,
+      (select coalesce(json_agg(private.limit_row(v.l, a.counts)), '[]') from (values
+        (row(1, 'ai_requests', 'minute', false, f.limit_requests)::private.meter_limit),
+        (row(6, 'ai_calls', 'day', true, f.limit_calls)::private.meter_limit),
+        (row(7, 'ai_tokens', 'month', true, f.limit_tokens)::private.meter_limit)) v (l)
+      where (v.l).amount < v_no_limit) as limits
+  ), admitted as materialized (
+    select c.*, t.credits as credits_remaining, t.day_resets_at, t.month_resets_at, t.limits
+    from priced c join taken t on t.user_id = c.user_id
+  ), held as (
+    insert into private.ai_holds
+      (call_id, created_at, user_id, session_id, request_id, endpoint, model_id, provider_id, stream, request_bytes, credits,
+        prompt_tokens, output_tokens, micros, price_valid_from, day_resets_at, month_resets_at, expires_at)
+    select c.call_id, private.uuid_v7_time(c.call_id), c.user_id, c.session_id, c.request_id, c.endpoint, c.model, c.provider_id,
+      coalesce(c.stream, false), coalesce(c.request_bytes, 0), c.credits, c.prompt_tokens_max, c.output_tokens, c.micros,
+      c.price_valid_from, c.day_resets_at, c.month_resets_at, c.expires_at
+    from admitted c
+  )
+  select array_agg(c.position), array_agg(json_build_object(
+    'admitted', true, 'call_id', c.call_id, 'routes', c.answer, 'credits_remaining', c.credits_remaining, 'limits', c.limits))
+  into positions, answers
+  from admitted c;
+end $$;
+comment on function private.admit_plain_ai_calls(jsonb) is
+  'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. Slots are those of private.meters. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
+create function private.admit_ai_calls(requests jsonb) returns json
+language plpgsql volatile security definer set search_path = ''
+-- Indexes also while tables are small: the plans of an empty project must be those of a full one.
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+  v_count integer := jsonb_array_length(requests);
+  v_answers json[];
+  v_plain record;
   v_plans private.ai_plan[] := '{}';
   v_plan private.ai_plan;
+  v_answer jsonb;
   v_micros bigint := 0;
   v_unused bigint := 0;
   v_all boolean;
-  v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(requests)]);
-  v_answer jsonb;
 begin
-  for i in 1..jsonb_array_length(requests) loop
-    v_plan := private.plan_ai_call(requests -> (i - 1), i);
-    v_plans := v_plans || v_plan;
-    v_micros := v_micros + case when v_plan.refusal is null then (v_plan.hold).micros else 0 end;
+  -- All accounts first, in the order in which settlements take them, too, and the shards of the project's cap last: so
+  -- transactions never wait for each other in a circle. A key's owner is looked up here, and the key is judged later.
+  perform a.user_id
+  from jsonb_to_recordset(requests) r (user_id uuid, api_key_hash text)
+    left join private.api_key_secrets s on s.secret_hash = decode(r.api_key_hash, 'hex')
+    left join public.api_keys k on k.id = s.api_key_id
+    join private.accounts a on a.user_id = coalesce(k.user_id, r.user_id)
+  order by a.user_id for no key update of a;
+  v_plain := private.admit_plain_ai_calls(requests);
+  if v_count = 1 and v_plain.answers is not null then
+    return json_build_array(v_plain.answers[1]);
+  end if;
+  v_answers := array_fill(null::json, array[v_count]);
+  for i in 1..coalesce(cardinality(v_plain.positions), 0) loop
+    v_answers[v_plain.positions[i]] := v_plain.answers[i];
   end loop;
-  -- The project's cap before any account, for all of them at once; when that does not fit, one by one.
+  if cardinality(v_plain.positions) = v_count then
+    return array_to_json(v_answers);
+  end if;
+
+  for i in 1..v_count loop
+    if v_answers[i] is null then
+      v_plan := private.plan_ai_call(requests -> (i - 1), i);
+      v_plans := v_plans || v_plan;
+      v_micros := v_micros + case when v_plan.refusal is null then (v_plan.hold).micros else 0 end;
+    end if;
+  end loop;
+  -- The project's cap for all of them at once; when that does not fit, one by one.
   v_all := private.take_spend(v_micros);
-  -- In the order of accounts, in which settlements take them, too: transactions never wait for each other in a circle.
-  for v_plan in select p.* from unnest(v_plans) p order by (p.hold).user_id, p.position loop
+  foreach v_plan in array v_plans loop
     if v_plan.refusal is null and not v_all and not private.take_spend((v_plan.hold).micros) then
       v_plan.refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
     end if;
@@ -567,12 +723,12 @@ begin
   if v_unused > 0 then
     perform private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, v_unused);
   end if;
-  return to_jsonb(v_answers);
+  return array_to_json(v_answers);
 end $$;
 comment on function private.admit_ai_calls(jsonb) is
   'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
 
-create function private.admit_ai_call(request jsonb) returns jsonb
+create function private.admit_ai_call(request jsonb) returns json
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
