@@ -1,11 +1,10 @@
 /** npm run bench: measures what the targets of docs and requirements speak of, on a scratch cluster of its own. */
 import { type ExecFileSyncOptions, execFileSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
-import { applySources, runSql } from '../stack/schema.ts'
+import { pushMigrations } from '../stack/schema.ts'
 import { startScratch } from '../stack/scratch.ts'
 import type { BenchResult, BenchWorld } from './bench-types.ts'
 import { runScript } from './run-script.ts'
@@ -19,13 +18,6 @@ const help = `Usage: npm run bench [-- NAME ...] [--scale S]
 
 Measures with real data and prints a table; a target that is missed is shown, not an error. Names: ${modules.join(', ')}.
 --scale S is the share of the full amount of data, 1 by default; smaller is faster and says less.`
-
-async function prepare(url: string): Promise<void> {
-  await applySources(url)
-  const folder = join(root, 'supabase', 'migrations')
-  for (const file of (await readdir(folder)).filter((name) => name.endsWith('_data.sql')).sort())
-    await runSql(url, await readFile(join(folder, file), 'utf8'))
-}
 
 const isHigherBetter = ({ unit, better }: BenchResult) =>
   (better ?? (unit === 'ratio' ? 'higher' : 'lower')) === 'higher'
@@ -81,7 +73,7 @@ await runScript(help, async () => {
   const world: BenchWorld = {
     async createDatabase(name) {
       const url = await scratch.createDatabase(name)
-      await prepare(url)
+      await pushMigrations(url, { seed: false })
       return url
     },
     superuserUrl: scratch.superuserUrl,

@@ -76,6 +76,8 @@ DROP FUNCTION "private"."add_credit_entry"(uuid, bigint, text, text, text);
 
 DROP FUNCTION "private"."add_usage"(uuid, text, text, bigint, bigint, timestamp with time zone);
 
+DROP FUNCTION "private"."admit_ai_call"(jsonb);
+
 DROP FUNCTION "private"."ai_cost_micros"(public.model_prices, bigint, bigint, bigint, bigint, bigint);
 
 DROP FUNCTION "private"."ai_limits"(uuid);
@@ -180,8 +182,6 @@ ALTER TABLE "public"."ai_calls" ALTER COLUMN "settled_at" SET DEFAULT now();
 
 CREATE TYPE "private"."ai_closing" AS ("answer" jsonb, "month" date, "unspent_micros" bigint);
 
-CREATE TYPE "private"."ai_settlement" AS ("position" integer, "call_id" uuid, "user_id" uuid, "outcome" jsonb);
-
 CREATE TYPE "private"."meter_limit" AS ("slot" integer, "meter" text, "period" text, "is_held" boolean, "amount" bigint);
 
 CREATE TYPE "private"."ai_plan" AS ("position" integer, "hold" private.ai_holds, "refusal" jsonb, "routes" jsonb, "plan_id" text, "time_zone" text, "signed_up_at" timestamp with time zone, "limits" private.meter_limit[], "idempotency_key" text, "body_hash" text, "signature_id" text);
@@ -274,7 +274,7 @@ begin
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.admit_ai_call(request jsonb)
- RETURNS jsonb
+ RETURNS json
  LANGUAGE plpgsql
  SET search_path TO ''
 AS $function$
@@ -283,29 +283,55 @@ begin
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.admit_ai_calls(requests jsonb)
- RETURNS jsonb
+ RETURNS json
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO ''
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
 AS $function$
 declare
+  v_count integer := jsonb_array_length(requests);
+  v_answers json[];
+  v_plain record;
   v_plans private.ai_plan[] := '{}';
   v_plan private.ai_plan;
+  v_answer jsonb;
   v_micros bigint := 0;
   v_unused bigint := 0;
   v_all boolean;
-  v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(requests)]);
-  v_answer jsonb;
 begin
-  for i in 1..jsonb_array_length(requests) loop
-    v_plan := private.plan_ai_call(requests -> (i - 1), i);
-    v_plans := v_plans || v_plan;
-    v_micros := v_micros + case when v_plan.refusal is null then (v_plan.hold).micros else 0 end;
+  -- All accounts first, in the order in which settlements take them, too, and the shards of the project's cap last: so
+  -- transactions never wait for each other in a circle. A key's owner is looked up here, and the key is judged later.
+  perform a.user_id
+  from jsonb_to_recordset(requests) r (user_id uuid, api_key_hash text)
+    left join private.api_key_secrets s on s.secret_hash = decode(r.api_key_hash, 'hex')
+    left join public.api_keys k on k.id = s.api_key_id
+    join private.accounts a on a.user_id = coalesce(k.user_id, r.user_id)
+  order by a.user_id for no key update of a;
+  v_plain := private.admit_plain_ai_calls(requests);
+  if v_count = 1 and v_plain.answers is not null then
+    return json_build_array(v_plain.answers[1]);
+  end if;
+  v_answers := array_fill(null::json, array[v_count]);
+  for i in 1..coalesce(cardinality(v_plain.positions), 0) loop
+    v_answers[v_plain.positions[i]] := v_plain.answers[i];
   end loop;
-  -- The project's cap before any account, for all of them at once; when that does not fit, one by one.
+  if cardinality(v_plain.positions) = v_count then
+    return array_to_json(v_answers);
+  end if;
+
+  for i in 1..v_count loop
+    if v_answers[i] is null then
+      v_plan := private.plan_ai_call(requests -> (i - 1), i);
+      v_plans := v_plans || v_plan;
+      v_micros := v_micros + case when v_plan.refusal is null then (v_plan.hold).micros else 0 end;
+    end if;
+  end loop;
+  -- The project's cap for all of them at once; when that does not fit, one by one.
   v_all := private.take_spend(v_micros);
-  -- In the order of accounts, in which settlements take them, too: transactions never wait for each other in a circle.
-  for v_plan in select p.* from unnest(v_plans) p order by (p.hold).user_id, p.position loop
+  foreach v_plan in array v_plans loop
     if v_plan.refusal is null and not v_all and not private.take_spend((v_plan.hold).micros) then
       v_plan.refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
     end if;
@@ -318,7 +344,136 @@ begin
   if v_unused > 0 then
     perform private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, v_unused);
   end if;
-  return to_jsonb(v_answers);
+  return array_to_json(v_answers);
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.admit_plain_ai_calls(requests jsonb, OUT positions bigint[], OUT answers json[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_no_limit constant bigint := 9223372036854775807;
+begin
+  with calls as materialized (
+    select r.*, p.plan_id, private.uuid_v7() as call_id
+    from rows from (jsonb_to_recordset(requests) as (
+        request_id text, user_id uuid, session_id uuid, endpoint text, model text, prompt_tokens_max bigint, max_output_tokens bigint,
+        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text)
+      ) with ordinality r (
+        request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
+        choices, images, stream, request_bytes, api_key_hash, idempotency_key, position)
+      join public.profiles p on p.id = r.user_id and p.status = 'active'
+      join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
+      join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
+    where r.api_key_hash is null and r.idempotency_key is null and length(r.request_id) between 1 and 64
+      and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
+      and (s.aal = 'aal2' or not exists (select from auth.mfa_factors f where f.user_id = r.user_id and f.status = 'verified'))
+      and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
+  ), routes as materialized (
+    -- What calls have in common is looked up once for all of them.
+    select c.plan_id, c.endpoint, c.model, c.max_output_tokens as wish, e.slot, v.id as provider_id, x as price, m.credits_per_call as credits,
+      w.output_tokens, now() + make_interval(
+        secs => v.total_timeout_ms / 1000.0 + (select g.value::integer from private.settings g where g.key = 'ai.hold_grace_seconds')) as expires_at,
+      json_build_array(json_build_object(
+        'model', m.id, 'upstream_model', m.upstream_id, 'max_output_tokens', w.output_tokens, 'provider', to_jsonb(v) - 'enabled')) as answer
+    from (select distinct d.plan_id, d.endpoint, d.model, d.max_output_tokens from calls d) c
+      join (values ('chat.completions', 'chat', 2), ('embeddings', 'embedding', 3), ('images.generations', 'image', 4)) e (endpoint, kind, slot)
+        on e.endpoint = c.endpoint
+      join public.models m on m.id = c.model and m.enabled and m.kind = e.kind
+      join private.providers v on v.id = m.provider_id and v.enabled
+      join public.plan_models n on n.model_id = m.id and n.plan_id = c.plan_id
+      cross join lateral (
+        select y from public.model_prices y
+        where y.model_id = m.id and y.valid_from <= now() order by y.valid_from desc limit 1) x (x)
+      cross join lateral (
+        select case when e.kind = 'chat' then least(m.max_output_tokens, coalesce(
+          c.max_output_tokens, (select g.value::bigint from private.settings g where g.key = 'ai.default_max_output_tokens'))) else 0 end
+      ) w (output_tokens)
+    where not exists (select from private.model_fallbacks f where f.model_id = c.model)
+      and not exists (select from private.circuit_breakers b where b.model_id = c.model)
+  ), priced as materialized (
+    select c.*, r.provider_id, (r.price).valid_from as price_valid_from, r.credits, r.slot, r.expires_at, r.answer,
+      coalesce(c.choices, 1) * r.output_tokens as output_tokens,
+      private.ai_cost_micros(r.price, c.prompt_tokens_max, 0, coalesce(c.choices, 1) * r.output_tokens,
+        case when (r.price).reasoning_usd_per_mtok > (r.price).output_usd_per_mtok then coalesce(c.choices, 1) * r.output_tokens else 0 end,
+        coalesce(c.images, 0)) as micros
+    from calls c
+      join routes r on r.plan_id = c.plan_id and r.endpoint = c.endpoint and r.model = c.model and r.wish is not distinct from c.max_output_tokens
+  ), wanted as materialized (
+    -- One endpoint per user: the calls of a user with two go the long way.
+    select c.user_id, min(c.plan_id) as plan_id, min(c.slot) as slot, count(*) as calls, sum(c.credits)::bigint as credits,
+      sum(c.prompt_tokens_max + c.output_tokens)::bigint as tokens, sum(c.micros)::bigint as micros
+    from priced c group by c.user_id having min(c.slot) = max(c.slot)
+  ), limits as materialized (
+    select l.plan_id,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_requests' and l.period = 'minute'), v_no_limit) as requests,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'chat_completions_requests' and l.period = 'minute'), v_no_limit) as chats,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'embeddings_requests' and l.period = 'minute'), v_no_limit) as embeddings,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'images_generations_requests' and l.period = 'minute'), v_no_limit) as images,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_concurrency' and l.period = 'total'), v_no_limit) as concurrency,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_calls' and l.period = 'day'), -1) as calls,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_tokens' and l.period = 'month'), -1) as tokens,
+      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_spend_micros' and l.period = 'month'), v_no_limit) as micros
+    from public.plan_limits l where l.plan_id in (select w.plan_id from wanted w) group by l.plan_id
+  ), fitting as materialized (
+    select w.*, l.requests as limit_requests, l.calls as limit_calls, l.tokens as limit_tokens
+    from wanted w
+      join limits l on l.plan_id = w.plan_id
+      join private.accounts a on a.user_id = w.user_id
+      -- A minute that is over is as good as empty; the other periods begin the long way, once each.
+      cross join lateral (select
+        case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end as requests,
+        case when (a.counts).resets_at[w.slot] > now() then (a.counts).used[w.slot] else 0 end as route_requests) k
+    where a.next_expiry_at > now() and a.balance - a.held >= w.credits
+      and (a.counts).resets_at[5] > now() and (a.counts).resets_at[6] > now()
+      and (a.counts).resets_at[7] > now() and (a.counts).resets_at[8] > now()
+      and k.requests + w.calls <= l.requests
+      and k.route_requests + w.calls <= case w.slot when 2 then l.chats when 3 then l.embeddings else l.images end
+      and (a.counts).held[5] + w.calls <= l.concurrency
+      and (a.counts).used[6] + (a.counts).held[6] + w.calls <= l.calls
+      and (a.counts).used[7] + (a.counts).held[7] + w.tokens <= l.tokens
+      and (a.counts).used[8] + (a.counts).held[8] + w.micros <= l.micros
+  ), spent as (
+    update private.spend_shards s set left_micros = s.left_micros - f.micros
+    from (select sum(g.micros)::bigint as micros from fitting g) f
+    where s.month = date_trunc('month', now() at time zone 'UTC')::date and s.shard = pg_backend_pid() % 128 and s.left_micros >= f.micros
+    returning true as is_enough
+  ), taken as (
+    update private.accounts a set
+      held = a.held + f.credits,
+      counts.used[1] = case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end + f.calls,
+      counts.resets_at[1] = case when (a.counts).resets_at[1] > now() then (a.counts).resets_at[1] else now() + interval '1 minute' end,
+      counts.used[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).used[f.slot] else 0 end + f.calls,
+      counts.resets_at[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).resets_at[f.slot] else now() + interval '1 minute' end,
+      counts.held[5] = (a.counts).held[5] + f.calls,
+      counts.held[6] = (a.counts).held[6] + f.calls,
+      counts.held[7] = (a.counts).held[7] + f.tokens,
+      counts.held[8] = (a.counts).held[8] + f.micros
+    from fitting f
+    where a.user_id = f.user_id and (select s.is_enough from spent s)
+    returning a.user_id, a.balance - a.held as credits, (a.counts).resets_at[6] as day_resets_at, (a.counts).resets_at[7] as month_resets_at,
+      (select coalesce(json_agg(private.limit_row(v.l, a.counts)), '[]') from (values
+        (row(1, 'ai_requests', 'minute', false, f.limit_requests)::private.meter_limit),
+        (row(6, 'ai_calls', 'day', true, f.limit_calls)::private.meter_limit),
+        (row(7, 'ai_tokens', 'month', true, f.limit_tokens)::private.meter_limit)) v (l)
+      where (v.l).amount < v_no_limit) as limits
+  ), admitted as materialized (
+    select c.*, t.credits as credits_remaining, t.day_resets_at, t.month_resets_at, t.limits
+    from priced c join taken t on t.user_id = c.user_id
+  ), held as (
+    insert into private.ai_holds
+      (call_id, created_at, user_id, session_id, request_id, endpoint, model_id, provider_id, stream, request_bytes, credits,
+        prompt_tokens, output_tokens, micros, price_valid_from, day_resets_at, month_resets_at, expires_at)
+    select c.call_id, private.uuid_v7_time(c.call_id), c.user_id, c.session_id, c.request_id, c.endpoint, c.model, c.provider_id,
+      coalesce(c.stream, false), coalesce(c.request_bytes, 0), c.credits, c.prompt_tokens_max, c.output_tokens, c.micros,
+      c.price_valid_from, c.day_resets_at, c.month_resets_at, c.expires_at
+    from admitted c
+  )
+  select array_agg(c.position), array_agg(json_build_object(
+    'admitted', true, 'call_id', c.call_id, 'routes', c.answer, 'credits_remaining', c.credits_remaining, 'limits', c.limits))
+  into positions, answers
+  from admitted c;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.ai_caller(request jsonb, scope text, OUT user_id uuid, OUT session_id uuid, OUT api_key_id uuid, OUT refusal jsonb)
@@ -1789,49 +1944,150 @@ CREATE OR REPLACE FUNCTION private.settle_ai_calls(settlements jsonb)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO ''
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
 AS $function$
 declare
-  v_all private.ai_settlement[] := '{}';
-  v_one private.ai_settlement;
+  v_call_id uuid;
+  v_user_id uuid;
+  v_outcome jsonb;
   v_usage jsonb;
   v_closing private.ai_closing;
-  v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(settlements)]);
-  v_month date;
-  v_unspent bigint := 0;
+  v_answers jsonb[];
+  v_months date[];
+  v_unspent bigint[];
+  v_back record;
 begin
-  for i in 1..jsonb_array_length(settlements) loop
-    v_one := row(i, settlements -> (i - 1) ->> 'call_id', null, settlements -> (i - 1) -> 'outcome');
-    if v_one.outcome ->> 'result' not in ('succeeded', 'failed', 'cancelled') or v_one.outcome ->> 'result' is null then
+  -- All accounts first, in the order in which admissions take them, too.
+  perform a.user_id
+  from jsonb_to_recordset(settlements) r (call_id uuid)
+    join private.ai_holds h on h.call_id = r.call_id
+    join private.accounts a on a.user_id = h.user_id
+  order by a.user_id for no key update of a;
+  select coalesce(array_agg(p.answer order by i), '{}'), array_agg(p.month order by i), array_agg(p.unspent_micros order by i)
+  into v_answers, v_months, v_unspent
+  from generate_series(1, jsonb_array_length(settlements)) i left join private.settle_plain_ai_calls(settlements) p on p.at_position = i;
+  for i in 1..cardinality(v_answers) loop
+    continue when v_answers[i] is not null;
+    v_call_id := settlements -> (i - 1) ->> 'call_id';
+    v_outcome := settlements -> (i - 1) -> 'outcome';
+    if v_outcome ->> 'result' not in ('succeeded', 'failed', 'cancelled') or v_outcome ->> 'result' is null then
       perform private.raise_error('invalid_request_error', 'result must be succeeded, failed or cancelled.');
-    elsif v_one.outcome ->> 'result' = 'succeeded' and jsonb_typeof(v_one.outcome -> 'usage') is distinct from 'object' then
+    elsif v_outcome ->> 'result' = 'succeeded' and jsonb_typeof(v_outcome -> 'usage') is distinct from 'object' then
       perform private.raise_error('invalid_request_error', 'A call that succeeded needs its usage, reported or estimated.');
     end if;
-    select h.user_id into v_one.user_id from private.ai_holds h where h.call_id = v_one.call_id;
+    select h.user_id into v_user_id from private.ai_holds h where h.call_id = v_call_id;
     if not found and not exists (
-      select from public.ai_calls c where c.id = v_one.call_id and c.created_at = private.uuid_v7_time(v_one.call_id)
+      select from public.ai_calls c where c.id = v_call_id and c.created_at = private.uuid_v7_time(v_call_id)
     ) then
       perform private.raise_error('not_found', 'There is no such call.');
     end if;
-    v_all := v_all || v_one;
-  end loop;
-  -- In the order of accounts, in which admissions take them, too.
-  for v_one in select s.* from unnest(v_all) s order by s.user_id, s.position loop
-    v_usage := nullif(v_one.outcome -> 'usage', 'null'::jsonb);
+    v_usage := nullif(v_outcome -> 'usage', 'null'::jsonb);
     v_closing := private.close_ai_call(
-      v_one.call_id, v_one.user_id, case when v_usage is null then 'released' else 'settled' end,
-      v_usage, coalesce(v_one.outcome ->> 'usage_source', 'none'), v_one.outcome);
-    v_answers[v_one.position] := v_closing.answer;
-    if v_closing.month is distinct from v_month and v_unspent <> 0 then
-      perform private.give_back_spend(v_month, v_unspent);
-      v_unspent := 0;
-    end if;
-    v_month := coalesce(v_closing.month, v_month);
-    v_unspent := v_unspent + v_closing.unspent_micros;
+      v_call_id, v_user_id, case when v_usage is null then 'released' else 'settled' end,
+      v_usage, coalesce(v_outcome ->> 'usage_source', 'none'), v_outcome);
+    v_answers[i] := v_closing.answer;
+    v_months[i] := v_closing.month;
+    v_unspent[i] := v_closing.unspent_micros;
   end loop;
-  if v_unspent <> 0 then
-    perform private.give_back_spend(v_month, v_unspent);
-  end if;
+  for v_back in
+    select m.month, sum(m.micros)::bigint as micros from unnest(v_months, v_unspent) m (month, micros)
+    where m.month is not null group by m.month having sum(m.micros) <> 0 order by m.month
+  loop
+    perform private.give_back_spend(v_back.month, v_back.micros);
+  end loop;
   return to_jsonb(v_answers);
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.settle_plain_ai_calls(settlements jsonb)
+ RETURNS TABLE(at_position integer, answer jsonb, month date, unspent_micros bigint)
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  return query
+  with outcomes as materialized (
+    select distinct on (r.call_id) r.call_id, r.position, o.*, u.*, coalesce(jsonb_typeof(o.usage) = 'object', false) as is_charged
+    from rows from (jsonb_to_recordset(settlements) as (call_id uuid, outcome jsonb)) with ordinality r (call_id, outcome, position)
+      cross join lateral jsonb_to_record(r.outcome) o (
+        result text, http_status integer, error_code text, usage jsonb, usage_source text, response_bytes bigint,
+        duration_ms integer, first_token_ms integer, attempts integer, response text)
+      cross join lateral jsonb_to_record(case when jsonb_typeof(o.usage) = 'object' then o.usage else '{}' end) u (
+        prompt_tokens bigint, completion_tokens bigint, cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric)
+    where o.result in ('succeeded', 'failed', 'cancelled') and (o.result <> 'succeeded' or jsonb_typeof(o.usage) = 'object')
+      and coalesce(jsonb_typeof(o.usage), 'null') in ('object', 'null') and o.response is null
+    order by r.call_id, r.position
+  ), ended as (
+    delete from private.ai_holds h
+    using outcomes o, private.accounts a
+    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and a.next_expiry_at > now()
+    returning h.*, o.position, o.is_charged, o.http_status, o.error_code, o.attempts, o.response_bytes, o.duration_ms, o.first_token_ms,
+      coalesce(o.usage_source, 'none') as usage_source,
+      case when o.is_charged then greatest(o.prompt_tokens, 0) end as used_prompt,
+      case when o.is_charged then greatest(o.completion_tokens, 0) end as used_completion,
+      case when o.is_charged then greatest(o.cached_tokens, 0) end as used_cached,
+      case when o.is_charged then greatest(o.reasoning_tokens, 0) end as used_reasoning,
+      case when o.is_charged then greatest(o.images, 0) end as used_images,
+      case when o.is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end as provider_cost
+  ), priced as materialized (
+    select e.*, case when e.is_charged then e.credits else 0 end as charged,
+      case
+        when not e.is_charged then 0
+        when e.usage_source = 'hold' then e.micros
+        when e.used_prompt + e.used_completion + e.used_images = 0 then 0
+        -- The price row was deleted meanwhile.
+        when p.model_id is null then e.micros
+        else private.ai_cost_micros(p, e.used_prompt, e.used_cached, e.used_completion, e.used_reasoning, e.used_images)
+      end as cost
+    from ended e left join public.model_prices p on p.model_id = e.model_id and p.valid_from = e.price_valid_from
+  ), freed as materialized (
+    select p.user_id, count(*) as calls, sum(p.credits)::bigint as credits, sum(p.charged)::bigint as charged,
+      -- A hold of a period that has ended went with it: resets_at tells.
+      count(*) filter (where d.is_today) as held_calls, count(*) filter (where d.is_today and p.is_charged) as used_calls,
+      coalesce(sum(p.prompt_tokens + p.output_tokens) filter (where d.is_this_month), 0)::bigint as held_tokens,
+      coalesce(sum(p.used_prompt + p.used_completion) filter (where d.is_this_month), 0)::bigint as used_tokens,
+      coalesce(sum(p.micros) filter (where d.is_this_month), 0)::bigint as held_micros,
+      coalesce(sum(p.cost) filter (where d.is_this_month), 0)::bigint as used_micros
+    from priced p
+      join private.accounts a on a.user_id = p.user_id
+      cross join lateral (select p.day_resets_at = (a.counts).resets_at[6] as is_today, p.month_resets_at = (a.counts).resets_at[7] as is_this_month) d
+    group by p.user_id
+  ), returned as (
+    update private.accounts a set
+      held = a.held - f.credits,
+      balance = a.balance - f.charged,
+      unburned = a.unburned + f.charged,
+      counts.held[5] = (a.counts).held[5] - f.calls,
+      counts.held[6] = (a.counts).held[6] - f.held_calls, counts.used[6] = (a.counts).used[6] + f.used_calls,
+      counts.held[7] = (a.counts).held[7] - f.held_tokens, counts.used[7] = (a.counts).used[7] + f.used_tokens,
+      counts.held[8] = (a.counts).held[8] - f.held_micros, counts.used[8] = (a.counts).used[8] + f.used_micros
+    from freed f
+    where a.user_id = f.user_id
+    returning a.user_id, a.balance + f.charged as balance_before, a.balance - a.held as credits_remaining
+  ), logged as (
+    insert into public.ai_calls (
+      id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream,
+      state, http_status, error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens,
+      completion_tokens, cached_tokens, reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros,
+      credits_charged, hold_micros, price_valid_from, settled_at)
+    select p.call_id, p.created_at, p.user_id, p.session_id, p.api_key_id, p.request_id, p.endpoint, p.model_id,
+      case when p.is_charged then p.model_id end, p.provider_id, p.stream, case when p.is_charged then 'settled' else 'released' end,
+      p.http_status, left(p.error_code, 80), coalesce(p.attempts, 0), p.request_bytes, p.response_bytes, p.duration_ms, p.first_token_ms,
+      p.used_prompt, p.used_completion, p.used_cached, p.used_reasoning, p.used_images, p.usage_source, p.cost, p.provider_cost,
+      p.charged, p.micros, p.price_valid_from, now()
+    from priced p
+  ), booked as (
+    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+    select p.user_id, -p.charged, 'ai_call', left('AI call: ' || p.model_id, 200), 'ai_call:' || p.call_id,
+      r.balance_before - sum(p.charged) over (partition by p.user_id order by p.position)
+    from priced p join returned r on r.user_id = p.user_id
+    where p.charged > 0
+  )
+  select p.position::integer,
+    jsonb_build_object('settled', true, 'cost_micros', p.cost, 'credits_charged', p.charged, 'credits_remaining', r.credits_remaining),
+    date_trunc('month', p.created_at at time zone 'UTC')::date, p.micros - p.cost
+  from priced p join returned r on r.user_id = p.user_id;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.spend_cap_micros()
@@ -1850,12 +2106,12 @@ CREATE OR REPLACE FUNCTION private.start_ai_calls(call_ids uuid[])
  SECURITY DEFINER
  SET search_path TO ''
 AS $function$
-declare
-  v_id uuid;
 begin
-  for v_id in select i from unnest(call_ids) i order by i loop
-    update private.ai_holds h set started_at = now() where h.call_id = v_id and h.started_at is null;
-  end loop;
+  update private.ai_holds h set started_at = now()
+  from (
+    select o.call_id from private.ai_holds o where o.call_id = any (call_ids) and o.started_at is null
+    order by o.call_id for no key update) o
+  where h.call_id = o.call_id;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.take_ai_units(plan private.ai_plan, balance bigint, held bigint, INOUT counts private.meter_counts, OUT refusal jsonb, OUT limits jsonb, OUT day_resets_at timestamp with time zone, OUT month_resets_at timestamp with time zone)
@@ -2279,6 +2535,8 @@ COMMENT ON FUNCTION "private"."admit_ai_call"(jsonb) IS 'One call alone; see pri
 
 COMMENT ON FUNCTION "private"."admit_ai_calls"(jsonb) IS 'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
 
+COMMENT ON FUNCTION "private"."admit_plain_ai_calls"(jsonb) IS 'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. Slots are those of private.meters. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
 COMMENT ON FUNCTION "private"."ai_caller"(jsonb, text) IS 'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip, signature}; refusal {code, message} when the key is not good for this scope.';
 
 COMMENT ON FUNCTION "private"."ai_cost_micros"(public.model_prices, bigint, bigint, bigint, bigint, bigint) IS 'Exact cost in micro-dollars, rounded up once. Tokens as OpenAI reports them: cached within prompt, reasoning within completion.';
@@ -2371,6 +2629,8 @@ COMMENT ON FUNCTION "private"."settle_ai_call"(uuid, jsonb) IS 'One call alone; 
 
 COMMENT ON FUNCTION "private"."settle_ai_calls"(jsonb) IS 'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before. Definer: the gateway''s role can do this and nothing else.';
 
+COMMENT ON FUNCTION "private"."settle_plain_ai_calls"(jsonb) IS 'Ends, in one statement, what most calls are: of a session, by one route, without an answer to keep. The same as private.close_ai_call, which the others take. Slots are those of private.meters. The caller has locked the accounts in a statement before this one.';
+
 COMMENT ON FUNCTION "private"."spend_cap_micros"() IS 'The cap of a month in micro-dollars; null: none.';
 
 COMMENT ON FUNCTION "private"."start_ai_calls"(uuid[]) IS 'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold. Definer: the gateway''s role can do this and nothing else.';
@@ -2379,7 +2639,7 @@ COMMENT ON FUNCTION "private"."take_ai_units"(private.ai_plan, bigint, bigint, p
 
 COMMENT ON FUNCTION "private"."take_key_units"(private.ai_holds, private.meter_counts) IS 'The limits of an API key beside its owner''s, in the owner''s periods. The caller holds the owner''s lock, which protects the key''s counts, too.';
 
-COMMENT ON FUNCTION "private"."take_spend"(bigint) IS 'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before any account is locked.';
+COMMENT ON FUNCTION "private"."take_spend"(bigint) IS 'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called after all accounts are locked.';
 
 COMMENT ON FUNCTION "private"."take_units"(private.meter_counts, private.meter_limit[], bigint[], text, timestamp with time zone) IS 'The one meter: takes units of several limits together. short is the first limit without room; then the counts must not be stored, and nothing was taken. The caller holds the lock of the row the counts come from.';
 
@@ -2441,7 +2701,7 @@ COMMENT ON TABLE "private"."rate_limits" IS 'How many requests without a valid t
 
 COMMENT ON TABLE "private"."spend_months" IS 'What of a month''s cap is with the shards, in micro-dollars; spent and held is that less what the shards have left.';
 
-COMMENT ON TABLE "private"."spend_shards" IS 'What each shard may still hand to calls. 0 to 127 are taken from at admission, before any account is locked; 128 to 255 take what settlements give back, after. A connection uses one of each, so transactions seldom meet, and their order of locks never closes a circle.';
+COMMENT ON TABLE "private"."spend_shards" IS 'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; both come after all accounts, so their order of locks never closes a circle.';
 
 COMMENT ON TABLE "private"."used_signatures" IS 'Signed requests that were admitted, as long as their time would still be accepted: none is admitted twice.';
 
@@ -2458,8 +2718,6 @@ COMMENT ON TABLE "public"."plan_limits" IS 'How much of a meter a plan allows in
 COMMENT ON TYPE "private"."ai_closing" IS 'What closing a call came to, and what of the project''s money it held and did not cost.';
 
 COMMENT ON TYPE "private"."ai_plan" IS 'A call on its way through admission: what it would be, or why not.';
-
-COMMENT ON TYPE "private"."ai_settlement" IS 'A call to be settled, on its way through private.settle_ai_calls.';
 
 COMMENT ON TYPE "private"."meter_counts" IS 'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
 
@@ -2479,9 +2737,17 @@ REVOKE ALL ON FUNCTION "private"."add_up_ai_usage"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."add_up_ai_usage"() TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."admit_ai_call"(jsonb) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."admit_ai_call"(jsonb) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."admit_ai_calls"(jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."admit_ai_calls"(jsonb) TO "palisade_gateway", "postgres";
+
+REVOKE ALL ON FUNCTION "private"."admit_plain_ai_calls"(jsonb) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."admit_plain_ai_calls"(jsonb) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."ai_caller"(jsonb, text) FROM PUBLIC;
 
@@ -2659,6 +2925,10 @@ REVOKE ALL ON FUNCTION "private"."settle_ai_calls"(jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."settle_ai_calls"(jsonb) TO "palisade_gateway", "postgres";
 
+REVOKE ALL ON FUNCTION "private"."settle_plain_ai_calls"(jsonb) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."settle_plain_ai_calls"(jsonb) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."spend_cap_micros"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."spend_cap_micros"() TO "postgres";
@@ -2800,8 +3070,6 @@ GRANT SELECT ON TABLE "public"."api_keys" TO "service_role";
 GRANT USAGE ON TYPE "private"."ai_closing" TO "postgres";
 
 GRANT USAGE ON TYPE "private"."ai_plan" TO "postgres";
-
-GRANT USAGE ON TYPE "private"."ai_settlement" TO "postgres";
 
 GRANT USAGE ON TYPE "private"."meter_limit" TO "postgres";
 

@@ -24,6 +24,7 @@ async function seedDatabase(sql: postgres.Sql, users: number, providerUrl: strin
   await sql`
     insert into public.plan_limits (plan_id, meter, period, amount)
     select 'bench', meter, period, 1000000000000 from public.plan_limits where plan_id = 'premium'`
+  await sql`update private.settings set value = '1000000' where key = 'ai.project_usd_per_month'`
   await sql`update public.profiles set plan_id = 'bench' where true`
   await sql`select set_config('request.jwt.claims', '{"role": "service_role"}', false)`
   await sql`select public.grant_credits(id, 1000000000, 'bench', 'bench') from auth.users`
