@@ -160,11 +160,11 @@ begin
     where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and a.next_expiry_at > now()
     returning h.*, o.position, o.is_charged, o.http_status, o.error_code, o.attempts, o.response_bytes, o.duration_ms, o.first_token_ms,
       coalesce(o.usage_source, 'none') as usage_source,
-      case when o.is_charged then greatest(o.prompt_tokens, 0) end as used_prompt,
-      case when o.is_charged then greatest(o.completion_tokens, 0) end as used_completion,
-      case when o.is_charged then greatest(o.cached_tokens, 0) end as used_cached,
-      case when o.is_charged then greatest(o.reasoning_tokens, 0) end as used_reasoning,
-      case when o.is_charged then greatest(o.images, 0) end as used_images,
+      greatest(o.prompt_tokens, 0) as used_prompt,
+      greatest(o.completion_tokens, 0) as used_completion,
+      greatest(o.cached_tokens, 0) as used_cached,
+      greatest(o.reasoning_tokens, 0) as used_reasoning,
+      greatest(o.images, 0) as used_images,
       case when o.is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end as provider_cost
   ), priced as materialized (
     select e.*, case when e.is_charged then e.credits else 0 end as charged,

@@ -107,6 +107,55 @@ export type Database = {
         }
         Relationships: []
       }
+      ai_usage_daily: {
+        Row: {
+          cached_tokens: number
+          calls: number
+          completion_tokens: number
+          cost_micros: number
+          credits: number
+          day: string
+          endpoint: string
+          failed_calls: number
+          images: number
+          model_id: string
+          prompt_tokens: number
+          reasoning_tokens: number
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          cached_tokens: number
+          calls: number
+          completion_tokens: number
+          cost_micros: number
+          credits: number
+          day: string
+          endpoint: string
+          failed_calls: number
+          images: number
+          model_id: string
+          prompt_tokens: number
+          reasoning_tokens: number
+          user_id: string
+        }
+        Update: {
+          cached_tokens?: number
+          calls?: number
+          completion_tokens?: number
+          cost_micros?: number
+          credits?: number
+          day?: string
+          endpoint?: string
+          failed_calls?: number
+          images?: number
+          model_id?: string
+          prompt_tokens?: number
+          reasoning_tokens?: number
+          user_id?: string
+        }
+        Relationships: []
+      }
       api_key_limits: {
         Row: {
           amount: number
@@ -148,6 +197,7 @@ export type Database = {
           prefix: string
           revoked_at: string | null
           scopes: string[]
+          signing_required: boolean
           user_id: string
         }
         ComputedFields: never
@@ -161,6 +211,7 @@ export type Database = {
           prefix: string
           revoked_at?: string | null
           scopes: string[]
+          signing_required?: boolean
           user_id: string
         }
         Update: {
@@ -173,6 +224,7 @@ export type Database = {
           prefix?: string
           revoked_at?: string | null
           scopes?: string[]
+          signing_required?: boolean
           user_id?: string
         }
         Relationships: []
@@ -1023,6 +1075,23 @@ export type Database = {
           used: number
         }[]
       }
+      get_my_usage: {
+        Args: { from_day: string; to_day: string }
+        Returns: {
+          cached_tokens: number
+          calls: number
+          completion_tokens: number
+          cost_micros: number
+          credits: number
+          day: string
+          endpoint: string
+          failed_calls: number
+          images: number
+          model_id: string
+          prompt_tokens: number
+          reasoning_tokens: number
+        }[]
+      }
       get_registration_policy: { Args: Record<PropertyKey, never>; Returns: Json }
       grant_credits: {
         Args: {
@@ -1086,6 +1155,7 @@ export type Database = {
       }
       set_account_role: { Args: { role: string; user_id: string }; Returns: string }
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
+      sign_api_key: { Args: { id: string; required?: boolean }; Returns: string }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
       use_recovery_code: { Args: { code: string }; Returns: string }
     }

@@ -8,6 +8,7 @@ import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
+import { within } from '../_shared/within.ts'
 
 const { SUPABASE_URL, SUPABASE_DB_URL, AI_DB_URL, SUPABASE_JWKS } = variables
 const environment = (name: string) => Deno.env.get(name)
@@ -32,6 +33,7 @@ const world: AiWorld = {
   fetch: (url, init) => fetch(url, init),
   waitUntil: (work) => EdgeRuntime.waitUntil(work),
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
+  within,
   now: Date.now,
   random: Math.random,
   newId: () => crypto.randomUUID(),

@@ -270,6 +270,8 @@ const scene = (owner: string) => `
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.api_keys (id, user_id, name, prefix, scopes) values ('${apiKey}', '${owner}', 'Matrix', 'pal_matrix', '{models}');
   insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
+  insert into private.ai_usage_days (day) values ('2026-01-01');
+  insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 1, 1);
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
   insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
@@ -382,6 +384,9 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'add a call': `insert into public.ai_calls (user_id, model_id) values ('${owner}', 'matrix/on')`,
   'change a call': `update public.ai_calls set credits_charged = 0 where user_id = '${owner}'`,
   'delete a call': `delete from public.ai_calls where user_id = '${owner}'`,
+  'see the usage of a day': `select from public.ai_usage_daily where user_id = '${owner}'`,
+  'change the usage of a day': `update public.ai_usage_daily set calls = 0 where user_id = '${owner}'`,
+  'get my usage': "select * from public.get_my_usage('2026-01-01', '2026-01-01')",
   'admit a call': `select private.admit_ai_call('{"user_id": "${owner}"}')`,
   'settle a call': `select private.settle_ai_call('${call}', '{"result": "failed"}')`,
 
@@ -392,6 +397,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'create an API key': "select from public.create_api_key('x', array['models'])",
   'rotate an API key': `select from public.rotate_api_key('${apiKey}')`,
   'revoke an API key': `select public.revoke_api_key('${apiKey}')`,
+  'demand signatures of an API key': `select public.sign_api_key('${apiKey}')`,
   'limit an API key': `select public.limit_api_key('${apiKey}', 'ai_calls', 'day', 1)`,
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",

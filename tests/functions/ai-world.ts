@@ -13,6 +13,7 @@ import type {
 } from '../../functions/_shared/ai/ledger-contract.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
+import { within } from '../../functions/_shared/within.ts'
 import { createAiProvider } from '../../stack/ai-provider.ts'
 
 export const messages = [{ role: 'user', content: 'hello brave new world' }]
@@ -140,6 +141,7 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     fetch: (url, init) => fetch(url, init),
     waitUntil: (work) => void background.push(work),
     sleep: () => new Promise((done) => setTimeout(done, 1)),
+    within: (_ms, work) => within(1, work),
     now: Date.now,
     random: Math.random,
     newId: () => crypto.randomUUID(),

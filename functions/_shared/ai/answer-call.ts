@@ -20,8 +20,10 @@ import type { AiWorld, LogLine } from './world.ts'
 
 const bodyLimitBytes = 1_000_000
 
-/** What the edge knows of a request. `facts` are headers for the answer, whichever it will be; `line` is the log's. */
-export type Exchange = { request: Request; requestId: string; facts: Headers; line: LogLine }
+/** Headers for the answer, whichever it will be, by their names in lower case. */
+type Facts = Map<string, string>
+/** What the edge knows of a request; `line` is the log's. */
+export type Exchange = { request: Request; requestId: string; facts: Facts; line: LogLine }
 /** The door of an endpoint. */
 export type ReadRequest = (body: Uint8Array) => AiRequest
 
@@ -61,7 +63,7 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
   }
 }
 
-async function answer(call: OpenCall, facts: Headers, world: AiWorld): Promise<Response> {
+async function answer(call: OpenCall, facts: Facts, world: AiWorld): Promise<Response> {
   const { stream, wantsUsage } = call.request
   if (stream) {
     const begun = await callProvider(call, (body) => openStream(body, wantsUsage, world.now), world)
@@ -70,13 +72,13 @@ async function answer(call: OpenCall, facts: Headers, world: AiWorld): Promise<R
   return answerJson(await callProvider(call, openJson, world), call, (settlement) => noteSettlement(facts, settlement))
 }
 
-function note(facts: Headers, headers: Record<string, string | number | null | undefined>): void {
+function note(facts: Facts, headers: Record<string, string | number | null | undefined>): void {
   for (const [name, value] of Object.entries(headers)) {
     if (value !== null && value !== undefined) facts.set(name, String(value))
   }
 }
 
-const noteSettlement = (facts: Headers, settlement: Settlement | undefined) =>
+const noteSettlement = (facts: Facts, settlement: Settlement | undefined) =>
   note(facts, {
     'x-credits-remaining': settlement?.credits_remaining,
     // A header, because the body goes out as it came.

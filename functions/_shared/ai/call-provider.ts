@@ -27,7 +27,7 @@ export async function callProvider<Opening>(
   open: Open<Opening>,
   world: AiWorld,
 ): Promise<Answer<Opening>> {
-  let failure = new AppError('internal', { cause: 'no route' })
+  let failure: AppError | undefined
   for (const route of call.admission.routes) {
     call.route = route
     const result = await tryRoute(route, call, open, world)
@@ -38,7 +38,7 @@ export async function callProvider<Opening>(
     failure = result
     if (call.watch.signal.aborted || !(isTransient(failure) || failure.code === 'provider_not_configured')) break
   }
-  throw failure
+  throw failure ?? new AppError('internal', { cause: 'no route' })
 }
 
 /** Whether another try, or another provider, may do better. A refusal of the request itself is none of these. */

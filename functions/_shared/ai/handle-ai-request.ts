@@ -20,9 +20,10 @@ const doors = new Map<string, ReadRequest>([
 
 export async function handleAiRequest(request: Request, world: AiWorld): Promise<Response> {
   const requestId = requestIdOf(request.headers, world.newId)
-  const facts = new Headers({ ...corsHeaders, 'x-request-id': requestId })
-  const line = { level: 'info', message: 'ai call', request_id: requestId, path: new URL(request.url).pathname }
-  const response = await route({ request, requestId, facts, line }, world).catch((cause: unknown) => {
+  const facts = new Map(Object.entries({ ...corsHeaders, 'x-request-id': requestId }))
+  const { pathname } = new URL(request.url)
+  const line = { level: 'info', message: 'ai call', request_id: requestId, path: pathname }
+  const response = await route(pathname, { request, requestId, facts, line }, world).catch((cause: unknown) => {
     const error = toAppError(cause)
     const level = error.status >= 500 ? 'error' : 'info'
     world.log({ ...line, level, http_status: error.status, error_code: error.code, ...causeOf(error) })
@@ -32,9 +33,8 @@ export async function handleAiRequest(request: Request, world: AiWorld): Promise
   return response
 }
 
-async function route(exchange: Exchange, world: AiWorld): Promise<Response> {
+async function route(pathname: string, exchange: Exchange, world: AiWorld): Promise<Response> {
   const { request } = exchange
-  const { pathname } = new URL(request.url)
   if (request.method === 'OPTIONS') return answerPreflight(request)
   const door = doors.get(pathname)
   if (door) {

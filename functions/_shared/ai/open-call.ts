@@ -54,7 +54,7 @@ export function openCall({ startedAt, caller, line, ...opening }: Opening, world
     world.log({ ...line, call_id: admission.call_id, ...used, ...told, ...causeOf(ending.error) })
     const settled = settleWithRetries(admission.call_id, outcome, world)
     world.waitUntil(settled)
-    return Promise.race([settled, world.sleep(patienceMs).then(() => undefined)])
+    return world.within(patienceMs, settled)
   }
   const close = (ending: Ending) => {
     closing ??= settle(ending)

@@ -12,7 +12,7 @@ const tooLate = (cause: string) => new AppError('upstream_timeout', { cause })
 export function watchCall(caller: AbortSignal, totalMs: number) {
   const ended = new AbortController()
   const endsAt = performance.now() + totalMs
-  let attempt = new AbortController()
+  let attempt: AbortController | undefined
   let isOver = false
   let byteDueAt = Number.POSITIVE_INFINITY
   let timer: ReturnType<typeof setTimeout> | undefined
@@ -22,7 +22,7 @@ export function watchCall(caller: AbortSignal, totalMs: number) {
     isOver = true
     clearTimeout(timer)
     ended.abort(reason)
-    attempt.abort(reason)
+    attempt?.abort(reason)
   }
   const arm = () => {
     clearTimeout(timer)
@@ -35,7 +35,7 @@ export function watchCall(caller: AbortSignal, totalMs: number) {
     if (now >= endsAt) return end(tooLate(`not finished after ${totalMs} ms`))
     if (now >= byteDueAt) {
       byteDueAt = Number.POSITIVE_INFINITY
-      attempt.abort(tooLate('the provider was silent for too long'))
+      attempt?.abort(tooLate('the provider was silent for too long'))
     }
     arm()
   }
@@ -51,7 +51,7 @@ export function watchCall(caller: AbortSignal, totalMs: number) {
 
     /** A signal for one asking of a provider, which also ends with the call. The asking before is over. */
     beginAttempt(): AbortSignal {
-      attempt.abort(tooLate('given up'))
+      attempt?.abort(tooLate('given up'))
       attempt = new AbortController()
       if (ended.signal.aborted) attempt.abort(ended.signal.reason)
       return attempt.signal

@@ -32,6 +32,8 @@ export type AiWorld = {
   fetch(url: string, init: RequestInit): Promise<Response>
   waitUntil(work: Promise<unknown>): void
   sleep(ms: number): Promise<void>
+  /** Waits for work, but not longer than so long. */
+  within<T>(ms: number, work: Promise<T>): Promise<T | undefined>
   /** Epoch milliseconds. */
   now(): number
   /** Between 0 and 1. */
