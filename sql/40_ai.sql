@@ -98,6 +98,7 @@ create table private.ai_holds (
   model_id text not null,
   provider_id text,
   stream boolean not null,
+  own_key boolean not null default false,
   request_bytes bigint not null,
   credits bigint not null,
   prompt_tokens bigint not null,
@@ -112,6 +113,7 @@ create table private.ai_holds (
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 comment on table private.ai_holds is
   'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks and foreign keys: private.plan_ai_call is its only door.';
+comment on column private.ai_holds.own_key is 'The caller''s own key of the provider pays: no credits, and nothing of the project''s money.';
 comment on column private.ai_holds.routes is 'With fallbacks: model, credits and price date of every route that the hold covers.';
 comment on column private.ai_holds.started_at is 'When the first byte went to the caller: from then on the call is never free.';
 comment on column private.ai_holds.expires_at is 'After this the call counts as abandoned, and the sweeper settles it.';

@@ -110,6 +110,15 @@ end $$;
 comment on function private.may_probe(text, text) is
   'Whether this call is the one that tries a half-open breaker; it has ten seconds before another may.';
 
+create function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return null;
+end $$;
+comment on function private.open_provider_key(uuid, uuid, text) is
+  'The key of a provider that a user keeps in the credential vault; null when there is none such. Until there is a vault, always null.';
+
 create function private.plan_routes(plan private.ai_plan, request jsonb) returns private.ai_plan
 language plpgsql volatile security invoker set search_path = ''
 as $$
@@ -127,8 +136,11 @@ declare
   v_open_until timestamptz;
   v_timeout_ms bigint := 0;
   v_held jsonb := '[]';
+  v_credential_id uuid := request ->> 'credential_id';
+  v_own_key text;
 begin
   plan.routes := '[]';
+  v_hold.own_key := v_credential_id is not null;
   v_wish := coalesce(v_wish, (private.setting('ai.default_max_output_tokens'))::bigint);
   v_hold.credits := 0;
   v_hold.output_tokens := 0;
@@ -171,19 +183,33 @@ begin
       v_open_until := least(v_open_until, greatest(v_route.open_until, now() + interval '1 second'));
       continue;
     end if;
+    if v_hold.own_key then
+      v_own_key := private.open_provider_key(v_hold.user_id, v_credential_id, (v_route.provider).id);
+      if v_own_key is null and v_route.position = 0 then
+        v_refusal := jsonb_build_object('code', 'not_found', 'details', jsonb_build_object('param', 'credential'),
+          'message', format('You have no such credential for the provider of %s.', v_hold.model_id));
+        exit;
+      end if;
+      -- A fallback at another provider would be paid by somebody else.
+      continue when v_own_key is null;
+    end if;
     v_output := case when v_kind = 'chat' then least(v_wish, v_route.max_output_tokens) else 0 end;
     v_hold.output_tokens := greatest(v_hold.output_tokens, v_choices * v_output);
-    v_hold.credits := greatest(v_hold.credits, v_route.credits_per_call);
-    v_hold.micros := greatest(v_hold.micros, private.ai_cost_micros(
-      v_route.price, v_hold.prompt_tokens, 0, v_choices * v_output,
-      case when (v_route.price).reasoning_usd_per_mtok > (v_route.price).output_usd_per_mtok then v_choices * v_output else 0 end,
-      v_images));
+    if not v_hold.own_key then
+      v_hold.credits := greatest(v_hold.credits, v_route.credits_per_call);
+      v_hold.micros := greatest(v_hold.micros, private.ai_cost_micros(
+        v_route.price, v_hold.prompt_tokens, 0, v_choices * v_output,
+        case when (v_route.price).reasoning_usd_per_mtok > (v_route.price).output_usd_per_mtok then v_choices * v_output else 0 end,
+        v_images));
+    end if;
     v_timeout_ms := v_timeout_ms + (v_route.provider).total_timeout_ms;
     v_held := v_held || jsonb_build_object(
-      'model', v_route.id, 'credits', v_route.credits_per_call, 'price_valid_from', (v_route.price).valid_from);
-    plan.routes := plan.routes || jsonb_build_object(
-      'model', v_route.id, 'upstream_model', v_route.upstream_id, 'max_output_tokens', v_output,
-      'provider', to_jsonb(v_route.provider) - 'enabled');
+      'model', v_route.id, 'credits', case when v_hold.own_key then 0 else v_route.credits_per_call end, 'price_valid_from', (v_route.price).valid_from);
+    plan.routes := plan.routes || (
+      jsonb_build_object(
+        'model', v_route.id, 'upstream_model', v_route.upstream_id, 'max_output_tokens', v_output,
+        'provider', to_jsonb(v_route.provider) - 'enabled')
+      || case when v_hold.own_key then jsonb_build_object('api_key', v_own_key) else '{}' end);
   end loop;
   if v_refusal is null and plan.routes = '[]' then
     v_refusal := jsonb_build_object('code', 'circuit_open',
@@ -546,14 +572,14 @@ begin
     select r.*, p.plan_id, private.uuid_v7() as call_id
     from rows from (jsonb_to_recordset(requests) as (
         request_id text, user_id uuid, session_id uuid, endpoint text, model text, prompt_tokens_max bigint, max_output_tokens bigint,
-        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text)
+        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text, credential_id uuid)
       ) with ordinality r (
         request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
-        choices, images, stream, request_bytes, api_key_hash, idempotency_key, position)
+        choices, images, stream, request_bytes, api_key_hash, idempotency_key, credential_id, position)
       join public.profiles p on p.id = r.user_id and p.status = 'active'
       join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
       join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
-    where r.api_key_hash is null and r.idempotency_key is null and length(r.request_id) between 1 and 64
+    where r.api_key_hash is null and r.idempotency_key is null and r.credential_id is null and length(r.request_id) between 1 and 64
       and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
       and (s.aal = 'aal2' or not exists (select from auth.mfa_factors f where f.user_id = r.user_id and f.status = 'verified'))
       and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
@@ -726,7 +752,7 @@ begin
   return array_to_json(v_answers);
 end $$;
 comment on function private.admit_ai_calls(jsonb) is
-  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
+  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
 
 create function private.admit_ai_call(request jsonb) returns json
 language plpgsql volatile security invoker set search_path = ''

@@ -86,6 +86,7 @@ begin
     select p.* into v_price from public.model_prices p
     where p.model_id = v_answered_by and p.valid_from = v_hold.price_valid_from;
     v_cost := case
+      when v_hold.own_key then 0
       when close_ai_call.usage_source = 'hold' then v_hold.micros
       when v_prompt + v_completion + v_images = 0 then 0
       -- The price row was deleted meanwhile.
@@ -157,7 +158,7 @@ begin
   ), ended as (
     delete from private.ai_holds h
     using outcomes o, private.accounts a
-    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and a.next_expiry_at > now()
+    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and not h.own_key and a.next_expiry_at > now()
     returning h.*, o.position, o.is_charged, o.http_status, o.error_code, o.attempts, o.response_bytes, o.duration_ms, o.first_token_ms,
       coalesce(o.usage_source, 'none') as usage_source,
       greatest(o.prompt_tokens, 0) as used_prompt,

@@ -123,12 +123,15 @@ async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorl
     // The sweeper comes while the gateway still runs: whoever settles first, it is once.
     await sql`update private.ai_holds set expires_at = now() where call_id in (select call_id from private.ai_holds order by random() limit 1)`
   } else {
-    // Midnight, for those whose limits do not count calls of this period.
+    // The clock jumps to the next day and month, for those whose limits do not count calls of this period: what is open belongs
+    // to the periods before.
     const free = accounts.filter(({ limit }) => ['concurrency', 'none'].includes(limit)).map(({ id }) => id)
-    await sql`
-      update private.accounts a set counts.resets_at[m.slot] = now() from private.meters m
-      where a.user_id = any(${free}) and m.meter in ('ai_calls', 'ai_tokens', 'ai_spend_micros') and m.is_held
-        and m.slot = (select slot from private.meters where meter in ('ai_calls', 'ai_tokens', 'ai_spend_micros') order by random() limit 1)`
+    await sql.begin(async (tx) => {
+      await tx`
+        update private.accounts a set counts.resets_at[6] = now(), counts.resets_at[7] = now(), counts.resets_at[8] = now()
+        where a.user_id = any(${free}) and (a.counts).resets_at[8] is not null`
+      await tx`update private.ai_holds set day_resets_at = now(), month_resets_at = now() where user_id = any(${free})`
+    })
   }
 }
 

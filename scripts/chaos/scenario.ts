@@ -40,7 +40,7 @@ const accident: fc.Arbitrary<Accident> = fc.oneof(
   fc.record({
     what: fc.constant('kill a function' as const),
     process: fc.nat({ max: 1 }),
-    pauseMs: fc.integer({ min: 1_500, max: 5_000 }),
+    pauseMs: fc.integer({ min: 5_000, max: 12_000 }),
   }),
   fc.record({
     what: fc.constantFrom('settle again' as const, 'start again' as const, 'abandon' as const, 'new period' as const),

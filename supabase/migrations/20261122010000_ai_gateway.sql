@@ -170,6 +170,8 @@ ALTER TABLE "public"."api_keys" ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE "public"."api_keys" FORCE ROW LEVEL SECURITY;
 
+ALTER TABLE "private"."ai_holds" ADD COLUMN "own_key" boolean NOT NULL DEFAULT false;
+
 ALTER TABLE "public"."ai_calls" ADD COLUMN "api_key_id" uuid;
 
 ALTER TABLE "public"."ai_calls" ADD COLUMN "answered_by" text;
@@ -359,14 +361,14 @@ begin
     select r.*, p.plan_id, private.uuid_v7() as call_id
     from rows from (jsonb_to_recordset(requests) as (
         request_id text, user_id uuid, session_id uuid, endpoint text, model text, prompt_tokens_max bigint, max_output_tokens bigint,
-        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text)
+        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text, credential_id uuid)
       ) with ordinality r (
         request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
-        choices, images, stream, request_bytes, api_key_hash, idempotency_key, position)
+        choices, images, stream, request_bytes, api_key_hash, idempotency_key, credential_id, position)
       join public.profiles p on p.id = r.user_id and p.status = 'active'
       join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
       join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
-    where r.api_key_hash is null and r.idempotency_key is null and length(r.request_id) between 1 and 64
+    where r.api_key_hash is null and r.idempotency_key is null and r.credential_id is null and length(r.request_id) between 1 and 64
       and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
       and (s.aal = 'aal2' or not exists (select from auth.mfa_factors f where f.user_id = r.user_id and f.status = 'verified'))
       and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
@@ -748,6 +750,7 @@ begin
     select p.* into v_price from public.model_prices p
     where p.model_id = v_answered_by and p.valid_from = v_hold.price_valid_from;
     v_cost := case
+      when v_hold.own_key then 0
       when close_ai_call.usage_source = 'hold' then v_hold.micros
       when v_prompt + v_completion + v_images = 0 then 0
       -- The price row was deleted meanwhile.
@@ -1482,6 +1485,16 @@ AS $function$
   order by l.expires_at, array_position(array['promotional', 'monthly', 'purchased'], l.kind), l.id
 $function$;
 
+CREATE OR REPLACE FUNCTION private.open_provider_key(user_id uuid, credential_id uuid, provider_id text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  return null;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.period_resets_at(period text, time_zone text, signed_up_at timestamp with time zone, at timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -1590,8 +1603,11 @@ declare
   v_open_until timestamptz;
   v_timeout_ms bigint := 0;
   v_held jsonb := '[]';
+  v_credential_id uuid := request ->> 'credential_id';
+  v_own_key text;
 begin
   plan.routes := '[]';
+  v_hold.own_key := v_credential_id is not null;
   v_wish := coalesce(v_wish, (private.setting('ai.default_max_output_tokens'))::bigint);
   v_hold.credits := 0;
   v_hold.output_tokens := 0;
@@ -1634,19 +1650,33 @@ begin
       v_open_until := least(v_open_until, greatest(v_route.open_until, now() + interval '1 second'));
       continue;
     end if;
+    if v_hold.own_key then
+      v_own_key := private.open_provider_key(v_hold.user_id, v_credential_id, (v_route.provider).id);
+      if v_own_key is null and v_route.position = 0 then
+        v_refusal := jsonb_build_object('code', 'not_found', 'details', jsonb_build_object('param', 'credential'),
+          'message', format('You have no such credential for the provider of %s.', v_hold.model_id));
+        exit;
+      end if;
+      -- A fallback at another provider would be paid by somebody else.
+      continue when v_own_key is null;
+    end if;
     v_output := case when v_kind = 'chat' then least(v_wish, v_route.max_output_tokens) else 0 end;
     v_hold.output_tokens := greatest(v_hold.output_tokens, v_choices * v_output);
-    v_hold.credits := greatest(v_hold.credits, v_route.credits_per_call);
-    v_hold.micros := greatest(v_hold.micros, private.ai_cost_micros(
-      v_route.price, v_hold.prompt_tokens, 0, v_choices * v_output,
-      case when (v_route.price).reasoning_usd_per_mtok > (v_route.price).output_usd_per_mtok then v_choices * v_output else 0 end,
-      v_images));
+    if not v_hold.own_key then
+      v_hold.credits := greatest(v_hold.credits, v_route.credits_per_call);
+      v_hold.micros := greatest(v_hold.micros, private.ai_cost_micros(
+        v_route.price, v_hold.prompt_tokens, 0, v_choices * v_output,
+        case when (v_route.price).reasoning_usd_per_mtok > (v_route.price).output_usd_per_mtok then v_choices * v_output else 0 end,
+        v_images));
+    end if;
     v_timeout_ms := v_timeout_ms + (v_route.provider).total_timeout_ms;
     v_held := v_held || jsonb_build_object(
-      'model', v_route.id, 'credits', v_route.credits_per_call, 'price_valid_from', (v_route.price).valid_from);
-    plan.routes := plan.routes || jsonb_build_object(
-      'model', v_route.id, 'upstream_model', v_route.upstream_id, 'max_output_tokens', v_output,
-      'provider', to_jsonb(v_route.provider) - 'enabled');
+      'model', v_route.id, 'credits', case when v_hold.own_key then 0 else v_route.credits_per_call end, 'price_valid_from', (v_route.price).valid_from);
+    plan.routes := plan.routes || (
+      jsonb_build_object(
+        'model', v_route.id, 'upstream_model', v_route.upstream_id, 'max_output_tokens', v_output,
+        'provider', to_jsonb(v_route.provider) - 'enabled')
+      || case when v_hold.own_key then jsonb_build_object('api_key', v_own_key) else '{}' end);
   end loop;
   if v_refusal is null and plan.routes = '[]' then
     v_refusal := jsonb_build_object('code', 'circuit_open',
@@ -2021,7 +2051,7 @@ begin
   ), ended as (
     delete from private.ai_holds h
     using outcomes o, private.accounts a
-    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and a.next_expiry_at > now()
+    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and not h.own_key and a.next_expiry_at > now()
     returning h.*, o.position, o.is_charged, o.http_status, o.error_code, o.attempts, o.response_bytes, o.duration_ms, o.first_token_ms,
       coalesce(o.usage_source, 'none') as usage_source,
       greatest(o.prompt_tokens, 0) as used_prompt,
@@ -2479,6 +2509,8 @@ COMMENT ON COLUMN "private"."accounts"."unburned" IS 'Spent credits that are not
 
 COMMENT ON COLUMN "private"."ai_holds"."expires_at" IS 'After this the call counts as abandoned, and the sweeper settles it.';
 
+COMMENT ON COLUMN "private"."ai_holds"."own_key" IS 'The caller''s own key of the provider pays: no credits, and nothing of the project''s money.';
+
 COMMENT ON COLUMN "private"."ai_holds"."routes" IS 'With fallbacks: model, credits and price date of every route that the hold covers.';
 
 COMMENT ON COLUMN "private"."ai_holds"."started_at" IS 'When the first byte went to the caller: from then on the call is never free.';
@@ -2533,7 +2565,7 @@ COMMENT ON FUNCTION "private"."add_up_ai_usage"() IS 'Adds up every day that is 
 
 COMMENT ON FUNCTION "private"."admit_ai_call"(jsonb) IS 'One call alone; see private.admit_ai_calls.';
 
-COMMENT ON FUNCTION "private"."admit_ai_calls"(jsonb) IS 'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
+COMMENT ON FUNCTION "private"."admit_ai_calls"(jsonb) IS 'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
 
 COMMENT ON FUNCTION "private"."admit_plain_ai_calls"(jsonb) IS 'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. Slots are those of private.meters. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
 
@@ -2598,6 +2630,8 @@ COMMENT ON FUNCTION "private"."my_usage"(date, date) IS 'Behind public.get_my_us
 COMMENT ON FUNCTION "private"."new_api_key_secret"() IS 'pal_ENVIRONMENT_, 160 random bits in 32 characters, and a checksum: the first eight hex digits of the SHA-256 of all before it, by which scanners know a leaked key and the gateway a mistyped one.';
 
 COMMENT ON FUNCTION "private"."open_lots"(uuid) IS 'The lots of an account that have credits left, in the order in which they burn.';
+
+COMMENT ON FUNCTION "private"."open_provider_key"(uuid, uuid, text) IS 'The key of a provider that a user keeps in the credential vault; null when there is none such. Until there is a vault, always null.';
 
 COMMENT ON FUNCTION "private"."period_resets_at"(text, text, timestamp with time zone, timestamp with time zone) IS 'When the period that contains "at" ends: a minute later (minute), the next midnight of the zone (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
 
@@ -2872,6 +2906,10 @@ GRANT EXECUTE ON FUNCTION "private"."new_api_key_secret"() TO "postgres";
 REVOKE ALL ON FUNCTION "private"."open_lots"(uuid) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."open_lots"(uuid) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."open_provider_key"(uuid, uuid, text) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."open_provider_key"(uuid, uuid, text) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."plan_ai_call"(jsonb, integer) FROM PUBLIC;
 

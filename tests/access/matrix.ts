@@ -159,6 +159,7 @@ export const functions = {
   'private.my_credit_lots()': 'definer; authenticated',
   'private.my_usage(date, date)': 'definer; authenticated',
   'private.open_lots(uuid)': 'invoker; -',
+  'private.open_provider_key(uuid, uuid, text)': 'invoker; -',
   'private.plan_ai_call(jsonb, integer)': 'invoker; -',
   'private.plan_routes(private.ai_plan, jsonb)': 'invoker; -',
   'private.project_spend()': 'invoker; -',

@@ -43,6 +43,7 @@ const asking = ({ id, sessionId }: Account, over: Partial<AdmissionRequest> = {}
   user_agent: null,
   idempotency_key: null,
   body_hash: null,
+  credential_id: null,
   ...over,
 })
 

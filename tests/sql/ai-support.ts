@@ -35,6 +35,7 @@ export type Wish = Partial<{
   session_id: string
   api_key_hash: string
   signature: Signature | null
+  credential_id: string
 }>
 
 /** The answer of admission, as JSON. */

@@ -1,4 +1,5 @@
 /** One AI call, top to bottom: chat completions, embeddings and images take the same way. */
+import { z } from 'zod'
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { limitHeaders } from '../http/limit-headers.ts'
@@ -94,6 +95,17 @@ async function readRequestBody(request: Request): Promise<Uint8Array<ArrayBuffer
   }
 }
 
+/** Asks for the caller's own key of the provider, by its id in the credential vault. */
+function readCredential(headers: Headers): string | null {
+  const id = headers.get('x-provider-credential')
+  if (id !== null && !z.guid().safeParse(id).success)
+    throw new AppError('invalid_request_error', {
+      message: 'The header x-provider-credential must be the id of a credential.',
+      param: 'credential',
+    })
+  return id
+}
+
 type Asked = { exchange: Exchange; caller: Caller; request: AiRequest; body: Uint8Array<ArrayBuffer> }
 
 async function admissionRequest({ exchange, caller, request, body }: Asked): Promise<AdmissionRequest> {
@@ -111,5 +123,6 @@ async function admissionRequest({ exchange, caller, request, body }: Asked): Pro
     request_bytes: body.byteLength,
     user_agent: headers.get('user-agent')?.slice(0, 256) ?? null,
     ...(await readIdempotency(headers, body)),
+    credential_id: readCredential(headers),
   }
 }

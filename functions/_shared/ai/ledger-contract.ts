@@ -28,6 +28,8 @@ export type AdmissionRequest = LedgerCaller & {
   /** With the SHA-256 of the body as hex; both null without a key. */
   idempotency_key: string | null
   body_hash: string | null
+  /** The caller's own key of the provider, from the credential vault; null: ours. */
+  credential_id: string | null
 }
 
 const limit = z.object({
@@ -57,6 +59,8 @@ const route = z.object({
   /** Per choice: what may be forwarded, because no more was held. */
   max_output_tokens: z.int().nonnegative(),
   provider,
+  /** The caller's own key, when the call asked for it. Never logged. */
+  api_key: z.string().min(1).optional(),
 })
 
 const admitted = z.object({

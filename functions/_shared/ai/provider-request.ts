@@ -24,7 +24,9 @@ export async function providerRequest(
     'accept-encoding': 'identity',
     'x-request-id': requestId,
   })
-  if (api_key_secret !== null) {
+  if (route.api_key !== undefined) {
+    headers.set('authorization', `Bearer ${route.api_key}`)
+  } else if (api_key_secret !== null) {
     const key = await world.providerKey(api_key_secret)
     if (!key) throw new AppError('provider_not_configured', { cause: `${api_key_secret} is not set` })
     headers.set('authorization', `Bearer ${key}`)
