@@ -115,3 +115,30 @@ $$;
 comment on function public.get_my_usage(date, date) is
   'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens, images, micro-dollars and credits by day, model and endpoint. Up to the minute.';
 grant execute on function public.get_my_usage(date, date) to authenticated;
+
+create function private.warn_of_price_drift() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_to timestamptz := date_trunc('day', now() at time zone 'UTC') at time zone 'UTC';
+  v_model record;
+  v_found integer := 0;
+begin
+  for v_model in
+    select c.answered_by as model, count(*) as calls, sum(c.cost_micros)::bigint as cost_micros,
+      sum(c.provider_cost_micros)::bigint as provider_cost_micros
+    from public.ai_calls c
+    where c.created_at >= v_to - interval '1 day' and c.created_at < v_to and c.provider_cost_micros is not null and c.usage_source = 'provider'
+    group by c.answered_by
+    -- Both are rounded up, once a call each.
+    having abs(sum(c.provider_cost_micros) - sum(c.cost_micros))
+      > count(*) + sum(c.cost_micros) * (private.setting('ai.price_drift_percent'))::numeric / 100
+  loop
+    v_found := v_found + 1;
+    perform private.raise_security_event('price_drift', 'medium', null, to_jsonb(v_model),
+      dedupe_key => v_model.model || ' ' || (v_to - interval '1 day')::date);
+  end loop;
+  return v_found;
+end $$;
+comment on function private.warn_of_price_drift() is
+  'Raises a security event for each model whose provider charged more or less yesterday (UTC) than our prices say, by more than ai.price_drift_percent. A job runs it. Answers how many.';

@@ -4,6 +4,7 @@ select cron.schedule('settle-abandoned-ai-calls', '30 seconds', 'select private.
 select cron.schedule('create-ai-call-partitions', '10 0 * * *', 'select private.create_ai_call_partitions()');
 select cron.schedule('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
 select cron.schedule('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_usage()');
+select cron.schedule('warn-of-price-drift', '40 1 * * *', 'select private.warn_of_price_drift()');
 select cron.schedule('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 select cron.schedule('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
 select cron.schedule('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');

@@ -8,6 +8,7 @@ insert into private.settings (key, value, description) values
   ('api_keys.last_used_minutes', '5', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
   ('api_keys.signature_window_seconds', '300', 'How far the time of a signed request may be from ours, in seconds.'),
   ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.'),
+  ('ai.price_drift_percent', '5', 'By how many percent what a provider says a day''s calls cost may differ from our prices before an event is raised.'),
   ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
   ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),
   ('ai.breaker_open_seconds', '60', 'How long an open circuit breaker rests before one call tries again.')

@@ -332,6 +332,7 @@ export const functions = {
   'private.tg_sessions__network()': 'definer; -',
   'private.tg_users__password_changed()': 'definer; -',
   'private.use_recovery_code(text)': 'definer; authenticated',
+  'private.warn_of_price_drift()': 'invoker; -',
   'private.warn_of_spend()': 'invoker; -',
   'private.warn_user(uuid, text, text, text, text, jsonb, text)': 'definer; -',
   'private.watch_sign_in_failures(uuid, interval)': 'invoker; -',

@@ -113,3 +113,43 @@ describe('usage by day', () => {
     }),
   )
 })
+
+describe('prices that drift from what the provider charges', () => {
+  const yesterday = () => new Date(Date.now() - 86_400_000).toISOString().slice(0, 10)
+  const events = (tx: Tx) => tx`
+    select severity, (details ->> 'calls')::int as calls, details ->> 'model' as model from public.security_events
+    where type = 'price_drift'`
+
+  test.each([
+    [1, 0],
+    [1.04, 0],
+    [1.2, 1],
+    [0.8, 1],
+  ])('%d times our price yesterday: %i events, once', (factor, count) =>
+    rolledBack(async (tx) => {
+      await tx`delete from public.ai_calls`
+      await newModel(tx)
+      const account = await newAccount(tx)
+      const usage = { prompt_tokens: 100_000, completion_tokens: 0, cached_tokens: 0, reasoning_tokens: 0 }
+      // $0.30 per million tokens; what no provider priced says nothing.
+      await settle(tx, (await admit(tx, account)).call_id, { usage: { ...usage, cost_usd: 0.03 * factor } })
+      await settle(tx, (await admit(tx, account)).call_id, { usage: { ...usage, cost_usd: null } })
+      await moveTo(tx, account, yesterday())
+
+      await tx`select private.warn_of_price_drift()`
+      await tx`select private.warn_of_price_drift()`
+      expect([...(await events(tx))]).toEqual(
+        count === 0 ? [] : [{ severity: 'medium', calls: 1, model: 'sql/model' }],
+      )
+    }))
+
+  test('today is not over', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const account = await newAccount(tx)
+      await settle(tx, (await admit(tx, account)).call_id, { usage: { prompt_tokens: 100, cost_usd: 9 } })
+
+      await tx`select private.warn_of_price_drift()`
+      expect([...(await events(tx))]).toEqual([])
+    }))
+})
