@@ -138,10 +138,9 @@ describe('prices that drift from what the provider charges', () => {
 
       await tx`select private.warn_of_price_drift()`
       await tx`select private.warn_of_price_drift()`
-      expect([...(await events(tx))]).toEqual(
-        count === 0 ? [] : [{ severity: 'medium', calls: 1, model: 'sql/model' }],
-      )
-    }))
+      expect([...(await events(tx))]).toEqual(count === 0 ? [] : [{ severity: 'medium', calls: 1, model: 'sql/model' }])
+    }),
+  )
 
   test('today is not over', () =>
     rolledBack(async (tx) => {

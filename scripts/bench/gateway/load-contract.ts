@@ -34,6 +34,8 @@ export type Measured = {
   first: Quantiles
   /** Time on the CPU during the window, in milliseconds: the gateway's own process, and the database's. */
   cpuMs: { own: number; children: number }
+  /** The longest time for which the load's own process stood still: the whole machine did, for it has little to do. */
+  stallMs: number
 }
 
 export type Command = { kind: 'tokens'; tokens: string[] } | { kind: 'load'; load: Load }

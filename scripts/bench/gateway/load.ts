@@ -3,6 +3,7 @@
  * not a whole answer of the provider ends the measurement with an error.
  */
 import { createRequire } from 'node:module'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { Client } from 'undici-types'
 import type { Answer, Command, Load, Measured, Quantiles, Target } from './load-contract.ts'
 import { childrenCpuMs, cpuMs } from './processes.ts'
@@ -94,6 +95,8 @@ async function measure({ target, callers, stream, model, users: whose, amount }:
   await Promise.all(connections.map((client) => call(client, target, lap, users[whose]())))
   const body = bodyOf(model, stream)
   const times: Times[] = []
+  const stalls = monitorEventLoopDelay({ resolution: 5 })
+  stalls.enable()
   const cpuBefore = { own: cpuMs(target.pids.own), children: childrenCpuMs(target.pids.children) }
   const startedAt = performance.now()
   const hasMore = (made: number) =>
@@ -105,6 +108,7 @@ async function measure({ target, callers, stream, model, users: whose, amount }:
   }
   // All have ended before this answers, also when one has failed.
   await Promise.all(connections.map((client) => run(client).catch((error) => failures.push(error))))
+  stalls.disable()
   if (failures.length > 0) throw failures[0]
   const ms = performance.now() - startedAt
   return {
@@ -116,6 +120,7 @@ async function measure({ target, callers, stream, model, users: whose, amount }:
       own: cpuMs(target.pids.own) - cpuBefore.own,
       children: childrenCpuMs(target.pids.children) - cpuBefore.children,
     },
+    stallMs: stalls.max / 1e6,
   }
 }
 

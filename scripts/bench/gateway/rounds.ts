@@ -12,6 +12,9 @@ export type Round = Map<string, Measured | 'failed'>
 /** After its patience a run ends with the rounds that it has, at least three: a slow machine gets fewer, not smaller ones. */
 export type Plan = { rounds: number; windowMs: number; streamsPerCaller: number; patienceMs: number }
 const leastRounds = 3
+/** A window in which the machine stood still for so long says nothing of the system, and is measured again, so often at most. */
+const stillMs = 100
+const mostTries = 5
 
 const callerCounts = [1, 16, 64]
 const kinds = [
@@ -68,7 +71,12 @@ function measureWith({ targets, load }: Systems, progress: (text: string) => voi
     const users = side.endsWith(' hot') ? 'hot' : 'spread'
     const wanted: Load = { target: targets[name], callers, stream, model: modelName(delayMs, gapMs), users, amount }
     try {
-      return await load.measure(wanted)
+      let best = await load.measure(wanted)
+      for (let tries = 1; best.stallMs > stillMs && tries < mostTries; tries += 1) {
+        const again = await load.measure(wanted)
+        if (again.stallMs < best.stallMs) best = again
+      }
+      return best
     } catch (error) {
       progress(`${id}, ${side}: ${error instanceof Error ? error.message : error}`)
       // What still runs for callers who have given up must not burden the next window.
