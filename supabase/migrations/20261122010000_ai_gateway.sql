@@ -2330,6 +2330,33 @@ AS $function$
     or coalesce((a.counts).held[m.slot], 0) <> h.calls
 $function$;
 
+CREATE OR REPLACE FUNCTION private.warn_of_price_drift()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_to timestamptz := date_trunc('day', now() at time zone 'UTC') at time zone 'UTC';
+  v_model record;
+  v_found integer := 0;
+begin
+  for v_model in
+    select c.answered_by as model, count(*) as calls, sum(c.cost_micros)::bigint as cost_micros,
+      sum(c.provider_cost_micros)::bigint as provider_cost_micros
+    from public.ai_calls c
+    where c.created_at >= v_to - interval '1 day' and c.created_at < v_to and c.provider_cost_micros is not null and c.usage_source = 'provider'
+    group by c.answered_by
+    -- Both are rounded up, once a call each.
+    having abs(sum(c.provider_cost_micros) - sum(c.cost_micros))
+      > count(*) + sum(c.cost_micros) * (private.setting('ai.price_drift_percent'))::numeric / 100
+  loop
+    v_found := v_found + 1;
+    perform private.raise_security_event('price_drift', 'medium', null, to_jsonb(v_model),
+      dedupe_key => v_model.model || ' ' || (v_to - interval '1 day')::date);
+  end loop;
+  return v_found;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.warn_of_spend()
  RETURNS integer
  LANGUAGE plpgsql
@@ -2685,6 +2712,8 @@ COMMENT ON FUNCTION "private"."uuid_v7_time"(uuid) IS 'The moment in a version 7
 
 COMMENT ON FUNCTION "private"."verify_accounts"() IS 'Accounts whose balance is not the sum of their entries, or of what remains of their lots, or whose holds are not those of their open calls. Always empty; run it whenever you like.';
 
+COMMENT ON FUNCTION "private"."warn_of_price_drift"() IS 'Raises a security event for each model whose provider charged more or less yesterday (UTC) than our prices say, by more than ai.price_drift_percent. A job runs it. Answers how many.';
+
 COMMENT ON FUNCTION "private"."warn_of_spend"() IS 'Raises a security event when the month''s spending passes 80, 95 or 100 percent of the cap, once each. A job runs it; a call does not, because the audit log has a lock that must not be held while an account is waited for.';
 
 COMMENT ON FUNCTION "public"."claw_back_credits"(uuid, bigint, text, text) IS 'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
@@ -3007,6 +3036,10 @@ REVOKE ALL ON FUNCTION "private"."verify_accounts"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."verify_accounts"() TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."warn_of_price_drift"() FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."warn_of_price_drift"() TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."warn_of_spend"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."warn_of_spend"() TO "postgres";
@@ -3122,6 +3155,8 @@ select cron.schedule('delete-old-idempotency-keys', '35 * * * *', 'select privat
 select cron.schedule('delete-old-signatures', '55 * * * *', 'select private.delete_old_signatures()');
 
 select cron.schedule('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
+
+select cron.schedule('warn-of-price-drift', '40 1 * * *', 'select private.warn_of_price_drift()');
 
 select cron.schedule('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 
