@@ -57,20 +57,29 @@ export async function bench({ createDatabase, superuserUrl, progress, scale }: B
 /** Copies of the first user and of all that is theirs, without triggers: a million sign-ups would take an hour. */
 async function grow(url: string, from: number, to: number): Promise<void> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
-  const copies = (table: string, key: string, changes: string) => `
-    insert into ${table} select (jsonb_populate_record(t, jsonb_build_object(${changes}))).*
-    from (select t from ${table} t where t.${key} = (select id from first_user) limit 1) t (t), new_users n`
+  const copies = async (table: string, key: string, changes: string) => {
+    const columns = await sql`
+      select quote_ident(attname) as name from pg_attribute
+      where attrelid = ${table}::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum`
+    const names = columns.map(({ name }) => name)
+    await sql.unsafe(`
+      insert into ${table} (${names.join(', ')})
+      select ${names.map((name) => `(c.made).${name}`).join(', ')}
+      from (select t from ${table} t where t.${key} = (select id from first_user) limit 1) o (t), new_users n,
+        lateral (select jsonb_populate_record(o.t, jsonb_build_object(${changes})) as made offset 0) c`)
+  }
   try {
     await sql.unsafe(`
       set session_replication_role = replica;
       create temp table first_user as select id from auth.users order by created_at limit 1;
       create temp table new_users as select gen_random_uuid() as id, gen_random_uuid() as session_id, private.uuid_v7() as call_id, i
-        from generate_series(${from + 1}, ${to}) i;
-      ${copies('auth.users', 'id', `'id', n.id, 'email', 'plans-' || n.i || '@example.com'`)};
-      ${copies('auth.sessions', 'user_id', `'id', n.session_id, 'user_id', n.id`)};
-      ${copies('public.profiles', 'id', `'id', n.id`)};
-      ${copies('private.accounts', 'user_id', `'user_id', n.id`)};
-      ${copies('public.credit_entries', 'user_id', `'id', n.call_id, 'user_id', n.id`)};
+        from generate_series(${from + 1}, ${to}) i`)
+    await copies('auth.users', 'id', "'id', n.id, 'email', 'plans-' || n.i || '@example.com'")
+    await copies('auth.sessions', 'user_id', "'id', n.session_id, 'user_id', n.id")
+    await copies('public.profiles', 'id', "'id', n.id")
+    await copies('private.accounts', 'user_id', "'user_id', n.id")
+    await copies('public.credit_entries', 'user_id', "'id', n.call_id, 'user_id', n.id")
+    await sql.unsafe(`
       insert into public.ai_calls (id, created_at, user_id, request_id, endpoint, model_id, stream, state, request_bytes)
         select n.call_id, private.uuid_v7_time(n.call_id), n.id, 'plans', 'chat.completions', '${modelName(0, 0)}', false, 'settled', 1
         from new_users n;
