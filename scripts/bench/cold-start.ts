@@ -5,13 +5,13 @@ import { startFunctions } from '../../stack/functions.ts'
 import { freePort } from '../../stack/scratch.ts'
 import type { BenchResult, BenchWorld } from '../bench-types.ts'
 import { startDeno } from './gateway/programs.ts'
-import { quantile, summary } from './gateway/quantile.ts'
+import { quantile } from './gateway/quantile.ts'
 import { seed } from './gateway/seed.ts'
 
 const projectUrl = 'http://127.0.0.1:9'
 const patienceMs = 60_000
 
-export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
+export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('cold_start')
   const { tokens, jwks } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)
   const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, SUPABASE_JWKS: jwks }
@@ -35,13 +35,19 @@ export async function bench({ createDatabase, superuserUrl, progress, scale }: B
         await program.stop()
       }
     }
-  const median = (name: keyof typeof times) => quantile(times[name], 0.5)
-  progress(`cold start: empty ${median('empty').toFixed(0)} ms, ai ${median('ai').toFixed(0)} ms`)
-  const ratios = times.ai.map((ms, run) => ms / (times.empty[run] ?? Number.NaN))
+  // The fastest tenth: what else the machine does only ever adds time.
+  const fastest = (name: keyof typeof times) => quantile(times[name], 0.1)
   return [
-    { name: 'cold start of ai over an empty handler', unit: 'ratio', better: 'lower', target: 2.7, ...summary(ratios) },
-    { name: 'cold start of an empty handler', unit: 'ms', value: median('empty') },
-    { name: 'cold start of ai', unit: 'ms', value: median('ai') },
+    {
+      name: 'cold start of ai over an empty handler',
+      unit: 'ratio',
+      better: 'lower',
+      target: 2.7,
+      value: fastest('ai') / fastest('empty'),
+      note: `the fastest tenth of ${runs}; median ${quantile(times.ai, 0.5).toFixed(0)} ms beside ${quantile(times.empty, 0.5).toFixed(0)} ms`,
+    },
+    { name: 'cold start of an empty handler', unit: 'ms', value: fastest('empty') },
+    { name: 'cold start of ai', unit: 'ms', value: fastest('ai') },
   ]
 }
 

@@ -43,21 +43,31 @@ export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
   return [...findings, ...(await compareWithProvider(world))]
 }
 
-/** The provider's own count of every request is ours, unless the process that counted was killed. */
+/** A request that was taken back, or whose answer did not come in time, may never have been read by the provider: so few at most. */
+const unseenShare = 0.01
+
+/** The provider never saw a request more often than we forwarded it, nor one that was refused, nor one that we do not know. */
 async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[]> {
-  const calls = await sql<{ request_id: string; state: string; attempts: number; hung_up: boolean }[]>`
-    select request_id, state, attempts, http_status = 499 as hung_up from public.ai_calls`
+  const calls = await sql<{ request_id: string; state: string; attempts: number; has_answer: boolean }[]>`
+    select request_id, state, attempts,
+      coalesce(error_code, '') not in ('client_closed_request', 'upstream_error', 'upstream_timeout') as has_answer
+    from public.ai_calls`
   const known = new Map(calls.map((call) => [call.request_id, call]))
   const findings: Finding[] = []
+  let forwarded = 0
+  let unseen = 0
   for (const call of calls) {
     const count = asked.get(call.request_id) ?? 0
     if (call.state === 'refused' && count > 0)
       findings.push({ what: 'a refused call that was forwarded', details: { ...call, count } })
-    // Who hangs up while the gateway asks may take the request back before the provider sees it.
-    const least = call.attempts - (call.hung_up ? 1 : 0)
-    if ((call.state === 'settled' || call.state === 'released') && (count < least || count > call.attempts))
+    if (call.state !== 'settled' && call.state !== 'released') continue
+    forwarded += call.attempts
+    unseen += Math.max(0, call.attempts - count)
+    if (count > call.attempts || (call.has_answer && call.attempts === 1 && count !== 1))
       findings.push({ what: 'a number of attempts that is not the provider’s', details: { ...call, count } })
   }
+  if (unseen > Math.max(3, forwarded * unseenShare))
+    findings.push({ what: 'more attempts than the provider saw', details: { forwarded, unseen } })
   for (const [id, count] of asked)
     if (!known.has(id)) findings.push({ what: 'a forwarded call that nobody knows', details: { id, count } })
   return findings
