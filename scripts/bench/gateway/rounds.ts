@@ -12,9 +12,9 @@ export type Round = Map<string, Measured | 'failed'>
 /** After its patience a run ends with the rounds that it has, at least three: a slow machine gets fewer, not smaller ones. */
 export type Plan = { rounds: number; windowMs: number; streamsPerCaller: number; patienceMs: number }
 const leastRounds = 3
-/** A window in which the machine stood still for so long says nothing of the system, and is measured again, so often at most. */
+/** A window in which the machine stood still for so long says nothing of the system, and is measured again, once. */
 const stillMs = 100
-const mostTries = 5
+const mostTries = 2
 
 const callerCounts = [1, 16, 64]
 const kinds = [
