@@ -2,6 +2,8 @@
 
 create function private.start_ai_calls(call_ids uuid[]) returns void
 language plpgsql volatile security definer set search_path = ''
+-- The index also while the table is small, as in admit_ai_calls.
+set enable_seqscan = off
 as $$
 begin
   update private.ai_holds h set started_at = now()
@@ -298,6 +300,8 @@ comment on function private.settle_ai_call(uuid, jsonb) is 'One call alone; see 
 
 create function private.settle_abandoned_ai_calls(batch_size integer default 100, of_user uuid default null) returns integer
 language plpgsql volatile security invoker set search_path = ''
+-- The index also while the table is small, as in admit_ai_calls.
+set enable_seqscan = off
 as $$
 declare
   v_found record;

@@ -1921,6 +1921,7 @@ CREATE OR REPLACE FUNCTION private.settle_abandoned_ai_calls(batch_size integer 
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO ''
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
   v_found record;
@@ -2135,6 +2136,7 @@ CREATE OR REPLACE FUNCTION private.start_ai_calls(call_ids uuid[])
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO ''
+ SET enable_seqscan TO 'off'
 AS $function$
 begin
   update private.ai_holds h set started_at = now()
