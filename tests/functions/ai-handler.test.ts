@@ -32,14 +32,14 @@ test('an id that could break a log line is replaced', async () => {
   expect(answer.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/)
 })
 
-test('a body over the limit is refused while it is read', async () => {
+test.each([{}, { 'content-length': '10' }])('%o: a body over the limit is refused while it is read', async (length) => {
   let sent = 0
   const pull = (controller: ReadableStreamDefaultController) => {
     sent += 100_000
     controller.enqueue(new Uint8Array(100_000))
   }
   const body = new ReadableStream({ pull })
-  const init = { method: 'POST', body, duplex: 'half' as const, headers: { authorization: 'Bearer good' } }
+  const init = { method: 'POST', body, duplex: 'half' as const, headers: { authorization: 'Bearer good', ...length } }
 
   const answer = await createWorld(provider.url).send('/chat/completions', init)
 

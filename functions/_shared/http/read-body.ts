@@ -1,18 +1,13 @@
-/**
- * Reads a body. What is too large is never in memory as a whole: a Content-Length is what HTTP then delivers, and without one
- * the bytes are counted while they come.
- */
+/** Reads a body and counts while reading: what is too large is never in memory as a whole, whatever Content-Length says. */
 
 export class BodyTooLarge extends Error {}
 
-export async function readBody(source: Request | Response, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  const announced = Number(source.headers.get('content-length') ?? Number.NaN)
-  if (announced > limitBytes) throw new BodyTooLarge()
-  if (announced > 0) return new Uint8Array(await source.arrayBuffer())
+export async function readBody(source: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const reader = source.body?.getReader()
   const chunks: Uint8Array[] = []
   let size = 0
   try {
+    if (Number(source.headers.get('content-length') ?? 0) > limitBytes) throw new BodyTooLarge()
     while (reader) {
       const { done, value } = await reader.read()
       if (done) break
