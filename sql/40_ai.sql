@@ -231,12 +231,3 @@ begin
 end $$;
 comment on function private.ai_cost_micros(public.model_prices, bigint, bigint, bigint, bigint, bigint) is
   'Exact cost in micro-dollars, rounded up once. Tokens as OpenAI reports them: cached within prompt, reasoning within completion.';
-
-create function private.current_price(model_id text, at timestamptz) returns public.model_prices
-language sql stable security invoker set search_path = ''
-as $$
-  select p.* from public.model_prices p
-  where p.model_id = current_price.model_id and p.valid_from <= current_price.at
-  order by p.valid_from desc limit 1
-$$;
-comment on function private.current_price(text, timestamptz) is 'The price that holds at a moment; null fields when there is none.';

@@ -9,11 +9,14 @@ export type ChaosOptions = {
   seconds: number
   callers: number
   crashes: number
+  /** A run that has not seen all it is for goes on, up to four times as long: how much happens in a second is the machine's affair. */
+  hasSeenEnough?(answers: Record<string, number>): boolean
   progress(line: string): void
 }
 export type ChaosReport = { findings: Finding[]; answers: Record<string, number>; accidents: Record<string, number> }
 
-export async function runChaos({ seed, seconds, callers, crashes, progress }: ChaosOptions): Promise<ChaosReport> {
+export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
+  const { seed, seconds, callers, crashes, progress, hasSeenEnough = () => true } = options
   progress('starting a database, two gateways and a provider')
   const world = await startWorld(() => {})
   const until = Date.now() + seconds * 1_000
@@ -21,16 +24,17 @@ export async function runChaos({ seed, seconds, callers, crashes, progress }: Ch
   const answers: Record<string, number> = {}
   const happened: Record<string, number> = {}
   const findings: Finding[] = []
+  const latest = until + 3_000 * seconds
+  const goesOn = () => Date.now() < until || (Date.now() < latest && !hasSeenEnough(answers))
   const note = (counts: Record<string, number>, name: string) => {
     counts[name] = (counts[name] ?? 0) + 1
   }
   try {
     const call = async () => {
-      for (let step = steps.pop(); step && Date.now() < until; step = steps.pop())
-        note(answers, await take(step, world))
+      for (let step = steps.pop(); step && goesOn(); step = steps.pop()) note(answers, await take(step, world))
     }
     const misfortune = async () => {
-      for (let next = accidents.pop(); next && Date.now() < until; next = accidents.pop()) {
+      for (let next = accidents.pop(); next && goesOn(); next = accidents.pop()) {
         await sleep(next.pauseMs)
         await befall(next, world).then(
           () => note(happened, next.what),
@@ -46,14 +50,13 @@ export async function runChaos({ seed, seconds, callers, crashes, progress }: Ch
       }
     }
     const sweep = async () => {
-      for (; Date.now() < until; await sleep(1_000))
-        await world.sql`select private.settle_abandoned_ai_calls()`.catch(() => {})
+      for (; goesOn(); await sleep(1_000)) await world.sql`select private.settle_abandoned_ai_calls()`.catch(() => {})
     }
     const watch = async () => {
-      for (; Date.now() < until; await sleep(50)) findings.push(...(await tooManyAtOnce(world).catch(() => [])))
+      for (; goesOn(); await sleep(50)) findings.push(...(await tooManyAtOnce(world).catch(() => [])))
     }
     const tell = async () => {
-      for (; Date.now() < until; await sleep(5_000)) {
+      for (; goesOn(); await sleep(5_000)) {
         const total = Object.values(answers).reduce((sum, count) => sum + count, 0)
         progress(`${total} calls, ${Math.max(0, Math.round((until - Date.now()) / 1_000))} s left`)
       }

@@ -90,6 +90,8 @@ DROP FUNCTION "private"."check_ai_budget"(public.ai_calls, private.accounts);
 
 DROP FUNCTION "private"."close_ai_call"(uuid, text, jsonb, text, jsonb);
 
+DROP FUNCTION "private"."current_price"(text, timestamp with time zone);
+
 DROP FUNCTION "private"."hold_ai_call"(public.ai_calls);
 
 DROP FUNCTION "private"."list_ai_models"(uuid, uuid);

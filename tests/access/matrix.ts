@@ -270,7 +270,6 @@ export const functions = {
   'private.check_stored_bytes(uuid, jsonb, bigint)': 'invoker; -',
   'private.claim_uploads_to_check(integer)': 'invoker; -',
   'private.create_ai_call_partitions()': 'invoker; -',
-  'private.current_price(text, timestamp with time zone)': 'invoker; -',
   'private.date_or_null(text)': 'invoker; -',
   'private.error_status(text)': 'invoker; -',
   'private.file_owner(text)': 'invoker; -',
