@@ -76,6 +76,8 @@ async function take(step: Step, world: ChaosWorld): Promise<string> {
   const gateway = world.gateways[step.process]?.url ?? ''
   const kind = step.endpoint === 'embeddings' ? 'embedding' : step.endpoint === 'images' ? 'image' : 'chat'
   const text = 'word '.repeat(step.words)
+  const hangUp = new AbortController()
+  let timer: ReturnType<typeof setTimeout> | undefined
   try {
     const model = step.endpoint === 'unknown model' ? 'chaos/none' : await modelFor(world.sql, kind, step.behaviour)
     const { path, body } = {
@@ -99,13 +101,20 @@ async function take(step: Step, world: ChaosWorld): Promise<string> {
       'x-forwarded-for': '203.0.113.7',
     }
     if (step.key !== null) headers['idempotency-key'] = `key-${step.key}`
-    const signal = step.hangUpMs === null ? AbortSignal.timeout(20_000) : AbortSignal.timeout(step.hangUpMs)
-    const answer = await fetch(`${gateway}${path}`, { method: 'POST', headers, body: JSON.stringify(body), signal })
+    timer = setTimeout(() => hangUp.abort(), step.hangUpMs ?? 20_000)
+    const answer = await fetch(`${gateway}${path}`, {
+      method: 'POST',
+      headers,
+      body: JSON.stringify(body),
+      signal: hangUp.signal,
+    })
     const said = await answer.text()
     if (answer.ok) return answer.headers.get('idempotency-replayed') ? 'replayed' : 'ok'
     return /"code":"(\w+)"/.exec(said)?.[1] ?? String(answer.status)
-  } catch (error) {
-    return error instanceof Error && error.name === 'TimeoutError' ? 'hung up' : 'torn'
+  } catch {
+    return hangUp.signal.aborted ? 'hung up' : 'torn'
+  } finally {
+    clearTimeout(timer)
   }
 }
 
