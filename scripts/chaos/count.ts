@@ -43,13 +43,13 @@ export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
   return [...findings, ...(await compareWithProvider(world))]
 }
 
-/** A request that was taken back, or whose answer did not come in time, may never have been read by the provider: so few at most. */
+/** A request whose answer did not come in time may never have been read by the provider: so few at most. */
 const unseenShare = 0.01
 
 /** The provider never saw a request more often than we forwarded it, nor one that was refused, nor one that we do not know. */
 async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[]> {
-  const calls = await sql<{ request_id: string; state: string; attempts: number; has_answer: boolean }[]>`
-    select request_id, state, attempts,
+  const calls = await sql<{ request_id: string; state: string; attempts: number; has_answer: boolean; hung_up: boolean }[]>`
+    select request_id, state, attempts, coalesce(error_code, '') = 'client_closed_request' as hung_up,
       coalesce(error_code, '') not in ('client_closed_request', 'upstream_error', 'upstream_timeout') as has_answer
     from public.ai_calls`
   const known = new Map(calls.map((call) => [call.request_id, call]))
@@ -62,7 +62,8 @@ async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[
       findings.push({ what: 'a refused call that was forwarded', details: { ...call, count } })
     if (call.state !== 'settled' && call.state !== 'released') continue
     forwarded += call.attempts
-    unseen += Math.max(0, call.attempts - count)
+    // A caller who hangs up takes back what is on its way: at most the last attempt.
+    unseen += Math.max(0, call.attempts - count - (call.hung_up ? 1 : 0))
     if (count > call.attempts || (call.has_answer && call.attempts === 1 && count !== 1))
       findings.push({ what: 'a number of attempts that is not the provider’s', details: { ...call, count } })
   }

@@ -11,6 +11,38 @@ export type AnswerBody = {
   cancel(): void
 }
 
+/** A whole answer that is announced with its length comes in one piece; what is larger comes in several. */
+const largestPieceBytes = 65_536
+/** Events of a stream are a few hundred bytes; one that is larger comes in several pieces. */
+const pieceBytes = 8_192
+/** What is left to be read after all that was announced: the end. */
+const smallestPieceBytes = 256
+
+type Read = () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | undefined }>
+
+/**
+ * Reads into buffers that fit. The runtime's own are of 64 KiB for every chunk, however small, and the pressure of so much
+ * memory outside of the heap makes V8 collect garbage all the time: half of what a call costs.
+ */
+function readerOf({ body, headers }: Response): { read: Read; cancel(): Promise<void> } | undefined {
+  if (!body) return undefined
+  const announced = Number(headers.get('content-length') ?? 0)
+  let left = announced > 0 ? announced + 1 : pieceBytes
+  let reader: ReadableStreamBYOBReader
+  try {
+    reader = body.getReader({ mode: 'byob' })
+  } catch {
+    // Some streams have chunks of their own, such as those of tests.
+    return body.getReader()
+  }
+  const read: Read = async () => {
+    const result = await reader.read(new Uint8Array(Math.min(Math.max(left, smallestPieceBytes), largestPieceBytes)))
+    if (announced > 0) left -= result.value?.byteLength ?? 0
+    return result
+  }
+  return { read, cancel: () => reader.cancel() }
+}
+
 /** Each chunk must come within `idleMs`, the first one within `firstMs`. */
 export function openBody(
   response: Response,
@@ -18,7 +50,7 @@ export function openBody(
   signal: AbortSignal,
   { firstMs, idleMs }: { firstMs: number; idleMs: number },
 ): AnswerBody {
-  const reader = response.body?.getReader()
+  const reader = readerOf(response)
   const unread: Uint8Array<ArrayBuffer>[] = []
   let waitMs = firstMs
   // A cancelled reader answers at once, also when what it reads from does not listen to the signal.
@@ -31,10 +63,10 @@ export function openBody(
     if (kept || !reader) return kept
     watch.expectByte(waitMs)
     try {
-      const { value } = await reader.read()
+      const { done, value } = await reader.read()
       signal.throwIfAborted()
       waitMs = idleMs
-      return value
+      return done ? undefined : value
     } catch (cause) {
       throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause })
     } finally {
