@@ -48,7 +48,9 @@ const unseenShare = 0.01
 
 /** The provider never saw a request more often than we forwarded it, nor one that was refused, nor one that we do not know. */
 async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[]> {
-  const calls = await sql<{ request_id: string; state: string; attempts: number; has_answer: boolean; hung_up: boolean }[]>`
+  const calls = await sql<
+    { request_id: string; state: string; attempts: number; has_answer: boolean; hung_up: boolean }[]
+  >`
     select request_id, state, attempts, coalesce(error_code, '') = 'client_closed_request' as hung_up,
       coalesce(error_code, '') not in ('client_closed_request', 'upstream_error', 'upstream_timeout') as has_answer
     from public.ai_calls`

@@ -14,8 +14,11 @@ import {
   settlement,
 } from './ledger-contract.ts'
 
-/** One less than the pool has connections, so that rarer questions need not wait for calls. */
-const batchesInFlight = 4
+/**
+ * While one statement commits, the next one gathers: with four, each carries half as many calls and costs nearly as much. Rarer
+ * questions find the pool's other connections free.
+ */
+const batchesInFlight = 2
 /** Answers that are kept have up to 1 MB each, and a statement is in memory several times. */
 const answersInBatch = 4
 
