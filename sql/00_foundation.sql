@@ -68,6 +68,7 @@ return case code
   when 'circuit_open' then 503
   when 'idempotency_in_progress' then 409
   when 'idempotency_not_replayable' then 409
+  when 'credential_unreadable' then 409
 end;
 comment on function private.error_status(text) is
   'HTTP status of an error code that SQL can raise or return. The same catalogue as functions/_shared/errors.ts and docs/errors.md.';

@@ -110,14 +110,20 @@ end $$;
 comment on function private.may_probe(text, text) is
   'Whether this call is the one that tries a half-open breaker; it has ten seconds before another may.';
 
-create function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text) returns text
-language plpgsql stable security invoker set search_path = ''
+create function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text, request_id text) returns text
+language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  return null;
+  if not exists (
+    select from public.credentials c
+    where c.id = open_provider_key.credential_id and c.user_id = open_provider_key.user_id and c.kind = 'ai_provider'
+      and c.provider = open_provider_key.provider_id and c.status = 'active') then
+    return null;
+  end if;
+  return private.open(open_provider_key.credential_id, 'ai_call', open_provider_key.request_id) #>> '{fields,api_key}';
 end $$;
-comment on function private.open_provider_key(uuid, uuid, text) is
-  'The key of a provider that a user keeps in the credential vault; null when there is none such. Until there is a vault, always null.';
+comment on function private.open_provider_key(uuid, uuid, text, text) is
+  'The key of a provider that a user keeps in the credential vault; null when there is none such that is active and opens.';
 
 create function private.plan_routes(plan private.ai_plan, request jsonb) returns private.ai_plan
 language plpgsql volatile security invoker set search_path = ''
@@ -184,7 +190,7 @@ begin
       continue;
     end if;
     if v_hold.own_key then
-      v_own_key := private.open_provider_key(v_hold.user_id, v_credential_id, (v_route.provider).id);
+      v_own_key := private.open_provider_key(v_hold.user_id, v_credential_id, (v_route.provider).id, request ->> 'request_id');
       if v_own_key is null and v_route.position = 0 then
         v_refusal := jsonb_build_object('code', 'not_found', 'details', jsonb_build_object('param', 'credential'),
           'message', format('You have no such credential for the provider of %s.', v_hold.model_id));

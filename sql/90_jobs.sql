@@ -17,3 +17,5 @@ select cron.schedule('archive-audit', '*/10 * * * *', 'select private.call_archi
 select cron.schedule('send-mails', '15 seconds', 'select private.call_send_mails()');
 select cron.schedule('delete-old-messages', '25 0 * * *', 'select private.delete_old_messages()');
 select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');
+select cron.schedule('rotate-credential-keys', '0 2 1 1,4,7,10 *', 'select private.rotate_credential_keys()');
+select cron.schedule('keep-credentials-sealed', '* * * * *', 'select private.keep_credentials_sealed()');

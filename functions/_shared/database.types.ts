@@ -302,6 +302,52 @@ export type Database = {
           },
         ]
       }
+      credentials: {
+        Row: {
+          created_at: string
+          id: string
+          kind: string
+          last_four: string
+          last_tested_at: string | null
+          name: string
+          permissions: string[]
+          provider: string
+          status: string
+          status_reason: string | null
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          created_at?: string
+          id?: string
+          kind: string
+          last_four: string
+          last_tested_at?: string | null
+          name: string
+          permissions?: string[]
+          provider: string
+          status?: string
+          status_reason?: string | null
+          updated_at?: string
+          user_id: string
+        }
+        Update: {
+          created_at?: string
+          id?: string
+          kind?: string
+          last_four?: string
+          last_tested_at?: string | null
+          name?: string
+          permissions?: string[]
+          provider?: string
+          status?: string
+          status_reason?: string | null
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
       credit_entries: {
         Row: {
           amount: number
@@ -1038,6 +1084,7 @@ export type Database = {
         Returns: Json
       }
       delete_account: { Args: { reason: string; user_id: string }; Returns: string }
+      delete_credential: { Args: { id: string }; Returns: undefined }
       delete_my_account: { Args: Record<PropertyKey, never>; Returns: string }
       find_account: {
         Args: { email: string }
@@ -1140,6 +1187,7 @@ export type Database = {
       }
       register_device: { Args: { device_id: string; name: string; type: string }; Returns: undefined }
       reinstate_account: { Args: { reason: string; user_id: string }; Returns: string }
+      rename_credential: { Args: { id: string; name: string }; Returns: undefined }
       revoke_all_sessions: { Args: { user_id: string }; Returns: number }
       revoke_api_key: { Args: { id: string }; Returns: undefined }
       revoke_invite: { Args: { invite_id: string }; Returns: undefined }
@@ -1156,6 +1204,14 @@ export type Database = {
       set_account_role: { Args: { role: string; user_id: string }; Returns: string }
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
       sign_api_key: { Args: { id: string; required?: boolean }; Returns: string }
+      start_credential_test: { Args: { id: string }; Returns: undefined }
+      start_secret_transfer: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          key: string
+          transfer_id: string
+        }[]
+      }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
       use_recovery_code: { Args: { code: string }; Returns: string }
     }

@@ -52,6 +52,12 @@ export const catalogue = {
     message: 'A request with this idempotency key has run, and its answer was a stream or too large to be kept.',
     shouldRetry: false,
   },
+  credential_unreadable: {
+    status: 409,
+    type: request,
+    message: 'This credential cannot be opened any more. Add the key again.',
+    shouldRetry: false,
+  },
   request_too_large: { status: 413, type: request, message: 'The body is larger than 1 MB.' },
   idempotency_key_reused: {
     status: 422,

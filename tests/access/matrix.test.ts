@@ -246,6 +246,7 @@ const invite = crypto.randomUUID()
 const document = crypto.randomUUID()
 const run = crypto.randomUUID()
 const apiKey = crypto.randomUUID()
+const credential = crypto.randomUUID()
 const image = crypto.randomUUID()
 const session = crypto.randomUUID()
 
@@ -269,6 +270,7 @@ const scene = (owner: string) => `
   insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', false);
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.api_keys (id, user_id, name, prefix, scopes) values ('${apiKey}', '${owner}', 'Matrix', 'pal_matrix', '{models}');
+  insert into public.credentials (id, user_id, kind, provider, name, last_four) values ('${credential}', '${owner}', 'ai_provider', 'matrix', 'Matrix', '');
   insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
   insert into private.ai_usage_days (day) values ('2026-01-01');
   insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 1, 1);
@@ -399,6 +401,14 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'revoke an API key': `select public.revoke_api_key('${apiKey}')`,
   'demand signatures of an API key': `select public.sign_api_key('${apiKey}')`,
   'limit an API key': `select public.limit_api_key('${apiKey}', 'ai_calls', 'day', 1)`,
+  'see credentials': `select from public.credentials where id = '${credential}'`,
+  'write a credential': `update public.credentials set status = 'active' where id = '${credential}'`,
+  'read what is sealed of credentials': 'select from private.credential_secrets',
+  'begin to give a credential': 'select * from public.start_secret_transfer()',
+  'have a credential tested': `select public.start_credential_test('${credential}')`,
+  'rename a credential': `select public.rename_credential('${credential}', 'x')`,
+  'delete a credential': `select public.delete_credential('${credential}')`,
+  'open a credential': `select private.open('${credential}', 'sync')`,
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
   'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,

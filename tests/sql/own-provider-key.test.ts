@@ -1,4 +1,4 @@
-/** Calls that the caller's own key of the provider pays. The vault does not exist yet: the tests put a key where it will answer. */
+/** Calls that the caller's own key of the provider pays, from the vault. */
 import { expect, test } from 'vitest'
 import { admit, baseModel, callOf, newModel, settle } from './ai-support.ts'
 import { countersOf, creditsOf, newAccount, rolledBack, type Tx } from './support.ts'
@@ -6,12 +6,13 @@ import { countersOf, creditsOf, newAccount, rolledBack, type Tx } from './suppor
 const credential_id = crypto.randomUUID()
 const secret = 'sk-their-own'
 
-const putKey = (tx: Tx, owner: string) =>
-  tx.unsafe(`
-    create or replace function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text) returns text
-    language sql set search_path = '' as $$
-      select '${secret}' where user_id = '${owner}' and credential_id = '${credential_id}' and provider_id = 'sql-test'
-    $$`)
+/** As the function `credentials` leaves it after a test that went well. */
+async function putKey(tx: Tx, owner: string) {
+  await tx`
+    insert into public.credentials (id, user_id, kind, provider, name, last_four, status)
+    values (${credential_id}, ${owner}, 'ai_provider', 'sql-test', 'Mine', '', 'active')`
+  await tx`select private.store_secret(${credential_id}, ${owner}, 'api_key', ${secret})`
+}
 
 test('cost no credits and no money of the project, and count as calls and tokens', () =>
   rolledBack(async (tx) => {
@@ -55,23 +56,28 @@ test('never fall back to a provider for which there is no such key', () =>
     expect((await admit(tx, account, { credential_id })).routes?.map(({ model }) => model)).toEqual(['sql/model'])
   }))
 
-test.each(['somebody else’s', 'unknown', 'for another provider'])('%s: not found, and nothing is taken', (which) =>
-  rolledBack(async (tx) => {
-    await newModel(tx)
-    const account = await newAccount(tx)
-    await putKey(tx, which === 'somebody else’s' ? crypto.randomUUID() : account.id)
-    const wish = {
-      credential_id: which === 'unknown' ? crypto.randomUUID() : credential_id,
-      ...(which === 'for another provider' && { model: baseModel }),
-    }
+test.each(['somebody else’s', 'unknown', 'for another provider', 'not active', 'unreadable'])(
+  '%s: not found, and nothing is taken',
+  (which) =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const account = await newAccount(tx)
+      await putKey(tx, (which === 'somebody else’s' ? await newAccount(tx) : account).id)
+      if (which === 'not active') await tx`update public.credentials set status = 'failed' where id = ${credential_id}`
+      if (which === 'unreadable')
+        await tx`update private.credential_secrets set ciphertext = substring(ciphertext for 32) where credential_id = ${credential_id}`
+      const wish = {
+        credential_id: which === 'unknown' ? crypto.randomUUID() : credential_id,
+        ...(which === 'for another provider' && { model: baseModel }),
+      }
 
-    expect(await admit(tx, account, wish)).toMatchObject({
-      admitted: false,
-      code: 'not_found',
-      details: { param: 'credential' },
-    })
-    expect(await creditsOf(tx, account.id)).toMatchObject({ held: 0 })
-  }),
+      expect(await admit(tx, account, wish)).toMatchObject({
+        admitted: false,
+        code: 'not_found',
+        details: { param: 'credential' },
+      })
+      expect(await creditsOf(tx, account.id)).toMatchObject({ held: 0 })
+    }),
 )
 
 test('what breaks off after it began costs nothing either', () =>

@@ -1,0 +1,46 @@
+/** The door: what a caller may send. Refusals name the field and never repeat what was in it. */
+import { z } from 'zod'
+import { AppError } from '../errors.ts'
+import { BodyTooLarge, readBody } from '../http/read-body.ts'
+
+const bodyLimitBytes = 16_000
+/** Keys are visible ASCII; PEM keys have line ends, too. */
+const secret = (max: number) =>
+  z
+    .string()
+    .min(1)
+    .max(max)
+    .regex(/^[\x20-\x7e\r\n]+$/)
+
+const secrets = {
+  api_key: secret(4_000),
+  api_secret: secret(4_000).optional(),
+  passphrase: secret(200).optional(),
+}
+const name = z.string().trim().min(1).max(100)
+
+export const newCredential = z.strictObject({ provider: z.string().min(1).max(80), name, ...secrets })
+export const newSecrets = z.strictObject(secrets)
+export const newName = z.strictObject({ name })
+
+export async function readCredential<Schema extends z.ZodType>(
+  request: Request,
+  schema: Schema,
+): Promise<z.infer<Schema>> {
+  const { data, error } = schema.safeParse(await readJson(request))
+  if (!error) return data
+  const [issue] = error.issues
+  const param = issue?.code === 'unrecognized_keys' ? issue.keys[0] : issue?.path.join('.')
+  throw new AppError('invalid_request_error', { message: `${param || 'The body'}: is missing or not valid.`, param })
+}
+
+async function readJson(request: Request): Promise<unknown> {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(await readBody(request, bodyLimitBytes)))
+  } catch (cause) {
+    if (cause instanceof BodyTooLarge)
+      throw new AppError('request_too_large', { message: 'The body is larger than 16 kB.' })
+    // Without the cause: a parser's message repeats a part of the text.
+    throw new AppError('invalid_request_error', { message: 'The body is not valid JSON.' })
+  }
+}

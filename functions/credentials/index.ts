@@ -1,0 +1,29 @@
+/** The Edge Function `credentials`: users' own keys, tested and then sealed in Postgres. */
+import { z } from 'zod'
+import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
+import { createCredentialDatabase } from '../_shared/credentials/credential-database.ts'
+import { handleCredentialsRequest } from '../_shared/credentials/handle-credentials-request.ts'
+import type { CredentialsWorld } from '../_shared/credentials/world.ts'
+import { connectDatabase } from '../_shared/db.ts'
+import { readEnv, variables } from '../_shared/env.ts'
+
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS } = variables
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS }), (name) =>
+  Deno.env.get(name),
+)
+
+const world: CredentialsWorld = {
+  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  ...createCredentialDatabase({
+    sql: connectDatabase(env.SUPABASE_DB_URL),
+    apiUrl: env.SUPABASE_URL,
+    publishableKey: Object.values(env.SUPABASE_PUBLISHABLE_KEYS)[0] ?? '',
+    fetch,
+  }),
+  fetch: (url, init) => fetch(url, init),
+  now: Date.now,
+  newId: () => crypto.randomUUID(),
+  log: (line) => console.log(JSON.stringify(line)),
+}
+
+export default { fetch: (request: Request) => handleCredentialsRequest(request, world) }

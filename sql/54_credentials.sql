@@ -1,0 +1,594 @@
+-- Credentials: users' own keys of exchanges and AI providers. What the owner sees is in public.credentials; the secrets are sealed
+-- in private.credential_secrets. Only this file names pgsodium: seal, unseal and the two functions that make and end data keys.
+
+create extension if not exists pgsodium;
+
+-- Exchanges ---------------------------------------------------------------------------------------------------------------
+
+create table private.exchanges (
+  id text primary key check (id ~ '^[a-z0-9]{2,40}$'),
+  name text not null check (length(name) between 1 and 80),
+  enabled boolean not null default true,
+  base_url text check (base_url ~ '^https?://' and length(base_url) <= 200)
+);
+comment on table private.exchanges is 'Exchanges that users can connect: one row each, by the id that ccxt has for it.';
+comment on column private.exchanges.base_url is 'Another address than the exchange''s own, such as the local stand-in''s; null: the exchange''s own.';
+revoke all on private.exchanges from anon, authenticated, service_role;
+
+-- Data keys ------------------------------------------------------------------------------------------------------------
+
+create table private.data_keys (
+  id uuid primary key default private.uuid_v7(),
+  purpose text not null check (purpose in ('credentials', 'transfers')),
+  scheme text not null check (scheme in ('aead-det', 'A256CBC-HS512')),
+  secret_id uuid not null unique,
+  is_current boolean not null default true,
+  created_at timestamptz not null default now(),
+  retired_at timestamptz,
+  unique (id, scheme),
+  check (retired_at is null or not is_current)
+);
+comment on table private.data_keys is 'Which keys seal what: one current key for each purpose; older ones open what they sealed until it is sealed anew. The keys themselves are not here.';
+comment on column private.data_keys.scheme is 'aead-det: XChaCha20-SIV by pgsodium. A256CBC-HS512: AES and HMAC by pgcrypto as RFC 7518, 5.2.5, for the day pgsodium leaves.';
+comment on column private.data_keys.secret_id is 'aead-det: pgsodium.key.id, derived from the server''s root key. A256CBC-HS512: a secret in Vault, 64 bytes as hex.';
+comment on column private.data_keys.retired_at is 'When nothing used it any more. It opens nothing from then on.';
+create unique index data_keys_current_idx on private.data_keys (purpose) where is_current;
+revoke all on private.data_keys from anon, authenticated, service_role;
+
+create type private.sealed as (scheme text, data_key_id uuid, nonce bytea, ciphertext bytea);
+comment on type private.sealed is 'A sealed value as it is stored: scheme and key say how it is opened.';
+
+create table public.credentials (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  kind text not null check (kind in ('exchange', 'ai_provider')),
+  provider text not null check (length(provider) between 1 and 80),
+  name text not null check (length(name) between 1 and 100),
+  last_four text not null check (length(last_four) <= 4),
+  permissions text[] not null default '{}' check (cardinality(permissions) <= 20),
+  status text not null default 'pending' check (status in ('pending', 'active', 'failed')),
+  status_reason text check (length(status_reason) <= 80),
+  last_tested_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.credentials is 'What owners see of the keys that they gave us. The keys are in private.credential_secrets, sealed. Written by functions only.';
+comment on column public.credentials.provider is 'The exchange''s id, or of an AI provider private.providers.id.';
+comment on column public.credentials.last_four is 'The end of the key, by which its owner knows it; empty for a key too short to show any of it.';
+comment on column public.credentials.permissions is 'What the provider said the key may do, when it was tested.';
+comment on column public.credentials.status_reason is 'Why it is not active: a code such as wrong_key, clock_skew, ip_not_allowed, provider_down or unreadable.';
+create index credentials_user_id_idx on public.credentials (user_id);
+alter table public.credentials enable row level security;
+alter table public.credentials force row level security;
+revoke all on public.credentials from anon, authenticated, service_role;
+grant select on public.credentials to authenticated, service_role;
+create trigger tg_credentials__timestamps before insert or update on public.credentials
+  for each row execute function private.tg__timestamps();
+
+create table private.credential_secrets (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  field text not null check (field in ('api_key', 'api_secret', 'passphrase')),
+  scheme text not null,
+  data_key_id uuid not null,
+  nonce bytea not null check (octet_length(nonce) = 16),
+  ciphertext bytea not null check (octet_length(ciphertext) between 32 and 10000),
+  created_at timestamptz not null default now(),
+  primary key (credential_id, field),
+  foreign key (data_key_id, scheme) references private.data_keys (id, scheme) on delete restrict
+);
+comment on table private.credential_secrets is 'The sealed fields of a credential, bound to their owner, row and field: moved elsewhere they do not open.';
+create index credential_secrets_data_key_id_idx on private.credential_secrets (data_key_id, scheme);
+revoke all on private.credential_secrets from anon, authenticated, service_role;
+
+create table private.secret_transfers (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  scheme text not null,
+  data_key_id uuid not null,
+  nonce bytea not null check (octet_length(nonce) = 16),
+  ciphertext bytea not null check (octet_length(ciphertext) between 32 and 1000),
+  used_at timestamptz,
+  created_at timestamptz not null default now(),
+  foreign key (data_key_id, scheme) references private.data_keys (id, scheme) on delete restrict
+);
+comment on table private.secret_transfers is
+  'One-time keys under which secrets travel to the database, so that a statement log with parameters holds none in clear. Sealed like everything else, valid for a minute; kept for an hour, because they count.';
+create index secret_transfers_user_id_created_at_idx on private.secret_transfers (user_id, created_at);
+create index secret_transfers_created_at_idx on private.secret_transfers (created_at);
+create index secret_transfers_data_key_id_idx on private.secret_transfers (data_key_id, scheme);
+revoke all on private.secret_transfers from anon, authenticated, service_role;
+
+-- Seal and open ----------------------------------------------------------------------------------------------------------
+
+create function private.new_data_key(purpose text) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_id uuid := private.uuid_v7();
+  v_scheme text := private.setting('credentials.scheme') #>> '{}';
+  v_name text := format('palisade %s %s', new_data_key.purpose, v_id);
+  v_secret_id uuid;
+begin
+  -- One at a time; who seals meanwhile takes the old key, and a later pass of reseal_credentials finds what they sealed.
+  perform pg_advisory_xact_lock(hashtextextended('private.data_keys ' || new_data_key.purpose, 0));
+  if v_scheme = 'aead-det' then
+    select k.id into v_secret_id from pgsodium.create_key(name := v_name) k;
+  else
+    v_secret_id := vault.create_secret(encode(extensions.gen_random_bytes(64), 'hex'), v_name, 'seals credentials: see private.data_keys');
+  end if;
+  update private.data_keys k set is_current = false where k.purpose = new_data_key.purpose and k.is_current;
+  insert into private.data_keys (id, purpose, scheme, secret_id) values (v_id, new_data_key.purpose, v_scheme, v_secret_id);
+  perform private.audit(action => 'data_key.create', resource_type => 'data_key', resource_id => v_id::text,
+    details => jsonb_build_object('purpose', new_data_key.purpose, 'scheme', v_scheme));
+  return v_id;
+end $$;
+comment on function private.new_data_key(text) is
+  'Makes the key that seals from now on, by the scheme in the setting credentials.scheme. purpose: credentials or transfers. Answers its id. reseal_credentials moves what the old key sealed.';
+
+create function private.current_data_key(purpose text) returns private.data_keys
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key private.data_keys;
+begin
+  -- Locked until the transaction ends: a key cannot be retired between the choice and the row that uses it.
+  select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+  if not found then
+    perform pg_advisory_xact_lock(hashtextextended('private.data_keys ' || current_data_key.purpose, 0));
+    select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+    if not found then
+      perform private.new_data_key(current_data_key.purpose);
+      select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+    end if;
+  end if;
+  return v_key;
+end $$;
+comment on function private.current_data_key(text) is 'The key that seals now; the first time it is made.';
+
+create function private.cbc_hmac_tag(mac_key bytea, associated_data bytea, nonce bytea, ciphertext bytea) returns bytea
+language plpgsql immutable security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return substring(extensions.hmac(
+    associated_data || nonce || ciphertext || int8send(8 * octet_length(associated_data)::bigint), mac_key, 'sha512') for 32);
+end $$;
+comment on function private.cbc_hmac_tag(bytea, bytea, bytea, bytea) is
+  'The authentication tag of A256CBC-HS512 (RFC 7518, 5.2.2.1): HMAC-SHA-512 over data, nonce, ciphertext and the data''s length in bits, cut to 32 bytes.';
+
+create function private.seal(plain text, owner uuid, context text, purpose text default 'credentials') returns private.sealed
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys := private.current_data_key(seal.purpose);
+  v_data bytea := convert_to(seal.owner::text || '/' || seal.context, 'UTF8');
+  v_nonce bytea;
+  v_secret bytea;
+  v_ciphertext bytea;
+begin
+  if seal.plain is null or seal.owner is null or seal.context is null then
+    raise exception using errcode = '22004', message = 'private.seal: plain, owner and context must be given';
+  end if;
+  if v_key.scheme = 'aead-det' then
+    v_nonce := pgsodium.crypto_aead_det_noncegen();
+    v_ciphertext := pgsodium.crypto_aead_det_encrypt(convert_to(seal.plain, 'UTF8'), v_data, v_key.secret_id, v_nonce);
+  else
+    select decode(s.decrypted_secret, 'hex') into strict v_secret from vault.decrypted_secrets s where s.id = v_key.secret_id;
+    v_nonce := extensions.gen_random_bytes(16);
+    v_ciphertext := extensions.encrypt_iv(convert_to(seal.plain, 'UTF8'), substring(v_secret from 33), v_nonce, 'aes-cbc/pad:pkcs');
+    v_ciphertext := v_ciphertext || private.cbc_hmac_tag(substring(v_secret for 32), v_data, v_nonce, v_ciphertext);
+  end if;
+  return row(v_key.scheme, v_key.id, v_nonce, v_ciphertext)::private.sealed;
+end $$;
+comment on function private.seal(text, uuid, text, text) is
+  'Encrypts a text under the current key of its purpose, with a random nonce, bound to its owner and context: the table, row and field where it will be. Plans are generic, so that no plan that is logged holds it.';
+
+create function private.unseal(value private.sealed, owner uuid, context text) returns text
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys;
+  v_data bytea := convert_to(unseal.owner::text || '/' || unseal.context, 'UTF8');
+  v_secret bytea;
+  v_tag bytea;
+  v_once bytea;
+begin
+  select k.* into v_key from private.data_keys k
+  where k.id = (unseal.value).data_key_id and k.scheme = (unseal.value).scheme and k.retired_at is null;
+  if not found or (unseal.value).nonce is null or (unseal.value).ciphertext is null then
+    return null;
+  end if;
+  if v_key.scheme = 'aead-det' then
+    return convert_from(pgsodium.crypto_aead_det_decrypt(
+      (unseal.value).ciphertext, v_data, v_key.secret_id, (unseal.value).nonce), 'UTF8');
+  end if;
+  select decode(s.decrypted_secret, 'hex') into strict v_secret from vault.decrypted_secrets s where s.id = v_key.secret_id;
+  v_tag := private.cbc_hmac_tag(substring(v_secret for 32), v_data, (unseal.value).nonce,
+    substring((unseal.value).ciphertext for octet_length((unseal.value).ciphertext) - 32));
+  -- Both are hashed under a key that is used once: how long the comparison takes says nothing about the tag.
+  v_once := extensions.gen_random_bytes(32);
+  if extensions.hmac(v_tag, v_once, 'sha256') is distinct from extensions.hmac(
+      substring((unseal.value).ciphertext from octet_length((unseal.value).ciphertext) - 31), v_once, 'sha256') then
+    return null;
+  end if;
+  return convert_from(extensions.decrypt_iv(
+    substring((unseal.value).ciphertext for octet_length((unseal.value).ciphertext) - 32),
+    substring(v_secret from 33), (unseal.value).nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
+exception
+  -- What does not verify, is too short, or has a key that is gone. The message of the library goes nowhere.
+  when data_exception or no_data_found then return null;
+end $$;
+comment on function private.unseal(private.sealed, uuid, text) is
+  'The text that was sealed for this owner and context; null when it was changed, cut, moved from elsewhere, or its key is unknown or retired. Asks nobody and tells nobody: private.open is the door.';
+
+create function private.secret_context(credential_id uuid, field text) returns text
+language sql immutable security invoker set search_path = ''
+return 'credential_secrets/' || secret_context.credential_id || '/' || secret_context.field;
+comment on function private.secret_context(uuid, text) is 'The place that a sealed field is bound to, beside its owner.';
+
+create function private.open(credential_id uuid, purpose text, request_id text default null) returns jsonb
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_credential public.credentials;
+  v_secret private.credential_secrets;
+  v_plain text;
+  v_fields jsonb := '{}';
+  v_unreadable text[] := '{}';
+  v_details jsonb := jsonb_build_object('purpose', open.purpose, 'request_id', left(open.request_id, 200));
+begin
+  if open.purpose = 'ai_call' and session_user = 'palisade_gateway' and (select auth.role()) is null then
+    null; -- The gateway's own login, inside an admission: it cannot call this function itself.
+  else
+    perform private.require_service();
+  end if;
+  if coalesce(open.purpose not in ('test', 'sync', 'ai_call', 'rotation'), true) then
+    perform private.raise_error('invalid_request_error', 'purpose must be test, sync, ai_call or rotation.');
+  end if;
+  select c.* into v_credential from public.credentials c where c.id = open.credential_id;
+  if not found then
+    return jsonb_build_object('opened', false, 'code', 'not_found');
+  end if;
+  for v_secret in select s.* from private.credential_secrets s where s.credential_id = open.credential_id order by s.field loop
+    v_plain := private.unseal(
+      row(v_secret.scheme, v_secret.data_key_id, v_secret.nonce, v_secret.ciphertext)::private.sealed,
+      v_credential.user_id, private.secret_context(v_credential.id, v_secret.field));
+    if v_plain is null then
+      v_unreadable := v_unreadable || v_secret.field;
+    else
+      v_fields := v_fields || jsonb_build_object(v_secret.field, v_plain);
+    end if;
+  end loop;
+  if v_unreadable <> '{}' or v_fields = '{}' then
+    -- Remembered, so not raised: an error would take the event and the entry with it.
+    update public.credentials c set status = 'failed', status_reason = 'unreadable' where c.id = v_credential.id;
+    perform private.raise_security_event('credential_unreadable', 'critical', v_credential.user_id,
+      v_details || jsonb_build_object('credential_id', v_credential.id, 'fields', v_unreadable), v_credential.id::text);
+    perform private.audit(action => 'credential.open', resource_type => 'credential', resource_id => v_credential.id::text,
+      user_id => v_credential.user_id, details => v_details, result => 'failed');
+    return jsonb_build_object('opened', false, 'code', 'credential_unreadable');
+  end if;
+  perform private.audit(action => 'credential.open', resource_type => 'credential', resource_id => v_credential.id::text,
+    user_id => v_credential.user_id, details => v_details);
+  return jsonb_build_object('opened', true, 'user_id', v_credential.user_id, 'kind', v_credential.kind,
+    'provider', v_credential.provider, 'fields', v_fields);
+end $$;
+comment on function private.open(uuid, text, text) is
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
+grant execute on function private.open(uuid, text, text) to service_role;
+
+-- Rotation -----------------------------------------------------------------------------------------------------------------
+
+create function private.store_secret(credential_id uuid, owner uuid, field text, plain text) returns void
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_sealed private.sealed := private.seal(
+    store_secret.plain, store_secret.owner, private.secret_context(store_secret.credential_id, store_secret.field));
+begin
+  insert into private.credential_secrets (credential_id, field, scheme, data_key_id, nonce, ciphertext)
+  values (store_secret.credential_id, store_secret.field, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext)
+  on conflict on constraint credential_secrets_pkey do update set
+    scheme = excluded.scheme, data_key_id = excluded.data_key_id, nonce = excluded.nonce, ciphertext = excluded.ciphertext;
+end $$;
+comment on function private.store_secret(uuid, uuid, text, text) is 'Seals one field of a credential under the current key, in the place of what was there.';
+
+create function private.reseal_credentials(batch integer default 100) returns jsonb
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys := private.current_data_key('credentials');
+  v_credential public.credentials;
+  v_opened jsonb;
+  v_field record;
+  v_resealed integer := 0;
+begin
+  -- Locked, so that a key that its owner changes meanwhile is not overwritten by the one it replaced; who holds one is skipped.
+  for v_credential in
+    select c.* from public.credentials c
+    where c.status_reason is distinct from 'unreadable' and exists (
+      select from private.credential_secrets s where s.credential_id = c.id and s.data_key_id <> v_key.id)
+    order by c.id limit reseal_credentials.batch for update skip locked
+  loop
+    v_opened := private.open(v_credential.id, 'rotation');
+    continue when not (v_opened ->> 'opened')::boolean;
+    for v_field in select f.key, f.value from jsonb_each_text(v_opened -> 'fields') f loop
+      perform private.store_secret(v_credential.id, v_credential.user_id, v_field.key, v_field.value);
+    end loop;
+    v_resealed := v_resealed + 1;
+  end loop;
+  return jsonb_build_object('resealed', v_resealed,
+    'left', (
+      select count(distinct s.credential_id) from private.credential_secrets s
+        join public.credentials c on c.id = s.credential_id
+      where s.data_key_id <> v_key.id and c.status_reason is distinct from 'unreadable'),
+    'unreadable', (select count(*) from public.credentials c where c.status_reason = 'unreadable'));
+end $$;
+comment on function private.reseal_credentials(integer) is
+  'Moves up to batch credentials to the current key, in one transaction; call it until nothing is left, from as many places as you like. Readers read meanwhile, and it goes on where it was after a crash. Answers {resealed, left, unreadable}.';
+
+create function private.retire_data_keys() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key private.data_keys;
+  v_retired integer := 0;
+begin
+  -- Whoever seals holds the key's row: those keys wait for the next time.
+  for v_key in
+    select k.* from private.data_keys k where not k.is_current and k.retired_at is null order by k.id for update skip locked
+  loop
+    continue when exists (select from private.credential_secrets s where s.data_key_id = v_key.id)
+      or exists (select from private.secret_transfers t where t.data_key_id = v_key.id);
+    update private.data_keys k set retired_at = now() where k.id = v_key.id;
+    if v_key.scheme <> 'aead-det' then
+      delete from vault.secrets s where s.id = v_key.secret_id;
+    end if;
+    perform private.audit(action => 'data_key.retire', resource_type => 'data_key', resource_id => v_key.id::text,
+      details => jsonb_build_object('purpose', v_key.purpose, 'scheme', v_key.scheme));
+    v_retired := v_retired + 1;
+  end loop;
+  return v_retired;
+end $$;
+comment on function private.retire_data_keys() is
+  'Retires older keys that nothing uses: they open nothing any more, and those in Vault are destroyed (role postgres cannot destroy pgsodium''s). Answers how many.';
+
+create function private.rotate_credential_keys() returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.new_data_key('credentials');
+  perform private.new_data_key('transfers');
+end $$;
+comment on function private.rotate_credential_keys() is 'Begins a rotation: new keys. A job runs it every quarter; keep_credentials_sealed does the rest.';
+
+create function private.keep_credentials_sealed() returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_resealed jsonb;
+begin
+  delete from private.secret_transfers t where t.created_at < now() - interval '1 hour';
+  v_resealed := private.reseal_credentials();
+  return v_resealed || jsonb_build_object('retired', private.retire_data_keys());
+end $$;
+comment on function private.keep_credentials_sealed() is
+  'What a job does of a rotation every minute: a batch of credentials under the current key, old transfers forgotten, unused keys retired. Answers {resealed, left, unreadable, retired}.';
+
+-- What owners do -------------------------------------------------------------------------------------------------------------
+
+create function private.start_secret_transfer() returns table (transfer_id uuid, key text)
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_sealed private.sealed;
+begin
+  perform private.require_aal2();
+  -- Attempts of one user come one after the other, so that the limit holds.
+  perform private.lock_account(v_user_id);
+  if (select count(*) from private.secret_transfers t where t.user_id = v_user_id and t.created_at > now() - interval '1 hour')
+    >= (private.setting('credentials.changes_per_hour'))::integer then
+    perform private.raise_error('rate_limit_exceeded',
+      format('Credentials can be added or changed %s times an hour. Try again later.', private.setting('credentials.changes_per_hour')));
+  end if;
+  transfer_id := private.uuid_v7();
+  key := encode(extensions.gen_random_bytes(64), 'hex');
+  v_sealed := private.seal(key, v_user_id, 'secret_transfers/' || transfer_id, 'transfers');
+  insert into private.secret_transfers (id, user_id, scheme, data_key_id, nonce, ciphertext)
+  values (transfer_id, v_user_id, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext);
+  return next;
+end $$;
+comment on function private.start_secret_transfer() is 'Behind public.start_secret_transfer. Definer: transfers are written by functions only.';
+grant execute on function private.start_secret_transfer() to authenticated;
+
+create function public.start_secret_transfer() returns table (transfer_id uuid, key text)
+language sql volatile security invoker set search_path = ''
+as $$ select * from private.start_secret_transfer() $$;
+comment on function public.start_secret_transfer() is
+  'For the function credentials, in the caller''s name: a key, 64 bytes as hex and valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
+grant execute on function public.start_secret_transfer() to authenticated;
+
+create function private.take_secret_transfer(transfer_id uuid, nonce bytea, ciphertext bytea, out user_id uuid, out content jsonb)
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_transfer private.secret_transfers;
+  v_key bytea;
+  v_body bytea := substring(take_secret_transfer.ciphertext for octet_length(take_secret_transfer.ciphertext) - 32);
+  v_once bytea := extensions.gen_random_bytes(32);
+  v_text text;
+begin
+  update private.secret_transfers t set used_at = now()
+  where t.id = take_secret_transfer.transfer_id and t.used_at is null and t.created_at > now() - interval '1 minute'
+  returning t.* into v_transfer;
+  if not found then
+    perform private.raise_error('invalid_request_error', 'The transfer is unknown, used or too old. Start another.');
+  end if;
+  v_key := decode(private.unseal(
+    row(v_transfer.scheme, v_transfer.data_key_id, v_transfer.nonce, v_transfer.ciphertext)::private.sealed,
+    v_transfer.user_id, 'secret_transfers/' || v_transfer.id), 'hex');
+  if extensions.hmac(private.cbc_hmac_tag(substring(v_key for 32), convert_to(v_transfer.id::text, 'UTF8'),
+      take_secret_transfer.nonce, v_body), v_once, 'sha256')
+    is distinct from extensions.hmac(
+      substring(take_secret_transfer.ciphertext from octet_length(v_body) + 1), v_once, 'sha256') then
+    perform private.raise_error('invalid_request_error', 'The content does not belong to the transfer.');
+  end if;
+  user_id := v_transfer.user_id;
+  v_text := convert_from(extensions.decrypt_iv(
+    v_body, substring(v_key from 33), take_secret_transfer.nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
+  -- Not by a cast: its error would tell a part of the text.
+  if not pg_input_is_valid(v_text, 'jsonb') then
+    perform private.raise_error('invalid_request_error', 'The content of the transfer is not JSON.');
+  end if;
+  content := v_text::jsonb;
+end $$;
+comment on function private.take_secret_transfer(uuid, bytea, bytea) is
+  'Opens what travelled under a transfer''s key, once: its user and the JSON. Errors say nothing of the content.';
+
+create function private.save_credential(
+  transfer_id uuid, nonce bytea, ciphertext bytea, credential_id uuid, kind text, provider text, name text
+) returns jsonb
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_transfer record;
+  v_credential public.credentials;
+  v_key text;
+  v_field record;
+begin
+  perform private.require_service();
+  select t.* into v_transfer from private.take_secret_transfer(save_credential.transfer_id, save_credential.nonce, save_credential.ciphertext) t;
+  v_key := v_transfer.content ->> 'api_key';
+  if coalesce(v_key, '') = '' then
+    perform private.raise_error('invalid_request_error', 'api_key is missing.');
+  end if;
+  if save_credential.credential_id is null then
+    perform private.lock_account(v_transfer.user_id);
+    if (select count(*) from public.credentials c where c.user_id = v_transfer.user_id)
+      >= (private.setting('credentials.max_per_user'))::integer then
+      perform private.raise_error('invalid_request_error',
+        format('You have %s credentials, and more are not possible. Delete one first.', private.setting('credentials.max_per_user')));
+    end if;
+    if private.text_or_null(save_credential.name, 100) is null then
+      perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+    end if;
+    if not (case save_credential.kind
+      when 'exchange' then exists (select from private.exchanges e where e.id = save_credential.provider and e.enabled)
+      when 'ai_provider' then exists (select from private.providers p where p.id = save_credential.provider)
+      else false end) then
+      perform private.raise_error('not_found', 'There is no such exchange or AI provider here.');
+    end if;
+    insert into public.credentials (user_id, kind, provider, name, last_four)
+    values (v_transfer.user_id, save_credential.kind, save_credential.provider, private.text_or_null(save_credential.name, 100), '')
+    returning * into v_credential;
+  else
+    select c.* into v_credential from public.credentials c
+    where c.id = save_credential.credential_id and c.user_id = v_transfer.user_id for update;
+    if not found then
+      perform private.raise_error('not_found', 'You have no such credential.');
+    end if;
+    delete from private.credential_secrets s where s.credential_id = v_credential.id;
+  end if;
+  update public.credentials c set
+    -- Of a key of less than 16 characters four are too much to show.
+    last_four = case when length(v_key) >= 16 then right(v_key, 4) else '' end,
+    status = 'pending', status_reason = null, permissions = '{}', last_tested_at = null
+  where c.id = v_credential.id;
+  for v_field in
+    select f.key, f.value from jsonb_each_text(v_transfer.content) f
+    where f.key in ('api_key', 'api_secret', 'passphrase') and f.value is not null
+  loop
+    perform private.store_secret(v_credential.id, v_credential.user_id, v_field.key, v_field.value);
+  end loop;
+  perform private.audit(
+    action => case when save_credential.credential_id is null then 'credential.create' else 'credential.rotate' end,
+    resource_type => 'credential', resource_id => v_credential.id::text, user_id => v_credential.user_id,
+    details => jsonb_build_object('kind', v_credential.kind, 'provider', v_credential.provider));
+  return jsonb_build_object('id', v_credential.id);
+end $$;
+comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is
+  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id}. For the service role. Definer: credentials are written by functions only.';
+grant execute on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) to service_role;
+
+create function private.note_credential_test(credential_id uuid, reason text, permissions text[] default '{}') returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.require_service();
+  update public.credentials c set
+    status = case when note_credential_test.reason is null then 'active' else 'failed' end,
+    status_reason = note_credential_test.reason, permissions = note_credential_test.permissions, last_tested_at = now()
+  where c.id = note_credential_test.credential_id;
+end $$;
+comment on function private.note_credential_test(uuid, text, text[]) is
+  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. For the service role. Definer: credentials are written by functions only.';
+grant execute on function private.note_credential_test(uuid, text, text[]) to service_role;
+
+create function private.begin_credential_test(id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  perform private.lock_account(v_user_id);
+  if not exists (select from public.credentials c where c.id = begin_credential_test.id and c.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such credential.');
+  end if;
+  -- Providers count failed keys against the address they come from, and that is ours.
+  update public.credentials c set last_tested_at = now()
+  where c.id = begin_credential_test.id
+    and coalesce(c.last_tested_at, '-infinity') <= now() - make_interval(secs => (private.setting('credentials.test_pause_seconds'))::integer);
+  if not found then
+    perform private.raise_error('rate_limit_exceeded', 'This credential was tested a moment ago. Try again in a while.');
+  end if;
+end $$;
+comment on function private.begin_credential_test(uuid) is 'Behind public.start_credential_test. Definer: credentials are written by functions only.';
+grant execute on function private.begin_credential_test(uuid) to authenticated;
+
+create function public.start_credential_test(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.begin_credential_test(start_credential_test.id) $$;
+comment on function public.start_credential_test(uuid) is
+  'For the function credentials, in the caller''s name: whether the caller may have a credential tested now. Once in credentials.test_pause_seconds; needs the second factor when there is one.';
+grant execute on function public.start_credential_test(uuid) to authenticated;
+
+create function private.change_credential(id uuid, name text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if change_credential.name is not null and private.text_or_null(change_credential.name, 100) is null then
+    perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+  end if;
+  if change_credential.name is null then
+    delete from public.credentials c where c.id = change_credential.id and c.user_id = v_user_id;
+  else
+    update public.credentials c set name = private.text_or_null(change_credential.name, 100)
+    where c.id = change_credential.id and c.user_id = v_user_id;
+  end if;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such credential.');
+  end if;
+  perform private.audit(action => case when change_credential.name is null then 'credential.delete' else 'credential.rename' end,
+    resource_type => 'credential', resource_id => change_credential.id::text, user_id => v_user_id);
+end $$;
+comment on function private.change_credential(uuid, text) is
+  'Behind public.rename_credential and, with name null, public.delete_credential. Definer: credentials are written by functions only.';
+grant execute on function private.change_credential(uuid, text) to authenticated;
+
+create function public.rename_credential(id uuid, name text) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_credential(rename_credential.id, coalesce(rename_credential.name, '')) $$;
+comment on function public.rename_credential(uuid, text) is
+  'Gives a credential of the caller''s another name, of 1 to 100 characters. Needs the second factor when there is one.';
+grant execute on function public.rename_credential(uuid, text) to authenticated;
+
+create function public.delete_credential(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_credential(delete_credential.id, null) $$;
+comment on function public.delete_credential(uuid) is
+  'Deletes a credential of the caller''s with its sealed secrets, at once. Needs the second factor when there is one.';
+grant execute on function public.delete_credential(uuid) to authenticated;
