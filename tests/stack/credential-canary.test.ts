@@ -92,7 +92,7 @@ test.runIf(target().own)(
 
       const added = await ask('POST', '/credentials', {
         provider: 'demo',
-        name: 'One',
+        name: marker,
         api_key: first,
         api_secret: first,
       })
@@ -145,7 +145,9 @@ test.runIf(target().own)(
         .join('')
       expect(log).toMatch(/select private\.save_credential\(/)
       expect(log).toMatch(/[Pp]arameters: .*demo/)
-      expect([...places].some(([path, text]) => path.includes('/base/') && text.includes(marker))).toBe(true)
+      expect([...places].filter(([, text]) => text.includes(marker)).map(([place]) => place)).toEqual(
+        expect.arrayContaining([expect.stringContaining('/base/'), expect.stringContaining('/log/'), 'answers']),
+      )
     } finally {
       await stack.stop()
       rmSync(data, { recursive: true, force: true })

@@ -23,7 +23,7 @@ async function ask(user: TestUser | string, method: string, path: string, body?:
   return { status: response.status, body: answered.parse(text === '' ? {} : JSON.parse(text)), text }
 }
 
-const add = async (user: TestUser, api_key = 'sk-their-own-key-of-the-provider-Zz12') => {
+const add = async (user: TestUser, api_key = 'their-own-key-of-the-provider-Zz12') => {
   const { body } = await ask(user, 'POST', '', { provider: 'demo', name: 'Mine', api_key })
   return body.id ?? ''
 }
@@ -37,7 +37,7 @@ test('is tested, shown by its last four, and pays for calls in the place of cred
   const added = await ask(user, 'POST', '', {
     provider: 'demo',
     name: 'Mine',
-    api_key: 'sk-their-own-key-of-the-provider-Zz12',
+    api_key: 'their-own-key-of-the-provider-Zz12',
   })
 
   expect(added).toMatchObject({ status: 201, body: { status: 'active', status_reason: null } })
@@ -76,7 +76,7 @@ test('is renamed, renewed, tested again, and deleted at once', async () => {
   const id = await add(user)
 
   expect(await ask(user, 'PATCH', `/${id}`, { name: 'Work' })).toMatchObject({ status: 200 })
-  expect(await ask(user, 'POST', `/${id}/rotate`, { api_key: 'sk-another-key-of-theirs-Yy34' })).toMatchObject({
+  expect(await ask(user, 'POST', `/${id}/rotate`, { api_key: 'another-key-of-theirs-Yy34' })).toMatchObject({
     status: 200,
     body: { status: 'active' },
   })
