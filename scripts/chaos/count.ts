@@ -43,8 +43,11 @@ export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
   return [...findings, ...(await compareWithProvider(world))]
 }
 
-/** A request whose answer did not come in time may never have been read by the provider: so few at most. */
-const unseenShare = 0.01
+/**
+ * An attempt that ran into a timeout or lost its connection may never have been read by the provider. How many do depends on how
+ * slow the machine is, since timeouts here are half a second; what they may be is known call by call, see below.
+ */
+const unseenShare = 0.05
 
 /** The provider never saw a request more often than we forwarded it, nor one that was refused, nor one that we do not know. */
 async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[]> {
@@ -66,10 +69,11 @@ async function compareWithProvider({ sql, asked }: ChaosWorld): Promise<Finding[
     forwarded += call.attempts
     // A caller who hangs up takes back what is on its way: at most the last attempt.
     unseen += Math.max(0, call.attempts - count - (call.hung_up ? 1 : 0))
-    if (count > call.attempts || (call.has_answer && call.attempts === 1 && count !== 1))
+    // The attempt that was answered was seen; those before it need not have been.
+    if (count > call.attempts || (call.has_answer && call.attempts > 0 && count === 0))
       findings.push({ what: 'a number of attempts that is not the provider’s', details: { ...call, count } })
   }
-  if (unseen > Math.max(3, forwarded * unseenShare))
+  if (unseen > Math.max(10, forwarded * unseenShare))
     findings.push({ what: 'more attempts than the provider saw', details: { forwarded, unseen } })
   for (const [id, count] of asked)
     if (!known.has(id)) findings.push({ what: 'a forwarded call that nobody knows', details: { id, count } })

@@ -24,7 +24,9 @@ export type Accident =
   | { what: 'kill a function'; process: number; pauseMs: number }
   | { what: 'settle again' | 'start again' | 'abandon' | 'new period'; pauseMs: number }
 
-// One in `freq` of an option is null.
+/** One in four; else null. */
+const sometimes = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | null> =>
+  fc.oneof({ weight: 1, arbitrary }, { weight: 3, arbitrary: fc.constant(null) })
 const step: fc.Arbitrary<Step> = fc.record({
   account: fc.nat({ max: 7 }),
   behaviour: fc.constantFrom(...behaviours),
@@ -33,14 +35,14 @@ const step: fc.Arbitrary<Step> = fc.record({
   maxTokens: fc.option(fc.integer({ min: 1, max: 200 }), { freq: 3 }),
   choices: fc.constantFrom(1, 1, 1, 2),
   words: fc.integer({ min: 1, max: 40 }),
-  key: fc.option(fc.nat({ max: 30 }), { freq: 2 }),
-  hangUpMs: fc.option(fc.integer({ min: 0, max: 400 }), { freq: 2 }),
+  key: sometimes(fc.nat({ max: 30 })),
+  hangUpMs: sometimes(fc.integer({ min: 0, max: 400 })),
   process: fc.nat({ max: 1 }),
 })
 const kill: fc.Arbitrary<Accident> = fc.record({
   what: fc.constant('kill a function' as const),
   process: fc.nat({ max: 1 }),
-  pauseMs: fc.integer({ min: 1_000, max: 4_000 }),
+  pauseMs: fc.integer({ min: 3_000, max: 8_000 }),
 })
 const mishap: fc.Arbitrary<Accident> = fc.record({
   what: fc.constantFrom('settle again' as const, 'start again' as const, 'abandon' as const, 'new period' as const),

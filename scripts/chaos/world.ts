@@ -16,13 +16,13 @@ export type Account = { id: string; sessionId: string; bearer: string; limit: st
 
 /** Every account has one limit that it will reach; the last has none. */
 const limits: { limit: string; meter?: string; period?: string; amount: number }[] = [
-  { limit: 'credits', amount: 25 },
-  { limit: 'tokens', meter: 'ai_tokens', period: 'month', amount: 9_000 },
-  { limit: 'calls', meter: 'ai_calls', period: 'day', amount: 30 },
+  { limit: 'credits', amount: 10 },
+  { limit: 'tokens', meter: 'ai_tokens', period: 'month', amount: 3_000 },
+  { limit: 'calls', meter: 'ai_calls', period: 'day', amount: 10 },
   { limit: 'rate', meter: 'ai_requests', period: 'minute', amount: 15 },
   { limit: 'concurrency', meter: 'ai_concurrency', period: 'total', amount: 2 },
-  { limit: 'money', meter: 'ai_spend_micros', period: 'month', amount: 6_000 },
-  { limit: 'key', meter: 'ai_calls', period: 'day', amount: 30 },
+  { limit: 'money', meter: 'ai_spend_micros', period: 'month', amount: 2_000 },
+  { limit: 'key', meter: 'ai_calls', period: 'day', amount: 10 },
   { limit: 'none', amount: 0 },
 ]
 const generous = [

@@ -19,5 +19,5 @@ test.runIf(target().own)(
     expect(Object.keys(answers)).toEqual(expect.arrayContaining(kinds))
     expect(answers.ok).toBeGreaterThan(10)
   },
-  300_000,
+  480_000,
 )
