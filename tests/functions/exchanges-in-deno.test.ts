@@ -1,6 +1,7 @@
 /** What reads exchanges runs in Deno with the functions' own import map and permissions, over a real connection. */
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { serve } from '@hono/node-server'
@@ -11,6 +12,7 @@ import { createExchanges } from '../../stack/exchanges.ts'
 import { denoBinary } from '../../stack/functions.ts'
 import { names } from './exchanges-world.ts'
 
+const packageFile = z.object({ dependencies: z.record(z.string(), z.string()) })
 const made = z.looseObject({ api_key: z.string().optional() })
 const post = async (url: string, body: object) =>
   made.parse(await (await fetch(url, { method: 'POST', body: JSON.stringify(body) })).json())
@@ -54,4 +56,18 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
       connect_ms: expect.any(Number),
     })),
   )
+})
+
+test('the import map names the packages that ccxt itself asks for, in its versions', () => {
+  const read = (file: string): unknown => JSON.parse(readFileSync(join(root, file), 'utf8'))
+  const { imports } = z.object({ imports: z.record(z.string(), z.string()) }).parse(read('functions/deno.json'))
+  const { dependencies } = packageFile.parse(read('node_modules/ccxt/package.json'))
+
+  // undici is imported when no other fetch is given, and ours is.
+  const mapped = Object.entries(dependencies).filter(([name]) => name !== 'undici')
+
+  for (const [name, version] of mapped) {
+    const specifier = imports[name] ?? imports[`${name}/`]
+    expect(specifier?.replace('npm:/', 'npm:').replace(/\/$/, '')).toBe(`npm:${name}@${version}`)
+  }
 })
