@@ -1,6 +1,9 @@
+import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
+  // As in functions/deno.json: ccxt exports no single exchanges.
+  resolve: { alias: [{ find: /^ccxt\//, replacement: join(import.meta.dirname, 'node_modules/ccxt/js/src/') }] },
   test: {
     include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/global-setup.ts'],

@@ -17,6 +17,7 @@ const environment = z.object({
   PALISADE_AUTH_URL: url,
   PALISADE_REST_URL: url,
   PALISADE_STORAGE_URL: url,
+  PALISADE_EXCHANGES_URL: url,
 })
 
 export type StackConfig = ReturnType<typeof readConfig>
@@ -44,6 +45,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       provider: port + 4,
       functions: port + 5,
       smtp: port + 6,
+      exchanges: port + 7,
     },
     files: {
       postgres: join(data, 'postgres'),
@@ -57,6 +59,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       mail: `http://127.0.0.1:${port + 3}`,
       provider: `http://127.0.0.1:${port + 4}`,
       functions: `http://127.0.0.1:${port + 5}`,
+      /** An exchange's base URL is this and its name, as /kraken. */
+      exchanges: (vars.PALISADE_EXCHANGES_URL ?? `http://127.0.0.1:${port + 7}`).replace(/\/+$/, ''),
     },
     /** Whether Auth counts requests and mails. */
     rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',
@@ -65,6 +69,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       auth: vars.PALISADE_AUTH_URL,
       rest: vars.PALISADE_REST_URL,
       storage: vars.PALISADE_STORAGE_URL,
+      exchanges: vars.PALISADE_EXCHANGES_URL,
     },
   }
 }

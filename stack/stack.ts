@@ -5,6 +5,7 @@ import postgres from 'postgres'
 import { createAiProvider } from './ai-provider.ts'
 import { bootstrap, localDbUrl } from './bootstrap.ts'
 import { type StackConfig, StackError } from './config.ts'
+import { createExchanges } from './exchanges.ts'
 import { startFunctions } from './functions.ts'
 import { createGateway } from './gateway.ts'
 import { writeJobSettings } from './job-settings.ts'
@@ -74,6 +75,10 @@ async function startParts(
   await listen('console', ports.console, () => landingPage(config))
   const provider = createAiProvider()
   await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
+  if (!config.real.exchanges) {
+    const exchanges = createExchanges()
+    await listen('exchanges', ports.exchanges, (request, env) => exchanges.fetch(request, env))
+  }
 
   const dbUrl = await startDatabase(config, keys, options, undo)
   const gatewayPassword = randomBytes(24).toString('base64url')

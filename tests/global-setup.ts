@@ -86,7 +86,7 @@ function fromStatus(env: Record<string, string | undefined>): Target {
 async function freeRange(): Promise<number> {
   // Below the range that the system hands out to outgoing connections (32768 and up on Linux).
   for (let port = 10_000 + (process.pid % 700) * 10; port < 20_000; port += 10) {
-    const free = await Promise.all([0, 1, 2, 3, 4, 5, 6].map((offset) => isFree(port + offset)))
+    const free = await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map((offset) => isFree(port + offset)))
     if (free.every(Boolean)) return port
   }
   throw new Error('no free range of ports')

@@ -1,0 +1,119 @@
+/**
+ * Binance's spot REST as far as reading an account needs it. Shapes, codes and statuses are those of its public
+ * documentation ("REST API", "Errors", wallet "Get API Key Permission").
+ */
+import { createHmac } from 'node:crypto'
+import type { Context } from 'hono'
+import { Hono } from 'hono'
+import { market, ticker, tradeRow } from './binance-shapes.ts'
+import { binanceId, symbolsOf } from './markets.ts'
+import { clockOf, findKey, isAllowedFrom, isSame, type Key, receive, type State } from './state.ts'
+
+export type Bindings = { incoming?: { socket: { remoteAddress?: string | undefined } } }
+type BinanceContext = Context<{ Bindings: Bindings }>
+
+const refuse = (status: number, code: number, msg: string, headers: Record<string, string> = {}) =>
+  Response.json({ code, msg }, { status, headers })
+
+const missing = (name: string) =>
+  refuse(400, -1102, `Mandatory parameter '${name}' was not sent, was empty/null, or malformed.`)
+
+const limited = 'Too many requests; current limit is 6000 request weight per 1 MINUTE.'
+const moods = {
+  down: () => new Response('<html><head><title>502 Bad Gateway</title></head></html>', { status: 502 }),
+  rate_limited: () => refuse(429, -1003, limited, { 'retry-after': '7' }),
+  banned: () => refuse(418, -1003, 'Way too many requests; IP banned.', { 'retry-after': '120' }),
+}
+
+export function binanceApi(state: State) {
+  const app = new Hono<{ Bindings: Bindings }>()
+  const get = (path: string, answer: (c: BinanceContext) => Response) =>
+    app.get(path, async (c) => {
+      const mood = await receive(state, 'binance', { method: 'GET', path }, c.req.header('x-mbx-apikey'))
+      return mood ? moods[mood]() : answer(c)
+    })
+  const getSigned = (path: string, answer: (c: BinanceContext, key: Key) => Response) =>
+    get(path, (c) => {
+      const key = authenticate(state, c)
+      return key instanceof Response ? key : answer(c, key)
+    })
+
+  get('/api/v3/time', () => Response.json({ serverTime: clockOf(state, 'binance') }))
+  get('/api/v3/exchangeInfo', () =>
+    Response.json({ timezone: 'UTC', serverTime: clockOf(state, 'binance'), symbols: symbolsOf.binance.map(market) }),
+  )
+  get('/api/v3/ticker/24hr', (c) => {
+    const asked = c.req.query('symbols')
+    const found = symbolsOf.binance.filter((symbol) => asked === undefined || asked.includes(`"${binanceId(symbol)}"`))
+    return Response.json(
+      found.map((symbol) => ticker(symbol, state.prices.get(symbol) ?? '0', clockOf(state, 'binance'))),
+    )
+  })
+  getSigned('/api/v3/account', (_, key) =>
+    Response.json({
+      canTrade: key.permissions.includes('trade'),
+      canWithdraw: key.permissions.includes('withdraw'),
+      canDeposit: true,
+      updateTime: clockOf(state, 'binance'),
+      accountType: 'SPOT',
+      balances: Object.entries(key.balances).map(([asset, { free, used }]) => ({ asset, free, locked: used })),
+      permissions: ['SPOT'],
+    }),
+  )
+  getSigned('/api/v3/myTrades', myTrades)
+  getSigned('/sapi/v1/account/apiRestrictions', (_, key) =>
+    Response.json({
+      ipRestrict: key.allowed_ips.length > 0,
+      createTime: key.created_ms,
+      enableReading: true,
+      enableWithdrawals: key.permissions.includes('withdraw'),
+      enableInternalTransfer: false,
+      enableMargin: false,
+      enableFutures: false,
+      permitsUniversalTransfer: false,
+      enableVanillaOptions: false,
+      enableSpotAndMarginTrading: key.permissions.includes('trade'),
+    }),
+  )
+  return app
+}
+
+/** HMAC-SHA256 in hex of the query as it was sent, without its last parameter `signature`. */
+function authenticate(state: State, c: BinanceContext): Key | Response {
+  const apiKey = c.req.header('x-mbx-apikey') ?? ''
+  if (!/^[A-Za-z0-9]{64}$/.test(apiKey)) return refuse(401, -2014, 'API-key format invalid.')
+  const key = findKey(state, 'binance', apiKey)
+  if (!key) return refuse(401, -2008, 'Invalid Api-Key ID.')
+  // One answer for a wrong address and a missing permission, as Binance has it.
+  const address = c.env?.incoming?.socket.remoteAddress ?? '127.0.0.1'
+  if (!isAllowedFrom(key, address) || !key.permissions.includes('read'))
+    return refuse(401, -2015, 'Invalid API-key, IP, or permissions for action.')
+
+  const [signed = '', signature] = new URL(c.req.url).search.slice(1).split('&signature=')
+  const timestamp = Number(c.req.query('timestamp') || Number.NaN)
+  if (Number.isNaN(timestamp)) return missing('timestamp')
+  if (!signature) return missing('signature')
+  const late = clockOf(state, 'binance', apiKey) - timestamp
+  if (late < -1000) return refuse(400, -1021, "Timestamp for this request was 1000ms ahead of the server's time.")
+  if (late > Number(c.req.query('recvWindow') ?? 5000))
+    return refuse(400, -1021, 'Timestamp for this request is outside of the recvWindow.')
+  const expected = createHmac('sha256', key.verifier).update(signed).digest('hex')
+  if (!isSame(signature, expected)) return refuse(400, -1022, 'Signature for this request is not valid.')
+  return key
+}
+
+/** From `fromId` or `startTime` on the oldest come first, else the newest; ids count per symbol. */
+function myTrades(c: BinanceContext, key: Key): Response {
+  const { symbol, fromId, startTime, endTime, limit } = c.req.query()
+  if (!symbol) return missing('symbol')
+  const known = symbolsOf.binance.find((name) => binanceId(name) === symbol)
+  if (!known) return refuse(400, -1121, 'Invalid symbol.')
+  if (startTime && endTime && Number(endTime) - Number(startTime) > 86_400_000)
+    return refuse(400, -1127, 'More than 24 hours between startTime and endTime.')
+  const found = key.trades
+    .filter((trade) => trade.symbol === known && Number(trade.id) >= Number(fromId ?? 0))
+    .filter(({ at_ms }) => at_ms >= Number(startTime ?? 0) && at_ms <= Number(endTime ?? Number.POSITIVE_INFINITY))
+  const rows = Math.min(Number(limit ?? 500), 1000)
+  const page = fromId || startTime ? found.slice(0, rows) : found.slice(-rows)
+  return Response.json(page.map(tradeRow))
+}

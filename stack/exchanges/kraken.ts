@@ -1,0 +1,102 @@
+/**
+ * Kraken's spot REST as far as reading an account needs it. Errors come with status 200 in a list `error`; shapes are
+ * those of docs.kraken.com ("Spot REST", "Get API Key Info", "Error messages"). What it answers to a key that is used
+ * from an address outside its allow-list is not written there: ours says that permission is denied.
+ */
+import { createHash, createHmac } from 'node:crypto'
+import type { Context } from 'hono'
+import { Hono } from 'hono'
+import type { Bindings } from './binance.ts'
+import { sum } from './decimals.ts'
+import { assets, keyInfo, pair, ticker, tradeRow } from './kraken-shapes.ts'
+import { krakenAsset, krakenId, symbolsOf } from './markets.ts'
+import { clockOf, findKey, isAllowedFrom, isSame, type Key, receive, type State } from './state.ts'
+
+type KrakenContext = Context<{ Bindings: Bindings }>
+
+const pageRows = 50
+const refuse = (error: string) => Response.json({ error: [error] })
+const result = (value: unknown) => Response.json({ error: [], result: value })
+const moods = {
+  down: () => refuse('EService:Unavailable'),
+  rate_limited: () => refuse('EAPI:Rate limit exceeded'),
+  banned: () => refuse('EGeneral:Temporary lockout'),
+}
+
+export function krakenApi(state: State) {
+  const app = new Hono<{ Bindings: Bindings }>()
+  const get = (name: string, answer: (c: KrakenContext) => Response) =>
+    app.get(`/0/public/${name}`, async (c) => {
+      const mood = await receive(state, 'kraken', { method: 'GET', path: `/0/public/${name}` })
+      return mood ? moods[mood]() : answer(c)
+    })
+  const post = (name: string, answer: (form: URLSearchParams, key: Key) => Response, needsRead = true) =>
+    app.post(`/0/private/${name}`, async (c) => {
+      const path = `/0/private/${name}`
+      const mood = await receive(state, 'kraken', { method: 'POST', path }, c.req.header('api-key'))
+      if (mood) return moods[mood]()
+      const body = await c.req.text()
+      const key = authenticate(state, c, path, body)
+      if (key instanceof Response) return key
+      if (needsRead && !key.permissions.includes('read')) return refuse('EGeneral:Permission denied')
+      return answer(new URLSearchParams(body), key)
+    })
+
+  get('Time', () => {
+    const now = clockOf(state, 'kraken')
+    return result({ unixtime: Math.floor(now / 1000), rfc1123: new Date(now).toUTCString() })
+  })
+  get('Assets', () => result(assets()))
+  get('AssetPairs', () =>
+    result(Object.fromEntries(symbolsOf.kraken.map((symbol) => [krakenId(symbol), pair(symbol)]))),
+  )
+  get('Ticker', (c) => {
+    const asked = c.req.query('pair')?.split(',')
+    const symbols = symbolsOf.kraken.filter((symbol) => !asked || asked.includes(krakenId(symbol)))
+    if (asked && symbols.length < asked.length) return refuse('EQuery:Unknown asset pair')
+    return result(
+      Object.fromEntries(symbols.map((symbol) => [krakenId(symbol), ticker(state.prices.get(symbol) ?? '0')])),
+    )
+  })
+  post('BalanceEx', (_, { balances }) => {
+    const rows = Object.entries(balances).map(([asset, { free, used }]) => [
+      krakenAsset(asset),
+      { balance: sum(free, used), hold_trade: used },
+    ])
+    return result(Object.fromEntries(rows))
+  })
+  post('TradesHistory', tradesHistory)
+  // Any key may ask about itself.
+  post('GetApiKeyInfo', (_, key) => result(keyInfo(key, clockOf(state, 'kraken'))), false)
+  return app
+}
+
+/** HMAC-SHA512, in base64, of the path and of SHA256(nonce + body); the nonce must grow with every call of a key. */
+function authenticate(state: State, c: KrakenContext, path: string, body: string): Key | Response {
+  const key = findKey(state, 'kraken', c.req.header('api-key'))
+  if (!key) return refuse('EAPI:Invalid key')
+  const nonce = new URLSearchParams(body).get('nonce') ?? ''
+  const digest = createHash('sha256')
+    .update(nonce + body)
+    .digest()
+  const expected = createHmac('sha512', Buffer.from(key.verifier, 'base64'))
+    .update(path)
+    .update(digest)
+    .digest('base64')
+  if (!isSame(c.req.header('api-sign') ?? '', expected)) return refuse('EAPI:Invalid signature')
+  if (!isAllowedFrom(key, c.env?.incoming?.socket.remoteAddress ?? '127.0.0.1'))
+    return refuse('EGeneral:Permission denied')
+  if (!/^\d{1,20}$/.test(nonce) || BigInt(nonce) <= key.last_nonce) return refuse('EAPI:Invalid nonce')
+  key.last_nonce = BigInt(nonce)
+  return key
+}
+
+/** The newest first, 50 at a time from `ofs` on; `start` is exclusive, `end` inclusive, both in seconds. */
+function tradesHistory(form: URLSearchParams, key: Key): Response {
+  const start = Number(form.get('start') ?? 0)
+  const end = Number(form.get('end') ?? Number.POSITIVE_INFINITY)
+  const found = key.trades.filter(({ at_ms }) => at_ms / 1000 > start && at_ms / 1000 <= end).toReversed()
+  const from = Number(form.get('ofs') ?? 0)
+  const rows = found.slice(from, from + pageRows).map((trade) => [trade.id, tradeRow(trade)])
+  return result({ trades: Object.fromEntries(rows), count: found.length })
+}
