@@ -17,3 +17,5 @@ select cron.schedule('archive-audit', '*/10 * * * *', 'select private.call_archi
 select cron.schedule('send-mails', '15 seconds', 'select private.call_send_mails()');
 select cron.schedule('delete-old-messages', '25 0 * * *', 'select private.delete_old_messages()');
 select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');
+select cron.schedule('create-portfolio-partitions', '18 0 * * *', 'select private.create_portfolio_partitions()');
+select cron.schedule('downsample-portfolio-snapshots', '10 2 * * *', 'select private.downsample_portfolio_snapshots()');
