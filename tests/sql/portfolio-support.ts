@@ -18,7 +18,7 @@ export type Connection = { account: Account; credentialId: string; exchange: str
 export type Read = {
   holdings?: Record<string, string> | null
   prices?: Record<string, string>
-  trades?: Trade[]
+  trades?: Trade[] | undefined
   cursor?: unknown
 }
 type Recorded = { recorded: boolean; new_trades: string[]; is_complete: boolean; value: number; total: number }
