@@ -32,7 +32,7 @@ create table public.trades (
   executed_at timestamptz not null check (isfinite(executed_at)),
   side text not null check (side in ('buy', 'sell')),
   base text not null check (length(base) between 1 and 40),
-  quote text not null check (length(quote) between 1 and 40 and quote <> base),
+  quote text not null check (length(quote) between 1 and 40),
   amount numeric not null check (amount > 0 and amount < 1e20 and amount = trunc(amount, 18)),
   price numeric not null check (price > 0 and price < 1e20 and price = trunc(price, 18)),
   fee numeric not null default 0 check (abs(fee) < 1e20 and fee = trunc(fee, 18)),
@@ -42,8 +42,9 @@ create table public.trades (
   created_at timestamptz not null default now(),
   primary key (credential_id, exchange_trade_id),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
-  check (fee = 0 or fee_asset is not null),
-  check (fee_asset is distinct from base or abs(fee) < amount)
+  constraint trades_quote_is_not_base check (quote <> base),
+  constraint trades_fee_has_an_asset check (fee = 0 or fee_asset is not null),
+  constraint trades_fee_leaves_some_base check (fee_asset is distinct from base or abs(fee) < amount)
 );
 comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing.';
 comment on column public.trades.exchange_trade_id is
