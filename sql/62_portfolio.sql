@@ -9,11 +9,12 @@ create table public.holdings (
   user_id uuid not null,
   amount numeric not null check (amount >= 0 and amount < 1e20 and amount = trunc(amount, 18)),
   price numeric check (price > 0 and price < 1e20 and price = trunc(price, 18)),
-  value numeric generated always as (amount * price) stored,
+  value numeric,
   quote_currency text not null check (length(quote_currency) between 1 and 40),
   updated_at timestamptz not null default now(),
   primary key (credential_id, asset),
-  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
+  constraint holdings_value_is_exact check (value is not distinct from amount * price)
 );
 comment on table public.holdings is
   'What each credential''s account on its exchange held at its last sync, by asset. Replaced by every sync; written by functions only.';
@@ -247,6 +248,7 @@ declare
   v_disposals private.portfolio_disposals[] := '{}';
   v_first integer := 1;
   v_count integer;
+  v_undone record;
   v_movement record;
   v_left numeric;
   v_taken numeric;
@@ -254,17 +256,20 @@ declare
   v_disposal private.portfolio_disposals;
 begin
   perform private.count_portfolio_disposals(replay_portfolio.credential_id, replay_portfolio.asset, from_time, -1);
-  update private.portfolio_lots l set remaining = l.remaining + taken.amount
-  from (
+  delete from private.portfolio_lots l
+  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.acquired_at >= from_time;
+  -- One by one: without fresh statistics, a join of both reads one from end to end for each row of the other.
+  for v_undone in
     select d.lot_trade_id, sum(d.amount) as amount from private.portfolio_disposals d
     where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset
       and d.disposed_at >= from_time and d.lot_trade_id is not null
-    group by d.lot_trade_id) taken
-  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.trade_id = taken.lot_trade_id;
+    group by d.lot_trade_id
+  loop
+    update private.portfolio_lots l set remaining = l.remaining + v_undone.amount
+    where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.trade_id = v_undone.lot_trade_id;
+  end loop;
   delete from private.portfolio_disposals d
   where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset and d.disposed_at >= from_time;
-  delete from private.portfolio_lots l
-  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.acquired_at >= from_time;
 
   -- In memory: thousands of trades in one transaction would leave thousands of dead versions of the first lots.
   select coalesce(array_agg(l order by l.acquired_at, length(l.trade_id), l.trade_id collate "C"), '{}') into v_lots
@@ -349,6 +354,9 @@ create function private.tg_credentials__portfolio_sync() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  if tg_op = 'UPDATE' and old.status = new.status then
+    return null;
+  end if;
   insert into private.portfolio_syncs as s (credential_id, user_id) values (new.id, new.user_id)
   on conflict (credential_id) do update set next_sync_at = now(), attempts = 0, error = null where s.lease_id is null;
   return null;
@@ -485,6 +493,10 @@ declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
   v_sync private.portfolio_syncs;
   v_saved record;
+  -- JSON's null is what clients send for SQL's.
+  v_holdings jsonb := nullif(record_portfolio_sync.holdings, 'null');
+  v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
+  v_is_valued boolean;
   v_value numeric;
   v_total numeric;
   v_taken_at timestamptz;
@@ -499,7 +511,7 @@ begin
   end if;
 
   select t.new_ids, t.from_times into v_saved
-  from private.save_trades(v_sync, prices, coalesce(record_portfolio_sync.trades, '[]'), v_currency) t;
+  from private.save_trades(v_sync, nullif(prices, 'null'), coalesce(nullif(record_portfolio_sync.trades, 'null'), '[]'), v_currency) t;
   perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
   from jsonb_each_text(v_saved.from_times) a order by a.key;
   if cardinality(v_saved.new_ids) > 0 then
@@ -508,39 +520,47 @@ begin
       'trade', 'user:' || v_sync.user_id, true);
   end if;
 
-  if record_portfolio_sync.holdings is null then
+  if v_holdings is null then
     update private.portfolio_syncs s set
-      cursor = coalesce(record_portfolio_sync.cursor, s.cursor),
+      cursor = coalesce(v_cursor, s.cursor),
       leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
     where s.credential_id = v_sync.credential_id;
     return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', false);
   end if;
 
   delete from public.holdings h where h.credential_id = v_sync.credential_id;
-  insert into public.holdings (credential_id, user_id, asset, amount, price, quote_currency)
-  select v_sync.credential_id, v_sync.user_id, r.asset, sum(r.amount),
-    case when r.asset = v_currency then 1 else (prices ->> r.asset)::numeric end, v_currency
-  from jsonb_to_recordset(record_portfolio_sync.holdings) r (asset text, amount numeric)
-  group by r.asset having sum(r.amount) <> 0;
-  select coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0), coalesce(sum(h.value), 0)
-  into v_value, v_total from public.holdings h where h.user_id = v_sync.user_id;
-  perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
-  v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
+  insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency)
+  select v_sync.credential_id, v_sync.user_id, r.asset, r.amount, p.price, r.amount * p.price, v_currency
+  from (
+      select h.asset, sum(h.amount) as amount
+      from jsonb_to_recordset(v_holdings) h (asset text, amount numeric)
+      group by h.asset having sum(h.amount) <> 0) r
+    cross join lateral (
+      select case when r.asset = v_currency then 1 else (nullif(prices, 'null') ->> r.asset)::numeric end as price) p;
+  select coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0), coalesce(sum(h.value), 0),
+    count(*) filter (where h.credential_id = v_sync.credential_id) = 0
+      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
+  into v_value, v_total, v_is_valued from public.holdings h where h.user_id = v_sync.user_id;
+  -- Without any price the chart would fall to zero.
+  if v_is_valued then
+    perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
+    v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
+    perform realtime.send(
+      jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
+        'taken_at', v_taken_at),
+      'snapshot', 'user:' || v_sync.user_id, true);
+  end if;
   update private.portfolio_syncs s set
     lease_id = null, leased_until = null, attempts = 0, error = null, last_synced_at = now(),
-    cursor = coalesce(record_portfolio_sync.cursor, s.cursor),
+    cursor = coalesce(v_cursor, s.cursor),
     next_sync_at = now()
       + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
   where s.credential_id = v_sync.credential_id;
-  perform realtime.send(
-    jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
-      'taken_at', v_taken_at),
-    'snapshot', 'user:' || v_sync.user_id, true);
   return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
     'value', v_value, 'total', v_total, 'taken_at', v_taken_at);
 end $$;
 comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb) is
-  'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
+  'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
 
 -- What users ask for ------------------------------------------------------------------------------------------------------
 
@@ -669,8 +689,9 @@ create table private.portfolio_downsamples (
 comment on table private.portfolio_downsamples is 'Up to which day (UTC) snapshots have been thinned out to hours and days.';
 revoke all on private.portfolio_downsamples from anon, authenticated, service_role;
 
+-- A day's rows are joined with themselves: whatever the statistics say, never row by row.
 create function private.downsample_portfolio_day(day timestamptz, granularity text) returns bigint
-language plpgsql volatile security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = '' set enable_nestloop = off
 as $$
 declare
   v_width interval := case downsample_portfolio_day.granularity when '1h' then interval '1 hour' else interval '1 day' end;

@@ -470,7 +470,7 @@ export type Database = {
           quote_currency: string
           updated_at?: string
           user_id: string
-          value?: never
+          value?: number | null
         }
         Update: {
           amount?: number
@@ -480,7 +480,7 @@ export type Database = {
           quote_currency?: string
           updated_at?: string
           user_id?: string
-          value?: never
+          value?: number | null
         }
         Relationships: [
           {

@@ -24,7 +24,7 @@ ALTER TABLE "public"."credentials" ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE "public"."credentials" FORCE ROW LEVEL SECURITY;
 
-CREATE TABLE "public"."holdings" ("credential_id" uuid NOT NULL, "asset" text NOT NULL, "user_id" uuid NOT NULL, "amount" numeric NOT NULL, "price" numeric, "quote_currency" text NOT NULL, "updated_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "holdings_amount_check" CHECK (((amount >= (0)::numeric) AND (amount < '100000000000000000000'::numeric) AND (amount = trunc(amount, 18)))), CONSTRAINT "holdings_asset_check" CHECK (((length(asset) >= 1) AND (length(asset) <= 40))), CONSTRAINT "holdings_pkey" PRIMARY KEY (credential_id, asset), CONSTRAINT "holdings_price_check" CHECK (((price > (0)::numeric) AND (price < '100000000000000000000'::numeric) AND (price = trunc(price, 18)))), CONSTRAINT "holdings_quote_currency_check" CHECK (((length(quote_currency) >= 1) AND (length(quote_currency) <= 40))));
+CREATE TABLE "public"."holdings" ("credential_id" uuid NOT NULL, "asset" text NOT NULL, "user_id" uuid NOT NULL, "amount" numeric NOT NULL, "price" numeric, "value" numeric, "quote_currency" text NOT NULL, "updated_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "holdings_amount_check" CHECK (((amount >= (0)::numeric) AND (amount < '100000000000000000000'::numeric) AND (amount = trunc(amount, 18)))), CONSTRAINT "holdings_asset_check" CHECK (((length(asset) >= 1) AND (length(asset) <= 40))), CONSTRAINT "holdings_pkey" PRIMARY KEY (credential_id, asset), CONSTRAINT "holdings_price_check" CHECK (((price > (0)::numeric) AND (price < '100000000000000000000'::numeric) AND (price = trunc(price, 18)))), CONSTRAINT "holdings_quote_currency_check" CHECK (((length(quote_currency) >= 1) AND (length(quote_currency) <= 40))), CONSTRAINT "holdings_value_is_exact" CHECK ((NOT (value IS DISTINCT FROM (amount * price)))));
 
 ALTER TABLE "public"."holdings" ENABLE ROW LEVEL SECURITY;
 
@@ -43,8 +43,6 @@ CREATE TABLE "public"."trades" ("credential_id" uuid NOT NULL, "exchange_trade_i
 ALTER TABLE "public"."trades" ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE "public"."trades" FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE "public"."holdings" ADD COLUMN "value" numeric GENERATED ALWAYS AS ((amount * price)) STORED;
 
 ALTER TABLE "public"."portfolio_snapshots" ALTER COLUMN "granularity" SET DEFAULT '5m'::text;
 
@@ -106,6 +104,7 @@ CREATE OR REPLACE FUNCTION private.downsample_portfolio_day(day timestamp with t
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO ''
+ SET enable_nestloop TO 'off'
 AS $function$
 declare
   v_width interval := case downsample_portfolio_day.granularity when '1h' then interval '1 hour' else interval '1 day' end;
@@ -372,6 +371,10 @@ declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
   v_sync private.portfolio_syncs;
   v_saved record;
+  -- JSON's null is what clients send for SQL's.
+  v_holdings jsonb := nullif(record_portfolio_sync.holdings, 'null');
+  v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
+  v_is_valued boolean;
   v_value numeric;
   v_total numeric;
   v_taken_at timestamptz;
@@ -386,7 +389,7 @@ begin
   end if;
 
   select t.new_ids, t.from_times into v_saved
-  from private.save_trades(v_sync, prices, coalesce(record_portfolio_sync.trades, '[]'), v_currency) t;
+  from private.save_trades(v_sync, nullif(prices, 'null'), coalesce(nullif(record_portfolio_sync.trades, 'null'), '[]'), v_currency) t;
   perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
   from jsonb_each_text(v_saved.from_times) a order by a.key;
   if cardinality(v_saved.new_ids) > 0 then
@@ -395,34 +398,42 @@ begin
       'trade', 'user:' || v_sync.user_id, true);
   end if;
 
-  if record_portfolio_sync.holdings is null then
+  if v_holdings is null then
     update private.portfolio_syncs s set
-      cursor = coalesce(record_portfolio_sync.cursor, s.cursor),
+      cursor = coalesce(v_cursor, s.cursor),
       leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
     where s.credential_id = v_sync.credential_id;
     return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', false);
   end if;
 
   delete from public.holdings h where h.credential_id = v_sync.credential_id;
-  insert into public.holdings (credential_id, user_id, asset, amount, price, quote_currency)
-  select v_sync.credential_id, v_sync.user_id, r.asset, sum(r.amount),
-    case when r.asset = v_currency then 1 else (prices ->> r.asset)::numeric end, v_currency
-  from jsonb_to_recordset(record_portfolio_sync.holdings) r (asset text, amount numeric)
-  group by r.asset having sum(r.amount) <> 0;
-  select coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0), coalesce(sum(h.value), 0)
-  into v_value, v_total from public.holdings h where h.user_id = v_sync.user_id;
-  perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
-  v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
+  insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency)
+  select v_sync.credential_id, v_sync.user_id, r.asset, r.amount, p.price, r.amount * p.price, v_currency
+  from (
+      select h.asset, sum(h.amount) as amount
+      from jsonb_to_recordset(v_holdings) h (asset text, amount numeric)
+      group by h.asset having sum(h.amount) <> 0) r
+    cross join lateral (
+      select case when r.asset = v_currency then 1 else (nullif(prices, 'null') ->> r.asset)::numeric end as price) p;
+  select coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0), coalesce(sum(h.value), 0),
+    count(*) filter (where h.credential_id = v_sync.credential_id) = 0
+      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
+  into v_value, v_total, v_is_valued from public.holdings h where h.user_id = v_sync.user_id;
+  -- Without any price the chart would fall to zero.
+  if v_is_valued then
+    perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
+    v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
+    perform realtime.send(
+      jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
+        'taken_at', v_taken_at),
+      'snapshot', 'user:' || v_sync.user_id, true);
+  end if;
   update private.portfolio_syncs s set
     lease_id = null, leased_until = null, attempts = 0, error = null, last_synced_at = now(),
-    cursor = coalesce(record_portfolio_sync.cursor, s.cursor),
+    cursor = coalesce(v_cursor, s.cursor),
     next_sync_at = now()
       + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
   where s.credential_id = v_sync.credential_id;
-  perform realtime.send(
-    jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
-      'taken_at', v_taken_at),
-    'snapshot', 'user:' || v_sync.user_id, true);
   return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
     'value', v_value, 'total', v_total, 'taken_at', v_taken_at);
 end $function$;
@@ -437,6 +448,7 @@ declare
   v_disposals private.portfolio_disposals[] := '{}';
   v_first integer := 1;
   v_count integer;
+  v_undone record;
   v_movement record;
   v_left numeric;
   v_taken numeric;
@@ -444,17 +456,20 @@ declare
   v_disposal private.portfolio_disposals;
 begin
   perform private.count_portfolio_disposals(replay_portfolio.credential_id, replay_portfolio.asset, from_time, -1);
-  update private.portfolio_lots l set remaining = l.remaining + taken.amount
-  from (
+  delete from private.portfolio_lots l
+  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.acquired_at >= from_time;
+  -- One by one: without fresh statistics, a join of both reads one from end to end for each row of the other.
+  for v_undone in
     select d.lot_trade_id, sum(d.amount) as amount from private.portfolio_disposals d
     where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset
       and d.disposed_at >= from_time and d.lot_trade_id is not null
-    group by d.lot_trade_id) taken
-  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.trade_id = taken.lot_trade_id;
+    group by d.lot_trade_id
+  loop
+    update private.portfolio_lots l set remaining = l.remaining + v_undone.amount
+    where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.trade_id = v_undone.lot_trade_id;
+  end loop;
   delete from private.portfolio_disposals d
   where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset and d.disposed_at >= from_time;
-  delete from private.portfolio_lots l
-  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.acquired_at >= from_time;
 
   -- In memory: thousands of trades in one transaction would leave thousands of dead versions of the first lots.
   select coalesce(array_agg(l order by l.acquired_at, length(l.trade_id), l.trade_id collate "C"), '{}') into v_lots
@@ -559,6 +574,9 @@ CREATE OR REPLACE FUNCTION private.tg_credentials__portfolio_sync()
  SET search_path TO ''
 AS $function$
 begin
+  if tg_op = 'UPDATE' and old.status = new.status then
+    return null;
+  end if;
   insert into private.portfolio_syncs as s (credential_id, user_id) values (new.id, new.user_id)
   on conflict (credential_id) do update set next_sync_at = now(), attempts = 0, error = null where s.lease_id is null;
   return null;
@@ -705,7 +723,7 @@ COMMENT ON FUNCTION "private"."portfolio_backoff"(integer) IS 'How long a sync r
 
 COMMENT ON FUNCTION "private"."portfolio_movements"(public.trades, text) IS 'What a trade moved of each asset but the currency: units (what came is positive), and their value with the same sign, null when nobody knew it. Fees: one in the base makes what came less, or what left more; one in the quote is part of what was paid, or not part of what was got; one in a third asset is added to the cost or taken from the proceeds at fee_price, and leaves the account as a sale of that asset at the same value. Without a fee_price it counts nowhere and leaves without a value.';
 
-COMMENT ON FUNCTION "private"."record_portfolio_sync"(uuid, jsonb, jsonb, jsonb, jsonb) IS 'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
+COMMENT ON FUNCTION "private"."record_portfolio_sync"(uuid, jsonb, jsonb, jsonb, jsonb) IS 'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
 
 COMMENT ON FUNCTION "private"."replay_portfolio"(uuid, text, timestamp with time zone, text) IS 'Takes back what an asset''s trades of a credential did from a moment on, and does it again in the order of time: new trades alone when they are the newest, everything after it when one came late. Whoever calls it has the lock of the sync.';
 

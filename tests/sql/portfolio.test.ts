@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import {
   type Connection,
+  lease,
   lotsOf,
   minute,
   newConnection,
@@ -261,6 +262,19 @@ describe('a sync', () => {
         { event: 'snapshot', private: true, payload: snapshot(337) },
         { event: 'trade', private: true, payload: { ...about, new_trades: 1 } },
       ])
+    }))
+
+  test('without any price takes no snapshot, and JSON’s null is as good as none', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await sync(tx, connection, { holdings: { BTC: '1' }, prices: { BTC: '100' } })
+      const leaseId = await lease(tx, connection)
+
+      const [row] = await tx`
+        select private.record_portfolio_sync(${leaseId}, '[{"asset": "BTC", "amount": 2}]', 'null', 'null', 'null') as answer`
+
+      expect(row?.answer).toMatchObject({ recorded: true, is_complete: true, new_trades: [], taken_at: null })
+      expect(await tx`select from public.portfolio_snapshots where user_id = ${connection.account.id}`).toHaveLength(2)
     }))
 
   test.each([
