@@ -28,7 +28,7 @@ export async function bench({ createDatabase, superuserUrl, progress, scale }: B
   const results: BenchResult[] = []
   for (const range of ranges) {
     const { ms, pages } = await measure(url, users, range)
-    progress(`${range.name}: ${ms.map((one) => one.toFixed(1)).join(', ')} ms; ${pages} pages`)
+    progress(`${range.name}: ${quantile(ms, 0.5).toFixed(1)} ms, ${pages} pages`)
     results.push({
       name: `series: ${range.name}`,
       unit: 'ms',
