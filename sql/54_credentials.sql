@@ -50,7 +50,8 @@ create table public.credentials (
   status_reason text check (length(status_reason) <= 80),
   last_tested_at timestamptz,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  unique (id, user_id)
 );
 comment on table public.credentials is 'What owners see of the keys that they gave us. The keys are in private.credential_secrets, sealed. Written by functions only.';
 comment on column public.credentials.provider is 'The exchange''s id, or of an AI provider private.providers.id.';

@@ -13,7 +13,7 @@ type Line = { name: string; access: string }
 const ours = ['public', 'private', 'graphql_public']
 const roles = ['anon', 'authenticated', 'service_role']
 /** Jobs make one a month; they are checked, but cannot be listed by name. */
-const isPartitionByTheClock = (name: string) => /^private\.(?:ai_calls|audit_log)_\d{6}$/.test(name)
+const isPartitionByTheClock = (name: string) => /^private\.(?:ai_calls|audit_log|portfolio_snapshots)_\d{6}$/.test(name)
 const noGrants = 'anon -; authenticated -; service_role -'
 
 const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
@@ -274,6 +274,12 @@ const scene = (owner: string) => `
   insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
   insert into private.ai_usage_days (day) values ('2026-01-01');
   insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 1, 1);
+  insert into public.credentials (id, user_id, kind, provider, name, last_four, status)
+  values ('${credential}', '${owner}', 'exchange', 'matrix', 'Matrix', 'abcd', 'active');
+  insert into public.holdings (credential_id, user_id, asset, amount, quote_currency) values ('${credential}', '${owner}', 'BTC', 1, 'USDT');
+  insert into public.trades (credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price)
+  values ('${credential}', '1', '${owner}', '2026-01-01', 'buy', 'BTC', 'USDT', 1, 1);
+  insert into public.portfolio_snapshots (user_id, taken_at, value, quote_currency) values ('${owner}', '2026-01-01', 1, 'USDT');
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
   insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
@@ -409,6 +415,19 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'rename a credential': `select public.rename_credential('${credential}', 'x')`,
   'delete a credential': `select public.delete_credential('${credential}')`,
   'open a credential': `select private.open('${credential}', 'sync')`,
+  'see holdings': `select from public.holdings where user_id = '${owner}'`,
+  'write a holding': `update public.holdings set amount = 2 where user_id = '${owner}'`,
+  'see trades': `select from public.trades where user_id = '${owner}'`,
+  'write a trade': `update public.trades set amount = 2 where user_id = '${owner}'`,
+  'see portfolio snapshots': `select from public.portfolio_snapshots where user_id = '${owner}'`,
+  'see snapshots in their partition': 'select from private.portfolio_snapshots_default',
+  'write a portfolio snapshot': `update public.portfolio_snapshots set value = 2 where user_id = '${owner}'`,
+  'read lots': 'select from private.portfolio_lots',
+  'read syncs': 'select from private.portfolio_syncs',
+  'lease a sync': 'select from private.lease_portfolio_sync()',
+  'record a sync': `select private.record_portfolio_sync('${credential}', '[]', '{}', '[]', null)`,
+  'get my portfolio': 'select from public.get_my_portfolio()',
+  'get my portfolio over time': "select from public.get_my_portfolio_series('2025-12-01', '2026-02-01', 10)",
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
   'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,
