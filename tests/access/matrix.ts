@@ -399,6 +399,9 @@ export const policies = {
   'public.psychology_tests: owners start tests of enabled questionnaires': 'insert to authenticated',
   'public.questionnaires: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.questionnaires: signed-in users see the questionnaires': 'select to authenticated',
+  // No policy lets an API role insert: only the server sends to a user's topic.
+  'realtime.messages: only live, active and fully signed-in callers': 'restrictive all to authenticated',
+  'realtime.messages: owners receive what is sent to their own topic': 'select to authenticated',
   'storage.objects: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'storage.objects: owners delete their files': 'delete to authenticated',
   'storage.objects: owners replace and move their files': 'update to authenticated',
