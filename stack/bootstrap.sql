@@ -10,6 +10,7 @@ create role service_role nologin noinherit bypassrls;
 create role authenticator login noinherit;
 create role supabase_auth_admin login noinherit createrole;
 create role supabase_storage_admin login noinherit createrole;
+create role supabase_realtime_admin login noinherit;
 
 -- postgres may act as the API roles, but gets no ADMIN option: with it, plain PostgreSQL would let it change their
 -- attributes and passwords, which hosted refuses.
@@ -17,6 +18,7 @@ grant anon, authenticated, service_role to postgres with inherit true, set true;
 grant authenticator to postgres with inherit false, set true;
 grant anon, authenticated, service_role to authenticator with inherit false, set true;
 grant anon, authenticated, service_role to supabase_storage_admin with inherit false, set true;
+grant anon, authenticated, service_role to supabase_realtime_admin with inherit false, set true;
 grant pg_monitor, pg_read_all_data, pg_signal_backend, pg_create_subscription to postgres with admin option;
 
 alter role anon set statement_timeout = '3s';
@@ -27,6 +29,9 @@ alter role authenticator set idle_in_transaction_session_timeout = '60s';
 alter role supabase_auth_admin set search_path = auth;
 alter role supabase_auth_admin set idle_in_transaction_session_timeout = '60s';
 alter role supabase_storage_admin set search_path = storage;
+alter role supabase_realtime_admin set search_path = realtime;
+alter role supabase_realtime_admin set statement_timeout = '8s';
+alter role supabase_realtime_admin set idle_in_transaction_session_timeout = '60s';
 alter role postgres set search_path = '"$user"', public, extensions;
 
 grant set on parameter session_replication_role to postgres;
@@ -72,9 +77,9 @@ create function graphql_public.graphql(
 ) returns jsonb language sql immutable set search_path = ''
 return jsonb_build_object('errors', jsonb_build_array(jsonb_build_object('message', 'pg_graphql extension is not enabled.')));
 
--- realtime: only what migrations refer to ----------------------------------------------------------------------------
+-- realtime: messages, and the functions that write them. Policies on the table say who may receive and who may send. ---
 create schema realtime;
-grant usage on schema realtime to postgres, anon, authenticated, service_role;
+grant usage on schema realtime to postgres, anon, authenticated, service_role, supabase_realtime_admin;
 create table realtime.messages (
   id uuid not null default gen_random_uuid(),
   topic text not null,
@@ -87,11 +92,49 @@ create table realtime.messages (
   primary key (id, inserted_at)
 ) partition by range (inserted_at);
 create table realtime.messages_default partition of realtime.messages default;
+create index messages_inserted_at_idx on realtime.messages (inserted_at);
 alter table realtime.messages enable row level security;
-grant select, insert, update, delete on realtime.messages to postgres, anon, authenticated, service_role;
-create function realtime.send(payload jsonb, event text, topic text, private boolean default true)
-returns void language sql security definer set search_path = ''
-as $$ insert into realtime.messages (payload, event, topic, private, extension) values ($1, $2, $3, $4, 'broadcast') $$;
+alter table realtime.messages_default enable row level security;
+alter table realtime.messages owner to supabase_realtime_admin;
+grant select, insert, update, delete on realtime.messages to postgres;
+grant select, insert, update on realtime.messages to anon, authenticated, service_role;
+
+create function realtime.topic() returns text language sql stable
+return nullif(current_setting('realtime.topic', true), '');
+
+-- With the rights of its caller, whose policies decide; and a message that cannot be written is no reason to undo what it
+-- is about: the caller gets a warning.
+create function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
+language plpgsql security invoker set search_path = ''
+as $$
+declare
+  v_id uuid := gen_random_uuid();
+begin
+  perform set_config('realtime.topic', send.topic, true);
+  insert into realtime.messages (id, topic, extension, event, private, payload)
+  values (v_id, send.topic, 'broadcast', send.event, send.private,
+    case when send.payload ? 'id' then send.payload else jsonb_set(send.payload, '{id}', to_jsonb(v_id)) end);
+exception when others then
+  raise warning 'ErrorSendingBroadcastMessage: %', sqlerrm;
+end $$;
+
+-- For row triggers: the row before and after, to a private topic.
+create function realtime.broadcast_changes(
+  topic_name text, event_name text, operation text, table_name text, table_schema text, new record, old record, level text default 'ROW'
+) returns void
+language plpgsql security invoker set search_path = ''
+as $$
+begin
+  if broadcast_changes.level = 'STATEMENT' then
+    raise exception 'Failed to process the row: function can only be triggered for each row, not for each statement';
+  elsif broadcast_changes.operation not in ('INSERT', 'UPDATE', 'DELETE') then
+    raise exception 'Failed to process the row: Unexpected operation type: %', broadcast_changes.operation;
+  end if;
+  perform realtime.send(
+    jsonb_build_object('schema', table_schema, 'table', table_name, 'operation', operation, 'record', new, 'old_record', old),
+    event_name, topic_name);
+end $$;
+
 create publication supabase_realtime;
 alter publication supabase_realtime owner to postgres;
 
@@ -237,18 +280,31 @@ grant all on storage.buckets, storage.objects to anon, authenticated, service_ro
 
 --@guard: what role postgres may do in the services' schemas --------------------------------------------------------------
 -- Hosted lets postgres write policies on the tables of auth, storage and realtime although it does not own them. Here it
--- inherits from the owner of the storage tables (without SET ROLE), and the guard below refuses every other DDL there.
-grant supabase_storage_admin to postgres with inherit true, set false;
+-- inherits from the owners of storage's and realtime's tables (without SET ROLE), and the guard below refuses every other
+-- DDL there.
+grant supabase_storage_admin, supabase_realtime_admin to postgres with inherit true, set false;
 
 create schema palisade_stack;
 revoke all on schema palisade_stack from public;
+
+-- The local Realtime endpoint hears of every message when it is committed. The id only: NOTIFY carries 8000 bytes.
+create function palisade_stack.announce_message() returns trigger language plpgsql set search_path = ''
+as $$
+begin
+  perform pg_notify('palisade_realtime', new.id::text);
+  return null;
+end $$;
+create trigger palisade_announce after insert on realtime.messages
+  for each row execute function palisade_stack.announce_message();
+alter table realtime.messages enable always trigger palisade_announce;
+
 create function palisade_stack.guard() returns event_trigger language plpgsql set search_path = ''
 as $$
 declare
   v_command record;
 begin
   if (select rolsuper from pg_catalog.pg_roles where rolname = current_user)
-    or session_user in ('supabase_admin', 'supabase_auth_admin', 'supabase_storage_admin') then
+    or session_user in ('supabase_admin', 'supabase_auth_admin', 'supabase_storage_admin', 'supabase_realtime_admin') then
     return;
   end if;
   if tg_event = 'ddl_command_end' then
@@ -257,7 +313,8 @@ begin
       from pg_catalog.pg_event_trigger_ddl_commands()
       where schema_name in ('auth', 'storage', 'realtime') and not in_extension
     loop
-      if v_command.tag not in ('CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'GRANT', 'REVOKE') then
+      if v_command.tag not in ('CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'GRANT', 'REVOKE')
+        or (v_command.schema = 'realtime' and v_command.tag = 'CREATE TRIGGER') then
         raise exception using errcode = '42501', message = case
           when v_command.tag in ('CREATE TABLE', 'CREATE FUNCTION', 'CREATE VIEW', 'CREATE TYPE')
             then format('permission denied for schema %s', v_command.schema)
@@ -268,20 +325,35 @@ begin
     -- What those commands do not show: SET SCHEMA, children, rules, statistics, default privileges.
     for v_command in
       select format('must be owner of table %s', o.name) as message
-      from (values ('buckets'), ('objects')) o (name)
+      from (values
+          ('storage', 'buckets', 'supabase_storage_admin'),
+          ('storage', 'objects', 'supabase_storage_admin'),
+          ('realtime', 'messages', 'supabase_realtime_admin')) o (schema, name, owner)
         left join pg_catalog.pg_class c
-          on c.relname = o.name and c.relnamespace = 'storage'::regnamespace
-          and c.relowner = 'supabase_storage_admin'::regrole
+          on c.relname = o.name and c.relnamespace = o.schema::regnamespace and c.relowner = o.owner::regrole
       where c.oid is null
-        or exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid)
+        or exists (
+          select from pg_catalog.pg_inherits i join pg_catalog.pg_class child on child.oid = i.inhrelid
+          where i.inhparent = c.oid and child.relnamespace <> c.relnamespace)
         or exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid)
         or exists (select from pg_catalog.pg_statistic_ext s where s.stxrelid = c.oid)
       union all
+      -- postgres may grant what it has on storage's tables, but nothing on this one.
+      select 'permission denied for table messages' from pg_catalog.pg_class c
+      where c.oid = 'realtime.messages'::regclass and (
+        exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attacl is not null)
+        or exists (
+          select from pg_catalog.aclexplode(c.relacl) a
+          where a.grantee not in (c.relowner, 'postgres'::regrole)
+            and (a.grantee not in ('anon'::regrole, 'authenticated'::regrole, 'service_role'::regrole)
+              or a.privilege_type not in ('SELECT', 'INSERT', 'UPDATE'))))
+      union all
       select format('must be owner of function %s', p.proname) from pg_catalog.pg_proc p
-      where p.proowner = 'supabase_storage_admin'::regrole and p.pronamespace <> 'storage'::regnamespace
+      where (p.proowner = 'supabase_storage_admin'::regrole and p.pronamespace <> 'storage'::regnamespace)
+        or p.proowner = 'supabase_realtime_admin'::regrole
       union all
       select 'permission denied to change default privileges' from pg_catalog.pg_default_acl d
-      where d.defaclrole = 'supabase_storage_admin'::regrole
+      where d.defaclrole in ('supabase_storage_admin'::regrole, 'supabase_realtime_admin'::regrole)
     loop
       raise exception using errcode = '42501', message = v_command.message;
     end loop;
@@ -295,6 +367,12 @@ begin
       raise exception using errcode = '42501',
         message = format('must be owner of %s %s', v_command.type, split_part(v_command.name, '.', 2));
     end loop;
+    -- The commands' list names no schema for triggers.
+    if not exists (
+      select from pg_catalog.pg_trigger t
+      where t.tgrelid = 'realtime.messages'::regclass and t.tgname = 'palisade_announce') then
+      raise exception using errcode = '42501', message = 'must be owner of relation messages';
+    end if;
   end if;
 end $$;
 create event trigger palisade_guard_ddl on ddl_command_end execute function palisade_stack.guard();

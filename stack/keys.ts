@@ -19,6 +19,7 @@ const keysSchema = z.object({
     authenticator: z.string(),
     supabase_auth_admin: z.string(),
     supabase_storage_admin: z.string(),
+    supabase_realtime_admin: z.string(),
   }),
   demoPassword: z.string().min(12),
 })
@@ -40,7 +41,9 @@ function readKeys(file: string): StackKeys {
   try {
     return keysSchema.parse(JSON.parse(readFileSync(file, 'utf8')))
   } catch {
-    throw new StackError(`${file} is damaged. Restore it, or run "npm run reset" to start over with an empty stack.`)
+    throw new StackError(
+      `${file} is damaged, or older than this version. Restore it, or run "npm run reset" to start over with an empty stack.`,
+    )
   }
 }
 
@@ -59,6 +62,7 @@ async function makeKeys(): Promise<StackKeys> {
       authenticator: random(),
       supabase_auth_admin: random(),
       supabase_storage_admin: random(),
+      supabase_realtime_admin: random(),
     },
     demoPassword: `Demo1${randomBytes(9).toString('base64url')}`,
   })

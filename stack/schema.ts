@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { root, StackError } from './config.ts'
-import { storagePolicyDifference } from './storage-policies.ts'
+import { servicePolicyDifference } from './service-policies.ts'
 
 const execute = promisify(execFile)
 const bin = (name: string) => join(root, 'node_modules', '.bin', name)
@@ -121,7 +121,7 @@ export async function prepareForComparison(url: string): Promise<void> {
 
 /** The SQL that turns the schema of `from` into that of `to`; empty when they are the same. */
 export async function schemaDifference(from: string, to: string): Promise<string> {
-  const [schema, policies] = await Promise.all([deltaDifference(from, to), storagePolicyDifference(from, to)])
+  const [schema, policies] = await Promise.all([deltaDifference(from, to), servicePolicyDifference(from, to)])
   return [schema, policies].filter((sql) => sql !== '').join('\n')
 }
 

@@ -1,5 +1,7 @@
-/** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST and Storage, functions, mail, jobs. */
+/** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST, Storage and Realtime, functions, mail, jobs. */
 import { randomBytes } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { createAdaptorServer } from '@hono/node-server'
 import postgres from 'postgres'
 import { createAiProvider } from './ai-provider.ts'
@@ -22,6 +24,7 @@ import {
   startCluster,
   stopCluster,
 } from './postgres.ts'
+import { createRealtime, type Realtime, refuseUpgrade } from './realtime.ts'
 import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
 import { startSmtp } from './smtp.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
@@ -30,6 +33,7 @@ type Fetch = (
   request: Request,
   env: { incoming?: { socket: { remoteAddress?: string; destroy(): unknown } } },
 ) => Response | Promise<Response>
+type Upgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => void
 type Options = { watch: boolean; log(line: string): void; progress(line: string): void }
 
 /** Starts everything and answers when it is ready; what was started is stopped again when a part fails. */
@@ -62,13 +66,20 @@ async function startParts(
 ): Promise<void> {
   const { ports } = config
   const mailbox = createMailbox({ file: config.files.mails })
-  const listen = async (name: string, port: number, fetch: Fetch) => undo.push(await serve(name, port, fetch))
+  const listen = async (name: string, port: number, fetch: Fetch, upgrade?: Upgrade) =>
+    undo.push(await serve(name, port, fetch, upgrade))
   // The ports first: a taken one must not cost the wait for the database.
   let gateway: Awaited<ReturnType<typeof createGateway>> | undefined
+  let realtime: Realtime | undefined
   const starting = () =>
     Response.json({ message: 'The stack is starting.' }, { status: 503, headers: { 'retry-after': '1' } })
-  await listen('API', ports.api, (request, env) =>
-    gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting(),
+  await listen(
+    'API',
+    ports.api,
+    (request, env) =>
+      gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting(),
+    (request, socket, head) =>
+      realtime ? realtime.upgrade(request, socket, head) : refuseUpgrade(socket, 503, 'Realtime is not running.'),
   )
   await listen('mailbox', ports.mail, (request) => mailbox.fetch(request))
   undo.push(await startSmtp(ports.smtp, mailbox.deliver))
@@ -94,6 +105,8 @@ async function startParts(
   gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
   undo.push(() => gateway?.close())
   if (!config.real.db) {
+    realtime = await createRealtime({ config, keys, dbUrl, log: options.log })
+    undo.push(() => realtime?.close())
     const jobs = startJobs({
       adminUrl: dbUrl('supabase_admin'),
       urlFor: (role) => (role === 'postgres' ? dbUrl('postgres') : undefined),
@@ -233,8 +246,9 @@ async function checkPort(name: string, port: number): Promise<void> {
   await close()
 }
 
-function serve(name: string, port: number, fetch: Fetch): Promise<() => Promise<void>> {
+function serve(name: string, port: number, fetch: Fetch, upgrade?: Upgrade): Promise<() => Promise<void>> {
   const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
+  if (upgrade) server.on('upgrade', upgrade)
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) =>
       reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error),

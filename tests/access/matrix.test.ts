@@ -83,7 +83,7 @@ const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
   policies: (sql) => sql`
     select format('%I.%I: %s', schemaname, tablename, policyname) as name,
       case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ') as access
-    from pg_policies where schemaname = any (${ours}) or schemaname = 'storage'`,
+    from pg_policies where schemaname = any (${ours}) or schemaname in ('storage', 'realtime')`,
 }
 
 /** Rules without exceptions, for everything we made ourselves. */

@@ -469,6 +469,9 @@ export const policies = {
   'public.portfolio_snapshots: owners see what their portfolio was worth': 'select to authenticated',
   'public.trades: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'public.trades: owners see their trades': 'select to authenticated',
+  // No policy lets an API role insert: only the server sends to a user's topic.
+  'realtime.messages: only live, active and fully signed-in callers': 'restrictive all to authenticated',
+  'realtime.messages: owners receive what is sent to their own topic': 'select to authenticated',
   'storage.objects: only live, active and fully signed-in callers': 'restrictive all to authenticated',
   'storage.objects: owners delete their files': 'delete to authenticated',
   'storage.objects: owners replace and move their files': 'update to authenticated',

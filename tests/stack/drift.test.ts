@@ -10,7 +10,7 @@ import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
 import { type Scratch, startScratch } from '../../stack/scratch.ts'
-import { storagePolicyDifference } from '../../stack/storage-policies.ts'
+import { servicePolicyDifference } from '../../stack/service-policies.ts'
 
 const folder = join(root, 'supabase', 'migrations')
 const migrations = readdirSync(folder).map((file) => ({ file, text: readFileSync(join(folder, file), 'utf8') }))
@@ -40,11 +40,11 @@ describe('schema', { timeout: 120_000 }, () => {
   test('a policy on Storage that only one of them has is found, and the difference mends it', async () => {
     await runSql(sources, 'create policy "all see" on storage.objects for select to anon using (bucket_id = $$x$$)')
 
-    const difference = await storagePolicyDifference(migrated, sources)
+    const difference = await servicePolicyDifference(migrated, sources)
     await runSql(migrated, difference)
 
     expect(difference).toMatch(/^create policy "all see" on storage\.objects as permissive for select to anon/)
-    expect(await storagePolicyDifference(migrated, sources)).toBe('')
+    expect(await servicePolicyDifference(migrated, sources)).toBe('')
   })
 
   test('the advisors find nothing that was not reviewed; a careless function is found', async () => {

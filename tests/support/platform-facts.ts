@@ -94,6 +94,22 @@ export const facts: Record<string, Fact[]> = {
       'alter default privileges for role supabase_storage_admin grant select on tables to anon',
       no('permission denied to change default privileges'),
     ],
+    ['alter table realtime.messages disable row level security', notOwner('table messages')],
+    ['alter table realtime.messages disable trigger all', notOwner('table messages')],
+    ['drop table realtime.messages cascade', notOwner('table messages')],
+    ['drop trigger palisade_announce on realtime.messages', notOwner('relation messages')],
+    [
+      "create table public.x partition of realtime.messages for values from ('2001-01-01') to ('2001-01-02')",
+      notOwner('table messages'),
+    ],
+    ['grant delete on realtime.messages to anon', denied('table messages')],
+    ['grant update (payload) on realtime.messages to authenticated', denied('table messages')],
+    [
+      'alter default privileges for role supabase_realtime_admin grant select on tables to anon',
+      no('permission denied to change default privileges'),
+    ],
+    ['reassign owned by supabase_realtime_admin to postgres', no('permission denied to reassign objects')],
+    ['set role supabase_realtime_admin', no('permission denied to set role "supabase_realtime_admin"')],
     [
       "set local session_replication_role = 'replica'; create function storage.f() returns integer language sql as 'select 1'",
       denied('schema storage'),
@@ -262,11 +278,6 @@ export const knownStricter: Difference[] = [
     'Plain PostgreSQL asks for the owner; nothing of ours may put policies on auth tables or publish them.',
   ),
   ...every(
-    ['create policy p on realtime.messages for select to authenticated using (true)'],
-    always(notOwner('table messages')),
-    'The stack has no Realtime service, so its table belongs to the superuser.',
-  ),
-  ...every(
     ['create publication p for all tables'],
     always(no('must be superuser to create FOR ALL TABLES publication')),
     'Plain PostgreSQL asks for a superuser.',
@@ -333,7 +344,7 @@ export const knownStricter: Difference[] = [
 ]
 
 const inherits =
-  'Policies on storage tables need their owner: postgres inherits from it, and the guard in stack/bootstrap.sql does not see this command.'
+  'Policies on tables of Storage and Realtime need their owner: postgres inherits from it, and the guard in stack/bootstrap.sql does not see this command.'
 
 /** Refused on hosted, allowed here: nothing of ours may do it, and nothing but review would notice. */
 export const knownLooser: Difference[] = [
@@ -341,6 +352,7 @@ export const knownLooser: Difference[] = [
     [
       'alter trigger protect_objects_delete on storage.objects rename to x',
       'reassign owned by supabase_storage_admin to postgres',
+      'reassign owned by supabase_realtime_admin to postgres',
     ],
     always('yes'),
     inherits,

@@ -1,8 +1,8 @@
-/** The difference in policies on Storage's tables: ours, on tables that are not, so pg-delta leaves them out. */
+/** The difference in policies on Storage's and Realtime's tables: ours, on tables that are not, so pg-delta leaves them out. */
 import postgres from 'postgres'
 
-/** The SQL that turns the storage policies of `from` into those of `to`; empty when they are the same. */
-export async function storagePolicyDifference(from: string, to: string): Promise<string> {
+/** The SQL that turns these policies of `from` into those of `to`; empty when they are the same. */
+export async function servicePolicyDifference(from: string, to: string): Promise<string> {
   const [before, after] = await Promise.all([readPolicies(from), readPolicies(to)])
   const gone = [...before].filter(([target, body]) => after.get(target) !== body)
   const added = [...after].filter(([target, body]) => before.get(target) !== body)
@@ -12,7 +12,7 @@ export async function storagePolicyDifference(from: string, to: string): Promise
   ].join('\n')
 }
 
-/** `"name" on storage.table` and what follows it in CREATE POLICY. */
+/** `"name" on schema.table` and what follows it in CREATE POLICY. */
 async function readPolicies(url: string): Promise<Map<string, string>> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
@@ -20,7 +20,7 @@ async function readPolicies(url: string): Promise<Map<string, string>> {
       select format('%I on %I.%I', policyname, schemaname, tablename) as target,
         format('as %s for %s to %s', lower(permissive), lower(cmd), array_to_string(roles, ', '))
         || coalesce(' using (' || qual || ')', '') || coalesce(' with check (' || with_check || ')', '') as body
-      from pg_catalog.pg_policies where schemaname = 'storage' order by 1`
+      from pg_catalog.pg_policies where schemaname in ('storage', 'realtime') order by 1`
     return new Map(rows.map(({ target, body }) => [target, body]))
   } finally {
     await sql.end()

@@ -1,0 +1,93 @@
+/** One joined channel of one connection: what it may receive and send, and when it ends. */
+import { z } from 'zod'
+import { type Broadcast, type Frame, shortText, type Version } from './frames.ts'
+import { isKey, type Pass, readPass } from './pass.ts'
+import type { Topic } from './topics.ts'
+import type { Connection, World } from './world.ts'
+
+export type Channel = {
+  broadcast(frame: Frame): Promise<void>
+  refresh(frame: Frame): Promise<void>
+  /** Ends it from our side and says why. */
+  shutDown(message: string): void
+  end(): void
+}
+
+export type ChannelConfig = { topic: Topic; joinRef: string | null; self: boolean; ack: boolean }
+
+const broadcastPayload = z.looseObject({
+  type: z.literal('broadcast').default('broadcast'),
+  event: shortText,
+})
+const tokenPayload = z.looseObject({ access_token: z.string().nullish() })
+const longestTimerMs = 3_600_000
+
+export const noReading = (topic: string) => `You do not have permissions to read from this Channel topic: ${topic}`
+const noWriting = (topic: string) => `You do not have permissions to write to this Channel topic: ${topic}`
+
+export function openChannel(world: World, connection: Connection, config: ChannelConfig, firstPass: Pass): Channel {
+  const { topic, joinRef } = config
+  const address = `realtime:${topic.name}`
+  let pass = firstPass
+  /** Asked once for each token. */
+  let maySend: boolean | undefined
+  let expiry: NodeJS.Timeout | undefined
+
+  const push = (event: string, payload: unknown, ref: string | null) =>
+    connection.push({ joinRef, ref, topic: address, event, payload })
+  const reply = (ref: string | null, status: 'ok' | 'error', response: unknown = {}) =>
+    push('phx_reply', { status, response }, ref)
+  const end = () => {
+    clearTimeout(expiry)
+    world.topics.remove(topic, listener)
+  }
+  const shutDown = (message: string) => {
+    end()
+    push('system', { extension: 'system', status: 'error', message, channel: topic.name }, null)
+    push('phx_close', {}, joinRef)
+    connection.forget(address, channel)
+  }
+  const watchExpiry = () => {
+    clearTimeout(expiry)
+    if (pass.expiresAt === null) return
+    const leftMs = pass.expiresAt - world.now()
+    if (leftMs <= 0) return shutDown('Token has expired')
+    expiry = setTimeout(watchExpiry, Math.min(leftMs, longestTimerMs))
+  }
+  const listener: { version: Version; write(data: string | Buffer): void } = {
+    version: connection.version,
+    write: connection.write,
+  }
+  const channel: Channel = {
+    end,
+    shutDown,
+
+    async broadcast({ ref, payload }) {
+      const parsed = broadcastPayload.safeParse(payload)
+      const refuse = (reason: string) => (config.ack ? reply(ref, 'error', { reason }) : undefined)
+      if (!parsed.success) return refuse('A broadcast is an object with an event.')
+      if (parsed.data.persist) return refuse('The local stack does not store broadcasts of clients.')
+      maySend ??= !topic.isPrivate || (await world.permissions.maySend(topic.name, pass.subject))
+      if (!maySend) return refuse(`Unauthorized: ${noWriting(topic.name)}`)
+      const message: Broadcast = parsed.data
+      world.topics.deliver(topic, message, config.self ? undefined : listener)
+      if (config.ack) reply(ref, 'ok')
+    },
+
+    async refresh({ payload }) {
+      const token = tokenPayload.safeParse(payload).data?.access_token
+      if (isKey(token) || token === pass.token) return
+      const fresh = await readPass(world.tokens, token, connection.keyRole)
+      if ('reason' in fresh) return shutDown(fresh.reason.replace(/^\w+: /, ''))
+      if (topic.isPrivate && !(await world.permissions.mayReceive(topic.name, fresh.subject))) {
+        return shutDown(noReading(topic.name))
+      }
+      pass = fresh
+      maySend = undefined
+      watchExpiry()
+    },
+  }
+  world.topics.add(topic, listener)
+  watchExpiry()
+  return channel
+}

@@ -1,0 +1,124 @@
+/** One WebSocket: its frames in their order, its channels, its limits. */
+import type { WebSocket } from 'ws'
+import type { ApiRole } from '../gateway/tokens.ts'
+import { type Channel, openChannel } from './channel.ts'
+import { decodeFrame, encodeFrame, type Frame, type Version } from './frames.ts'
+import { admit } from './join.ts'
+import { createRate } from './limits.ts'
+import type { Connection, World } from './world.ts'
+
+const policyViolation = 1008
+/** Frames that wait for the database; a client that sends more is not one of ours. */
+const mostWaiting = 1_000
+
+export function serveConnection(world: World, socket: WebSocket, version: Version, keyRole: ApiRole): void {
+  const { limits, log } = world
+  const channels = new Map<string, Channel>()
+  const connection = connectionOf(world, socket, channels, version, keyRole)
+  const rates = { join: createRate(limits.joinsPerSecond), broadcast: createRate(limits.messagesPerSecond) }
+  let waiting = 0
+  let last = Promise.resolve()
+  const idle = setTimeout(() => socket.close(1000, 'No heartbeat'), limits.idleMs)
+
+  socket.on('message', (data, isBinary) => {
+    idle.refresh()
+    const frame = Buffer.isBuffer(data) ? decodeFrame(version, data, isBinary) : undefined
+    if (!frame) return socket.close(policyViolation, 'Not a frame of this protocol version')
+    waiting += 1
+    if (waiting > mostWaiting) return socket.close(policyViolation, 'Too many frames')
+    last = last
+      .then(() => (socket.readyState === socket.OPEN ? handle(frame) : undefined))
+      .catch((error: unknown) => {
+        log(`realtime: ${frame.event}: ${error instanceof Error ? error.message : error}`)
+        connection.push(replyTo(frame, 'error', { reason: 'Realtime was unable to connect to the project database' }))
+      })
+      .finally(() => {
+        waiting -= 1
+      })
+  })
+  socket.on('error', () => {}) // 'close' follows.
+  socket.on('close', () => {
+    clearTimeout(idle)
+    for (const channel of channels.values()) channel.end()
+    channels.clear()
+  })
+
+  const handle = async (frame: Frame): Promise<void> => {
+    if (frame.topic === 'phoenix') return connection.push(replyTo(frame, 'ok', {}))
+    if (frame.event === 'phx_join') return join(frame)
+    const channel = channels.get(frame.topic)
+    if (!channel) return connection.push(replyTo(frame, 'error', { reason: 'unmatched topic' }))
+    if (frame.event === 'phx_leave') return leave(frame, channel)
+    if (frame.event === 'broadcast') {
+      return rates.broadcast() ? channel.broadcast(frame) : channel.shutDown('Too many messages per second')
+    }
+    if (frame.event === 'access_token') {
+      return rates.join() ? channel.refresh(frame) : channel.shutDown('Too many new tokens per second')
+    }
+    const reason = frame.event === 'presence' ? 'The local stack has no presence' : `Unknown event ${frame.event}`
+    connection.push(replyTo(frame, 'error', { reason }))
+  }
+  const join = async (frame: Frame) => {
+    if (!rates.join()) {
+      connection.push(replyTo(frame, 'error', { reason: 'ClientJoinRateLimitReached: Too many joins per second' }))
+      return socket.close(policyViolation, 'Too many joins per second')
+    }
+    close(frame.topic)
+    if (channels.size >= limits.channels) {
+      return connection.push(replyTo(frame, 'error', { reason: 'ChannelRateLimitReached: Too many channels' }))
+    }
+    const admission = await admit(world, connection, frame)
+    if ('reason' in admission) return connection.push(replyTo(frame, 'error', admission))
+    if (socket.readyState !== socket.OPEN) return
+    connection.push(replyTo(frame, 'ok', { postgres_changes: [] }))
+    channels.set(frame.topic, openChannel(world, connection, admission.config, admission.pass))
+    if (admission.wantsReady) connection.push(readyFor(frame, admission.config.topic.name))
+  }
+  const leave = (frame: Frame, channel: Channel) => {
+    channel.end()
+    channels.delete(frame.topic)
+    connection.push(replyTo(frame, 'ok', {}))
+    connection.push({ ...frame, ref: frame.joinRef, event: 'phx_close', payload: {} })
+  }
+  /** A second join takes the place of the first. */
+  const close = (address: string) => {
+    channels.get(address)?.end()
+    channels.delete(address)
+  }
+}
+
+function connectionOf(
+  { limits }: World,
+  socket: WebSocket,
+  channels: Map<string, Channel>,
+  version: Version,
+  keyRole: ApiRole,
+): Connection {
+  const write = (data: string | Buffer) => {
+    if (socket.readyState !== socket.OPEN) return
+    if (socket.bufferedAmount > limits.unreadBytes) return socket.terminate()
+    socket.send(data)
+  }
+  return {
+    version,
+    keyRole,
+    write,
+    push: (frame) => write(encodeFrame(version, frame)),
+    forget: (address, channel) => {
+      if (channels.get(address) === channel) channels.delete(address)
+    },
+  }
+}
+
+const replyTo = (frame: Frame, status: 'ok' | 'error', response: unknown): Frame => ({
+  ...frame,
+  event: 'phx_reply',
+  payload: { status, response },
+})
+
+const readyFor = (frame: Frame, name: string): Frame => ({
+  ...frame,
+  ref: null,
+  event: 'system',
+  payload: { extension: 'system', status: 'ok', message: 'Replication connection established', channel: name },
+})
