@@ -19,8 +19,8 @@ does the same every quarter. It can be interrupted at any time, and run again wi
 --scheme S   how new keys seal from now on: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault)
 
 Database: DB_URL as role postgres, otherwise the local stack that runs.
-Exit code: 0 everything is under the current keys and older ones are retired, 1 some credentials cannot be opened
-(each is a critical security event), or it could not start.`
+Exit code: 0 everything is under the current keys (an older one is retired as soon as nothing uses it), 1 some credentials
+cannot be opened (each is a critical security event), or it could not start.`
 
 const answer = z.object({ resealed: z.number(), left: z.number(), unreadable: z.number() })
 

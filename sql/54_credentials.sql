@@ -245,7 +245,8 @@ begin
   if coalesce(open.purpose not in ('test', 'sync', 'ai_call', 'rotation'), true) then
     perform private.raise_error('invalid_request_error', 'purpose must be test, sync, ai_call or rotation.');
   end if;
-  select c.* into v_credential from public.credentials c where c.id = open.credential_id;
+  -- Locked until the caller has what it reads: a rotation passes over it, so that no key is retired under an opening.
+  select c.* into v_credential from public.credentials c where c.id = open.credential_id for no key update;
   if not found then
     return jsonb_build_object('opened', false, 'code', 'not_found');
   end if;

@@ -421,6 +421,27 @@ describe('a credential', () => {
     }))
 })
 
+test('a rotation passes over what somebody is opening, and no key is retired under it', () =>
+  racing(2, async (sql, accounts) => {
+    const account = await accounts()
+    const id = await sql.begin(async (tx) => save(tx, await asUser(tx, account.id, start), given))
+    const keyOf = () =>
+      sql`select data_key_id from private.credential_secrets where credential_id = ${id} and field = 'api_key'`
+    const [before] = await keyOf()
+
+    await sql.begin(async (reader) => {
+      expect(await open(reader, id)).toMatchObject({ opened: true })
+      await sql`select private.rotate_credential_keys()`
+      await sql`select private.keep_credentials_sealed()`
+      expect(await keyOf()).toEqual([before])
+      expect(await open(reader, id)).toMatchObject({ opened: true, fields: given })
+    })
+
+    await sql`select private.keep_credentials_sealed()`
+    expect(await keyOf()).not.toEqual([before])
+    expect(await open(sql, id)).toMatchObject({ opened: true, fields: given })
+  }))
+
 test('a rotation disturbs neither readers nor writers, and crashes in the middle of it lose nothing', () =>
   racing(6, async (sql, accounts) => {
     const owners = await Promise.all(Array.from({ length: 4 }, () => accounts()))

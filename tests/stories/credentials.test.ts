@@ -91,11 +91,22 @@ test('is renamed, renewed, tested again, and deleted at once', async () => {
   await expect(call(user, id)).rejects.toMatchObject({ status: 404 })
 })
 
+test('a browser may rename and delete, not only add', async () => {
+  const preflight = await fetch(`${target().functionsUrl}/credentials/${crypto.randomUUID()}`, {
+    method: 'OPTIONS',
+    headers: { origin: 'https://app.example.com', 'access-control-request-method': 'DELETE' },
+  })
+
+  expect(preflight.status).toBe(204)
+  expect(preflight.headers.get('access-control-allow-methods')).toBe('POST, PATCH, DELETE, OPTIONS')
+})
+
 test('refusals are clear and repeat nothing of what was sent', async () => {
   const user = await newUser()
   const canary = 'sk-canary-🤫'
   const cases: [unknown, number, string][] = [
     [{ provider: 'demo', name: 'x', api_key: canary }, 400, 'invalid_request_error'],
+    [{ provider: 'demo', name: 'x', api_key: 'sk-canary\r\nx: y' }, 400, 'invalid_request_error'],
     [{ provider: 'demo', name: '', api_key: 'sk-canary' }, 400, 'invalid_request_error'],
     [{ provider: 'nobody', name: 'x', api_key: 'sk-canary' }, 404, 'not_found'],
     [{ provider: 'demo', name: 'x', api_key: 'sk-canary', secret: 'sk-canary' }, 400, 'invalid_request_error'],

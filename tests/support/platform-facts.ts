@@ -138,7 +138,10 @@ export const facts: Record<string, Fact[]> = {
     ['alter extension pgcrypto set schema public', 'yes'],
     ['create extension file_fdw', no('permission denied to create extension "file_fdw"')],
     ['create extension adminpack', '0A000 extension "adminpack" is not available'],
-    ["create extension pgsodium version '3.1.7'", 'P0001 only pgsodium 3.1.8 is supported'],
+    [
+      "drop extension if exists pgsodium; create extension pgsodium version '3.1.7'",
+      'P0001 only pgsodium 3.1.8 is supported',
+    ],
     ["create function public.c() returns integer language c as 'libc', 'getpid'", denied('language c')],
   ],
 
@@ -413,7 +416,7 @@ export const knownOtherWords: Difference[] = [
     'The stand-in for pgsodium brings no security labels.',
   ),
   ...every(
-    ["create extension pgsodium version '3.1.7'"],
+    ["drop extension if exists pgsodium; create extension pgsodium version '3.1.7'"],
     always('22023 extension "pgsodium" has no installation script nor update path for version "3.1.7"'),
     'Refused by PostgreSQL itself, not by a script of the platform.',
   ),

@@ -11,12 +11,9 @@ export type AnswerBody = {
   cancel(): void
 }
 
-/** A whole answer that is announced with its length comes in one piece; what is larger comes in several. */
+/** Events of a stream are a few hundred bytes; buffers grow while they come back full. */
+const smallPieceBytes = 8_192
 const largestPieceBytes = 65_536
-/** Events of a stream are a few hundred bytes; one that is larger comes in several pieces. */
-const pieceBytes = 8_192
-/** What is left to be read after all that was announced: the end. */
-const smallestPieceBytes = 256
 
 type Read = () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | undefined }>
 
@@ -27,7 +24,7 @@ type Read = () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | unde
 function readerOf({ body, headers }: Response): { read: Read; cancel(): Promise<void> } | undefined {
   if (!body) return undefined
   const announced = Number(headers.get('content-length') ?? 0)
-  let left = announced > 0 ? announced + 1 : pieceBytes
+  let size = Math.min(announced > 0 ? announced + 1 : smallPieceBytes, largestPieceBytes)
   let reader: ReadableStreamBYOBReader
   try {
     reader = body.getReader({ mode: 'byob' })
@@ -36,8 +33,8 @@ function readerOf({ body, headers }: Response): { read: Read; cancel(): Promise<
     return body.getReader()
   }
   const read: Read = async () => {
-    const result = await reader.read(new Uint8Array(Math.min(Math.max(left, smallestPieceBytes), largestPieceBytes)))
-    if (announced > 0) left -= result.value?.byteLength ?? 0
+    const result = await reader.read(new Uint8Array(size))
+    if (result.value?.byteLength === size) size = Math.min(2 * size, largestPieceBytes)
     return result
   }
   return { read, cancel: () => reader.cancel() }

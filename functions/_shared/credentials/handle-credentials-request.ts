@@ -38,7 +38,7 @@ export async function handleCredentialsRequest(request: Request, world: Credenti
       })
       return renderError(error, world.now())
     })
-  if (request.method === 'OPTIONS') return answerPreflight(request)
+  if (request.method === 'OPTIONS') return answerPreflight(request, 'POST, PATCH, DELETE, OPTIONS')
   for (const [name, value] of Object.entries({
     ...corsHeaders,
     'x-request-id': requestId,

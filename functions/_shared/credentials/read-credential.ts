@@ -4,7 +4,13 @@ import { AppError } from '../errors.ts'
 import { BodyTooLarge, readBody } from '../http/read-body.ts'
 
 const bodyLimitBytes = 16_000
-/** Keys are visible ASCII; PEM keys have line ends, too. */
+/** What goes into a header: nothing that could end it, because the runtime's error about that repeats the value. */
+const headerValue = z
+  .string()
+  .min(1)
+  .max(4_000)
+  .regex(/^[\x21-\x7e]+$/)
+/** Secrets that sign may have spaces, and those in PEM have line ends. */
 const secret = (max: number) =>
   z
     .string()
@@ -13,7 +19,7 @@ const secret = (max: number) =>
     .regex(/^[\x20-\x7e\r\n]+$/)
 
 const secrets = {
-  api_key: secret(4_000),
+  api_key: headerValue,
   api_secret: secret(4_000).optional(),
   passphrase: secret(200).optional(),
 }

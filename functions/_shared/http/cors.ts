@@ -22,13 +22,13 @@ const exposed = [
 export const corsHeaders = { 'access-control-allow-origin': '*', 'access-control-expose-headers': exposed }
 
 /** Allows the headers that are asked for: `*` does not cover Authorization, and the official client sends a dozen of its own. */
-export function answerPreflight(request: Request): Response {
+export function answerPreflight(request: Request, methods = 'GET, POST, OPTIONS'): Response {
   const asked = request.headers.get('access-control-request-headers')
   const allowed = asked !== null && /^[A-Za-z0-9\-_, ]{1,2000}$/.test(asked) ? asked : 'authorization, content-type'
   return new Response(null, {
     status: 204,
     headers: {
-      'access-control-allow-methods': 'GET, POST, OPTIONS',
+      'access-control-allow-methods': methods,
       'access-control-allow-headers': allowed,
       'access-control-max-age': '86400',
       vary: 'access-control-request-headers',
