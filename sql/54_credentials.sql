@@ -9,10 +9,13 @@ create table private.exchanges (
   id text primary key check (id ~ '^[a-z0-9]{2,40}$'),
   name text not null check (length(name) between 1 and 80),
   enabled boolean not null default true,
-  base_url text check (base_url ~ '^https?://' and length(base_url) <= 200)
+  base_url text check (base_url ~ '^https?://' and length(base_url) <= 200),
+  price_asset text check (length(price_asset) between 1 and 40)
 );
 comment on table private.exchanges is 'Exchanges that users can connect: one row each, by the id that ccxt has for it.';
 comment on column private.exchanges.base_url is 'Another address than the exchange''s own, such as the local stand-in''s; null: the exchange''s own.';
+comment on column private.exchanges.price_asset is
+  'What assets are priced in where the exchange has no market in the portfolio currency, such as USDT on Binance: one of it counts as one of the currency. Null: the currency itself.';
 revoke all on private.exchanges from anon, authenticated, service_role;
 
 -- Data keys ------------------------------------------------------------------------------------------------------------
@@ -49,6 +52,7 @@ create table public.credentials (
   status text not null default 'pending' check (status in ('pending', 'active', 'failed')),
   status_reason text check (length(status_reason) <= 80),
   last_tested_at timestamptz,
+  version integer not null default 1,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (id, user_id)
@@ -57,7 +61,8 @@ comment on table public.credentials is 'What owners see of the keys that they ga
 comment on column public.credentials.provider is 'The exchange''s id, or of an AI provider private.providers.id.';
 comment on column public.credentials.last_four is 'The end of the key, by which its owner knows it; empty for a key too short to show any of it.';
 comment on column public.credentials.permissions is 'What the provider said the key may do, when it was tested.';
-comment on column public.credentials.status_reason is 'Why it is not active: a code such as wrong_key, clock_skew, ip_not_allowed, provider_down or unreadable.';
+comment on column public.credentials.status_reason is 'Why it is not active, as a code: wrong_key, clock_skew, ip_not_allowed, missing_permission, can_withdraw, rate_limited, exchange_down, provider_down, unknown or unreadable.';
+comment on column public.credentials.version is 'Counts the keys that were here, so that a test of an older one cannot speak for a newer.';
 create index credentials_user_id_idx on public.credentials (user_id);
 alter table public.credentials enable row level security;
 alter table public.credentials force row level security;
@@ -272,10 +277,10 @@ begin
   perform private.audit(action => 'credential.open', resource_type => 'credential', resource_id => v_credential.id::text,
     user_id => v_credential.user_id, details => v_details);
   return jsonb_build_object('opened', true, 'user_id', v_credential.user_id, 'kind', v_credential.kind,
-    'provider', v_credential.provider, 'fields', v_fields);
+    'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
 end $$;
 comment on function private.open(uuid, text, text) is
-  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
 grant execute on function private.open(uuid, text, text) to service_role;
 
 -- Rotation -----------------------------------------------------------------------------------------------------------------
@@ -494,8 +499,9 @@ begin
   update public.credentials c set
     -- Of a key of less than 16 characters four are too much to show.
     last_four = case when length(v_key) >= 16 then right(v_key, 4) else '' end,
-    status = 'pending', status_reason = null, permissions = '{}', last_tested_at = null
-  where c.id = v_credential.id;
+    status = 'pending', status_reason = null, permissions = '{}', last_tested_at = null,
+    version = c.version + case when save_credential.credential_id is null then 0 else 1 end
+  where c.id = v_credential.id returning c.version into v_credential.version;
   for v_field in
     select f.key, f.value from jsonb_each_text(v_transfer.content) f
     where f.key in ('api_key', 'api_secret', 'passphrase') and f.value is not null
@@ -506,13 +512,14 @@ begin
     action => case when save_credential.credential_id is null then 'credential.create' else 'credential.rotate' end,
     resource_type => 'credential', resource_id => v_credential.id::text, user_id => v_credential.user_id,
     details => jsonb_build_object('kind', v_credential.kind, 'provider', v_credential.provider));
-  return jsonb_build_object('id', v_credential.id);
+  return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
 end $$;
 comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is
-  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id}. For the service role. Definer: credentials are written by functions only.';
+  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role. Definer: credentials are written by functions only.';
 grant execute on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) to service_role;
 
-create function private.note_credential_test(credential_id uuid, reason text, permissions text[] default '{}') returns void
+create function private.note_credential_test(credential_id uuid, version integer, reason text, permissions text[] default '{}')
+returns boolean
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
@@ -520,11 +527,12 @@ begin
   update public.credentials c set
     status = case when note_credential_test.reason is null then 'active' else 'failed' end,
     status_reason = note_credential_test.reason, permissions = note_credential_test.permissions, last_tested_at = now()
-  where c.id = note_credential_test.credential_id;
+  where c.id = note_credential_test.credential_id and c.version = note_credential_test.version;
+  return found;
 end $$;
-comment on function private.note_credential_test(uuid, text, text[]) is
-  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. For the service role. Definer: credentials are written by functions only.';
-grant execute on function private.note_credential_test(uuid, text, text[]) to service_role;
+comment on function private.note_credential_test(uuid, integer, text, text[]) is
+  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role. Definer: credentials are written by functions only.';
+grant execute on function private.note_credential_test(uuid, integer, text, text[]) to service_role;
 
 create function private.begin_credential_test(id uuid) returns void
 language plpgsql volatile security definer set search_path = ''

@@ -371,8 +371,10 @@ language sql volatile security invoker set search_path = ''
 return least(interval '1 minute' * power(2, least(attempts, 20) - 1), interval '6 hours') * (0.9 + 0.2 * random());
 comment on function private.portfolio_backoff(integer) is 'How long a sync rests after so many tries in a row: a minute, two, four, at most six hours, a tenth more or less.';
 
-create function private.lease_portfolio_sync(max_syncs integer default 1, of_user uuid default null)
-returns table (credential_id uuid, user_id uuid, exchange_id text, lease_id uuid, leased_until timestamptz, cursor jsonb, quote_currency text)
+create function private.lease_portfolio_sync(max_syncs integer default 1, of_user uuid default null, not_of text[] default '{}')
+returns table (
+  credential_id uuid, user_id uuid, exchange_id text, lease_id uuid, leased_until timestamptz, cursor jsonb, quote_currency text,
+  base_url text, price_asset text, held text[])
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
@@ -380,12 +382,12 @@ declare
 begin
   return query
     with due as (
-      select s.credential_id, c.provider
+      select s.credential_id, c.provider, e.base_url, e.price_asset
       from private.portfolio_syncs s
         join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
         join private.exchanges e on e.id = c.provider and e.enabled
         join public.profiles p on p.id = s.user_id and p.status = 'active'
-      where (s.leased_until is null or s.leased_until <= now())
+      where (s.leased_until is null or s.leased_until <= now()) and c.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
         -- Somebody who asks does not wait for the next time, but for the rest after a failure.
         and (s.next_sync_at <= now()
@@ -401,16 +403,32 @@ begin
     from due
     where s.credential_id = due.credential_id
     returning s.credential_id, s.user_id, due.provider, s.lease_id, s.leased_until, s.cursor,
-      private.setting('portfolio.quote_currency') #>> '{}';
+      private.setting('portfolio.quote_currency') #>> '{}', due.base_url, due.price_asset,
+      array(select h.asset from public.holdings h where h.credential_id = s.credential_id);
 end $$;
-comment on function private.lease_portfolio_sync(integer, uuid) is
-  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active. With of_user that user''s only, and before they are due: at most once a minute, and not while they rest after a failure. End with record_portfolio_sync or fail_portfolio_sync.';
+comment on function private.lease_portfolio_sync(integer, uuid, text[]) is
+  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active. With of_user that user''s only, and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
-create function private.fail_portfolio_sync(lease_id uuid, error text, pause_seconds integer default null) returns boolean
+create function private.pause_portfolio_sync(lease_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.portfolio_syncs s set
+    lease_id = null, leased_until = null, attempts = 0, error = null, next_sync_at = now()
+  where s.lease_id = pause_portfolio_sync.lease_id;
+  return found;
+end $$;
+comment on function private.pause_portfolio_sync(uuid) is
+  'Gives a lease back in the middle of a long history: what was recorded stays, and another worker goes on at once. False: the lease was another''s already.';
+
+create function private.fail_portfolio_sync(
+  lease_id uuid, error text, pause_seconds integer default null, refused_version integer default null
+) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_sync private.portfolio_syncs;
+  v_name text;
   v_resumes_at timestamptz := case when pause_seconds is not null
     then now() + make_interval(secs => least(greatest(pause_seconds, 1), 3600)) end;
 begin
@@ -424,6 +442,15 @@ begin
   if v_sync.credential_id is null then
     return false;
   end if;
+  update public.credentials c set status = 'failed', status_reason = left(fail_portfolio_sync.error, 80)
+  where c.id = v_sync.credential_id and c.version = refused_version and c.status = 'active'
+  returning c.name into v_name;
+  if found then
+    perform private.notify_user(
+      user_id => v_sync.user_id, type => 'credential_failed', title => format('%s needs a look', v_name),
+      body => 'The exchange does not accept this key any more, so the portfolio is not brought up to date. Test the key, or put another in its place.',
+      data => jsonb_build_object('credential_id', v_sync.credential_id, 'reason', fail_portfolio_sync.error));
+  end if;
   if v_resumes_at is not null then
     insert into private.exchange_pauses as x (exchange_id, paused_until)
     select c.provider, v_resumes_at from public.credentials c where c.id = v_sync.credential_id
@@ -431,8 +458,8 @@ begin
   end if;
   return true;
 end $$;
-comment on function private.fail_portfolio_sync(uuid, text, integer) is
-  'Gives a lease back after a failure, which must hold no secret; the next try comes after a growing rest. pause_seconds (1 to 3600) says that the exchange limits our rate: nobody reads from it until then. False: the lease was another''s already, and nothing changed.';
+comment on function private.fail_portfolio_sync(uuid, text, integer, integer) is
+  'Gives a lease back after a failure, which must hold no secret; the next try comes after a growing rest. pause_seconds (1 to 3600) says that the exchange limits our rate: nobody reads from it until then. refused_version: that of a key that its owner must look at; the credential fails with the error as its reason, and the owner is told. False: the lease was another''s already, and nothing changed.';
 
 create function private.save_trades(sync private.portfolio_syncs, prices jsonb, trades jsonb, currency text)
 returns table (new_ids text[], from_times jsonb)
@@ -561,6 +588,50 @@ begin
 end $$;
 comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb) is
   'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
+
+create function private.call_sync_portfolios() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (
+    select from private.portfolio_syncs s
+      join public.credentials c on c.id = s.credential_id and c.status = 'active'
+    where s.next_sync_at <= now() and (s.leased_until is null or s.leased_until <= now()))
+  then
+    return private.call_jobs_function('sync-portfolios');
+  end if;
+  return null;
+end $$;
+comment on function private.call_sync_portfolios() is 'Calls the sync of portfolios when one is due.';
+
+create function private.my_portfolio_syncs()
+returns table (
+  credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
+  next_sync_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  return query
+    select c.id, c.provider, c.name, c.status, coalesce(s.leased_until > now(), false), coalesce(s.error, c.status_reason),
+      s.last_synced_at, case when c.status = 'active' then s.next_sync_at end
+    from public.credentials c left join private.portfolio_syncs s on s.credential_id = c.id
+    where c.user_id = v_user_id and c.kind = 'exchange'
+    order by c.id;
+end $$;
+comment on function private.my_portfolio_syncs() is 'Behind public.get_my_portfolio_syncs. Definer: syncs are private; it answers for the caller only.';
+grant execute on function private.my_portfolio_syncs() to authenticated;
+
+create function public.get_my_portfolio_syncs()
+returns table (
+  credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
+  next_sync_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_portfolio_syncs() $$;
+comment on function public.get_my_portfolio_syncs() is
+  'How the caller''s exchanges are doing: the credential''s status, whether it is being synced now, the reason of the last failure as a code (null after a success), when it was synced and when it will be next (null when it is not active).';
+grant execute on function public.get_my_portfolio_syncs() to authenticated;
 
 -- What users ask for ------------------------------------------------------------------------------------------------------
 

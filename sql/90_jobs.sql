@@ -19,5 +19,6 @@ select cron.schedule('delete-old-messages', '25 0 * * *', 'select private.delete
 select cron.schedule('check-uploads', '15 seconds', 'select private.call_check_uploads()');
 select cron.schedule('rotate-credential-keys', '0 2 1 1,4,7,10 *', 'select private.rotate_credential_keys()');
 select cron.schedule('keep-credentials-sealed', '* * * * *', 'select private.keep_credentials_sealed()');
+select cron.schedule('sync-portfolios', '* * * * *', 'select private.call_sync_portfolios()');
 select cron.schedule('create-portfolio-partitions', '18 0 * * *', 'select private.create_portfolio_partitions()');
 select cron.schedule('downsample-portfolio-snapshots', '10 2 * * *', 'select private.downsample_portfolio_snapshots()');

@@ -17,7 +17,7 @@ const environment = z.object({
   PALISADE_AUTH_URL: url,
   PALISADE_REST_URL: url,
   PALISADE_STORAGE_URL: url,
-  PALISADE_EXCHANGES_URL: url,
+  PALISADE_EXCHANGES_URL: z.literal('real').or(url),
 })
 
 export type StackConfig = ReturnType<typeof readConfig>
@@ -59,8 +59,11 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       mail: `http://127.0.0.1:${port + 3}`,
       provider: `http://127.0.0.1:${port + 4}`,
       functions: `http://127.0.0.1:${port + 5}`,
-      /** An exchange's base URL is this and its name, as /kraken. */
-      exchanges: (vars.PALISADE_EXCHANGES_URL ?? `http://127.0.0.1:${port + 7}`).replace(/\/+$/, ''),
+      /** An exchange's base URL is this and its name, as /kraken. Null: the real exchanges' own. */
+      exchanges:
+        vars.PALISADE_EXCHANGES_URL === 'real'
+          ? null
+          : (vars.PALISADE_EXCHANGES_URL ?? `http://127.0.0.1:${port + 7}`).replace(/\/+$/, ''),
     },
     /** Whether Auth counts requests and mails. */
     rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',

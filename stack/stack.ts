@@ -190,8 +190,11 @@ async function migrate(config: StackConfig, url: string, gatewayPassword: string
   if (config.real.db) return
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
-    // The stand-in provider's port follows PALISADE_PORT.
+    // The stand-ins' ports follow PALISADE_PORT; real exchanges have no address here.
     await sql`update private.providers set base_url = ${`${config.urls.provider}/v1`} where id = 'demo'`
+    await sql`
+      update private.exchanges set base_url = ${config.urls.exchanges}::text || '/' || id
+      where id in ('binance', 'coinbase', 'kraken')`
     // A new one at every start: nobody needs to know it but the function.
     await sql.unsafe(`alter role palisade_gateway password '${gatewayPassword}'`)
   } finally {

@@ -316,6 +316,7 @@ export type Database = {
           status_reason: string | null
           updated_at: string
           user_id: string
+          version: number
         }
         ComputedFields: never
         Insert: {
@@ -331,6 +332,7 @@ export type Database = {
           status_reason?: string | null
           updated_at?: string
           user_id: string
+          version?: number
         }
         Update: {
           created_at?: string
@@ -345,6 +347,7 @@ export type Database = {
           status_reason?: string | null
           updated_at?: string
           user_id?: string
+          version?: number
         }
         Relationships: []
       }
@@ -446,6 +449,48 @@ export type Database = {
           user_id?: string
         }
         Relationships: []
+      }
+      holdings: {
+        Row: {
+          amount: number
+          asset: string
+          credential_id: string
+          price: number | null
+          quote_currency: string
+          updated_at: string
+          user_id: string
+          value: number | null
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          asset: string
+          credential_id: string
+          price?: number | null
+          quote_currency: string
+          updated_at?: string
+          user_id: string
+          value?: number | null
+        }
+        Update: {
+          amount?: number
+          asset?: string
+          credential_id?: string
+          price?: number | null
+          quote_currency?: string
+          updated_at?: string
+          user_id?: string
+          value?: number | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'holdings_credential_id_user_id_fkey'
+            columns: ['credential_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'credentials'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
       }
       images: {
         Row: {
@@ -792,6 +837,42 @@ export type Database = {
         }
         Relationships: []
       }
+      portfolio_snapshots: {
+        Row: {
+          credential_id: string | null
+          granularity: string
+          quote_currency: string
+          taken_at: string
+          user_id: string
+          value: number
+        }
+        ComputedFields: never
+        Insert: {
+          credential_id?: string | null
+          granularity?: string
+          quote_currency: string
+          taken_at: string
+          user_id: string
+          value: number
+        }
+        Update: {
+          credential_id?: string | null
+          granularity?: string
+          quote_currency?: string
+          taken_at?: string
+          user_id?: string
+          value?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'portfolio_snapshots_user_id_credential_id_fkey'
+            columns: ['user_id', 'credential_id']
+            isOneToOne: false
+            referencedRelation: 'credentials'
+            referencedColumns: ['user_id', 'id']
+          },
+        ]
+      }
       profiles: {
         Row: {
           avatar_path: string | null
@@ -989,6 +1070,66 @@ export type Database = {
         }
         Relationships: []
       }
+      trades: {
+        Row: {
+          amount: number
+          base: string
+          created_at: string
+          credential_id: string
+          exchange_trade_id: string
+          executed_at: string
+          fee: number
+          fee_asset: string | null
+          fee_price: number | null
+          price: number
+          quote: string
+          quote_price: number | null
+          side: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          base: string
+          created_at?: string
+          credential_id: string
+          exchange_trade_id: string
+          executed_at: string
+          fee?: number
+          fee_asset?: string | null
+          fee_price?: number | null
+          price: number
+          quote: string
+          quote_price?: number | null
+          side: string
+          user_id: string
+        }
+        Update: {
+          amount?: number
+          base?: string
+          created_at?: string
+          credential_id?: string
+          exchange_trade_id?: string
+          executed_at?: string
+          fee?: number
+          fee_asset?: string | null
+          fee_price?: number | null
+          price?: number
+          quote?: string
+          quote_price?: number | null
+          side?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'trades_credential_id_user_id_fkey'
+            columns: ['credential_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'credentials'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
+      }
     }
     Views: {
       audit_log: {
@@ -1120,6 +1261,45 @@ export type Database = {
           remaining: number
           resets_at: string
           used: number
+        }[]
+      }
+      get_my_portfolio: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          amount: number
+          asset: string
+          cost: number
+          price: number
+          quote_currency: string
+          realised: number
+          unknown_cost_amount: number
+          unknown_cost_proceeds: number
+          unknown_cost_sold: number
+          unrealised: number
+          unvalued_sold: number
+          updated_at: string
+          value: number
+        }[]
+      }
+      get_my_portfolio_series: {
+        Args: { credential_id?: string; from: string; points?: number; to: string }
+        Returns: {
+          quote_currency: string
+          taken_at: string
+          value: number
+        }[]
+      }
+      get_my_portfolio_syncs: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          credential_id: string
+          error: string
+          exchange: string
+          is_running: boolean
+          last_synced_at: string
+          name: string
+          next_sync_at: string
+          status: string
         }[]
       }
       get_my_usage: {

@@ -59,6 +59,12 @@ export const catalogue = {
     shouldRetry: false,
   },
   request_too_large: { status: 413, type: request, message: 'The body is larger than 1 MB.' },
+  key_can_withdraw: {
+    status: 422,
+    type: request,
+    message:
+      'This key may withdraw, and nothing here needs that. Make one at the exchange that may only read, and add that.',
+  },
   idempotency_key_reused: {
     status: 422,
     type: request,

@@ -20,7 +20,7 @@ const world: CredentialsWorld = {
     publishableKey: Object.values(env.SUPABASE_PUBLISHABLE_KEYS)[0] ?? '',
     fetch,
   }),
-  fetch: (url, init) => fetch(url, init),
+  fetch,
   now: Date.now,
   newId: () => crypto.randomUUID(),
   log: (line) => console.log(JSON.stringify(line)),

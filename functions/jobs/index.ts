@@ -8,6 +8,8 @@ import { handleJobsRequest } from '../_shared/jobs/handle-jobs-request.ts'
 import { createJobDatabase } from '../_shared/jobs/job-database.ts'
 import { createMailTransport } from '../_shared/jobs/mail-transport.ts'
 import type { JobsWorld } from '../_shared/jobs/world.ts'
+import { createPortfolioWorld } from '../_shared/portfolio/portfolio-database.ts'
+import { countOutcomes, runSyncs } from '../_shared/portfolio/run-syncs.ts'
 import { checkUploads } from '../_shared/storage/check-uploads.ts'
 import { createUploadWorld } from '../_shared/storage/upload-world.ts'
 
@@ -29,11 +31,14 @@ const secretKey = Object.values(env.SUPABASE_SECRET_KEYS)[0] ?? ''
 const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
 const uploads = createUploadWorld({ sql, apiUrl: env.SUPABASE_URL, secretKey, fetch, log })
 
+const portfolios = createPortfolioWorld(sql, { fetch, now: Date.now, log })
+
 const world: JobsWorld = {
   hasSecretKey: (headers) => hasSecretKey(headers, env.SUPABASE_SECRET_KEYS),
   ...createJobDatabase(sql),
   ...createArchiveStore(env.SUPABASE_URL, secretKey),
   checkUploads: () => checkUploads(uploads),
+  syncPortfolios: async (requestId) => countOutcomes(await runSyncs({ ofUser: null, requestId }, portfolios)),
   sendMail: env.SMTP_URL && env.MAIL_FROM ? createMailTransport(env.SMTP_URL, env.MAIL_FROM) : undefined,
   now: Date.now,
   newId: () => crypto.randomUUID(),

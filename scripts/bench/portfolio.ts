@@ -68,7 +68,7 @@ async function load(url: string, count: number, progress: (text: string) => void
       await sql`
         insert into public.portfolio_snapshots (user_id, taken_at, value, quote_currency)
         select o.id, ${from}::timestamptz + make_interval(secs => (i + o.n::float8 / ${count}::int) * ${(days * 86_400) / perUser}::float8),
-          10000 + i + o.n, 'USDT'
+          10000 + i + o.n, 'USD'
         from generate_series(${(part * perUser) / 10}::int, ${((part + 1) * perUser) / 10 - 1}::int) i cross join owners o`
     await sql`vacuum (analyze)`
     return users

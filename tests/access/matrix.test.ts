@@ -270,7 +270,6 @@ const scene = (owner: string) => `
   insert into public.consents (user_id, kind, granted) values ('${owner}', 'do_not_sell', false);
   insert into private.invites (id, code_hash, label, max_uses) values ('${invite}', sha256('matrix'), 'matrix', 1);
   insert into public.api_keys (id, user_id, name, prefix, scopes) values ('${apiKey}', '${owner}', 'Matrix', 'pal_matrix', '{models}');
-  insert into public.credentials (id, user_id, kind, provider, name, last_four) values ('${credential}', '${owner}', 'ai_provider', 'matrix', 'Matrix', '');
   insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
   insert into private.ai_usage_days (day) values ('2026-01-01');
   insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 1, 1);
@@ -428,6 +427,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'record a sync': `select private.record_portfolio_sync('${credential}', '[]', '{}', '[]', null)`,
   'get my portfolio': 'select from public.get_my_portfolio()',
   'get my portfolio over time': "select from public.get_my_portfolio_series('2025-12-01', '2026-02-01', 10)",
+  'get my portfolio syncs': 'select from public.get_my_portfolio_syncs()',
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
   'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,

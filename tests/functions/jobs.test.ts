@@ -39,6 +39,7 @@ function createWorld(changes: Partial<JobsWorld> = {}) {
     },
     download: async (path) => files.get(path) ?? new Uint8Array(),
     checkUploads: async () => ({ ok: 1, rejected: 0, failed: 0 }),
+    syncPortfolios: async () => ({ synced: 1 }),
     now: () => 0,
     newId: () => 'request-1',
     log: () => {},

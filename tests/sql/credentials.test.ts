@@ -346,8 +346,8 @@ describe('a credential', () => {
         { id, status: 'pending', last_four: '7Qx4', name: 'My account' },
         { id: short, status: 'pending', last_four: '', name: 'My account' },
       ])
-      await tx`select private.note_credential_test(${id}, null, '{read}')`
-      await tx`select private.note_credential_test(${short}, 'wrong_key')`
+      await tx`select private.note_credential_test(${id}, 1, null, '{read}')`
+      await tx`select private.note_credential_test(${short}, 1, 'wrong_key')`
       expect(
         await tx`select status, status_reason from public.credentials where user_id = ${account.id} order by id`,
       ).toEqual([
@@ -360,7 +360,7 @@ describe('a credential', () => {
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
       const id = await add(tx, account, { ...given, passphrase: 'old' })
-      await tx`select private.note_credential_test(${id}, null)`
+      await tx`select private.note_credential_test(${id}, 1, null)`
       const renewed = { api_key: 'a wholly different key 9Zz9', api_secret: 'new' }
 
       expect(await add(tx, account, renewed, { credential_id: id })).toBe(id)

@@ -27,9 +27,9 @@ type Move = { asset: string; id: string; amount: bigint; value: bigint | null }
 /** A trade told as an accountant does: what was paid with its fees, and what was got after them. */
 function movesOf(trade: Trade): Move[] {
   const [amount, price, fee] = [digits(trade.amount), digits(trade.price), digits(trade.fee ?? '0')]
-  const rate = trade.quote === 'USDT' ? one : trade.quote_price === undefined ? null : digits(trade.quote_price)
+  const rate = trade.quote === 'USD' ? one : trade.quote_price === undefined ? null : digits(trade.quote_price)
   const isThird = fee !== 0n && trade.fee_asset !== trade.base && trade.fee_asset !== trade.quote
-  const feeRate = trade.fee_asset === 'USDT' ? one : trade.fee_price === undefined ? null : digits(trade.fee_price)
+  const feeRate = trade.fee_asset === 'USD' ? one : trade.fee_price === undefined ? null : digits(trade.fee_price)
   const third = isThird && feeRate !== null ? fee * feeRate * one : 0n
   const baseFee = trade.fee_asset === trade.base ? fee : 0n
   const quoteFee = trade.fee_asset === trade.quote ? fee * one : 0n
@@ -40,21 +40,21 @@ function movesOf(trade: Trade): Move[] {
   const of = { id: trade.id }
   const moves: Move[] = []
   const worth = rate === null ? null : money * rate
-  if (trade.base !== 'USDT') {
+  if (trade.base !== 'USD') {
     const value = worth === null ? null : trade.side === 'buy' ? cut(worth + third) : cut(-worth + third)
     moves.push({ ...of, asset: trade.base, amount: base, value })
   }
-  if (trade.quote !== 'USDT') {
+  if (trade.quote !== 'USD') {
     const paid = trade.side === 'buy' ? -money : money
     const value =
-      trade.base === 'USDT'
+      trade.base === 'USD'
         ? cut(-base * one ** 2n + third)
         : worth === null
           ? null
           : cut(trade.side === 'buy' ? -worth : worth)
     moves.push({ ...of, asset: trade.quote, amount: paid / one, value })
   }
-  if (isThird && trade.fee_asset && trade.fee_asset !== 'USDT')
+  if (isThird && trade.fee_asset && trade.fee_asset !== 'USD')
     moves.push({ ...of, asset: trade.fee_asset, amount: -fee, value: feeRate === null ? null : -product(fee, feeRate) })
   return moves.filter((move) => move.amount !== 0n)
 }
@@ -110,11 +110,11 @@ const trades = fc
       id: fc.integer({ min: 1, max: 200 }).map(String),
       executed_at: fc.integer({ min: 0, max: 15 }).map(minute),
       side: fc.constantFrom('buy' as const, 'sell' as const),
-      market: fc.constantFrom(...(['BTC/USDT', 'BTC/USDT', 'ETH/USDT', 'ETH/BTC', 'BNB/USDT', 'USDT/TRY'] as const)),
+      market: fc.constantFrom(...(['BTC/USD', 'BTC/USD', 'ETH/USD', 'ETH/BTC', 'BNB/USD', 'USD/TRY'] as const)),
       amount: fc.oneof(decimal(3, 2), decimal(3, 8)),
       price: fc.oneof(decimal(50, 0), decimal(50, 8)),
       fee: fc.option(
-        fc.record({ asset: fc.constantFrom('BTC', 'ETH', 'BNB', 'USDT'), share: fc.integer({ min: -3, max: 9 }) }),
+        fc.record({ asset: fc.constantFrom('BTC', 'ETH', 'BNB', 'USD'), share: fc.integer({ min: -3, max: 9 }) }),
       ),
       quote_price: fc.option(decimal(90, 6), { nil: undefined }),
       fee_price: fc.option(decimal(90, 6), { nil: undefined }),

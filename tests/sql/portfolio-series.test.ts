@@ -26,7 +26,7 @@ const seriesOf = async (
 /** A total every so often from a moment on, worth 1, 2, 3 and so on. */
 const fill = (tx: Tx, { account }: Connection, from: string, every: string, count: number) => tx`
   insert into public.portfolio_snapshots (user_id, taken_at, value, quote_currency)
-  select ${account.id}, ${from}::timestamptz + (n - 1) * ${every}::interval, n, 'USDT' from generate_series(1, ${count}::int) n`
+  select ${account.id}, ${from}::timestamptz + (n - 1) * ${every}::interval, n, 'USD' from generate_series(1, ${count}::int) n`
 
 const downsample = async (tx: Tx, days = 31): Promise<number> => {
   const [row] = await tx`select private.downsample_portfolio_snapshots(${days})::int as gone`
@@ -63,8 +63,8 @@ describe('a series', () => {
     rolledBack(async (tx) => {
       const one = await newConnection(tx)
       const two = await newConnection(tx, { account: one.account })
-      await sync(tx, one, { holdings: { USDT: '5' } })
-      await sync(tx, two, { holdings: { USDT: '7' } })
+      await sync(tx, one, { holdings: { USD: '5' } })
+      await sync(tx, two, { holdings: { USD: '7' } })
       const other = { ...one, account: await newAccount(tx) }
       const values = async (of: Connection, credentialId: string | null) =>
         (await seriesOf(tx, of, daysAgo(1), daysAgo(-2), 2, credentialId)).map((point) => point.split(' ')[1])
@@ -105,8 +105,8 @@ describe('snapshots', () => {
   test('within the same five minutes are one, the last', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
-      const save = (value: number) => tx`select private.save_snapshot(${connection.account.id}, null, ${value}, 'USDT')`
-      await tx`select private.save_snapshot(${connection.account.id}, ${connection.credentialId}, 9, 'USDT')`
+      const save = (value: number) => tx`select private.save_snapshot(${connection.account.id}, null, ${value}, 'USD')`
+      await tx`select private.save_snapshot(${connection.account.id}, ${connection.credentialId}, 9, 'USD')`
 
       // At the turn of five minutes there may be two of them.
       for (const value of [1, 2, 3]) await save(value)
@@ -126,7 +126,7 @@ describe('snapshots', () => {
       const [{ name } = {}] = await tx`
         select 'portfolio_snapshots_' || to_char(now() at time zone 'UTC', 'YYYYMM') as name`
       await tx.unsafe(`drop table private.${name}`)
-      await sync(tx, connection, { holdings: { USDT: '5' } })
+      await sync(tx, connection, { holdings: { USD: '5' } })
 
       const [made] = await tx`select private.create_portfolio_partitions() as count`
       const [again] = await tx`select private.create_portfolio_partitions() as count`
@@ -176,7 +176,7 @@ describe('downsampling', () => {
       for (const connection of [one, two]) await fill(tx, connection, daysAgo(100), '30 minutes', 4)
       await tx`
         insert into public.portfolio_snapshots (user_id, credential_id, taken_at, value, quote_currency)
-        select user_id, ${one.credentialId}, taken_at, value + 50, 'USDT' from public.portfolio_snapshots
+        select user_id, ${one.credentialId}, taken_at, value + 50, 'USD' from public.portfolio_snapshots
         where user_id = ${one.account.id}`
 
       await tx`delete from private.portfolio_downsamples`

@@ -26,7 +26,7 @@ type Recorded = { recorded: boolean; new_trades: string[]; is_complete: boolean;
 /** Minute `n` of a day long ago, so that no price of today counts. */
 export const minute = (n: number): string => new Date(Date.UTC(2024, 0, 2, 0, n)).toISOString()
 
-/** 'buy 2 BTC at 100' of minute `n`, paid in USDT. */
+/** 'buy 2 BTC at 100' of minute `n`, paid in USD. */
 export const trade = (
   id: number | string,
   side: 'buy' | 'sell',
@@ -34,7 +34,7 @@ export const trade = (
   price: string,
   more: Partial<Trade> = {},
 ): Trade => ({
-  ...{ id: `t${id}`, executed_at: minute(Number(id)), side, base: 'BTC', quote: 'USDT', amount, price },
+  ...{ id: `t${id}`, executed_at: minute(Number(id)), side, base: 'BTC', quote: 'USD', amount, price },
   ...more,
 })
 

@@ -70,7 +70,7 @@ describe('first in, first out', () => {
   test('shares of a lot that do not divide add up to its cost to the last digit', () =>
     rolledBack(async (tx) => {
       const trades = [
-        trade(1, 'buy', '3', '1', { fee: '0.000000000000000001', fee_asset: 'USDT' }),
+        trade(1, 'buy', '3', '1', { fee: '0.000000000000000001', fee_asset: 'USD' }),
         ...[2, 3, 4].map((id) => trade(id, 'sell', '1', '1')),
       ]
 
@@ -96,7 +96,7 @@ describe('a fee', () => {
 
   test('in the quote is part of what was paid, and not of what was got', () =>
     rolledBack(async (tx) => {
-      const trades = buyThenSell({ fee: '4', fee_asset: 'USDT' }, { fee: '3', fee_asset: 'USDT' })
+      const trades = buyThenSell({ fee: '4', fee_asset: 'USD' }, { fee: '3', fee_asset: 'USD' })
 
       // 150 - 3 - 204 / 2
       expect(await outcome(tx, trades)).toEqual({
@@ -152,7 +152,7 @@ describe('a fee', () => {
 
   test('that is a rebate lowers the cost', () =>
     rolledBack(async (tx) => {
-      const trades = [trade(1, 'buy', '1', '100', { fee: '-2', fee_asset: 'USDT' })]
+      const trades = [trade(1, 'buy', '1', '100', { fee: '-2', fee_asset: 'USD' })]
 
       expect((await outcome(tx, trades)).lots).toEqual(['1/1 BTC for 98'])
     }))
@@ -199,7 +199,7 @@ describe('an asset paid with another one', () => {
 
   test('the portfolio currency as base needs no price', () =>
     rolledBack(async (tx) => {
-      const lira = { base: 'USDT', quote: 'TRY', fee: '1', fee_asset: 'USDT' }
+      const lira = { base: 'USD', quote: 'TRY', fee: '1', fee_asset: 'USD' }
       const trades = [trade(1, 'sell', '100', '40', lira), trade(2, 'buy', '50', '42', lira)]
 
       // 4000 TRY for 101; 2100 of them brought 49
@@ -243,20 +243,20 @@ describe('a sync', () => {
       await sync(tx, connection, { holdings: { BTC: '1', ETH: '2' }, prices: { BTC: '100', ETH: '10' } })
 
       const trades = [trade(1, 'buy', '3', '100')]
-      const answer = await sync(tx, connection, { holdings: { BTC: '3', USDT: '7' }, prices: { BTC: '110' }, trades })
+      const answer = await sync(tx, connection, { holdings: { BTC: '3', USD: '7' }, prices: { BTC: '110' }, trades })
 
       expect(answer).toMatchObject({ recorded: true, is_complete: true, value: 337, total: 337 })
       expect([
         ...(await tx`select asset, value::text from public.holdings where user_id = ${connection.account.id} order by 1`),
       ]).toEqual([
         { asset: 'BTC', value: '330' },
-        { asset: 'USDT', value: '7' },
+        { asset: 'USD', value: '7' },
       ])
       const told = await tx`
         select event, private, payload - 'taken_at' as payload from realtime.messages
         where topic = ${`user:${connection.account.id}`} order by event, payload ->> 'value'`
       const about = { credential_id: connection.credentialId }
-      const snapshot = (value: number) => ({ ...about, value, total: value, quote_currency: 'USDT' })
+      const snapshot = (value: number) => ({ ...about, value, total: value, quote_currency: 'USD' })
       expect([...told]).toEqual([
         { event: 'snapshot', private: true, payload: snapshot(120) },
         { event: 'snapshot', private: true, payload: snapshot(337) },
@@ -302,11 +302,11 @@ describe('a portfolio', () => {
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
       const trades = [trade(1, 'buy', '2', '100'), trade(2, 'sell', '1', '150')]
-      const holdings = { BTC: '1.5', USDT: '50', XYZ: '9' }
+      const holdings = { BTC: '1.5', USD: '50', XYZ: '9' }
       await sync(tx, connection, { holdings, prices: { BTC: '120' }, trades })
 
       const none = { unknown_cost_amount: '0', unknown_cost_sold: '0', unknown_cost_proceeds: '0', unvalued_sold: '0' }
-      const of = { quote_currency: 'USDT', realised: '0', unrealised: '0', cost: '0', ...none }
+      const of = { quote_currency: 'USD', realised: '0', unrealised: '0', cost: '0', ...none }
       expect(await portfolioOf(tx, connection)).toEqual([
         {
           ...of,
@@ -319,7 +319,7 @@ describe('a portfolio', () => {
           realised: '50',
           unknown_cost_amount: '0.5',
         },
-        { ...of, asset: 'USDT', amount: '50', price: '1', value: '50', cost: '50' },
+        { ...of, asset: 'USD', amount: '50', price: '1', value: '50', cost: '50' },
         { ...of, asset: 'XYZ', amount: '9', price: null, value: null, unknown_cost_amount: '9' },
       ])
     }))

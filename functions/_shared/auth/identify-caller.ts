@@ -17,3 +17,15 @@ export async function identifyCaller(
   }
   return token.startsWith('pal_') ? verifyApiKey(token) : world.verifyUserToken(token)
 }
+
+/** A person's token: API keys may make AI calls and nothing else. `what` begins the sentence, as `Credentials need`. */
+export async function requireUserToken(
+  headers: Headers,
+  what: string,
+  world: { verifyUserToken(token: string): Promise<UserCaller> },
+): Promise<{ token: string; userId: string }> {
+  const caller = await identifyCaller(headers, world)
+  if (caller.kind !== 'user')
+    throw new AppError('not_allowed', { message: `${what} a signed-in user, not an API key.` })
+  return { token: (headers.get('authorization') ?? '').replace(/^Bearer +/i, '').trim(), userId: caller.userId }
+}

@@ -1,43 +1,34 @@
 /** What the credentials endpoint asks the database: in the caller's name through the Data API, as the service role directly. */
 import { z } from 'zod'
+import { type ApiAccess, createUserRpc, parseJson, refusal } from '../auth/user-rpc.ts'
 import type { Database } from '../db.ts'
 import { AppError, isErrorCode } from '../errors.ts'
 import type { CredentialsWorld } from './world.ts'
 
-type Parts = {
-  sql: Database
-  /** The project's URL, without /rest/v1. */
-  apiUrl: string
-  publishableKey: string
-  fetch(url: string, init: RequestInit): Promise<Response>
-}
+type Parts = ApiAccess & { sql: Database }
 type CredentialDatabase = Pick<
   CredentialsWorld,
-  'startTransfer' | 'requireTest' | 'change' | 'save' | 'open' | 'noteTest' | 'baseUrlOf' | 'providerOf'
+  'startTransfer' | 'requireTest' | 'change' | 'save' | 'open' | 'noteTest' | 'findTarget' | 'targetOf'
 >
 
 const transfers = z.array(z.object({ transfer_id: z.guid(), key: z.string() })).length(1)
-const refusal = z.object({ code: z.string(), message: z.string() })
+const saved = z.object({ id: z.guid(), version: z.int() })
+const targets = z
+  .array(
+    z.discriminatedUnion('kind', [
+      z.object({ kind: z.literal('ai_provider'), provider: z.string(), baseUrl: z.string() }),
+      z.object({ kind: z.literal('exchange'), provider: z.string(), baseUrl: z.string().nullable() }),
+    ]),
+  )
+  .max(1)
 const fields = z.object({ api_key: z.string(), api_secret: z.string().optional(), passphrase: z.string().optional() })
 const opened = z.discriminatedUnion('opened', [
-  z.object({ opened: z.literal(true), provider: z.string(), fields }),
+  z.object({ opened: z.literal(true), version: z.int(), fields }),
   z.object({ opened: z.literal(false), code: z.enum(['not_found', 'credential_unreadable']) }),
 ])
 
 export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }: Parts): CredentialDatabase {
-  /** Calls a function of the API as the caller; its refusals are ours. */
-  const rpc = async (token: string, name: string, args: Record<string, unknown>): Promise<unknown> => {
-    const response = await fetch(`${apiUrl}/rest/v1/rpc/${name}`, {
-      method: 'POST',
-      headers: { apikey: publishableKey, authorization: `Bearer ${token}`, 'content-type': 'application/json' },
-      body: JSON.stringify(args),
-    })
-    const text = await response.text()
-    if (response.ok) return text === '' ? null : JSON.parse(text)
-    const { data } = refusal.safeParse(parsed(text))
-    if (data && isErrorCode(data.code)) throw new AppError(data.code, { message: data.message })
-    throw new AppError(response.status === 401 ? 'invalid_api_key' : 'internal')
-  }
+  const rpc = createUserRpc({ apiUrl, publishableKey, fetch })
   return {
     startTransfer: async (token) => {
       const [transfer] = transfers.parse(await rpc(token, 'start_secret_transfer', {}))
@@ -51,25 +42,34 @@ export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }:
       await (name === null ? rpc(token, 'delete_credential', { id }) : rpc(token, 'rename_credential', { id, name }))
     },
     save: async (transferId, { nonce, ciphertext }, place) => {
-      const [id, provider, name] = 'id' in place ? [place.id, null, null] : [null, place.provider, place.name]
+      const [id, kind, provider, name] =
+        'id' in place ? [place.id, null, null, null] : [null, place.target.kind, place.target.provider, place.name]
       const [row] = await asked(sql`
-        select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, 'ai_provider', ${provider}, ${name}) ->> 'id' as id`)
-      return z.guid().parse(row?.id)
+        select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`)
+      return saved.parse(row?.answer)
     },
     open: async (id, purpose, requestId) => {
       const [row] = await asked(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`)
       return opened.parse(row?.answer)
     },
-    noteTest: async (id, reason) => {
-      await asked(sql`select private.note_credential_test(${id}, ${reason})`)
+    noteTest: async (id, version, { reason, permissions }) => {
+      await asked(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`)
     },
-    baseUrlOf: async (provider) => {
-      const [row] = await asked(sql`select base_url from private.providers where id = ${provider}`)
-      return z.string().optional().parse(row?.base_url)
+    findTarget: async (kind, provider) => {
+      const found =
+        kind === 'exchange'
+          ? sql`select 'exchange' as kind, id as provider, base_url as "baseUrl" from private.exchanges where id = ${provider} and enabled`
+          : sql`select 'ai_provider' as kind, id as provider, base_url as "baseUrl" from private.providers where id = ${provider}`
+      return targets.parse([...(await asked(found))])[0]
     },
-    providerOf: async (id) => {
-      const [row] = await asked(sql`select provider from public.credentials where id = ${id} and kind = 'ai_provider'`)
-      return z.string().optional().parse(row?.provider)
+    targetOf: async (id) => {
+      const rows = await asked(sql`
+        select c.kind, c.provider, case c.kind when 'exchange' then e.base_url else p.base_url end as "baseUrl"
+        from public.credentials c
+          left join private.exchanges e on e.id = c.provider and c.kind = 'exchange'
+          left join private.providers p on p.id = c.provider and c.kind = 'ai_provider'
+        where c.id = ${id}`)
+      return targets.parse([...rows])[0]
     },
   }
 }
@@ -79,16 +79,8 @@ async function asked<Row>(query: PromiseLike<Row>): Promise<Row> {
   try {
     return await query
   } catch (cause) {
-    const { data } = refusal.safeParse(parsed(cause instanceof Error ? cause.message : ''))
+    const { data } = refusal.safeParse(parseJson(cause instanceof Error ? cause.message : ''))
     if (data && isErrorCode(data.code)) throw new AppError(data.code, { message: data.message })
     throw new AppError('internal')
-  }
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return null
   }
 }

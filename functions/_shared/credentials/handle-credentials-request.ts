@@ -1,22 +1,17 @@
 /** The credentials endpoint without its environment: add a key, test it, put another in its place, rename it, delete it. */
-import { identifyCaller } from '../auth/identify-caller.ts'
+import { requireUserToken } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { answerPreflight, corsHeaders } from '../http/cors.ts'
 import { requestId as requestIdOf } from '../http/request-id.ts'
 import { encryptTransfer } from './encrypt-transfer.ts'
 import { newCredential, newName, newSecrets, readCredential } from './read-credential.ts'
+import { requireFields, testExchangeKey } from './test-exchange-key.ts'
 import { testProviderKey } from './test-provider-key.ts'
-import type { CredentialsWorld, Secrets, TestReason } from './world.ts'
+import type { CredentialsWorld, KeyTest, Secrets, Target } from './world.ts'
 
 type Answer = { status: number; body: Record<string, unknown> | null }
 
 const form = /^\/credentials(?:\/(?<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?<act>test|rotate))?)?\/?$/
-
-const explanations: Record<NonNullable<TestReason>, string> = {
-  wrong_key: 'The provider does not accept this key. Check that it is whole and not revoked.',
-  rate_limited: 'The provider answers that there are too many requests with this key. Test it again in a minute.',
-  provider_down: 'The provider did not answer as it should. The key is kept; test it again later.',
-}
 
 export async function handleCredentialsRequest(request: Request, world: CredentialsWorld): Promise<Response> {
   const requestId = requestIdOf(request.headers, world.newId)
@@ -53,7 +48,7 @@ async function route(request: Request, path: string, requestId: string, world: C
   const match = form.exec(path)
   if (!match) throw new AppError('not_found')
   const { id, act } = match.groups ?? {}
-  const token = await tokenOf(request, world)
+  const { token } = await requireUserToken(request.headers, 'Credentials need', world)
   const asked = `${request.method} ${act ?? (id ? 'one' : 'all')}`
   if (asked === 'POST all') return add(request, token, world)
   if (id && asked === 'POST rotate') return rotate(request, token, id, world)
@@ -72,59 +67,69 @@ async function route(request: Request, path: string, requestId: string, world: C
   })
 }
 
-/** A person's token: API keys may make AI calls and nothing else. */
-async function tokenOf({ headers }: Request, world: CredentialsWorld): Promise<string> {
-  const caller = await identifyCaller(headers, world)
-  if (caller.kind !== 'user')
-    throw new AppError('not_allowed', { message: 'Credentials need a signed-in user, not an API key.' })
-  return (headers.get('authorization') ?? '').replace(/^Bearer +/i, '').trim()
-}
-
 async function add(request: Request, token: string, world: CredentialsWorld): Promise<Answer> {
-  const { provider, name, ...secrets } = await readCredential(request, newCredential)
-  const baseUrl = await world.baseUrlOf(provider)
-  if (baseUrl === undefined)
-    throw new AppError('not_found', { message: 'There is no such AI provider here.', param: 'provider' })
-  const id = await keep(token, secrets, { provider, name }, world)
-  return { status: 201, body: await tested(id, baseUrl, secrets, world) }
+  const { exchange, provider = '', name, ...secrets } = await readCredential(request, newCredential)
+  const target = await world.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
+  if (!target) {
+    const [what, param] = exchange ? ['exchange', 'exchange'] : ['AI provider', 'provider']
+    throw new AppError('not_found', { message: `There is no such ${what} here.`, param })
+  }
+  return { status: 201, body: await keep(token, target, secrets, { target, name }, world) }
 }
 
 async function rotate(request: Request, token: string, id: string, world: CredentialsWorld): Promise<Answer> {
   const secrets = await readCredential(request, newSecrets)
-  const baseUrl = await addressOf(id, world)
-  await keep(token, secrets, { id }, world)
-  return { status: 200, body: await tested(id, baseUrl, secrets, world) }
+  return { status: 200, body: await keep(token, await targetOf(id, world), secrets, { id }, world) }
 }
 
 async function test(token: string, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
   await world.requireTest(token, id)
   const opened = await world.open(id, 'test', requestId)
   if (!opened.opened) throw new AppError(opened.code)
-  return { status: 200, body: await tested(id, await addressOf(id, world), opened.fields, world) }
+  const tested = await testKey(await targetOf(id, world), opened.fields, world)
+  await world.noteTest(id, opened.version, tested)
+  return { status: 200, body: describe(id, tested) }
 }
 
-async function addressOf(id: string, world: CredentialsWorld): Promise<string> {
-  const provider = await world.providerOf(id)
-  const baseUrl = provider === undefined ? undefined : await world.baseUrlOf(provider)
-  if (baseUrl === undefined) throw new AppError('not_found')
-  return baseUrl
+async function targetOf(id: string, world: CredentialsWorld): Promise<Target> {
+  const target = await world.targetOf(id)
+  if (!target) throw new AppError('not_found')
+  return target
 }
 
-/** The transfer is started in the caller's name, which decides whether the caller may; what follows trusts its user. */
+/**
+ * The transfer is started in the caller's name, which decides whether the caller may; what follows trusts its user. The
+ * key is tried before it is kept, so that one that may withdraw never is, and an older one stays where it would have gone.
+ */
 async function keep(
   token: string,
+  target: Target,
   secrets: Secrets,
-  place: { id: string } | { provider: string; name: string },
+  place: { id: string } | { target: Target; name: string },
   world: CredentialsWorld,
-): Promise<string> {
+): Promise<Record<string, unknown>> {
+  if (target.kind === 'exchange') await requireFields(target.provider, secrets)
   const { transfer_id, key } = await world.startTransfer(token)
-  return world.save(transfer_id, await encryptTransfer(key, transfer_id, JSON.stringify(secrets)), place)
+  const tested = await testKey(target, secrets, world)
+  if (tested.reason === 'can_withdraw') throw new AppError('key_can_withdraw')
+  const { id, version } = await world.save(
+    transfer_id,
+    await encryptTransfer(key, transfer_id, JSON.stringify(secrets)),
+    place,
+  )
+  await world.noteTest(id, version, tested)
+  return describe(id, tested)
 }
 
-async function tested(id: string, baseUrl: string, { api_key }: Secrets, world: CredentialsWorld) {
-  const reason = await testProviderKey(baseUrl, api_key, world)
-  await world.noteTest(id, reason)
-  return reason === null
-    ? { id, status: 'active', status_reason: null, message: null }
-    : { id, status: 'failed', status_reason: reason, message: explanations[reason] }
-}
+const testKey = (target: Target, secrets: Secrets, world: CredentialsWorld): Promise<KeyTest> =>
+  target.kind === 'exchange'
+    ? testExchangeKey(target.provider, target.baseUrl, secrets, world)
+    : testProviderKey(target.baseUrl, secrets.api_key, world)
+
+const describe = (id: string, { reason, message, permissions }: KeyTest): Record<string, unknown> => ({
+  id,
+  status: reason === null ? 'active' : 'failed',
+  status_reason: reason,
+  message,
+  permissions,
+})

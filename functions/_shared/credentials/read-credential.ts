@@ -25,7 +25,11 @@ const secrets = {
 }
 const name = z.string().trim().min(1).max(100)
 
-export const newCredential = z.strictObject({ provider: z.string().min(1).max(80), name, ...secrets })
+const place = z.string().min(1).max(80).optional()
+/** A key of an exchange or of an AI provider, whichever is named. */
+export const newCredential = z
+  .strictObject({ exchange: place, provider: place, name, ...secrets })
+  .refine(({ exchange, provider }) => (exchange === undefined) !== (provider === undefined), { path: ['exchange'] })
 export const newSecrets = z.strictObject(secrets)
 export const newName = z.strictObject({ name })
 

@@ -5,11 +5,16 @@ import type { Encrypted } from './encrypt-transfer.ts'
 /** What a caller gives; never logged, never answered. */
 export type Secrets = { api_key: string; api_secret?: string | undefined; passphrase?: string | undefined }
 
-/** Why a key does not work, in a word that the owner sees as `status_reason`; null: it works. */
-export type TestReason = 'wrong_key' | 'rate_limited' | 'provider_down' | null
+/** Whose key it is: an AI provider of ours, or an exchange, whose address is null when it is the exchange's own. */
+export type Target =
+  | { kind: 'ai_provider'; provider: string; baseUrl: string }
+  | { kind: 'exchange'; provider: string; baseUrl: string | null }
+
+/** A word that the owner sees as `status_reason` (null: the key works), and a sentence about it. */
+export type KeyTest = { reason: string | null; message: string | null; permissions: string[] }
 
 export type Opened =
-  | { opened: true; provider: string; fields: Secrets }
+  | { opened: true; version: number; fields: Secrets }
   | { opened: false; code: 'not_found' | 'credential_unreadable' }
 
 export type CredentialsWorld = {
@@ -22,14 +27,15 @@ export type CredentialsWorld = {
   save(
     transferId: string,
     content: Encrypted,
-    place: { id: string } | { provider: string; name: string },
-  ): Promise<string>
+    place: { id: string } | { target: Target; name: string },
+  ): Promise<{ id: string; version: number }>
   open(id: string, purpose: 'test', requestId: string): Promise<Opened>
-  noteTest(id: string, reason: TestReason): Promise<void>
-  /** Undefined when there is no such AI provider. */
-  baseUrlOf(provider: string): Promise<string | undefined>
-  providerOf(id: string): Promise<string | undefined>
-  fetch(url: string, init: RequestInit): Promise<Response>
+  /** `version` is that of the key that was tested. */
+  noteTest(id: string, version: number, test: KeyTest): Promise<void>
+  /** Undefined when there is no such AI provider or exchange here. */
+  findTarget(kind: Target['kind'], provider: string): Promise<Target | undefined>
+  targetOf(id: string): Promise<Target | undefined>
+  fetch: typeof fetch
   /** Epoch milliseconds. */
   now(): number
   newId(): string

@@ -5,10 +5,11 @@ import { archiveAudit } from './archive-audit.ts'
 import { sendMails } from './send-mails.ts'
 import type { JobsWorld } from './world.ts'
 
-const jobs = new Map<string, (world: JobsWorld) => Promise<Record<string, unknown>>>([
+const jobs = new Map<string, (world: JobsWorld, requestId: string) => Promise<Record<string, unknown>>>([
   ['/jobs/send-mails', sendMails],
   ['/jobs/archive-audit', archiveAudit],
   ['/jobs/check-uploads', (world) => world.checkUploads()],
+  ['/jobs/sync-portfolios', (world, requestId) => world.syncPortfolios(requestId)],
 ])
 
 /** For pg_cron and operators, never for browsers: there is no CORS here. */
@@ -16,7 +17,7 @@ export async function handleJobsRequest(request: Request, world: JobsWorld): Pro
   const requestId = requestIdOf(request.headers, world.newId)
   const { pathname } = new URL(request.url)
   const line = { message: 'job', request_id: requestId, path: pathname }
-  const response = await run(request, pathname, world)
+  const response = await run(request, pathname, requestId, world)
     .then((result) => {
       world.log({ ...line, level: 'info', ...result })
       return Response.json(result)
@@ -31,12 +32,17 @@ export async function handleJobsRequest(request: Request, world: JobsWorld): Pro
   return response
 }
 
-async function run(request: Request, pathname: string, world: JobsWorld): Promise<Record<string, unknown>> {
+async function run(
+  request: Request,
+  pathname: string,
+  requestId: string,
+  world: JobsWorld,
+): Promise<Record<string, unknown>> {
   if (!(await world.hasSecretKey(request.headers))) {
     throw new AppError('invalid_api_key', { message: 'Jobs need a secret key in the apikey header.' })
   }
   const job = jobs.get(pathname)
   if (!job) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST' } })
-  return job(world)
+  return job(world, requestId)
 }

@@ -26,6 +26,9 @@ export type JobsWorld = {
   /** Looks at the bytes of new uploads. */
   checkUploads(): Promise<{ ok: number; rejected: number; failed: number }>
 
+  /** Syncs every portfolio that is due. */
+  syncPortfolios(requestId: string): Promise<Record<string, number>>
+
   now(): number
   newId(): string
   log(line: Record<string, unknown>): void
