@@ -557,14 +557,14 @@ begin
 
   delete from public.holdings h where h.credential_id = v_sync.credential_id;
   insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency)
-  select v_sync.credential_id, v_sync.user_id, r.asset, r.amount, p.price, r.amount * p.price, v_currency
+  select v_sync.credential_id, v_sync.user_id, r.asset, trim_scale(r.amount), trim_scale(p.price), trim_scale(r.amount * p.price), v_currency
   from (
       select h.asset, sum(h.amount) as amount
       from jsonb_to_recordset(v_holdings) h (asset text, amount numeric)
       group by h.asset having sum(h.amount) <> 0) r
     cross join lateral (
       select case when r.asset = v_currency then 1 else (nullif(prices, 'null') ->> r.asset)::numeric end as price) p;
-  select coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0), coalesce(sum(h.value), 0),
+  select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
     count(*) filter (where h.credential_id = v_sync.credential_id) = 0
       or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
   into v_value, v_total, v_is_valued from public.holdings h where h.user_id = v_sync.user_id;
@@ -675,12 +675,13 @@ begin
       group by p.asset
     )
     select coalesce(h.asset, s.asset), coalesce(h.amount, 0), h.price, case when h.asset is null then 0 else h.value end, v_currency,
-      case when h.asset = v_currency then h.amount else coalesce(h.cost, 0) end,
-      case when h.asset is null then 0 else h.unrealised end,
-      coalesce(s.realised, 0),
+      trim_scale(case when h.asset = v_currency then h.amount else coalesce(h.cost, 0) end),
+      trim_scale(case when h.asset is null then 0 else h.unrealised end),
+      trim_scale(coalesce(s.realised, 0)),
       -- The currency itself costs what it is worth.
       case when h.asset = v_currency then 0 else coalesce(h.unknown_cost_amount, 0) end,
-      coalesce(s.unknown_cost_sold, 0), coalesce(s.unknown_cost_proceeds, 0), coalesce(s.unvalued_sold, 0), h.updated_at
+      trim_scale(coalesce(s.unknown_cost_sold, 0)), trim_scale(coalesce(s.unknown_cost_proceeds, 0)),
+      trim_scale(coalesce(s.unvalued_sold, 0)), h.updated_at
     from held h full join sold s on s.asset = h.asset
     order by h.value desc nulls last, 1;
 end $$;

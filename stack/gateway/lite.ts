@@ -7,6 +7,7 @@ import type { ProjectSettings } from '../auth/settings.ts'
 import type { StackConfig } from '../config.ts'
 import type { DatabaseRole, StackKeys } from '../keys.ts'
 import { createFileStore } from './file-store.ts'
+import { quotesArguments } from './quote-arguments.ts'
 import { realLinks } from './storage-links.ts'
 import { oneAtATime, tellRefusals } from './storage-order.ts'
 
@@ -85,7 +86,8 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   const withContext = connection.withContext.bind(connection)
   connection.withContext = (context, run, options) => {
     const request = requests.getStore()
-    if (!request || options?.rpc || options?.transaction) return withContext(context, run, options)
+    if (options?.rpc) return withContext(context, (db) => run(db.withPlugin(quotesArguments)), options)
+    if (!request || options?.transaction) return withContext(context, run, options)
     const { method, url: address, headers } = request
     const path = new URL(address).pathname.replace(/^\/rest\/v1/, '')
     const rpc = { method, path, readOnly: false, requestHeaders: Object.fromEntries(headers) }

@@ -85,6 +85,7 @@ describe.each(schemes)('sealed with %s', (scheme) => {
         user_id: account.id,
         kind: 'exchange',
         provider: 'kraken',
+        version: 1,
         fields: given,
       })
       expect(await tx`select scheme from private.credential_secrets where credential_id = ${id}`).toMatchObject([

@@ -39,7 +39,7 @@ export const trade = (
 })
 
 export async function newExchange(sql: Sql | Tx): Promise<string> {
-  const exchange = `sql-${crypto.randomUUID().slice(0, 8)}`
+  const exchange = `sql${crypto.randomUUID().slice(0, 8)}`
   await sql`insert into private.exchanges (id, name) values (${exchange}, 'An exchange')`
   return exchange
 }

@@ -35,7 +35,7 @@ describe('a lease', () => {
     }))
 
   test.each([
-    ['a credential that is not active', "update public.credentials set status = 'disabled' where id = $1"],
+    ['a credential that is not active', "update public.credentials set status = 'failed' where id = $1"],
     [
       'a disabled exchange',
       'update private.exchanges set enabled = false where id = (select provider from public.credentials where id = $1)',

@@ -253,7 +253,7 @@ describe('a sync', () => {
         { asset: 'USD', value: '7' },
       ])
       const told = await tx`
-        select event, private, payload - 'taken_at' as payload from realtime.messages
+        select event, private, payload - 'taken_at' - 'id' as payload from realtime.messages
         where topic = ${`user:${connection.account.id}`} order by event, payload ->> 'value'`
       const about = { credential_id: connection.credentialId }
       const snapshot = (value: number) => ({ ...about, value, total: value, quote_currency: 'USD' })

@@ -11,6 +11,7 @@ import { localDbUrl } from '../../stack/bootstrap.ts'
 import { readConfig, root } from '../../stack/config.ts'
 import { signInDemoUser } from '../../stack/demo-user.ts'
 import type { StackKeys } from '../../stack/keys.ts'
+import { standInExchanges } from '../support/exchanges.ts'
 import { target } from '../target.ts'
 
 const canary = (kind: string) => `sk-canary-${kind}-${crypto.randomUUID()}`
@@ -105,6 +106,33 @@ test.runIf(target().own)(
       expect(await ask('POST', `/credentials/${id}/rotate`, { api_key: second, passphrase: second })).toMatchObject({
         status: 200,
       })
+      // Keys of exchanges: one that is synced with, one that is wrong, one that may withdraw.
+      const exchanges = standInExchanges(config.ports.api)
+      const [good, other, greedy] = await Promise.all([
+        exchanges.makeKey('kraken', { balances: { BTC: '1' } }),
+        exchanges.makeKey('binance'),
+        exchanges.makeKey('coinbase', { permissions: ['read', 'withdraw'] }),
+      ])
+      // Of a key in PEM the middle, which nothing cuts or escapes.
+      const longestLine = (text: string) => text.split('\n').reduce((a, b) => (b.length > a.length ? b : a), '')
+      const exchangeSecrets = [good, other, greedy]
+        .flatMap(({ api_key, api_secret }) => [api_key, api_secret])
+        .map(longestLine)
+      const connected = await ask('POST', '/credentials', { exchange: 'kraken', name: 'Mine', ...good })
+      expect(connected, connected.text).toMatchObject({ status: 201 })
+      const { id: exchangeId } = JSON.parse(connected.text)
+      expect(await ask('POST', '/portfolio/sync', {})).toMatchObject({ status: 200 })
+      await expect
+        .poll(async () => (await admin`select count(*)::int as n from public.holdings`)[0]?.n, { timeout: 60_000 })
+        .toBe(1)
+      await ask('POST', '/credentials', { exchange: 'binance', name: 'Mine', ...other, api_secret: good.api_secret })
+      expect(await ask('POST', '/credentials', { exchange: 'coinbase', name: 'Mine', ...greedy })).toMatchObject({
+        status: 422,
+      })
+      expect(await ask('POST', `/credentials/${exchangeId}/rotate`, other)).toMatchObject({ status: 200 })
+      // Active by force, so that a sync meets a key that its exchange does not know.
+      await admin`update public.credentials set status = 'active' where id = ${exchangeId}`
+      await ask('POST', '/portfolio/sync', {})
       // Errors of every kind, with the secret in all of them.
       await ask('POST', '/credentials', { provider: 'nobody', name: 'x', api_key: first })
       await ask('POST', '/credentials', { provider: 'demo', name: first.repeat(5), api_key: first })
@@ -115,11 +143,13 @@ test.runIf(target().own)(
       expect(await ask('POST', `/credentials/${id}/test`)).toMatchObject({ status: 409 })
       await admin`update private.credential_secrets set nonce = set_bit(nonce, 0, 1 - get_bit(nonce, 0)) where field = 'passphrase'`
       await admin`update public.credentials set status_reason = null`
+      const [{ sealed } = {}] =
+        await admin`select count(distinct credential_id)::int as sealed from private.credential_secrets`
       const owner = postgres(localDbUrl(config.ports.db, keys, 'postgres'), { max: 1, onnotice: () => {} })
       await owner`select private.rotate_credential_keys()`
       const [resealed] = await owner`select private.reseal_credentials() as done`
       await owner.end()
-      expect(resealed?.done).toMatchObject({ resealed: 1, left: 0 })
+      expect(resealed?.done).toMatchObject({ resealed: sealed, left: 0 })
       await admin`checkpoint`
       const [{ queries } = {}] =
         await admin`select string_agg(query, ' ') as queries from extensions.pg_stat_statements`
@@ -130,7 +160,7 @@ test.runIf(target().own)(
       const places = new Map(filesIn(data).map((path) => [path, readFileSync(path, 'latin1')]))
       places.set('the output of the stack', stack.output()).set('answers', answers.join('\n'))
       places.set('statistics', String(queries)).set('the audit log', String(audit))
-      const found = [first, second].flatMap((secret) =>
+      const found = [first, second, ...exchangeSecrets].flatMap((secret) =>
         formsOf(secret).flatMap((form) =>
           [...places].filter(([, text]) => text.includes(form)).map(([place]) => place),
         ),
