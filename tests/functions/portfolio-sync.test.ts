@@ -1,0 +1,209 @@
+/** How a sync ends when something goes wrong, against the stand-in exchanges and a ledger of leases in memory. */
+import { afterEach, describe, expect, test } from 'vitest'
+import { countOutcomes, runSyncs } from '../../functions/_shared/portfolio/run-syncs.ts'
+import { syncCredential } from '../../functions/_shared/portfolio/sync-credential.ts'
+import type { Failed, Lease, PortfolioWorld, Read } from '../../functions/_shared/portfolio/world.ts'
+import { createWorld, type Name } from './exchanges-world.ts'
+
+const exchanges = createWorld()
+afterEach(() => exchanges.reset())
+
+const buy = (minute: number) => ({
+  ...{ symbol: 'BTC/USD', side: 'buy', amount: '1', price: '100' },
+  at_ms: Date.UTC(2025, 0, 2, 0, minute),
+})
+
+/** A key at each exchange, whose leases are due once; `changes` replaces what the test is about. */
+async function scene(names: Name[], settings: object = {}, changes: Partial<PortfolioWorld> = {}) {
+  const keys = new Map(
+    await Promise.all(names.map(async (name) => [name, await exchanges.makeKey(name, settings)] as const)),
+  )
+  const due: Lease[] = names.map((name) => ({
+    ...{ lease_id: `lease of ${name}`, credential_id: name, exchange_id: name, base_url: null, quote_currency: 'USD' },
+    ...{ price_asset: name === 'binance' ? 'USDT' : null, cursor: null, held: [] },
+  }))
+  const kept = { reads: [] as Read[], failed: [] as Failed[], paused: [] as string[], lines: [] as unknown[] }
+  const world: PortfolioWorld = {
+    lease: async (_user, notOf) => {
+      const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
+      return at < 0 ? undefined : due.splice(at, 1)[0]
+    },
+    open: async (id) => ({ opened: true, version: 3, fields: keyOf(id) }),
+    record: async (_lease, read) => {
+      kept.reads.push(read)
+      return { recorded: true, new_trades: read.trades.length, value: read.holdings ? '1' : null }
+    },
+    pause: async (lease) => void kept.paused.push(lease),
+    fail: async (_lease, failed) => void kept.failed.push(failed),
+    connect: ({ exchange, credentials }) => {
+      const name = names.find((candidate) => candidate === exchange) ?? 'kraken'
+      return exchanges.connect(name, credentials)
+    },
+    now: Date.now,
+    log: (line) => void kept.lines.push(line),
+    ...changes,
+  }
+  const keyOf = (id: string) => {
+    const key = [...keys].find(([name]) => name === id)?.[1]
+    if (!key) throw new Error(`no key for ${id}`)
+    return key
+  }
+  return { world, kept, keyOf }
+}
+
+const whenever = { ofUser: null, requestId: 'r' }
+
+describe('a sync', () => {
+  test('that outlives its time gives back its lease with what it has, and the next goes on from there', async () => {
+    const trades = Array.from({ length: 120 }, (_, n) => buy(n))
+    const { world, kept, keyOf } = await scene(['kraken'])
+    await exchanges.addTrades('kraken', keyOf('kraken').api_key, trades)
+    const lease = await world.lease(null, [])
+    if (!lease) throw new Error('nothing is due')
+
+    const first = await syncCredential(lease, { until: Date.now(), requestId: 'r' }, world)
+    const cursor = kept.reads.at(-1)?.cursor
+    const second = await syncCredential({ ...lease, cursor }, { until: Date.now() + 60_000, requestId: 'r' }, world)
+
+    expect(first).toMatchObject({ status: 'incomplete', new_trades: 50, value: null })
+    expect(kept.paused).toEqual([lease.lease_id])
+    expect(second).toMatchObject({ status: 'synced', new_trades: 70 })
+    const ids = kept.reads.flatMap((read) => read.trades.map(({ id }) => id))
+    expect([ids.length, new Set(ids).size]).toEqual([120, 120])
+    expect(kept.reads.map(({ holdings }) => holdings !== null)).toEqual([false, false, false, true])
+  })
+
+  test('whose lease another took over stops at the first page, and fails nothing', async () => {
+    const { world, kept, keyOf } = await scene(['kraken'], {}, { record: async () => ({ recorded: false }) })
+    await exchanges.addTrades('kraken', keyOf('kraken').api_key, [buy(1)])
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'lost' }])
+    expect(kept.failed).toEqual([])
+  })
+
+  test('fails with the reason, once for a key that is refused twice, and with a rest when the exchange wants one', async () => {
+    for (const [change, failed] of [
+      [{ revoked: true }, { reason: 'wrong_key', refusedVersion: 3 }],
+      [{ permissions: [] }, { reason: 'missing_permission', refusedVersion: 3 }],
+    ] as const) {
+      const { world, kept, keyOf } = await scene(['kraken'])
+      await exchanges.changeKey('kraken', keyOf('kraken').api_key, change)
+      expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'failed', reason: failed.reason }])
+      expect(kept.failed).toEqual([{ ...failed, pauseSeconds: undefined }])
+    }
+    const { world, kept } = await scene(['coinbase'])
+    await exchanges.setMood('coinbase', { rate_limited: true })
+    await runSyncs(whenever, world)
+    expect(kept.failed).toEqual([
+      { reason: 'rate_limited', pauseSeconds: expect.any(Number), refusedVersion: undefined },
+    ])
+    expect(kept.failed[0]?.pauseSeconds).toBeGreaterThan(0)
+  })
+
+  test('does not call a key refused that works when it is asked again', async () => {
+    const { world, kept, keyOf } = await scene(['kraken'])
+    const { api_key } = keyOf('kraken')
+    const { connect } = world
+    world.connect = async (target) => {
+      const connection = await connect(target)
+      return {
+        ...connection,
+        call: async (schema, method, ...args) => {
+          if (method !== 'fetchBalance') return await connection.call(schema, method, ...args)
+          await exchanges.changeKey('kraken', api_key, { revoked: true })
+          try {
+            return await connection.call(schema, method, ...args)
+          } finally {
+            await exchanges.changeKey('kraken', api_key, { revoked: false })
+          }
+        },
+      }
+    }
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'failed', reason: 'unknown' }])
+    expect(kept.failed).toEqual([{ reason: 'unknown' }])
+  })
+
+  test('that meets an error of ours fails without its words, and so does one whose failure cannot be noted', async () => {
+    const secret = 'postgres said: parameter $1 = hush'
+    const broken = async () => {
+      throw Object.assign(new Error(secret), { code: '40001' })
+    }
+    const { world, kept } = await scene(['kraken'], {}, { record: broken, fail: broken })
+
+    const outcomes = await runSyncs(whenever, world)
+
+    expect(outcomes).toMatchObject([{ status: 'failed', reason: 'internal' }])
+    expect(kept.lines).toHaveLength(2)
+    expect(JSON.stringify([outcomes, kept.lines])).not.toContain('hush')
+  })
+
+  test('of a credential that does not open asks no exchange', async () => {
+    const { world, kept } = await scene(
+      ['kraken'],
+      {},
+      {
+        open: async () => ({ opened: false, code: 'credential_unreadable' }),
+      },
+    )
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'failed', reason: 'credential_unreadable' }])
+    expect(kept.failed).toEqual([{ reason: 'credential_unreadable' }])
+    expect(await exchanges.calls()).toEqual([])
+  })
+
+  test('prices what trades of this hour were paid with, and counts a stablecoin of Binance as the currency', async () => {
+    const { world, kept, keyOf } = await scene(['binance'], { balances: { ETH: '1' } })
+    const { api_key } = keyOf('binance')
+    await exchanges.setPrices({ 'ETH/USDT': '3000', 'BTC/USDT': '60000' })
+    await exchanges.addTrades('binance', api_key, [
+      { symbol: 'ETH/BTC', side: 'buy', amount: '1', price: '0.05' },
+      { symbol: 'ETH/USDT', side: 'buy', amount: '1', price: '2000', at_ms: buy(1).at_ms },
+    ])
+
+    await runSyncs(whenever, world)
+
+    const trades = kept.reads.flatMap((read) => read.trades)
+    expect(trades.find(({ quote }) => quote === 'USDT')).toMatchObject({ quote_price: '1' })
+    expect(trades.find(({ quote }) => quote === 'BTC')).not.toHaveProperty('quote_price')
+    expect(kept.reads.at(-1)).toMatchObject({
+      holdings: [{ asset: 'ETH', amount: '1' }],
+      prices: { USDT: '1', ETH: '3000', BTC: '60000' },
+    })
+  })
+})
+
+describe('syncs', () => {
+  test('run for several exchanges at once, and one after the other for one exchange', async () => {
+    const running = new Map<string, number>()
+    const most = { atOnce: 0, ofOne: 0 }
+    const { world } = await scene(['kraken', 'coinbase', 'binance'])
+    const { open } = world
+    const twice = [await world.lease(null, []), await world.lease(null, []), await world.lease(null, [])]
+    const due = [...twice, ...twice].filter((lease) => lease !== undefined)
+    world.lease = async (_user, notOf) => {
+      const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
+      return at < 0 ? undefined : due.splice(at, 1)[0]
+    }
+    world.open = async (id, requestId) => {
+      running.set(id, (running.get(id) ?? 0) + 1)
+      most.ofOne = Math.max(most.ofOne, ...running.values())
+      most.atOnce = Math.max(most.atOnce, [...running.values()].filter((count) => count > 0).length)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      running.set(id, (running.get(id) ?? 0) - 1)
+      return open(id, requestId)
+    }
+
+    const outcomes = await runSyncs(whenever, world)
+
+    expect(countOutcomes(outcomes)).toEqual({ synced: 6, incomplete: 0, failed: 0, lost: 0 })
+    expect(most).toEqual({ atOnce: 3, ofOne: 1 })
+  })
+
+  test('begin none after their time', async () => {
+    let now = 0
+    const { world } = await scene(['kraken', 'coinbase'], {}, { now: () => (now += 25_000) })
+
+    expect(await runSyncs(whenever, world)).toHaveLength(1)
+  })
+})
