@@ -6,10 +6,14 @@ import type { Topic } from './topics.ts'
 import type { Connection, World } from './world.ts'
 
 export type Channel = {
+  /** Of the join that opened it; a client tells by it which of a topic's joins is meant. */
+  joinRef: string | null
   broadcast(frame: Frame): Promise<void>
   refresh(frame: Frame): Promise<void>
   /** Ends it from our side and says why. */
   shutDown(message: string): void
+  /** Ends it and tells the client, who left or joins anew. */
+  close(): void
   end(): void
 }
 
@@ -41,10 +45,13 @@ export function openChannel(world: World, connection: Connection, config: Channe
     clearTimeout(expiry)
     world.topics.remove(topic, listener)
   }
-  const shutDown = (message: string) => {
+  const close = () => {
     end()
-    push('system', { extension: 'system', status: 'error', message, channel: topic.name }, null)
     push('phx_close', {}, joinRef)
+  }
+  const shutDown = (message: string) => {
+    push('system', { extension: 'system', status: 'error', message, channel: topic.name }, null)
+    close()
     connection.forget(address, channel)
   }
   const watchExpiry = () => {
@@ -59,7 +66,9 @@ export function openChannel(world: World, connection: Connection, config: Channe
     write: connection.write,
   }
   const channel: Channel = {
+    joinRef,
     end,
+    close,
     shutDown,
 
     async broadcast({ ref, payload }) {
