@@ -36,12 +36,15 @@ export function openChannel(world: World, connection: Connection, config: Channe
   /** Asked once for each token. */
   let maySend: boolean | undefined
   let expiry: NodeJS.Timeout | undefined
+  /** What waited for the database meanwhile has nothing more to say. */
+  let hasEnded = false
 
   const push = (event: string, payload: unknown, ref: string | null) =>
     connection.push({ joinRef, ref, topic: address, event, payload })
   const reply = (ref: string | null, status: 'ok' | 'error', response: unknown = {}) =>
     push('phx_reply', { status, response }, ref)
   const end = () => {
+    hasEnded = true
     clearTimeout(expiry)
     world.topics.remove(topic, listener)
   }
@@ -54,12 +57,14 @@ export function openChannel(world: World, connection: Connection, config: Channe
     close()
     connection.forget(address, channel)
   }
+  /** Never ends the channel before it returns: its connection has yet to learn of a channel that is being opened. */
   const watchExpiry = () => {
     clearTimeout(expiry)
-    if (pass.expiresAt === null) return
-    const leftMs = pass.expiresAt - world.now()
-    if (leftMs <= 0) return shutDown('Token has expired')
-    expiry = setTimeout(watchExpiry, Math.min(leftMs, longestTimerMs))
+    const { expiresAt } = pass
+    if (expiresAt === null) return
+    const leftMs = expiresAt - world.now()
+    const expire = () => (world.now() < expiresAt ? watchExpiry() : shutDown('Token has expired'))
+    expiry = setTimeout(expire, Math.min(Math.max(leftMs, 0), longestTimerMs))
   }
   const listener: { version: Version; write(data: string | Buffer): void } = {
     version: connection.version,
@@ -77,6 +82,7 @@ export function openChannel(world: World, connection: Connection, config: Channe
       if (!parsed.success) return refuse('A broadcast is an object with an event.')
       if (parsed.data.persist) return refuse('The local stack does not store broadcasts of clients.')
       maySend ??= !topic.isPrivate || (await world.permissions.maySend(topic.name, pass.subject))
+      if (hasEnded) return
       if (!maySend) return refuse(`Unauthorized: ${noWriting(topic.name)}`)
       const message: Broadcast = parsed.data
       world.topics.deliver(topic, message, config.self ? undefined : listener)
@@ -87,10 +93,11 @@ export function openChannel(world: World, connection: Connection, config: Channe
       const token = tokenPayload.safeParse(payload).data?.access_token
       if (isKey(token) || token === pass.token) return
       const fresh = await readPass(world.tokens, token, connection.keyRole)
+      const mayReceive =
+        'subject' in fresh && (!topic.isPrivate || (await world.permissions.mayReceive(topic.name, fresh.subject)))
+      if (hasEnded) return
       if ('reason' in fresh) return shutDown(fresh.reason.replace(/^\w+: /, ''))
-      if (topic.isPrivate && !(await world.permissions.mayReceive(topic.name, fresh.subject))) {
-        return shutDown(noReading(topic.name))
-      }
+      if (!mayReceive) return shutDown(noReading(topic.name))
       pass = fresh
       maySend = undefined
       watchExpiry()

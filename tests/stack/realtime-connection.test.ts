@@ -68,6 +68,13 @@ const ok = (joinRef: string | null, ref: string, response: unknown = {}) =>
   [joinRef, ref, topic, 'phx_reply', { status: 'ok', response }] satisfies Json
 const joined = (ref: string) => ok(ref, ref, { postgres_changes: [] })
 const closed = (ref: string): Json => [ref, ref, topic, 'phx_close', {}]
+const expired = (ref: string): Json => [
+  ref,
+  null,
+  topic,
+  'system',
+  { extension: 'system', status: 'error', message: 'Token has expired', channel: 'room' },
+]
 const message: Json = [null, null, topic, 'broadcast', { type: 'broadcast', event: 'e' }]
 const deliver = () => topics.deliver({ name: 'room', isPrivate: true }, { type: 'broadcast', event: 'e' })
 
@@ -138,4 +145,51 @@ test('a connection that ends while it joins hears nothing', async () => {
   await new Promise(setImmediate)
 
   expect(added).toEqual([])
+})
+
+test('a token that expires while it joins ends the channel, which is then not there', async () => {
+  answersAtOnce = false
+  join('1')
+  await expect.poll(() => asked).toHaveLength(1)
+
+  now = expiry * 1000
+  asked[0]?.(true)
+  await expect.poll(() => received).toEqual([joined('1'), expired('1'), closed('1')])
+  push('1', '2', topic, 'broadcast', { type: 'broadcast', event: 'e' })
+
+  const [, , , unmatched] = await answers()
+  expect(unmatched?.[4]).toEqual({ status: 'error', response: { reason: 'unmatched topic' } })
+})
+
+test('a token that expires while a new one is looked at ends the channel once', async () => {
+  now = expiry * 1000 - 1
+  join('1')
+  await answers()
+  answersAtOnce = false
+  push('1', '2', topic, 'access_token', { access_token: 'a.new.token' })
+  await expect.poll(() => asked).toHaveLength(1)
+
+  now = expiry * 1000
+  await expect.poll(() => received).toEqual([expired('1'), closed('1')])
+  asked[0]?.(false)
+
+  expect(await answers()).toEqual([expired('1'), closed('1')])
+})
+
+test('a broadcast that waited for its permission is not sent when its token expired meanwhile', async () => {
+  now = expiry * 1000 - 1
+  join('1')
+  await answers()
+  answersAtOnce = false
+  push('1', '2', topic, 'broadcast', { type: 'broadcast', event: 'e' })
+  await expect.poll(() => asked).toHaveLength(1)
+  const heard: unknown[] = []
+  topics.add({ name: 'room', isPrivate: true }, { version: '2.0.0', write: (data) => heard.push(data) })
+
+  now = expiry * 1000
+  await expect.poll(() => received).toEqual([expired('1'), closed('1')])
+  asked[0]?.(true)
+
+  await answers()
+  expect(heard).toEqual([])
 })
