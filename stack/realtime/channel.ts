@@ -6,10 +6,14 @@ import type { Topic } from './topics.ts'
 import type { Connection, World } from './world.ts'
 
 export type Channel = {
+  /** Of the join that opened it; a client tells by it which of a topic's joins is meant. */
+  joinRef: string | null
   broadcast(frame: Frame): Promise<void>
   refresh(frame: Frame): Promise<void>
   /** Ends it from our side and says why. */
   shutDown(message: string): void
+  /** Ends it and tells the client, who left or joins anew. */
+  close(): void
   end(): void
 }
 
@@ -32,34 +36,44 @@ export function openChannel(world: World, connection: Connection, config: Channe
   /** Asked once for each token. */
   let maySend: boolean | undefined
   let expiry: NodeJS.Timeout | undefined
+  /** What waited for the database meanwhile has nothing more to say. */
+  let hasEnded = false
 
   const push = (event: string, payload: unknown, ref: string | null) =>
     connection.push({ joinRef, ref, topic: address, event, payload })
   const reply = (ref: string | null, status: 'ok' | 'error', response: unknown = {}) =>
     push('phx_reply', { status, response }, ref)
   const end = () => {
+    hasEnded = true
     clearTimeout(expiry)
     world.topics.remove(topic, listener)
   }
-  const shutDown = (message: string) => {
+  const close = () => {
     end()
-    push('system', { extension: 'system', status: 'error', message, channel: topic.name }, null)
     push('phx_close', {}, joinRef)
+  }
+  const shutDown = (message: string) => {
+    push('system', { extension: 'system', status: 'error', message, channel: topic.name }, null)
+    close()
     connection.forget(address, channel)
   }
+  /** Never ends the channel before it returns: its connection has yet to learn of a channel that is being opened. */
   const watchExpiry = () => {
     clearTimeout(expiry)
-    if (pass.expiresAt === null) return
-    const leftMs = pass.expiresAt - world.now()
-    if (leftMs <= 0) return shutDown('Token has expired')
-    expiry = setTimeout(watchExpiry, Math.min(leftMs, longestTimerMs))
+    const { expiresAt } = pass
+    if (expiresAt === null) return
+    const leftMs = expiresAt - world.now()
+    const expire = () => (world.now() < expiresAt ? watchExpiry() : shutDown('Token has expired'))
+    expiry = setTimeout(expire, Math.min(Math.max(leftMs, 0), longestTimerMs))
   }
   const listener: { version: Version; write(data: string | Buffer): void } = {
     version: connection.version,
     write: connection.write,
   }
   const channel: Channel = {
+    joinRef,
     end,
+    close,
     shutDown,
 
     async broadcast({ ref, payload }) {
@@ -68,6 +82,7 @@ export function openChannel(world: World, connection: Connection, config: Channe
       if (!parsed.success) return refuse('A broadcast is an object with an event.')
       if (parsed.data.persist) return refuse('The local stack does not store broadcasts of clients.')
       maySend ??= !topic.isPrivate || (await world.permissions.maySend(topic.name, pass.subject))
+      if (hasEnded) return
       if (!maySend) return refuse(`Unauthorized: ${noWriting(topic.name)}`)
       const message: Broadcast = parsed.data
       world.topics.deliver(topic, message, config.self ? undefined : listener)
@@ -78,10 +93,11 @@ export function openChannel(world: World, connection: Connection, config: Channe
       const token = tokenPayload.safeParse(payload).data?.access_token
       if (isKey(token) || token === pass.token) return
       const fresh = await readPass(world.tokens, token, connection.keyRole)
+      const mayReceive =
+        'subject' in fresh && (!topic.isPrivate || (await world.permissions.mayReceive(topic.name, fresh.subject)))
+      if (hasEnded) return
       if ('reason' in fresh) return shutDown(fresh.reason.replace(/^\w+: /, ''))
-      if (topic.isPrivate && !(await world.permissions.mayReceive(topic.name, fresh.subject))) {
-        return shutDown(noReading(topic.name))
-      }
+      if (!mayReceive) return shutDown(noReading(topic.name))
       pass = fresh
       maySend = undefined
       watchExpiry()

@@ -46,9 +46,9 @@ export function serveConnection(world: World, socket: WebSocket, version: Versio
   const handle = async (frame: Frame): Promise<void> => {
     if (frame.topic === 'phoenix') return connection.push(replyTo(frame, 'ok', {}))
     if (frame.event === 'phx_join') return join(frame)
+    if (frame.event === 'phx_leave') return leave(frame)
     const channel = channels.get(frame.topic)
     if (!channel) return connection.push(replyTo(frame, 'error', { reason: 'unmatched topic' }))
-    if (frame.event === 'phx_leave') return leave(frame, channel)
     if (frame.event === 'broadcast') {
       return rates.broadcast() ? channel.broadcast(frame) : channel.shutDown('Too many messages per second')
     }
@@ -74,15 +74,19 @@ export function serveConnection(world: World, socket: WebSocket, version: Versio
     channels.set(frame.topic, openChannel(world, connection, admission.config, admission.pass))
     if (admission.wantsReady) connection.push(readyFor(frame, admission.config.topic.name))
   }
-  const leave = (frame: Frame, channel: Channel) => {
-    channel.end()
-    channels.delete(frame.topic)
+  /**
+   * Of one join, not of its topic: a client may have joined the topic anew before it leaves its older channel, which has
+   * ended by then. Phoenix, too, does not answer that.
+   */
+  const leave = (frame: Frame) => {
+    const joinRef = channels.get(frame.topic)?.joinRef ?? frame.joinRef
+    if (joinRef !== frame.joinRef) return
     connection.push(replyTo(frame, 'ok', {}))
-    connection.push({ ...frame, ref: frame.joinRef, event: 'phx_close', payload: {} })
+    close(frame.topic)
   }
   /** A second join takes the place of the first. */
   const close = (address: string) => {
-    channels.get(address)?.end()
+    channels.get(address)?.close()
     channels.delete(address)
   }
 }

@@ -13,16 +13,20 @@ const opened: SupabaseClient[] = []
 
 type Place = { url: string; key: string }
 
-/** A client that shows this token from its first join on, or only its key; `options` are those of realtime-js. */
+/**
+ * A client that shows this token from its first join on, or only its key; `options` are those of realtime-js. The token is
+ * that of the callback, as a session's is: one that is only given to `setAuth` is lost at the first join.
+ */
 export async function realtimeClient(
   token: string | null,
   options: RealtimeClientOptions = {},
   place: Place = { url: target().apiUrl, key: target().publishableKey },
 ): Promise<SupabaseClient> {
   const auth = { persistSession: false, autoRefreshToken: false }
-  const client = createClient(place.url, place.key, { auth, realtime: options })
+  const callback = token === null ? {} : { accessToken: async () => token }
+  const client = createClient(place.url, place.key, { auth, realtime: { ...callback, ...options } })
   opened.push(client)
-  if (token !== null) await client.realtime.setAuth(token)
+  if (token !== null) await client.realtime.setAuth()
   return client
 }
 
