@@ -1,6 +1,7 @@
 /** npm run demo: a new user's first minutes, in the terminal, against the running stack, with the numbers before and after. */
 import { createClient } from '@supabase/supabase-js'
 import OpenAI from 'openai'
+import { z } from 'zod'
 import type { Database } from '../functions/_shared/database.types.ts'
 import { readConfig, StackError } from '../stack/config.ts'
 import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
@@ -10,8 +11,8 @@ import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run demo
 
-Signs a new user up, confirms the mailed link, makes a streamed AI call and a refused one, and shows what was charged.
-Needs a running stack (npm start).`
+Signs a new user up, confirms the mailed link, makes a streamed AI call and a refused one, and shows what was charged; then
+connects a stand-in exchange and shows the portfolio. Needs a running stack (npm start).`
 
 const model = 'demo/echo'
 const step = (text: string) => console.log(`\n• ${text}`)
@@ -90,8 +91,66 @@ await runScript(help, async () => {
   if (strangerSignIn.error) throw new StackError(strangerSignIn.error.message)
   const seen = check(await stranger.from('ai_calls').select('id').eq('user_id', user.id))
   console.log(`  and sees ${seen.length} of them`)
+
+  if (!config.real.exchanges) await showPortfolio(client, user.id, `${config.urls.exchanges}/control`)
   return 0
 })
+
+/** At our stand-in of Kraken: a key that may withdraw is refused, one that may only read is synced. */
+async function showPortfolio(client: ReturnType<typeof createClient<Database>>, userId: string, control: string) {
+  const post = async (path: string, body: object) => {
+    const answer = await fetch(control + path, { method: 'POST', body: JSON.stringify(body) })
+    return z
+      .looseObject({ api_key: z.string().optional(), api_secret: z.string().optional() })
+      .parse(await answer.json())
+  }
+  const add = async (permissions: string[]) => {
+    const key = await post('/keys', { exchange: 'kraken', permissions, balances: { BTC: '0.5', USD: '1000' } })
+    const { data, response } = await client.functions.invoke('credentials', {
+      body: { exchange: 'kraken', name: 'My Kraken', api_key: key.api_key, api_secret: key.api_secret },
+    })
+    return { api_key: key.api_key, answer: data ?? (await response?.json()) }
+  }
+
+  step('gives a key of an exchange that may withdraw')
+  const { answer: refused } = await add(['read', 'withdraw'])
+  console.log(`  ${refused.error?.code}: ${refused.error?.message}`)
+
+  step('gives one that may only read')
+  const { api_key, answer } = await add(['read'])
+  console.log(`  ${answer.status}, and it may ${answer.permissions?.join(', ')}`)
+  const day = 86_400_000
+  await post('/trades', {
+    exchange: 'kraken',
+    api_key,
+    trades: [
+      { symbol: 'BTC/USD', side: 'buy', amount: '0.7', price: '50000', fee: '35', at_ms: Date.now() - 90 * day },
+      { symbol: 'BTC/USD', side: 'sell', amount: '0.2', price: '60000', fee: '12', at_ms: Date.now() - 30 * day },
+    ],
+  })
+
+  step('listens to its own channel, and syncs')
+  const heard = new Promise<string>((resolve, reject) => {
+    client
+      .channel(`user:${userId}`, { config: { private: true } })
+      .on('broadcast', { event: 'snapshot' }, ({ payload }) => resolve(`${payload.total} ${payload.quote_currency}`))
+      .subscribe((status, error) => {
+        if (status === 'SUBSCRIBED') client.functions.invoke('portfolio/sync', { method: 'POST' }).catch(reject)
+        if (status === 'CHANNEL_ERROR') reject(error)
+      })
+  })
+  console.log(`  heard that it is worth ${await heard}`)
+  await client.removeAllChannels()
+  const rows = check(await client.rpc('get_my_portfolio'))
+  console.table(
+    Object.fromEntries(
+      rows.map(({ asset, amount, value, cost, unrealised, realised }) => [
+        asset,
+        { amount, value, cost, unrealised, realised },
+      ]),
+    ),
+  )
+}
 
 async function showAccount(client: ReturnType<typeof createClient<Database>>): Promise<void> {
   const { data: credits } = await client.rpc('get_my_credits')
