@@ -357,6 +357,19 @@ describe('a credential', () => {
       ])
     }))
 
+  test('is not called active by the test of a key that was replaced meanwhile', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      const id = await add(tx, account)
+      await add(tx, account, { api_key: 'a wholly different key 9Zz9', api_secret: 'new' }, { credential_id: id })
+      const note = async (version: number) =>
+        (await tx`select private.note_credential_test(${id}, ${version}, null, '{read}') as noted`)[0]?.noted
+      const status = async () => (await tx`select status, version from public.credentials where id = ${id}`)[0]
+
+      expect([await note(1), await status()]).toEqual([false, { status: 'pending', version: 2 }])
+      expect([await note(2), await status()]).toEqual([true, { status: 'active', version: 2 }])
+    }))
+
   test('gets another key in its place, and is pending again', () =>
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
