@@ -121,6 +121,29 @@ describe.runIf(target().own)('a key of an exchange', () => {
       })
   })
 
+  test('of somebody else is as if it were not there, and one of a disabled exchange is asked nothing', async () => {
+    const { user, key, id } = await connected('coinbase')
+    const stranger = await newUser()
+    const missing = { status: 404, body: { error: { code: 'not_found' } } }
+
+    for (const body of [{ api_key: 'x' }, key]) {
+      const [theirs, nobodys] = [id, crypto.randomUUID()].map((one) =>
+        post(stranger, `/credentials/${one}/rotate`, body),
+      )
+      expect(await theirs).toMatchObject(missing)
+      expect((await theirs)?.body.error?.message).toBe((await nobodys)?.body.error?.message)
+    }
+
+    await sql`update private.exchanges set enabled = false where id = 'coinbase'`
+    try {
+      await sql`update public.credentials set last_tested_at = null where id = ${id}`
+      expect(await post(user, `/credentials/${id}/test`)).toMatchObject(missing)
+      expect(await post(user, `/credentials/${id}/rotate`, key)).toMatchObject(missing)
+    } finally {
+      await sql`update private.exchanges set enabled = true where id = 'coinbase'`
+    }
+  })
+
   test('has the fields that its exchange has', async () => {
     const user = await newUser()
     const { api_key, api_secret } = await standInExchanges().makeKey('kraken')

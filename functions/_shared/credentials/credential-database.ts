@@ -8,11 +8,12 @@ import type { CredentialsWorld } from './world.ts'
 type Parts = ApiAccess & { sql: Database }
 type CredentialDatabase = Pick<
   CredentialsWorld,
-  'startTransfer' | 'requireTest' | 'change' | 'save' | 'open' | 'noteTest' | 'findTarget' | 'targetOf'
+  'startTransfer' | 'requireTest' | 'change' | 'save' | 'open' | 'noteTest' | 'findTarget' | 'placeOf'
 >
 
 const transfers = z.array(z.object({ transfer_id: z.guid(), key: z.string() })).length(1)
 const saved = z.object({ id: z.guid(), version: z.int() })
+const places = z.array(z.object({ kind: z.enum(['ai_provider', 'exchange']), provider: z.string() })).max(1)
 const targets = z
   .array(
     z.discriminatedUnion('kind', [
@@ -62,14 +63,11 @@ export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }:
           : sql`select 'ai_provider' as kind, id as provider, base_url as "baseUrl" from private.providers where id = ${provider}`
       return targets.parse([...(await asked(found))])[0]
     },
-    targetOf: async (id) => {
-      const rows = await asked(sql`
-        select c.kind, c.provider, case c.kind when 'exchange' then e.base_url else p.base_url end as "baseUrl"
-        from public.credentials c
-          left join private.exchanges e on e.id = c.provider and c.kind = 'exchange'
-          left join private.providers p on p.id = c.provider and c.kind = 'ai_provider'
-        where c.id = ${id}`)
-      return targets.parse([...rows])[0]
+    placeOf: async (id, userId) => {
+      const rows = await asked(
+        sql`select kind, provider from public.credentials where id = ${id} and user_id = ${userId}`,
+      )
+      return places.parse([...rows])[0]
     },
   }
 }

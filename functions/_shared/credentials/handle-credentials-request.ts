@@ -48,11 +48,11 @@ async function route(request: Request, path: string, requestId: string, world: C
   const match = form.exec(path)
   if (!match) throw new AppError('not_found')
   const { id, act } = match.groups ?? {}
-  const { token } = await requireUserToken(request.headers, 'Credentials need', world)
+  const { token, userId } = await requireUserToken(request.headers, 'Credentials need', world)
   const asked = `${request.method} ${act ?? (id ? 'one' : 'all')}`
   if (asked === 'POST all') return add(request, token, world)
-  if (id && asked === 'POST rotate') return rotate(request, token, id, world)
-  if (id && asked === 'POST test') return test(token, id, requestId, world)
+  if (id && asked === 'POST rotate') return rotate(request, token, userId, id, world)
+  if (id && asked === 'POST test') return test(token, userId, id, requestId, world)
   if (id && asked === 'PATCH one') {
     const { name } = await readCredential(request, newName)
     await world.change(token, id, name)
@@ -77,22 +77,37 @@ async function add(request: Request, token: string, world: CredentialsWorld): Pr
   return { status: 201, body: await keep(token, target, secrets, { target, name }, world) }
 }
 
-async function rotate(request: Request, token: string, id: string, world: CredentialsWorld): Promise<Answer> {
+async function rotate(
+  request: Request,
+  token: string,
+  userId: string,
+  id: string,
+  world: CredentialsWorld,
+): Promise<Answer> {
   const secrets = await readCredential(request, newSecrets)
-  return { status: 200, body: await keep(token, await targetOf(id, world), secrets, { id }, world) }
+  return { status: 200, body: await keep(token, await targetOf(id, userId, world), secrets, { id }, world) }
 }
 
-async function test(token: string, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
+async function test(
+  token: string,
+  userId: string,
+  id: string,
+  requestId: string,
+  world: CredentialsWorld,
+): Promise<Answer> {
   await world.requireTest(token, id)
+  const target = await targetOf(id, userId, world)
   const opened = await world.open(id, 'test', requestId)
   if (!opened.opened) throw new AppError(opened.code)
-  const tested = await testKey(await targetOf(id, world), opened.fields, world)
+  const tested = await testKey(target, opened.fields, world)
   await world.noteTest(id, opened.version, tested)
   return { status: 200, body: describe(id, tested) }
 }
 
-async function targetOf(id: string, world: CredentialsWorld): Promise<Target> {
-  const target = await world.targetOf(id)
+/** The same answer for a credential that is not there, another's, and one of an exchange that is not used here any more. */
+async function targetOf(id: string, userId: string, world: CredentialsWorld): Promise<Target> {
+  const place = await world.placeOf(id, userId)
+  const target = place && (await world.findTarget(place.kind, place.provider))
   if (!target) throw new AppError('not_found')
   return target
 }

@@ -34,7 +34,8 @@ export type CredentialsWorld = {
   noteTest(id: string, version: number, test: KeyTest): Promise<void>
   /** Undefined when there is no such AI provider or exchange here. */
   findTarget(kind: Target['kind'], provider: string): Promise<Target | undefined>
-  targetOf(id: string): Promise<Target | undefined>
+  /** Whose key a credential of this user's is; of anybody else's, undefined. */
+  placeOf(id: string, userId: string): Promise<Pick<Target, 'kind' | 'provider'> | undefined>
   fetch: typeof fetch
   /** Epoch milliseconds. */
   now(): number
