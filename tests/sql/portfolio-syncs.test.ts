@@ -109,6 +109,57 @@ describe('a lease', () => {
       expect(last).toMatchObject({ new_trades: [], value: 24 })
       expect(await positionsOf(tx, connection)).toEqual({ BTC: ['5', '0', '0', '0'] })
     }))
+
+  test('given back in the middle keeps what was read, and the next worker goes on at once', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const [first] = await take(tx, connection)
+      await record(tx, first?.lease ?? '', {
+        holdings: null,
+        trades: [trade(1, 'buy', '2', '10')],
+        cursor: { page: 1 },
+      })
+      const pause = async () =>
+        (await tx`select private.pause_portfolio_sync(${first?.lease ?? ''}) as answer`)[0]?.answer
+
+      expect([await pause(), await pause()]).toEqual([true, false])
+
+      const [second] = await tx`select lease_id, cursor from private.lease_portfolio_sync(1, ${connection.account.id})`
+      expect(second?.cursor).toEqual({ page: 1 })
+      expect(await lotsOf(tx, connection)).toEqual(['2/2 BTC for 20'])
+    }))
+
+  test('is not given for an exchange that the worker reads from already', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      const [one, two] = [await newConnection(tx, { account }), await newConnection(tx, { account })]
+
+      const leased = await tx`
+        select credential_id from private.lease_portfolio_sync(10, ${account.id}, ${[one.exchange]})`
+
+      expect([...leased]).toEqual([{ credential_id: two.credentialId }])
+    }))
+})
+
+describe('a key that its exchange refuses', () => {
+  test('fails its credential and tells its owner, but not the key that took its place meanwhile', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const refuse = async (version: number) => {
+        const leaseId = await lease(tx, connection)
+        await tx`select private.fail_portfolio_sync(${leaseId}, 'wrong_key', null, ${version})`
+      }
+      const seen = async () => [
+        (await tx`select status from public.credentials where id = ${connection.credentialId}`)[0]?.status,
+        (await tx`select from public.notifications where user_id = ${connection.account.id}`).count,
+      ]
+      await tx`update public.credentials set version = 2 where id = ${connection.credentialId}`
+
+      await refuse(1)
+      expect(await seen()).toEqual(['active', 0])
+      await refuse(2)
+      expect(await seen()).toEqual(['failed', 1])
+    }))
 })
 
 describe('the next sync', () => {
