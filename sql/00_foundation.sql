@@ -69,6 +69,8 @@ return case code
   when 'idempotency_in_progress' then 409
   when 'idempotency_not_replayable' then 409
   when 'credential_unreadable' then 409
+  when 'entitlement_required' then 402
+  when 'already_subscribed' then 409
 end;
 comment on function private.error_status(text) is
   'HTTP status of an error code that SQL can raise or return. The same catalogue as functions/_shared/errors.ts and docs/errors.md.';
@@ -105,21 +107,19 @@ comment on function private.require_service() is
 create function private.uuid_v7() returns uuid
 language plpgsql volatile security invoker set search_path = ''
 as $$
+declare
+  v_micros bigint := extract(epoch from clock_timestamp()) * 1000000;
 begin
   return encode(
-    set_bit(
-      set_bit(
-        overlay(
-          uuid_send(gen_random_uuid())
-          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-          from 1 for 6
-        ),
-        52, 1),
-      53, 1),
+    overlay(
+      uuid_send(gen_random_uuid())
+      placing substring(int8send(v_micros / 1000) from 3) || int2send((28672 + v_micros % 1000 * 4096 / 1000)::smallint)
+      from 1 for 8
+    ),
     'hex')::uuid;
 end $$;
 comment on function private.uuid_v7() is
-  'A UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. Sorts by time. PostgreSQL 18 has uuidv7().';
+  'A UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 bits of their fraction (6.2, method 3), then random bits. Sorts by time, to the microsecond. PostgreSQL 18 has uuidv7().';
 grant execute on function private.uuid_v7() to authenticated, service_role;
 
 create function private.uuid_v7_time(id uuid) returns timestamptz

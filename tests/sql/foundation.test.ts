@@ -132,16 +132,12 @@ describe('callers', () => {
 })
 
 describe('ids', () => {
-  test('ids sort by the moment they were made', () =>
+  test('ids sort in the order in which they were made, within a millisecond, too', () =>
     rolledBack(async (tx) => {
-      const ids: string[] = []
-      for (let index = 0; index < 20; index += 1) {
-        const [row] = await tx`select private.uuid_v7() as id from pg_sleep(0.002)`
-        ids.push(row?.id)
-      }
+      const ids = (await tx`select private.uuid_v7() as id from generate_series(1, 2000)`).map(({ id }) => id)
 
       expect(ids).toEqual(ids.toSorted())
-      expect(new Set(ids).size).toBe(20)
+      expect(new Set(ids.map((id) => id.slice(0, 13))).size).toBeLessThan(200)
     }))
 
   test('ids have version 7, the RFC variant, and differ within a millisecond', () =>
