@@ -2,7 +2,6 @@
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
@@ -11,6 +10,7 @@ import { localDbUrl } from '../stack/bootstrap.ts'
 import { readConfig, root } from '../stack/config.ts'
 import type { StackKeys } from '../stack/keys.ts'
 import { runSql } from '../stack/schema.ts'
+import { freeRange } from './support/ports.ts'
 import type { Target } from './target.ts'
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
@@ -81,20 +81,3 @@ function fromStatus(env: Record<string, string | undefined>): Target {
     own: null,
   }
 }
-
-/** A port with the six above it free, so that a developer's own stack can keep running. */
-async function freeRange(): Promise<number> {
-  // Below the range that the system hands out to outgoing connections (32768 and up on Linux).
-  for (let port = 10_000 + (process.pid % 700) * 10; port < 20_000; port += 10) {
-    const free = await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map((offset) => isFree(port + offset)))
-    if (free.every(Boolean)) return port
-  }
-  throw new Error('no free range of ports')
-}
-
-const isFree = (port: number) =>
-  new Promise<boolean>((resolve) => {
-    const server = createServer()
-    server.once('error', () => resolve(false))
-    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
-  })

@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { root } from '../../stack/config.ts'
+import { freeRange } from '../support/ports.ts'
 
 type Ended = { code: number; output: string }
 type Place = { env: NodeJS.ProcessEnv; data: string; port: number }
@@ -18,7 +19,7 @@ const children: ChildProcess[] = []
 
 async function newPlace(): Promise<Place> {
   const data = await mkdtemp(join(tmpdir(), 'palisade-commands-'))
-  const port = 20_000 + Math.floor(Math.random() * 1_200) * 10
+  const port = await freeRange(20_000)
   const place = { data, port, env: { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) } }
   places.push(place)
   return place

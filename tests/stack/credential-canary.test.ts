@@ -12,6 +12,7 @@ import { readConfig, root } from '../../stack/config.ts'
 import { signInDemoUser } from '../../stack/demo-user.ts'
 import type { StackKeys } from '../../stack/keys.ts'
 import { standInExchanges } from '../support/exchanges.ts'
+import { freeRange } from '../support/ports.ts'
 import { target } from '../target.ts'
 
 const canary = (kind: string) => `sk-canary-${kind}-${crypto.randomUUID()}`
@@ -58,7 +59,7 @@ test.runIf(target().own)(
   'a credential is in no log, no error, no answer, no statistics and no file of the database',
   async () => {
     const data = await mkdtemp(join(tmpdir(), 'palisade-canary-'))
-    const stack = await startStack(data, 34_000 + Math.floor(Math.random() * 900) * 10)
+    const stack = await startStack(data, await freeRange(20_000))
     try {
       const { config } = stack
       const keys: StackKeys = JSON.parse(readFileSync(config.files.keys, 'utf8'))
