@@ -17,6 +17,8 @@ const ours = new Set([
   'stack.json',
   'mails.ndjson',
   'storage',
+  'stripe.json',
+  'stripe.json.new',
 ])
 
 await runScript(help, async () => {

@@ -14,5 +14,15 @@ export function statusLines(config: StackConfig, keys: StackKeys): [string, stri
     ['CONSOLE_URL', `http://127.0.0.1:${config.ports.console}`],
     ['PUBLISHABLE_KEY', keys.publishableKey],
     ['SECRET_KEY', keys.secretKey],
+    ...stripeLines(config, keys),
+  ]
+}
+
+/** The secret that signs webhooks; the key of the account is nobody's business but the functions'. */
+function stripeLines({ urls, real }: StackConfig, keys: StackKeys): [string, string][] {
+  const [secret = ''] = (real.stripe?.webhookSecrets ?? keys.stripe.webhookSecret).split(',')
+  return [
+    ['STRIPE_WEBHOOK_SECRET', secret.trim()],
+    ...(urls.stripe ? [['STRIPE_API_URL', urls.stripe] satisfies [string, string]] : []),
   ]
 }

@@ -18,6 +18,9 @@ const environment = z.object({
   PALISADE_REST_URL: url,
   PALISADE_STORAGE_URL: url,
   PALISADE_EXCHANGES_URL: z.literal('real').or(url),
+  STRIPE_SECRET_KEY: z.string().optional(),
+  STRIPE_WEBHOOK_SECRETS: z.string().optional(),
+  BILLING_RETURN_URLS: z.string().optional(),
 })
 
 export type StackConfig = ReturnType<typeof readConfig>
@@ -46,6 +49,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       functions: port + 5,
       smtp: port + 6,
       exchanges: port + 7,
+      stripe: port + 8,
     },
     files: {
       postgres: join(data, 'postgres'),
@@ -53,6 +57,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       state: join(data, 'stack.json'),
       mails: join(data, 'mails.ndjson'),
       storage: join(data, 'storage'),
+      stripe: join(data, 'stripe.json'),
     },
     urls: {
       api: `http://127.0.0.1:${port}`,
@@ -64,7 +69,11 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
         vars.PALISADE_EXCHANGES_URL === 'real'
           ? null
           : (vars.PALISADE_EXCHANGES_URL ?? `http://127.0.0.1:${port + 7}`).replace(/\/+$/, ''),
+      /** Null: Stripe's own. */
+      stripe: vars.STRIPE_SECRET_KEY === undefined ? `http://127.0.0.1:${port + 8}` : null,
     },
+    /** Where a payment may lead back to: origins, or the beginnings of addresses. */
+    returnUrls: vars.BILLING_RETURN_URLS ?? `http://localhost:3000,http://127.0.0.1:3000,http://127.0.0.1:${port + 2}`,
     /** Whether Auth counts requests and mails. */
     rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',
     real: {
@@ -73,9 +82,21 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       rest: vars.PALISADE_REST_URL,
       storage: vars.PALISADE_STORAGE_URL,
       exchanges: vars.PALISADE_EXCHANGES_URL,
+      stripe: realStripe(vars),
     },
   }
 }
+
+/** With a key of Stripe's there is no stand-in, and webhooks need the secret of the endpoint that was made there. */
+function realStripe({ STRIPE_SECRET_KEY: secretKey, STRIPE_WEBHOOK_SECRETS: webhookSecrets }: Stripes) {
+  if (secretKey === undefined) return undefined
+  if (webhookSecrets === undefined)
+    throw new StackError(
+      'STRIPE_SECRET_KEY is set, so STRIPE_WEBHOOK_SECRETS must be set, too: the signing secret of the webhook endpoint. See .env.example.',
+    )
+  return { secretKey, webhookSecrets }
+}
+type Stripes = { STRIPE_SECRET_KEY?: string | undefined; STRIPE_WEBHOOK_SECRETS?: string | undefined }
 
 /** An error that a person can act on: the CLI prints its message alone, without a stack trace. */
 export class StackError extends Error {}

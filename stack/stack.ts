@@ -28,6 +28,7 @@ import { createRealtime, type Realtime, refuseUpgrade } from './realtime.ts'
 import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
 import { startSmtp } from './smtp.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
+import { createStripe } from './stripe.ts'
 
 type Fetch = (
   request: Request,
@@ -89,6 +90,14 @@ async function startParts(
   if (!config.real.exchanges) {
     const exchanges = createExchanges()
     await listen('exchanges', ports.exchanges, (request, env) => exchanges.fetch(request, env))
+  }
+
+  if (config.urls.stripe) {
+    const { secretKey, webhookSecret } = keys.stripe
+    const webhooks = [{ url: `${config.urls.api}/functions/v1/stripe-webhook`, secrets: [webhookSecret] }]
+    const stripe = createStripe({ url: config.urls.stripe, secretKey, webhooks, file: config.files.stripe })
+    undo.push(() => stripe.close())
+    await listen('Stripe', ports.stripe, (request) => stripe.fetch(request))
   }
 
   const dbUrl = await startDatabase(config, keys, options, undo)
@@ -225,6 +234,21 @@ function functionsEnvironment(
     SMTP_URL: `smtp://127.0.0.1:${config.ports.smtp}`,
     MAIL_FROM: 'Palisade <noreply@palisade.local>',
     ...(OPENROUTER_API_KEY ? { OPENROUTER_API_KEY } : {}),
+    ...stripeEnvironment(config, keys),
+  }
+}
+
+/** Of the stand-in, or of Stripe when this machine has a key of it. */
+function stripeEnvironment(config: StackConfig, keys: StackKeys): Record<string, string> {
+  const { secretKey, webhookSecrets } = config.real.stripe ?? {
+    secretKey: keys.stripe.secretKey,
+    webhookSecrets: keys.stripe.webhookSecret,
+  }
+  return {
+    STRIPE_SECRET_KEY: secretKey,
+    STRIPE_WEBHOOK_SECRETS: webhookSecrets,
+    ...(config.urls.stripe ? { STRIPE_API_URL: config.urls.stripe } : {}),
+    BILLING_RETURN_URLS: config.returnUrls,
   }
 }
 

@@ -1,0 +1,96 @@
+/**
+ * A local stand-in for Stripe, ours: the part of its API that selling subscriptions and credits needs, its hosted pages
+ * for checkout, portal and invoices, and its signed webhooks. The official client works against it. Its state is real
+ * and kept in one file; nothing costs anything. `/control` is not Stripe's: through it tests and the demo move the clock, decline
+ * cards, lose and shuffle deliveries and make calls fail.
+ */
+import { Hono } from 'hono'
+import { checkoutRoutes } from './stripe/api-checkout.ts'
+import { customerRoutes } from './stripe/api-customers.ts'
+import { eventRoutes } from './stripe/api-events.ts'
+import { invoiceRoutes } from './stripe/api-invoices.ts'
+import { paymentRoutes } from './stripe/api-payments.ts'
+import { priceRoutes } from './stripe/api-prices.ts'
+import { productRoutes } from './stripe/api-products.ts'
+import { subscriptionRoutes } from './stripe/api-subscriptions.ts'
+import { controlApi } from './stripe/control.ts'
+import { createState } from './stripe/create-state.ts'
+import { runDue } from './stripe/due.ts'
+import { dueHandlers } from './stripe/due-handlers.ts'
+import { addEndpoint, type Webhook } from './stripe/endpoints.ts'
+import { checkoutPages } from './stripe/page-checkout.ts'
+import { invoicePages } from './stripe/page-invoice.ts'
+import { portalPages } from './stripe/page-portal.ts'
+import { persist } from './stripe/persist.ts'
+import { errorBody, Refusal } from './stripe/refusals.ts'
+import { apiRoutes } from './stripe/routes.ts'
+import type { State } from './stripe/state.ts'
+
+export type StripeOptions = {
+  /** The address under which browsers and clients reach it, without a slash at the end. */
+  url: string
+  secretKey: string
+  /** Where events go, signed with every one of the endpoint's secrets. */
+  webhooks?: Webhook[]
+  /** Where the account is kept over a restart; without it everything is forgotten. */
+  file?: string
+  /** Epoch milliseconds. */
+  now?: () => number
+}
+
+const tickMs = 1_000
+
+export function createStripe({ url, secretKey, webhooks = [], file, now = Date.now }: StripeOptions): {
+  fetch(request: Request): Response | Promise<Response>
+  close(): void
+} {
+  const state = createState({ url, secretKey, now })
+  for (const webhook of webhooks) addEndpoint(state, webhook.url, webhook.secrets)
+  const save = file === undefined ? () => {} : persist(state, file)
+  const catchUp = () => runDue(state, state.now(), dueHandlers)
+  const app = createApp(state, catchUp)
+  // What falls due while nobody asks; it does not keep the process alive.
+  const timer = setInterval(catchUp, tickMs)
+  timer.unref()
+  const close = () => {
+    state.stopped = true
+    clearInterval(timer)
+    save()
+  }
+  return { fetch: (request) => app.fetch(request), close }
+}
+
+function createApp(state: State, catchUp: () => void): Hono {
+  const app = new Hono()
+  app.use(async (c, next) => {
+    catchUp()
+    await next()
+    if (c.req.method !== 'GET') state.isDirty = true
+  })
+  app.route('/control', controlApi(state))
+  const route = apiRoutes(app, state)
+  for (const declare of [
+    customerRoutes,
+    productRoutes,
+    priceRoutes,
+    checkoutRoutes,
+    subscriptionRoutes,
+    invoiceRoutes,
+    paymentRoutes,
+    eventRoutes,
+  ])
+    declare(route, state)
+  checkoutPages(app, state)
+  invoicePages(app, state)
+  portalPages(app, state)
+  app.notFound((c) => {
+    const message = `Unrecognized request URL (${c.req.method}: ${c.req.path}).`
+    return c.json({ error: { type: 'invalid_request_error', message } }, 404)
+  })
+  // A page that was told to do what cannot be done.
+  app.onError((error) => {
+    if (!(error instanceof Refusal)) throw error
+    return Response.json(errorBody(error), { status: error.status })
+  })
+  return app
+}

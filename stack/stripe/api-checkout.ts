@@ -1,0 +1,130 @@
+/** /v1/checkout/sessions. */
+import { z } from 'zod'
+import { livingCustomer } from './api-customers.ts'
+import { expireSession, planExpiry } from './checkout.ts'
+import { type lineItem, type NewParams, newParams } from './checkout-params.ts'
+import { listOf, listPage } from './lists.ts'
+import { expand, mergeMetadata, metadata, none, page, text } from './params.ts'
+import { invalid, need } from './refusals.ts'
+import type { Route } from './routes.ts'
+import { newLineItem, newPrice } from './shape-catalogue.ts'
+import { newSession } from './shape-session.ts'
+import type { State } from './state.ts'
+import type { LineItem, Session } from './wire.ts'
+
+export function checkoutRoutes(route: Route, state: State): void {
+  const path = '/v1/checkout/sessions'
+  route('POST', path, newParams, (given) => createSession(state, given))
+  route('GET', `${path}/:id`, none, (_, id) => need(state.sessions, 'checkout.session', id))
+  route('POST', `${path}/:id`, z.strictObject({ metadata: metadata.optional(), expand }), ({ metadata }, id) => {
+    const session = need(state.sessions, 'checkout.session', id)
+    session.metadata = mergeMetadata(session.metadata ?? {}, metadata)
+    return session
+  })
+  route('POST', `${path}/:id/expire`, none, (_, id) => {
+    const session = need(state.sessions, 'checkout.session', id)
+    expireSession(state, session)
+    return session
+  })
+  route('GET', `${path}/:id/line_items`, z.strictObject({ ...page }), ({ limit }, id) => {
+    need(state.sessions, 'checkout.session', id)
+    const items = state.sessionItems.get(id) ?? []
+    return listOf(`${path}/${id}/line_items`, items.slice(0, limit), items.length > limit)
+  })
+  const filters = {
+    customer: text.optional(),
+    payment_intent: text.optional(),
+    subscription: text.optional(),
+    status: z.enum(['open', 'complete', 'expired']).optional(),
+  }
+  route('GET', path, z.strictObject({ ...page, ...filters }), (query) =>
+    listPage(path, state.sessions.values(), query, (session) =>
+      (['customer', 'payment_intent', 'subscription', 'status'] as const).every(
+        (name) => query[name] === undefined || session[name] === query[name],
+      ),
+    ),
+  )
+}
+
+function createSession(state: State, given: NewParams): Session {
+  const items = given.line_items.map((item, i) => lineOf(state, item, i))
+  const currency = items[0]?.currency ?? 'usd'
+  checkItems(given, items)
+  if (given.customer !== undefined && given.customer_email !== undefined)
+    throw invalid('You may only specify one of these parameters: customer, customer_email.')
+  const now = state.realNow()
+  const expires_at = given.expires_at ?? now + 86_400
+  // Stripe's least is 30 minutes; a client's clock may be a little off.
+  if (expires_at < now + 29 * 60 || expires_at > now + 86_400 + 60)
+    throw invalid('The `expires_at` timestamp must be between 30 minutes and 24 hours from now.', {
+      param: 'expires_at',
+    })
+  const customer = given.customer === undefined ? undefined : livingCustomer(state, given.customer, 'customer')
+  const sum = items.reduce((total, { amount_total }) => total + amount_total, 0)
+  const data = given.subscription_data
+  const isTrial = data?.trial_period_days !== undefined || data?.trial_end !== undefined
+  const session = newSession(state, {
+    mode: given.mode,
+    amount: isTrial ? 0 : sum,
+    currency,
+    customer,
+    customer_email: given.customer_email ?? null,
+    client_reference_id: given.client_reference_id ?? null,
+    success_url: given.success_url,
+    cancel_url: given.cancel_url ?? null,
+    expires_at,
+    metadata: mergeMetadata({}, given.metadata),
+    payment_method_collection: given.payment_method_collection,
+    customer_creation: customer
+      ? null
+      : (given.customer_creation ?? (given.mode === 'subscription' ? 'always' : 'if_required')),
+  })
+  state.sessions.set(session.id, session)
+  state.sessionItems.set(session.id, items)
+  noteOrder(state, session, given)
+  planExpiry(state, session)
+  return session
+}
+
+function noteOrder(state: State, { id }: Session, { subscription_data, payment_intent_data }: NewParams): void {
+  state.sessionOrders.set(id, {
+    trial_days: subscription_data?.trial_period_days,
+    trial_end: subscription_data?.trial_end,
+    missing_payment_method: subscription_data?.trial_settings?.end_behavior.missing_payment_method ?? 'create_invoice',
+    subscription_metadata: mergeMetadata({}, subscription_data?.metadata),
+    intent_metadata: mergeMetadata({}, payment_intent_data?.metadata),
+    intent_description: payment_intent_data?.description ?? null,
+  })
+}
+
+function lineOf(state: State, item: z.infer<typeof lineItem>, i: number): LineItem {
+  const param = `line_items[${i}][price]`
+  if (item.price === undefined) return inlineLine(state, item, param)
+  const price = need(state.prices, 'price', item.price, param)
+  if (!price.active) throw invalid('The price specified is inactive.', { param })
+  const name = state.products.get(price.product)?.name ?? price.id
+  return newLineItem(price, item.quantity, name, (price.unit_amount ?? 0) * item.quantity)
+}
+
+function inlineLine(state: State, { price_data: data, quantity }: z.infer<typeof lineItem>, param: string): LineItem {
+  if (!data) throw invalid('You must specify either `price` or `price_data`.', { code: 'parameter_missing', param })
+  const { unit_amount, currency, recurring = null } = data
+  const plain = { lookup_key: null, nickname: null, metadata: {}, active: false }
+  const price = newPrice(state, { ...plain, product: data.product ?? 'prod_inline', currency, unit_amount, recurring })
+  state.prices.set(price.id, price)
+  return newLineItem(price, quantity, data.product_data?.name ?? 'Item', unit_amount * quantity)
+}
+
+function checkItems({ mode, subscription_data, payment_intent_data }: NewParams, items: LineItem[]): void {
+  const recurring = items.filter(({ price }) => price?.recurring)
+  if (mode === 'payment' && recurring.length > 0)
+    throw invalid('You specified `payment` mode but passed a recurring price.', { param: 'line_items' })
+  if (mode === 'subscription' && recurring.length === 0)
+    throw invalid('You must provide at least one recurring price in `subscription` mode.', { param: 'mode' })
+  if (new Set(items.map(({ currency }) => currency)).size > 1)
+    throw invalid('All prices must have the same currency.', { param: 'line_items' })
+  if (mode === 'payment' && subscription_data)
+    throw invalid('You can not pass `subscription_data` in `payment` mode.', { param: 'subscription_data' })
+  if (mode === 'subscription' && payment_intent_data)
+    throw invalid('You can not pass `payment_intent_data` in `subscription` mode.', { param: 'payment_intent_data' })
+}

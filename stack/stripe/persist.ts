@@ -1,0 +1,70 @@
+/** Keeps the account in a file, so that a stack that starts again still knows whom its database calls a customer. */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { mapNames } from './create-state.ts'
+import type { State } from './state.ts'
+
+/** Reconciliation finds what happened before; of the events only the last ones are worth their room. */
+const eventsKept = 1_000
+const everyMs = 10_000
+
+type Saved = Pick<State, 'clock' | 'counters' | 'due'> & {
+  version: 1
+  maps: Record<string, [string, unknown][]>
+}
+
+/** Answers how to save at once, for the end. */
+export function persist(state: State, file: string): () => void {
+  load(state, file)
+  let savedAt = 0
+  const save = () => {
+    if (!state.isDirty) return
+    state.isDirty = false
+    savedAt = Date.now()
+    mkdirSync(dirname(file), { recursive: true })
+    writeFileSync(`${file}.new`, written(state), { mode: 0o600 })
+    renameSync(`${file}.new`, file)
+  }
+  const timer = setInterval(() => {
+    if (Date.now() - savedAt >= everyMs) save()
+  }, 1_000)
+  timer.unref()
+  return () => {
+    clearInterval(timer)
+    save()
+  }
+}
+
+function written({ clock, counters, due, ...state }: State): string {
+  const maps = Object.fromEntries(mapNames.map((name) => [name, [...state[name]]]))
+  const saved: Saved = {
+    version: 1,
+    clock,
+    counters,
+    due,
+    maps: { ...maps, events: [...state.events].slice(-eventsKept) },
+  }
+  return JSON.stringify(saved)
+}
+
+/** A file that cannot be read is as if it were not there: what it held was play money. */
+function load(state: State, file: string): void {
+  if (!existsSync(file)) return
+  try {
+    const saved: Saved = JSON.parse(readFileSync(file, 'utf8'))
+    if (saved.version !== 1) return
+    const { clock, counters, due } = saved
+    Object.assign(state, {
+      clock: { ...clock, moment: undefined, lead: 0 },
+      counters,
+      due,
+    })
+    for (const name of mapNames) fill(state[name], saved.maps[name] ?? [])
+  } catch {
+    return
+  }
+}
+
+function fill(map: Map<string, unknown>, rows: [string, unknown][]): void {
+  for (const [id, value] of rows) map.set(id, value)
+}

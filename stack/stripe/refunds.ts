@@ -1,0 +1,83 @@
+/** Money that goes back: refunds, which may fail later, and disputes, which the bank decides. */
+import { asOf } from './due.ts'
+import { change, emit } from './events.ts'
+import { invalid } from './refusals.ts'
+import { newDispute, newRefund } from './shape-refund.ts'
+import type { State } from './state.ts'
+import type { Charge, Dispute, Metadata, Refund } from './wire.ts'
+
+type NewRefund = { amount: number | undefined; reason: Refund['reason']; metadata: Metadata }
+
+export function chargeOfIntent(state: State, intent: string): Charge {
+  const charge = state.charges.get(state.intents.get(intent)?.latest_charge ?? '')
+  if (charge?.status !== 'succeeded') throw invalid('This payment intent has no charge that succeeded.')
+  return charge
+}
+
+export function refund(state: State, charge: Charge, given: NewRefund): Refund {
+  const left = charge.amount - charge.amount_refunded
+  if (isContested(state, charge))
+    throw invalid('A charge that is disputed cannot be refunded.', { code: 'charge_disputed' })
+  if (left <= 0) throw invalid('This charge has been refunded already.', { code: 'charge_already_refunded' })
+  const amount = given.amount ?? left
+  if (amount <= 0 || amount > left)
+    throw invalid(`A refund of ${amount} is not between 1 and what is left (${left}).`, { param: 'amount' })
+  const made = asOf(state, charge.customer, () => newRefund(state, charge, { ...given, amount }))
+  state.refunds.set(made.id, made)
+  emit(state, 'refund.created', made)
+  moveCharge(state, charge, amount)
+  return made
+}
+
+/** While a bank holds the money there is nothing to give back. */
+const isContested = (state: State, { id }: Charge) =>
+  [...state.disputes.values()].some(({ charge, status }) => charge === id && (takesMoney(status) || status === 'lost'))
+
+/** Says by an event what is refunded now; a refund that failed is taken off again, without one. */
+function moveCharge(state: State, charge: Charge, amount: number): void {
+  const { amount_refunded, refunded } = charge
+  charge.amount_refunded += amount
+  charge.refunded = charge.amount_refunded === charge.amount
+  if (amount > 0) emit(state, 'charge.refunded', charge, { previous: { amount_refunded, refunded } })
+}
+
+const isDead = ({ status }: Refund) => status === 'failed' || status === 'canceled'
+
+export function moveRefund(state: State, moved: Refund, status: NonNullable<Refund['status']>): Refund {
+  if (isDead(moved)) throw invalid(`This refund has ${moved.status} already.`)
+  const previous = { status: moved.status }
+  moved.status = status
+  if (status === 'failed') moved.failure_reason = 'expired_or_canceled_card'
+  const charge = state.charges.get(moved.charge ?? '')
+  if (charge && isDead(moved)) moveCharge(state, charge, -moved.amount)
+  emit(state, 'refund.updated', moved, { previous })
+  emit(state, 'charge.refund.updated', moved, { previous })
+  if (status === 'failed') emit(state, 'refund.failed', moved)
+  return moved
+}
+
+type NewDispute = { amount: number | undefined; reason: string; status: Dispute['status'] }
+
+export function dispute(state: State, charge: Charge, { amount = charge.amount, reason, status }: NewDispute): Dispute {
+  if (amount <= 0 || amount > charge.amount) throw invalid('The amount is more than was charged.', { param: 'amount' })
+  const made = asOf(state, charge.customer, () => newDispute(state, charge, { amount, reason, status }))
+  charge.disputed = true
+  state.disputes.set(made.id, made)
+  emit(state, 'charge.dispute.created', made)
+  if (takesMoney(status)) emit(state, 'charge.dispute.funds_withdrawn', made)
+  return made
+}
+
+const takesMoney = (status: Dispute['status']) => status === 'needs_response' || status === 'under_review'
+const closed = ['won', 'lost', 'warning_closed', 'prevented']
+
+/** An inquiry that becomes a dispute takes the money then; one that is won brings it back. */
+export function moveDispute(state: State, moved: Dispute, status: Dispute['status']): Dispute {
+  if (closed.includes(moved.status)) throw invalid(`This dispute is ${moved.status} already.`)
+  const hadMoney = takesMoney(moved.status)
+  change(state, closed.includes(status) ? 'charge.dispute.closed' : 'charge.dispute.updated', moved, { status })
+  moved.is_charge_refundable = status.startsWith('warning_')
+  if (!hadMoney && takesMoney(status)) emit(state, 'charge.dispute.funds_withdrawn', moved)
+  if (hadMoney && status === 'won') emit(state, 'charge.dispute.funds_reinstated', moved)
+  return moved
+}

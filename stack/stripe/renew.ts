@@ -1,0 +1,125 @@
+/** What happens to subscriptions and their invoices when its time has come. */
+import { schedule } from './due.ts'
+import { change, emit } from './events.ts'
+import { customerOf, draftInvoice, fill, finalize, voidInvoice, writeOff } from './invoices.ts'
+import { tryInvoice } from './pay-invoice.ts'
+import { nextBoundary } from './periods.ts'
+import { newInvoice } from './shape-invoice.ts'
+import type { State } from './state.ts'
+import { itemLine, nextRenewal, planAhead } from './subscribe.ts'
+import { endSubscription, isOver, subscriptionOf } from './subscription-status.ts'
+import type { Invoice, Subscription } from './wire.ts'
+
+export function renew(state: State, id: string): void {
+  const subscription = state.subscriptions.get(id)
+  if (!subscription || isOver(subscription) || subscription.status === 'incomplete') return
+  const now = state.now()
+  const ends = nextRenewal(subscription)
+  const isOrdered = (subscription.cancel_at ?? now + 1) <= now || (subscription.cancel_at_period_end && ends <= now)
+  if (isOrdered) endSubscription(state, subscription, 'cancellation_requested')
+  else if (ends > now || subscription.status === 'paused') return
+  else if (subscription.status !== 'trialing' || trialGoesOn(state, subscription)) roll(state, subscription)
+}
+
+/** Without a card a trial ends as the subscription says; with one it goes on. */
+function trialGoesOn(state: State, subscription: Subscription): boolean {
+  const missing = subscription.trial_settings?.end_behavior.missing_payment_method
+  if (state.cards.has(subscription.customer) || missing === 'create_invoice') return true
+  if (missing === 'cancel') endSubscription(state, subscription, 'cancellation_requested')
+  else {
+    change(state, 'customer.subscription.updated', subscription, { status: 'paused' })
+    emit(state, 'customer.subscription.paused', subscription)
+  }
+  return false
+}
+
+/** The next period of every item whose period is over, on one draft. */
+export function roll(state: State, subscription: Subscription): void {
+  const now = state.now()
+  const start = nextRenewal(subscription)
+  const before = structuredClone(subscription.items)
+  const wasTrial = subscription.status === 'trialing'
+  const over = subscription.items.data.filter(({ current_period_end }) => current_period_end <= now)
+  for (const item of over) {
+    item.current_period_start = item.current_period_end
+    item.current_period_end = nextBoundary(subscription.billing_cycle_anchor, item.current_period_start, item.price)
+  }
+  if (wasTrial) subscription.status = 'active'
+  const lines = over.map((item) => itemLine(subscription, item))
+  const period = { start: before.data[0]?.current_period_start ?? start, end: start }
+  const latest_invoice = subscription.latest_invoice
+  const invoice = draftInvoice(state, subscription, { reason: 'subscription_cycle', lines, period })
+  const previous = { items: before, latest_invoice, ...(wasTrial ? { status: 'trialing' } : {}) }
+  emit(state, 'customer.subscription.updated', subscription, { previous })
+  planAhead(state, subscription)
+  // Drafts of a subscription that nobody pays for stay drafts.
+  if (subscription.status === 'unpaid') invoice.auto_advance = false
+  else {
+    invoice.automatically_finalizes_at = now + state.settings.draft_seconds
+    schedule(state, invoice.automatically_finalizes_at, 'finalize_invoice', invoice.id)
+  }
+}
+
+export function finalizeDue(state: State, id: string): void {
+  const invoice = state.invoices.get(id)
+  const subscription = invoice && subscriptionOf(state, invoice)
+  if (!invoice || !subscription || invoice.status !== 'draft' || customerIsGone(state, subscription)) return
+  const pause = subscription.pause_collection?.behavior
+  if (pause === 'keep_as_draft') {
+    invoice.auto_advance = false
+    return
+  }
+  finalize(state, invoice)
+  if (invoice.amount_due === 0) return
+  if (pause === 'void') voidInvoice(state, invoice)
+  else if (pause === 'mark_uncollectible') writeOff(state, invoice)
+  else tryInvoice(state, invoice, cardOf(state, subscription))
+}
+
+const customerIsGone = (state: State, { customer }: Subscription) => state.customers.get(customer)?.deleted === true
+
+/** How the customer's card answers now; without one it is as if it were declined. */
+export const cardOf = (state: State, { customer }: Pick<Subscription, 'customer'>) =>
+  state.cards.get(customer) ?? 'declined'
+
+export function retryDue(state: State, id: string): void {
+  const invoice = state.invoices.get(id)
+  const subscription = invoice && subscriptionOf(state, invoice)
+  if (!invoice || !subscription || isOver(subscription) || invoice.status !== 'open') return
+  if (invoice.next_payment_attempt === null || invoice.next_payment_attempt > state.now()) return
+  tryInvoice(state, invoice, cardOf(state, subscription))
+}
+
+export function trialWillEnd(state: State, id: string): void {
+  const subscription = state.subscriptions.get(id)
+  if (subscription?.status === 'trialing') emit(state, 'customer.subscription.trial_will_end', subscription)
+}
+
+/** An invoice that does not exist yet: its event's object has no id. */
+export function upcoming(state: State, id: string): void {
+  const subscription = state.subscriptions.get(id)
+  if (!subscription || isOver(subscription) || subscription.cancel_at_period_end) return
+  if (nextRenewal(subscription) - state.now() > state.settings.upcoming_days * 86_400) return
+  const end = nextRenewal(subscription)
+  const preview: Invoice = newInvoice(state, {
+    subscription,
+    customer: customerOf(state, subscription.customer),
+    reason: 'upcoming',
+    period: { start: state.now(), end },
+  })
+  fill(preview, [
+    ...(state.pendingLines.get(id) ?? []),
+    ...subscription.items.data.map((item) => itemLine(subscription, item)),
+  ])
+  const { id: _id, ...rest } = preview
+  emit(state, 'invoice.upcoming', rest)
+}
+
+/** A first invoice that nobody paid for 23 hours. */
+export function expireIncomplete(state: State, id: string): void {
+  const subscription = state.subscriptions.get(id)
+  if (subscription?.status !== 'incomplete') return
+  const invoice = state.invoices.get(subscription.latest_invoice ?? '')
+  if (invoice?.status === 'open') voidInvoice(state, invoice)
+  change(state, 'customer.subscription.updated', subscription, { status: 'incomplete_expired', ended_at: state.now() })
+}

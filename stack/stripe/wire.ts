@@ -1,0 +1,40 @@
+/** Stripe's objects as JSON has them: ids in place of what can be expanded, decimals as strings. */
+import type Stripe from 'stripe'
+
+/** The types of the stripe package declare what its client hands out; this takes back what the client adds. */
+export type Wire<T> = string extends T ? Exclude<T, object> : WirePart<T>
+type WirePart<T> = T extends Stripe.Decimal
+  ? string
+  : T extends (infer Item)[]
+    ? Wire<Item>[]
+    : T extends object
+      ? { [Key in keyof T]: Wire<T[Key]> }
+      : T
+
+export type Customer = Wire<Stripe.Customer>
+export type DeletedCustomer = Wire<Stripe.DeletedCustomer>
+export type Product = Wire<Stripe.Product>
+export type Price = Wire<Stripe.Price>
+export type Session = Wire<Stripe.Checkout.Session>
+export type LineItem = Wire<Stripe.LineItem>
+export type Subscription = Wire<Stripe.Subscription>
+export type SubscriptionItem = Wire<Stripe.SubscriptionItem>
+export type Invoice = Wire<Stripe.Invoice>
+export type InvoiceLine = Wire<Stripe.InvoiceLineItem>
+export type InvoicePayment = Wire<Stripe.InvoicePayment>
+export type PaymentIntent = Wire<Stripe.PaymentIntent>
+export type Charge = Wire<Stripe.Charge>
+export type Refund = Wire<Stripe.Refund>
+export type Dispute = Wire<Stripe.Dispute>
+export type Portal = Wire<Stripe.BillingPortal.Session>
+export type Endpoint = Wire<Stripe.WebhookEndpoint>
+export type Metadata = Record<string, string>
+
+type EventFrame = Pick<Stripe.EventBase, 'id' | 'object' | 'created' | 'livemode' | 'pending_webhooks' | 'request'>
+/** The package has one type for each event; here the object is whatever it was at that moment. */
+export type Event = EventFrame & {
+  account?: string
+  api_version: string | null
+  type: string
+  data: { object: unknown; previous_attributes?: unknown }
+}
