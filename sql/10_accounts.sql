@@ -24,7 +24,7 @@ comment on table public.profiles is 'One row for every account, made when the us
 comment on column public.profiles.id is 'The user''s id in auth.users.';
 comment on column public.profiles.status is 'pending until the e-mail is verified and parked_reason is null; the AI proxy refuses all but active from the next call on. Not user-writable.';
 comment on column public.profiles.role is 'Not user-writable.';
-comment on column public.profiles.plan_id is 'Decides the limits; a change applies to the next call. Not user-writable.';
+comment on column public.profiles.plan_id is 'The plan that an operator gave: it decides the limits unless a better one is paid for; a change applies to the next call. Not user-writable.';
 comment on column public.profiles.parked_reason is
   'Why a verified e-mail does not make the account active: guardian_consent (too young), incomplete (birth date or terms are missing). Not user-writable.';
 comment on column public.profiles.do_not_sell is 'The latest choice made with set_do_not_sell; public.consents has all of them.';

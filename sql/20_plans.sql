@@ -51,6 +51,64 @@ revoke all on public.limit_overrides from anon, authenticated, service_role;
 grant select on public.limit_overrides to authenticated;
 grant select, insert, update, delete on public.limit_overrides to service_role;
 
+-- What is paid for --------------------------------------------------------------------------------------------------------
+
+create table private.entitlements (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  starts_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at > starts_at),
+  plan_id text references public.plans (id) on delete cascade,
+  outranks text[],
+  state text not null check (state in ('trialing', 'active', 'canceling', 'past_due', 'paused', 'unpaid', 'canceled', 'expired', 'incomplete')),
+  subscription_id text not null check (length(subscription_id) between 1 and 255),
+  valid_until timestamptz,
+  grace_until timestamptz,
+  primary key (user_id, starts_at),
+  check (num_nonnulls(plan_id, outranks, valid_until) in (0, 3))
+);
+comment on table private.entitlements is
+  'What a user''s subscriptions entitle to and when, as one line of time without gaps, future included, so that what holds at a moment is one row and needs no job. Written by private.refresh_entitlement only; no rows: never subscribed.';
+comment on column private.entitlements.plan_id is 'The plan that is paid for in this time; null: none.';
+comment on column private.entitlements.outranks is
+  'The plans that are no better than plan_id, itself included, by plans.position: here, so that admission need not look into plans.';
+comment on column private.entitlements.state is 'Of the subscription that counts: see public.get_my_entitlement.';
+comment on column private.entitlements.valid_until is 'When the subscription stops to entitle if nothing more is heard of it.';
+comment on column private.entitlements.grace_until is 'Set while it entitles although what was due is not known to be paid.';
+create index entitlements_plan_id_idx on private.entitlements (plan_id);
+create index entitlements_ends_at_idx on private.entitlements (ends_at) where plan_id is not null;
+revoke all on private.entitlements from anon, authenticated, service_role;
+
+create function private.plans_outranked_by(plan_id text) returns text[]
+language sql stable security invoker set search_path = ''
+as $$
+  select array_agg(o.id) from public.plans p join public.plans o on o.position <= p.position where p.id = plans_outranked_by.plan_id
+$$;
+comment on function private.plans_outranked_by(text) is 'The plans that are no better than this one, itself included; null for no plan.';
+
+create view private.entitled_profiles with (security_invoker = true) as
+select p.id, p.status, p.quota_time_zone, p.created_at,
+  case when p.plan_id = any (e.outranks) then e.plan_id else p.plan_id end as plan_id,
+  coalesce(e.state, 'none') as state, e.plan_id is not null as is_paid, e.subscription_id, e.valid_until, e.grace_until
+from public.profiles p
+  left join private.entitlements e on e.user_id = p.id and e.starts_at <= now() and e.ends_at > now();
+comment on view private.entitled_profiles is
+  'Profiles with the plan that counts now: the one that is paid for, or the one in the profile when that is better or nothing is paid for. A view and not a function, because admission joins it for many callers at once.';
+revoke all on private.entitled_profiles from anon, authenticated, service_role;
+
+create function private.entitlement(
+  user_id uuid,
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out valid_until timestamptz, out grace_until timestamptz
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  select p.plan_id, p.state, p.is_paid, p.subscription_id, p.valid_until, p.grace_until
+  into plan_id, state, is_paid, subscription_id, valid_until, grace_until
+  from private.entitled_profiles p where p.id = entitlement.user_id;
+end $$;
+comment on function private.entitlement(uuid) is
+  'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Definer: entitlements are private; callers pass an id they have checked.';
+
 -- Meters ---------------------------------------------------------------------------------------------------------------
 
 create table private.meters (
@@ -168,7 +226,7 @@ as $$
     case when r.at > now() then coalesce((a.counts).held[m.slot], 0) else 0 end,
     case when r.at > now() then r.at
       else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
-  from public.profiles p
+  from private.entitled_profiles p
     -- The sign-up, also of users who were there before their profile.
     join auth.users s on s.id = p.id
     left join private.accounts a on a.user_id = p.id
@@ -298,7 +356,7 @@ declare
   v_taken record;
 begin
   select p.plan_id, p.quota_time_zone, coalesce(u.created_at, p.created_at) as signed_up_at into strict v_profile
-  from public.profiles p join auth.users u on u.id = p.id where p.id = consume.user_id;
+  from private.entitled_profiles p join auth.users u on u.id = p.id where p.id = consume.user_id;
   select array_agg(l) into v_limits
   from unnest(private.meter_limits(consume.user_id, v_profile.plan_id, array[consume.meter])) l where l.period = consume.period;
   if v_limits is null then
@@ -308,11 +366,11 @@ begin
   from private.take_units(v_account.counts, v_limits, array[consume.units], v_profile.quota_time_zone, v_profile.signed_up_at) t;
   if v_taken.short is not null then
     perform private.raise_error(
-      case when consume.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
+      case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
       format('The limit of %s %s per %s is reached.', greatest(v_limits[1].amount, 0), consume.meter, consume.period),
       format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
   end if;
   update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
-  'Counts units against a limit or raises daily_quota_exceeded / insufficient_quota; exact however many race, because the account is locked first. Definer: for triggers on users'' tables.';
+  'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first. Definer: for triggers on users'' tables.';

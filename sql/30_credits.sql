@@ -36,12 +36,15 @@ create table private.credit_lots (
   kind text not null check (kind in ('promotional', 'monthly', 'purchased')),
   amount bigint not null check (amount > 0),
   remaining bigint not null,
+  expired bigint not null default 0 check (expired >= 0),
   expires_at timestamptz not null default 'infinity',
   check (remaining between 0 and amount)
 );
 comment on table private.credit_lots is
   'Credits as they were granted. They burn in this order: what expires first, then promotional, monthly, purchased, then the older. The balance is what remains of all lots, less accounts.unburned.';
 comment on column private.credit_lots.remaining is 'Without what accounts.unburned will take: burning is written down only when it makes a difference.';
+comment on column private.credit_lots.id is 'Also the id of the ledger''s entry that granted it, for lots of add_credit_entry.';
+comment on column private.credit_lots.expired is 'How much of it nobody used in time: what a refund takes back of it has gone already.';
 create index credit_lots_user_id_idx on private.credit_lots (user_id);
 create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 revoke all on private.credit_lots from anon, authenticated, service_role;
@@ -97,7 +100,7 @@ begin
       account.next_expiry_at := least(account.next_expiry_at, now() + interval '1 minute');
     end if;
     continue when v_part = 0;
-    update private.credit_lots l set remaining = l.remaining - v_part where l.id = v_lot.id;
+    update private.credit_lots l set remaining = l.remaining - v_part, expired = l.expired + v_part where l.id = v_lot.id;
     account.balance := account.balance - v_part;
     insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
     values (account.user_id, -v_part, 'expiry', format('%s credits expired', v_lot.kind),
@@ -137,6 +140,7 @@ as $$
 declare
   v_account private.accounts := private.lock_account(add_credit_entry.user_id);
   v_entry public.credit_entries;
+  v_id uuid := private.uuid_v7();
 begin
   if v_account.user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
@@ -156,8 +160,8 @@ begin
   if amount > 0 then
     -- What was spent before came from the lots of before.
     v_account := private.burn_credits(v_account);
-    insert into private.credit_lots (user_id, kind, amount, remaining, expires_at)
-    values (add_credit_entry.user_id, lot_kind, add_credit_entry.amount, add_credit_entry.amount,
+    insert into private.credit_lots (id, user_id, kind, amount, remaining, expires_at)
+    values (v_id, add_credit_entry.user_id, lot_kind, add_credit_entry.amount, add_credit_entry.amount,
       coalesce(add_credit_entry.expires_at, 'infinity'));
   end if;
   update private.accounts a set
@@ -166,9 +170,9 @@ begin
     clawed_back = a.clawed_back + case when kind = 'clawback' then -add_credit_entry.amount else 0 end,
     next_expiry_at = least(a.next_expiry_at, add_credit_entry.expires_at)
   where a.user_id = add_credit_entry.user_id;
-  insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+  insert into public.credit_entries (id, user_id, amount, kind, reason, idempotency_key, balance_after)
   values (
-    add_credit_entry.user_id, add_credit_entry.amount, add_credit_entry.kind, add_credit_entry.reason,
+    v_id, add_credit_entry.user_id, add_credit_entry.amount, add_credit_entry.kind, add_credit_entry.reason,
     add_credit_entry.idempotency_key, v_account.balance + add_credit_entry.amount)
   returning * into v_entry;
   return v_entry;
@@ -196,9 +200,9 @@ begin
     perform private.raise_error('invalid_request_error', 'idempotency_key must have 1 to 255 characters.');
   end if;
   -- An entry of a caller's with such a key would make the settlement of that call fail.
-  if change_credits.idempotency_key ~ '^(sign_up$|ai_call:|expiry:)' then
+  if change_credits.idempotency_key ~ '^(sign_up$|ai_call:|expiry:|stripe:)' then
     perform private.raise_error('invalid_request_error',
-      'idempotency_key must not be sign_up or begin with ai_call: or expiry: (the ledger''s own keys).');
+      'idempotency_key must not be sign_up or begin with ai_call:, expiry: or stripe: (the ledger''s own keys).');
   end if;
   if change_credits.lot_kind is null or change_credits.lot_kind not in ('promotional', 'monthly', 'purchased') then
     perform private.raise_error('invalid_request_error', 'kind must be promotional, monthly or purchased.');

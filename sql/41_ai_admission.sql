@@ -52,7 +52,7 @@ begin
     s.aal is distinct from 'aal2' and exists (
       select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as lacks_factor
   into v_account
-  from public.profiles p
+  from private.entitled_profiles p
     join auth.users u on u.id = p.id
     left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
   where p.id = check_account.user_id;
@@ -174,10 +174,16 @@ begin
         when v_route.kind <> v_kind then jsonb_build_object('code', 'invalid_request_error',
           'message', format('The model %s is not for this endpoint: it is of the kind %s.', v_hold.model_id, v_route.kind), 'details', v_param)
         when not v_route.is_in_plan then jsonb_build_object('code', 'model_not_allowed',
-          'message', format('Your plan does not include the model %s.', v_hold.model_id), 'details', v_param)
+          'message', format('Your plan does not include the model %s.', v_hold.model_id)
+            -- A model in no plan cannot be had for money.
+            || case when exists (select from public.plan_models o where o.model_id = v_hold.model_id)
+              then ' ' || private.payment_hint(v_hold.user_id) else '' end, 'details', v_param)
         when v_route.price is null then jsonb_build_object('code', 'model_not_priced',
           'message', format('The model %s has no price yet, so it cannot be used.', v_hold.model_id), 'details', v_param)
       end;
+      if v_refusal is null and v_hold.own_key then
+        v_refusal := private.feature_refusal(v_hold.user_id, 'own_keys') || jsonb_build_object('details', jsonb_build_object('param', 'credential'));
+      end if;
       v_hold.provider_id := (v_route.provider).id;
       v_hold.price_valid_from := (v_route.price).valid_from;
     end if;
@@ -582,7 +588,7 @@ begin
       ) with ordinality r (
         request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
         choices, images, stream, request_bytes, api_key_hash, idempotency_key, credential_id, position)
-      join public.profiles p on p.id = r.user_id and p.status = 'active'
+      join private.entitled_profiles p on p.id = r.user_id and p.status = 'active'
       join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
       join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
     where r.api_key_hash is null and r.idempotency_key is null and r.credential_id is null and length(r.request_id) between 1 and 64

@@ -380,13 +380,17 @@ as $$
 declare
   v_lease interval := make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer);
 begin
+  if of_user is not null then
+    perform private.require_feature(of_user, 'portfolio_sync');
+  end if;
   return query
     with due as (
       select s.credential_id, c.provider, e.base_url, e.price_asset
       from private.portfolio_syncs s
         join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
         join private.exchanges e on e.id = c.provider and e.enabled
-        join public.profiles p on p.id = s.user_id and p.status = 'active'
+        join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+        join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
       where (s.leased_until is null or s.leased_until <= now()) and c.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
         -- Somebody who asks does not wait for the next time, but for the rest after a failure.
@@ -407,7 +411,7 @@ begin
       array(select h.asset from public.holdings h where h.credential_id = s.credential_id);
 end $$;
 comment on function private.lease_portfolio_sync(integer, uuid, text[]) is
-  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active. With of_user that user''s only, and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, or entitlement_required, and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -596,6 +600,8 @@ begin
   if exists (
     select from private.portfolio_syncs s
       join public.credentials c on c.id = s.credential_id and c.status = 'active'
+      join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+      join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
     where s.next_sync_at <= now() and (s.leased_until is null or s.leased_until <= now()))
   then
     return private.call_jobs_function('sync-portfolios');

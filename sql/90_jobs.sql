@@ -22,3 +22,9 @@ select cron.schedule('keep-credentials-sealed', '* * * * *', 'select private.kee
 select cron.schedule('sync-portfolios', '* * * * *', 'select private.call_sync_portfolios()');
 select cron.schedule('create-portfolio-partitions', '18 0 * * *', 'select private.create_portfolio_partitions()');
 select cron.schedule('downsample-portfolio-snapshots', '10 2 * * *', 'select private.downsample_portfolio_snapshots()');
+select cron.schedule('apply-stripe-events', '15 seconds', 'select private.call_apply_stripe_events()');
+select cron.schedule('reconcile-stripe', '20 3 * * *', 'select private.call_reconcile_stripe()');
+select cron.schedule('send-dunning', '*/15 * * * *', 'select private.send_dunning()');
+select cron.schedule('start-retention-clocks', '*/5 * * * *', 'select private.start_retention_clocks()');
+select cron.schedule('delete-old-stripe-events', '30 0 * * *', 'select private.delete_old_stripe_events()');
+select cron.schedule('delete-old-checkouts', '32 0 * * *', 'select private.delete_old_checkouts()');

@@ -385,6 +385,40 @@ export type Database = {
         }
         Relationships: []
       }
+      credit_packs: {
+        Row: {
+          amount: number
+          created_at: string
+          credits: number
+          currency: string
+          enabled: boolean
+          expires_after_days: number | null
+          id: string
+          name: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          created_at?: string
+          credits: number
+          currency?: string
+          enabled?: boolean
+          expires_after_days?: number | null
+          id: string
+          name: string
+        }
+        Update: {
+          amount?: number
+          created_at?: string
+          credits?: number
+          currency?: string
+          enabled?: boolean
+          expires_after_days?: number | null
+          id?: string
+          name?: string
+        }
+        Relationships: []
+      }
       devices: {
         Row: {
           country: string | null
@@ -418,6 +452,51 @@ export type Database = {
           user_id?: string
         }
         Relationships: []
+      }
+      disputes: {
+        Row: {
+          amount: number
+          created_at: string
+          currency: string
+          id: string
+          payment_id: string
+          reason: string | null
+          status: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          created_at: string
+          currency: string
+          id: string
+          payment_id: string
+          reason?: string | null
+          status: string
+          updated_at?: string
+          user_id: string
+        }
+        Update: {
+          amount?: number
+          created_at?: string
+          currency?: string
+          id?: string
+          payment_id?: string
+          reason?: string | null
+          status?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'disputes_payment_id_fkey'
+            columns: ['payment_id']
+            isOneToOne: false
+            referencedRelation: 'payments'
+            referencedColumns: ['id']
+          },
+        ]
       }
       documents: {
         Row: {
@@ -751,6 +830,94 @@ export type Database = {
         }
         Relationships: []
       }
+      payments: {
+        Row: {
+          amount: number
+          amount_disputed: number
+          amount_refunded: number
+          created_at: string
+          credits: number
+          credits_clawed_back: number
+          currency: string
+          description: string
+          id: string
+          kind: string
+          next_attempt_at: string | null
+          paid_at: string | null
+          pay_url: string | null
+          payment_intent_id: string | null
+          status: string
+          subscription_id: string | null
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          amount_disputed?: number
+          amount_refunded?: number
+          created_at: string
+          credits?: number
+          credits_clawed_back?: number
+          currency: string
+          description: string
+          id: string
+          kind: string
+          next_attempt_at?: string | null
+          paid_at?: string | null
+          pay_url?: string | null
+          payment_intent_id?: string | null
+          status: string
+          subscription_id?: string | null
+          updated_at?: string
+          user_id: string
+        }
+        Update: {
+          amount?: number
+          amount_disputed?: number
+          amount_refunded?: number
+          created_at?: string
+          credits?: number
+          credits_clawed_back?: number
+          currency?: string
+          description?: string
+          id?: string
+          kind?: string
+          next_attempt_at?: string | null
+          paid_at?: string | null
+          pay_url?: string | null
+          payment_intent_id?: string | null
+          status?: string
+          subscription_id?: string | null
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: []
+      }
+      plan_features: {
+        Row: {
+          feature: string
+          plan_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          feature: string
+          plan_id: string
+        }
+        Update: {
+          feature?: string
+          plan_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'plan_features_plan_id_fkey'
+            columns: ['plan_id']
+            isOneToOne: false
+            referencedRelation: 'plans'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       plan_limits: {
         Row: {
           amount: number | null
@@ -805,6 +972,54 @@ export type Database = {
           },
           {
             foreignKeyName: 'plan_models_plan_id_fkey'
+            columns: ['plan_id']
+            isOneToOne: false
+            referencedRelation: 'plans'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      plan_prices: {
+        Row: {
+          amount: number
+          created_at: string
+          credits: number
+          credits_expire: boolean
+          currency: string
+          enabled: boolean
+          id: string
+          interval: string
+          plan_id: string
+          trial_days: number
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          created_at?: string
+          credits?: number
+          credits_expire?: boolean
+          currency?: string
+          enabled?: boolean
+          id: string
+          interval: string
+          plan_id: string
+          trial_days?: number
+        }
+        Update: {
+          amount?: number
+          created_at?: string
+          credits?: number
+          credits_expire?: boolean
+          currency?: string
+          enabled?: boolean
+          id?: string
+          interval?: string
+          plan_id?: string
+          trial_days?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'plan_prices_plan_id_fkey'
             columns: ['plan_id']
             isOneToOne: false
             referencedRelation: 'plans'
@@ -1024,6 +1239,48 @@ export type Database = {
         }
         Relationships: []
       }
+      refunds: {
+        Row: {
+          amount: number
+          created_at: string
+          currency: string
+          id: string
+          payment_id: string
+          status: string
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          amount: number
+          created_at: string
+          currency: string
+          id: string
+          payment_id: string
+          status: string
+          updated_at?: string
+          user_id: string
+        }
+        Update: {
+          amount?: number
+          created_at?: string
+          currency?: string
+          id?: string
+          payment_id?: string
+          status?: string
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'refunds_payment_id_fkey'
+            columns: ['payment_id']
+            isOneToOne: false
+            referencedRelation: 'payments'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       security_events: {
         Row: {
           created_at: string
@@ -1069,6 +1326,82 @@ export type Database = {
           user_id?: string | null
         }
         Relationships: []
+      }
+      subscriptions: {
+        Row: {
+          cancel_at: string | null
+          cancel_at_period_end: boolean
+          canceled_at: string | null
+          current_period_end: string | null
+          current_period_start: string | null
+          ended_at: string | null
+          id: string
+          past_due_since: string | null
+          plan_id: string | null
+          plan_price_id: string | null
+          quantity: number
+          started_at: string
+          status: string
+          trial_end: string | null
+          trial_start: string | null
+          updated_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          cancel_at?: string | null
+          cancel_at_period_end?: boolean
+          canceled_at?: string | null
+          current_period_end?: string | null
+          current_period_start?: string | null
+          ended_at?: string | null
+          id: string
+          past_due_since?: string | null
+          plan_id?: string | null
+          plan_price_id?: string | null
+          quantity?: number
+          started_at: string
+          status: string
+          trial_end?: string | null
+          trial_start?: string | null
+          updated_at?: string
+          user_id: string
+        }
+        Update: {
+          cancel_at?: string | null
+          cancel_at_period_end?: boolean
+          canceled_at?: string | null
+          current_period_end?: string | null
+          current_period_start?: string | null
+          ended_at?: string | null
+          id?: string
+          past_due_since?: string | null
+          plan_id?: string | null
+          plan_price_id?: string | null
+          quantity?: number
+          started_at?: string
+          status?: string
+          trial_end?: string | null
+          trial_start?: string | null
+          updated_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'subscriptions_plan_id_fkey'
+            columns: ['plan_id']
+            isOneToOne: false
+            referencedRelation: 'plans'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'subscriptions_plan_price_id_fkey'
+            columns: ['plan_price_id']
+            isOneToOne: false
+            referencedRelation: 'plan_prices'
+            referencedColumns: ['id']
+          },
+        ]
       }
       trades: {
         Row: {
@@ -1251,6 +1584,7 @@ export type Database = {
         }[]
       }
       get_my_credits: { Args: Record<PropertyKey, never>; Returns: Record<string, unknown> }
+      get_my_entitlement: { Args: Record<PropertyKey, never>; Returns: Record<string, unknown> }
       get_my_limits: {
         Args: Record<PropertyKey, never>
         Returns: {
@@ -1332,6 +1666,16 @@ export type Database = {
         Returns: Json
       }
       limit_api_key: { Args: { amount: number; id: string; meter: string; period: string }; Returns: undefined }
+      list_dead_stripe_events: {
+        Args: Record<PropertyKey, never>
+        Returns: {
+          attempts: number
+          created_at: string
+          error: string
+          id: string
+          type: string
+        }[]
+      }
       list_invites: {
         Args: Record<PropertyKey, never>
         Returns: {
@@ -1368,6 +1712,7 @@ export type Database = {
       register_device: { Args: { device_id: string; name: string; type: string }; Returns: undefined }
       reinstate_account: { Args: { reason: string; user_id: string }; Returns: string }
       rename_credential: { Args: { id: string; name: string }; Returns: undefined }
+      retry_stripe_event: { Args: { id: string }; Returns: string }
       revoke_all_sessions: { Args: { user_id: string }; Returns: number }
       revoke_api_key: { Args: { id: string }; Returns: undefined }
       revoke_invite: { Args: { invite_id: string }; Returns: undefined }

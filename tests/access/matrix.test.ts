@@ -279,6 +279,18 @@ const scene = (owner: string) => `
   insert into public.trades (credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price)
   values ('${credential}', '1', '${owner}', '2026-01-01', 'buy', 'BTC', 'USDT', 1, 1);
   insert into public.portfolio_snapshots (user_id, taken_at, value, quote_currency) values ('${owner}', '2026-01-01', 1, 'USDT');
+  insert into public.plan_prices (id, plan_id, interval, amount) values ('matrix', 'matrix_2', 'month', 1);
+  insert into public.credit_packs (id, name, credits, amount) values ('matrix', 'Matrix', 1, 1);
+  insert into public.plan_features (plan_id, feature) values ('matrix', 'matrix');
+  insert into public.subscriptions (id, user_id, plan_id, status, started_at) values ('sub_matrix', '${owner}', 'matrix_2', 'canceled', now());
+  insert into public.payments (id, user_id, kind, status, description, amount, currency, created_at)
+  values ('in_matrix', '${owner}', 'subscription', 'paid', 'Matrix', 1, 'usd', now());
+  insert into public.refunds (id, user_id, payment_id, amount, currency, status, created_at)
+  values ('re_matrix', '${owner}', 'in_matrix', 1, 'usd', 'succeeded', now());
+  insert into public.disputes (id, user_id, payment_id, amount, currency, status, created_at)
+  values ('du_matrix', '${owner}', 'in_matrix', 1, 'usd', 'won', now());
+  insert into private.stripe_events (id, type, livemode, created_at, payload, state, finished_at)
+  values ('evt_matrix_dead', 'x', false, now(), '{}', 'dead', now());
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
   insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
@@ -428,6 +440,40 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'get my portfolio': 'select from public.get_my_portfolio()',
   'get my portfolio over time': "select from public.get_my_portfolio_series('2025-12-01', '2026-02-01', 10)",
   'get my portfolio syncs': 'select from public.get_my_portfolio_syncs()',
+  'see prices of plans': "select from public.plan_prices where id = 'matrix'",
+  'add a price of a plan':
+    "insert into public.plan_prices (id, plan_id, interval, amount) values ('matrix_3', 'matrix_2', 'month', 1)",
+  'change a price of a plan': "update public.plan_prices set amount = 2 where id = 'matrix'",
+  'delete a price of a plan': "delete from public.plan_prices where id = 'matrix'",
+  'see credit packs': "select from public.credit_packs where id = 'matrix'",
+  'add a credit pack': "insert into public.credit_packs (id, name, credits, amount) values ('matrix_2', 'x', 1, 1)",
+  'change a credit pack': "update public.credit_packs set credits = 9 where id = 'matrix'",
+  'delete a credit pack': "delete from public.credit_packs where id = 'matrix'",
+  'see features of plans': "select from public.plan_features where plan_id = 'matrix'",
+  'give a plan a feature': "insert into public.plan_features (plan_id, feature) values ('matrix', 'x')",
+  'take a feature from a plan': "delete from public.plan_features where plan_id = 'matrix'",
+  'see subscriptions': `select from public.subscriptions where user_id = '${owner}'`,
+  'write a subscription': `update public.subscriptions set status = 'active' where user_id = '${owner}'`,
+  'see payments': `select from public.payments where user_id = '${owner}'`,
+  'write a payment': `update public.payments set status = 'paid' where user_id = '${owner}'`,
+  'see refunds': `select from public.refunds where user_id = '${owner}'`,
+  'write a refund': `delete from public.refunds where user_id = '${owner}'`,
+  'see disputes': `select from public.disputes where user_id = '${owner}'`,
+  'write a dispute': `delete from public.disputes where user_id = '${owner}'`,
+  'get my entitlement': 'select * from public.get_my_entitlement()',
+  'read entitlements by function': `select private.entitlement('${owner}')`,
+  'read customers of Stripe': 'select from private.stripe_customers',
+  'read checkouts': 'select from private.checkouts',
+  'read events of Stripe': 'select from private.stripe_events',
+  'read objects of Stripe': 'select from private.stripe_objects',
+  'bring an event of Stripe':
+    "select private.receive_stripe_event('evt_matrix', 'x', 'x', false, null, now(), 'x', 'x', '{}')",
+  'bring a reading of Stripe': "select * from private.apply_stripe_readings('[]')",
+  'prepare a checkout': `select private.prepare_checkout('${owner}', null, 'matrix', null, false, '{}')`,
+  'link a customer': `select private.link_stripe_customer('${owner}', 'cus_matrix', false)`,
+  'see dead events of Stripe': 'select count(*) from public.list_dead_stripe_events()',
+  'try an event of Stripe again': "select public.retry_stripe_event('evt_matrix_dead')",
+
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
   'start a chat as the owner': `insert into public.chats (user_id) values ('${owner}')`,

@@ -6,7 +6,7 @@ import { asUser, changeCredits, creditsOf, newAccount, refusal, rolledBack, type
 const sweep = async (tx: Tx) => (await tx`select private.settle_abandoned_ai_calls() as closed`)[0]?.closed
 
 describe('the ledger’s own keys', () => {
-  test.each(['sign_up', `ai_call:${crypto.randomUUID()}`])('%s is no key for a request', (key) =>
+  test.each(['sign_up', `ai_call:${crypto.randomUUID()}`, 'stripe:session:cs_1'])('%s is no key for a request', (key) =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
 

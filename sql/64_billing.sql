@@ -1,0 +1,338 @@
+-- Billing: what can be bought, who buys, and what Stripe says of it, as rows that their owner can read.
+-- Amounts of money are in the currency's smallest unit, as Stripe has them (cents of a dollar).
+
+-- What can be bought ---------------------------------------------------------------------------------------------------
+
+create table public.plan_prices (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  plan_id text not null references public.plans (id) on delete restrict,
+  interval text not null check (interval in ('month', 'year')),
+  amount bigint not null check (amount >= 0),
+  currency text not null default 'usd' check (currency ~ '^[a-z]{3}$'),
+  trial_days integer not null default 0 check (trial_days between 0 and 730),
+  credits bigint not null default 0 check (credits >= 0),
+  credits_expire boolean not null default true,
+  enabled boolean not null default true,
+  created_at timestamptz not null default now()
+);
+comment on table public.plan_prices is 'What a plan costs, by our own ids: clients name these, never an id of Stripe''s. A new amount is a new row: subscriptions keep theirs.';
+comment on column public.plan_prices.amount is 'For one interval, in the currency''s smallest unit.';
+comment on column public.plan_prices.trial_days is 'Days before the first payment, for users who never had a trial; 0: none.';
+comment on column public.plan_prices.credits is 'Granted for every period that is paid.';
+comment on column public.plan_prices.credits_expire is 'True: with the end of the period they were paid for; false: never.';
+create index plan_prices_plan_id_idx on public.plan_prices (plan_id);
+alter table public.plan_prices enable row level security;
+alter table public.plan_prices force row level security;
+revoke all on public.plan_prices from anon, authenticated, service_role;
+grant select on public.plan_prices to authenticated;
+grant select, insert, update, delete on public.plan_prices to service_role;
+
+create table public.credit_packs (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  name text not null check (length(name) between 1 and 80),
+  credits bigint not null check (credits > 0),
+  amount bigint not null check (amount > 0),
+  currency text not null default 'usd' check (currency ~ '^[a-z]{3}$'),
+  expires_after_days integer check (expires_after_days > 0),
+  enabled boolean not null default true,
+  created_at timestamptz not null default now()
+);
+comment on table public.credit_packs is 'Credits that are bought once, by our own ids.';
+comment on column public.credit_packs.expires_after_days is 'Days after the payment; null: never.';
+alter table public.credit_packs enable row level security;
+alter table public.credit_packs force row level security;
+revoke all on public.credit_packs from anon, authenticated, service_role;
+grant select on public.credit_packs to authenticated;
+grant select, insert, update, delete on public.credit_packs to service_role;
+
+create table private.stripe_prices (
+  id text primary key check (length(id) between 1 and 255),
+  plan_price_id text references public.plan_prices (id) on delete restrict,
+  credit_pack_id text references public.credit_packs (id) on delete restrict,
+  product_id text not null check (length(product_id) between 1 and 255),
+  livemode boolean not null,
+  is_current boolean not null default true,
+  created_at timestamptz not null default now(),
+  check (num_nonnulls(plan_price_id, credit_pack_id) = 1)
+);
+comment on table private.stripe_prices is 'Stripe''s prices of what can be bought, written by npm run stripe:sync. Older ones stay: subscriptions refer to them.';
+create unique index stripe_prices_plan_price_id_idx on private.stripe_prices (plan_price_id, livemode) where is_current;
+create unique index stripe_prices_credit_pack_id_idx on private.stripe_prices (credit_pack_id, livemode) where is_current;
+revoke all on private.stripe_prices from anon, authenticated, service_role;
+
+-- Who buys -------------------------------------------------------------------------------------------------------------
+
+create table private.stripe_customers (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  livemode boolean not null,
+  deleted_at timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table private.stripe_customers is 'Whose customer at Stripe is whose here: one at a time for a user. Linked by the metadata that we wrote, never by an e-mail address.';
+comment on column private.stripe_customers.deleted_at is 'When Stripe said that the customer is gone; the next purchase makes another.';
+create unique index stripe_customers_user_id_idx on private.stripe_customers (user_id, livemode) where deleted_at is null;
+create index stripe_customers_all_user_id_idx on private.stripe_customers (user_id);
+revoke all on private.stripe_customers from anon, authenticated, service_role;
+
+create table private.checkouts (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  plan_price_id text references public.plan_prices (id) on delete cascade,
+  credit_pack_id text references public.credit_packs (id) on delete cascade,
+  stripe_price_id text not null references private.stripe_prices (id) on delete cascade,
+  trial_days integer not null check (trial_days >= 0),
+  livemode boolean not null,
+  session_id text unique check (length(session_id) between 1 and 255),
+  url text check (length(url) <= 4000),
+  return_urls jsonb not null default '{}',
+  expires_at timestamptz not null,
+  closed_at timestamptz,
+  created_at timestamptz not null default now(),
+  check (num_nonnulls(plan_price_id, credit_pack_id) = 1)
+);
+comment on table private.checkouts is 'Checkouts that were started. A user has one open checkout of a plan at a time: that is what makes a trial one trial.';
+comment on column private.checkouts.id is 'Also the idempotency key at Stripe: who asks twice gets one session.';
+comment on column private.checkouts.closed_at is 'When it was completed, had expired, or was given up for another.';
+create index checkouts_user_id_idx on private.checkouts (user_id, created_at desc);
+create index checkouts_plan_price_id_idx on private.checkouts (plan_price_id);
+create index checkouts_credit_pack_id_idx on private.checkouts (credit_pack_id);
+create index checkouts_stripe_price_id_idx on private.checkouts (stripe_price_id);
+revoke all on private.checkouts from anon, authenticated, service_role;
+
+-- What Stripe says -----------------------------------------------------------------------------------------------------
+
+create table public.subscriptions (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  plan_id text references public.plans (id) on delete restrict,
+  plan_price_id text references public.plan_prices (id) on delete restrict,
+  status text not null check (length(status) between 1 and 40),
+  quantity bigint not null default 1 check (quantity >= 0),
+  current_period_start timestamptz,
+  current_period_end timestamptz,
+  trial_start timestamptz,
+  trial_end timestamptz,
+  cancel_at timestamptz,
+  cancel_at_period_end boolean not null default false,
+  canceled_at timestamptz,
+  ended_at timestamptz,
+  past_due_since timestamptz,
+  started_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.subscriptions is 'The caller''s subscriptions as Stripe has them. Written by functions only; what they entitle to is said by get_my_entitlement.';
+comment on column public.subscriptions.id is 'Stripe''s id.';
+comment on column public.subscriptions.plan_id is 'The best plan among its items; null: none of its prices is known here.';
+comment on column public.subscriptions.status is 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
+comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
+comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice was due; grace counts from here. Null unless past_due.';
+create index subscriptions_user_id_idx on public.subscriptions (user_id);
+create index subscriptions_past_due_since_idx on public.subscriptions (past_due_since) where status = 'past_due';
+create index subscriptions_plan_id_idx on public.subscriptions (plan_id);
+create index subscriptions_plan_price_id_idx on public.subscriptions (plan_price_id);
+alter table public.subscriptions enable row level security;
+alter table public.subscriptions force row level security;
+revoke all on public.subscriptions from anon, authenticated, service_role;
+grant select on public.subscriptions to authenticated, service_role;
+
+create table public.payments (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  kind text not null check (kind in ('subscription', 'credit_pack')),
+  status text not null check (status in ('open', 'processing', 'paid', 'failed', 'void')),
+  description text not null check (length(description) between 1 and 200),
+  amount bigint not null,
+  amount_refunded bigint not null default 0 check (amount_refunded >= 0),
+  amount_disputed bigint not null default 0 check (amount_disputed >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  credits bigint not null default 0 check (credits >= 0),
+  credits_clawed_back bigint not null default 0 check (credits_clawed_back >= 0),
+  subscription_id text check (length(subscription_id) <= 255),
+  payment_intent_id text check (length(payment_intent_id) <= 255),
+  pay_url text check (length(pay_url) <= 4000),
+  next_attempt_at timestamptz,
+  paid_at timestamptz,
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.payments is 'What the caller was asked to pay and what became of it: one row for each invoice of a subscription and for each checkout of a credit pack.';
+comment on column public.payments.id is 'Stripe''s id of the invoice or of the checkout session.';
+comment on column public.payments.credits is 'Credits that the payment brought.';
+comment on column public.payments.credits_clawed_back is 'Credits that refunds and disputes took back, in proportion to the money.';
+comment on column public.payments.pay_url is 'Where an open invoice can be paid, 3-D Secure included.';
+create index payments_user_id_created_at_idx on public.payments (user_id, created_at desc);
+create index payments_payment_intent_id_idx on public.payments (payment_intent_id);
+create index payments_subscription_id_idx on public.payments (subscription_id);
+alter table public.payments enable row level security;
+alter table public.payments force row level security;
+revoke all on public.payments from anon, authenticated, service_role;
+grant select on public.payments to authenticated, service_role;
+
+create table public.refunds (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  payment_id text not null references public.payments (id) on delete cascade,
+  amount bigint not null check (amount >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  status text not null check (length(status) between 1 and 40),
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.refunds is 'Money that went back to the caller. status is Stripe''s: pending, requires_action, succeeded, failed, canceled.';
+create index refunds_user_id_idx on public.refunds (user_id);
+create index refunds_payment_id_idx on public.refunds (payment_id);
+alter table public.refunds enable row level security;
+alter table public.refunds force row level security;
+revoke all on public.refunds from anon, authenticated, service_role;
+grant select on public.refunds to authenticated, service_role;
+
+create table public.disputes (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  payment_id text not null references public.payments (id) on delete cascade,
+  amount bigint not null check (amount >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  status text not null check (length(status) between 1 and 40),
+  reason text check (length(reason) <= 80),
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.disputes is 'Payments that the caller''s bank disputes. Their credits are gone while it lasts, and back when it is won.';
+create index disputes_user_id_idx on public.disputes (user_id);
+create index disputes_payment_id_idx on public.disputes (payment_id);
+alter table public.disputes enable row level security;
+alter table public.disputes force row level security;
+revoke all on public.disputes from anon, authenticated, service_role;
+grant select on public.disputes to authenticated, service_role;
+
+-- What it entitles to --------------------------------------------------------------------------------------------------
+
+create function private.subscription_claims(user_id uuid)
+returns table (
+  subscription_id text, started_at timestamptz, "position" integer, state text, plan_id text, starts_at timestamptz, ends_at timestamptz,
+  valid_until timestamptz, grace_until timestamptz)
+language sql stable security invoker set search_path = ''
+as $$
+  with known as (
+    select s.id, s.status, s.plan_id, p.position, s.started_at, t.period_ends_at, t.slack_ends_at, c.cancels_at,
+      case when c.cancels_at is null then s.status else 'canceling' end as paid_state
+    from public.subscriptions s
+      join public.plans p on p.id = s.plan_id
+      cross join (select make_interval(days => (private.setting('billing.grace_days'))::integer) as days) g
+      cross join lateral (
+        select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
+      -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
+      cross join lateral (
+        select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
+          g.days + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
+            as slack_ends_at) t
+      cross join lateral (
+        select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
+    where s.user_id = subscription_claims.user_id
+  )
+  select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
+    least(k.slack_ends_at, k.cancels_at), null
+  from known k where k.status in ('trialing', 'active')
+  union all
+  select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
+    least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
+  from known k where k.status in ('trialing', 'active', 'past_due') and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  union all
+  select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
+      when k.status in ('trialing', 'active') then 'expired'
+      else k.status
+    end, null, '-infinity', 'infinity', null, null
+  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete')
+$$;
+comment on function private.subscription_claims(uuid) is
+  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it; and no plan (null) ever after. Depends on rows only, not on the time it is asked.';
+
+create function private.refresh_entitlement(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- Two who refresh at once: the second sees what the first has seen, and more.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || refresh_entitlement.user_id, 0));
+  delete from private.entitlements e where e.user_id = refresh_entitlement.user_id;
+  with claims as materialized (
+    select c.* from private.subscription_claims(refresh_entitlement.user_id) c
+  ), times as (
+    select c.starts_at as at from claims c union select c.ends_at from claims c
+  ), spans as (
+    select t.at as starts_at, lead(t.at) over (order by t.at) as ends_at from times t
+  )
+  insert into private.entitlements (user_id, starts_at, ends_at, plan_id, outranks, state, subscription_id, valid_until, grace_until)
+  select refresh_entitlement.user_id, s.starts_at, s.ends_at, b.plan_id, private.plans_outranked_by(b.plan_id), b.state, b.subscription_id, b.valid_until, b.grace_until
+  from spans s
+    cross join lateral (
+      select c.* from claims c where c.starts_at <= s.starts_at and c.ends_at >= s.ends_at
+      order by c.plan_id is null, case when c.plan_id is not null then c.position end desc,
+        c.state in ('past_due', 'unpaid', 'paused', 'incomplete') and c.plan_id is null desc, c.valid_until desc, c.started_at desc, c.subscription_id
+      limit 1) b
+  where s.ends_at is not null;
+  perform private.keep_retention_clock(refresh_entitlement.user_id);
+end $$;
+comment on function private.refresh_entitlement(uuid) is
+  'Writes private.entitlements of one user anew from public.subscriptions: at any time the best plan that is paid for then. To be called by whoever changed a subscription, in the same transaction.';
+
+create function private.tg__refresh_entitlements() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if tg_op = 'INSERT' then
+    -- Nobody has subscribed to a new plan yet.
+    update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
+    return null;
+  end if;
+  perform private.refresh_entitlement(u.user_id)
+  from (
+    select distinct s.user_id from public.subscriptions s where s.status in ('trialing', 'active', 'past_due') order by 1) u;
+  return null;
+end $$;
+comment on function private.tg__refresh_entitlements() is
+  'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
+create trigger tg_settings__entitlements after update on private.settings
+  for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
+create trigger tg_plans__entitlements after insert or update of position on public.plans
+  for each statement execute function private.tg__refresh_entitlements();
+
+create function private.pay_url(user_id uuid) returns text
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce(
+    (select p.pay_url from public.payments p
+    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null order by p.created_at limit 1),
+    private.setting('billing.pay_url') #>> '{}');
+end $$;
+comment on function private.pay_url(uuid) is
+  'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Definer: settings are private; callers pass an id they have checked.';
+
+create function private.my_entitlement(
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,
+  out grace_until timestamptz, out cancel_at timestamptz, out trial_end timestamptz, out pay_url text
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+begin
+  select e.plan_id, e.state, e.is_paid, e.subscription_id, s.current_period_end, e.grace_until,
+    least(s.cancel_at, case when s.cancel_at_period_end then s.current_period_end end), s.trial_end, private.pay_url(v_user_id)
+  into plan_id, state, is_paid, subscription_id, current_period_end, grace_until, cancel_at, trial_end, pay_url
+  from private.entitlement(v_user_id) e left join public.subscriptions s on s.id = e.subscription_id;
+end $$;
+comment on function private.my_entitlement() is 'Behind public.get_my_entitlement. Definer: entitlements are private; it answers for the caller only.';
+grant execute on function private.my_entitlement() to authenticated;
+
+create function public.get_my_entitlement(
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,
+  out grace_until timestamptz, out cancel_at timestamptz, out trial_end timestamptz, out pay_url text
+)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_entitlement() $$;
+comment on function public.get_my_entitlement() is
+  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid, canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+grant execute on function public.get_my_entitlement() to authenticated;

@@ -1,0 +1,344 @@
+-- Stripe's objects as they were last read. Every row of billing is made from these alone, so neither the order of events nor
+-- how often they come makes a difference, and what was made can be made again.
+
+create table private.stripe_objects (
+  id text primary key check (length(id) between 1 and 255),
+  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute')),
+  customer_id text check (length(customer_id) <= 255),
+  subscription_id text check (length(subscription_id) <= 255),
+  payment_intent_ids text[] not null default '{}',
+  user_id text check (length(user_id) <= 255),
+  reading jsonb not null check (jsonb_typeof(reading) = 'object'),
+  read_at timestamptz not null,
+  deleted_at timestamptz
+);
+comment on table private.stripe_objects is 'The newest reading of each object of Stripe''s; also of customers that are not known here (yet).';
+comment on column private.stripe_objects.subscription_id is 'Of an invoice.';
+comment on column private.stripe_objects.payment_intent_ids is 'What ties refunds and disputes to the invoice or session that was paid.';
+comment on column private.stripe_objects.user_id is 'Our metadata: whom the object was made for. Kept when Stripe forgets it with a deleted customer.';
+comment on column private.stripe_objects.reading is 'Without read_at. Times are Unix seconds, amounts in the smallest unit.';
+comment on column private.stripe_objects.read_at is 'By the database''s clock, before the object was asked for: of two readings the later one is at least as new.';
+comment on column private.stripe_objects.deleted_at is 'The first time that it was read as deleted; null: it is there.';
+create index stripe_objects_customer_id_idx on private.stripe_objects (customer_id);
+create index stripe_objects_subscription_id_idx on private.stripe_objects (subscription_id) where subscription_id is not null;
+create index stripe_objects_payment_intent_ids_idx on private.stripe_objects using gin (payment_intent_ids) with (fastupdate = off)
+  where payment_intent_ids <> '{}';
+revoke all on private.stripe_objects from anon, authenticated, service_role;
+
+create function private.stripe_time(reading jsonb, field text) returns timestamptz
+language sql immutable security invoker set search_path = ''
+return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+comment on function private.stripe_time(jsonb, text) is 'A time of a reading; null when it has none.';
+
+-- Store ----------------------------------------------------------------------------------------------------------------
+
+create function private.stripe_object(reading jsonb) returns private.stripe_objects
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_object private.stripe_objects;
+begin
+  v_object.id := reading ->> 'id';
+  v_object.object := reading ->> 'object';
+  v_object.customer_id := case when v_object.object = 'customer' then v_object.id else reading ->> 'customer_id' end;
+  v_object.subscription_id := case when v_object.object = 'invoice' then reading ->> 'subscription_id' end;
+  v_object.payment_intent_ids := array(
+    select reading ->> 'payment_intent_id' where reading ->> 'payment_intent_id' is not null
+    union
+    select p ->> 'payment_intent_id' from jsonb_path_query(reading, '$.payments[*]') p where p ->> 'payment_intent_id' is not null
+    order by 1);
+  v_object.user_id := reading ->> 'user_id';
+  v_object.reading := reading - 'read_at';
+  v_object.read_at := (reading ->> 'read_at')::timestamptz;
+  v_object.deleted_at := case when (reading ->> 'deleted')::boolean then v_object.read_at end;
+  -- A reading of tomorrow would win over everything until then.
+  if v_object.read_at > clock_timestamp() + interval '1 minute' then
+    raise exception 'the reading of % lies in the future: %', v_object.id, v_object.read_at;
+  end if;
+  return v_object;
+end $$;
+comment on function private.stripe_object(jsonb) is 'A reading as a row. An error when it says what cannot be.';
+
+create function private.lock_stripe_objects(keys text[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key bigint;
+begin
+  -- Shared by all, but for project_stripe_objects.
+  perform pg_advisory_xact_lock_shared(hashtextextended('private.stripe_objects', 0));
+  for v_key in
+    select distinct hashtextextended('private.stripe_objects ' || k.key, 0) from unnest(lock_stripe_objects.keys) k (key)
+    where k.key is not null order by 1
+  loop
+    perform pg_advisory_xact_lock(v_key);
+  end loop;
+end $$;
+comment on function private.lock_stripe_objects(text[]) is
+  'One transaction at a time for each customer (or payment intent), until it ends, always in the same order. Taken before anything of theirs is read.';
+
+create function private.store_stripe_object(kept private.stripe_objects, out stored private.stripe_objects, out outcome text)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_old private.stripe_objects;
+  v_newest private.stripe_objects := kept;
+begin
+  select o.* into v_old from private.stripe_objects o where o.id = (kept).id;
+  if not found then
+    insert into private.stripe_objects select kept.*;
+    stored := kept;
+    outcome := 'changed';
+    return;
+  end if;
+  -- What was read at the same moment is ordered by what it says, so that the order of arrival does not decide.
+  if (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
+    v_newest := v_old;
+  end if;
+  stored := v_newest;
+  -- A customer that is deleted has lost its metadata.
+  stored.user_id := coalesce(v_newest.user_id, v_old.user_id, kept.user_id);
+  stored.customer_id := coalesce(v_newest.customer_id, v_old.customer_id, kept.customer_id);
+  if v_newest.deleted_at is not null then
+    stored.deleted_at := least(kept.deleted_at, v_old.deleted_at);
+  end if;
+  outcome := case
+    when stored.reading <> v_old.reading or stored.deleted_at is distinct from v_old.deleted_at then 'changed'
+    when v_newest.read_at > kept.read_at or v_newest.reading <> kept.reading then 'older'
+    else 'same' end;
+  if stored is distinct from v_old then
+    update private.stripe_objects o set
+      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_intent_ids = stored.payment_intent_ids,
+      user_id = stored.user_id, reading = stored.reading, read_at = stored.read_at, deleted_at = stored.deleted_at
+    where o.id = stored.id;
+  end if;
+end $$;
+comment on function private.store_stripe_object(private.stripe_objects) is
+  'Keeps a reading unless a newer one is there. Answers what is stored now, and same, changed or older. The caller holds the lock.';
+
+-- Whose ----------------------------------------------------------------------------------------------------------------
+
+create function private.link_stripe_customer_by_metadata(customer_id text) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_link private.stripe_customers;
+begin
+  select c.* into v_link from private.stripe_customers c where c.id = link_stripe_customer_by_metadata.customer_id;
+  if found then
+    return v_link.user_id;
+  end if;
+  -- One user, or nobody: two who are named are a question for a human.
+  insert into private.stripe_customers (id, user_id, livemode, deleted_at)
+  select link_stripe_customer_by_metadata.customer_id, m.user_id, m.livemode, m.deleted_at
+  from (
+    select min(o.user_id)::uuid as user_id, bool_and((o.reading ->> 'livemode')::boolean) as livemode,
+      min(o.deleted_at) filter (where o.object = 'customer') as deleted_at
+    from private.stripe_objects o
+    where o.customer_id = link_stripe_customer_by_metadata.customer_id and o.object in ('customer', 'subscription', 'checkout_session')
+      and coalesce(pg_input_is_valid(o.user_id, 'uuid'), true)
+      and (o.object <> 'checkout_session' or coalesce(o.reading ->> 'client_reference_id' = o.user_id, true))
+    having count(distinct o.user_id) = 1) m
+  where exists (select from auth.users u where u.id = m.user_id)
+    and (m.deleted_at is not null or not exists (
+      select from private.stripe_customers c where c.user_id = m.user_id and c.livemode = m.livemode and c.deleted_at is null))
+  on conflict do nothing;
+  select c.* into v_link from private.stripe_customers c where c.id = link_stripe_customer_by_metadata.customer_id;
+  return v_link.user_id;
+end $$;
+comment on function private.link_stripe_customer_by_metadata(text) is
+  'Whose customer it is; null: nobody''s whom we know. One that is not linked yet is, when our metadata names one user who exists and has no other live customer. Never by an e-mail address, never by client_reference_id.';
+
+create function private.tg_stripe_customers__lock() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.lock_stripe_objects(array[new.id]);
+  return new;
+end $$;
+comment on function private.tg_stripe_customers__lock() is
+  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it. Definer: as all that triggers do here.';
+create trigger tg_stripe_customers__lock before insert on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__lock();
+
+create function private.tg_stripe_customers__project() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.project_stripe_customer(new.id);
+  return null;
+end $$;
+comment on function private.tg_stripe_customers__project() is
+  'What was read of a customer before anybody knew whose it is counts from the moment they do. Definer: as all that triggers do here.';
+create trigger tg_stripe_customers__project after insert on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__project();
+
+create function private.tg_stripe_customers__forget() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from private.stripe_objects o where o.customer_id = old.id;
+  -- One that a worker has at this moment is left to delete_old_stripe_events: waiting for it could be waiting for ever.
+  delete from private.stripe_events e
+  where e.id in (select x.id from private.stripe_events x where x.customer_id = old.id for update skip locked);
+  return null;
+end $$;
+comment on function private.tg_stripe_customers__forget() is
+  'With an erased user go the readings and the events of their customers, which hold addresses. Definer: the Auth service erases users.';
+create trigger tg_stripe_customers__forget after delete on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__forget();
+
+-- Apply ----------------------------------------------------------------------------------------------------------------
+
+create function private.apply_stripe_readings(readings jsonb) returns table (object text, id text, outcome text)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_objects private.stripe_objects[] := array(
+    select private.stripe_object(r.reading)
+    from jsonb_array_elements(coalesce(apply_stripe_readings.readings, '[]')) with ordinality r (reading, place) order by r.place);
+  v_kept record;
+  v_outcomes text[];
+  v_owners uuid[];
+  v_place integer;
+  v_user_id uuid;
+begin
+  perform private.lock_stripe_objects(array(
+    select o.customer_id from unnest(v_objects) o
+    union select unnest(o.payment_intent_ids) from unnest(v_objects) o
+    union select o.id from unnest(v_objects) o where o.customer_id is null));
+  -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
+  perform from auth.users u
+  where u.id in (select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o))
+  order by u.id for key share;
+  for v_place in 1..cardinality(v_objects) loop
+    v_kept := private.store_stripe_object(v_objects[v_place]);
+    v_objects[v_place] := v_kept.stored;
+    v_outcomes[v_place] := v_kept.outcome;
+  end loop;
+  -- All are stored before anything is made of them: their order among themselves does not matter either.
+  for v_place in 1..cardinality(v_objects) loop
+    v_owners[v_place] := private.link_stripe_customer_by_metadata((v_objects[v_place]).customer_id);
+  end loop;
+  -- In the order of users, for accounts are locked on the way.
+  for v_place in select p from generate_subscripts(v_objects, 1) p order by v_owners[p], p loop
+    object := (v_objects[v_place]).object;
+    id := (v_objects[v_place]).id;
+    outcome := private.project_stripe_reading(v_objects[v_place], v_owners[v_place], v_outcomes[v_place]);
+    v_outcomes[v_place] := outcome;
+    return next;
+  end loop;
+  for v_user_id in
+    select distinct v_owners[p] from generate_subscripts(v_objects, 1) p
+    where v_owners[p] is not null and v_outcomes[p] = 'changed' and (v_objects[p]).object in ('customer', 'subscription', 'invoice')
+    order by 1
+  loop
+    perform private.refresh_entitlement(v_user_id);
+  end loop;
+end $$;
+comment on function private.apply_stripe_readings(jsonb) is
+  'Keeps what was read at Stripe, each object if no newer reading of it is there, and makes rows, credits and entitlements of it. Answers for each: same; changed; older: a newer one was here; unknown_customer: kept until we know whose it is; mismatch: it names another user than its customer''s, and nothing comes of it. An error leaves nothing behind.';
+
+create function private.project_stripe_reading(kept private.stripe_objects, owner uuid, outcome text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_changed boolean;
+begin
+  if outcome = 'older' then
+    return outcome;
+  end if;
+  if private.is_stripe_mismatch(kept, owner) then
+    if outcome = 'changed' then
+      perform private.raise_security_event(
+        type => 'stripe_customer_mismatch', severity => 'high', user_id => owner, dedupe_key => left((kept).id, 200),
+        details => jsonb_build_object('object', (kept).object, 'id', (kept).id, 'customer_id', (kept).customer_id));
+    end if;
+    return 'mismatch';
+  end if;
+  v_changed := private.project_stripe_object(kept, owner);
+  if v_changed is null then
+    return 'unknown_customer';
+  end if;
+  perform private.tell_of_stripe_object(kept);
+  return case when v_changed then 'changed' else outcome end;
+end $$;
+comment on function private.project_stripe_reading(private.stripe_objects, uuid, text) is
+  'Makes rows of one reading that was stored with this outcome. Answers the outcome that apply_stripe_readings tells.';
+
+create function private.is_stripe_mismatch(kept private.stripe_objects, owner uuid) returns boolean
+language sql immutable security invoker set search_path = ''
+return (kept).object = 'checkout_session' and owner is not null
+  and (coalesce((kept).user_id <> owner::text, false)
+    or coalesce((kept).reading ->> 'client_reference_id' <> owner::text, false));
+comment on function private.is_stripe_mismatch(private.stripe_objects, uuid) is
+  'Whether a checkout session names another user than its customer''s. Anybody can put a client_reference_id into a payment link.';
+
+create function private.project_stripe_customer(customer_id text) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_object private.stripe_objects;
+  v_changed bigint := 0;
+begin
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = project_stripe_customer.customer_id;
+  if not found then
+    return 0;
+  end if;
+  for v_object in select o.* from private.stripe_objects o where o.customer_id = project_stripe_customer.customer_id order by o.id loop
+    continue when private.is_stripe_mismatch(v_object, v_user_id);
+    v_changed := v_changed + coalesce(private.project_stripe_object(v_object, v_user_id), false)::integer;
+  end loop;
+  if v_object.id is not null then
+    perform private.refresh_entitlement(v_user_id);
+  end if;
+  return v_changed;
+end $$;
+comment on function private.project_stripe_customer(text) is 'Makes the rows of everything that was read of a customer. Answers of how many objects something changed. The caller holds the lock.';
+
+create function private.project_stripe_objects(customer_id text default null) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_customer_id text;
+  v_changed bigint := 0;
+begin
+  if project_stripe_objects.customer_id is null then
+    -- Nobody stores a reading meanwhile: one lock in place of one for each customer, of which there may be too many.
+    perform pg_advisory_xact_lock(hashtextextended('private.stripe_objects', 0));
+  else
+    perform private.lock_stripe_objects(array[project_stripe_objects.customer_id]);
+  end if;
+  for v_customer_id in
+    select distinct o.customer_id from private.stripe_objects o
+    where o.customer_id is not null and (project_stripe_objects.customer_id is null or o.customer_id = project_stripe_objects.customer_id)
+      and not exists (select from private.stripe_customers c where c.id = o.customer_id)
+    order by 1
+  loop
+    perform private.link_stripe_customer_by_metadata(v_customer_id);
+  end loop;
+  for v_customer_id in
+    select c.id from private.stripe_customers c
+    where project_stripe_objects.customer_id is null or c.id = project_stripe_objects.customer_id
+    order by c.user_id, c.id
+  loop
+    v_changed := v_changed + private.project_stripe_customer(v_customer_id);
+  end loop;
+  return v_changed;
+end $$;
+comment on function private.project_stripe_objects(text) is
+  'Makes every row of billing again from what was read, of one customer or (null) of all: after prices became known, or rows were lost. On a healthy database nothing changes. Answers of how many objects something did. Of all it holds up events while it runs.';
+
+create function private.known_stripe_objects(object text, since timestamptz) returns table (id text, read_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$
+  select o.id, o.read_at from private.stripe_objects o
+  where o.object = known_stripe_objects.object and o.deleted_at is null
+    and (o.object <> 'checkout_session' or o.reading ->> 'status' = 'complete')
+    and (known_stripe_objects.since is null or coalesce(
+      private.stripe_time(o.reading, 'created'), private.stripe_time(o.reading, 'started_at'), 'infinity') >= known_stripe_objects.since)
+  order by o.id
+$$;
+comment on function private.known_stripe_objects(text, timestamptz) is
+  'The objects of a kind that Stripe must have, too, made since then (null: ever), and when they were read: of sessions the complete ones; none that are deleted.';

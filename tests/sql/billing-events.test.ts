@@ -1,0 +1,124 @@
+/** The inbox of Stripe's events: each kept once, for one worker at a time, tried again until it is applied or dead. */
+import { describe, expect, test } from 'vitest'
+import {
+  claim,
+  claimOne,
+  eventOf,
+  fail,
+  finish,
+  invoice,
+  ledgerOf,
+  newShop,
+  pass,
+  receive,
+  receiveAgain,
+  subscription,
+} from './billing-support.ts'
+import { rolledBack } from './support.ts'
+
+describe('an event that is received', () => {
+  test('is new once, however often it comes', () =>
+    rolledBack(async (tx) => {
+      const event = { id: 'evt_once', type: 'invoice.paid', object: 'invoice', object_id: 'in_1' }
+
+      const answers = [await receiveAgain(tx, event), await receiveAgain(tx, event), await receiveAgain(tx, event)]
+
+      expect(answers).toEqual([true, false, false])
+    }))
+
+  test('of another account is kept, does nothing, and is a security event', () =>
+    rolledBack(async (tx) => {
+      const event = await receive(tx, await newShop(tx), { account: 'acct_of_somebody' })
+
+      const [raised] = await tx`
+        select severity from public.security_events where type = 'stripe_foreign_account' and dedupe_key = 'acct_of_somebody'`
+      expect([await eventOf(tx, event), await claim(tx), raised]).toEqual([
+        expect.objectContaining({ state: 'ignored' }),
+        [],
+        { severity: 'high' },
+      ])
+    }))
+})
+
+describe('a worker', () => {
+  test('gets the event that waits longest, and nobody else gets it until the lease ends', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const [late, early] = [await receive(tx, shop), await receive(tx, shop)]
+      await pass(tx, early, '1 day')
+
+      const taken = [await claim(tx, 1), await claim(tx, 1), await claim(tx, 1)]
+      await pass(tx, early, '61 seconds')
+
+      expect(taken).toEqual([[{ id: early, attempt: 1 }], [{ id: late, attempt: 1 }], []])
+      expect(await claim(tx)).toEqual([{ id: early, attempt: 2 }])
+    }))
+
+  test('applies what it read and finishes the event', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const event = await receive(tx, shop)
+      const claimed = await claimOne(tx)
+      const sub = subscription(shop, 1)
+
+      const state = await finish(tx, claimed, sub, invoice(shop, 1, { subscription_id: sub.id }))
+
+      expect([state, await eventOf(tx, event), await ledgerOf(tx, shop)]).toEqual([
+        'applied',
+        expect.objectContaining({ state: 'applied', error: null }),
+        ['grant 1000'],
+      ])
+    }))
+
+  test('that comes too late does nothing: neither after another took the event, nor after it was finished', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const event = await receive(tx, shop)
+      const slow = await claimOne(tx)
+      await pass(tx, event, '61 seconds')
+      const quick = await claimOne(tx)
+      const paid = invoice(shop, 1, { subscription_id: 'sub_1' })
+
+      const answers = [
+        await finish(tx, slow, paid),
+        await fail(tx, slow),
+        await finish(tx, quick),
+        await finish(tx, quick, paid),
+      ]
+
+      expect([answers, await ledgerOf(tx, shop)]).toEqual([['superseded', 'superseded', 'ignored', 'superseded'], []])
+    }))
+
+  test('whose readings are wrong leaves nothing behind, and the event waits', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const event = await receive(tx, shop)
+      const claimed = await claimOne(tx)
+      const paid = invoice(shop, 1, { subscription_id: 'sub_1' })
+
+      const failed = tx.savepoint((sp) => finish(sp, claimed, paid, { ...paid, id: 'in_2', object: 'something' }))
+
+      await expect(failed).rejects.toThrow('stripe_objects_object_check')
+      expect([await eventOf(tx, event), await ledgerOf(tx, shop)]).toEqual([
+        expect.objectContaining({ state: 'waiting', attempts: 1 }),
+        [],
+      ])
+    }))
+
+  test('that fails gives it back: again after 5 seconds, 10, 20, at most an hour, and then it is dead', () =>
+    rolledBack(async (tx) => {
+      await tx`update private.settings set value = '12' where key = 'billing.max_attempts'`
+      const event = await receive(tx, await newShop(tx))
+      const rests: unknown[] = []
+
+      for (let attempt = 1; attempt <= 12; attempt += 1) {
+        const claimed = await claimOne(tx)
+        const state = await fail(tx, claimed)
+        rests.push(state === 'waiting' ? (await eventOf(tx, event)).rest : state)
+        await pass(tx, event, '2 hours')
+      }
+
+      expect(rests).toEqual([5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 'dead'])
+      expect(await eventOf(tx, event)).toMatchObject({ state: 'dead', attempts: 12, error: 'Stripe did not answer' })
+    }))
+})
