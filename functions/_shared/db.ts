@@ -3,6 +3,8 @@ import postgres from 'postgres'
 import { AppError } from './errors.ts'
 
 export type Database = postgres.Sql
+/** For what runs in a transaction as well. */
+export type Queries = postgres.Sql | postgres.TransactionSql
 
 const defaultStatementTimeoutMs = 4_000
 const deadlineMs = 8_000

@@ -1,8 +1,8 @@
 /** The SQL functions behind an AI call. The decisions are theirs; this only carries them, many at a time when there are many. */
 import { z } from 'zod'
+import { createBatches } from '../batch-calls.ts'
 import { askLedger, type Database } from '../db.ts'
 import { AppError, toAppError } from '../errors.ts'
-import { createBatches } from './batch-calls.ts'
 import {
   type AdmissionRequest,
   type AttemptReport,

@@ -23,9 +23,10 @@ export async function requireUserToken(
   headers: Headers,
   what: string,
   world: { verifyUserToken(token: string): Promise<UserCaller> },
-): Promise<{ token: string; userId: string }> {
+): Promise<{ token: string; userId: string; sessionId: string }> {
   const caller = await identifyCaller(headers, world)
   if (caller.kind !== 'user')
     throw new AppError('not_allowed', { message: `${what} a signed-in user, not an API key.` })
-  return { token: (headers.get('authorization') ?? '').replace(/^Bearer +/i, '').trim(), userId: caller.userId }
+  const { userId, sessionId } = caller
+  return { token: (headers.get('authorization') ?? '').replace(/^Bearer +/i, '').trim(), userId, sessionId }
 }

@@ -1,8 +1,9 @@
 /** What the credentials endpoint asks the database: in the caller's name through the Data API, as the service role directly. */
 import { z } from 'zod'
-import { type ApiAccess, createUserRpc, parseJson, refusal } from '../auth/user-rpc.ts'
+import { type ApiAccess, createUserRpc } from '../auth/user-rpc.ts'
 import type { Database } from '../db.ts'
-import { AppError, isErrorCode } from '../errors.ts'
+import { AppError } from '../errors.ts'
+import { askSql } from '../refusal.ts'
 import type { CredentialsWorld } from './world.ts'
 
 type Parts = ApiAccess & { sql: Database }
@@ -45,40 +46,29 @@ export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }:
     save: async (transferId, { nonce, ciphertext }, place) => {
       const [id, kind, provider, name] =
         'id' in place ? [place.id, null, null, null] : [null, place.target.kind, place.target.provider, place.name]
-      const [row] = await asked(sql`
+      const [row] = await askSql(sql`
         select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`)
       return saved.parse(row?.answer)
     },
     open: async (id, purpose, requestId) => {
-      const [row] = await asked(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`)
+      const [row] = await askSql(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`)
       return opened.parse(row?.answer)
     },
     noteTest: async (id, version, { reason, permissions }) => {
-      await asked(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`)
+      await askSql(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`)
     },
     findTarget: async (kind, provider) => {
       const found =
         kind === 'exchange'
           ? sql`select 'exchange' as kind, id as provider, base_url as "baseUrl" from private.exchanges where id = ${provider} and enabled`
           : sql`select 'ai_provider' as kind, id as provider, base_url as "baseUrl" from private.providers where id = ${provider}`
-      return targets.parse([...(await asked(found))])[0]
+      return targets.parse([...(await askSql(found))])[0]
     },
     placeOf: async (id, userId) => {
-      const rows = await asked(
+      const rows = await askSql(
         sql`select kind, provider from public.credentials where id = ${id} and user_id = ${userId}`,
       )
       return places.parse([...rows])[0]
     },
-  }
-}
-
-/** Refusals of ours keep their words; what else goes wrong keeps none, because an error of Postgres may quote a parameter. */
-async function asked<Row>(query: PromiseLike<Row>): Promise<Row> {
-  try {
-    return await query
-  } catch (cause) {
-    const { data } = refusal.safeParse(parseJson(cause instanceof Error ? cause.message : ''))
-    if (data && isErrorCode(data.code)) throw new AppError(data.code, { message: data.message })
-    throw new AppError('internal')
   }
 }

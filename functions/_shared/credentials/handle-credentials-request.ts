@@ -1,50 +1,24 @@
 /** The credentials endpoint without its environment: add a key, test it, put another in its place, rename it, delete it. */
 import { requireUserToken } from '../auth/identify-caller.ts'
-import { AppError, renderError, toAppError } from '../errors.ts'
-import { answerPreflight, corsHeaders } from '../http/cors.ts'
-import { requestId as requestIdOf } from '../http/request-id.ts'
+import { AppError } from '../errors.ts'
+import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
+import { readJson } from '../http/read-json.ts'
 import { encryptTransfer } from './encrypt-transfer.ts'
-import { newCredential, newName, newSecrets, readCredential } from './read-credential.ts'
+import { newCredential, newName, newSecrets } from './read-credential.ts'
 import { requireFields, testExchangeKey } from './test-exchange-key.ts'
 import { testProviderKey } from './test-provider-key.ts'
 import type { CredentialsWorld, KeyTest, Secrets, Target } from './world.ts'
 
-type Answer = { status: number; body: Record<string, unknown> | null }
-
 const form = /^\/credentials(?:\/(?<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?<act>test|rotate))?)?\/?$/
 
-export async function handleCredentialsRequest(request: Request, world: CredentialsWorld): Promise<Response> {
-  const requestId = requestIdOf(request.headers, world.newId)
-  const { pathname } = new URL(request.url)
-  const line = { message: 'credentials', request_id: requestId, method: request.method, path: pathname }
-  const response = await route(request, pathname, requestId, world)
-    .then(({ status, body }) => {
-      world.log({ ...line, level: 'info', http_status: status })
-      return body === null ? new Response(null, { status }) : Response.json(body, { status })
-    })
-    .catch((cause: unknown) => {
-      const error = toAppError(cause)
-      // The code and nothing else: what lies under an error here may hold what was sent.
-      world.log({
-        ...line,
-        level: error.status >= 500 ? 'error' : 'info',
-        http_status: error.status,
-        error_code: error.code,
-      })
-      return renderError(error, world.now())
-    })
-  if (request.method === 'OPTIONS') return answerPreflight(request, 'POST, PATCH, DELETE, OPTIONS')
-  for (const [name, value] of Object.entries({
-    ...corsHeaders,
-    'x-request-id': requestId,
-    'cache-control': 'no-store',
-  }))
-    response.headers.set(name, value)
-  return response
+const methods = 'POST, PATCH, DELETE, OPTIONS'
+
+export function handleCredentialsRequest(request: Request, world: CredentialsWorld): Promise<Response> {
+  const handle = (path: string, requestId: string) => route(request, path, requestId, world)
+  return answerUserCall(request, { name: 'credentials', methods, route: handle }, world)
 }
 
 async function route(request: Request, path: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
-  if (request.method === 'OPTIONS') return { status: 204, body: null }
   const match = form.exec(path)
   if (!match) throw new AppError('not_found')
   const { id, act } = match.groups ?? {}
@@ -54,7 +28,7 @@ async function route(request: Request, path: string, requestId: string, world: C
   if (id && asked === 'POST rotate') return rotate(request, token, userId, id, world)
   if (id && asked === 'POST test') return test(token, userId, id, requestId, world)
   if (id && asked === 'PATCH one') {
-    const { name } = await readCredential(request, newName)
+    const { name } = await readJson(request, newName)
     await world.change(token, id, name)
     return { status: 200, body: { id, name } }
   }
@@ -68,7 +42,7 @@ async function route(request: Request, path: string, requestId: string, world: C
 }
 
 async function add(request: Request, token: string, world: CredentialsWorld): Promise<Answer> {
-  const { exchange, provider = '', name, ...secrets } = await readCredential(request, newCredential)
+  const { exchange, provider = '', name, ...secrets } = await readJson(request, newCredential)
   const target = await world.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
   if (!target) {
     const [what, param] = exchange ? ['exchange', 'exchange'] : ['AI provider', 'provider']
@@ -84,7 +58,7 @@ async function rotate(
   id: string,
   world: CredentialsWorld,
 ): Promise<Answer> {
-  const secrets = await readCredential(request, newSecrets)
+  const secrets = await readJson(request, newSecrets)
   return { status: 200, body: await keep(token, await targetOf(id, userId, world), secrets, { id }, world) }
 }
 

@@ -1,9 +1,6 @@
 /** The door: what a caller may send. Refusals name the field and never repeat what was in it. */
 import { z } from 'zod'
-import { AppError } from '../errors.ts'
-import { BodyTooLarge, readBody } from '../http/read-body.ts'
 
-const bodyLimitBytes = 16_000
 /** What goes into a header: nothing that could end it, because the runtime's error about that repeats the value. */
 const headerValue = z
   .string()
@@ -32,25 +29,3 @@ export const newCredential = z
   .refine(({ exchange, provider }) => (exchange === undefined) !== (provider === undefined), { path: ['exchange'] })
 export const newSecrets = z.strictObject(secrets)
 export const newName = z.strictObject({ name })
-
-export async function readCredential<Schema extends z.ZodType>(
-  request: Request,
-  schema: Schema,
-): Promise<z.infer<Schema>> {
-  const { data, error } = schema.safeParse(await readJson(request))
-  if (!error) return data
-  const [issue] = error.issues
-  const param = issue?.code === 'unrecognized_keys' ? issue.keys[0] : issue?.path.join('.')
-  throw new AppError('invalid_request_error', { message: `${param || 'The body'}: is missing or not valid.`, param })
-}
-
-async function readJson(request: Request): Promise<unknown> {
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(await readBody(request, bodyLimitBytes)))
-  } catch (cause) {
-    if (cause instanceof BodyTooLarge)
-      throw new AppError('request_too_large', { message: 'The body is larger than 16 kB.' })
-    // Without the cause: a parser's message repeats a part of the text.
-    throw new AppError('invalid_request_error', { message: 'The body is not valid JSON.' })
-  }
-}

@@ -21,6 +21,19 @@ export async function readBody(source: Request, limitBytes: number): Promise<Uin
   }
 }
 
+const smallBytes = 65_536
+
+/**
+ * The same, and a small body whose length is known comes in one piece, which is faster. For functions behind a server that lets
+ * through no more of a body than Content-Length says, as every HTTP server does.
+ */
+export async function readFramedBody(source: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const length = source.headers.get('content-length') ?? ''
+  const isSmall = /^\d{1,5}$/.test(length) && Number(length) <= Math.min(smallBytes, limitBytes)
+  if (!isSmall || source.headers.has('transfer-encoding')) return readBody(source, limitBytes)
+  return new Uint8Array(await source.arrayBuffer())
+}
+
 export function concatBytes(chunks: readonly Uint8Array[], size: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(size)
   let at = 0

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import type { Database } from '../db.ts'
 import { connectExchange } from '../exchanges/connect.ts'
+import { askSql } from '../refusal.ts'
 import type { PortfolioWorld } from './world.ts'
 
 const leases = z
@@ -39,7 +40,7 @@ export function createPortfolioWorld(
     ...outside,
     connect: (target) => connectExchange(target, outside),
     lease: async (ofUser, notOf) => {
-      const rows = await sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`
+      const rows = await askSql(sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`)
       return leases.parse([...rows])[0]
     },
     open: async (credentialId, requestId) => {

@@ -1,7 +1,7 @@
 /** Calls that wait together go to Postgres together. */
 import { expect, test } from 'vitest'
-import { createBatches } from '../../functions/_shared/ai/batch-calls.ts'
 import { isOneCallsFault } from '../../functions/_shared/ai/ledger.ts'
+import { createBatches } from '../../functions/_shared/batch-calls.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 
 /** A database whose statements end when the test says so. */

@@ -1,0 +1,41 @@
+/** What endpoints for signed-in users have in common: the log line, the errors, and the headers that a browser needs. */
+import { type AppError, renderError, toAppError } from '../errors.ts'
+import { answerPreflight, corsHeaders } from './cors.ts'
+import { requestId as requestIdOf } from './request-id.ts'
+
+type World = { newId(): string; now(): number; log(line: Record<string, unknown>): void }
+/** `log` is added to the log line. */
+export type Answer = { status: number; body: Record<string, unknown> | null; log?: Record<string, unknown> }
+type Endpoint = {
+  name: string
+  /** For the preflight, as `POST, OPTIONS`. */
+  methods: string
+  route(pathname: string, requestId: string): Promise<Answer>
+  /** More about an error for the log; without it, its code and nothing else: what lies under an error may hold what was sent. */
+  describeError?(error: AppError): Record<string, unknown>
+}
+
+export async function answerUserCall(
+  request: Request,
+  { name, methods, route, describeError }: Endpoint,
+  world: World,
+) {
+  if (request.method === 'OPTIONS') return answerPreflight(request, methods)
+  const requestId = requestIdOf(request.headers, world.newId)
+  const { pathname } = new URL(request.url)
+  const line = { message: name, request_id: requestId, method: request.method, path: pathname }
+  const response = await route(pathname, requestId)
+    .then(({ status, body, log }) => {
+      world.log({ ...line, level: 'info', http_status: status, ...log })
+      return body === null ? new Response(null, { status }) : Response.json(body, { status })
+    })
+    .catch((cause: unknown) => {
+      const error = toAppError(cause)
+      const level = error.status >= 500 ? 'error' : 'info'
+      world.log({ ...line, level, http_status: error.status, error_code: error.code, ...describeError?.(error) })
+      return renderError(error, world.now())
+    })
+  const headers = { ...corsHeaders, 'x-request-id': requestId, 'cache-control': 'no-store' }
+  for (const [header, value] of Object.entries(headers)) response.headers.set(header, value)
+  return response
+}
