@@ -9,6 +9,11 @@ const json = z.string().transform((text, context): unknown => {
     return z.NEVER
   }
 })
+const list = (item: z.ZodType<string, string>) =>
+  z
+    .string()
+    .transform((text) => text.split(',').map((part) => part.trim()))
+    .pipe(z.array(item).min(1))
 const namedKeys = json.pipe(z.record(z.string(), z.string()))
 
 /** Every variable that functions use, most of them given by Supabase, with the form it has. */
@@ -23,6 +28,14 @@ export const variables = {
   /** Ours, as secrets of the functions: smtps://user:password@host:465 and `Name <address>`. */
   SMTP_URL: z.url({ protocol: /^smtps?$/ }),
   MAIL_FROM: z.string().regex(/^[^\r\n]*[^\s@<]+@[^\s@>]+>?$/),
+  /** Ours: Stripe's secret or restricted key, for test or live mode. */
+  STRIPE_SECRET_KEY: z.string().regex(/^[a-z]+_(test|live)_[\x21-\x7e]+$/),
+  /** The signing secret of the webhook endpoint; two, separated by a comma, while it is rotated. */
+  STRIPE_WEBHOOK_SECRETS: list(z.string().regex(/^[\x21-\x7e]+$/)),
+  /** A stand-in's address; unset, Stripe's own. */
+  STRIPE_API_URL: z.url({ protocol: /^https?$/ }),
+  /** Where callers may be sent after a checkout: origins or the beginnings of URLs, separated by commas. */
+  BILLING_RETURN_URLS: list(z.url({ protocol: /^https?$/ })),
 }
 
 /** Throws one error that names everything that is missing or wrong, and shows no value. */

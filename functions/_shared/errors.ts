@@ -18,6 +18,12 @@ export const catalogue = {
   invalid_api_key: { status: 401, type: request, message: 'The access token or API key is not valid here.' },
   invalid_signature: { status: 401, type: request, message: 'The signature of this request is not valid.' },
   insufficient_credits: { status: 402, type: quota, message: 'Your credits are used up.', shouldRetry: false },
+  entitlement_required: {
+    status: 402,
+    type: quota,
+    message: 'Your plan does not include this, or it is not paid for.',
+    shouldRetry: false,
+  },
   insufficient_quota: { status: 402, type: quota, message: 'Your quota is used up.', shouldRetry: false },
   spend_cap_reached: {
     status: 402,
@@ -50,6 +56,12 @@ export const catalogue = {
     status: 409,
     type: request,
     message: 'A request with this idempotency key has run, and its answer was a stream or too large to be kept.',
+    shouldRetry: false,
+  },
+  already_subscribed: {
+    status: 409,
+    type: request,
+    message: 'You have a subscription already. Change or cancel it in the customer portal.',
     shouldRetry: false,
   },
   credential_unreadable: {
@@ -105,6 +117,18 @@ export const catalogue = {
     type: server,
     message: 'This deployment has no mail server: set SMTP_URL and MAIL_FROM.',
     shouldRetry: false,
+  },
+  billing_not_configured: {
+    status: 503,
+    type: server,
+    message: 'This deployment sells nothing yet: set STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRETS.',
+    shouldRetry: false,
+  },
+  billing_unavailable: {
+    status: 503,
+    type: server,
+    message: 'The payment provider does not answer at the moment. Nothing was bought; try again.',
+    retryAfterS: 5,
   },
   upstream_timeout: { status: 504, type: server, message: 'The AI provider took too long to answer.', retryAfterS: 1 },
 } as const satisfies Record<string, Entry>

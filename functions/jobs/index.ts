@@ -1,6 +1,7 @@
 /** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a secret key. */
 import { z } from 'zod'
 import { hasSecretKey } from '../_shared/auth/verify-secret-key.ts'
+import { createBillingJobs } from '../_shared/billing/billing-jobs.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
 import { createArchiveStore } from '../_shared/jobs/archive-store.ts'
@@ -13,7 +14,8 @@ import { countOutcomes, runSyncs } from '../_shared/portfolio/run-syncs.ts'
 import { checkUploads } from '../_shared/storage/check-uploads.ts'
 import { createUploadWorld } from '../_shared/storage/upload-world.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_SECRET_KEYS, SMTP_URL, MAIL_FROM } = variables
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_SECRET_KEYS, SMTP_URL, MAIL_FROM, STRIPE_SECRET_KEY, STRIPE_API_URL } =
+  variables
 const env = readEnv(
   z.object({
     SUPABASE_URL,
@@ -21,6 +23,8 @@ const env = readEnv(
     SUPABASE_SECRET_KEYS,
     SMTP_URL: SMTP_URL.optional(),
     MAIL_FROM: MAIL_FROM.optional(),
+    STRIPE_SECRET_KEY: STRIPE_SECRET_KEY.optional(),
+    STRIPE_API_URL: STRIPE_API_URL.optional(),
   }),
   (name) => Deno.env.get(name),
 )
@@ -40,6 +44,9 @@ const world: JobsWorld = {
   checkUploads: () => checkUploads(uploads),
   syncPortfolios: async (requestId) => countOutcomes(await runSyncs({ ofUser: null, requestId }, portfolios)),
   sendMail: env.SMTP_URL && env.MAIL_FROM ? createMailTransport(env.SMTP_URL, env.MAIL_FROM) : undefined,
+  billing: env.STRIPE_SECRET_KEY
+    ? createBillingJobs({ sql, secretKey: env.STRIPE_SECRET_KEY, apiUrl: env.STRIPE_API_URL, now: Date.now, log })
+    : undefined,
   now: Date.now,
   newId: () => crypto.randomUUID(),
   log,

@@ -40,6 +40,7 @@ function createWorld(changes: Partial<JobsWorld> = {}) {
     download: async (path) => files.get(path) ?? new Uint8Array(),
     checkUploads: async () => ({ ok: 1, rejected: 0, failed: 0 }),
     syncPortfolios: async () => ({ synced: 1 }),
+    billing: undefined,
     now: () => 0,
     newId: () => 'request-1',
     log: () => {},
@@ -169,4 +170,20 @@ test('a check of uploads answers what it found', async () => {
   const { world } = createWorld()
 
   expect(await run(world, 'check-uploads')).toEqual({ status: 200, body: { ok: 1, rejected: 0, failed: 0 } })
+})
+
+describe("Stripe's jobs", () => {
+  test.each(['apply-stripe-events', 'reconcile-stripe'])('%s says when Stripe is not set up', async (path) => {
+    const { world } = createWorld()
+
+    expect(await run(world, path)).toMatchObject({ status: 503, body: { error: { code: 'billing_not_configured' } } })
+  })
+
+  test('answer what they did', async () => {
+    const billing = { applyEvents: async () => ({ applied: 2 }), reconcile: async () => ({ seen: 3 }) }
+    const { world } = createWorld({ billing })
+
+    expect(await run(world, 'apply-stripe-events')).toEqual({ status: 200, body: { applied: 2 } })
+    expect(await run(world, 'reconcile-stripe')).toEqual({ status: 200, body: { seen: 3 } })
+  })
 })

@@ -10,7 +10,14 @@ const jobs = new Map<string, (world: JobsWorld, requestId: string) => Promise<Re
   ['/jobs/archive-audit', archiveAudit],
   ['/jobs/check-uploads', (world) => world.checkUploads()],
   ['/jobs/sync-portfolios', (world, requestId) => world.syncPortfolios(requestId)],
+  ['/jobs/apply-stripe-events', ({ billing }) => configured(billing).applyEvents()],
+  ['/jobs/reconcile-stripe', ({ billing }) => configured(billing).reconcile()],
 ])
+
+function configured<T>(part: T | undefined): T {
+  if (part === undefined) throw new AppError('billing_not_configured')
+  return part
+}
 
 /** For pg_cron and operators, never for browsers: there is no CORS here. */
 export async function handleJobsRequest(request: Request, world: JobsWorld): Promise<Response> {

@@ -29,6 +29,9 @@ export type JobsWorld = {
   /** Syncs every portfolio that is due. */
   syncPortfolios(requestId: string): Promise<Record<string, number>>
 
+  /** Undefined when this deployment has no Stripe account. */
+  billing: { applyEvents(): Promise<Record<string, number>>; reconcile(): Promise<Record<string, unknown>> } | undefined
+
   now(): number
   newId(): string
   log(line: Record<string, unknown>): void

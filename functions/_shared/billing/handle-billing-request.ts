@@ -1,0 +1,87 @@
+/** The billing endpoint without its environment: a page to pay on, and one to manage what was bought. */
+import Stripe from 'stripe'
+import { z } from 'zod'
+import { requireUserToken } from '../auth/identify-caller.ts'
+import { AppError } from '../errors.ts'
+import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
+import { readJson } from '../http/read-json.ts'
+import type { BillingWorld, Buyer, ShopWorld, Wanted } from './billing-world.ts'
+import { describeFailure } from './describe-failure.ts'
+import { requireReturnUrl } from './return-url.ts'
+import { forgetCustomer, isCustomerMissing } from './shop-customer.ts'
+import { startCheckout } from './start-checkout.ts'
+
+const item = z
+  .string()
+  .regex(/^[a-z][a-z0-9_]{0,59}$/)
+  .optional()
+const address = z.string().min(1).max(2_000)
+/** Strict: neither a price nor a customer nor a trial of the caller's choice can come in. */
+const checkout = z
+  .strictObject({ plan_price: item, credit_pack: item, success_url: address, cancel_url: address })
+  .refine(({ plan_price, credit_pack }) => (plan_price === undefined) !== (credit_pack === undefined), {
+    path: ['plan_price'],
+  })
+const portal = z.strictObject({ return_url: address })
+
+export function handleBillingRequest(request: Request, world: BillingWorld): Promise<Response> {
+  const route = (path: string) => answer(request, path, world)
+  // Answers of Stripe and its errors hold nothing that a caller sent; their words are left out all the same.
+  const describeError = ({ cause }: AppError) => (cause === undefined ? {} : { cause: describeFailure(cause) })
+  return answerUserCall(request, { name: 'billing', methods: 'POST, OPTIONS', route, describeError }, world)
+}
+
+async function answer(request: Request, path: string, world: BillingWorld): Promise<Answer> {
+  const act = /^\/billing\/(checkout|portal)\/?$/.exec(path)?.[1]
+  if (act === undefined) throw new AppError('not_found')
+  if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
+  const { stripe, store, livemode } = world
+  if (!stripe) throw new AppError('billing_not_configured')
+  const buyer = await requireUserToken(request.headers, 'Billing needs', world)
+  const open = act === 'checkout' ? await readCheckout(request, world) : await readPortal(request, world)
+  return { status: 200, body: { url: await ofStripe(() => open(buyer, { store, stripe, livemode })) } }
+}
+
+type Open = (buyer: Buyer, world: ShopWorld) => Promise<string>
+
+async function readCheckout(request: Request, { returnUrls }: BillingWorld): Promise<Open> {
+  const { plan_price = null, credit_pack = null, ...urls } = await readJson(request, checkout)
+  const return_urls = {
+    success_url: requireReturnUrl(urls.success_url, returnUrls, 'success_url'),
+    cancel_url: requireReturnUrl(urls.cancel_url, returnUrls, 'cancel_url'),
+  }
+  const wanted: Wanted = { plan_price, credit_pack, return_urls }
+  return (buyer, world) => startCheckout(buyer, wanted, world)
+}
+
+async function readPortal(request: Request, { returnUrls }: BillingWorld): Promise<Open> {
+  const { return_url: given } = await readJson(request, portal)
+  const return_url = requireReturnUrl(given, returnUrls, 'return_url')
+  return (buyer, world) => openPortal(buyer, return_url, world)
+}
+
+async function openPortal(buyer: Buyer, return_url: string, world: ShopWorld): Promise<string> {
+  const customer = await world.store.preparePortal(buyer)
+  try {
+    return (await world.stripe.billingPortal.sessions.create({ customer, return_url })).url
+  } catch (error) {
+    if (!isCustomerMissing(error)) throw error
+    await forgetCustomer(customer, world)
+    // Now it says that there is nothing to manage.
+    await world.store.preparePortal(buyer)
+    throw error
+  }
+}
+
+/** When Stripe is not there, or has enough of us, a caller may try again. Any other error of its is ours. */
+async function ofStripe<T>(ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask()
+  } catch (cause) {
+    const { StripeAPIError, StripeConnectionError, StripeRateLimitError } = Stripe.errors
+    const isPassing = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some(
+      (kind) => cause instanceof kind,
+    )
+    throw isPassing ? new AppError('billing_unavailable', { cause }) : cause
+  }
+}

@@ -1,0 +1,64 @@
+/** A subscription as a reading. Its periods are at the items since 2025-03-31.basil, and were at the top before. */
+import { z } from 'zod'
+import { common, metadata, type Origin, reference, seconds } from './stripe-shapes.ts'
+
+const item = z.object({
+  id: z.string(),
+  price: reference,
+  plan: reference,
+  quantity: z.int().nullish(),
+  current_period_start: seconds,
+  current_period_end: seconds,
+})
+const subscription = z.object({
+  id: z.string(),
+  livemode: z.boolean(),
+  customer: reference,
+  metadata,
+  status: z.string(),
+  items: z.object({ data: z.array(item) }),
+  current_period_start: seconds,
+  current_period_end: seconds,
+  cancel_at_period_end: z.boolean().nullish(),
+  cancel_at: seconds,
+  canceled_at: seconds,
+  ended_at: seconds,
+  trial_start: seconds,
+  trial_end: seconds,
+  start_date: seconds,
+  created: seconds,
+  pause_collection: z.unknown(),
+  latest_invoice: reference,
+})
+
+const hasEnded = (status: string) => status === 'canceled' || status === 'incomplete_expired'
+
+export type SubscriptionReading = ReturnType<typeof subscriptionReading>
+
+/** One that Stripe has no more entitles to nothing, whatever the event still said of it. */
+export function subscriptionReading(raw: unknown, origin: Origin) {
+  const read = subscription.parse(raw)
+  const { items, latest_invoice, start_date, created, pause_collection, cancel_at_period_end } = read
+  const status = origin.deleted && !hasEnded(read.status) ? 'canceled' : read.status
+  return {
+    ...common('subscription', read, read.customer, origin),
+    user_id: read.metadata.user_id,
+    status,
+    items: items.data.map(({ id, price, plan, quantity, current_period_start, current_period_end }) => ({
+      id,
+      price_id: price ?? plan,
+      quantity: quantity ?? 1,
+      current_period_start: current_period_start ?? read.current_period_start,
+      current_period_end: current_period_end ?? read.current_period_end,
+    })),
+    cancel_at_period_end: cancel_at_period_end ?? false,
+    cancel_at: read.cancel_at,
+    canceled_at: read.canceled_at,
+    ended_at: read.ended_at,
+    trial_start: read.trial_start,
+    trial_end: read.trial_end,
+    started_at: start_date ?? created,
+    is_paused: status === 'paused' || (pause_collection ?? null) !== null,
+    latest_invoice_id: latest_invoice,
+  }
+}

@@ -1,0 +1,32 @@
+/** The client for Stripe, with the version of the API that everything here was written for. */
+import Stripe from 'stripe'
+
+/** Of stripe-node's types. A webhook endpoint is created with the same one: its events have the endpoint's version, not the client's. */
+export const apiVersion = '2026-10-28.endive'
+
+const timeoutMs = 10_000
+
+/** `apiUrl` is a stand-in's, as http://127.0.0.1:54329; undefined is Stripe itself. */
+export function createStripe(secretKey: string, apiUrl?: string): Stripe {
+  return new Stripe(secretKey, {
+    apiVersion,
+    httpClient: Stripe.createFetchHttpClient(),
+    maxNetworkRetries: 2,
+    timeout: timeoutMs,
+    telemetry: false,
+    appInfo: { name: 'palisade' },
+    ...(apiUrl !== undefined && serverOf(new URL(apiUrl))),
+  })
+}
+
+function serverOf({ protocol, hostname, port }: URL) {
+  const isPlain = protocol === 'http:'
+  return {
+    protocol: isPlain ? ('http' as const) : ('https' as const),
+    host: hostname,
+    port: port || (isPlain ? 80 : 443),
+  }
+}
+
+/** Whether a key is one for real money. */
+export const isLiveKey = (secretKey: string): boolean => /^[a-z]+_live_/.test(secretKey)

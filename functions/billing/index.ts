@@ -1,0 +1,35 @@
+/** The Edge Function `billing`: pages of Stripe's for users who buy, and for those who have bought. */
+import { z } from 'zod'
+import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
+import { createBillingStore } from '../_shared/billing/billing-database.ts'
+import type { BillingWorld } from '../_shared/billing/billing-world.ts'
+import { handleBillingRequest } from '../_shared/billing/handle-billing-request.ts'
+import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
+import { connectDatabase } from '../_shared/db.ts'
+import { readEnv, variables } from '../_shared/env.ts'
+
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const env = readEnv(
+  z.object({
+    ...{ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS },
+    STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
+    STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
+    BILLING_RETURN_URLS: variables.BILLING_RETURN_URLS.optional(),
+  }),
+  (name) => Deno.env.get(name),
+)
+const { STRIPE_SECRET_KEY: secretKey, BILLING_RETURN_URLS: returnUrls } = env
+const livemode = secretKey !== undefined && isLiveKey(secretKey)
+
+const world: BillingWorld = {
+  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  store: createBillingStore(connectDatabase(env.SUPABASE_DB_URL), livemode),
+  stripe: secretKey && returnUrls ? createStripe(secretKey, env.STRIPE_API_URL) : undefined,
+  livemode,
+  returnUrls: returnUrls ?? [],
+  now: Date.now,
+  newId: () => crypto.randomUUID(),
+  log: (line) => console.log(JSON.stringify(line)),
+}
+
+export default { fetch: (request: Request) => handleBillingRequest(request, world) }

@@ -1,0 +1,46 @@
+/** The Edge Function `stripe-webhook`: keeps what Stripe sends, and starts to apply it after the answer. */
+import { z } from 'zod'
+import { applyEvents } from '../_shared/billing/apply-events.ts'
+import { createTurns } from '../_shared/billing/apply-in-turn.ts'
+import { handleWebhookRequest, type WebhookWorld } from '../_shared/billing/handle-webhook-request.ts'
+import { createInbox } from '../_shared/billing/inbox-database.ts'
+import { createRaiseLimit } from '../_shared/billing/raise-limit.ts'
+import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
+import { createStripeReader } from '../_shared/billing/stripe-reader.ts'
+import { connectDatabase } from '../_shared/db.ts'
+import { readEnv, variables } from '../_shared/env.ts'
+
+const env = readEnv(
+  z.object({
+    SUPABASE_DB_URL: variables.SUPABASE_DB_URL,
+    STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
+    STRIPE_WEBHOOK_SECRETS: variables.STRIPE_WEBHOOK_SECRETS.optional(),
+    STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
+  }),
+  (name) => Deno.env.get(name),
+)
+const { STRIPE_SECRET_KEY: secretKey, STRIPE_WEBHOOK_SECRETS: secrets } = env
+const backgroundMs = 20_000
+
+const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
+const livemode = secretKey !== undefined && isLiveKey(secretKey)
+const inbox = createInbox(connectDatabase(env.SUPABASE_DB_URL))
+
+const world: WebhookWorld = {
+  ...inbox,
+  stripe: secretKey && secrets ? { secrets, livemode } : undefined,
+  mayRaise: createRaiseLimit(Date.now),
+  startApplying: starter(),
+  now: Date.now,
+  log,
+}
+
+/** Where nothing may run after an answer, the job does it all. */
+function starter(): () => void {
+  if (secretKey === undefined || typeof EdgeRuntime === 'undefined') return () => {}
+  const reader = createStripeReader(createStripe(secretKey, env.STRIPE_API_URL))
+  const applying = { ...inbox, reader, livemode, now: Date.now, log }
+  return createTurns(() => applyEvents(applying, backgroundMs), EdgeRuntime.waitUntil)
+}
+
+export default { fetch: (request: Request) => handleWebhookRequest(request, world) }

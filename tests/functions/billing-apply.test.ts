@@ -1,0 +1,190 @@
+/** What waits in the inbox is applied: each event on its own, from what Stripe says now. */
+import { describe, expect, test } from 'vitest'
+import { z } from 'zod'
+import { applyEvents } from '../../functions/_shared/billing/apply-events.ts'
+import { createTurns } from '../../functions/_shared/billing/apply-in-turn.ts'
+import { describeFailure } from '../../functions/_shared/billing/describe-failure.ts'
+import type { Reading } from '../../functions/_shared/billing/reading.ts'
+import type { ApplyWorld, ClaimedEvent } from '../../functions/_shared/billing/world.ts'
+import { createReader, customer, event, invoice, now, subscription } from './billing-world.ts'
+
+const claimed = (
+  id: string,
+  object: { id: string; object: string },
+  more: Partial<ClaimedEvent> = {},
+): ClaimedEvent => ({
+  ...{ id, type: `${object.object}.updated`, attempt: 1, account: null, object: object.object, object_id: object.id },
+  payload: event(`${object.object}.updated`, object),
+  ...more,
+})
+
+function createWorld(waiting: ClaimedEvent[], changes: Partial<ApplyWorld> = {}) {
+  const applied = new Map<string, Reading[]>()
+  const failed = new Map<string, string>()
+  const { reader, asked } = createReader([subscription(), invoice(), customer()])
+  const state = { clock: 0 }
+  const world: ApplyWorld = {
+    claim: async (limit) => waiting.splice(0, limit),
+    databaseTime: async () => `2026-11-20T00:00:0${state.clock++}Z`,
+    apply: async ({ id }, readings) => {
+      applied.set(id, readings)
+      return readings.length > 0 ? 'applied' : 'ignored'
+    },
+    fail: async ({ id, attempt }, why) => {
+      failed.set(id, why)
+      return attempt > 2 ? 'dead' : 'waiting'
+    },
+    ...{ reader, livemode: false, now: () => now, log: () => {} },
+    ...changes,
+  }
+  return { world, applied, failed, asked, reader }
+}
+
+const kinds = (readings: Reading[] | undefined) => readings?.map(({ object }) => object)
+const failing = (error: unknown) => () => Promise.reject(error)
+
+describe('events', () => {
+  test('of one batch share one reading of their object, stamped before it began', async () => {
+    const events = [1, 2, 3].map((n) => claimed(`evt_${n}`, subscription()))
+    const { world, applied, asked } = createWorld(events)
+
+    expect(await applyEvents(world)).toEqual({ applied: 3, ignored: 0, superseded: 0, failed: 0, dead: 0 })
+
+    expect(asked).toEqual(['sub_1', 'in_1'])
+    expect(kinds(applied.get('evt_2'))).toEqual(['subscription', 'invoice'])
+    expect(applied.get('evt_3')?.[0]?.read_at).toBe('2026-11-20T00:00:00Z')
+  })
+
+  test('beyond a batch are claimed until none is left', async () => {
+    const { world, applied } = createWorld(Array.from({ length: 25 }, (_, n) => claimed(`evt_${n}`, customer())))
+
+    await applyEvents(world)
+
+    expect(applied.size).toBe(25)
+    expect(applied.get('evt_24')?.[0]?.read_at).toBe('2026-11-20T00:00:02Z')
+  })
+
+  test('that fail stop no others, and are given back with the reason', async () => {
+    const down = createReader([subscription(), invoice()]).reader
+    const events = [
+      claimed('evt_1', customer()),
+      claimed('evt_2', subscription()),
+      claimed('evt_3', customer(), { attempt: 3 }),
+    ]
+    const { world, applied, failed } = createWorld(events, {
+      reader: { ...down, customer: failing(new TypeError('x')) },
+    })
+
+    expect(await applyEvents(world)).toEqual({ applied: 1, ignored: 0, superseded: 0, failed: 1, dead: 1 })
+
+    expect([...applied.keys()]).toEqual(['evt_2'])
+    expect(failed.get('evt_1')).toBe('TypeError')
+  })
+
+  test('whose failure cannot be noted keep their lease, and stop no others either', async () => {
+    const events = [claimed('evt_1', customer()), claimed('evt_2', subscription())]
+    const apply: ApplyWorld['apply'] = ({ id }) =>
+      id === 'evt_1' ? Promise.reject(new Error()) : Promise.resolve('applied')
+    const { world } = createWorld(events, { apply, fail: failing(new Error('down')) })
+
+    expect(await applyEvents(world)).toMatchObject({ applied: 1, failed: 1 })
+  })
+
+  test('that another worker finished are counted as such', async () => {
+    const { world } = createWorld([claimed('evt_1', customer())], { apply: async () => 'superseded' })
+
+    expect(await applyEvents(world)).toMatchObject({ superseded: 1, applied: 0 })
+  })
+
+  test('of other accounts read nothing', async () => {
+    const { world, applied, asked } = createWorld([claimed('evt_1', customer(), { account: 'acct_1' })])
+
+    await applyEvents(world)
+
+    expect(asked).toEqual([])
+    expect(applied.get('evt_1')).toEqual([])
+  })
+
+  test('are claimed no more when the time is over', async () => {
+    let time = now
+    const events = Array.from({ length: 30 }, (_, n) => claimed(`evt_${n}`, customer()))
+    const { world, applied } = createWorld(events, {
+      now: () => time,
+      databaseTime: async () => {
+        time += 30_000
+        return '2026-11-20T00:00:00Z'
+      },
+    })
+
+    await applyEvents(world, 45_000)
+
+    expect(applied.size).toBe(20)
+  })
+})
+
+describe('why one failed', () => {
+  test.each<[string, unknown, string]>([
+    [
+      'an error of Stripe, without its words',
+      Object.assign(new Error('No such customer: someone@example.com'), {
+        ...{ type: 'StripeAPIError', code: 'api_error', statusCode: 500, requestId: 'req_1' },
+      }),
+      'Stripe: StripeAPIError api_error 500 req_1',
+    ],
+    [
+      'an error of Postgres, without its values',
+      Object.assign(new Error('duplicate key (someone@example.com)'), {
+        ...{ name: 'PostgresError', code: '23505', constraint_name: 'payments_pkey', routine: '_bt_check_unique' },
+      }),
+      'Postgres: 23505 payments_pkey _bt_check_unique',
+    ],
+    [
+      'a shape that is not known, by its place',
+      z.object({ lines: z.object({ data: z.array(z.string()) }) }).safeParse({ lines: { data: [5] } }).error,
+      "Stripe's answer has another form: lines.data.0 invalid_type",
+    ],
+    ['anything else, by its name', new RangeError('someone@example.com'), 'RangeError'],
+  ])('is said of %s', (_name, error, said) => {
+    expect(describeFailure(error)).toBe(said)
+  })
+})
+
+test('a burst of arrivals starts one pass, and one more for what came meanwhile', async () => {
+  const running: Promise<unknown>[] = []
+  let passes = 0
+  let finish = () => {}
+  const pass = () => {
+    passes += 1
+    return new Promise<void>((done) => {
+      finish = done
+    })
+  }
+  const start = createTurns(pass, (work) => void running.push(work))
+  for (let n = 0; n < 100; n += 1) start()
+  expect([passes, running.length]).toEqual([1, 1])
+
+  finish()
+  await expect.poll(() => passes).toBe(2)
+  finish()
+  await running[0]
+  start()
+
+  expect([passes, running.length]).toEqual([3, 2])
+})
+
+test('a pass that fails does not keep the next from starting', async () => {
+  let passes = 0
+  const running: Promise<unknown>[] = []
+  const pass = async () => {
+    passes += 1
+    throw new Error('the database is down')
+  }
+  const start = createTurns(pass, (work) => void running.push(work))
+
+  start()
+  await expect(running[0]).rejects.toThrow('down')
+  start()
+  await expect(running[1]).rejects.toThrow('down')
+
+  expect(passes).toBe(2)
+})

@@ -1,0 +1,191 @@
+/** The whole way of a purchase with the real SQL and the stand-in for Stripe, in a transaction that is taken back. */
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { applyEvents } from '../../functions/_shared/billing/apply-events.ts'
+import { createBillingStore } from '../../functions/_shared/billing/billing-database.ts'
+import { createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
+import { handleWebhookRequest } from '../../functions/_shared/billing/handle-webhook-request.ts'
+import { createInbox } from '../../functions/_shared/billing/inbox-database.ts'
+import { listings } from '../../functions/_shared/billing/list-objects.ts'
+import { createDryReadingStore, createReadingStore } from '../../functions/_shared/billing/reading-database.ts'
+import { reconcile } from '../../functions/_shared/billing/reconcile.ts'
+import { startCheckout } from '../../functions/_shared/billing/start-checkout.ts'
+import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
+import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
+import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
+import { type Account, connect, creditsOf, newAccount, rolledBack, type Tx } from '../sql/support.ts'
+import { createWorld, type StripeWorld } from '../support/stripe.ts'
+import { customer, event } from './billing-world.ts'
+
+let shop: StripeWorld
+beforeEach(async () => {
+  shop = await createWorld()
+})
+afterEach(() => shop.close())
+
+const returns = { success_url: 'http://localhost:3000/yes', cancel_url: 'http://localhost:3000/no' }
+const clock = { now: Date.now, log: () => {} }
+
+/** Everything that functions do with one transaction. Events of others wait until it is taken back. */
+async function scene(tx: Tx) {
+  await tx`update private.stripe_events set next_attempt_at = now() + interval '1 hour' where state = 'waiting'`
+  const stripe = createStripe(shop.secretKey, shop.url)
+  const reader = createStripeReader(stripe)
+  const [inbox, store, catalogue] = [createInbox(tx), createBillingStore(tx, false), createCatalogue(tx, false)]
+  await syncCatalogue(await catalogue.items(), { stripe, setPrice: catalogue.setPrice, dryRun: false })
+  await shop.told()
+  const account = await newAccount(tx)
+  return { stripe, reader, inbox, store, account }
+}
+type Scene = Awaited<ReturnType<typeof scene>>
+
+const buy = ({ store, stripe, account }: Scene, plan_price: string | null, credit_pack: string | null) => {
+  const buyer = { userId: account.id, sessionId: account.sessionId }
+  return startCheckout(buyer, { plan_price, credit_pack, return_urls: returns }, { store, stripe, livemode: false })
+}
+
+/** Delivers what the stand-in has sent, and applies it. */
+async function deliver({ inbox, reader }: Scene) {
+  await shop.tell('/settled')
+  const world = { ...inbox, stripe: { secrets: shop.secrets, livemode: false }, mayRaise: () => true, ...clock }
+  const statuses = []
+  for (const { body, signature } of shop.hooks.splice(0)) {
+    const init = { method: 'POST', body, headers: { 'stripe-signature': signature } }
+    const request = new Request('http://127.0.0.1/stripe-webhook', init)
+    statuses.push((await handleWebhookRequest(request, { ...world, startApplying: () => {} })).status)
+  }
+  return { statuses, counts: await applyEvents({ ...inbox, reader, livemode: false, ...clock }) }
+}
+const complete = (url: string) => shop.tell(`/complete/${/cs_[A-Za-z0-9_]+/.exec(url)?.[0]}`)
+const paymentsOf = (tx: Tx, { id }: Account) =>
+  tx`select kind, status, amount::int, credits::int from public.payments where user_id = ${id} order by kind`
+
+test('what is bought is there, once', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    const before = await creditsOf(tx, world.account.id)
+    await complete(await buy(world, null, 'credits_500'))
+
+    const { statuses, counts } = await deliver(world)
+
+    expect(new Set(statuses)).toEqual(new Set([200]))
+    expect(counts).toMatchObject({ failed: 0, dead: 0 })
+    expect(await paymentsOf(tx, world.account)).toEqual([
+      { kind: 'credit_pack', status: 'paid', amount: 500, credits: 500 },
+    ])
+    expect((await creditsOf(tx, world.account.id)).balance - before.balance).toBe(500)
+  }))
+
+test('a plan with a trial entitles, and a second one is refused although nothing was delivered yet', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    const url = await buy(world, 'premium_month', null)
+    expect(await buy(world, 'premium_month', null)).toBe(url)
+    await complete(url)
+
+    const again = tx.savepoint((inner) =>
+      buy({ ...world, store: createBillingStore(inner, false) }, 'premium_year', null),
+    )
+    await expect(again).rejects.toMatchObject({ code: 'already_subscribed' })
+
+    const { counts } = await deliver(world)
+    expect(counts).toMatchObject({ failed: 0, dead: 0 })
+    const rows = await tx`select plan_id, status from public.subscriptions where user_id = ${world.account.id}`
+    expect(rows).toEqual([{ plan_id: 'premium', status: 'trialing' }])
+    const [entitled] = await tx`select plan_id, state from private.entitlement(${world.account.id})`
+    expect(entitled).toEqual({ plan_id: 'premium', state: 'trialing' })
+  }))
+
+test('a customer that was deleted in Stripe is forgotten, and the next purchase makes another', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    await buy(world, null, 'credits_500')
+    const customers = () =>
+      tx`select id, deleted_at is null as lives from private.stripe_customers where user_id = ${world.account.id} order by created_at, deleted_at`
+    const [first] = await customers()
+    await shop.stripe.customers.del(String(first?.id))
+
+    await complete(await buy(world, null, 'credits_500'))
+
+    const { counts } = await deliver(world)
+    expect(counts).toMatchObject({ failed: 0, dead: 0 })
+    expect((await customers()).map(({ lives }) => lives).sort()).toEqual([false, true])
+    expect((await paymentsOf(tx, world.account)).map(({ credits }) => credits)).toEqual([500])
+  }))
+
+test('what was never delivered is brought by a comparison, and the next finds nothing', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    await complete(await buy(world, 'premium_month', null))
+    await complete(await buy(world, null, 'credits_500'))
+    const { stripe, reader } = world
+    const compare = () =>
+      reconcile({
+        ...{
+          listings: listings(stripe, undefined),
+          reader,
+          store: createReadingStore(tx),
+          livemode: false,
+          since: null,
+        },
+        ...{ until: 1, now: () => 0, onProgress: () => {} },
+      })
+
+    const first = await compare()
+    const second = await compare()
+
+    expect(first.repaired.map(({ object }) => object)).toEqual(
+      expect.arrayContaining(['subscription', 'checkout_session', 'invoice']),
+    )
+    expect(second.repaired).toEqual([])
+    // Others have objects in this database, which this Stripe has not.
+    expect(first.unrepaired.filter(({ why }) => why !== 'resource_missing')).toEqual([])
+    expect((await paymentsOf(tx, world.account)).map(({ status }) => status)).toEqual(['paid', 'paid'])
+  }))
+
+test('a NUL in a name keeps no event out', () =>
+  rolledBack(async (tx) => {
+    const { inbox } = await scene(tx)
+    const payload = JSON.stringify(event('customer.updated', customer({ name: 'a\u0000b' }), { id: 'evt_nul' }))
+    const received = { id: 'evt_nul', type: 'customer.updated', api_version: null, livemode: false, account: null }
+
+    const isNew = await inbox.receive({ ...received, created: 1.7e9, object: 'customer', object_id: 'cus_1', payload })
+
+    expect(isNew).toBe(true)
+    const [row] = await tx`
+      select payload #>> '{data,object,name}' as name, extract(epoch from created_at)::int as at
+      from private.stripe_events where id = 'evt_nul'`
+    expect(row).toEqual({ name: 'a\ufffdb', at: 1.7e9 })
+  }))
+
+test('a security event of a refused delivery is written', () =>
+  rolledBack(async (tx) => {
+    const { inbox } = await scene(tx)
+    const key = crypto.randomUUID()
+
+    await inbox.raise({
+      ...{ type: 'stripe_signature_invalid', severity: 'medium', details: { has_signature: true } },
+      ...{ dedupeKey: key, ip: '203.0.113.9' },
+    })
+
+    const rows =
+      await tx`select type, severity, host(ip) as ip, details from public.security_events where dedupe_key = ${key}`
+    expect(rows).toEqual([
+      { type: 'stripe_signature_invalid', severity: 'medium', ip: '203.0.113.9', details: { has_signature: true } },
+    ])
+  }))
+
+test('a dry comparison says what would change, and leaves nothing', async () => {
+  const sql = connect(2)
+  try {
+    const id = `cus_${crypto.randomUUID()}`
+    const common = { object: 'customer', id, livemode: false, customer_id: id, deleted: false } as const
+    const reading = { ...common, user_id: null, read_at: new Date().toISOString() }
+
+    const outcomes = await createDryReadingStore(sql).applyReadings([reading])
+
+    expect(outcomes).toMatchObject([{ object: 'customer', id }])
+    expect(await sql`select 1 from private.stripe_objects where id = ${id}`).toEqual([])
+  } finally {
+    await sql.end()
+  }
+})

@@ -1,0 +1,282 @@
+/** What is read of Stripe for an event, in the pinned version's shapes and in the older ones. */
+import { describe, expect, test } from 'vitest'
+import { invoiceReading } from '../../functions/_shared/billing/read-invoice.ts'
+import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
+import { subscriptionReading } from '../../functions/_shared/billing/read-subscription.ts'
+import {
+  checkoutId,
+  createReader,
+  customer,
+  dispute,
+  event,
+  invoice,
+  invoiceLine,
+  invoicePayment,
+  nowSeconds,
+  refund,
+  session,
+  subscription,
+  userId,
+} from './billing-world.ts'
+
+const readAt = '2026-11-20T00:00:00Z'
+const origin = { read_at: readAt, deleted: false }
+const end = nowSeconds + 2_592_000
+type Thing = { id: string; object: string }
+
+/** Reads for an event about `subject`, where Stripe has `objects`. */
+async function read(type: string, subject: Thing, objects: Thing[]) {
+  const { reader, asked } = createReader(objects)
+  const claimed = { type, object: subject.object, object_id: subject.id, payload: event(type, subject) }
+  const readings = await readObjects(claimed, { reader, readAt, livemode: false })
+  return { readings, asked }
+}
+const idsOf = async (...args: Parameters<typeof read>) => (await read(...args)).readings.map(({ id }) => id)
+const all = [customer(), subscription(), invoice(), session(), refund(), dispute()]
+
+describe('an event about', () => {
+  test.each<[string, Thing, string[]]>([
+    ['customer.updated', customer(), ['cus_1']],
+    ['customer.subscription.updated', subscription(), ['sub_1', 'in_1']],
+    ['customer.subscription.created', subscription({ latest_invoice: null }), ['sub_1', 'in_1']],
+    ['invoice.paid', invoice(), ['in_1', 'sub_1']],
+    ['invoice_payment.paid', invoicePayment(), ['in_1', 'sub_1']],
+    ['checkout.session.completed', session(), ['cs_1']],
+    ['refund.updated', refund(), ['re_1']],
+    ['charge.refunded', { id: 'ch_1', object: 'charge' }, ['re_1']],
+    ['charge.dispute.closed', dispute(), ['dp_1']],
+    ['payment_intent.payment_failed', { id: 'pi_2', object: 'payment_intent' }, ['cs_1']],
+    ['charge.succeeded', { id: 'ch_1', object: 'charge' }, []],
+    ['product.updated', { id: 'prod_1', object: 'product' }, []],
+    ['invoice.upcoming', invoice(), []],
+    ['customer.source.created', { id: 'card_1', object: 'card' }, []],
+  ])('%s reads what it changes', async (type, subject, ids) => {
+    expect(await idsOf(type, subject, all)).toEqual(ids)
+  })
+
+  test('a session of a subscription reads that and its invoice, too', async () => {
+    const paid = session({ mode: 'subscription', payment_intent: null, subscription: 'sub_1', invoice: 'in_1' })
+
+    expect(await idsOf('checkout.session.completed', paid, [paid, subscription(), invoice()])).toEqual([
+      'cs_1',
+      'sub_1',
+      'in_1',
+    ])
+  })
+
+  test('an object whose id is missing reads nothing', async () => {
+    const { reader } = createReader(all)
+    const upcoming = { type: 'invoice.x', object: 'invoice', object_id: null, payload: event('invoice.x', invoice()) }
+
+    expect(await readObjects(upcoming, { reader, readAt, livemode: false })).toEqual([])
+  })
+})
+
+describe('Stripe is believed, not the event', () => {
+  test('which may be older', async () => {
+    const { readings } = await read('customer.subscription.updated', subscription({ status: 'active' }), [
+      subscription({ status: 'canceled', latest_invoice: null }),
+    ])
+
+    expect(readings).toMatchObject([{ status: 'canceled', deleted: false, read_at: readAt }])
+  })
+
+  test('and only what Stripe has no more is read from the event, as deleted, and entitles to nothing', async () => {
+    const { readings } = await read('customer.subscription.updated', subscription({ status: 'active' }), [])
+    const draft = await read('invoice.deleted', invoice({ status: 'draft', parent: null }), [])
+
+    expect(readings).toMatchObject([{ id: 'sub_1', status: 'canceled', deleted: true }])
+    expect(draft.readings).toMatchObject([{ id: 'in_1', status: 'void', deleted: true }])
+  })
+
+  test('a deleted customer is its id and nothing else', async () => {
+    const gone = { id: 'cus_1', object: 'customer', deleted: true }
+
+    const { readings } = await read('customer.deleted', customer(), [gone])
+
+    expect(readings).toEqual([
+      {
+        object: 'customer',
+        id: 'cus_1',
+        read_at: readAt,
+        livemode: false,
+        customer_id: 'cus_1',
+        deleted: true,
+        user_id: null,
+      },
+    ])
+  })
+})
+
+describe('a subscription', () => {
+  const reading = {
+    ...{ object: 'subscription', id: 'sub_1', read_at: readAt, livemode: false, customer_id: 'cus_1', deleted: false },
+    ...{ user_id: userId, status: 'active', cancel_at_period_end: false, cancel_at: null, canceled_at: null },
+    ...{ ended_at: null, trial_start: null, trial_end: null, started_at: nowSeconds, is_paused: false },
+    latest_invoice_id: 'in_1',
+    items: [
+      { id: 'si_1', price_id: 'price_1', quantity: 1, current_period_start: nowSeconds, current_period_end: end },
+    ],
+  }
+
+  test('is read whole', () => {
+    expect(subscriptionReading(subscription(), origin)).toEqual(reading)
+  })
+
+  test('of a version before basil has its period at the top', () => {
+    const older = subscription({
+      ...{ current_period_start: nowSeconds, current_period_end: end },
+      items: { data: [{ id: 'si_1', plan: { id: 'price_1' }, quantity: 1 }] },
+    })
+
+    expect(subscriptionReading(older, origin)).toEqual(reading)
+  })
+
+  test.each([
+    [{ status: 'paused' }, true],
+    [{ pause_collection: { behavior: 'void' } }, true],
+    [{ status: 'trialing' }, false],
+  ])('%o: paused is %s', (more, isPaused) => {
+    expect(subscriptionReading(subscription(more), origin).is_paused).toBe(isPaused)
+  })
+
+  test.each([{}, { palisade_user_id: 'somebody' }, { palisade_user_id: `${userId}'` }])(
+    'of metadata %o names no user',
+    (metadata) => {
+      expect(subscriptionReading(subscription({ metadata }), origin).user_id).toBeNull()
+    },
+  )
+
+  test('of a form that is not known is an error that names the place', () => {
+    expect(() => subscriptionReading(subscription({ items: undefined }), origin)).toThrow('items')
+  })
+})
+
+describe('an invoice', () => {
+  const reading = {
+    ...{ object: 'invoice', id: 'in_1', read_at: readAt, livemode: false, customer_id: 'cus_1', deleted: false },
+    ...{ subscription_id: 'sub_1', status: 'paid', billing_reason: 'subscription_cycle', currency: 'usd', total: 1000 },
+    ...{ amount_due: 1000, amount_paid: 1000, attempt_count: 1, next_payment_attempt: null, due_at: null },
+    ...{ hosted_invoice_url: null, created: nowSeconds, paid_at: nowSeconds + 5 },
+    lines: [
+      {
+        ...{ id: 'il_1', price_id: 'price_1', quantity: 1, amount: 1000, is_proration: false },
+        ...{ period_start: nowSeconds, period_end: end },
+      },
+    ],
+    payments: [{ id: 'inpay_1', status: 'paid', payment_intent_id: 'pi_1', amount_paid: 1000 }],
+  }
+
+  test('is read whole', () => {
+    expect(invoiceReading(invoice(), origin)).toEqual(reading)
+  })
+
+  test('whose bank waits for the customer says so, and of other payments nothing more', () => {
+    const paidWith = (payment_intent: object) => ({
+      ...invoicePayment(),
+      payment: { type: 'payment_intent', payment_intent },
+    })
+    const payments = {
+      data: [paidWith({ id: 'pi_1', status: 'requires_action' }), paidWith({ id: 'pi_2', status: 'canceled' })],
+    }
+
+    expect(invoiceReading(invoice({ payments }), origin).payments).toEqual([
+      { ...reading.payments[0], payment_intent_status: 'requires_action' },
+      { ...reading.payments[0], payment_intent_id: 'pi_2' },
+    ])
+  })
+
+  test('of a version before basil has its subscription, price and payment elsewhere', () => {
+    const line = { ...invoiceLine(), pricing: undefined, parent: undefined, price: { id: 'price_1' }, proration: false }
+    const older = invoice({
+      ...{ parent: undefined, payments: undefined, subscription: 'sub_1', payment_intent: 'pi_1' },
+      lines: { data: [line] },
+    })
+
+    expect(invoiceReading(older, origin)).toEqual({
+      ...reading,
+      payments: [{ id: 'pi_1', status: 'paid', payment_intent_id: 'pi_1', amount_paid: 1000 }],
+    })
+  })
+
+  test.each([
+    ['an item of the subscription', { parent: { subscription_item_details: { proration: true } } }],
+    ['an item of the invoice', { parent: { invoice_item_details: { proration: true } } }],
+    ['an older version', { parent: undefined, proration: true }],
+  ])('a proration is seen: %s', (_name, more) => {
+    const { lines } = invoiceReading(invoice({ lines: { data: [invoiceLine(more)] } }), origin)
+
+    expect(lines.map(({ is_proration }) => is_proration)).toEqual([true])
+  })
+})
+
+describe('a checkout session', () => {
+  test('is read whole; it was paid when its charge was made', async () => {
+    const { readings } = await read('checkout.session.completed', session(), [session()])
+
+    expect(readings).toEqual([
+      {
+        ...{ object: 'checkout_session', id: 'cs_1', read_at: readAt, livemode: false, customer_id: 'cus_1' },
+        ...{ deleted: false, user_id: userId, checkout_id: checkoutId, client_reference_id: userId, mode: 'payment' },
+        ...{
+          status: 'complete',
+          payment_status: 'paid',
+          payment_intent_status: 'succeeded',
+          payment_intent_id: 'pi_2',
+        },
+        ...{ amount_total: 500, currency: 'usd', invoice_id: null, subscription_id: null, price_ids: ['price_pack'] },
+        ...{ created: nowSeconds - 60, paid_at: nowSeconds + 9 },
+      },
+    ])
+  })
+
+  test.each<[Record<string, unknown>, number | null]>([
+    [{ payment_status: 'unpaid' }, null],
+    [{ payment_status: 'no_payment_required', payment_intent: null }, nowSeconds - 60],
+    [{ payment_intent: 'pi_2' }, nowSeconds - 60],
+    [
+      { payment_intent: { id: 'pi_2', status: 'succeeded', created: nowSeconds - 9, latest_charge: 'ch_1' } },
+      nowSeconds - 9,
+    ],
+  ])('%o: was paid at %s', async (more, paidAt) => {
+    const { readings } = await read('checkout.session.completed', session(), [session(more)])
+
+    expect(readings).toMatchObject([
+      { paid_at: paidAt, payment_intent_id: more.payment_intent === null ? null : 'pi_2' },
+    ])
+  })
+})
+
+describe('refunds and disputes', () => {
+  test('have the customer of their charge', async () => {
+    const { readings: refunds } = await read('refund.created', refund(), [refund()])
+    const { readings: disputes } = await read('charge.dispute.created', dispute(), [dispute()])
+
+    const money = {
+      customer_id: 'cus_1',
+      payment_intent_id: 'pi_1',
+      charge_id: 'ch_1',
+      currency: 'usd',
+      created: nowSeconds,
+    }
+    const common = { read_at: readAt, livemode: false, deleted: false }
+    expect(refunds).toEqual([{ object: 'refund', id: 're_1', ...common, ...money, amount: 300, status: 'succeeded' }])
+    expect(disputes).toEqual([
+      {
+        object: 'dispute',
+        id: 'dp_1',
+        ...common,
+        ...money,
+        amount: 1000,
+        status: 'needs_response',
+        reason: 'fraudulent',
+      },
+    ])
+  })
+
+  test('of an older version are found by their charge, whose payment intent is theirs', async () => {
+    const older = refund({ payment_intent: null })
+
+    expect((await read('refund.created', older, [older])).readings).toMatchObject([{ payment_intent_id: 'pi_1' }])
+  })
+})

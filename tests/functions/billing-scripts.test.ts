@@ -1,0 +1,61 @@
+/** The commands as an operator runs them: what they print, and how they end. Dry runs only: the database is everybody's. */
+import { execFile } from 'node:child_process'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { root } from '../../stack/config.ts'
+import { createWorld, type StripeWorld } from '../support/stripe.ts'
+import { target } from '../target.ts'
+import { makeKey } from './billing-world.ts'
+
+let shop: StripeWorld
+beforeEach(async () => {
+  shop = await createWorld()
+})
+afterEach(() => shop.close())
+
+type Ended = { code: number | string | undefined | null; out: string; err: string }
+
+const run = (name: string, args: string[], changes: Record<string, string> = {}): Promise<Ended> => {
+  const stripe = { STRIPE_SECRET_KEY: shop.secretKey, STRIPE_API_URL: shop.url }
+  const env = { PATH: process.env.PATH, DB_URL: target().dbUrl, ...stripe, NO_COLOR: '1', ...changes }
+  return new Promise((done) => {
+    execFile(process.execPath, [join(root, 'scripts', `${name}.ts`), ...args], { env }, (error, out, err) =>
+      done({ code: error ? error.code : 0, out, err }),
+    )
+  })
+}
+
+test('stripe:sync shows what it would do, and does not do it', async () => {
+  const { code, out } = await run('stripe-sync', ['--dry-run'])
+
+  expect(code).toBe(0)
+  expect(out).toMatch(/^what +costs +would be/)
+  expect(out).toMatch(/^premium_month +12\.00 usd a month +created$/m)
+  expect(out).toMatch(/^credits_500 +5\.00 usd +created$/m)
+  expect((await shop.stripe.products.list()).data).toEqual([])
+})
+
+test('stripe:reconcile counts what it compares, and names what is left', async () => {
+  await shop.stripe.customers.create({})
+
+  const { code, out, err } = await run('stripe-reconcile', ['--dry-run', '--all'])
+
+  // Others may have objects in this database, which this Stripe has not: each is a line of its own.
+  const left = out.match(/NOT repaired +resource_missing$/gm)?.length ?? 0
+  expect(out).toMatch(new RegExp(`^\\d+ compared, \\d+ would be repaired, ${left} left`, 'm'))
+  expect(code).toBe(left > 0 ? 1 : 0)
+  expect(err).toContain('1 compared, customers')
+})
+
+test.each([
+  ['stripe-reconcile', ['--days', '0'], {}, '--days is a number'],
+  ['stripe-reconcile', ['--nonsense'], {}, '--nonsense'],
+  ['stripe-sync', [], { STRIPE_SECRET_KEY: '' }, 'STRIPE_SECRET_KEY must be set'],
+  ['stripe-sync', ['--dry-run'], { STRIPE_SECRET_KEY: makeKey() }, 'StripeAuthenticationError'],
+])('%s %j %o ends with 2 and says why', async (name, args, changes, why) => {
+  const { code, err } = await run(name, args, changes)
+
+  expect(code).toBe(2)
+  expect(err).toContain(why)
+  for (const secret of Object.values(changes)) expect(secret === '' || !err.includes(secret)).toBe(true)
+})
