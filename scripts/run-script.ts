@@ -1,7 +1,8 @@
 /** How every script ends: --help, one clear line for an error a person can act on, an exit code. */
 import { StackError } from '../stack/config.ts'
 
-export async function runScript(help: string, main: () => Promise<number>): Promise<void> {
+/** `failed` is the exit code of a script that could not start or go on. */
+export async function runScript(help: string, main: () => Promise<number>, failed = 1): Promise<void> {
   if (process.argv.includes('--help') || process.argv.includes('-h')) {
     console.log(help)
     return
@@ -11,6 +12,6 @@ export async function runScript(help: string, main: () => Promise<number>): Prom
   } catch (error) {
     if (error instanceof StackError) console.error(`palisade: ${error.message}`)
     else console.error(error)
-    process.exitCode = 1
+    process.exitCode = failed
   }
 }

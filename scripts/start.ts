@@ -5,10 +5,11 @@ import type { StackKeys } from '../stack/keys.ts'
 import { startStack } from '../stack/stack.ts'
 import { runScript } from './run-script.ts'
 import { statusLines } from './status-lines.ts'
+import { sellInStandIn } from './stripe-stand-in.ts'
 
 const help = `Usage: npm start [-- --no-watch]
 
-Starts PostgreSQL, Auth, REST, Storage, Edge Functions, mailbox, jobs and an AI provider on 127.0.0.1 and prints how to
+Starts PostgreSQL, Auth, REST, Storage, Edge Functions, mailbox, jobs, an AI provider and stand-ins for Stripe and exchanges on 127.0.0.1 and prints how to
 reach them. Ctrl-C stops everything; the data stays in PALISADE_DATA. Variables: .env.example.
   --no-watch   do not restart functions when their files change`
 
@@ -28,6 +29,7 @@ await runScript(help, async () => {
   try {
     // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
     const isOurs = !config.real.db && !config.real.auth
+    if (isOurs && config.urls.stripe) await sellInStandIn(config, stack.keys)
     const demo = isOurs ? await signInDemoUser(config, stack.keys) : undefined
     const seconds = ((performance.now() - began) / 1000).toFixed(1)
     console.log(screen(config, stack.keys, seconds, demo?.access_token))
@@ -42,7 +44,7 @@ process.exit()
 
 /** What a person needs to go on, on one screen. */
 function screen(config: StackConfig, keys: StackKeys, seconds: string, token: string | undefined): string {
-  const lines = statusLines(config, keys).map(([name, value]) => `  ${name.padEnd(16)} ${value}`)
+  const lines = statusLines(config, keys).map(([name, value]) => `  ${name.padEnd(21)} ${value}`)
   const ready = ['', `Palisade is ready (${seconds} s). Ctrl-C stops it.`, '', ...lines]
   if (!token) return [...ready, ''].join('\n')
   const messages = [{ role: 'user', content: 'Hello, Palisade!' }]
@@ -51,7 +53,7 @@ function screen(config: StackConfig, keys: StackKeys, seconds: string, token: st
   return [
     ...ready,
     '',
-    `  Demo user        ${demoEmail}, password ${keys.demoPassword}`,
+    `  Demo user             ${demoEmail}, password ${keys.demoPassword}`,
     '',
     'A streamed, metered answer as that user (the token lives 15 minutes; "npm run -s status -- --token" prints a new one):',
     '',

@@ -14,6 +14,11 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   { from: /^functions\/_shared\//, mayImport: /^functions\/_shared\/[^/]+\.ts/ },
   { from: /^functions\//, mayImport: /^functions\/_shared\// },
   { from: /^stack\//, mayImport: /^stack\// },
+  // What jobs and the webhook do with Stripe, operators start by hand, too.
+  {
+    from: /^scripts\/(?:stripe-(?:sync|reconcile|stand-in)|bench\/billing(?:\/[^/]+)?)\.ts$/,
+    mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
+  },
   { from: /^scripts\//, mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/database\.types\.ts$/ },
 ]
 

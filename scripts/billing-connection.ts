@@ -1,0 +1,31 @@
+/** Which database and which Stripe a script of billing works on: those of the environment, otherwise the local stack's. */
+import postgres from 'postgres'
+import { localDbUrl } from '../stack/bootstrap.ts'
+import { readConfig, type StackConfig, StackError } from '../stack/config.ts'
+import { loadKeys, type StackKeys } from '../stack/keys.ts'
+import { runningStack } from '../stack/state.ts'
+
+export const connectionHelp = `Database: DB_URL as role postgres. Stripe: STRIPE_SECRET_KEY. Without them, the local stack that runs, with its
+stand-in for Stripe or the key in .env. DB_URL alone is refused: prices of a stand-in have no place in a real database.`
+
+export type BillingConnection = { sql: postgres.Sql; secretKey: string; apiUrl: string | undefined }
+
+export async function connectBilling(): Promise<BillingConnection> {
+  const { DB_URL, STRIPE_SECRET_KEY, STRIPE_API_URL } = process.env
+  if (DB_URL) {
+    if (!STRIPE_SECRET_KEY) throw new StackError('DB_URL is set, so STRIPE_SECRET_KEY must be set, too.')
+    return { sql: connect(DB_URL), secretKey: STRIPE_SECRET_KEY, apiUrl: STRIPE_API_URL || undefined }
+  }
+  const config = readConfig(process.env)
+  if (!runningStack(config)) throw new StackError('No stack runs. Start one with `npm start`, or set DB_URL.')
+  return connectLocally(config, await loadKeys(config.files.keys))
+}
+
+/** The local stack's own database and its stand-in for Stripe, or the key in .env. */
+export const connectLocally = (config: StackConfig, keys: StackKeys): BillingConnection => ({
+  sql: connect(localDbUrl(config.ports.db, keys, 'postgres')),
+  secretKey: config.real.stripe?.secretKey ?? keys.stripe.secretKey,
+  apiUrl: config.urls.stripe ?? undefined,
+})
+
+const connect = (url: string) => postgres(url, { max: 2, onnotice: () => {} })

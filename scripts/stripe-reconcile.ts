@@ -1,0 +1,77 @@
+/** npm run stripe:reconcile: compares Stripe with the database, and repairs what differs. */
+import { parseArgs } from 'node:util'
+import { SingleBar } from 'cli-progress'
+import { reconcileWithStripe } from '../functions/_shared/billing/billing-jobs.ts'
+import { createDryReadingStore, createReadingStore } from '../functions/_shared/billing/reading-database.ts'
+import type { Reconciled } from '../functions/_shared/billing/reconcile.ts'
+import { StackError } from '../stack/config.ts'
+import { connectBilling, connectionHelp } from './billing-connection.ts'
+import { tableOf } from './print-table.ts'
+import { runScript } from './run-script.ts'
+
+const help = `Usage: npm run stripe:reconcile [-- --days N | --all] [--dry-run]
+
+Reads subscriptions, invoices, refunds, disputes and checkout sessions from Stripe, compares each with what is stored, and repairs
+what is missing or older, with its credits and entitlements. A job does the same every night for 35 days.
+
+--days N    what was made in the last N days, and whatever is still open (default 35)
+--all       everything there ever was, and customers, too
+--dry-run   say what differs, and change nothing
+
+${connectionHelp}
+Exit code: 0 all is equal, or was repaired; 1 something is left that cannot be repaired; 2 it could not start or go on.`
+
+await runScript(
+  help,
+  async () => {
+    const { values } = parseArgs({
+      options: {
+        days: { type: 'string', default: '35' },
+        all: { type: 'boolean', default: false },
+        'dry-run': { type: 'boolean', default: false },
+      },
+    })
+    const days = Number(values.days)
+    if (!Number.isInteger(days) || days < 1 || days > 3_650) throw new StackError('--days is a number from 1 to 3650.')
+    const { sql, secretKey, apiUrl } = await connectBilling()
+    const store = (values['dry-run'] ? createDryReadingStore : createReadingStore)(sql)
+    const bar = startBar()
+    try {
+      const parts = { sql, secretKey, apiUrl, store, now: Date.now, until: Number.POSITIVE_INFINITY }
+      const result = await reconcileWithStripe({ ...parts, days: values.all ? null : days, onProgress: bar.show })
+      bar.stop()
+      return report(result, values['dry-run'])
+    } finally {
+      bar.stop()
+      await sql.end()
+    }
+  },
+  2,
+)
+
+/** Stripe does not say how many there are: the bar moves, and the number says how far. */
+function startBar() {
+  const bar = new SingleBar({ format: '{bar} {value} compared, {kind}', stream: process.stderr })
+  if (process.stderr.isTTY) bar.start(100, 0, { kind: 'beginning' })
+  return {
+    show: (kind: string, seen: number) => {
+      bar.setTotal(Math.max(100, seen + 100))
+      bar.update(seen, { kind: `${kind}s`.replace('_', ' ') })
+      if (!process.stderr.isTTY) console.error(`… ${seen} compared, ${kind}s`)
+    },
+    stop: () => bar.stop(),
+  }
+}
+
+function report({ seen, repaired, unrepaired, foreign }: Reconciled, dryRun: boolean): number {
+  const rows = [
+    ...repaired.map(({ object, id }) => [object, id, dryRun ? 'differs' : 'repaired', '']),
+    ...unrepaired.map(({ object, id, why }) => [object, id, 'NOT repaired', why]),
+  ]
+  if (rows.length > 0) console.log(tableOf([['object', 'id', '', 'why'], ...rows]))
+  const others = foreign > 0 ? `, ${foreign} of customers that are not ours` : ''
+  console.log(
+    `${seen} compared, ${repaired.length} ${dryRun ? 'would be repaired' : 'repaired'}, ${unrepaired.length} left${others}.`,
+  )
+  return unrepaired.length > 0 ? 1 : 0
+}

@@ -1,0 +1,18 @@
+/** What the local stack sells: every start brings the rows of plans and packs to its stand-in for Stripe. */
+import { createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
+import { createStripe } from '../functions/_shared/billing/stripe-client.ts'
+import { syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
+import type { StackConfig } from '../stack/config.ts'
+import type { StackKeys } from '../stack/keys.ts'
+import { connectLocally } from './billing-connection.ts'
+
+/** In an account at Stripe itself an operator decides when, with npm run stripe:sync. */
+export async function sellInStandIn(config: StackConfig, keys: StackKeys): Promise<void> {
+  const { sql, secretKey, apiUrl } = connectLocally(config, keys)
+  try {
+    const { items, setPrice } = createCatalogue(sql, false)
+    await syncCatalogue(await items(), { stripe: createStripe(secretKey, apiUrl), setPrice, dryRun: false })
+  } finally {
+    await sql.end()
+  }
+}

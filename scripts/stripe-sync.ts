@@ -1,0 +1,57 @@
+/** npm run stripe:sync: what we sell, as products and prices in Stripe. */
+import { parseArgs } from 'node:util'
+import { createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
+import { createStripe, isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
+import { type Item, type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
+import { connectBilling, connectionHelp } from './billing-connection.ts'
+import { tableOf } from './print-table.ts'
+import { runScript } from './run-script.ts'
+
+const help = `Usage: npm run stripe:sync [-- --dry-run]
+
+Makes or updates a product in Stripe for every plan and credit pack, and a price for every row of plan_prices and credit_packs;
+reads them back and compares. Nothing can be bought before. An amount that changed becomes another price: who subscribed keeps the
+earlier one. What is not enabled is archived. Run it again as often as you like.
+
+--dry-run   say what would be done, and do nothing
+
+${connectionHelp}
+Exit code: 0 Stripe has everything as it is here, 1 something reads back differently, 2 it could not start or go on.`
+
+await runScript(
+  help,
+  async () => {
+    const { values } = parseArgs({ options: { 'dry-run': { type: 'boolean', default: false } } })
+    const dryRun = values['dry-run']
+    const { sql, secretKey, apiUrl } = await connectBilling()
+    try {
+      const catalogue = createCatalogue(sql, isLiveKey(secretKey))
+      const world = { stripe: createStripe(secretKey, apiUrl), setPrice: catalogue.setPrice, dryRun }
+      return report(await syncCatalogue(await catalogue.items(), world), dryRun)
+    } finally {
+      await sql.end()
+    }
+  },
+  2,
+)
+
+function report(synced: Synced[], dryRun: boolean): number {
+  const rows = synced.map(({ item, action, price_id, differences }) => [
+    item.id,
+    costOf(item),
+    action,
+    price_id ?? '',
+    differences.join(', '),
+  ])
+  console.log(tableOf([['what', 'costs', dryRun ? 'would be' : 'is', 'price in Stripe', ''], ...rows]))
+  const different = synced.filter(({ differences }) => differences.length > 0)
+  if (different.length > 0) console.error(`${different.length} of ${synced.length} read back differently.`)
+  return different.length > 0 ? 1 : 0
+}
+
+/** In whole units, of which some currencies have a hundred parts and others none. */
+function costOf({ amount, currency, interval }: Item): string {
+  const format = new Intl.NumberFormat('en', { style: 'currency', currency })
+  const digits = format.resolvedOptions().maximumFractionDigits ?? 2
+  return `${(amount / 10 ** digits).toFixed(digits)} ${currency}${interval ? ` a ${interval}` : ''}`
+}
