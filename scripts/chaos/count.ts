@@ -5,10 +5,11 @@ import type { ChaosWorld } from './world.ts'
 export type Finding = { what: string; details: unknown }
 
 export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
-  const { sql } = world
+  const { sql, warnings } = world
   // Gateways that live settle what they can; the rest is the sweeper's.
   await sleep(8_000)
   await sql`update private.ai_holds set expires_at = now() - interval '1 second' where true`
+  const before = warnings.length
   for (let closed = 1; closed > 0; ) {
     const [row] = await sql`select private.settle_abandoned_ai_calls() as closed`
     closed = row?.closed ?? 0
@@ -37,7 +38,8 @@ export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
         select (select spent_and_held_micros from private.project_spend()) as spent,
           (select coalesce(sum(cost_micros), 0)::bigint from public.ai_calls) as cost) s where spent <> cost`,
   }
-  const findings: Finding[] = []
+  // The sweeper goes on after what it could not close; here it says why.
+  const findings: Finding[] = warnings.slice(before).map((details) => ({ what: 'a warning of the sweeper', details }))
   for (const [what, find] of Object.entries(checks))
     for (const details of await find()) findings.push({ what, details })
   return [...findings, ...(await compareWithProvider(world))]

@@ -139,10 +139,19 @@ async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorl
     // to the periods before.
     const free = accounts.filter(({ limit }) => ['concurrency', 'none'].includes(limit)).map(({ id }) => id)
     await sql.begin(async (tx) => {
+      // As everybody who changes an account does, so that nobody opens a call in between.
+      await tx`select from private.accounts where user_id = any(${free}) order by user_id for update`
+      // Only what belongs to the period that ends here: a call that was open at an earlier jump has lost its period already, and
+      // would give back to this one what it never took from it.
+      await tx`
+        update private.ai_holds h set
+          day_resets_at = case when h.day_resets_at = (a.counts).resets_at[6] then now() else h.day_resets_at end,
+          month_resets_at = case when h.month_resets_at = (a.counts).resets_at[7] then now() else h.month_resets_at end
+        from private.accounts a
+        where a.user_id = h.user_id and h.user_id = any(${free}) and (a.counts).resets_at[8] is not null`
       await tx`
         update private.accounts a set counts.resets_at[6] = now(), counts.resets_at[7] = now(), counts.resets_at[8] = now()
         where a.user_id = any(${free}) and (a.counts).resets_at[8] is not null`
-      await tx`update private.ai_holds set day_resets_at = now(), month_resets_at = now() where user_id = any(${free})`
     })
   }
 }

@@ -47,7 +47,11 @@ export async function startWorld(log: (line: string) => void) {
     const provider = await startProvider()
     undo.push(provider.close)
     // The pool outlives a crash of the database: statements that meet it fail, and are asked again.
-    const sql = postgres(url, { max: 4, onnotice: () => {} })
+    const warnings: string[] = []
+    const onnotice = ({ severity, message }: postgres.Notice) => {
+      if (severity === 'WARNING') warnings.push(message ?? '')
+    }
+    const sql = postgres(url, { max: 4, onnotice })
     undo.push(() => sql.end({ timeout: 5 }))
     await seedModels(sql, provider.url)
     const accounts: Account[] = []
@@ -72,7 +76,7 @@ export async function startWorld(log: (line: string) => void) {
         return { functions, url: `http://127.0.0.1:${port}/ai/v1` }
       }),
     )
-    return { sql, accounts, gateways, asked: provider.asked, crashDatabase: scratch.crash, stop }
+    return { sql, warnings, accounts, gateways, asked: provider.asked, crashDatabase: scratch.crash, stop }
   } catch (error) {
     await stop()
     throw error
