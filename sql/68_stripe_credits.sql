@@ -131,6 +131,10 @@ declare
   v_wanted bigint;
   v_n integer := 1;
 begin
+  -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
+  if cardinality(grants) = 0 then
+    return;
+  end if;
   loop
     select e.amount into v_amount from public.credit_entries e where e.user_id = owner and e.idempotency_key = v_key || v_n;
     exit when not found;

@@ -281,6 +281,7 @@ declare
     select private.stripe_object(r.reading)
     from jsonb_array_elements(coalesce(apply_stripe_readings.readings, '[]')) with ordinality r (reading, place) order by r.place);
   v_kept record;
+  v_stored private.stripe_objects;
   v_outcomes text[];
   v_owners uuid[];
   v_place integer;
@@ -299,8 +300,11 @@ begin
     v_objects[v_place] := v_kept.stored;
     v_outcomes[v_place] := v_kept.outcome;
   end loop;
-  -- All are stored before anything is made of them: their order among themselves does not matter either.
+  -- All are stored before anything is made of them, and what is made is made of what is stored: neither their order among
+  -- themselves matters, nor whether one of them is there in an older reading, too.
   for v_place in 1..cardinality(v_objects) loop
+    select o.* into v_stored from private.stripe_objects o where o.id = (v_objects[v_place]).id;
+    v_objects[v_place] := v_stored;
     v_owners[v_place] := private.link_stripe_customer_by_metadata((v_objects[v_place]).customer_id);
   end loop;
   -- In the order of users, for accounts are locked on the way.
@@ -958,6 +962,10 @@ declare
   v_wanted bigint;
   v_n integer := 1;
 begin
+  -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
+  if cardinality(grants) = 0 then
+    return;
+  end if;
   loop
     select e.amount into v_amount from public.credit_entries e where e.user_id = owner and e.idempotency_key = v_key || v_n;
     exit when not found;

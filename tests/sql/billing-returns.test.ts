@@ -118,6 +118,38 @@ describe('a refund', () => {
       expect([first, await ledgerOf(tx, shop)]).toEqual([['refund changed'], ['grant 500', 'clawback -250']])
     }))
 
+  test('that is read together with its payment and an older reading of that, in any order, counts once', () =>
+    rolledBack(async (tx) => {
+      const shops = [await newShop(tx), await newShop(tx), await newShop(tx)]
+      for (const [turn, shop] of shops.entries()) {
+        const paid = session(shop, 3)
+        const before = { ...paid, ...session(shop, 2), id: paid.id, payment_intent_id: paid.payment_intent_id }
+        const waiting = { ...before, payment_status: 'unpaid', payment_intent_status: 'processing', paid_at: null }
+        const readings = [refund(shop, 4, intentOf(paid), 500), waiting, paid]
+
+        await apply(tx, ...readings.slice(turn), ...readings.slice(0, turn))
+
+        expect(await ledgerOf(tx, shop)).toEqual(['grant 500', 'clawback -500'])
+        expect(await paymentOf(tx, paid.id)).toMatchObject({ status: 'paid', credits: 500, clawed_back: 500 })
+      }
+    }))
+
+  test('whose payment Stripe takes for unpaid afterwards stays taken back, and is no failure', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const paid = session(shop, 1)
+      await apply(tx, paid, refund(shop, 2, intentOf(paid), 500))
+
+      const [outcome] = await apply(tx, {
+        ...session(shop, 3, { payment_status: 'unpaid' }),
+        id: paid.id,
+        payment_intent_id: paid.payment_intent_id,
+      })
+
+      expect(outcome).toBe('checkout_session changed')
+      expect(await ledgerOf(tx, shop)).toEqual(['grant 500', 'clawback -500'])
+    }))
+
   test('without a customer is its payment’s', () =>
     rolledBack(async (tx) => {
       const { shop, intent } = await paidMonth(tx)
