@@ -99,7 +99,7 @@ create function private.entitlement(
   user_id uuid,
   out plan_id text, out state text, out is_paid boolean, out subscription_id text, out valid_until timestamptz, out grace_until timestamptz
 )
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   select p.plan_id, p.state, p.is_paid, p.subscription_id, p.valid_until, p.grace_until
@@ -107,7 +107,7 @@ begin
   from private.entitled_profiles p where p.id = entitlement.user_id;
 end $$;
 comment on function private.entitlement(uuid) is
-  'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Definer: entitlements are private; callers pass an id they have checked.';
+  'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 -- Meters ---------------------------------------------------------------------------------------------------------------
 

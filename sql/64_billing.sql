@@ -299,7 +299,7 @@ create trigger tg_plans__entitlements after insert or update of position on publ
   for each statement execute function private.tg__refresh_entitlements();
 
 create function private.pay_url(user_id uuid) returns text
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   return coalesce(
@@ -308,7 +308,7 @@ begin
     private.setting('billing.pay_url') #>> '{}');
 end $$;
 comment on function private.pay_url(uuid) is
-  'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Definer: settings are private; callers pass an id they have checked.';
+  'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 create function private.my_entitlement(
   out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,

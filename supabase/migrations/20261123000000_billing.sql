@@ -603,7 +603,7 @@ RETURN ((((('dunning:'::text || subscription_id) || ':'::text) || (EXTRACT(epoch
 CREATE OR REPLACE FUNCTION private.entitlement(user_id uuid, OUT plan_id text, OUT state text, OUT is_paid boolean, OUT subscription_id text, OUT valid_until timestamp with time zone, OUT grace_until timestamp with time zone)
  RETURNS record
  LANGUAGE plpgsql
- STABLE SECURITY DEFINER
+ STABLE
  SET search_path TO ''
 AS $function$
 begin
@@ -1076,7 +1076,7 @@ end $function$;
 CREATE OR REPLACE FUNCTION private.pay_url(user_id uuid)
  RETURNS text
  LANGUAGE plpgsql
- STABLE SECURITY DEFINER
+ STABLE
  SET search_path TO ''
 AS $function$
 begin
@@ -2519,7 +2519,7 @@ COMMENT ON FUNCTION "private"."delete_old_stripe_events"(integer) IS 'Deletes ev
 
 COMMENT ON FUNCTION "private"."dunning_key"(text, timestamp with time zone, integer) IS 'A step of a debt: the next debt of the subscription begins anew.';
 
-COMMENT ON FUNCTION "private"."entitlement"(uuid) IS 'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Definer: entitlements are private; callers pass an id they have checked.';
+COMMENT ON FUNCTION "private"."entitlement"(uuid) IS 'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 COMMENT ON FUNCTION "private"."fail_stripe_event"(text, integer, text) IS 'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished.';
 
@@ -2557,7 +2557,7 @@ COMMENT ON FUNCTION "private"."notify_billing"(uuid, text, text, jsonb) IS 'Tell
 
 COMMENT ON FUNCTION "private"."open_plan_checkout"(private.checkouts) IS 'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe before another begins. The caller holds the buyer''s lock.';
 
-COMMENT ON FUNCTION "private"."pay_url"(uuid) IS 'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Definer: settings are private; callers pass an id they have checked.';
+COMMENT ON FUNCTION "private"."pay_url"(uuid) IS 'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 COMMENT ON FUNCTION "private"."payment_hint"(uuid) IS 'The sentence with the link that ends a refusal which money can lift.';
 
