@@ -1,6 +1,6 @@
 /** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST, Storage and Realtime, functions, mail, jobs. */
 import { randomBytes } from 'node:crypto'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { createAdaptorServer } from '@hono/node-server'
 import postgres from 'postgres'
@@ -275,12 +275,24 @@ async function checkPort(name: string, port: number): Promise<void> {
 
 function serve(name: string, port: number, fetch: Fetch, upgrade?: Upgrade): Promise<() => Promise<void>> {
   const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
+  server.on('request', readOnAfterAnswer)
   if (upgrade) server.on('upgrade', upgrade)
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) =>
       reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error),
     )
     server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
+  })
+}
+
+/**
+ * A body that was refused before its end has to be read on, or the caller's connection stalls. The adaptor does so, but the
+ * stream that the body was read as pauses it again, and the adaptor cuts the connection half a second later, under the caller's
+ * next request. So that stream is taken off.
+ */
+function readOnAfterAnswer(incoming: IncomingMessage, outgoing: ServerResponse): void {
+  outgoing.once('close', () => {
+    if (!incoming.readableEnded) incoming.removeAllListeners('data')
   })
 }
 

@@ -1,6 +1,8 @@
 /** The door: keys, tokens, CORS, and what goes through it, as plain supabase-js and fetch meet them. */
 import { readFileSync } from 'node:fs'
+import { Agent, type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
 import { createLocalJWKSet, exportJWK, generateKeyPair, importJWK, jwtVerify, SignJWT, UnsecuredJWT } from 'jose'
 import postgres from 'postgres'
@@ -374,5 +376,30 @@ describe('jobs', () => {
         async () => (await sql`select status_code from net._http_response where id = ${request?.id}`)[0]?.status_code,
       )
       .toBe(200)
+  })
+})
+
+describe.runIf(target().own)('a connection', () => {
+  test('goes on after a body that was refused before its end', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    const send = async (url: string, body: Buffer) => {
+      const outgoing = request(url, { agent, method: body.length > 0 ? 'POST' : 'GET' }).end(body)
+      const incoming = await new Promise<IncomingMessage>((answer, fail) =>
+        outgoing.once('response', answer).once('error', fail),
+      )
+      await incoming.toArray()
+      return { status: incoming.statusCode, reused: outgoing.reusedSocket }
+    }
+
+    const refused = await send(`${target().functionsUrl}/stripe-webhook`, Buffer.alloc(10_000_000))
+    // the adaptor of our servers cuts connections that stalled after half a second
+    await setTimeout(700)
+    const next = await send(target().apiUrl, Buffer.alloc(0))
+    agent.destroy()
+
+    expect([refused, next]).toEqual([
+      { status: 413, reused: false },
+      { status: 200, reused: true },
+    ])
   })
 })

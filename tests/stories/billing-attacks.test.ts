@@ -149,10 +149,7 @@ describe.runIf(target().own)('the webhook', () => {
   })
 
   test('refuses a body of 10 MB without reading it to the end', async () => {
-    const response = await deliver(event({ padding: 'x'.repeat(10_000_000) }), 't=1,v1=00').catch(() => ({
-      status: 413,
-    }))
-    expect(response.status).toBe(413)
+    expect(await deliver(event({ padding: 'x'.repeat(10_000_000) }), 't=1,v1=00')).toMatchObject({ status: 413 })
   })
 })
 
