@@ -142,20 +142,30 @@ test('what was never delivered is brought by a comparison, and the next finds no
     expect((await paymentsOf(tx, world.account)).map(({ status }) => status)).toEqual(['paid', 'paid'])
   }))
 
-test('a NUL in a name keeps no event out', () =>
+test.each([
+  ['a NUL', String.raw`a\u0000b`, 'a\ufffdb'],
+  ['the first half of a pair', String.raw`a\ud83db`, 'a\ufffdb'],
+  ['the second half of a pair', String.raw`a\uDE00b`, 'a\ufffdb'],
+  ['halves in the wrong order', String.raw`\ude00\ud83d`, '\ufffd\ufffd'],
+  ['two first halves before a second', String.raw`\ud83d\ud83d\ude00`, '\ufffd😀'],
+  ['a whole pair', String.raw`\ud83d\ude00\n`, '😀\n'],
+  ['a backslash before such letters', String.raw`\\u0000 \\\\ud800 \\\u0000`, '\\u0000 \\\\ud800 \\\ufffd'],
+])('%s in a name keeps no event out', (_what, written, name) =>
   rolledBack(async (tx) => {
     const { inbox } = await scene(tx)
-    const payload = JSON.stringify(event('customer.updated', customer({ name: 'a\u0000b' }), { id: 'evt_nul' }))
-    const received = { id: 'evt_nul', type: 'customer.updated', api_version: null, livemode: false, account: null }
+    const about = event('customer.updated', customer({ name: 'NAME' }), { id: 'evt_text' })
+    const payload = JSON.stringify(about).replace('NAME', () => written)
+    const received = { id: 'evt_text', type: 'customer.updated', api_version: null, livemode: false, account: null }
 
     const isNew = await inbox.receive({ ...received, created: 1.7e9, object: 'customer', object_id: 'cus_1', payload })
 
     expect(isNew).toBe(true)
     const [row] = await tx`
       select payload #>> '{data,object,name}' as name, extract(epoch from created_at)::int as at
-      from private.stripe_events where id = 'evt_nul'`
-    expect(row).toEqual({ name: 'a\ufffdb', at: 1.7e9 })
-  }))
+      from private.stripe_events where id = 'evt_text'`
+    expect(row).toEqual({ name, at: 1.7e9 })
+  }),
+)
 
 test('a security event of a refused delivery is written', () =>
   rolledBack(async (tx) => {

@@ -66,7 +66,7 @@ describe('refused', () => {
     expect(raised).toMatchObject([{ type: 'stripe_signature_invalid', dedupeKey: '203.0.113', ip: '203.0.113.9' }])
   })
 
-  test('a flood of garbage from one network is one write in ten seconds, and from everywhere thirty a minute', async () => {
+  test('a flood of garbage from one network is one write in ten seconds, and from everywhere thirty a minute, and hides no other', async () => {
     let time = now
     const { world, raised } = createWorld({ now: () => time, mayRaise: createRaiseLimit(() => time) })
     const garbage = (address: string) => deliver(world, { signature: null, headers: { 'x-forwarded-for': address } })
@@ -77,7 +77,10 @@ describe('refused', () => {
     await garbage('203.0.113.9')
     expect(raised).toHaveLength(2)
     await Promise.all(Array.from({ length: 50 }, (_, n) => garbage(`198.51.${n}.1`)))
-    expect(raised).toHaveLength(31)
+    expect(raised).toHaveLength(30)
+    const live = JSON.stringify(event('invoice.paid', invoice(), { livemode: true }))
+    await deliver(world, { body: live, signature: sign(live, secret, time / 1000) })
+    expect(raised.at(-1)).toMatchObject({ type: 'stripe_livemode_mismatch' })
     time += 60_000
     await garbage('192.0.2.1')
 

@@ -89,10 +89,10 @@ describe.runIf(target().own)('the webhook', () => {
 
   test('keeps every one of a burst, each once, but the one that no database can hold', async () => {
     const burst = Array.from({ length: 40 }, () => event({ type: 'made.up' }))
-    // Half of a character that needs two: correct JSON, and no text.
-    const broken = event({ type: 'made.up', data: { object: { id: 'x', name: 'broken' } } }).replace(
-      'broken',
-      '\\ud800',
+    // Correct JSON, and more than a number of the database may be.
+    const broken = event({ type: 'made.up', data: { object: { id: 'x', amount: 'broken' } } }).replace(
+      '"broken"',
+      '1e200000',
     )
     const all = [...burst, broken, ...burst]
     const signatures = await Promise.all(all.map((payload) => sign(payload)))

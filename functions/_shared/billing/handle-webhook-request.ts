@@ -16,8 +16,8 @@ const bodyLimitBytes = 1_000_000
 export type WebhookWorld = InboxWorld & {
   /** Undefined when this deployment has no Stripe account. */
   stripe: { secrets: readonly string[]; livemode: boolean } | undefined
-  /** Whether a security event of this key may be written now. */
-  mayRaise(key: string): boolean
+  /** Whether a security event of this type and source may be written now. */
+  mayRaise(type: string, source: string): boolean
   /** Called after an event was kept that is new. */
   startApplying(): void
   now(): number
@@ -109,7 +109,7 @@ async function warnOfVersion({ api_version }: ReceivedEvent, world: WebhookWorld
 
 /** A warning that cannot be written must not cost the event it is about. */
 async function raise(event: SecurityEvent, world: WebhookWorld): Promise<void> {
-  if (!world.mayRaise(`${event.type} ${event.dedupeKey}`)) return
+  if (!world.mayRaise(event.type, event.dedupeKey)) return
   try {
     await world.raise(event)
   } catch (error) {

@@ -52,8 +52,8 @@ export function createInbox(sql: Queries): Inbox {
  * with the same events do not wait for each other.
  */
 async function receiveTogether(sql: Queries, events: ReceivedEvent[]): Promise<boolean[]> {
-  const kept = events.map(
-    ({ payload, ...about }) => `{"about":${JSON.stringify(about)},"payload":${storable(payload)}}`,
+  const kept = events.map(({ payload, ...about }) =>
+    storable(`{"about":${JSON.stringify(about)},"payload":${payload}}`),
   )
   const rows = await sql`
     select e.n::int, private.receive_stripe_event(
@@ -71,5 +71,12 @@ async function receiveTogether(sql: Queries, events: ReceivedEvent[]): Promise<b
 const isOfTheRows = (error: unknown): boolean =>
   error instanceof Error && 'code' in error && /^[0-9A-Z]{5}$/.test(String(error.code))
 
-/** jsonb holds no NUL, and an event with one in a name must not be refused for ever. */
-const storable = (payload: string): string => payload.replaceAll('\\u0000', '\\ufffd')
+/**
+ * JSON whose texts jsonb holds. It takes neither a NUL nor half of a surrogate pair, which JSON may write as escapes, and an
+ * event with one in a name must not be refused for ever: each becomes the replacement character.
+ */
+const storable = (json: string): string =>
+  json.replace(escapes, (whole, unstorable?: string) => (unstorable ? '\\ufffd' : whole))
+
+/** One escape at a time, a surrogate pair and an escaped backslash as a whole; what jsonb refuses is in the group. */
+const escapes = /\\(?:ud[89ab][\da-f]{2}\\ud[c-f][\da-f]{2}|(u0000|ud[89a-f][\da-f]{2})|.)/gi

@@ -1,18 +1,21 @@
 /** How often refused deliveries may become a write: whoever sends garbage must not make us do more work than he does. */
 
-const perNetworkMs = 10_000
+const perSourceMs = 10_000
 const perMinute = 30
 
-/** Answers whether this one may be noted. Of a network one in ten seconds, of all together thirty a minute. */
-export function createRaiseLimit(now: () => number): (key: string) => boolean {
-  const noted = new Map<string, number>()
-  return (key) => {
+/**
+ * Answers whether this one may be noted: of a type one in ten seconds from a source, and thirty a minute from all. Each type
+ * has its own, so that garbage from everywhere does not hide an alert about what Stripe did sign.
+ */
+export function createRaiseLimit(now: () => number): (type: string, source: string) => boolean {
+  let noted: { type: string; source: string; at: number }[] = []
+  return (type, source) => {
     const time = now()
-    for (const [other, at] of noted) if (time - at >= 60_000) noted.delete(other)
-    const last = noted.get(key)
-    if (noted.size >= perMinute && last === undefined) return false
-    if (last !== undefined && time - last < perNetworkMs) return false
-    noted.set(key, time)
+    noted = noted.filter(({ at }) => time - at < 60_000)
+    const ofType = noted.filter((note) => note.type === type)
+    const isTooSoon = ofType.some((note) => note.source === source && time - note.at < perSourceMs)
+    if (isTooSoon || ofType.length >= perMinute) return false
+    noted.push({ type, source, at: time })
     return true
   }
 }
