@@ -80,6 +80,30 @@ end $$;
 comment on function private.burn_credits(private.accounts) is
   'Takes what was spent from the lots. Spending only adds to unburned; the order of the lots is fixed until one is added or expires, so it is enough to burn before that. What no lot covers, after a clawback, waits for the next one. The caller holds the account''s lock.';
 
+create function private.burn_lots_of(user_id uuid, keys text[], amount bigint) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_lot private.credit_lots;
+  v_part bigint;
+  v_left bigint := amount;
+begin
+  for v_lot in
+    select l.* from private.open_lots(burn_lots_of.user_id) l
+    where l.id in (
+      select e.id from public.credit_entries e where e.user_id = burn_lots_of.user_id and e.idempotency_key = any (burn_lots_of.keys))
+    order by l.expires_at, l.id
+  loop
+    v_part := least(v_lot.remaining, v_left);
+    update private.credit_lots l set remaining = l.remaining - v_part where l.id = v_lot.id;
+    v_left := v_left - v_part;
+    exit when v_left = 0;
+  end loop;
+  update private.accounts a set unburned = a.unburned - (burn_lots_of.amount - v_left) where a.user_id = burn_lots_of.user_id;
+end $$;
+comment on function private.burn_lots_of(uuid, text[], bigint) is
+  'Takes so many of the unburned credits from the lots that the entries of these keys granted, as far as something remains of them; the rest stays unburned. What was spent before is burned already: a payment that goes back takes its own credits, and not those that expire first. The caller holds the account''s lock.';
+
 create function private.expire_credits(account private.accounts) returns private.accounts
 language plpgsql volatile security invoker set search_path = ''
 as $$

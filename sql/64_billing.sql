@@ -88,12 +88,14 @@ create table private.checkouts (
   return_urls jsonb not null default '{}',
   expires_at timestamptz not null,
   closed_at timestamptz,
+  failed boolean not null default false,
   created_at timestamptz not null default now(),
   check (num_nonnulls(plan_price_id, credit_pack_id) = 1)
 );
 comment on table private.checkouts is 'Checkouts that were started. A user has one open checkout of a plan at a time: that is what makes a trial one trial.';
 comment on column private.checkouts.id is 'Also the idempotency key at Stripe: who asks twice gets one session.';
-comment on column private.checkouts.closed_at is 'When it was completed, had expired, or was given up for another.';
+comment on column private.checkouts.closed_at is 'When it was completed, had expired, failed, or was given up for another.';
+comment on column private.checkouts.failed is 'Stripe answered an error, which it repeats for a day to whoever comes with the same key.';
 create index checkouts_user_id_idx on private.checkouts (user_id, created_at desc);
 create index checkouts_plan_price_id_idx on private.checkouts (plan_price_id);
 create index checkouts_credit_pack_id_idx on private.checkouts (credit_pack_id);
@@ -118,6 +120,8 @@ create table public.subscriptions (
   canceled_at timestamptz,
   ended_at timestamptz,
   past_due_since timestamptz,
+  is_returned boolean not null default false,
+  is_collection_paused boolean not null default false,
   started_at timestamptz not null,
   updated_at timestamptz not null default now()
 );
@@ -126,7 +130,11 @@ comment on column public.subscriptions.id is 'Stripe''s id.';
 comment on column public.subscriptions.plan_id is 'The best plan among its items; null: none of its prices is known here.';
 comment on column public.subscriptions.status is 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
 comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
-comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice was due; grace counts from here. Null unless past_due.';
+comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here. Null unless past_due or unpaid.';
+comment on column public.subscriptions.is_returned is
+  'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
+comment on column public.subscriptions.is_collection_paused is
+  'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
 create index subscriptions_user_id_idx on public.subscriptions (user_id);
 create index subscriptions_past_due_since_idx on public.subscriptions (past_due_since) where status = 'past_due';
 create index subscriptions_plan_id_idx on public.subscriptions (plan_id);
@@ -215,7 +223,7 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$
   with known as (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, t.period_ends_at, t.slack_ends_at, c.cancels_at,
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
       case when c.cancels_at is null then s.status else 'canceling' end as paid_state
     from public.subscriptions s
       join public.plans p on p.id = s.plan_id
@@ -225,7 +233,7 @@ as $$
       -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
       cross join lateral (
         select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
-          g.days + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
+          case when s.is_collection_paused then interval '0' else g.days end + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
             as slack_ends_at) t
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
@@ -233,26 +241,36 @@ as $$
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
-  from known k where k.status in ('trialing', 'active')
+  from known k where k.status in ('trialing', 'active') and not k.is_returned
   union all
   select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k where k.status in ('trialing', 'active', 'past_due') and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k
+  where k.status in ('trialing', 'active', 'past_due') and not k.is_returned and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
   union all
   select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and k.is_returned then 'unpaid'
       when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
+      when k.status in ('trialing', 'active') and k.is_collection_paused then 'paused'
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
   from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete')
 $$;
 comment on function private.subscription_claims(uuid) is
-  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it; and no plan (null) ever after. Depends on rows only, not on the time it is asked.';
+  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
 
 create function private.refresh_entitlement(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
+  -- Who is being erased at this moment is gone before anything of theirs is touched.
+  perform from auth.users u where u.id = refresh_entitlement.user_id for key share;
+  if not found then
+    return;
+  end if;
+  -- Shared by all, but for tg__refresh_entitlements: a setting or a plan that changes meanwhile is seen here, or sees this.
+  perform pg_advisory_xact_lock_shared(hashtextextended('private.entitlements', 0));
   -- Two who refresh at once: the second sees what the first has seen, and more.
   perform pg_advisory_xact_lock(hashtextextended('entitlement:' || refresh_entitlement.user_id, 0));
   delete from private.entitlements e where e.user_id = refresh_entitlement.user_id;
@@ -281,6 +299,7 @@ create function private.tg__refresh_entitlements() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
     -- Nobody has subscribed to a new plan yet.
     update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
@@ -303,12 +322,15 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   return coalesce(
-    (select p.pay_url from public.payments p
-    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null order by p.created_at limit 1),
+    (select p.pay_url from public.payments p join public.subscriptions s on s.id = p.subscription_id
+    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null
+      -- Stripe leaves invoices open when their subscription has ended: who pays one gets nothing for it.
+      and s.status not in ('canceled', 'incomplete_expired')
+    order by p.created_at limit 1),
     private.setting('billing.pay_url') #>> '{}');
 end $$;
 comment on function private.pay_url(uuid) is
-  'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
+  'Where a user pays: the page of the oldest open invoice of a subscription that has not ended, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 create function private.my_entitlement(
   out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,
@@ -334,5 +356,5 @@ create function public.get_my_entitlement(
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_entitlement() $$;
 comment on function public.get_my_entitlement() is
-  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid, canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;

@@ -11,9 +11,10 @@ begin
   end if;
   -- Each request asks Stripe for something, and Stripe limits us all together.
   perform private.consume(check_buyer.user_id, 'billing_requests', 'minute', 1);
+  perform private.consume(check_buyer.user_id, 'billing_requests', 'day', 1);
 end $$;
 comment on function private.check_buyer(uuid, uuid) is
-  'Raises what private.check_account refuses, and rate_limit_exceeded for who asks more often than billing_requests/minute allows.';
+  'Raises what private.check_account refuses, and rate_limit_exceeded or daily_quota_exceeded for who asks more often than billing_requests/minute and /day allow.';
 
 create function private.stripe_price_to_buy(plan_price text, credit_pack text, livemode boolean) returns private.stripe_prices
 language plpgsql stable security invoker set search_path = ''
@@ -71,13 +72,14 @@ begin
     update private.checkouts k set closed_at = now()
     where k.user_id = wanted.user_id and k.livemode = wanted.livemode and k.closed_at is null and k.plan_price_id is not null
       and k.id is distinct from checkout.id
-    returning k.session_id, k.expires_at
+    returning k.session_id
   )
-  select coalesce(array_agg(c.session_id) filter (where c.session_id is not null and c.expires_at > now()), '{}')
+  -- Those whose time is over, too: one that was completed is not known here as long as its event is not.
+  select coalesce(array_agg(c.session_id) filter (where c.session_id is not null), '{}')
   into stale_sessions from closed c;
 end $$;
 comment on function private.open_plan_checkout(private.checkouts) is
-  'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe before another begins. The caller holds the buyer''s lock.';
+  'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe, or be known to be over, before another begins. The caller holds the buyer''s lock.';
 
 create function private.prepare_checkout(
   user_id uuid, session_id uuid, plan_price text, credit_pack text, livemode boolean, return_urls jsonb
@@ -105,7 +107,9 @@ begin
   if v_price.plan_price_id is not null then
     if exists (
       select from public.subscriptions s
-      where s.user_id = prepare_checkout.user_id and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
+      where s.user_id = prepare_checkout.user_id
+        -- One of another product, sold to the same customer, is in nobody's way.
+        and s.plan_id is not null and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
       perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
     end if;
     select o.* into v_open from private.open_plan_checkout(v_wanted) o;
@@ -126,19 +130,21 @@ begin
     || private.stripe_customer_of(prepare_checkout.user_id, prepare_checkout.livemode);
 end $$;
 comment on function private.prepare_checkout(uuid, uuid, text, text, boolean, jsonb) is
-  'Decides a checkout for functions/billing: {checkout_id, customer_id, customer_key, stripe_price_id, mode, trial_days, session_id, url, stale_sessions, expires_at}. Who asks twice for a plan gets the same checkout; asking for another closes it. A pack is a checkout of its own each time. Before a session is made, stale_sessions must be expired at Stripe; a user without customer_id gets one there with customer_key as its idempotency key.';
+  'Decides a checkout for functions/billing: {checkout_id, customer_id, customer_key, stripe_price_id, mode, trial_days, session_id, url, stale_sessions, expires_at}. Who asks twice for a plan gets the same checkout; asking for another closes it. A pack is a checkout of its own each time. Before a session of a plan is made, stale_sessions must be expired at Stripe, and what Stripe says of the customer''s subscriptions be applied; a user without customer_id gets one there with customer_key as its idempotency key.';
 
 create function private.stripe_customer_of(user_id uuid, livemode boolean) returns jsonb
 language sql stable security invoker set search_path = ''
 as $$
   select jsonb_build_object(
     'customer_id', min(c.id) filter (where c.deleted_at is null),
-    'customer_key', format('customer:%s:%s', stripe_customer_of.user_id, count(*) filter (where c.deleted_at is not null)))
+    'customer_key', format('customer:%s:%s:%s', stripe_customer_of.user_id, count(*) filter (where c.deleted_at is not null), (
+      select count(*) from private.checkouts k
+      where k.user_id = stripe_customer_of.user_id and k.livemode = stripe_customer_of.livemode and k.failed)))
   from private.stripe_customers c
   where c.user_id = stripe_customer_of.user_id and c.livemode = stripe_customer_of.livemode
 $$;
 comment on function private.stripe_customer_of(uuid, boolean) is
-  '{customer_id: the user''s customer at Stripe or null, customer_key: the idempotency key to create one with, another after each that was deleted}.';
+  '{customer_id: the user''s customer at Stripe or null, customer_key: the idempotency key to create one with, another after each that was deleted and each checkout that failed}.';
 
 create function private.link_stripe_customer(user_id uuid, customer_id text, livemode boolean) returns text
 language plpgsql volatile security invoker set search_path = ''
@@ -169,6 +175,15 @@ begin
 end $$;
 comment on function private.note_checkout(uuid, text, text) is
   'Notes the session that Stripe made for a checkout. False: the checkout was given up for another meanwhile, and the session must be expired at Stripe and not shown.';
+
+create function private.fail_checkout(checkout_id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  update private.checkouts k set closed_at = now(), failed = true
+  where k.id = fail_checkout.checkout_id and k.closed_at is null and k.session_id is null
+$$;
+comment on function private.fail_checkout(uuid) is
+  'Of a checkout for which Stripe answered an error: the next has other idempotency keys, because Stripe repeats what it answered once. Not to be called when nothing is known, as after a lost connection: the same key then finds what was made.';
 
 create function private.close_checkout(session_id text) returns void
 language sql volatile security invoker set search_path = ''

@@ -140,18 +140,22 @@ create function private.keep_retention_clock(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_entitlement record := private.entitlement(keep_retention_clock.user_id);
+  v_entitlement record;
   v_ended_at timestamptz;
 begin
+  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
+  v_entitlement := private.entitlement(keep_retention_clock.user_id);
   if v_entitlement.is_paid then
     delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
   -- A pause is no end, and what never began cannot end.
   elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
-    select coalesce(
+    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
+    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
       (select max(e.ends_at) from private.entitlements e
       where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
-      (select max(s.ended_at) from public.subscriptions s where s.user_id = keep_retention_clock.user_id and s.ended_at <= now()),
-      now()) into v_ended_at;
+      (select max(s.ended_at) from public.subscriptions s
+      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
     insert into private.retention_clocks (user_id, started_at, ends_at)
     values (keep_retention_clock.user_id, v_ended_at,
       v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))

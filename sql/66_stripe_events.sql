@@ -93,36 +93,73 @@ declare
 begin
   for v_event in
     select e.* from private.stripe_events e
-    where e.state = 'waiting' and e.next_attempt_at <= now() and e.attempts - e.attempts_before_retry >= v_max
+    where e.id in (
+        select x.id from private.stripe_events x where x.state = 'waiting' and x.next_attempt_at <= now() order by x.next_attempt_at limit 1000)
+      and e.state = 'waiting' and e.next_attempt_at <= now() and e.attempts - e.attempts_before_retry >= v_max
     for update skip locked
   loop
     perform private.bury_stripe_event(v_event, coalesce(v_event.error, 'nobody came back from the last try'));
   end loop;
   return query
-    with claimed as (
-      select e.id from private.stripe_events e
+    with due as (
+      select e.id, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
+      from private.stripe_events e
       where e.state = 'waiting' and e.next_attempt_at <= now()
-      order by e.next_attempt_at limit least(claim_stripe_events.batch_size, 1000)
+      order by e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
       for update skip locked
+    ), claimed as (
+      -- One from whose last try nobody came back may be what ended the worker: alone it takes no other with it.
+      select d.id from due d, (select f.id, f.is_lost from due f order by f.next_attempt_at, f.id limit 1) first
+      where case when first.is_lost then d.id = first.id else not d.is_lost end
     )
     update private.stripe_events e set
       attempts = e.attempts + 1,
+      error = null,
       next_attempt_at = now() + make_interval(secs => (private.setting('billing.lease_seconds'))::integer)
     from claimed c
     where e.id = c.id
     returning e.id, e.type, e.attempts, e.object, e.object_id, e.account, e.payload;
 end $$;
 comment on function private.claim_stripe_events(integer) is
-  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+
+create function private.warn_of_fraud(event private.stripe_events) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_warning jsonb := (event).payload #> '{data,object}';
+  v_intent text := coalesce(v_warning #>> '{payment_intent,id}', v_warning ->> 'payment_intent');
+  v_user_id uuid;
+begin
+  if exists (
+      select from public.security_events s
+      where s.type = 'stripe_early_fraud_warning' and s.user_id is null and s.dedupe_key = left((event).object_id, 200)) then
+    return;
+  end if;
+  select c.user_id into v_user_id
+  from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
+  where o.payment_intent_ids && array[v_intent] and o.payment_intent_ids <> '{}'
+  order by o.object in ('invoice', 'checkout_session') desc, o.id limit 1;
+  -- Of the project, not of the user: who uses a stolen card need not know that it is noticed.
+  perform private.raise_security_event(
+    type => 'stripe_early_fraud_warning', severity => 'high', user_id => null, dedupe_key => left((event).object_id, 200),
+    details => jsonb_build_object(
+      'event_id', (event).id, 'warning_id', (event).object_id,
+      'charge_id', left(coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge'), 255), 'payment_intent_id', left(v_intent, 255),
+      'fraud_type', left(v_warning ->> 'fraud_type', 255), 'user_id', v_user_id));
+end $$;
+comment on function private.warn_of_fraud(private.stripe_events) is
+  'Says what an event tells of an early fraud warning: each warning is one security event, with its payment and, where that is known here, whose it is. Nothing is taken back for it: refund the payment in Stripe, or wait for the dispute.';
 
 create function private.apply_stripe_event(event_id text, attempt integer, readings jsonb) returns text
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
+  v_object text;
   v_ours integer;
   v_state text;
 begin
-  perform from private.stripe_events e
+  select e.object into v_object from private.stripe_events e
   where e.id = apply_stripe_event.event_id and e.state = 'waiting' and e.attempts = apply_stripe_event.attempt
   for no key update;
   if not found then
@@ -130,6 +167,10 @@ begin
   end if;
   select count(*) into v_ours from private.apply_stripe_readings(apply_stripe_event.readings) r
   where r.outcome <> 'unknown_customer';
+  if v_object = 'radar.early_fraud_warning' then
+    perform private.warn_of_fraud(e) from private.stripe_events e where e.id = apply_stripe_event.event_id;
+    v_ours := v_ours + 1;
+  end if;
   v_state := case when v_ours > 0 then 'applied' else 'ignored' end;
   update private.stripe_events e set
     state = v_state, finished_at = now(), error = null,
@@ -139,7 +180,7 @@ begin
   return v_state;
 end $$;
 comment on function private.apply_stripe_event(text, integer, jsonb) is
-  'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
+  'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither; an early fraud warning needs no reading. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
 
 create function private.fail_stripe_event(event_id text, attempt integer, error text) returns text
 language plpgsql volatile security invoker set search_path = ''
@@ -159,6 +200,11 @@ begin
     perform private.bury_stripe_event(v_event, fail_stripe_event.error);
     return 'dead';
   end if;
+  if v_tries = 10 then
+    perform private.raise_security_event(
+      type => 'stripe_event_failing', severity => 'medium', user_id => null,
+      details => jsonb_build_object('event_id', v_event.id, 'type', v_event.type, 'attempts', v_event.attempts));
+  end if;
   update private.stripe_events e set
     error = left(fail_stripe_event.error, 500),
     next_attempt_at = now() + least(interval '5 seconds' * power(2, least(v_tries, 20) - 1), interval '1 hour')
@@ -166,7 +212,7 @@ begin
   return 'waiting';
 end $$;
 comment on function private.fail_stripe_event(text, integer, text) is
-  'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished.';
+  'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished. The tenth try in vain, after some 45 minutes, is a security event, too.';
 
 -- The dead -------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +268,25 @@ comment on function public.retry_stripe_event(text) is
   'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one. Answers the event''s state: waiting, or what it was when it is not dead. 404 not_found when there is no such event.';
 grant execute on function public.retry_stripe_event(text) to authenticated, service_role;
 
+create function private.retry_stripe_events(since timestamptz default null) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_revived integer;
+begin
+  update private.stripe_events e set
+    state = 'waiting', finished_at = null, attempts_before_retry = e.attempts, next_attempt_at = now()
+  where e.state = 'dead' and e.finished_at >= coalesce(retry_stripe_events.since, '-infinity');
+  get diagnostics v_revived = row_count;
+  if v_revived > 0 then
+    perform private.audit(action => 'stripe_event.retry', resource_type => 'stripe_event', resource_id => 'all',
+      details => jsonb_build_object('events', v_revived, 'since', retry_stripe_events.since));
+  end if;
+  return v_revived;
+end $$;
+comment on function private.retry_stripe_events(timestamptz) is
+  'For database administrators, after an outage: lets all dead events of Stripe''s be tried again, or those that were given up since then, as often as new ones. Answers how many.';
+
 -- The old --------------------------------------------------------------------------------------------------------------
 
 create function private.delete_old_stripe_events(batch_size integer default 50000) returns bigint
@@ -242,10 +307,11 @@ begin
   where o.id in (
     select x.id from private.stripe_objects x
     where x.read_at < v_before and x.customer_id is not null
-      and not exists (select from private.stripe_customers c where c.id = x.customer_id)
+      and (x.object = 'checkout_session' and x.reading ->> 'status' = 'expired'
+        or not exists (select from private.stripe_customers c where c.id = x.customer_id))
     limit delete_old_stripe_events.batch_size);
   get diagnostics v_more = row_count;
   return v_deleted + v_more;
 end $$;
 comment on function private.delete_old_stripe_events(integer) is
-  'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';
+  'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of checkouts that expired, and of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';

@@ -92,7 +92,9 @@ begin
     return;
   end if;
   -- What was read at the same moment is ordered by what it says, so that the order of arrival does not decide.
-  if (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
+  -- One that the database's clock, when it was ahead, has put into the future loses: it would win until then.
+  if v_old.read_at <= clock_timestamp() + interval '1 minute'
+    and (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
     v_newest := v_old;
   end if;
   stored := v_newest;
@@ -207,11 +209,26 @@ begin
   perform private.lock_stripe_objects(array(
     select o.customer_id from unnest(v_objects) o
     union select unnest(o.payment_intent_ids) from unnest(v_objects) o
+    -- Whose payments these refunds and disputes are of: what they paid for may end with them.
+    union select p.customer_id from private.stripe_objects p
+    where p.payment_intent_ids && array(select unnest(o.payment_intent_ids) from unnest(v_objects) o) and p.payment_intent_ids <> '{}'
     union select o.id from unnest(v_objects) o where o.customer_id is null));
   -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
   perform from auth.users u
   where u.id in (select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o))
   order by u.id for key share;
+  -- Accounts are locked on the way, by linking, too: all at once, in the order in which calls of the AI gateway lock them.
+  perform from private.accounts a
+  where a.user_id in (
+    select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o)
+    union all
+    select case when pg_input_is_valid(o.user_id, 'uuid') then o.user_id::uuid end
+    from (
+      select o.user_id from unnest(v_objects) o
+      union all
+      select o.user_id from private.stripe_objects o where o.customer_id in (select n.customer_id from unnest(v_objects) n)) o
+    where o.user_id is not null)
+  order by a.user_id for no key update;
   for v_place in 1..cardinality(v_objects) loop
     v_kept := private.store_stripe_object(v_objects[v_place]);
     v_objects[v_place] := v_kept.stored;

@@ -3,47 +3,61 @@
 create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
+create function private.paid_anew(reading jsonb) returns numeric
+language sql stable security invoker set search_path = ''
+as $$
+  select case when l.periods > 0 then least(greatest(l.total / l.periods, 0), 1) else 1 end
+    * case when (reading ->> 'total')::numeric > 0
+      then least((reading ->> 'amount_due')::numeric / (reading ->> 'total')::numeric, 1) else 1 end
+  from (
+    select sum((i.line ->> 'amount')::numeric) as total,
+      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
+    from jsonb_array_elements(reading -> 'lines') i (line)) l
+$$;
+comment on function private.paid_anew(jsonb) is
+  'The share of an invoice''s periods, 0 to 1, that is new money: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+
 create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_reading jsonb := (kept).reading;
-  v_reason text := v_reading ->> 'billing_reason';
+  v_share numeric;
 begin
   if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
-    and v_reason in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    v_share := private.paid_anew(v_reading);
     return query
-      select 'stripe:line:' || (l.line ->> 'id'), trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1) * n.share)::bigint,
-        left(format('%s credits of the plan', p.name), 200), 'monthly',
+      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
         case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
       from jsonb_array_elements(v_reading -> 'lines') l (line)
         join private.stripe_prices s on s.id = l.line ->> 'price_id'
         join public.plan_prices pp on pp.id = s.plan_price_id
         join public.plans p on p.id = pp.plan_id
-        -- A change of the interval begins a period, of which the unused rest of the one before has paid a part: with that part came
-        -- credits already.
+        -- What costs nothing is paid by nothing.
         cross join lateral (
-          select case when v_reason = 'subscription_update' and (l.line ->> 'amount')::bigint > 0
-            then least(greatest((v_reading ->> 'total')::numeric, 0) / (l.line ->> 'amount')::numeric, 1) else 1 end) n (share)
-      where pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1) * n.share >= 1 and coalesce((l.line ->> 'quantity')::bigint, 1) > 0
-        and not coalesce((l.line ->> 'is_proration')::boolean, false)
+          select trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1)
+            * case when (l.line ->> 'amount')::bigint > 0 then v_share else 1 end)::bigint) n (credits)
+      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
         -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
         and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
       order by 1;
   elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
     and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
     return query
-      select 'stripe:session:' || (kept).id, sum(k.credits)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
+      select 'stripe:session:' || (kept).id, sum(k.credits * n.quantity)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
         coalesce(private.stripe_time(v_reading, 'paid_at'), private.stripe_time(v_reading, 'created'))
           + make_interval(days => min(k.expires_after_days))
-      from jsonb_array_elements_text(v_reading -> 'price_ids') i (price_id)
+      from jsonb_array_elements_text(v_reading -> 'price_ids') with ordinality i (price_id, place)
         join private.stripe_prices s on s.id = i.price_id
         join public.credit_packs k on k.id = s.credit_pack_id
+        cross join lateral (select coalesce((v_reading -> 'quantities' ->> (i.place - 1)::integer)::bigint, 1)) n (quantity)
+      where n.quantity > 0
       having count(*) > 0;
   end if;
 end $$;
 comment on function private.stripe_grants_of(private.stripe_objects) is
-  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, after a change of plan in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack. By the prices that we know, never by metadata.';
+  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
 
 create function private.grant_stripe_credits(owner uuid, grants private.stripe_grant[]) returns private.stripe_grant[]
 language plpgsql volatile security invoker set search_path = ''
@@ -75,7 +89,9 @@ begin
   select
     coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
     coalesce(sum((o.reading ->> 'amount')::bigint) filter (
-      where o.object = 'dispute' and o.reading ->> 'status' in ('needs_response', 'under_review', 'lost')), 0)
+      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+      where o.object = 'dispute' and o.reading ->> 'status' not in
+        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
   into refunded, disputed
   from private.stripe_objects o
   where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
@@ -130,6 +146,7 @@ declare
   v_taken bigint := 0;
   v_wanted bigint;
   v_n integer := 1;
+  v_account private.accounts;
 begin
   -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
   if cardinality(grants) = 0 then
@@ -145,18 +162,22 @@ begin
   if target = 0 and v_taken = 0 then
     return;
   end if;
-  perform private.lock_account(owner);
+  v_account := private.lock_account(owner);
   -- What nobody used until it expired is gone already; what was taken before that stays taken.
   select greatest(target - coalesce(sum(l.expired), 0), least(v_taken, target)) into v_wanted
   from public.credit_entries e join private.credit_lots l on l.id = e.id
   where e.user_id = owner and e.idempotency_key = any (v_keys);
   if v_wanted <> v_taken then
+    perform private.burn_credits(v_account);
     perform private.add_credit_entry(
       user_id => owner, amount => v_taken - v_wanted, kind => case when v_wanted > v_taken then 'clawback' else 'refund' end,
       reason => case when v_wanted > v_taken then 'a payment was refunded or disputed' else 'a refund failed or a dispute was won' end,
       idempotency_key => v_key || v_n, lot_kind => (grants[1]).lot_kind,
       expires_at => (select case when bool_and(g.expires_at is not null) then max(g.expires_at) end from unnest(grants) g));
   end if;
+  if v_wanted > v_taken then
+    perform private.burn_lots_of(owner, v_keys, v_wanted - v_taken);
+  end if;
 end $$;
 comment on function private.move_clawback(uuid, text, bigint, private.stripe_grant[]) is
-  'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. The balance may fall below zero; credits that come back expire as the payment''s do.';
+  'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. First go the payment''s own credits, as far as they are not spent, then any others; the balance may fall below zero. Credits that come back expire as the payment''s do.';

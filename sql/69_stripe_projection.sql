@@ -6,7 +6,6 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_paid record;
-  v_subscription private.stripe_objects;
   v_changed boolean := false;
 begin
   if (kept).object in ('refund', 'dispute') then
@@ -18,6 +17,12 @@ begin
       owner := v_paid.user_id;
       continue when private.is_stripe_mismatch(v_paid.kept, owner);
       v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
+      -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
+      perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
+      if private.project_subscription_of(v_paid.kept, owner) then
+        perform private.refresh_entitlement(owner);
+        v_changed := true;
+      end if;
     end loop;
   end if;
   if owner is null then
@@ -37,14 +42,7 @@ begin
       return private.project_payment(kept, owner);
     when 'invoice' then
       v_changed := private.project_payment(kept, owner);
-      -- Its due date may be the one from which grace counts.
-      for v_subscription in
-        select o.* from private.stripe_objects o
-        where o.id = (kept).subscription_id and o.reading ->> 'status' = 'past_due'
-      loop
-        v_changed := private.project_subscription(v_subscription, owner) or v_changed;
-      end loop;
-      return v_changed;
+      return private.project_subscription_of(kept, owner) or v_changed;
     else
       return v_changed;
   end case;
@@ -58,22 +56,35 @@ as $$
 declare
   v_user_id uuid;
   v_subscription private.stripe_objects;
+  v_changed boolean;
 begin
   update private.stripe_customers c set deleted_at = (kept).deleted_at
-  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at and (kept).deleted_at is not null
-  returning c.user_id into v_user_id;
-  if not found then
-    return false;
-  end if;
+  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at
+    -- One that is there after all is not the one to buy with when another has taken its place.
+    and ((kept).deleted_at is not null or not exists (
+      select from private.stripe_customers o where o.user_id = c.user_id and o.livemode = c.livemode and o.deleted_at is null));
+  v_changed := found;
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = (kept).id;
   for v_subscription in
     select o.* from private.stripe_objects o where o.customer_id = (kept).id and o.object = 'subscription'
   loop
-    perform private.project_subscription(v_subscription, v_user_id);
+    v_changed := private.project_subscription(v_subscription, v_user_id) or v_changed;
   end loop;
-  return true;
+  return v_changed;
 end $$;
 comment on function private.project_customer_deletion(private.stripe_objects) is
-  'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer.';
+  'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer. One that is there after all, by a newer reading, brings them back.';
+
+create function private.forget_stripe_customer(customer_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.apply_stripe_readings(jsonb_build_array(jsonb_build_object(
+    'object', 'customer', 'id', c.id, 'customer_id', c.id, 'livemode', c.livemode, 'deleted', true, 'read_at', clock_timestamp())))
+  from private.stripe_customers c where c.id = forget_stripe_customer.customer_id;
+end $$;
+comment on function private.forget_stripe_customer(text) is
+  'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
 
 -- Subscriptions --------------------------------------------------------------------------------------------------------
 
@@ -88,7 +99,8 @@ begin
   if v_reading ->> 'status' is null then
     return false;
   end if;
-  select least(c.deleted_at, (kept).deleted_at) into v_gone_at from private.stripe_customers c where c.id = (kept).customer_id;
+  select least(o.deleted_at, (kept).deleted_at) into v_gone_at
+  from (values ((kept).customer_id)) c (id) left join private.stripe_objects o on o.id = c.id;
   v_row.id := (kept).id;
   v_row.user_id := owner;
   v_row.status := v_reading ->> 'status';
@@ -99,9 +111,6 @@ begin
   v_row.canceled_at := private.stripe_time(v_reading, 'canceled_at');
   v_row.ended_at := private.stripe_time(v_reading, 'ended_at');
   v_row.started_at := private.stripe_time(v_reading, 'started_at');
-  if (v_reading ->> 'is_paused')::boolean and v_row.status in ('active', 'trialing', 'past_due') then
-    v_row.status := 'paused';
-  end if;
   if v_gone_at is not null and v_row.status not in ('canceled', 'incomplete_expired') then
     v_row.status := 'canceled';
     v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
@@ -118,17 +127,78 @@ begin
     left join private.stripe_prices s on s.id = i.item ->> 'price_id'
     left join public.plan_prices pp on pp.id = s.plan_price_id
     left join public.plans p on p.id = pp.plan_id;
-  if v_row.status = 'past_due' then
-    select coalesce(min(coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created'))),
-      v_row.current_period_start, v_row.started_at)
+  if v_row.status in ('past_due', 'unpaid') then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
+      v_row.started_at)
     into v_row.past_due_since
-    from private.stripe_objects o
-    where o.subscription_id = (kept).id and o.object = 'invoice' and o.reading ->> 'status' = 'open' and o.deleted_at is null;
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
+    where i.status = 'open' and i.deleted_at is null;
   end if;
+  v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  -- Stripe goes on to the next period all the same, and collects nothing for it.
+  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+    v_row.status := 'paused';
+  end if;
+  v_row.is_returned := private.is_period_returned(v_row);
   return private.save_subscription(v_row);
 end $$;
 comment on function private.project_subscription(private.stripe_objects, uuid) is
-  'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when its invoices are not collected.';
+  'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+create function private.project_subscription_of(invoice private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_subscription private.stripe_objects;
+begin
+  -- One that has no row yet gets it in its own turn.
+  select o.* into v_subscription
+  from private.stripe_objects o join public.subscriptions s on s.id = o.id
+  where o.id = (invoice).subscription_id and o.object = 'subscription';
+  return v_subscription.id is not null and private.project_subscription(v_subscription, owner);
+end $$;
+comment on function private.project_subscription_of(private.stripe_objects, uuid) is
+  'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
+
+create function private.invoice_of_period(subscription public.subscriptions, is_paid boolean) returns private.stripe_objects
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects;
+begin
+  select o.* into v_invoice
+  from private.stripe_objects o
+    cross join lateral (
+      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
+      from jsonb_array_elements(o.reading -> 'lines') l (line)
+      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
+        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
+  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
+    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
+  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
+  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
+  return v_invoice;
+end $$;
+comment on function private.invoice_of_period(public.subscriptions, boolean) is
+  'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
+
+create function private.is_period_returned(subscription public.subscriptions) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
+begin
+  return v_invoice.id is not null and (
+    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
+    from private.returned_money(v_invoice.payment_intent_ids) m);
+end $$;
+comment on function private.is_period_returned(public.subscriptions) is
+  'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
 
 create function private.save_subscription(subscription public.subscriptions) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -141,7 +211,8 @@ begin
     quantity = excluded.quantity, current_period_start = excluded.current_period_start,
     current_period_end = excluded.current_period_end, trial_start = excluded.trial_start, trial_end = excluded.trial_end,
     cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
-    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since, started_at = excluded.started_at,
+    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
+    is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
     updated_at = excluded.updated_at
   where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   return found;

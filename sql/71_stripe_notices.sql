@@ -26,9 +26,19 @@ begin
   elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
     perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
       v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+      -- The end of the grace may have told them of this debt.
+      select from private.billing_notices_sent n
+      where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
+        and n.sent_at >= v_row.past_due_since) then
+    -- The key of the step that says so at the end of the grace, which then has nothing more to say.
+    perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
+      private.dunning_key(v_row.id, v_row.past_due_since,
+        coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
+      v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
   end if;
 end $$;
-comment on function private.tell_of_subscription(text) is 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week.';
+comment on function private.tell_of_subscription(text) is 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
 
 create function private.tell_of_payment(kept private.stripe_objects) returns void
 language plpgsql volatile security invoker set search_path = ''

@@ -26,5 +26,5 @@ select cron.schedule('apply-stripe-events', '15 seconds', 'select private.call_a
 select cron.schedule('reconcile-stripe', '20 3 * * *', 'select private.call_reconcile_stripe()');
 select cron.schedule('send-dunning', '*/15 * * * *', 'select private.send_dunning()');
 select cron.schedule('start-retention-clocks', '*/5 * * * *', 'select private.start_retention_clocks()');
-select cron.schedule('delete-old-stripe-events', '30 0 * * *', 'select private.delete_old_stripe_events()');
+select cron.schedule('delete-old-stripe-events', '30 * * * *', 'select private.delete_old_stripe_events()');
 select cron.schedule('delete-old-checkouts', '32 0 * * *', 'select private.delete_old_checkouts()');

@@ -1336,6 +1336,8 @@ export type Database = {
           current_period_start: string | null
           ended_at: string | null
           id: string
+          is_collection_paused: boolean
+          is_returned: boolean
           past_due_since: string | null
           plan_id: string | null
           plan_price_id: string | null
@@ -1356,6 +1358,8 @@ export type Database = {
           current_period_start?: string | null
           ended_at?: string | null
           id: string
+          is_collection_paused?: boolean
+          is_returned?: boolean
           past_due_since?: string | null
           plan_id?: string | null
           plan_price_id?: string | null
@@ -1375,6 +1379,8 @@ export type Database = {
           current_period_start?: string | null
           ended_at?: string | null
           id?: string
+          is_collection_paused?: boolean
+          is_returned?: boolean
           past_due_since?: string | null
           plan_id?: string | null
           plan_price_id?: string | null

@@ -8,7 +8,7 @@ CREATE TABLE "private"."billing_notices_sent" ("user_id" uuid NOT NULL, "dedupe_
 
 CREATE TABLE "private"."billing_notices" ("id" text NOT NULL, "title" text NOT NULL, "body" text NOT NULL, "is_mailed" boolean NOT NULL DEFAULT true, CONSTRAINT "billing_notices_body_check" CHECK (((length(body) >= 1) AND (length(body) <= 1500))), CONSTRAINT "billing_notices_id_check" CHECK ((id ~ '^[a-z][a-z0-9_]{0,59}$'::text)), CONSTRAINT "billing_notices_pkey" PRIMARY KEY (id), CONSTRAINT "billing_notices_title_check" CHECK (((length(title) >= 1) AND (length(title) <= 200))));
 
-CREATE TABLE "private"."checkouts" ("user_id" uuid NOT NULL, "plan_price_id" text, "credit_pack_id" text, "stripe_price_id" text NOT NULL, "trial_days" integer NOT NULL, "livemode" boolean NOT NULL, "session_id" text, "url" text, "return_urls" jsonb NOT NULL DEFAULT '{}'::jsonb, "expires_at" timestamp with time zone NOT NULL, "closed_at" timestamp with time zone, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "checkouts_check" CHECK ((num_nonnulls(plan_price_id, credit_pack_id) = 1)), CONSTRAINT "checkouts_session_id_check" CHECK (((length(session_id) >= 1) AND (length(session_id) <= 255))), CONSTRAINT "checkouts_session_id_key" UNIQUE (session_id), CONSTRAINT "checkouts_trial_days_check" CHECK ((trial_days >= 0)), CONSTRAINT "checkouts_url_check" CHECK ((length(url) <= 4000)), "id" uuid NOT NULL DEFAULT private.uuid_v7(), CONSTRAINT "checkouts_pkey" PRIMARY KEY (id));
+CREATE TABLE "private"."checkouts" ("user_id" uuid NOT NULL, "plan_price_id" text, "credit_pack_id" text, "stripe_price_id" text NOT NULL, "trial_days" integer NOT NULL, "livemode" boolean NOT NULL, "session_id" text, "url" text, "return_urls" jsonb NOT NULL DEFAULT '{}'::jsonb, "expires_at" timestamp with time zone NOT NULL, "closed_at" timestamp with time zone, "failed" boolean NOT NULL DEFAULT false, "created_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "checkouts_check" CHECK ((num_nonnulls(plan_price_id, credit_pack_id) = 1)), CONSTRAINT "checkouts_session_id_check" CHECK (((length(session_id) >= 1) AND (length(session_id) <= 255))), CONSTRAINT "checkouts_session_id_key" UNIQUE (session_id), CONSTRAINT "checkouts_trial_days_check" CHECK ((trial_days >= 0)), CONSTRAINT "checkouts_url_check" CHECK ((length(url) <= 4000)), "id" uuid NOT NULL DEFAULT private.uuid_v7(), CONSTRAINT "checkouts_pkey" PRIMARY KEY (id));
 
 CREATE TABLE "private"."dunning_steps" ("position" integer NOT NULL, "after_days" integer NOT NULL, "notice" text NOT NULL, CONSTRAINT "dunning_steps_after_days_check" CHECK ((after_days >= 0)), CONSTRAINT "dunning_steps_pkey" PRIMARY KEY ("position"), CONSTRAINT "dunning_steps_position_check" CHECK (("position" > 0)));
 
@@ -60,7 +60,7 @@ ALTER TABLE "public"."refunds" ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE "public"."refunds" FORCE ROW LEVEL SECURITY;
 
-CREATE TABLE "public"."subscriptions" ("id" text NOT NULL, "user_id" uuid NOT NULL, "plan_id" text, "plan_price_id" text, "status" text NOT NULL, "quantity" bigint NOT NULL DEFAULT 1, "current_period_start" timestamp with time zone, "current_period_end" timestamp with time zone, "trial_start" timestamp with time zone, "trial_end" timestamp with time zone, "cancel_at" timestamp with time zone, "cancel_at_period_end" boolean NOT NULL DEFAULT false, "canceled_at" timestamp with time zone, "ended_at" timestamp with time zone, "past_due_since" timestamp with time zone, "started_at" timestamp with time zone NOT NULL, "updated_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "subscriptions_id_check" CHECK (((length(id) >= 1) AND (length(id) <= 255))), CONSTRAINT "subscriptions_pkey" PRIMARY KEY (id), CONSTRAINT "subscriptions_quantity_check" CHECK ((quantity >= 0)), CONSTRAINT "subscriptions_status_check" CHECK (((length(status) >= 1) AND (length(status) <= 40))));
+CREATE TABLE "public"."subscriptions" ("id" text NOT NULL, "user_id" uuid NOT NULL, "plan_id" text, "plan_price_id" text, "status" text NOT NULL, "quantity" bigint NOT NULL DEFAULT 1, "current_period_start" timestamp with time zone, "current_period_end" timestamp with time zone, "trial_start" timestamp with time zone, "trial_end" timestamp with time zone, "cancel_at" timestamp with time zone, "cancel_at_period_end" boolean NOT NULL DEFAULT false, "canceled_at" timestamp with time zone, "ended_at" timestamp with time zone, "past_due_since" timestamp with time zone, "is_returned" boolean NOT NULL DEFAULT false, "is_collection_paused" boolean NOT NULL DEFAULT false, "started_at" timestamp with time zone NOT NULL, "updated_at" timestamp with time zone NOT NULL DEFAULT now(), CONSTRAINT "subscriptions_id_check" CHECK (((length(id) >= 1) AND (length(id) <= 255))), CONSTRAINT "subscriptions_pkey" PRIMARY KEY (id), CONSTRAINT "subscriptions_quantity_check" CHECK ((quantity >= 0)), CONSTRAINT "subscriptions_status_check" CHECK (((length(status) >= 1) AND (length(status) <= 40))));
 
 ALTER TABLE "public"."subscriptions" ENABLE ROW LEVEL SECURITY;
 
@@ -251,10 +251,11 @@ CREATE OR REPLACE FUNCTION private.apply_stripe_event(event_id text, attempt int
  SET search_path TO ''
 AS $function$
 declare
+  v_object text;
   v_ours integer;
   v_state text;
 begin
-  perform from private.stripe_events e
+  select e.object into v_object from private.stripe_events e
   where e.id = apply_stripe_event.event_id and e.state = 'waiting' and e.attempts = apply_stripe_event.attempt
   for no key update;
   if not found then
@@ -262,6 +263,10 @@ begin
   end if;
   select count(*) into v_ours from private.apply_stripe_readings(apply_stripe_event.readings) r
   where r.outcome <> 'unknown_customer';
+  if v_object = 'radar.early_fraud_warning' then
+    perform private.warn_of_fraud(e) from private.stripe_events e where e.id = apply_stripe_event.event_id;
+    v_ours := v_ours + 1;
+  end if;
   v_state := case when v_ours > 0 then 'applied' else 'ignored' end;
   update private.stripe_events e set
     state = v_state, finished_at = now(), error = null,
@@ -290,11 +295,26 @@ begin
   perform private.lock_stripe_objects(array(
     select o.customer_id from unnest(v_objects) o
     union select unnest(o.payment_intent_ids) from unnest(v_objects) o
+    -- Whose payments these refunds and disputes are of: what they paid for may end with them.
+    union select p.customer_id from private.stripe_objects p
+    where p.payment_intent_ids && array(select unnest(o.payment_intent_ids) from unnest(v_objects) o) and p.payment_intent_ids <> '{}'
     union select o.id from unnest(v_objects) o where o.customer_id is null));
   -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
   perform from auth.users u
   where u.id in (select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o))
   order by u.id for key share;
+  -- Accounts are locked on the way, by linking, too: all at once, in the order in which calls of the AI gateway lock them.
+  perform from private.accounts a
+  where a.user_id in (
+    select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o)
+    union all
+    select case when pg_input_is_valid(o.user_id, 'uuid') then o.user_id::uuid end
+    from (
+      select o.user_id from unnest(v_objects) o
+      union all
+      select o.user_id from private.stripe_objects o where o.customer_id in (select n.customer_id from unnest(v_objects) n)) o
+    where o.user_id is not null)
+  order by a.user_id for no key update;
   for v_place in 1..cardinality(v_objects) loop
     v_kept := private.store_stripe_object(v_objects[v_place]);
     v_objects[v_place] := v_kept.stored;
@@ -322,6 +342,30 @@ begin
   loop
     perform private.refresh_entitlement(v_user_id);
   end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.burn_lots_of(user_id uuid, keys text[], amount bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_lot private.credit_lots;
+  v_part bigint;
+  v_left bigint := amount;
+begin
+  for v_lot in
+    select l.* from private.open_lots(burn_lots_of.user_id) l
+    where l.id in (
+      select e.id from public.credit_entries e where e.user_id = burn_lots_of.user_id and e.idempotency_key = any (burn_lots_of.keys))
+    order by l.expires_at, l.id
+  loop
+    v_part := least(v_lot.remaining, v_left);
+    update private.credit_lots l set remaining = l.remaining - v_part where l.id = v_lot.id;
+    v_left := v_left - v_part;
+    exit when v_left = 0;
+  end loop;
+  update private.accounts a set unburned = a.unburned - (burn_lots_of.amount - v_left) where a.user_id = burn_lots_of.user_id;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.bury_stripe_event(event private.stripe_events, error text)
@@ -463,6 +507,7 @@ begin
   end if;
   -- Each request asks Stripe for something, and Stripe limits us all together.
   perform private.consume(check_buyer.user_id, 'billing_requests', 'minute', 1);
+  perform private.consume(check_buyer.user_id, 'billing_requests', 'day', 1);
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.claim_stripe_events(batch_size integer DEFAULT 10)
@@ -476,20 +521,28 @@ declare
 begin
   for v_event in
     select e.* from private.stripe_events e
-    where e.state = 'waiting' and e.next_attempt_at <= now() and e.attempts - e.attempts_before_retry >= v_max
+    where e.id in (
+        select x.id from private.stripe_events x where x.state = 'waiting' and x.next_attempt_at <= now() order by x.next_attempt_at limit 1000)
+      and e.state = 'waiting' and e.next_attempt_at <= now() and e.attempts - e.attempts_before_retry >= v_max
     for update skip locked
   loop
     perform private.bury_stripe_event(v_event, coalesce(v_event.error, 'nobody came back from the last try'));
   end loop;
   return query
-    with claimed as (
-      select e.id from private.stripe_events e
+    with due as (
+      select e.id, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
+      from private.stripe_events e
       where e.state = 'waiting' and e.next_attempt_at <= now()
-      order by e.next_attempt_at limit least(claim_stripe_events.batch_size, 1000)
+      order by e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
       for update skip locked
+    ), claimed as (
+      -- One from whose last try nobody came back may be what ended the worker: alone it takes no other with it.
+      select d.id from due d, (select f.id, f.is_lost from due f order by f.next_attempt_at, f.id limit 1) first
+      where case when first.is_lost then d.id = first.id else not d.is_lost end
     )
     update private.stripe_events e set
       attempts = e.attempts + 1,
+      error = null,
       next_attempt_at = now() + make_interval(secs => (private.setting('billing.lease_seconds'))::integer)
     from claimed c
     where e.id = c.id
@@ -587,7 +640,8 @@ begin
   where o.id in (
     select x.id from private.stripe_objects x
     where x.read_at < v_before and x.customer_id is not null
-      and not exists (select from private.stripe_customers c where c.id = x.customer_id)
+      and (x.object = 'checkout_session' and x.reading ->> 'status' = 'expired'
+        or not exists (select from private.stripe_customers c where c.id = x.customer_id))
     limit delete_old_stripe_events.batch_size);
   get diagnostics v_more = row_count;
   return v_deleted + v_more;
@@ -652,6 +706,15 @@ begin
   return account;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.fail_checkout(checkout_id uuid)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  update private.checkouts k set closed_at = now(), failed = true
+  where k.id = fail_checkout.checkout_id and k.closed_at is null and k.session_id is null
+$function$;
+
 CREATE OR REPLACE FUNCTION private.fail_stripe_event(event_id text, attempt integer, error text)
  RETURNS text
  LANGUAGE plpgsql
@@ -671,6 +734,11 @@ begin
   if v_tries >= (private.setting('billing.max_attempts'))::integer then
     perform private.bury_stripe_event(v_event, fail_stripe_event.error);
     return 'dead';
+  end if;
+  if v_tries = 10 then
+    perform private.raise_security_event(
+      type => 'stripe_event_failing', severity => 'medium', user_id => null,
+      details => jsonb_build_object('event_id', v_event.id, 'type', v_event.type, 'attempts', v_event.attempts));
   end if;
   update private.stripe_events e set
     error = left(fail_stripe_event.error, 500),
@@ -720,6 +788,17 @@ begin
   return regexp_replace(v_text, '\{[a-z_]+\}', '', 'g');
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.forget_stripe_customer(customer_id text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  perform private.apply_stripe_readings(jsonb_build_array(jsonb_build_object(
+    'object', 'customer', 'id', c.id, 'customer_id', c.id, 'livemode', c.livemode, 'deleted', true, 'read_at', clock_timestamp())))
+  from private.stripe_customers c where c.id = forget_stripe_customer.customer_id;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.grant_stripe_credits(owner uuid, grants private.stripe_grant[])
  RETURNS private.stripe_grant[]
  LANGUAGE plpgsql
@@ -756,6 +835,43 @@ begin
     where f.plan_id = (private.entitlement(auth.uid())).plan_id and f.feature = has_feature.feature);
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.invoice_of_period(subscription public.subscriptions, is_paid boolean)
+ RETURNS private.stripe_objects
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_invoice private.stripe_objects;
+begin
+  select o.* into v_invoice
+  from private.stripe_objects o
+    cross join lateral (
+      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
+      from jsonb_array_elements(o.reading -> 'lines') l (line)
+      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
+        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
+  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
+    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
+  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
+  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
+  return v_invoice;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.is_period_returned(subscription public.subscriptions)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
+begin
+  return v_invoice.id is not null and (
+    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
+    from private.returned_money(v_invoice.payment_intent_ids) m);
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.is_stripe_mismatch(kept private.stripe_objects, owner uuid)
  RETURNS boolean
  LANGUAGE sql
@@ -769,18 +885,22 @@ CREATE OR REPLACE FUNCTION private.keep_retention_clock(user_id uuid)
  SET search_path TO ''
 AS $function$
 declare
-  v_entitlement record := private.entitlement(keep_retention_clock.user_id);
+  v_entitlement record;
   v_ended_at timestamptz;
 begin
+  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
+  v_entitlement := private.entitlement(keep_retention_clock.user_id);
   if v_entitlement.is_paid then
     delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
   -- A pause is no end, and what never began cannot end.
   elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
-    select coalesce(
+    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
+    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
       (select max(e.ends_at) from private.entitlements e
       where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
-      (select max(s.ended_at) from public.subscriptions s where s.user_id = keep_retention_clock.user_id and s.ended_at <= now()),
-      now()) into v_ended_at;
+      (select max(s.ended_at) from public.subscriptions s
+      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
     insert into private.retention_clocks (user_id, started_at, ends_at)
     values (keep_retention_clock.user_id, v_ended_at,
       v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))
@@ -961,6 +1081,7 @@ declare
   v_taken bigint := 0;
   v_wanted bigint;
   v_n integer := 1;
+  v_account private.accounts;
 begin
   -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
   if cardinality(grants) = 0 then
@@ -976,17 +1097,21 @@ begin
   if target = 0 and v_taken = 0 then
     return;
   end if;
-  perform private.lock_account(owner);
+  v_account := private.lock_account(owner);
   -- What nobody used until it expired is gone already; what was taken before that stays taken.
   select greatest(target - coalesce(sum(l.expired), 0), least(v_taken, target)) into v_wanted
   from public.credit_entries e join private.credit_lots l on l.id = e.id
   where e.user_id = owner and e.idempotency_key = any (v_keys);
   if v_wanted <> v_taken then
+    perform private.burn_credits(v_account);
     perform private.add_credit_entry(
       user_id => owner, amount => v_taken - v_wanted, kind => case when v_wanted > v_taken then 'clawback' else 'refund' end,
       reason => case when v_wanted > v_taken then 'a payment was refunded or disputed' else 'a refund failed or a dispute was won' end,
       idempotency_key => v_key || v_n, lot_kind => (grants[1]).lot_kind,
       expires_at => (select case when bool_and(g.expires_at is not null) then max(g.expires_at) end from unnest(grants) g));
+  end if;
+  if v_wanted > v_taken then
+    perform private.burn_lots_of(owner, v_keys, v_wanted - v_taken);
   end if;
 end $function$;
 
@@ -1067,11 +1192,27 @@ begin
     update private.checkouts k set closed_at = now()
     where k.user_id = wanted.user_id and k.livemode = wanted.livemode and k.closed_at is null and k.plan_price_id is not null
       and k.id is distinct from checkout.id
-    returning k.session_id, k.expires_at
+    returning k.session_id
   )
-  select coalesce(array_agg(c.session_id) filter (where c.session_id is not null and c.expires_at > now()), '{}')
+  -- Those whose time is over, too: one that was completed is not known here as long as its event is not.
+  select coalesce(array_agg(c.session_id) filter (where c.session_id is not null), '{}')
   into stale_sessions from closed c;
 end $function$;
+
+CREATE OR REPLACE FUNCTION private.paid_anew(reading jsonb)
+ RETURNS numeric
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select case when l.periods > 0 then least(greatest(l.total / l.periods, 0), 1) else 1 end
+    * case when (reading ->> 'total')::numeric > 0
+      then least((reading ->> 'amount_due')::numeric / (reading ->> 'total')::numeric, 1) else 1 end
+  from (
+    select sum((i.line ->> 'amount')::numeric) as total,
+      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
+    from jsonb_array_elements(reading -> 'lines') i (line)) l
+$function$;
 
 CREATE OR REPLACE FUNCTION private.pay_url(user_id uuid)
  RETURNS text
@@ -1081,8 +1222,11 @@ CREATE OR REPLACE FUNCTION private.pay_url(user_id uuid)
 AS $function$
 begin
   return coalesce(
-    (select p.pay_url from public.payments p
-    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null order by p.created_at limit 1),
+    (select p.pay_url from public.payments p join public.subscriptions s on s.id = p.subscription_id
+    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null
+      -- Stripe leaves invoices open when their subscription has ended: who pays one gets nothing for it.
+      and s.status not in ('canceled', 'incomplete_expired')
+    order by p.created_at limit 1),
     private.setting('billing.pay_url') #>> '{}');
 end $function$;
 
@@ -1316,7 +1460,9 @@ begin
   if v_price.plan_price_id is not null then
     if exists (
       select from public.subscriptions s
-      where s.user_id = prepare_checkout.user_id and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
+      where s.user_id = prepare_checkout.user_id
+        -- One of another product, sold to the same customer, is in nobody's way.
+        and s.plan_id is not null and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
       perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
     end if;
     select o.* into v_open from private.open_plan_checkout(v_wanted) o;
@@ -1361,19 +1507,21 @@ AS $function$
 declare
   v_user_id uuid;
   v_subscription private.stripe_objects;
+  v_changed boolean;
 begin
   update private.stripe_customers c set deleted_at = (kept).deleted_at
-  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at and (kept).deleted_at is not null
-  returning c.user_id into v_user_id;
-  if not found then
-    return false;
-  end if;
+  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at
+    -- One that is there after all is not the one to buy with when another has taken its place.
+    and ((kept).deleted_at is not null or not exists (
+      select from private.stripe_customers o where o.user_id = c.user_id and o.livemode = c.livemode and o.deleted_at is null));
+  v_changed := found;
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = (kept).id;
   for v_subscription in
     select o.* from private.stripe_objects o where o.customer_id = (kept).id and o.object = 'subscription'
   loop
-    perform private.project_subscription(v_subscription, v_user_id);
+    v_changed := private.project_subscription(v_subscription, v_user_id) or v_changed;
   end loop;
-  return true;
+  return v_changed;
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.project_payment(kept private.stripe_objects, owner uuid)
@@ -1467,7 +1615,6 @@ CREATE OR REPLACE FUNCTION private.project_stripe_object(kept private.stripe_obj
 AS $function$
 declare
   v_paid record;
-  v_subscription private.stripe_objects;
   v_changed boolean := false;
 begin
   if (kept).object in ('refund', 'dispute') then
@@ -1479,6 +1626,12 @@ begin
       owner := v_paid.user_id;
       continue when private.is_stripe_mismatch(v_paid.kept, owner);
       v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
+      -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
+      perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
+      if private.project_subscription_of(v_paid.kept, owner) then
+        perform private.refresh_entitlement(owner);
+        v_changed := true;
+      end if;
     end loop;
   end if;
   if owner is null then
@@ -1498,14 +1651,7 @@ begin
       return private.project_payment(kept, owner);
     when 'invoice' then
       v_changed := private.project_payment(kept, owner);
-      -- Its due date may be the one from which grace counts.
-      for v_subscription in
-        select o.* from private.stripe_objects o
-        where o.id = (kept).subscription_id and o.reading ->> 'status' = 'past_due'
-      loop
-        v_changed := private.project_subscription(v_subscription, owner) or v_changed;
-      end loop;
-      return v_changed;
+      return private.project_subscription_of(kept, owner) or v_changed;
     else
       return v_changed;
   end case;
@@ -1584,7 +1730,8 @@ begin
   if v_reading ->> 'status' is null then
     return false;
   end if;
-  select least(c.deleted_at, (kept).deleted_at) into v_gone_at from private.stripe_customers c where c.id = (kept).customer_id;
+  select least(o.deleted_at, (kept).deleted_at) into v_gone_at
+  from (values ((kept).customer_id)) c (id) left join private.stripe_objects o on o.id = c.id;
   v_row.id := (kept).id;
   v_row.user_id := owner;
   v_row.status := v_reading ->> 'status';
@@ -1595,9 +1742,6 @@ begin
   v_row.canceled_at := private.stripe_time(v_reading, 'canceled_at');
   v_row.ended_at := private.stripe_time(v_reading, 'ended_at');
   v_row.started_at := private.stripe_time(v_reading, 'started_at');
-  if (v_reading ->> 'is_paused')::boolean and v_row.status in ('active', 'trialing', 'past_due') then
-    v_row.status := 'paused';
-  end if;
   if v_gone_at is not null and v_row.status not in ('canceled', 'incomplete_expired') then
     v_row.status := 'canceled';
     v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
@@ -1614,14 +1758,40 @@ begin
     left join private.stripe_prices s on s.id = i.item ->> 'price_id'
     left join public.plan_prices pp on pp.id = s.plan_price_id
     left join public.plans p on p.id = pp.plan_id;
-  if v_row.status = 'past_due' then
-    select coalesce(min(coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created'))),
-      v_row.current_period_start, v_row.started_at)
+  if v_row.status in ('past_due', 'unpaid') then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
+      v_row.started_at)
     into v_row.past_due_since
-    from private.stripe_objects o
-    where o.subscription_id = (kept).id and o.object = 'invoice' and o.reading ->> 'status' = 'open' and o.deleted_at is null;
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
+    where i.status = 'open' and i.deleted_at is null;
   end if;
+  v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  -- Stripe goes on to the next period all the same, and collects nothing for it.
+  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+    v_row.status := 'paused';
+  end if;
+  v_row.is_returned := private.is_period_returned(v_row);
   return private.save_subscription(v_row);
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.project_subscription_of(invoice private.stripe_objects, owner uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_subscription private.stripe_objects;
+begin
+  -- One that has no row yet gets it in its own turn.
+  select o.* into v_subscription
+  from private.stripe_objects o join public.subscriptions s on s.id = o.id
+  where o.id = (invoice).subscription_id and o.object = 'subscription';
+  return v_subscription.id is not null and private.project_subscription(v_subscription, owner);
 end $function$;
 
 CREATE OR REPLACE FUNCTION private.receive_stripe_event(id text, type text, api_version text, livemode boolean, account text, created_at timestamp with time zone, object text, object_id text, payload jsonb)
@@ -1659,6 +1829,13 @@ CREATE OR REPLACE FUNCTION private.refresh_entitlement(user_id uuid)
  SET search_path TO ''
 AS $function$
 begin
+  -- Who is being erased at this moment is gone before anything of theirs is touched.
+  perform from auth.users u where u.id = refresh_entitlement.user_id for key share;
+  if not found then
+    return;
+  end if;
+  -- Shared by all, but for tg__refresh_entitlements: a setting or a plan that changes meanwhile is seen here, or sees this.
+  perform pg_advisory_xact_lock_shared(hashtextextended('private.entitlements', 0));
   -- Two who refresh at once: the second sees what the first has seen, and more.
   perform pg_advisory_xact_lock(hashtextextended('entitlement:' || refresh_entitlement.user_id, 0));
   delete from private.entitlements e where e.user_id = refresh_entitlement.user_id;
@@ -1695,6 +1872,25 @@ begin
   end if;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.retry_stripe_events(since timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_revived integer;
+begin
+  update private.stripe_events e set
+    state = 'waiting', finished_at = null, attempts_before_retry = e.attempts, next_attempt_at = now()
+  where e.state = 'dead' and e.finished_at >= coalesce(retry_stripe_events.since, '-infinity');
+  get diagnostics v_revived = row_count;
+  if v_revived > 0 then
+    perform private.audit(action => 'stripe_event.retry', resource_type => 'stripe_event', resource_id => 'all',
+      details => jsonb_build_object('events', v_revived, 'since', retry_stripe_events.since));
+  end if;
+  return v_revived;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.returned_money(payment_intent_ids text[], OUT refunded bigint, OUT disputed bigint)
  RETURNS record
  LANGUAGE plpgsql
@@ -1705,7 +1901,9 @@ begin
   select
     coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
     coalesce(sum((o.reading ->> 'amount')::bigint) filter (
-      where o.object = 'dispute' and o.reading ->> 'status' in ('needs_response', 'under_review', 'lost')), 0)
+      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+      where o.object = 'dispute' and o.reading ->> 'status' not in
+        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
   into refunded, disputed
   from private.stripe_objects o
   where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
@@ -1768,7 +1966,8 @@ begin
     quantity = excluded.quantity, current_period_start = excluded.current_period_start,
     current_period_end = excluded.current_period_end, trial_start = excluded.trial_start, trial_end = excluded.trial_end,
     cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
-    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since, started_at = excluded.started_at,
+    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
+    is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
     updated_at = excluded.updated_at
   where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   return found;
@@ -1873,7 +2072,9 @@ begin
     return;
   end if;
   -- What was read at the same moment is ordered by what it says, so that the order of arrival does not decide.
-  if (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
+  -- One that the database's clock, when it was ahead, has put into the future loses: it would win until then.
+  if v_old.read_at <= clock_timestamp() + interval '1 minute'
+    and (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
     v_newest := v_old;
   end if;
   stored := v_newest;
@@ -1903,7 +2104,9 @@ CREATE OR REPLACE FUNCTION private.stripe_customer_of(user_id uuid, livemode boo
 AS $function$
   select jsonb_build_object(
     'customer_id', min(c.id) filter (where c.deleted_at is null),
-    'customer_key', format('customer:%s:%s', stripe_customer_of.user_id, count(*) filter (where c.deleted_at is not null)))
+    'customer_key', format('customer:%s:%s:%s', stripe_customer_of.user_id, count(*) filter (where c.deleted_at is not null), (
+      select count(*) from private.checkouts k
+      where k.user_id = stripe_customer_of.user_id and k.livemode = stripe_customer_of.livemode and k.failed)))
   from private.stripe_customers c
   where c.user_id = stripe_customer_of.user_id and c.livemode = stripe_customer_of.livemode
 $function$;
@@ -1916,37 +2119,37 @@ CREATE OR REPLACE FUNCTION private.stripe_grants_of(kept private.stripe_objects)
 AS $function$
 declare
   v_reading jsonb := (kept).reading;
-  v_reason text := v_reading ->> 'billing_reason';
+  v_share numeric;
 begin
   if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
-    and v_reason in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    v_share := private.paid_anew(v_reading);
     return query
-      select 'stripe:line:' || (l.line ->> 'id'), trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1) * n.share)::bigint,
-        left(format('%s credits of the plan', p.name), 200), 'monthly',
+      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
         case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
       from jsonb_array_elements(v_reading -> 'lines') l (line)
         join private.stripe_prices s on s.id = l.line ->> 'price_id'
         join public.plan_prices pp on pp.id = s.plan_price_id
         join public.plans p on p.id = pp.plan_id
-        -- A change of the interval begins a period, of which the unused rest of the one before has paid a part: with that part came
-        -- credits already.
+        -- What costs nothing is paid by nothing.
         cross join lateral (
-          select case when v_reason = 'subscription_update' and (l.line ->> 'amount')::bigint > 0
-            then least(greatest((v_reading ->> 'total')::numeric, 0) / (l.line ->> 'amount')::numeric, 1) else 1 end) n (share)
-      where pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1) * n.share >= 1 and coalesce((l.line ->> 'quantity')::bigint, 1) > 0
-        and not coalesce((l.line ->> 'is_proration')::boolean, false)
+          select trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1)
+            * case when (l.line ->> 'amount')::bigint > 0 then v_share else 1 end)::bigint) n (credits)
+      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
         -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
         and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
       order by 1;
   elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
     and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
     return query
-      select 'stripe:session:' || (kept).id, sum(k.credits)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
+      select 'stripe:session:' || (kept).id, sum(k.credits * n.quantity)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
         coalesce(private.stripe_time(v_reading, 'paid_at'), private.stripe_time(v_reading, 'created'))
           + make_interval(days => min(k.expires_after_days))
-      from jsonb_array_elements_text(v_reading -> 'price_ids') i (price_id)
+      from jsonb_array_elements_text(v_reading -> 'price_ids') with ordinality i (price_id, place)
         join private.stripe_prices s on s.id = i.price_id
         join public.credit_packs k on k.id = s.credit_pack_id
+        cross join lateral (select coalesce((v_reading -> 'quantities' ->> (i.place - 1)::integer)::bigint, 1)) n (quantity)
+      where n.quantity > 0
       having count(*) > 0;
   end if;
 end $function$;
@@ -2021,7 +2224,7 @@ CREATE OR REPLACE FUNCTION private.subscription_claims(user_id uuid)
  SET search_path TO ''
 AS $function$
   with known as (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, t.period_ends_at, t.slack_ends_at, c.cancels_at,
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
       case when c.cancels_at is null then s.status else 'canceling' end as paid_state
     from public.subscriptions s
       join public.plans p on p.id = s.plan_id
@@ -2031,7 +2234,7 @@ AS $function$
       -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
       cross join lateral (
         select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
-          g.days + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
+          case when s.is_collection_paused then interval '0' else g.days end + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
             as slack_ends_at) t
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
@@ -2039,14 +2242,17 @@ AS $function$
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
-  from known k where k.status in ('trialing', 'active')
+  from known k where k.status in ('trialing', 'active') and not k.is_returned
   union all
   select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k where k.status in ('trialing', 'active', 'past_due') and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k
+  where k.status in ('trialing', 'active', 'past_due') and not k.is_returned and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
   union all
   select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and k.is_returned then 'unpaid'
       when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
+      when k.status in ('trialing', 'active') and k.is_collection_paused then 'paused'
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
@@ -2166,6 +2372,16 @@ begin
   elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
     perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
       v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+      -- The end of the grace may have told them of this debt.
+      select from private.billing_notices_sent n
+      where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
+        and n.sent_at >= v_row.past_due_since) then
+    -- The key of the step that says so at the end of the grace, which then has nothing more to say.
+    perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
+      private.dunning_key(v_row.id, v_row.past_due_since,
+        coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
+      v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
   end if;
 end $function$;
 
@@ -2176,6 +2392,7 @@ CREATE OR REPLACE FUNCTION private.tg__refresh_entitlements()
  SET search_path TO ''
 AS $function$
 begin
+  perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
     -- Nobody has subscribed to a new plan yet.
     update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
@@ -2235,6 +2452,34 @@ begin
     when exists (select from public.subscriptions s where s.user_id = trial_days_of.user_id and s.trial_start is not null) then 0
     else coalesce((select p.trial_days from public.plan_prices p where p.id = trial_days_of.plan_price), 0)
   end;
+end $function$;
+
+CREATE OR REPLACE FUNCTION private.warn_of_fraud(event private.stripe_events)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_warning jsonb := (event).payload #> '{data,object}';
+  v_intent text := coalesce(v_warning #>> '{payment_intent,id}', v_warning ->> 'payment_intent');
+  v_user_id uuid;
+begin
+  if exists (
+      select from public.security_events s
+      where s.type = 'stripe_early_fraud_warning' and s.user_id is null and s.dedupe_key = left((event).object_id, 200)) then
+    return;
+  end if;
+  select c.user_id into v_user_id
+  from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
+  where o.payment_intent_ids && array[v_intent] and o.payment_intent_ids <> '{}'
+  order by o.object in ('invoice', 'checkout_session') desc, o.id limit 1;
+  -- Of the project, not of the user: who uses a stolen card need not know that it is noticed.
+  perform private.raise_security_event(
+    type => 'stripe_early_fraud_warning', severity => 'high', user_id => null, dedupe_key => left((event).object_id, 200),
+    details => jsonb_build_object(
+      'event_id', (event).id, 'warning_id', (event).object_id,
+      'charge_id', left(coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge'), 255), 'payment_intent_id', left(v_intent, 255),
+      'fraud_type', left(v_warning ->> 'fraud_type', 255), 'user_id', v_user_id));
 end $function$;
 
 CREATE OR REPLACE FUNCTION public.get_my_entitlement(OUT plan_id text, OUT state text, OUT is_paid boolean, OUT subscription_id text, OUT current_period_end timestamp with time zone, OUT grace_until timestamp with time zone, OUT cancel_at timestamp with time zone, OUT trial_end timestamp with time zone, OUT pay_url text)
@@ -2413,7 +2658,9 @@ CREATE POLICY "owners see their subscriptions" ON "public"."subscriptions" FOR S
 
 COMMENT ON COLUMN "private"."billing_notices"."is_mailed" IS 'Also by mail, whatever notifications.mail_types says.';
 
-COMMENT ON COLUMN "private"."checkouts"."closed_at" IS 'When it was completed, had expired, or was given up for another.';
+COMMENT ON COLUMN "private"."checkouts"."closed_at" IS 'When it was completed, had expired, failed, or was given up for another.';
+
+COMMENT ON COLUMN "private"."checkouts"."failed" IS 'Stripe answered an error, which it repeats for a day to whoever comes with the same key.';
 
 COMMENT ON COLUMN "private"."credit_lots"."expired" IS 'How much of it nobody used in time: what a refund takes back of it has gone already.';
 
@@ -2485,15 +2732,21 @@ COMMENT ON COLUMN "public"."subscriptions"."current_period_end" IS 'The latest e
 
 COMMENT ON COLUMN "public"."subscriptions"."id" IS 'Stripe''s id.';
 
-COMMENT ON COLUMN "public"."subscriptions"."past_due_since" IS 'When the oldest unpaid invoice was due; grace counts from here. Null unless past_due.';
+COMMENT ON COLUMN "public"."subscriptions"."is_collection_paused" IS 'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
+
+COMMENT ON COLUMN "public"."subscriptions"."is_returned" IS 'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
+
+COMMENT ON COLUMN "public"."subscriptions"."past_due_since" IS 'When the oldest unpaid invoice since the last paid one was due; grace counts from here. Null unless past_due or unpaid.';
 
 COMMENT ON COLUMN "public"."subscriptions"."plan_id" IS 'The best plan among its items; null: none of its prices is known here.';
 
 COMMENT ON COLUMN "public"."subscriptions"."status" IS 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
 
-COMMENT ON FUNCTION "private"."apply_stripe_event"(text, integer, jsonb) IS 'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
+COMMENT ON FUNCTION "private"."apply_stripe_event"(text, integer, jsonb) IS 'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither; an early fraud warning needs no reading. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
 
 COMMENT ON FUNCTION "private"."apply_stripe_readings"(jsonb) IS 'Keeps what was read at Stripe, each object if no newer reading of it is there, and makes rows, credits and entitlements of it. Answers for each: same; changed; older: a newer one was here; unknown_customer: kept until we know whose it is; mismatch: it names another user than its customer''s, and nothing comes of it. An error leaves nothing behind.';
+
+COMMENT ON FUNCTION "private"."burn_lots_of"(uuid, text[], bigint) IS 'Takes so many of the unburned credits from the lots that the entries of these keys granted, as far as something remains of them; the rest stays unburned. What was spent before is burned already: a payment that goes back takes its own credits, and not those that expire first. The caller holds the account''s lock.';
 
 COMMENT ON FUNCTION "private"."bury_stripe_event"(private.stripe_events, text) IS 'Gives an event up and says so. Whoever calls it has locked its row.';
 
@@ -2501,9 +2754,9 @@ COMMENT ON FUNCTION "private"."call_apply_stripe_events"() IS 'Calls the applica
 
 COMMENT ON FUNCTION "private"."call_reconcile_stripe"() IS 'Calls the comparison with Stripe when somebody ever was a customer.';
 
-COMMENT ON FUNCTION "private"."check_buyer"(uuid, uuid) IS 'Raises what private.check_account refuses, and rate_limit_exceeded for who asks more often than billing_requests/minute allows.';
+COMMENT ON FUNCTION "private"."check_buyer"(uuid, uuid) IS 'Raises what private.check_account refuses, and rate_limit_exceeded or daily_quota_exceeded for who asks more often than billing_requests/minute and /day allow.';
 
-COMMENT ON FUNCTION "private"."claim_stripe_events"(integer) IS 'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+COMMENT ON FUNCTION "private"."claim_stripe_events"(integer) IS 'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
 
 COMMENT ON FUNCTION "private"."clawback_target"(bigint, bigint, bigint) IS 'The share of the credits whose money went back, to the nearest whole one, halves up.';
 
@@ -2515,21 +2768,29 @@ COMMENT ON FUNCTION "private"."dead_stripe_events"() IS 'Behind public.list_dead
 
 COMMENT ON FUNCTION "private"."delete_old_checkouts"() IS 'Forgets checkouts 90 days after their end. A job runs it. Answers how many.';
 
-COMMENT ON FUNCTION "private"."delete_old_stripe_events"(integer) IS 'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';
+COMMENT ON FUNCTION "private"."delete_old_stripe_events"(integer) IS 'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of checkouts that expired, and of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';
 
 COMMENT ON FUNCTION "private"."dunning_key"(text, timestamp with time zone, integer) IS 'A step of a debt: the next debt of the subscription begins anew.';
 
 COMMENT ON FUNCTION "private"."entitlement"(uuid) IS 'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Nobody but functions of ours may call it; they pass an id they have checked.';
 
-COMMENT ON FUNCTION "private"."fail_stripe_event"(text, integer, text) IS 'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished.';
+COMMENT ON FUNCTION "private"."fail_checkout"(uuid) IS 'Of a checkout for which Stripe answered an error: the next has other idempotency keys, because Stripe repeats what it answered once. Not to be called when nothing is known, as after a lost connection: the same key then finds what was made.';
+
+COMMENT ON FUNCTION "private"."fail_stripe_event"(text, integer, text) IS 'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished. The tenth try in vain, after some 45 minutes, is a security event, too.';
 
 COMMENT ON FUNCTION "private"."feature_refusal"(uuid, text) IS 'Null when the user''s plan includes the feature now; else {code: entitlement_required, message: why and where to pay, hint}.';
 
 COMMENT ON FUNCTION "private"."fill_placeholders"(text, jsonb) IS 'The template with each {key} replaced by its value; what has none leaves nothing.';
 
+COMMENT ON FUNCTION "private"."forget_stripe_customer"(text) IS 'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
+
 COMMENT ON FUNCTION "private"."grant_stripe_credits"(uuid, private.stripe_grant[]) IS 'Sees to it that a user has been granted these. Answers them with the amounts in the ledger.';
 
 COMMENT ON FUNCTION "private"."has_feature"(text) IS 'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row. Definer: entitlements are private.';
+
+COMMENT ON FUNCTION "private"."invoice_of_period"(public.subscriptions, boolean) IS 'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
+
+COMMENT ON FUNCTION "private"."is_period_returned"(public.subscriptions) IS 'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
 
 COMMENT ON FUNCTION "private"."is_stripe_mismatch"(private.stripe_objects, uuid) IS 'Whether a checkout session names another user than its customer''s. Anybody can put a client_reference_id into a payment link.';
 
@@ -2547,7 +2808,7 @@ COMMENT ON FUNCTION "private"."lock_stripe_objects"(text[]) IS 'One transaction 
 
 COMMENT ON FUNCTION "private"."money_text"(bigint, text) IS 'An amount of the smallest unit as people write it, such as 12.00 USD.';
 
-COMMENT ON FUNCTION "private"."move_clawback"(uuid, text, bigint, private.stripe_grant[]) IS 'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. The balance may fall below zero; credits that come back expire as the payment''s do.';
+COMMENT ON FUNCTION "private"."move_clawback"(uuid, text, bigint, private.stripe_grant[]) IS 'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. First go the payment''s own credits, as far as they are not spent, then any others; the balance may fall below zero. Credits that come back expire as the payment''s do.';
 
 COMMENT ON FUNCTION "private"."my_entitlement"() IS 'Behind public.get_my_entitlement. Definer: entitlements are private; it answers for the caller only.';
 
@@ -2555,9 +2816,11 @@ COMMENT ON FUNCTION "private"."note_checkout"(uuid, text, text) IS 'Notes the se
 
 COMMENT ON FUNCTION "private"."notify_billing"(uuid, text, text, jsonb) IS 'Tells a user something of private.billing_notices, once for a dedupe_key, as a notification of the type billing_<notice> and by mail. True when it did. A notice without a row is told to nobody, and may be told later when there is one.';
 
-COMMENT ON FUNCTION "private"."open_plan_checkout"(private.checkouts) IS 'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe before another begins. The caller holds the buyer''s lock.';
+COMMENT ON FUNCTION "private"."open_plan_checkout"(private.checkouts) IS 'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe, or be known to be over, before another begins. The caller holds the buyer''s lock.';
 
-COMMENT ON FUNCTION "private"."pay_url"(uuid) IS 'Where a user pays: the page of the oldest open invoice, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
+COMMENT ON FUNCTION "private"."paid_anew"(jsonb) IS 'The share of an invoice''s periods, 0 to 1, that is new money: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+
+COMMENT ON FUNCTION "private"."pay_url"(uuid) IS 'Where a user pays: the page of the oldest open invoice of a subscription that has not ended, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
 
 COMMENT ON FUNCTION "private"."payment_hint"(uuid) IS 'The sentence with the link that ends a refusal which money can lift.';
 
@@ -2567,11 +2830,11 @@ COMMENT ON FUNCTION "private"."payment_of_session"(private.stripe_objects) IS 'W
 
 COMMENT ON FUNCTION "private"."plans_outranked_by"(text) IS 'The plans that are no better than this one, itself included; null for no plan.';
 
-COMMENT ON FUNCTION "private"."prepare_checkout"(uuid, uuid, text, text, boolean, jsonb) IS 'Decides a checkout for functions/billing: {checkout_id, customer_id, customer_key, stripe_price_id, mode, trial_days, session_id, url, stale_sessions, expires_at}. Who asks twice for a plan gets the same checkout; asking for another closes it. A pack is a checkout of its own each time. Before a session is made, stale_sessions must be expired at Stripe; a user without customer_id gets one there with customer_key as its idempotency key.';
+COMMENT ON FUNCTION "private"."prepare_checkout"(uuid, uuid, text, text, boolean, jsonb) IS 'Decides a checkout for functions/billing: {checkout_id, customer_id, customer_key, stripe_price_id, mode, trial_days, session_id, url, stale_sessions, expires_at}. Who asks twice for a plan gets the same checkout; asking for another closes it. A pack is a checkout of its own each time. Before a session of a plan is made, stale_sessions must be expired at Stripe, and what Stripe says of the customer''s subscriptions be applied; a user without customer_id gets one there with customer_key as its idempotency key.';
 
 COMMENT ON FUNCTION "private"."prepare_portal"(uuid, uuid, boolean) IS 'The caller''s customer at Stripe, whose portal may be opened; not_found for who has none.';
 
-COMMENT ON FUNCTION "private"."project_customer_deletion"(private.stripe_objects) IS 'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer.';
+COMMENT ON FUNCTION "private"."project_customer_deletion"(private.stripe_objects) IS 'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer. One that is there after all, by a newer reading, brings them back.';
 
 COMMENT ON FUNCTION "private"."project_payment"(private.stripe_objects, uuid) IS 'The row of an invoice or of a checkout of a pack, with the credits that it brings, the refunds and disputes of it, and what these take back.';
 
@@ -2585,13 +2848,17 @@ COMMENT ON FUNCTION "private"."project_stripe_objects"(text) IS 'Makes every row
 
 COMMENT ON FUNCTION "private"."project_stripe_reading"(private.stripe_objects, uuid, text) IS 'Makes rows of one reading that was stored with this outcome. Answers the outcome that apply_stripe_readings tells.';
 
-COMMENT ON FUNCTION "private"."project_subscription"(private.stripe_objects, uuid) IS 'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when its invoices are not collected.';
+COMMENT ON FUNCTION "private"."project_subscription"(private.stripe_objects, uuid) IS 'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+COMMENT ON FUNCTION "private"."project_subscription_of"(private.stripe_objects, uuid) IS 'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
 
 COMMENT ON FUNCTION "private"."receive_stripe_event"(text, text, text, boolean, text, timestamp with time zone, text, text, jsonb) IS 'Keeps an event whose signature was verified. True: it is new; false: it was here already. One of another account than ours is kept as ignored, and is a security event.';
 
 COMMENT ON FUNCTION "private"."refresh_entitlement"(uuid) IS 'Writes private.entitlements of one user anew from public.subscriptions: at any time the best plan that is paid for then. To be called by whoever changed a subscription, in the same transaction.';
 
 COMMENT ON FUNCTION "private"."require_feature"(uuid, text) IS 'Raises entitlement_required, with the link to pay, unless the user''s plan includes the feature now.';
+
+COMMENT ON FUNCTION "private"."retry_stripe_events"(timestamp with time zone) IS 'For database administrators, after an outage: lets all dead events of Stripe''s be tried again, or those that were given up since then, as often as new ones. Answers how many.';
 
 COMMENT ON FUNCTION "private"."returned_money"(text[]) IS 'How much of a payment went back: refunds that did not fail, disputes that are open or lost. A bank''s inquiry (warning_*) moves no money.';
 
@@ -2609,9 +2876,9 @@ COMMENT ON FUNCTION "private"."start_retention_clocks"() IS 'Starts the clocks o
 
 COMMENT ON FUNCTION "private"."store_stripe_object"(private.stripe_objects) IS 'Keeps a reading unless a newer one is there. Answers what is stored now, and same, changed or older. The caller holds the lock.';
 
-COMMENT ON FUNCTION "private"."stripe_customer_of"(uuid, boolean) IS '{customer_id: the user''s customer at Stripe or null, customer_key: the idempotency key to create one with, another after each that was deleted}.';
+COMMENT ON FUNCTION "private"."stripe_customer_of"(uuid, boolean) IS '{customer_id: the user''s customer at Stripe or null, customer_key: the idempotency key to create one with, another after each that was deleted and each checkout that failed}.';
 
-COMMENT ON FUNCTION "private"."stripe_grants_of"(private.stripe_objects) IS 'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, after a change of plan in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack. By the prices that we know, never by metadata.';
+COMMENT ON FUNCTION "private"."stripe_grants_of"(private.stripe_objects) IS 'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
 
 COMMENT ON FUNCTION "private"."stripe_object"(jsonb) IS 'A reading as a row. An error when it says what cannot be.';
 
@@ -2619,7 +2886,7 @@ COMMENT ON FUNCTION "private"."stripe_price_to_buy"(text, text, boolean) IS 'Str
 
 COMMENT ON FUNCTION "private"."stripe_time"(jsonb, text) IS 'A time of a reading; null when it has none.';
 
-COMMENT ON FUNCTION "private"."subscription_claims"(uuid) IS 'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it; and no plan (null) ever after. Depends on rows only, not on the time it is asked.';
+COMMENT ON FUNCTION "private"."subscription_claims"(uuid) IS 'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
 
 COMMENT ON FUNCTION "private"."tell_of_payment"(private.stripe_objects) IS 'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
 
@@ -2627,7 +2894,7 @@ COMMENT ON FUNCTION "private"."tell_of_returns"(text[]) IS 'Money that went back
 
 COMMENT ON FUNCTION "private"."tell_of_stripe_object"(private.stripe_objects) IS 'Tells the owner what follows from an object, after its rows were made. What they were told once they are not told again, whoever reads it however often.';
 
-COMMENT ON FUNCTION "private"."tell_of_subscription"(text) IS 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week.';
+COMMENT ON FUNCTION "private"."tell_of_subscription"(text) IS 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
 
 COMMENT ON FUNCTION "private"."tg__refresh_entitlements"() IS 'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
 
@@ -2639,7 +2906,9 @@ COMMENT ON FUNCTION "private"."tg_stripe_customers__project"() IS 'What was read
 
 COMMENT ON FUNCTION "private"."trial_days_of"(uuid, text) IS 'Days of trial that a user gets with a price: what the price says, once in a lifetime.';
 
-COMMENT ON FUNCTION "public"."get_my_entitlement"() IS 'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid, canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+COMMENT ON FUNCTION "private"."warn_of_fraud"(private.stripe_events) IS 'Says what an event tells of an early fraud warning: each warning is one security event, with its payment and, where that is known here, whose it is. Nothing is taken back for it: refund the payment in Stripe, or wait for the dispute.';
+
+COMMENT ON FUNCTION "public"."get_my_entitlement"() IS 'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
 
 COMMENT ON FUNCTION "public"."list_dead_stripe_events"() IS 'For admins and the service role: events of Stripe''s that were given up, the latest first, at most 1000: type, when Stripe made them, how often they were tried, and why the last try failed. retry_stripe_event tries one again.';
 
@@ -2691,6 +2960,10 @@ REVOKE ALL ON FUNCTION "private"."apply_stripe_readings"(jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."apply_stripe_readings"(jsonb) TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."burn_lots_of"(uuid, text[], bigint) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."burn_lots_of"(uuid, text[], bigint) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."bury_stripe_event"(private.stripe_events, text) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."bury_stripe_event"(private.stripe_events, text) TO "postgres";
@@ -2739,6 +3012,10 @@ REVOKE ALL ON FUNCTION "private"."entitlement"(uuid) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."entitlement"(uuid) TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."fail_checkout"(uuid) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."fail_checkout"(uuid) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."fail_stripe_event"(text, integer, text) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."fail_stripe_event"(text, integer, text) TO "postgres";
@@ -2751,6 +3028,10 @@ REVOKE ALL ON FUNCTION "private"."fill_placeholders"(text, jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."fill_placeholders"(text, jsonb) TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."forget_stripe_customer"(text) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."forget_stripe_customer"(text) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."grant_stripe_credits"(uuid, private.stripe_grant[]) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."grant_stripe_credits"(uuid, private.stripe_grant[]) TO "postgres";
@@ -2758,6 +3039,14 @@ GRANT EXECUTE ON FUNCTION "private"."grant_stripe_credits"(uuid, private.stripe_
 REVOKE ALL ON FUNCTION "private"."has_feature"(text) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."has_feature"(text) TO "authenticated", "postgres";
+
+REVOKE ALL ON FUNCTION "private"."invoice_of_period"(public.subscriptions, boolean) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."invoice_of_period"(public.subscriptions, boolean) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."is_period_returned"(public.subscriptions) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."is_period_returned"(public.subscriptions) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."is_stripe_mismatch"(private.stripe_objects, uuid) FROM PUBLIC;
 
@@ -2806,6 +3095,10 @@ GRANT EXECUTE ON FUNCTION "private"."notify_billing"(uuid, text, text, jsonb) TO
 REVOKE ALL ON FUNCTION "private"."open_plan_checkout"(private.checkouts) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."open_plan_checkout"(private.checkouts) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."paid_anew"(jsonb) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."paid_anew"(jsonb) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."pay_url"(uuid) FROM PUBLIC;
 
@@ -2867,6 +3160,10 @@ REVOKE ALL ON FUNCTION "private"."project_subscription"(private.stripe_objects, 
 
 GRANT EXECUTE ON FUNCTION "private"."project_subscription"(private.stripe_objects, uuid) TO "postgres";
 
+REVOKE ALL ON FUNCTION "private"."project_subscription_of"(private.stripe_objects, uuid) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."project_subscription_of"(private.stripe_objects, uuid) TO "postgres";
+
 REVOKE ALL ON FUNCTION "private"."receive_stripe_event"(text, text, text, boolean, text, timestamp with time zone, text, text, jsonb) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."receive_stripe_event"(text, text, text, boolean, text, timestamp with time zone, text, text, jsonb) TO "postgres";
@@ -2878,6 +3175,10 @@ GRANT EXECUTE ON FUNCTION "private"."refresh_entitlement"(uuid) TO "postgres";
 REVOKE ALL ON FUNCTION "private"."require_feature"(uuid, text) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."require_feature"(uuid, text) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."retry_stripe_events"(timestamp with time zone) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."retry_stripe_events"(timestamp with time zone) TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."returned_money"(text[]) FROM PUBLIC;
 
@@ -2970,6 +3271,10 @@ GRANT EXECUTE ON FUNCTION "private"."tg_stripe_customers__project"() TO "postgre
 REVOKE ALL ON FUNCTION "private"."trial_days_of"(uuid, text) FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."trial_days_of"(uuid, text) TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."warn_of_fraud"(private.stripe_events) FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."warn_of_fraud"(private.stripe_events) TO "postgres";
 
 REVOKE ALL ON FUNCTION "public"."get_my_entitlement"() FROM PUBLIC;
 
@@ -3081,7 +3386,7 @@ select cron.schedule('apply-stripe-events', '15 seconds', 'select private.call_a
 
 select cron.schedule('delete-old-checkouts', '32 0 * * *', 'select private.delete_old_checkouts()');
 
-select cron.schedule('delete-old-stripe-events', '30 0 * * *', 'select private.delete_old_stripe_events()');
+select cron.schedule('delete-old-stripe-events', '30 * * * *', 'select private.delete_old_stripe_events()');
 
 select cron.schedule('reconcile-stripe', '20 3 * * *', 'select private.call_reconcile_stripe()');
 

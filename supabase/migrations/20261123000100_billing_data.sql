@@ -5,7 +5,7 @@ set statement_timeout = '60s';
 insert into private.settings (key, value, description) values
   ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
   ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.'),
-  ('billing.max_attempts', '10', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event.'),
+  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
   ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
   ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.'),
   ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
@@ -16,10 +16,12 @@ insert into public.plan_features (plan_id, feature)
 select p.id, f.feature from public.plans p cross join (values ('portfolio_sync'), ('own_keys')) f (feature)
 on conflict do nothing;
 
-insert into private.meters (slot, meter, period, is_held, is_open_without_row) values (11, 'billing_requests', 'minute', false, true)
+insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
+  (11, 'billing_requests', 'minute', false, true),
+  (12, 'billing_requests', 'day', false, true)
 on conflict (slot) do nothing;
 insert into public.plan_limits (plan_id, meter, period, amount)
-select p.id, 'billing_requests', 'minute', 30 from public.plans p
+select p.id, 'billing_requests', l.period, l.amount from public.plans p cross join (values ('minute', 30), ('day', 200)) l (period, amount)
 on conflict (plan_id, meter, period) do nothing;
 
 insert into public.plan_prices (id, plan_id, interval, amount, trial_days, credits) values

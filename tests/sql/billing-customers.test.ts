@@ -23,6 +23,7 @@ import {
   subscription,
   subscriptionOf,
 } from './billing-support.ts'
+import { entitlementOf } from './entitlement-support.ts'
 import { eventsOf, newAccount, rolledBack } from './support.ts'
 
 describe('a customer that is not known here', () => {
@@ -193,6 +194,54 @@ describe('a customer that is deleted at Stripe', () => {
       await apply(tx, { ...customer(shop, 2), deleted: true, user_id: null }, sub)
 
       expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'canceled', ended: day(0.5) })
+    }))
+
+  test('is there again when Stripe says so later, with its subscriptions and what they entitle to', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const sub = subscription(shop, 1)
+      await apply(tx, sub, { ...customer(shop, 2), deleted: true, user_id: null })
+
+      expect(await apply(tx, customer(shop, 3))).toEqual(['customer changed'])
+
+      const [link] = await tx`select deleted_at from private.stripe_customers where id = ${shop.customer}`
+      expect(link).toEqual({ deleted_at: null })
+      expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'active', ended: null })
+      expect(await entitlementOf(tx, shop.account.id)).toMatchObject({ plan_id: 'premium', is_paid: true })
+      expect(await apply(tx, customer(shop, 4))).toEqual(['customer same'])
+    }))
+
+  test('and is there again is not the one to buy with while another has taken its place; what it pays for counts', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const sub = subscription(shop, 1)
+      await apply(tx, sub, { ...customer(shop, 2), deleted: true, user_id: null })
+      const next = await nextCustomer(tx, shop, shop.account)
+
+      await apply(tx, customer(shop, 3))
+
+      const rows = await tx`
+        select id, deleted_at is null as lives from private.stripe_customers where user_id = ${shop.account.id} order by lives`
+      expect([...rows]).toEqual([
+        { id: shop.customer, lives: false },
+        { id: next.customer, lives: true },
+      ])
+      expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'active' })
+    }))
+
+  test('can be forgotten by an operator, until Stripe says that it is there', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const sub = subscription(shop, 1)
+      await apply(tx, sub)
+
+      await tx`select private.forget_stripe_customer(${shop.customer})`
+      const forgotten = [await subscriptionOf(tx, sub.id), await entitlementOf(tx, shop.account.id)]
+      const later = new Date(Date.now() + 30_000).toISOString()
+      await apply(tx, { ...customer(shop, 0), read_at: later })
+
+      expect(forgotten).toMatchObject([{ status: 'canceled' }, { plan_id: 'free', state: 'canceled' }])
+      expect(await entitlementOf(tx, shop.account.id)).toMatchObject({ plan_id: 'premium', state: 'active' })
     }))
 
   test('stays deleted when an older reading comes, and is linked to its user when that one is known by now only', () =>

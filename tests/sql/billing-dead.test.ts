@@ -13,6 +13,7 @@ import {
   newShop,
   pass,
   receive,
+  session,
   subscription,
 } from './billing-support.ts'
 import { inSession } from './in-session.ts'
@@ -120,6 +121,33 @@ describe('an event that is dead', () => {
       expect(await eventOf(tx, event)).toMatchObject({ state: 'dead', error: 'nobody came back from the last try' })
     }))
 
+  test('is one that ends its worker each time, and no other dies with it', () =>
+    rolledBack(async (tx) => {
+      await tx`update private.settings set value = '5' where key = 'billing.max_attempts'`
+      const shop = await newShop(tx)
+      const events: string[] = []
+      for (let n = 0; n < 12; n += 1) events.push(await receive(tx, shop))
+      const fatal = events.sort()[3]
+      const taken: string[][] = []
+
+      for (;;) {
+        const batch = await claim(tx, 10)
+        if (batch.length === 0) break
+        taken.push(batch.map(({ id }) => id))
+        // Who has the fatal one comes back from none of the batch.
+        if (batch.some(({ id }) => id === fatal))
+          await Promise.all(batch.map(async ({ id }) => pass(tx, id, '2 hours')))
+        else for (const claimed of batch) await finish(tx, claimed)
+      }
+
+      expect(taken[0]).toContain(fatal)
+      expect(taken.slice(1).filter((batch) => batch.includes(fatal ?? ''))).toEqual(
+        Array.from({ length: 4 }, () => [fatal]),
+      )
+      const dead = await tx`select id from private.stripe_events where id = any(${events}) and state = 'dead'`
+      expect([...dead]).toEqual([{ id: fatal }])
+    }))
+
   test('is tried as often as a new one when it is retried, and can be applied', () =>
     rolledBack(async (tx) => {
       const event = await deadEvent(tx)
@@ -151,6 +179,36 @@ describe('an event that is dead', () => {
   test('that does not exist is not found', () =>
     rolledBack(async (tx) => {
       expect(await refusal(tx, (sp) => retry(sp, 'evt_none'))).toMatchObject({ code: 'not_found', status: 404 })
+    }))
+})
+
+describe('all dead events together', () => {
+  const retryAll = async (tx: Tx, since: string | null = null): Promise<number> =>
+    (await tx`select private.retry_stripe_events(${since}::text::timestamptz) as revived`)[0]?.revived
+
+  test('are tried again by one call, with one entry in the audit log', () =>
+    rolledBack(async (tx) => {
+      const events = [await deadEvent(tx), await deadEvent(tx)]
+
+      expect([await retryAll(tx), await retryAll(tx)]).toEqual([2, 0])
+
+      for (const event of events) expect(await eventOf(tx, event)).toMatchObject({ state: 'waiting', attempts: 2 })
+      const third = await claimOne(tx)
+      expect([third.attempt, await fail(tx, third)]).toEqual([3, 'waiting'])
+      const entries = await tx`
+        select details from private.audit_log where action = 'stripe_event.retry' and resource_id = 'all' and created_at = now()`
+      expect([...entries]).toEqual([{ details: { events: 2, since: null } }])
+    }))
+
+  test('or only those that were given up since a time', () =>
+    rolledBack(async (tx) => {
+      const [old, recent] = [await deadEvent(tx), await deadEvent(tx)]
+      await tx`update private.stripe_events set finished_at = now() - interval '2 days' where id = ${old}`
+      const [yesterday] = await tx`select (now() - interval '1 day')::text as at`
+
+      expect(await retryAll(tx, yesterday?.at)).toBe(1)
+
+      expect([(await eventOf(tx, old)).state, (await eventOf(tx, recent)).state]).toEqual(['dead', 'waiting'])
     }))
 })
 
@@ -190,6 +248,19 @@ describe('old events', () => {
       const left =
         await tx`select customer_id from private.stripe_objects where customer_id in (${ours.customer}, ${unknown.customer})`
       expect([...left]).toEqual([{ customer_id: ours.customer }])
+    }))
+
+  test('go with what was read of checkouts that expired, which anybody can start by the thousand', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const read_at = new Date(Date.now() - 91 * 86_400_000).toISOString()
+      const [paid, expired] = [session(shop, 1), session(shop, 1, { status: 'expired', payment_status: 'unpaid' })]
+      await apply(tx, { ...paid, read_at }, { ...expired, read_at })
+
+      await tx`select private.delete_old_stripe_events()`
+
+      const left = await tx`select id from private.stripe_objects where id in (${paid.id}, ${expired.id})`
+      expect([...left]).toEqual([{ id: paid.id }])
     }))
 })
 

@@ -1,11 +1,14 @@
 /** The inbox of Stripe's events: each kept once, for one worker at a time, tried again until it is applied or dead. */
 import { describe, expect, test } from 'vitest'
 import {
+  apply,
   claim,
   claimOne,
   eventOf,
   fail,
   finish,
+  id,
+  intentOf,
   invoice,
   ledgerOf,
   newShop,
@@ -14,7 +17,7 @@ import {
   receiveAgain,
   subscription,
 } from './billing-support.ts'
-import { rolledBack } from './support.ts'
+import { rolledBack, type Tx } from './support.ts'
 
 describe('an event that is received', () => {
   test('is new once, however often it comes', () =>
@@ -120,5 +123,96 @@ describe('a worker', () => {
 
       expect(rests).toEqual([5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 'dead'])
       expect(await eventOf(tx, event)).toMatchObject({ state: 'dead', attempts: 12, error: 'Stripe did not answer' })
+    }))
+
+  test('that fails ten times is a security event, one for all that fail in the same hour', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const raised = async () => [
+        ...(await tx`
+          select severity, occurrences, details from public.security_events where type = 'stripe_event_failing' and created_at = now()`),
+      ]
+      const failed: string[] = []
+      for (const _ of [1, 2]) {
+        const event = await receive(tx, shop)
+        for (let attempt = 1; attempt <= 12; attempt += 1) {
+          await fail(tx, await claimOne(tx))
+          if (attempt === 9 && failed.length === 0) expect(await raised()).toEqual([])
+          await pass(tx, event, '2 hours')
+        }
+        failed.push(event)
+        await tx`update private.stripe_events set next_attempt_at = now() + interval '1 day' where id = ${event}`
+      }
+
+      expect(await raised()).toEqual([
+        { severity: 'medium', occurrences: 2, details: { event_id: failed[0], type: 'invoice.paid', attempts: 10 } },
+      ])
+    }))
+
+  test('is tried for three days as it is set up, with never more than an hour in between', () =>
+    rolledBack(async (tx) => {
+      const event = await receive(tx, await newShop(tx))
+      const rests: number[] = []
+      for (let state = 'waiting'; state === 'waiting'; ) {
+        state = await fail(tx, await claimOne(tx))
+        const { rest } = await eventOf(tx, event)
+        if (state === 'waiting') rests.push(Number(rest))
+        await pass(tx, event, '2 hours')
+      }
+
+      const hours = rests.reduce((sum, rest) => sum + rest, 0) / 3600
+      expect([Math.max(...rests), Math.floor(hours)]).toEqual([3600, 72])
+    }))
+})
+
+describe('an early fraud warning', () => {
+  const warning = async (tx: Tx, intent: unknown, object_id: string) => {
+    const event = { id: id('evt_sql'), type: 'radar.early_fraud_warning.created', object: 'radar.early_fraud_warning' }
+    const object = { id: object_id, object: event.object, charge: 'ch_1', payment_intent: intent, fraud_type: 'misc' }
+    await receiveAgain(tx, { ...event, object_id, payload: { id: event.id, data: { object } } })
+    await pass(tx, event.id, '0')
+    return event.id
+  }
+  const raisedFor = async (tx: Tx, key: string) => [
+    ...(await tx`
+      select user_id, severity, details, occurrences from public.security_events
+      where type = 'stripe_early_fraud_warning' and dedupe_key = ${key}`),
+  ]
+
+  test('is a security event that names the payment and whose it is, and no message to them', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const paid = invoice(shop, 1, { subscription_id: 'sub_1' })
+      await apply(tx, paid)
+      const event = await warning(tx, intentOf(paid), 'issfr_1')
+
+      expect(await finish(tx, await claimOne(tx))).toBe('applied')
+
+      expect(await raisedFor(tx, 'issfr_1')).toEqual([
+        {
+          ...{ user_id: null, severity: 'high', occurrences: 1 },
+          details: {
+            ...{ event_id: event, warning_id: 'issfr_1', charge_id: 'ch_1', payment_intent_id: intentOf(paid) },
+            ...{ fraud_type: 'misc', user_id: shop.account.id },
+          },
+        },
+      ])
+    }))
+
+  test('of a payment that is not known names no user, and is said once however many events tell of it', () =>
+    rolledBack(async (tx) => {
+      await warning(tx, { id: 'pi_expanded' }, 'issfr_2')
+      await finish(tx, await claimOne(tx))
+      await tx`update public.security_events set dedupe_window = 0 where dedupe_key = 'issfr_2'`
+      await warning(tx, { id: 'pi_expanded' }, 'issfr_2')
+
+      expect(await finish(tx, await claimOne(tx))).toBe('applied')
+
+      expect(await raisedFor(tx, 'issfr_2')).toEqual([
+        {
+          ...{ user_id: null, severity: 'high', occurrences: 1 },
+          details: expect.objectContaining({ payment_intent_id: 'pi_expanded', user_id: null }),
+        },
+      ])
     }))
 })

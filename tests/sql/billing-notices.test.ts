@@ -135,6 +135,65 @@ describe('a subscription', () => {
     }))
 })
 
+describe('a subscription that Stripe gives up as unpaid', () => {
+  const endings = async (tx: Tx, { account }: Shop) =>
+    (
+      await tx`select 1 from private.billing_notices_sent where user_id = ${account.id} and notice = 'dunning_access_ended'`
+    ).length
+  /** One that owes since that day. */
+  async function owing(tx: Tx, since: number) {
+    const shop = await newShop(tx)
+    const sub = subscription(shop, 1, { status: 'past_due' })
+    const open = invoice(shop, 1, { subscription_id: sub.id, status: 'open', attempt_count: 0, created: day(since) })
+    await apply(tx, sub, open)
+    return { shop, sub, open }
+  }
+
+  test('before the grace is over is told once, with where to pay, and not again when it would have been over', () =>
+    rolledBack(async (tx) => {
+      const { shop, sub } = await owing(tx, 8)
+      await readOften(tx, { ...sub, status: 'unpaid', read_at: readAt(2) })
+      const [mail] = await tx`select body from private.mails where user_id = ${shop.account.id}`
+      const told = await endings(tx, shop)
+      await apply(tx, { ...sub, status: 'past_due', read_at: readAt(3) })
+      await tx`update private.dunning_steps set after_days = 0`
+      await tx`select private.send_dunning()`
+
+      expect(mail?.body).toContain('https://pay.example.com/i/1')
+      expect([told, await endings(tx, shop)]).toEqual([1, 1])
+    }))
+
+  test('after the grace is not told again', () =>
+    rolledBack(async (tx) => {
+      const { shop, sub } = await owing(tx, 1)
+      await tx`select private.send_dunning()`
+      await readOften(tx, { ...sub, status: 'unpaid', read_at: readAt(2) })
+
+      expect(await endings(tx, shop)).toBe(1)
+    }))
+
+  test('long ago is not told', () =>
+    rolledBack(async (tx) => {
+      const { shop, sub } = await owing(tx, -80)
+      await apply(tx, { ...sub, status: 'unpaid', read_at: readAt(2) })
+
+      expect(await endings(tx, shop)).toBe(0)
+    }))
+})
+
+test('the mail that a subscription has ended leads to where one can subscribe, not to an invoice that Stripe left open', () =>
+  rolledBack(async (tx) => {
+    const shop = await newShop(tx)
+    const sub = subscription(shop, 1, { status: 'past_due' })
+    await apply(tx, sub, invoice(shop, 1, { subscription_id: sub.id, status: 'open', attempt_count: 0 }))
+
+    await apply(tx, { ...sub, status: 'canceled', ended_at: day(9.5), read_at: readAt(2) })
+
+    const [mail] = await tx`select body from private.mails where user_id = ${shop.account.id}`
+    expect(mail?.body).toContain('/billing')
+    expect(mail?.body).not.toContain('pay.example.com')
+  }))
+
 describe('money that goes back', () => {
   test('is told when it is on its way, in whatever order it is read', () =>
     rolledBack(async (tx) => {

@@ -10,10 +10,12 @@ import {
   newShop,
   paymentOf,
   type Reading,
+  readAt,
   session,
   subscription,
   subscriptionOf,
 } from './billing-support.ts'
+import { entitlementOf } from './entitlement-support.ts'
 import { creditsOf, rolledBack } from './support.ts'
 
 describe('a subscription', () => {
@@ -51,6 +53,19 @@ describe('a subscription', () => {
       expect(outcomes.flat()).toEqual([
         ...['subscription changed', 'subscription older', 'subscription same', 'subscription changed'],
       ])
+      expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'unpaid' })
+    }))
+
+  test('is as the next reading says, too, when a clock that was ahead has put the last one into the future', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const sub = subscription(shop, 1)
+      await apply(tx, sub)
+      await tx`update private.stripe_objects set read_at = now() + interval '2 hours' where id = ${sub.id}`
+
+      const outcomes = await apply(tx, { ...subscription(shop, 2, { status: 'unpaid' }), id: sub.id })
+
+      expect(outcomes).toEqual(['subscription changed'])
       expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'unpaid' })
     }))
 
@@ -104,14 +119,71 @@ describe('a subscription', () => {
       expect(seen).toEqual([day(0), day(5), day(4), day(5)])
     }))
 
-  test('whose invoices are not collected is paused', () =>
+  test('that is past due counts from what is open since the last payment, not from what was left open before it', () =>
     rolledBack(async (tx) => {
       const shop = await newShop(tx)
-      const sub = subscription(shop, 1, { is_paused: true })
+      const sub = subscription(shop, 1, { status: 'past_due' })
+      const at = (status: string, created: number) =>
+        invoice(shop, 1, { subscription_id: sub.id, status, created: day(created) })
 
+      const seen: unknown[] = []
+      for (const readings of [[sub, at('open', -110)], [at('open', 9)], [at('paid', -20)]]) {
+        await apply(tx, ...readings)
+        seen.push((await subscriptionOf(tx, sub.id)).past_due_since)
+      }
+
+      expect(seen).toEqual([day(-110), day(-110), day(9)])
+      expect(await entitlementOf(tx, shop.account.id)).toMatchObject({ state: 'past_due', is_paid: true })
+    }))
+
+  test.each([
+    ['active', {}],
+    ['trialing', { trial_end: day(30) }],
+  ])(
+    'that is %s, and whose invoices are not collected any more, entitles until the end of the period, without a grace',
+    (status, more) =>
+      rolledBack(async (tx) => {
+        const shop = await newShop(tx)
+        const sub = subscription(shop, 1, { ...more, status, is_paused: true })
+
+        await apply(tx, sub, invoice(shop, 1, { subscription_id: sub.id }))
+
+        const times = await tx`
+        select plan_id, state, extract(epoch from ends_at)::float8 as ends from private.entitlements
+        where user_id = ${shop.account.id} order by starts_at`
+        expect([...times]).toEqual([
+          { plan_id: 'premium', state: status, ends: day(30) },
+          { plan_id: null, state: 'paused', ends: Number.POSITIVE_INFINITY },
+        ])
+        expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status })
+      }),
+  )
+
+  test.each(['draft', 'void', 'uncollectible'])(
+    'is paused at once when the invoice of its period is %s instead of collected',
+    (status) =>
+      rolledBack(async (tx) => {
+        const shop = await newShop(tx)
+        const sub = subscription(shop, 1, { is_paused: true })
+
+        await apply(tx, sub)
+        await apply(tx, invoice(shop, 1, { subscription_id: sub.id, status }))
+
+        expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'paused' })
+        expect(await entitlementOf(tx, shop.account.id)).toMatchObject({ state: 'paused', is_paid: false })
+      }),
+  )
+
+  test('that is paused entitles to nothing at once, and one that is past due goes on being so', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      const sub = subscription(shop, 1, { status: 'paused', is_paused: true })
       await apply(tx, sub)
+      const before = await entitlementOf(tx, shop.account.id)
+      await apply(tx, { ...sub, status: 'past_due', read_at: readAt(2) })
 
-      expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'paused' })
+      expect(before).toMatchObject({ state: 'paused', is_paid: false })
+      expect(await subscriptionOf(tx, sub.id)).toMatchObject({ status: 'past_due' })
     }))
 })
 
@@ -193,6 +265,77 @@ describe('a paid invoice', () => {
       }),
   )
 
+  const unused = (amount: number) => ({ amount, is_proration: true })
+  const update = { billing_reason: 'subscription_update' }
+  test.each<[string, object, Record<string, unknown>[], string[]]>([
+    ['a trial ended now with a coupon of 50 %', { ...update, total: 600 }, [{}], ['grant 1000']],
+    ['a trial ended now with a coupon of 100 %', { ...update, total: 0 }, [{}], ['grant 1000']],
+    ['half of it was unused time; 20 % are tax', { ...update, total: 720 }, [unused(-600), {}], ['grant 500']],
+    ['two plans, one of them unused time', { ...update }, [unused(-1200), {}, {}], ['grant 500', 'grant 500']],
+    [
+      'a plan and something else, half of it unused time',
+      { ...update },
+      [unused(-1200), {}, { price_id: 'price_unknown' }],
+      ['grant 500'],
+    ],
+    ['a plan of the same price', { ...update, total: 0 }, [unused(-1200), {}], []],
+    ['a renewal with less unused time than it costs', { total: 900 }, [unused(-300), {}], ['grant 750']],
+    ['a renewal with more unused time than it costs', { total: -800 }, [unused(-2000), {}], []],
+    ['a renewal with the rest of an upgrade', { total: 2400 }, [unused(1200), {}], ['grant 1000']],
+    ['a renewal, all from the balance', { amount_due: 0, amount_paid: 0 }, [{}], []],
+    ['a renewal, a quarter from the balance', { amount_due: 900, amount_paid: 900 }, [{}], ['grant 750']],
+    ['a renewal with a debt of before', { amount_due: 1240, amount_paid: 1240 }, [{}], ['grant 1000']],
+    [
+      'a first period, all from the balance',
+      { billing_reason: 'subscription_create', amount_due: 0, amount_paid: 0 },
+      [{}],
+      [],
+    ],
+    [
+      'a half of unused time, half of the rest from the balance',
+      { ...update, total: 600, amount_due: 300, amount_paid: 300 },
+      [unused(-600), {}],
+      ['grant 250'],
+    ],
+  ])('brings credits in the share that is paid anew: %s', (_, fields, lines, grants) =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+
+      await apply(
+        tx,
+        invoice(shop, 1, { subscription_id: 'sub_1', ...fields, lines: lines.map((one) => line(shop.month, one)) }),
+      )
+
+      expect(await ledgerOf(tx, shop)).toEqual(grants)
+    }),
+  )
+
+  test('for a month instead of a year, and a year instead of a month, brings no credits for what is on the balance', () =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+      await tx`update public.plan_prices set credits = 12000 where id = ${`${shop.planPrice}_y`}`
+      const paid = (n: number, fields: Record<string, unknown>) =>
+        invoice(shop, n, { subscription_id: 'sub_1', ...fields })
+      const year = line(shop.year, { amount: 12_000 })
+      await apply(tx, paid(1, { billing_reason: 'subscription_create', total: 12_000, lines: [year] }))
+      const fromBalance = { amount_due: 0, amount_paid: 0, payments: [] }
+
+      const toMonth = (n: number) =>
+        paid(n, {
+          ...{ ...update, ...fromBalance, total: -10_800 },
+          lines: [line(shop.year, unused(-12_000)), line(shop.month)],
+        })
+      const toYear = (n: number) =>
+        paid(n, {
+          ...{ ...update, ...fromBalance, total: 10_800 },
+          lines: [line(shop.month, unused(-1200)), line(shop.year, { amount: 12_000 })],
+        })
+      await apply(tx, toMonth(2), toYear(3), toMonth(4), toYear(5), toMonth(6))
+      for (const n of [7, 8]) await apply(tx, paid(n, fromBalance))
+
+      expect(await ledgerOf(tx, shop)).toEqual(['grant 12000'])
+    }))
+
   test('that a coupon pays in full brings credits, and so does a plan that costs nothing', () =>
     rolledBack(async (tx) => {
       const shop = await newShop(tx)
@@ -260,6 +403,20 @@ describe('a checkout of a pack', () => {
       expect([await ledgerOf(tx, shop), lot]).toEqual([['grant 500'], { kind: 'purchased', expires: day(365) + 30 }])
       expect(await paymentOf(tx, bought.id)).toMatchObject({ status: 'paid', amount: 500, description: '500 credits' })
     }))
+
+  test.each([
+    ['three times', { quantities: [3] }, ['grant 1500']],
+    ['by a reading that does not say how often', {}, ['grant 500']],
+    ['not at all', { quantities: [0] }, []],
+  ])('bought %s brings its credits as often', (_, fields, grants) =>
+    rolledBack(async (tx) => {
+      const shop = await newShop(tx)
+
+      await apply(tx, session(shop, 1, fields))
+
+      expect(await ledgerOf(tx, shop)).toEqual(grants)
+    }),
+  )
 
   test('by a delayed method brings them when the money is there', () =>
     rolledBack(async (tx) => {

@@ -65,6 +65,79 @@ const somebodyWaits = async (tx: Tx): Promise<boolean> => {
 }
 
 describe('at the same time', () => {
+  test('readings that link customers and calls that lock many accounts do not wait in a circle', () =>
+    selling(8, async (sql, shop, accounts) => {
+      const owners = await Promise.all(Array.from({ length: 12 }, () => accounts()))
+      const ids = owners.map((owner) => owner.id)
+      const ended = { is: false }
+      const admissions = together(5, async () => {
+        let rounds = 0
+        while (!ended.is) {
+          await sql`
+            select from private.accounts a where a.user_id = any(${ids}::uuid[]) order by a.user_id for no key update of a`
+          rounds += 1
+        }
+        return rounds
+      })
+      const outcomes: unknown[] = []
+      for (let round = 0; round < 15; round += 1) {
+        const shops = owners.map((account) => ({ ...shop, account, customer: id('cus') }))
+        // In no order of the users, each with a paid pack, and nobody is linked.
+        const readings = shops.flatMap((buyer) => [customer(buyer, 1), session(buyer, 2)])
+        outcomes.push(...(await together(1, () => apply(sql, ...readings))))
+        await sql`delete from private.stripe_customers where user_id = any(${ids}::uuid[])`
+      }
+      ended.is = true
+
+      expect(await admissions).toEqual(Array.from({ length: 5 }, () => expect.any(Number)))
+      expect(outcomes).toEqual(Array.from({ length: 15 }, () => expect.arrayContaining(['checkout_session changed'])))
+    }))
+
+  test.each<[string, (sql: Sql, plan: string) => Promise<unknown>]>([
+    [
+      'a plan that is added',
+      (sql, plan) => sql`insert into public.plans (id, name, position) values (${plan}, 'Starter', 1)`,
+    ],
+    ['the days of grace', (sql) => sql`update private.settings set value = '9' where key = 'billing.grace_days'`],
+  ])('%s while a subscription is applied counts for it', (_what, change) =>
+    selling(4, async (sql, shop) => {
+      const plan = id('sql')
+      const written = () =>
+        sql`select * from private.entitlements where user_id = ${shop.account.id} order by starts_at`
+      const [grace] = await sql`select value from private.settings where key = 'billing.grace_days'`
+      try {
+        await duringWhich(
+          sql,
+          (tx) => apply(tx, subscription(shop, 1, { status: 'past_due' })),
+          () => change(sql, plan),
+        )
+        const rows = [...(await written())]
+        await sql`select private.refresh_entitlement(${shop.account.id})`
+
+        expect(rows.length).toBeGreaterThan(0)
+        expect(rows).toEqual([...(await written())])
+      } finally {
+        await sql`update private.settings set value = ${grace?.value} where key = 'billing.grace_days' and value <> ${grace?.value}`
+        await sql`delete from public.plans where id = ${plan}`
+      }
+    }),
+  )
+
+  test('a payment that arrives while the clock of retention is started stops it', () =>
+    selling(4, async (sql, shop) => {
+      const ended = subscription(shop, 1, { status: 'canceled', ended_at: day(5) })
+      await apply(sql, ended)
+      await sql`delete from private.retention_clocks where user_id = ${shop.account.id}`
+
+      await duringWhich(
+        sql,
+        (tx) => tx`select private.keep_retention_clock(${shop.account.id})`,
+        () => apply(sql, subscription(shop, 2)),
+      )
+
+      expect(await sql`select from private.retention_clocks where user_id = ${shop.account.id}`).toHaveLength(0)
+    }))
+
   test('twenty deliveries of an event are one event', () =>
     selling(10, async (sql, shop) => {
       const event = {

@@ -280,12 +280,16 @@ export async function everythingOf(sql: Sql | Tx, users: string[]): Promise<Fiel
   const [row] = await sql`
     select
       (select jsonb_agg(to_jsonb(s) - 'updated_at' order by s.id) from public.subscriptions s where s.user_id = any (${users}::uuid[])) as subscriptions,
+      (select jsonb_agg(to_jsonb(e) order by e.user_id, e.starts_at) from private.entitlements e where e.user_id = any (${users}::uuid[])) as entitlements,
       (select jsonb_agg(to_jsonb(p) - 'updated_at' order by p.id) from public.payments p where p.user_id = any (${users}::uuid[])) as payments,
       (select jsonb_agg(to_jsonb(r) - 'updated_at' order by r.id) from public.refunds r where r.user_id = any (${users}::uuid[])) as refunds,
       (select jsonb_agg(to_jsonb(d) - 'updated_at' order by d.id) from public.disputes d where d.user_id = any (${users}::uuid[])) as disputes,
       (select jsonb_agg(to_jsonb(c) - 'created_at' order by c.id) from private.stripe_customers c where c.user_id = any (${users}::uuid[])) as customers,
       (select jsonb_agg(to_jsonb(e) - 'id' - 'created_at' - 'balance_after' order by e.user_id, e.idempotency_key) from public.credit_entries e
         where e.user_id = any (${users}::uuid[]) and e.kind = 'grant') as grants,
-      (select jsonb_object_agg(a.user_id, a.balance) from private.accounts a where a.user_id = any (${users}::uuid[])) as balances`
+      (select jsonb_agg(to_jsonb(l) order by l.user_id, l.kind, l.expires_at) from (
+        select user_id, kind, expires_at, sum(remaining) as remaining from private.credit_lots
+        where user_id = any (${users}::uuid[]) group by user_id, kind, expires_at) l) as lots,
+      (select jsonb_object_agg(a.user_id, array[a.balance, a.unburned]) from private.accounts a where a.user_id = any (${users}::uuid[])) as balances`
   return { ...row }
 }

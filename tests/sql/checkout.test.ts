@@ -178,6 +178,19 @@ describe('checkout and portal', () => {
       await setCounter(tx, account.id, 'billing_requests', 'minute', { used: 2, resetsIn: '-1 second' })
       expect(await prepare(tx, account)).toMatchObject({ mode: 'subscription' })
     }))
+
+  test('are counted a day, too: nobody makes sessions at Stripe by the thousand', () =>
+    rolledBack(async (tx) => {
+      await synced(tx)
+      const account = await newAccount(tx)
+      await setLimit(tx, account.id, 'billing_requests', 'day', 1)
+      await prepare(tx, account)
+
+      expect(await refusal(tx, (sp) => prepare(sp, account))).toMatchObject({
+        code: 'daily_quota_exceeded',
+        status: 429,
+      })
+    }))
 })
 
 describe('prepare_checkout', () => {
@@ -192,7 +205,7 @@ describe('prepare_checkout', () => {
       expect(prepared).toEqual({
         checkout_id: expect.stringMatching(/^[0-9a-f-]{36}$/),
         customer_id: null,
-        customer_key: `customer:${account.id}:0`,
+        customer_key: `customer:${account.id}:0:0`,
         stripe_price_id: prices.month,
         mode: 'subscription',
         trial_days: 7,
@@ -228,6 +241,15 @@ describe('prepare_checkout', () => {
       expect(await prepare(tx, account)).toMatchObject({ trial_days: 7 })
     }),
   )
+
+  test('of a plan for who has a subscription of another product only', () =>
+    rolledBack(async (tx) => {
+      await synced(tx)
+      const account = await newAccount(tx)
+      await putSubscription(tx, account.id, { plan_id: null })
+
+      expect(await prepare(tx, account)).toMatchObject({ mode: 'subscription', trial_days: 7 })
+    }))
 
   test('gives a trial once, also after the customer was deleted', () =>
     rolledBack(async (tx) => {
@@ -280,6 +302,24 @@ describe('who asks for a plan again', () => {
     }),
   )
 
+  test('one for which Stripe answered an error is another next time, with other keys; one that has a page stays', () =>
+    rolledBack(async (tx) => {
+      await synced(tx)
+      const account = await newAccount(tx)
+      const fail = (sp: Tx, { checkout_id }: { checkout_id: string }) =>
+        sp`select private.fail_checkout(${checkout_id})`
+      const first = await prepare(tx, account)
+      await fail(tx, first)
+      const second = await prepare(tx, account)
+      await note(tx, second, 'cs_second')
+      await fail(tx, second)
+      const third = await prepare(tx, account)
+
+      expect(second.checkout_id).not.toBe(first.checkout_id)
+      expect(second.customer_key).not.toBe(first.customer_key)
+      expect(third).toMatchObject({ checkout_id: second.checkout_id, customer_key: second.customer_key })
+    }))
+
   test('a session made for a checkout that was given up meanwhile is not shown', () =>
     rolledBack(async (tx) => {
       await synced(tx)
@@ -321,11 +361,12 @@ describe('who asks for a plan again', () => {
     }),
   )
 
-  test('an expired session needs not be expired again', () =>
+  test('a session whose time is over is asked about, once: it may have been completed', () =>
     asked(async (tx, account) => {
       await tx`update private.checkouts set expires_at = now()`
 
-      expect(await prepare(tx, account)).toMatchObject({ session_id: null, stale_sessions: [] })
+      expect(await prepare(tx, account)).toMatchObject({ session_id: null, stale_sessions: ['cs_first'] })
+      expect(await prepare(tx, account)).toMatchObject({ stale_sessions: [] })
     }))
 
   test('a checkout without a session is taken up again, as after a crash', () =>
@@ -392,7 +433,10 @@ describe('customers', () => {
       expect(await prepare(tx, account)).toMatchObject({ customer_id: 'cus_1' })
 
       await tx`update private.stripe_customers set deleted_at = now() where id = 'cus_1'`
-      expect(await prepare(tx, account)).toMatchObject({ customer_id: null, customer_key: `customer:${account.id}:1` })
+      expect(await prepare(tx, account)).toMatchObject({
+        customer_id: null,
+        customer_key: `customer:${account.id}:1:0`,
+      })
       expect(await link(tx, account.id, 'cus_2')).toBe('cus_2')
     }))
 
@@ -479,11 +523,14 @@ test('checkouts are forgotten 90 days after their end', () =>
   rolledBack(async (tx) => {
     await synced(tx)
     const account = await newAccount(tx)
-    await prepare(tx, account)
-    await prepare(tx, account, { credit_pack: 'credits_500' })
-    await tx`update private.checkouts set expires_at = now() - interval '90 days 1 second' where credit_pack_id is not null`
-    await tx`update private.checkouts set expires_at = now() - interval '89 days' where credit_pack_id is null`
+    const [plan, pack] = [await prepare(tx, account), await prepare(tx, account, { credit_pack: 'credits_500' })]
+    const end = (checkout: { checkout_id: string }, ago: string) =>
+      tx`update private.checkouts set expires_at = now() - ${ago}::interval where id = ${checkout.checkout_id}`
+    await end(plan, '89 days')
+    await end(pack, '90 days 1 second')
 
-    const [row] = await tx`select private.delete_old_checkouts() as n`
-    expect(row?.n).toBe(1)
+    await tx`select private.delete_old_checkouts()`
+
+    const left = await tx`select id from private.checkouts where user_id = ${account.id}`
+    expect([...left]).toEqual([{ id: plan.checkout_id }])
   }))

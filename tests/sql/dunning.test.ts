@@ -39,7 +39,8 @@ describe('notify_billing', () => {
   test('links to what it is told, else to the oldest open invoice', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await putInvoice(tx, id, { payUrl: 'https://pay.test/old' })
+      const subscription = await putSubscription(tx, id, { status: 'unpaid' })
+      await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/old' })
       await tx`insert into private.billing_notices (id, title, body) values ('test', 'Pay', '{pay_url}')`
       await notify(tx, id, 'test', 'a')
       await notify(tx, id, 'test', 'b', { pay_url: 'https://pay.test/this' })
@@ -239,6 +240,29 @@ describe('the clock of retention', () => {
       await putSubscription(tx, id)
       expect(await clock(tx, id)).toBeUndefined()
     }))
+
+  test.each<[string, Subscription, Subscription, number]>([
+    ['given up as unpaid: now', { status: 'canceled', ended_at: '-600 days' }, { status: 'unpaid' }, 0],
+    ['given up as unpaid: now, too', { period_end: '-600 days' }, { status: 'unpaid' }, 0],
+    ['canceled', { period_end: '-600 days' }, { status: 'canceled', ended_at: '-3 days' }, 3 * day],
+    [
+      'canceled, the longest of two',
+      { status: 'canceled', ended_at: '-600 days', started_at: '-90 days' },
+      { status: 'canceled', ended_at: '-3 days', started_at: '-700 days' },
+      3 * day,
+    ],
+  ])(
+    'starts with the end of what was paid last when another ended long ago, and this one is %s',
+    (_, first, last, age) =>
+      rolledBack(async (tx) => {
+        const { id } = await newAccount(tx)
+        await putSubscription(tx, id, first)
+        await tx`delete from private.retention_clocks where user_id = ${id}`
+        await putSubscription(tx, id, last)
+
+        expect(await clock(tx, id)).toEqual({ age, days: 30 })
+      }),
+  )
 
   test('does not start while another subscription is paid', () =>
     rolledBack(async (tx) => {

@@ -346,9 +346,10 @@ describe('get_my_entitlement', () => {
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
       const subscription_id = await putSubscription(tx, id, { ...canceling('3 days'), trial_end: '-4 days' })
-      await putInvoice(tx, id, { payUrl: 'https://pay.test/new' })
-      await putInvoice(tx, id, { payUrl: 'https://pay.test/old', age: '1 day' })
-      await putInvoice(tx, id, { payUrl: 'https://pay.test/paid', age: '2 days', status: 'paid' })
+      const subscription = subscription_id
+      await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/new' })
+      await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/old', age: '1 day' })
+      await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/paid', age: '2 days', status: 'paid' })
 
       const [now] = await tx`select now()`
       const answer = await mine(tx, id)
@@ -364,4 +365,34 @@ describe('get_my_entitlement', () => {
       const days = (at: unknown) => Math.round((Number(at) - Number(now?.now)) / 86_400_000)
       expect([days(answer.current_period_end), days(answer.trial_end)]).toEqual([3, -4])
     }))
+
+  test.each(['canceled', 'incomplete_expired'])(
+    'never the page of an invoice that a subscription left behind when it became %s: it buys nothing',
+    (status) =>
+      rolledBack(async (tx) => {
+        const { id } = await newAccount(tx)
+        const gone = await putSubscription(tx, id, { status, ended_at: '-1 day' })
+        await putInvoice(tx, id, { subscription: gone, payUrl: 'https://pay.test/gone', age: '9 days' })
+        await putInvoice(tx, id, { subscription: 'sub_of_nobody', payUrl: 'https://pay.test/nobody', age: '8 days' })
+        const alone = await mine(tx, id)
+        const subscription = await putSubscription(tx, id)
+        const again = await mine(tx, id)
+        await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/owed' })
+
+        expect([alone.pay_url, again.pay_url]).toEqual(['/billing', '/billing'])
+        expect((await mine(tx, id)).pay_url).toBe('https://pay.test/owed')
+      }),
+  )
+
+  test.each(['past_due', 'unpaid', 'incomplete', 'paused'])(
+    'the page of what a subscription that is %s owes',
+    (status) =>
+      rolledBack(async (tx) => {
+        const { id } = await newAccount(tx)
+        const subscription = await putSubscription(tx, id, { status, past_due_since: '-1 day' })
+        await putInvoice(tx, id, { subscription, payUrl: 'https://pay.test/owed' })
+
+        expect((await mine(tx, id)).pay_url).toBe('https://pay.test/owed')
+      }),
+  )
 })

@@ -46,7 +46,8 @@ describe('require_feature', () => {
     rolledBack(async (tx) => {
       await onlyPremium(tx, 'own_keys')
       const account = await newAccount(tx)
-      await putInvoice(tx, account.id, { payUrl: 'https://pay.test/open' })
+      const subscription = await putSubscription(tx, account.id, { status: 'unpaid' })
+      await putInvoice(tx, account.id, { subscription, payUrl: 'https://pay.test/open' })
 
       const [row] = await tx`select private.feature_refusal(${account.id}, 'own_keys') as r`
       expect(row?.r).toMatchObject({
