@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { applyEvents } from '../_shared/billing/apply-events.ts'
 import { createTurns } from '../_shared/billing/apply-in-turn.ts'
+import { describeFailure } from '../_shared/billing/describe-failure.ts'
 import { handleWebhookRequest, type WebhookWorld } from '../_shared/billing/handle-webhook-request.ts'
 import { createInbox } from '../_shared/billing/inbox-database.ts'
 import { createRaiseLimit } from '../_shared/billing/raise-limit.ts'
@@ -40,7 +41,9 @@ function starter(): () => void {
   if (secretKey === undefined || typeof EdgeRuntime === 'undefined') return () => {}
   const reader = createStripeReader(createStripe(secretKey, env.STRIPE_API_URL))
   const applying = { ...inbox, reader, livemode, now: Date.now, log }
-  return createTurns(() => applyEvents(applying, backgroundMs), EdgeRuntime.waitUntil)
+  const failed = (error: unknown) =>
+    log({ level: 'error', message: 'Stripe events were not applied', cause: describeFailure(error) })
+  return createTurns(() => applyEvents(applying, backgroundMs), EdgeRuntime.waitUntil, failed)
 }
 
 export default { fetch: (request: Request) => handleWebhookRequest(request, world) }

@@ -7,7 +7,7 @@ import { requireReturnUrl } from '../../functions/_shared/billing/return-url.ts'
 import { apiVersion } from '../../functions/_shared/billing/stripe-client.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { type Answers, failure, list, missing, startStripe } from './billing-stripe.ts'
-import { checkoutId, now, session, subscription, userId } from './billing-world.ts'
+import { checkoutId, customer, now, session, subscription, userId } from './billing-world.ts'
 
 const sessionId = '0198c2a1-6a54-7d1e-9d6e-2d2a3f5b7c03'
 const prepared: PreparedCheckout = {
@@ -20,6 +20,7 @@ const usual: Answers = {
   'POST /customers/cus_new': () => ({ id: 'cus_new', object: 'customer' }),
   'GET /checkout/sessions': () => list([]),
   'POST /checkout/sessions': () => ({ id: 'cs_new', object: 'checkout.session', url: pay }),
+  'GET /subscriptions': () => list([]),
   'POST /billing_portal/sessions': () => ({ object: 'billing_portal.session', url: 'https://billing.example.com/p' }),
 }
 const usualBody = {
@@ -36,7 +37,13 @@ afterEach(() => stripe.stop())
 
 /** `checkouts` are what SQL decides, one after the other; the last one again and again. */
 function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partial<BillingStore> = {}) {
-  const seen = { wanted: [] as unknown[], linked: [] as string[], noted: [] as string[], readings: [] as Reading[] }
+  const seen = {
+    wanted: [] as unknown[],
+    linked: [] as string[],
+    noted: [] as string[],
+    failed: [] as string[],
+    readings: [] as Reading[],
+  }
   const lines: unknown[] = []
   const left = [...checkouts]
   const store: BillingStore = {
@@ -55,9 +62,15 @@ function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partia
       seen.noted.push(id)
       return true
     },
+    failCheckout: async (checkout) => void seen.failed.push(checkout),
     emailOf: async () => 'someone@example.com',
     databaseTime: async () => '2026-11-20T00:00:00Z',
-    applyReadings: async (readings) => void seen.readings.push(...readings),
+    applyReadings: async (readings) => {
+      const isKnown = (id: string) => seen.readings.some((reading) => reading.id === id)
+      const outcomes = readings.map(({ object, id }) => ({ object, id, outcome: isKnown(id) ? 'same' : 'changed' }))
+      seen.readings.push(...readings)
+      return outcomes
+    },
     ...changes,
   }
   const world: BillingWorld = {
@@ -83,21 +96,22 @@ const param = (what: string, name: string) => stripe.asked.find((one) => one.wha
 
 describe('refused', () => {
   test.each([
-    ['a price of Stripe', { price: 'price_cheap' }, 'price'],
-    ['a customer', { customer: 'cus_other' }, 'customer'],
-    ['a trial', { trial_days: 999 }, 'trial_days'],
-    ['a quantity', { quantity: 0 }, 'quantity'],
-    ['a pack besides a plan', { credit_pack: 'credits_1000' }, 'plan_price'],
-    ['neither plan nor pack', { plan_price: undefined }, 'plan_price'],
-    ["an id of Stripe's in the place of ours", { plan_price: 'price_1ABC' }, 'plan_price'],
-    ['an address elsewhere', { success_url: 'https://evil.example.com/' }, 'success_url'],
-    ['an address elsewhere to go back to', { cancel_url: 'javascript:alert(1)' }, 'cancel_url'],
-  ])('%s from the caller', async (_name, more, field) => {
+    ['a price of Stripe', { price: 'price_cheap' }, 'price', 'is not a field here.'],
+    ['a customer', { customer: 'cus_other' }, 'customer', 'is not a field here.'],
+    ['a trial', { trial_days: 999 }, 'trial_days', 'is not a field here.'],
+    ['a quantity', { quantity: 0 }, 'quantity', 'is not a field here.'],
+    ['a pack besides a plan', { credit_pack: 'credits_1000' }, 'plan_price', 'give either plan_price or credit_pack.'],
+    ['neither plan nor pack', { plan_price: undefined }, 'plan_price', 'give either plan_price or credit_pack.'],
+    ["an id of Stripe's in the place of ours", { plan_price: 'price_1ABC' }, 'plan_price', 'is missing or not valid.'],
+    ['an address elsewhere', { success_url: 'https://evil.example.com/' }, 'success_url', ''],
+    ['an address elsewhere to go back to', { cancel_url: 'javascript:alert(1)' }, 'cancel_url', ''],
+  ])('%s from the caller', async (_name, more, field, why) => {
     const { world } = createWorld()
 
     const answer = await ask(world, { ...usualBody, ...more })
 
-    expect(answer).toMatchObject({ status: 400, body: { error: { code: 'invalid_request_error', param: field } } })
+    const error = { code: 'invalid_request_error', param: field, message: expect.stringContaining(`${field}: ${why}`) }
+    expect(answer).toMatchObject({ status: 400, body: { error } })
     expect(stripe.asked).toEqual([])
   })
 
@@ -180,6 +194,17 @@ describe('a checkout', () => {
     expect(seen.linked).toEqual(['cus_new'])
   })
 
+  test('of somebody whose address Stripe refuses goes on without it; another error does not lose the customer', async () => {
+    stripe.answers['POST /customers/cus_new'] = () => failure(400, { code: 'email_invalid', param: 'email' })
+    const { world, seen } = createWorld([{ ...prepared, customer_id: null }])
+
+    expect(await ask(world)).toMatchObject({ status: 200, body: { url: pay } })
+    stripe.answers['POST /customers/cus_new'] = () => failure(500, { type: 'api_error' })
+    expect((await ask(world)).status).toBe(503)
+
+    expect(seen.linked).toEqual(['cus_new', 'cus_new'])
+  })
+
   test('uses the customer that was linked first when two were made', async () => {
     const { world } = createWorld([{ ...prepared, customer_id: null }], { linkCustomer: async () => 'cus_first' })
 
@@ -193,12 +218,40 @@ describe('what changed meanwhile', () => {
   test('a customer that was deleted in Stripe is forgotten, and another is made', async () => {
     stripe.answers['POST /checkout/sessions'] = ({ params }) =>
       params.get('customer') === 'cus_1' ? missing('customer') : { id: 'cs_new', object: 'checkout.session', url: pay }
+    stripe.answers['GET /customers/cus_1'] = () => ({ id: 'cus_1', object: 'customer', deleted: true })
     const { world, seen } = createWorld([prepared, { ...prepared, customer_id: null }])
 
     expect((await ask(world)).body).toEqual({ url: pay })
 
     expect(seen.readings).toMatchObject([{ object: 'customer', id: 'cus_1', deleted: true }])
     expect(seen.linked).toEqual(['cus_new'])
+  })
+
+  // The key may be of another account of the same mode: what was bought with the right one goes on there.
+  test.each(['checkout', 'portal'])(
+    'a customer whom Stripe does not know is kept, refused and logged: %s',
+    async (path) => {
+      stripe.answers['POST /checkout/sessions'] = () => missing('customer')
+      stripe.answers['POST /billing_portal/sessions'] = () => missing('customer')
+      const { world, seen, lines } = createWorld()
+
+      const body = path === 'portal' ? { return_url: 'http://localhost:3000/account' } : usualBody
+      const answer = await ask(world, body, path)
+
+      expect(answer).toMatchObject({ status: 503, body: { error: { code: 'billing_unavailable' } } })
+      expect(asked()).toContain('GET /customers/cus_1')
+      expect(seen).toMatchObject({ readings: [], linked: [] })
+      expect(JSON.stringify(lines)).toContain('resource_missing')
+    },
+  )
+
+  test('a customer who lives is kept, whatever a session said of it', async () => {
+    stripe.answers['POST /checkout/sessions'] = () => missing('customer')
+    stripe.answers['GET /customers/cus_1'] = () => customer({ id: 'cus_1' })
+    const { world, seen } = createWorld()
+
+    expect((await ask(world)).status).toBe(503)
+    expect(seen.readings).toEqual([])
   })
 
   test('sessions that were given up are expired before another begins, also those only Stripe knows of', async () => {
@@ -219,6 +272,7 @@ describe('what changed meanwhile', () => {
       'GET /checkout/sessions',
       'POST /checkout/sessions/cs_stale/expire',
       'POST /checkout/sessions/cs_open/expire',
+      'GET /subscriptions',
       'POST /checkout/sessions',
     ])
   })
@@ -239,6 +293,35 @@ describe('what changed meanwhile', () => {
     expect((await ask(world)).status).toBe(409)
 
     expect(seen.readings.map(({ id }) => id)).toEqual(['cs_stale', 'sub_1'])
+    expect(asked()).not.toContain('POST /checkout/sessions')
+  })
+
+  test('a subscription that only Stripe knows of is applied, and the checkout decided anew', async () => {
+    stripe.answers['GET /subscriptions'] = () => list([subscription({ id: 'sub_by_hand', status: 'canceled' })])
+    const { world, seen } = createWorld([prepared, { ...prepared, trial_days: 0 }])
+
+    expect((await ask(world)).body).toEqual({ url: pay })
+
+    expect(seen.readings).toMatchObject([{ id: 'sub_by_hand' }, { id: 'sub_by_hand' }])
+    const made = stripe.asked.filter(({ what }) => what === 'POST /checkout/sessions')
+    expect(made.map(({ params }) => params.get('subscription_data[trial_period_days]'))).toEqual([null])
+    expect([param('GET /subscriptions', 'customer'), param('GET /subscriptions', 'status')]).toEqual(['cus_1', 'all'])
+  })
+
+  test('of a pack nothing is asked but the session itself', async () => {
+    const { world } = createWorld([{ ...prepared, mode: 'payment', trial_days: 0 }])
+
+    await ask(world, { ...usualBody, plan_price: undefined, credit_pack: 'credits_1000' })
+
+    expect(asked()).toEqual(['POST /checkout/sessions'])
+  })
+
+  test('a session that Stripe neither expires nor has completed yet keeps another from beginning', async () => {
+    stripe.answers['POST /checkout/sessions/cs_stale/expire'] = () => failure(400, { message: 'It is being paid.' })
+    stripe.answers['GET /checkout/sessions/cs_stale'] = () => session({ id: 'cs_stale', status: 'open' })
+    const { world } = createWorld([{ ...prepared, stale_sessions: ['cs_stale'] }])
+
+    expect(await ask(world)).toMatchObject({ status: 503, body: { error: { code: 'billing_unavailable' } } })
     expect(asked()).not.toContain('POST /checkout/sessions')
   })
 
@@ -268,12 +351,27 @@ describe("Stripe's errors", () => {
     [401, 'authentication_error', 500, 'internal'],
   ])('%i %s: the caller gets %i, and the log no words of it', async (status, type, answered, code) => {
     stripe.answers['POST /checkout/sessions'] = () => ({ status, error: { type, message: 'someone@example.com' } })
-    const { world, lines } = createWorld()
+    const { world, lines, seen } = createWorld()
 
     expect(await ask(world)).toMatchObject({ status: answered, body: { error: { code } } })
 
+    // Stripe would answer the same to the same key for a day.
+    expect(seen.failed).toEqual([checkoutId])
     expect(JSON.stringify(lines)).toContain('Stripe: Stripe')
     expect(JSON.stringify(lines)).not.toContain('someone@')
+  })
+})
+
+describe('a try after which nothing is known', () => {
+  test('keeps its key, so that the next finds what was made', async () => {
+    stripe.answers['POST /checkout/sessions'] = () => failure(409, { type: 'idempotency_error', message: 'in use' })
+    const { world, seen } = createWorld()
+
+    expect((await ask(world)).status).toBeGreaterThanOrEqual(500)
+    await stripe.stop()
+    expect((await ask(world)).status).toBe(503)
+
+    expect(seen.failed).toEqual([])
   })
 })
 
@@ -298,6 +396,7 @@ describe('the portal', () => {
 
   test('of a customer that was deleted says that there is nothing to manage', async () => {
     stripe.answers['POST /billing_portal/sessions'] = () => missing('customer')
+    stripe.answers['GET /customers/cus_1'] = () => ({ id: 'cus_1', object: 'customer', deleted: true })
     let asks = 0
     const preparePortal = async () => {
       asks += 1
@@ -340,6 +439,12 @@ describe('where callers may be sent', () => {
     '',
   ])('not to %s', (url) => {
     expect(() => requireReturnUrl(url, allowed, 'success_url')).toThrow('success_url')
+  })
+
+  test('not to what is too long once it is written as Stripe gets it', () => {
+    const given = `http://localhost:3000/${'\u00e4'.repeat(1_000)}`
+
+    expect(() => requireReturnUrl(given, allowed, 'success_url')).toThrow('longer than 2000')
   })
 
   test("Stripe's placeholder stays one, in the query and in the path", () => {

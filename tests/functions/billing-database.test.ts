@@ -1,8 +1,10 @@
 /** The whole way of a purchase with the real SQL and the stand-in for Stripe, in a transaction that is taken back. */
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { applyEvents } from '../../functions/_shared/billing/apply-events.ts'
 import { createBillingStore } from '../../functions/_shared/billing/billing-database.ts'
-import { createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
+import { createBillingJobs } from '../../functions/_shared/billing/billing-jobs.ts'
+import { alone, createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
+import { handleBillingRequest } from '../../functions/_shared/billing/handle-billing-request.ts'
 import { handleWebhookRequest } from '../../functions/_shared/billing/handle-webhook-request.ts'
 import { createInbox } from '../../functions/_shared/billing/inbox-database.ts'
 import { listings } from '../../functions/_shared/billing/list-objects.ts'
@@ -14,7 +16,8 @@ import { createStripeReader } from '../../functions/_shared/billing/stripe-reade
 import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
 import { type Account, connect, creditsOf, newAccount, rolledBack, type Tx } from '../sql/support.ts'
 import { createWorld, type StripeWorld } from '../support/stripe.ts'
-import { customer, event } from './billing-world.ts'
+import { failure, list, startStripe } from './billing-stripe.ts'
+import { customer, event, makeKey } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -95,6 +98,56 @@ test('a plan with a trial entitles, and a second one is refused although nothing
     expect(entitled).toEqual({ plan_id: 'premium', state: 'trialing' })
   }))
 
+/** As if the hour of a checkout had passed since. */
+const anHourLater = (tx: Tx, { account }: Scene) =>
+  tx`update private.checkouts set expires_at = now() - interval '1 minute' where user_id = ${account.id}`
+
+test.each<[string, (tx: Tx, world: Scene) => Promise<unknown>]>([
+  ['whose hour is over', async () => {}],
+  [
+    'that was given up when Stripe did not answer',
+    (tx, { account }) => tx`update private.checkouts set closed_at = now() where user_id = ${account.id}`,
+  ],
+  ['that nobody knows of here', (tx, { account }) => tx`delete from private.checkouts where user_id = ${account.id}`],
+])(
+  'a plan that was bought with a checkout %s is found before another is sold, although nothing was delivered',
+  (_, change) =>
+    rolledBack(async (tx) => {
+      const world = await scene(tx)
+      await complete(await buy(world, 'premium_month', null))
+      await anHourLater(tx, world)
+      await change(tx, world)
+
+      const again = tx.savepoint((inner) =>
+        buy({ ...world, store: createBillingStore(inner, false) }, 'premium_month', null),
+      )
+
+      await expect(again).rejects.toMatchObject({ code: 'already_subscribed' })
+      expect((await shop.stripe.checkout.sessions.list()).data).toHaveLength(1)
+    }),
+)
+
+test.each(['the customer', 'the subscription'])(
+  'no second trial after %s was deleted, although nothing was delivered',
+  (what) =>
+    rolledBack(async (tx) => {
+      const world = await scene(tx)
+      await complete(await buy(world, 'premium_month', null))
+      const [first] = (await shop.stripe.subscriptions.list()).data
+      if (what === 'the customer') await shop.stripe.customers.del(String(first?.customer))
+      else await shop.stripe.subscriptions.cancel(String(first?.id))
+      await anHourLater(tx, world)
+
+      await complete(await buy(world, 'premium_month', null))
+
+      const { data } = await shop.stripe.subscriptions.list({ status: 'all' })
+      expect(data.map(({ id, trial_end }) => [id === first?.id, trial_end !== null]).sort()).toEqual([
+        [false, false],
+        [true, true],
+      ])
+    }),
+)
+
 test('a customer that was deleted in Stripe is forgotten, and the next purchase makes another', () =>
   rolledBack(async (tx) => {
     const world = await scene(tx)
@@ -110,6 +163,32 @@ test('a customer that was deleted in Stripe is forgotten, and the next purchase 
     expect(counts).toMatchObject({ failed: 0, dead: 0 })
     expect((await customers()).map(({ lives }) => lives).sort()).toEqual([false, true])
     expect((await paymentsOf(tx, world.account)).map(({ credits }) => credits)).toEqual([500])
+  }))
+
+test('with the key of another account for a while nobody loses what they bought', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    await complete(await buy(world, 'premium_month', null))
+    await deliver(world)
+    const other = await createWorld()
+    const caller = { userId: world.account.id, sessionId: world.account.sessionId, isAnonymous: false } as const
+    const request = new Request('http://127.0.0.1/billing/portal', {
+      ...{ method: 'POST', headers: { authorization: 'Bearer token' } },
+      body: JSON.stringify({ return_url: returns.success_url }),
+    })
+
+    const answer = await handleBillingRequest(request, {
+      verifyUserToken: async () => ({ kind: 'user', aal: 'aal1', ...caller }),
+      ...{ store: world.store, stripe: createStripe(other.secretKey, other.url), livemode: false },
+      ...{ returnUrls: ['http://localhost:3000'], newId: () => 'request-1', ...clock },
+    })
+    await other.close()
+
+    expect([answer.status, await answer.json()]).toMatchObject([503, { error: { code: 'billing_unavailable' } }])
+
+    const [entitled] = await tx`select plan_id, state from private.entitlement(${world.account.id})`
+    expect(entitled).toEqual({ plan_id: 'premium', state: 'trialing' })
+    expect(await buy(world, null, 'credits_500')).toContain('cs_')
   }))
 
 test('what was never delivered is brought by a comparison, and the next finds nothing', () =>
@@ -184,6 +263,77 @@ test('a security event of a refused delivery is written', () =>
     ])
   }))
 
+describe('the comparison of every night', () => {
+  /** What others have in this database, this Stripe has not: nothing is known. */
+  const knowingNothing = (tx: Tx) =>
+    new Proxy(tx, {
+      apply: (query, self, given) =>
+        String(given[0]).includes('known_stripe_objects') ? Promise.resolve([]) : Reflect.apply(query, self, given),
+    })
+  /** With a day of its own, which is the key of its security event. */
+  const nightly = async (tx: Tx, secretKey: string, url: string) => {
+    const time = Date.now() + 86_400_000 * (1_000 + Math.floor(Math.random() * 100_000))
+    const jobs = createBillingJobs({ sql: knowingNothing(tx), secretKey, apiUrl: url, now: () => time, log: () => {} })
+    const result = await jobs.reconcile().catch((error: unknown) => ({ error }))
+    const key = new Date(time).toISOString().slice(0, 10)
+    const raised = await tx`
+      select severity, details from public.security_events where type = 'stripe_reconcile_incomplete' and dedupe_key = ${key}`
+    return { result, raised: [...raised] }
+  }
+  const nothing = {
+    ...{
+      'GET /subscriptions': () => list([]),
+      'GET /checkout/sessions': () => list([]),
+      'GET /refunds': () => list([]),
+    },
+    ...{ 'GET /disputes': () => list([]), 'GET /invoices': () => list([]) },
+  }
+  test('that leaves nothing raises no alarm', () =>
+    rolledBack(async (tx) => {
+      const stripe = await startStripe(nothing)
+
+      const { result, raised } = await nightly(tx, makeKey(), stripe.url)
+      stripe.stop()
+
+      expect([result, raised]).toEqual([{ seen: 0, repaired: 0, foreign: 0, is_complete: true, unrepaired: [] }, []])
+    }))
+
+  test('that could not see or repair everything raises one, with counts', () =>
+    rolledBack(async (tx) => {
+      const odd = { id: 're_odd', object: 'refund' }
+      const stripe = await startStripe({
+        ...nothing,
+        'GET /refunds': () => list([odd]),
+        'GET /invoices': () => failure(400, { message: 'no' }),
+      })
+
+      const { raised } = await nightly(tx, makeKey(), stripe.url)
+      stripe.stop()
+
+      expect(raised).toEqual([
+        {
+          severity: 'medium',
+          details: { seen: 1, repaired: 0, foreign: 0, is_complete: false, unrepaired: 3 },
+        },
+      ])
+    }))
+
+  test('that ended with an error raises one that names it', () =>
+    rolledBack(async (tx) => {
+      const stripe = await startStripe({
+        ...nothing,
+        'GET /subscriptions': () => failure(401, { message: 'Invalid key' }),
+      })
+
+      const { result, raised } = await nightly(tx, makeKey(), stripe.url)
+      stripe.stop()
+
+      expect(result).toMatchObject({ error: { type: 'StripeAuthenticationError' } })
+      const error = 'Stripe: StripeAuthenticationError 401'
+      expect(raised).toEqual([{ severity: 'medium', details: { is_complete: false, error } }])
+    }))
+})
+
 test('a dry comparison says what would change, and leaves nothing', async () => {
   const sql = connect(2)
   try {
@@ -198,4 +348,22 @@ test('a dry comparison says what would change, and leaves nothing', async () => 
   } finally {
     await sql.end()
   }
+})
+
+test('of two that bring the catalogue to Stripe at once, one waits for the other', async () => {
+  const sql = connect(4)
+  const said: string[] = []
+  const run = (name: string, ms: number) =>
+    alone(sql, async () => {
+      said.push(`${name} begins`)
+      await new Promise((done) => setTimeout(done, ms))
+      said.push(`${name} ends`)
+      return name
+    })
+
+  const names = await Promise.all([run('first', 200), run('second', 0)])
+
+  expect(names).toEqual(['first', 'second'])
+  expect([said[1], said[3]]).toEqual([said[0], said[2]].map((line) => line?.replace('begins', 'ends')))
+  await sql.end()
 })

@@ -1,5 +1,6 @@
 /** What is read of Stripe for an event, in the pinned version's shapes and in the older ones. */
 import { describe, expect, test } from 'vitest'
+import { checkoutSessionReading } from '../../functions/_shared/billing/read-checkout-session.ts'
 import { invoiceReading } from '../../functions/_shared/billing/read-invoice.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
 import { subscriptionReading } from '../../functions/_shared/billing/read-subscription.ts'
@@ -82,11 +83,19 @@ describe('Stripe is believed, not the event', () => {
   })
 
   test('and only what Stripe has no more is read from the event, as deleted, and entitles to nothing', async () => {
-    const { readings } = await read('customer.subscription.updated', subscription({ status: 'active' }), [])
+    const { readings } = await read('customer.subscription.deleted', subscription({ status: 'active' }), [])
     const draft = await read('invoice.deleted', invoice({ status: 'draft', parent: null }), [])
 
     expect(readings).toMatchObject([{ id: 'sub_1', status: 'canceled', deleted: true }])
     expect(draft.readings).toMatchObject([{ id: 'in_1', status: 'void', deleted: true }])
+  })
+
+  test('but a customer or a subscription is never missing: the key is wrong, and nothing ends', async () => {
+    const updated = read('customer.subscription.updated', subscription({ status: 'active' }), [])
+    const renamed = read('customer.updated', customer(), [])
+
+    await expect(updated).rejects.toMatchObject({ code: 'missing_at_stripe' })
+    await expect(renamed).rejects.toMatchObject({ code: 'missing_at_stripe' })
   })
 
   test('a deleted customer is its id and nothing else', async () => {
@@ -225,9 +234,18 @@ describe('a checkout session', () => {
           payment_intent_id: 'pi_2',
         },
         ...{ amount_total: 500, currency: 'usd', invoice_id: null, subscription_id: null, price_ids: ['price_pack'] },
+        quantities: [1],
         ...{ created: nowSeconds - 60, paid_at: nowSeconds + 9 },
       },
     ])
+  })
+
+  test('says how often each of its prices was bought', () => {
+    const bought = { data: [{ price: null, quantity: 9 }, { price: 'price_pack', quantity: 3 }, { price: 'price_2' }] }
+
+    const reading = checkoutSessionReading(session({ line_items: bought }), origin)
+
+    expect(reading).toMatchObject({ price_ids: ['price_pack', 'price_2'], quantities: [3, 1] })
   })
 
   test.each<[Record<string, unknown>, number | null]>([

@@ -1,14 +1,16 @@
 /** Comparing with Stripe: what is missing is repaired, what cannot be is said. The stand-in for Stripe, and readings in memory. */
+import Stripe from 'stripe'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { listings } from '../../functions/_shared/billing/list-objects.ts'
+import { type Listing, listings } from '../../functions/_shared/billing/list-objects.ts'
+import { refundReading } from '../../functions/_shared/billing/read-money-back.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
 import type { Reading } from '../../functions/_shared/billing/reading.ts'
 import { type ReconcileWorld, reconcile } from '../../functions/_shared/billing/reconcile.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
 import { buyPack, createShop, createWorld, day, type StripeWorld, subscribe } from '../support/stripe.ts'
-import { list, startStripe } from './billing-stripe.ts'
-import { invoice, userId } from './billing-world.ts'
+import { failure, list, startStripe } from './billing-stripe.ts'
+import { invoice, refund, userId } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -43,6 +45,9 @@ function scene(changes: Partial<ReconcileWorld> = {}, outcomeOf: (reading: Readi
   }
   return { world, stripe, stored, batches }
 }
+
+const noRefunds: Listing[] = [{ kind: 'refund', page: async () => ({ objects: [], next: undefined }) }]
+const empty = ({ kind }: Listing): Listing => ({ kind, page: async () => ({ objects: [], next: undefined }) })
 
 /** A user who subscribed and bought a pack, of which a part was refunded. */
 async function sold() {
@@ -162,6 +167,158 @@ describe('a comparison', () => {
 
     expect(await reconcile(world)).toMatchObject({ is_complete: false })
     expect(stored.size).toBeGreaterThan(0)
+  })
+})
+
+describe('what Stripe does not give', () => {
+  const failing = (listing: Listing, error: unknown): Listing => ({ ...listing, page: () => Promise.reject(error) })
+  const limited = () => new Stripe.errors.StripeRateLimitError({ type: 'rate_limit_error', message: 'slow down' })
+
+  test('a list that fails hides no other, and the comparison is not complete', async () => {
+    const made = await sold()
+    const { world, stripe, stored } = scene()
+    const all = listings(stripe, undefined).map((one) => (one.kind === 'invoice' ? failing(one, limited()) : one))
+
+    const result = await reconcile({ ...world, listings: all })
+
+    expect(result).toMatchObject({
+      is_complete: false,
+      unrepaired: [{ object: 'invoice', id: '(list)', why: 'Stripe: StripeRateLimitError' }],
+    })
+    expect([...stored.keys()]).toEqual(expect.arrayContaining(Object.values(made)))
+  })
+
+  test('a page in the middle: what came before it is there, and the others are', async () => {
+    const { world, stripe, stored } = scene()
+    await Promise.all(Array.from({ length: 101 }, () => shop.stripe.customers.create({})))
+    const made = await sold()
+    const all = listings(stripe, undefined).map((one) => ({
+      ...one,
+      page: (after: string | undefined) => (after === undefined ? one.page(after) : Promise.reject(limited())),
+    }))
+
+    const result = await reconcile({ ...world, listings: all })
+
+    expect(result.unrepaired).toEqual([{ object: 'customer', id: '(list)', why: 'Stripe: StripeRateLimitError' }])
+    expect(stored.size).toBe(100 + 5)
+    expect(stored.has(made.refund)).toBe(true)
+  })
+
+  test('an invoice of a list that cannot be read whole hides no other, and is said once; five are read at once', async () => {
+    let [now, most] = [0, 0]
+    const open = Array.from({ length: 25 }, (_, n) => invoice({ id: `in_${n}`, status: 'open' }))
+    const small = await startStripe({ 'GET /invoices': () => list(open) })
+    for (const { id } of open)
+      small.answers[`GET /invoices/${id}`] = () =>
+        id === 'in_7' ? failure(500, { type: 'api_error' }) : invoice({ id, status: 'open' })
+    const retrieve = small.stripe.invoices.retrieve.bind(small.stripe.invoices)
+    small.stripe.invoices.retrieve = async (...given: Parameters<typeof retrieve>) => {
+      now += 1
+      most = Math.max(most, now)
+      return await retrieve(...given).finally(() => {
+        now -= 1
+      })
+    }
+    const { world, stored } = scene()
+    const invoices = listings(small.stripe, 1).filter(({ kind }) => kind === 'invoice')
+
+    const result = await reconcile({ ...world, listings: invoices })
+    small.stop()
+
+    expect(result).toMatchObject({ seen: 25, is_complete: true })
+    expect(result.unrepaired).toMatchObject([{ object: 'invoice', id: 'in_7', why: 'Stripe: StripeAPIError 500' }])
+    expect([stored.size, most]).toEqual([24, 5])
+  })
+
+  test('one that we know: the others are compared', async () => {
+    await sold()
+    const { world } = scene()
+    await reconcile(world)
+    const reader = { ...world.reader, subscription: () => Promise.reject(limited()) }
+
+    const result = await reconcile({ ...world, reader, listings: world.listings.map(empty) })
+
+    expect(result).toMatchObject({ is_complete: true, seen: 6 })
+    expect(result.unrepaired).toMatchObject([{ object: 'subscription', why: 'Stripe: StripeRateLimitError' }])
+  })
+
+  test('ten that we know and not one of them: the rest of this kind is left', async () => {
+    const { world, stored } = scene({ listings: noRefunds })
+    for (let n = 0; n < 35; n += 1)
+      stored.set(`re_${n}`, refundReading(refund({ id: `re_${n}` }), { read_at: '', deleted: false }, false))
+    let asks = 0
+    const refuse = () => {
+      asks += 1
+      return Promise.reject(limited())
+    }
+
+    const result = await reconcile({ ...world, reader: { ...world.reader, refund: refuse } })
+
+    expect([asks, result.unrepaired.length, result.is_complete]).toEqual([10, 10, false])
+  })
+
+  test('to a key that it refuses: the comparison ends at once', async () => {
+    const { world, stripe } = scene()
+    const refused = new Stripe.errors.StripeAuthenticationError({ type: 'invalid_request_error', message: 'no' })
+    let asks = 0
+    const all = listings(stripe, undefined).map((one) => ({
+      ...one,
+      page: () => {
+        asks += 1
+        return Promise.reject(refused)
+      },
+    }))
+
+    await expect(reconcile({ ...world, listings: all })).rejects.toBe(refused)
+    expect(asks).toBe(1)
+  })
+})
+
+describe('when there is not time for all', () => {
+  test('each kind has its share: a list without an end leaves the others theirs', async () => {
+    const made = await sold()
+    let time = 0
+    const { world, stripe, stored } = scene({ until: 100, now: () => time })
+    const endless: Listing = {
+      kind: 'customer',
+      page: async () => {
+        time += 1
+        return { objects: [], next: 'cus_more' }
+      },
+    }
+
+    const result = await reconcile({ ...world, listings: [endless, ...listings(stripe, 1)] })
+
+    expect(result.is_complete).toBe(false)
+    expect(time).toBeLessThan(20)
+    expect(stored.has(made.refund)).toBe(true)
+  })
+
+  test('what Stripe did not list begins elsewhere each day', async () => {
+    const asked: string[][] = []
+    for (const day of [20_000, 20_001, 20_002]) {
+      const { world, stored } = scene({ listings: noRefunds })
+      for (let n = 0; n < 100; n += 1)
+        stored.set(`re_${n}`, refundReading(refund({ id: `re_${n}` }), { read_at: '', deleted: false }, false))
+      const ids: string[] = []
+      let time = day * 86_400_000
+      const find = async (id: string) => {
+        time += 1
+        ids.push(id)
+        return refund({ id })
+      }
+      const result = await reconcile({
+        ...world,
+        reader: { ...world.reader, refund: find },
+        now: () => time,
+        until: time + 5,
+      })
+      expect(result.is_complete).toBe(false)
+      asked.push(ids)
+    }
+
+    expect(new Set(asked.map((ids) => ids.length))).toEqual(new Set([10]))
+    expect(new Set(asked.flat()).size).toBe(30)
   })
 })
 

@@ -47,15 +47,36 @@ test('stripe:reconcile counts what it compares, and names what is left', async (
   expect(err).toContain('1 compared, customers')
 })
 
+const password = 'topsecretpw'
+const database = (host: string) => ({ DB_URL: `postgresql://postgres:${password}@${host}/postgres` })
+const isDown = 'The database cannot be reached (ECONNREFUSED).'
+
 test.each([
   ['stripe-reconcile', ['--days', '0'], {}, '--days is a number'],
-  ['stripe-reconcile', ['--nonsense'], {}, '--nonsense'],
+  ['stripe-reconcile', ['--days', '5', '--all'], {}, 'Either --days or --all'],
+  ['stripe-reconcile', ['--nonsense'], {}, "Unknown option '--nonsense'. See --help."],
+  ['stripe-reconcile', [], database('127.0.0.1:1'), isDown],
+  ['stripe-reconcile', [], { STRIPE_API_URL: 'http://127.0.0.1:1' }, 'StripeConnectionError'],
+  ['stripe-sync', ['--days'], {}, "Unknown option '--days'. See --help."],
+  ['stripe-sync', [], database('host:99999'), 'DB_URL is not a postgres URL.'],
+  ['stripe-sync', [], { DB_URL: 'garbage' }, 'DB_URL is not a postgres URL.'],
+  ['stripe-sync', [], database('127.0.0.1:1'), isDown],
+  ['stripe-sync', [], { STRIPE_API_URL: 'garbage' }, 'STRIPE_API_URL is not an http URL.'],
   ['stripe-sync', [], { STRIPE_SECRET_KEY: '' }, 'STRIPE_SECRET_KEY must be set'],
   ['stripe-sync', ['--dry-run'], { STRIPE_SECRET_KEY: makeKey() }, 'StripeAuthenticationError'],
-])('%s %j %o ends with 2 and says why', async (name, args, changes, why) => {
+])('%s %j %o ends with 2 and says why in one line', async (name, args, changes, why) => {
   const { code, err } = await run(name, args, changes)
 
   expect(code).toBe(2)
   expect(err).toContain(why)
+  expect(err).toMatch(/^palisade: .+\n$/)
+  expect(err).not.toContain(password)
   for (const secret of Object.values(changes)) expect(secret === '' || !err.includes(secret)).toBe(true)
+})
+
+test('keys:rotate, too, never shows the password of its database', async () => {
+  const { code, err } = await run('keys-rotate', [], database('host:99999'))
+
+  expect([code, err]).toEqual([1, expect.stringMatching(/^palisade: DB_URL is not a postgres URL\. .+\n$/)])
+  expect(err).not.toContain(password)
 })

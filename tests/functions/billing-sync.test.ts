@@ -58,6 +58,25 @@ test('what we sell is made in Stripe and noted, and the next time nothing change
   ])
 })
 
+test('what was deleted at Stripe is made again, with the same name or another', async () => {
+  const { sync, noted, stripe } = scene()
+  const create = stripe.prices.create.bind(stripe.prices)
+  stripe.prices.create = async () => {
+    throw new Error('no price')
+  }
+  for (const item of [pack, pack]) {
+    await expect(sync([item])).rejects.toThrow('no price')
+    // Stripe deletes a product as long as it has no price.
+    await stripe.products.del(item.product_id)
+  }
+  stripe.prices.create = create
+
+  expect(await sync([{ ...pack, product_name: 'Five hundred' }])).toEqual(['credits_500 created'])
+
+  expect((await stripe.products.retrieve(pack.product_id)).name).toBe('Five hundred')
+  expect((await stripe.prices.list()).data.map(({ id }) => id)).toEqual([noted.get('credits_500')])
+})
+
 test('another amount is another price; the earlier one is archived, and comes back as a new one', async () => {
   const { sync, noted, stripe } = scene()
   await sync([monthly])
@@ -81,9 +100,28 @@ test('another name is the same product', async () => {
   const { sync, stripe } = scene()
   await sync([pack])
 
-  expect(await sync([{ ...pack, product_name: 'Five hundred' }])).toEqual(['credits_500 same'])
+  const renamed = [{ ...pack, product_name: 'Five hundred' }]
+  expect(await scene(true).sync(renamed)).toEqual(['credits_500 renamed'])
+  expect(await sync(renamed)).toEqual(['credits_500 renamed'])
 
   expect((await stripe.products.retrieve(pack.product_id)).name).toBe('Five hundred')
+  expect(await sync(renamed)).toEqual(['credits_500 same'])
+})
+
+test('what happens to a product is said once, beside what happens to its prices', async () => {
+  const { sync, stripe } = scene()
+  await sync(all)
+  await stripe.products.update(plan.product_id, { active: false })
+  await stripe.products.update(pack.product_id, { active: false })
+  const changed = [
+    ...[monthly, { ...yearly, amount: 11_000 }].map((item) => ({ ...item, product_name: 'Gold' })),
+    { ...pack, amount: 600 },
+  ]
+  const expected = ['premium_month renamed, activated', 'premium_year replaced', 'credits_500 replaced, activated']
+
+  expect(await scene(true).sync(changed)).toEqual(expected)
+  expect(await sync(changed)).toEqual(expected)
+  expect(await sync(changed)).toEqual(['premium_month same', 'premium_year same', 'credits_500 same'])
 })
 
 test('what is not sold any more is archived, and comes back', async () => {

@@ -120,9 +120,10 @@ describe('refused', () => {
     const { world, raised } = createWorld()
 
     const statuses = []
-    for (const text of ['{', '{}', '"text"']) statuses.push((await deliver(world, { body: text })).status)
+    for (const text of ['{', '{}', '"text"', '{"object":"v2.core.event"}'])
+      statuses.push((await deliver(world, { body: text })).status)
 
-    expect(statuses).toEqual([400, 400, 400])
+    expect(statuses).toEqual([400, 400, 400, 400])
     expect(raised).toEqual([])
   })
 
@@ -173,6 +174,30 @@ describe('kept', () => {
       [null, null],
       [null, 'acct_1'],
     ])
+  })
+
+  test('a thin event, which carries no object and does nothing: somebody is told that it has no version', async () => {
+    const { world, kept, raised } = createWorld()
+    const thin = {
+      ...{ id: 'evt_thin', object: 'v2.core.event', type: 'v1.billing.meter.error_report_triggered', livemode: false },
+      ...{
+        created: '2026-11-20T00:00:00.500Z',
+        related_object: { id: 'cus_1', type: 'customer', url: '/v1/customers/1' },
+      },
+    }
+
+    const answer = await deliver(world, { body: JSON.stringify(thin) })
+    const live = await deliver(world, { body: JSON.stringify({ ...thin, id: 'evt_live', livemode: true }) })
+
+    expect([answer.status, live.status]).toEqual([200, 400])
+    // Not as an event about the customer, which would be read.
+    expect([...kept.values()]).toEqual([
+      {
+        ...{ id: 'evt_thin', type: thin.type, api_version: null, livemode: false, account: null },
+        ...{ created: nowSeconds, object: 'v2.core.event', object_id: 'cus_1', payload: JSON.stringify(thin) },
+      },
+    ])
+    expect(raised.map(({ type }) => type)).toEqual(['stripe_api_version', 'stripe_livemode_mismatch'])
   })
 
   test('either of two secrets signs during a rotation', async () => {

@@ -24,7 +24,6 @@ export async function applyEvents(world: ApplyWorld, budgetMs = defaultBudgetMs)
     const context = { reader: readOnce(world.reader), readAt: await world.databaseTime(), livemode: world.livemode }
     const outcomes = await Promise.all(events.map((event) => applyOne(event, context, world)))
     for (const outcome of outcomes) counts[outcome === 'waiting' ? 'failed' : outcome] += 1
-    if (events.length < batchSize) break
   }
   return counts
 }

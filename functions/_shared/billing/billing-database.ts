@@ -40,6 +40,9 @@ export function createBillingStore(sql: Queries, livemode: boolean): BillingStor
       const [row] = await askSql(sql`select private.note_checkout(${checkoutId}, ${sessionId}, ${url}) as answer`)
       return row?.answer === true
     },
+    failCheckout: async (checkoutId) => {
+      await askSql(sql`select private.fail_checkout(${checkoutId})`)
+    },
     emailOf: async (userId) => {
       const [row] = await askSql(sql`select email from auth.users where id = ${userId}`)
       return z.string().min(1).nullish().catch(null).parse(row?.email) ?? null

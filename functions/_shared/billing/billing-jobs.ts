@@ -1,6 +1,7 @@
 /** The jobs of billing, with Stripe and the database that they work on. Scripts and jobs run the same. */
-import type { Database } from '../db.ts'
+import type { Queries } from '../db.ts'
 import { type AppliedCounts, applyEvents } from './apply-events.ts'
+import { describeFailure } from './describe-failure.ts'
 import { createInbox } from './inbox-database.ts'
 import { listings } from './list-objects.ts'
 import { createReadingStore } from './reading-database.ts'
@@ -10,7 +11,7 @@ import { createStripe, isLiveKey } from './stripe-client.ts'
 import { createStripeReader } from './stripe-reader.ts'
 
 type Parts = {
-  sql: Database
+  sql: Queries
   secretKey: string
   apiUrl: string | undefined
   now(): number
@@ -26,15 +27,33 @@ const namedAtMost = 50
 export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
   const stripe = createStripe(secretKey, apiUrl)
   const livemode = isLiveKey(secretKey)
-  const applying = { ...createInbox(sql), reader: createStripeReader(stripe), livemode, now, log }
+  const inbox = createInbox(sql)
+  const applying = { ...inbox, reader: createStripeReader(stripe), livemode, now, log }
+  /** Nobody reads the log of every night. */
+  const warn = async (details: Record<string, unknown>) => {
+    const dedupeKey = new Date(now()).toISOString().slice(0, 10)
+    try {
+      await inbox.raise({ type: 'stripe_reconcile_incomplete', severity: 'medium', details, dedupeKey, ip: null })
+    } catch (error) {
+      const line = { message: 'a security event was not written', type: 'stripe_reconcile_incomplete' }
+      log({ level: 'error', ...line, cause: describeFailure(error) })
+    }
+  }
   return {
     applyEvents: (): Promise<AppliedCounts> => applyEvents(applying),
     /** The lists are for the log, which takes no thousands of lines; `npm run stripe:reconcile` shows all. */
     reconcile: async () => {
       const until = now() + nightlyMs
       const parts = { sql, secretKey, apiUrl, days: nightlyDays, until, now, onProgress: () => {} }
-      const { seen, repaired, unrepaired, foreign, is_complete } = await reconcileWithStripe(parts)
-      return { seen, repaired: repaired.length, unrepaired: unrepaired.slice(0, namedAtMost), foreign, is_complete }
+      try {
+        const { seen, repaired, unrepaired, foreign, is_complete } = await reconcileWithStripe(parts)
+        const counts = { seen, repaired: repaired.length, foreign, is_complete }
+        if (unrepaired.length > 0 || !is_complete) await warn({ ...counts, unrepaired: unrepaired.length })
+        return { ...counts, unrepaired: unrepaired.slice(0, namedAtMost) }
+      } catch (error) {
+        await warn({ is_complete: false, error: describeFailure(error) })
+        throw error
+      }
     },
   }
 }
@@ -53,7 +72,7 @@ export function reconcileWithStripe({
   store?: ReturnType<typeof createReadingStore>
   onProgress(kind: Kind, seen: number): void
 }): Promise<Reconciled> {
-  const stripe = createStripe(secretKey, apiUrl)
+  const stripe = createStripe(secretKey, apiUrl, { isPatient: true })
   const since = days === null ? null : rest.now() - days * 86_400_000
   return reconcile({
     ...rest,

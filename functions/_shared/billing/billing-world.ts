@@ -2,6 +2,7 @@
 import type Stripe from 'stripe'
 import type { UserCaller } from '../auth/verify-user-token.ts'
 import type { Reading } from './reading.ts'
+import type { ReadingOutcome } from './reading-database.ts'
 
 export type Buyer = { userId: string; sessionId: string }
 
@@ -36,9 +37,11 @@ export type BillingStore = {
   linkCustomer(userId: string, customerId: string): Promise<string>
   /** False when the checkout was given up meanwhile. */
   noteCheckout(checkoutId: string, sessionId: string, url: string): Promise<boolean>
+  /** Stripe answered an error, and would again: the next try gets other idempotency keys. */
+  failCheckout(checkoutId: string): Promise<void>
   emailOf(userId: string): Promise<string | null>
   databaseTime(): Promise<string>
-  applyReadings(readings: Reading[]): Promise<unknown>
+  applyReadings(readings: Reading[]): Promise<ReadingOutcome[]>
 }
 
 export type BillingWorld = {

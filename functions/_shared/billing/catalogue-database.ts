@@ -1,6 +1,6 @@
 /** What we sell, from our rows, and the note which of Stripe's prices is whose. */
 import { z } from 'zod'
-import type { Queries } from '../db.ts'
+import type { Database, Queries } from '../db.ts'
 import type { Item } from './sync-catalogue.ts'
 
 const items = z.array(
@@ -34,4 +34,14 @@ export function createCatalogue(sql: Queries, livemode: boolean) {
       await sql`select private.set_stripe_price(${plan}, ${pack}, ${priceId}, ${product_id}, ${livemode})`
     },
   }
+}
+
+/** Waits for whoever does the same with this database; `act` has connections of its own. */
+export async function alone<T>(sql: Database, act: () => Promise<T>): Promise<T> {
+  const { answer } = await sql.begin(async (lock) => {
+    await lock`set local idle_in_transaction_session_timeout = 0`
+    await lock`select pg_advisory_xact_lock(hashtextextended('stripe:sync', 0))`
+    return { answer: await act() }
+  })
+  return answer
 }

@@ -4,6 +4,8 @@ import { z } from 'zod'
 const ofStripe = z.object({
   type: z.string().regex(/^Stripe/),
   code: z.string().optional(),
+  /** A field's name. */
+  param: z.string().nullish(),
   statusCode: z.number().optional(),
   requestId: z.string().optional(),
 })
@@ -22,7 +24,9 @@ export function describeFailure(error: unknown): string {
     )
   const { data: stripe } = ofStripe.safeParse(error)
   if (stripe)
-    return ['Stripe:', stripe.type, stripe.code, stripe.statusCode, stripe.requestId].filter(Boolean).join(' ')
+    return ['Stripe:', stripe.type, stripe.code, stripe.param, stripe.statusCode, stripe.requestId]
+      .filter(Boolean)
+      .join(' ')
   const { data: postgres } = ofPostgres.safeParse(error)
   if (postgres)
     return ['Postgres:', postgres.code, postgres.constraint_name, postgres.routine].filter(Boolean).join(' ')

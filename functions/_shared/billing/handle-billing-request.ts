@@ -21,6 +21,7 @@ const checkout = z
   .strictObject({ plan_price: item, credit_pack: item, success_url: address, cancel_url: address })
   .refine(({ plan_price, credit_pack }) => (plan_price === undefined) !== (credit_pack === undefined), {
     path: ['plan_price'],
+    message: 'give either plan_price or credit_pack.',
   })
 const portal = z.strictObject({ return_url: address })
 
@@ -66,7 +67,7 @@ async function openPortal(buyer: Buyer, return_url: string, world: ShopWorld): P
     return (await world.stripe.billingPortal.sessions.create({ customer, return_url })).url
   } catch (error) {
     if (!isCustomerMissing(error)) throw error
-    await forgetCustomer(customer, world)
+    await forgetCustomer(customer, error, world)
     // Now it says that there is nothing to manage.
     await world.store.preparePortal(buyer)
     throw error

@@ -23,7 +23,7 @@ const session = z.object({
   currency: text,
   invoice: reference,
   subscription: reference,
-  line_items: z.object({ data: z.array(z.object({ price: reference })) }).nullish(),
+  line_items: z.object({ data: z.array(z.object({ price: reference, quantity: z.int().nullish() })) }).nullish(),
   created: z.int(),
 })
 type Session = z.infer<typeof session>
@@ -33,6 +33,9 @@ export type CheckoutSessionReading = ReturnType<typeof checkoutSessionReading>
 export function checkoutSessionReading(raw: unknown, origin: Origin) {
   const read = session.parse(raw)
   const { client_reference_id, mode, payment_status, payment_intent, currency, line_items, created } = read
+  const bought = (line_items?.data ?? []).flatMap(({ price, quantity }) =>
+    price === null ? [] : { price, quantity: quantity ?? 1 },
+  )
   const status = read.status ?? (payment_status === 'paid' ? 'complete' : 'open')
   return {
     ...common('checkout_session', read, read.customer, origin),
@@ -44,7 +47,8 @@ export function checkoutSessionReading(raw: unknown, origin: Origin) {
     amount_total: read.amount_total ?? 0,
     invoice_id: read.invoice,
     subscription_id: read.subscription,
-    price_ids: (line_items?.data ?? []).flatMap(({ price }) => price ?? []),
+    price_ids: bought.map(({ price }) => price),
+    quantities: bought.map(({ quantity }) => quantity),
     paid_at: paidAt(read),
   }
 }

@@ -48,7 +48,13 @@ export async function readObjects(event: Subject, context: ReadContext): Promise
 const payloads = z.object({ data: z.object({ object: z.unknown() }) })
 const carried = (event: Subject | undefined): unknown => payloads.safeParse(event?.payload).data?.data.object
 
-/** The object from Stripe, or the one that the event carries, marked as deleted; nothing when there is neither. */
+/** Stripe goes on answering for these after their end, or when they were deleted. */
+const neverMissing = ['customer', 'subscription']
+
+/**
+ * The object from Stripe, or the one that the event carries, marked as deleted; nothing when there is neither. An error where an
+ * object is missing that cannot be: the key is another account's, and what is paid there must not end here.
+ */
 async function current<R extends Reading>(
   asked: Promise<unknown>,
   event: Subject | undefined,
@@ -58,6 +64,8 @@ async function current<R extends Reading>(
   const found = await asked
   if (found !== undefined) return make(found, { read_at: readAt, deleted: false })
   const last = carried(event)
+  if (event && neverMissing.includes(event.object ?? '') && !event.type.endsWith('.deleted'))
+    throw Object.assign(new Error(`Stripe has no ${event.object} ${event.object_id}`), { code: 'missing_at_stripe' })
   return last === undefined ? undefined : make(last, { read_at: readAt, deleted: true })
 }
 

@@ -1,9 +1,11 @@
 /** Compares Stripe with what we have, repairs what differs and says what it cannot repair. */
+import Stripe from 'stripe'
 import { describeFailure } from './describe-failure.ts'
 import type { Listing } from './list-objects.ts'
 import type { Reading } from './reading.ts'
 import type { ReadingOutcome, ReadingStore } from './reading-database.ts'
 import { fetchObject, type Kind, makeReading } from './reading-kinds.ts'
+import { settleEach } from './settle-each.ts'
 import type { StripeReader } from './stripe-reader.ts'
 
 export type Difference = { object: Kind; id: string; why: string }
@@ -13,7 +15,7 @@ export type Reconciled = {
   unrepaired: Difference[]
   /** Objects of customers that are not ours; another product may sell with the same account. */
   foreign: number
-  /** False when the time was over before everything was seen. */
+  /** False when the time was over before everything was seen, or Stripe would not give a list to its end. */
   is_complete: boolean
 }
 export type ReconcileWorld = {
@@ -23,20 +25,32 @@ export type ReconcileWorld = {
   livemode: boolean
   /** What we have is compared when it was made since then (ISO), or is open; null: all of it. */
   since: string | null
-  /** Epoch milliseconds after which no page is begun. */
+  /** Epoch milliseconds after which no page is begun. Each listing has its share of the time, and what others left of theirs. */
   until: number
   now(): number
   onProgress(kind: Kind, seen: number): void
 }
 
 const fetchedAtOnce = 10
+const dayMs = 86_400_000
+const goldenRatio = 0.618_033_988_749_895
 
+/**
+ * One thing that fails is said, and stops no other. Only a key that is refused, or a Stripe that is out of reach, ends it all:
+ * everything would fail alike.
+ */
 export async function reconcile(world: ReconcileWorld): Promise<Reconciled> {
   const result: Reconciled = { seen: 0, repaired: [], unrepaired: [], foreign: 0, is_complete: true }
   const listed = new Set<string>()
-  for (const listing of world.listings) await compareListed(listing, listed, world, result)
-  for (const kind of new Set(world.listings.map((listing) => listing.kind))) {
-    await compareKnown(kind, listed, world, result)
+  const kinds = new Set(world.listings.map((listing) => listing.kind))
+  const parts = [
+    ...world.listings.map((listing) => (part: ReconcileWorld) => compareListed(listing, listed, part, result)),
+    ...[...kinds].map((kind) => (part: ReconcileWorld) => compareKnown(kind, listed, part, result)),
+  ]
+  for (const [place, compareAll] of parts.entries()) {
+    if (isLate(world, result)) break
+    const now = world.now()
+    await compareAll({ ...world, until: now + (world.until - now) / (parts.length - place) })
   }
   return result
 }
@@ -44,37 +58,70 @@ export async function reconcile(world: ReconcileWorld): Promise<Reconciled> {
 async function compareListed(listing: Listing, listed: Set<string>, world: ReconcileWorld, result: Reconciled) {
   let after: string | undefined
   do {
-    if (isLate(world, result)) return
     const origin = { read_at: await world.store.databaseTime(), deleted: false }
-    const { objects, next } = await listing.page(after)
+    const page = await nextPage(listing, after, result)
+    if (!page) return
+    const { objects, failed = [], next } = page
     const unseen = objects.filter(({ id }) => !listed.has(id)).map((raw) => ({ id: raw.id, raw }))
-    for (const { id } of unseen) listed.add(id)
+    const unread = failed.filter(({ id }) => !listed.has(id))
+    for (const { id } of [...unseen, ...unread]) listed.add(id)
+    for (const { id, error } of unread) noteUnread(listing.kind, id, error, result)
     await compare(listing.kind, unseen, origin, world, result)
     after = next
-  } while (after !== undefined)
+  } while (after !== undefined && !isLate(world, result))
+}
+
+/** Undefined when Stripe does not give it: without it there is no way to the pages after it. */
+async function nextPage(listing: Listing, after: string | undefined, result: Reconciled) {
+  try {
+    return await listing.page(after)
+  } catch (error) {
+    result.is_complete = false
+    result.unrepaired.push({ object: listing.kind, id: '(list)', why: whyNot(error, result) })
+    return undefined
+  }
 }
 
 /** What Stripe did not list of what we have: it is older than the listing, or Stripe has it no more. */
 async function compareKnown(kind: Kind, listed: Set<string>, world: ReconcileWorld, result: Reconciled) {
   const unlisted = (await world.store.knownObjects(kind, world.since)).filter((id) => !listed.has(id))
-  for (let at = 0; at < unlisted.length; at += fetchedAtOnce) {
-    if (isLate(world, result)) return
-    const ids = unlisted.slice(at, at + fetchedAtOnce)
+  // Each day begins elsewhere, so that all have their turn where there is no time for all of them.
+  const first = Math.floor(((Math.floor(world.now() / dayMs) * goldenRatio) % 1) * unlisted.length)
+  const turned = [...unlisted.slice(first), ...unlisted.slice(0, first)]
+  for (let at = 0; at < turned.length; at += fetchedAtOnce) {
+    if (at > 0 && isLate(world, result)) return
+    const ids = turned.slice(at, at + fetchedAtOnce)
     const origin = { read_at: await world.store.databaseTime(), deleted: false }
-    const found = await Promise.all(ids.map(async (id) => ({ id, raw: await fetchObject(world.reader, kind, id) })))
-    for (const { id, raw } of found) {
-      if (raw !== undefined) continue
-      result.seen += 1
-      result.unrepaired.push({ object: kind, id, why: 'resource_missing' })
+    const fetched = await settleEach(ids, fetchedAtOnce, (id) => fetchObject(world.reader, kind, id))
+    const found: { id: string; raw: unknown }[] = []
+    for (const [place, id] of ids.entries()) {
+      const one = fetched[place]
+      if (!one?.ok) noteUnread(kind, id, one?.error, result)
+      else if (one.value === undefined) noteLeft({ object: kind, id, why: 'resource_missing' }, result)
+      else found.push({ id, raw: one.value })
     }
-    await compare(
-      kind,
-      found.filter(({ raw }) => raw !== undefined),
-      origin,
-      world,
-      result,
-    )
+    await compare(kind, found, origin, world, result)
+    if (fetched.every(({ ok }) => !ok) && at + fetchedAtOnce < turned.length) {
+      // The next would fail as all of these did.
+      result.is_complete = false
+      return
+    }
   }
+}
+
+/** Throws when the key is refused, or Stripe cannot be reached to begin with. */
+function whyNot(error: unknown, { seen }: Reconciled): string {
+  const { StripeAuthenticationError, StripeConnectionError } = Stripe.errors
+  if (error instanceof StripeAuthenticationError || (error instanceof StripeConnectionError && seen === 0)) throw error
+  return describeFailure(error)
+}
+
+const noteUnread = (object: Kind, id: string, error: unknown, result: Reconciled) =>
+  noteLeft({ object, id, why: whyNot(error, result) }, result)
+
+function noteLeft(difference: Difference, result: Reconciled): void {
+  result.seen += 1
+  result.unrepaired.push(difference)
 }
 
 function isLate({ now, until }: ReconcileWorld, result: Reconciled): boolean {

@@ -1,6 +1,9 @@
 /** Where callers may be sent after a checkout. Anything else would make our payment pages a way to anywhere. */
 import { AppError } from '../errors.ts'
 
+/** Of the address as it is sent on; what is written in it as %XX takes three times as many characters as were given. */
+const maxLength = 2_000
+
 /** What Stripe puts the session's id in the place of. */
 const placeholder = '{CHECKOUT_SESSION_ID}'
 
@@ -13,7 +16,10 @@ export function requireReturnUrl(given: string, allowed: readonly string[], para
       param,
     })
   }
-  return url.href.replaceAll(encodeURI(placeholder), placeholder)
+  const href = url.href.replaceAll(encodeURI(placeholder), placeholder)
+  if (href.length > maxLength)
+    throw new AppError('invalid_request_error', { message: `${param}: is longer than ${maxLength} characters.`, param })
+  return href
 }
 
 /** The same origin, and a path that goes on after a whole segment: /app allows /app/paid and not /apparel. */

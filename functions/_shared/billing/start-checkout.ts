@@ -1,9 +1,9 @@
 /** A page of Stripe's where a plan or a credit pack is paid. What may be bought, at what price and with what trial, SQL decides. */
-import type Stripe from 'stripe'
+import Stripe from 'stripe'
 import { AppError } from '../errors.ts'
 import type { Buyer, PreparedCheckout, ShopWorld, Wanted } from './billing-world.ts'
 import { customerOf, forgetCustomer, isCustomerMissing } from './shop-customer.ts'
-import { expireOthers, expireSession } from './stale-sessions.ts'
+import { expireSession, settleOthers } from './stale-sessions.ts'
 
 const attempts = 3
 
@@ -19,9 +19,14 @@ export async function startCheckout(buyer: Buyer, wanted: Wanted, world: ShopWor
 async function tryCheckout(buyer: Buyer, wanted: Wanted, world: ShopWorld): Promise<string | undefined> {
   const prepared = await world.store.prepareCheckout(buyer, wanted)
   if (prepared.url !== null) return prepared.url
-  const customer = await customerOf(buyer.userId, prepared, world)
-  if (!(await expireOthers(prepared, customer, world))) return undefined
-  const session = await createSession(buyer.userId, customer, prepared, wanted, world)
+  const session = await orFail(prepared, world, async () => {
+    const customer = await customerOf(buyer.userId, prepared, world)
+    return unlessMissing(customer, world, async () =>
+      (await settleOthers(prepared, customer, world))
+        ? createSession(buyer.userId, customer, prepared, wanted, world)
+        : undefined,
+    )
+  })
   if (!session) return undefined
   const url = session.url ?? ''
   if (await world.store.noteCheckout(prepared.checkout_id, session.id, url)) return url
@@ -29,14 +34,39 @@ async function tryCheckout(buyer: Buyer, wanted: Wanted, world: ShopWorld): Prom
   return undefined
 }
 
+/**
+ * Stripe keeps what it answered under an idempotency key, errors too, for a day: the next try must not be the same request. Where
+ * it answered nothing, or that the same request is running, the key is what finds the session again.
+ */
+async function orFail<T>({ checkout_id }: PreparedCheckout, world: ShopWorld, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask()
+  } catch (error) {
+    const status = error instanceof Stripe.errors.StripeError ? error.statusCode : undefined
+    if (status !== undefined && status !== 409) await world.store.failCheckout(checkout_id)
+    throw error
+  }
+}
+
+/** Undefined when Stripe has the customer no more, which is known here then. */
+async function unlessMissing<T>(customer: string, world: ShopWorld, ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await ask()
+  } catch (error) {
+    if (!isCustomerMissing(error)) throw error
+    await forgetCustomer(customer, error, world)
+    return undefined
+  }
+}
+
 /** Asked twice at once, Stripe makes one session: both have the key of one checkout. */
-async function createSession(
+function createSession(
   userId: string,
   customer: string,
   prepared: PreparedCheckout,
   { return_urls }: Wanted,
   world: ShopWorld,
-): Promise<Stripe.Checkout.Session | undefined> {
+): Promise<Stripe.Checkout.Session> {
   const { checkout_id, stripe_price_id: price, mode, trial_days, expires_at } = prepared
   const metadata = { palisade_user_id: userId, palisade_checkout_id: checkout_id }
   const trial = trial_days > 0 ? { trial_period_days: trial_days } : {}
@@ -47,14 +77,6 @@ async function createSession(
       ? { subscription_data: { metadata, ...trial } }
       : { payment_intent_data: { metadata } }),
   }
-  try {
-    // With the customer in the key: another one after the first was deleted is another request.
-    return await world.stripe.checkout.sessions.create(params, {
-      idempotencyKey: `checkout:${checkout_id}:${customer}`,
-    })
-  } catch (error) {
-    if (!isCustomerMissing(error)) throw error
-    await forgetCustomer(customer, world)
-    return undefined
-  }
+  // With the customer in the key: another one after the first was deleted is another request.
+  return world.stripe.checkout.sessions.create(params, { idempotencyKey: `checkout:${checkout_id}:${customer}` })
 }

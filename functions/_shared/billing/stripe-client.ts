@@ -1,18 +1,24 @@
 /** The client for Stripe, with the version of the API that everything here was written for. */
 import Stripe from 'stripe'
+import { patientFetch } from './patient-fetch.ts'
 
 /** Of stripe-node's types. A webhook endpoint is created with the same one: its events have the endpoint's version, not the client's. */
 export const apiVersion = '2026-10-28.endive'
 
 const timeoutMs = 10_000
+/** All tries of one request together. */
+const patientTimeoutMs = 60_000
 
-/** `apiUrl` is a stand-in's, as http://127.0.0.1:54329; undefined is Stripe itself. */
-export function createStripe(secretKey: string, apiUrl?: string): Stripe {
+/**
+ * `apiUrl` is a stand-in's, as http://127.0.0.1:54329; undefined is Stripe itself. A patient one waits when Stripe is asked too
+ * often; it is for work that asks thousands of times and that nobody waits for.
+ */
+export function createStripe(secretKey: string, apiUrl?: string, { isPatient = false } = {}): Stripe {
   return new Stripe(secretKey, {
     apiVersion,
-    httpClient: Stripe.createFetchHttpClient(),
+    httpClient: Stripe.createFetchHttpClient(isPatient ? patientFetch(fetch) : undefined),
     maxNetworkRetries: 2,
-    timeout: timeoutMs,
+    timeout: isPatient ? patientTimeoutMs : timeoutMs,
     telemetry: false,
     appInfo: { name: 'palisade' },
     ...(apiUrl !== undefined && serverOf(new URL(apiUrl))),

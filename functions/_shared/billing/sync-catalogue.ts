@@ -16,10 +16,12 @@ export type Item = {
   enabled: boolean
 }
 
-export type Action = 'same' | 'created' | 'replaced' | 'archived' | 'restored' | 'not sold'
+type Action = 'same' | 'created' | 'replaced' | 'archived' | 'restored' | 'not sold'
+type ProductChange = 'renamed' | 'activated'
 export type Synced = {
   item: Item
-  action: Action
+  /** What happens to the price, and, with the first item of a product, to the product: `replaced, renamed`. */
+  action: string
   price_id: string | null
   /** What reads back differently; empty is well. */
   differences: string[]
@@ -31,26 +33,34 @@ export type CatalogueWorld = {
   dryRun: boolean
 }
 
-/** One after the other: prices of one plan share its product. Run again, it changes nothing. */
+/** `id` makes the keys of one run its own: under a key of a run before, Stripe repeats for a day what it has deleted since. */
+type Run = CatalogueWorld & { id: string; seenProducts: Set<string> }
+
+/**
+ * One after the other: prices of one plan share its product. Run again, it changes nothing; two at once would make two
+ * prices of one, so that callers run it `alone`.
+ */
 export async function syncCatalogue(items: Item[], world: CatalogueWorld): Promise<Synced[]> {
+  const run = { ...world, id: crypto.randomUUID(), seenProducts: new Set<string>() }
   const synced: Synced[] = []
-  for (const item of items) synced.push(await syncItem(item, world))
+  for (const item of items) synced.push(await syncItem(item, run))
   return synced
 }
 
-async function syncItem(item: Item, world: CatalogueWorld): Promise<Synced> {
-  const known = await priceOf(item, world)
+async function syncItem(item: Item, run: Run): Promise<Synced> {
+  const known = await priceOf(item, run)
   const action = actionFor(item, known)
-  if (world.dryRun || action === 'not sold') return { item, action, price_id: known?.id ?? null, differences: [] }
-  if (action === 'archived') {
-    if (known) await world.stripe.prices.update(known.id, { active: false })
+  if (action === 'not sold' || action === 'archived') {
+    if (action === 'archived' && known && !run.dryRun) await run.stripe.prices.update(known.id, { active: false })
     return { item, action, price_id: known?.id ?? null, differences: [] }
   }
-  await keepProduct(item, world.stripe)
-  const price = await keepPrice(item, known, action, world.stripe)
-  const differences = await differencesOf(item, price.id, world.stripe)
-  if (differences.length === 0) await world.setPrice(item, price.id)
-  return { item, action, price_id: price.id, differences }
+  const changes = await keepProduct(item, run)
+  const said = [...(action === 'same' && changes.length > 0 ? [] : [action]), ...changes].join(', ')
+  if (run.dryRun) return { item, action: said, price_id: known?.id ?? null, differences: [] }
+  const price = await keepPrice(item, known, action, run)
+  const differences = await differencesOf(item, price.id, run.stripe)
+  if (differences.length === 0) await run.setPrice(item, price.id)
+  return { item, action: said, price_id: price.id, differences }
 }
 
 const lookupKey = ({ kind, id }: Item) => `palisade:${kind}:${id}`
@@ -67,14 +77,23 @@ function actionFor(item: Item, known: Stripe.Price | undefined): Action {
   return known.active ? 'same' : 'restored'
 }
 
-async function keepProduct({ product_id: id, product_name: name }: Item, stripe: Stripe): Promise<void> {
-  const known = await stripe.products.retrieve(id).catch((error: unknown) => {
+/** Answers what is different about a product that is there already; a dry run leaves it so. */
+async function keepProduct({ product_id: id, product_name: name }: Item, run: Run): Promise<ProductChange[]> {
+  if (run.seenProducts.has(id)) return []
+  run.seenProducts.add(id)
+  const { products } = run.stripe
+  const known = await products.retrieve(id).catch((error: unknown) => {
     if (isMissing(error)) return undefined
     throw error
   })
+  const changes: ProductChange[] = known
+    ? [...(known.name === name ? [] : ['renamed' as const]), ...(known.active ? [] : ['activated' as const])]
+    : []
+  if (run.dryRun) return changes
   const metadata = { palisade_id: id }
-  if (!known) await stripe.products.create({ id, name, metadata }, { idempotencyKey: `product:${id}` })
-  else if (known.name !== name || !known.active) await stripe.products.update(id, { name, active: true })
+  if (!known) await products.create({ id, name, metadata }, { idempotencyKey: `${run.id}:product:${id}` })
+  else if (changes.length > 0) await products.update(id, { name, active: true })
+  return changes
 }
 
 /** Stripe's prices cannot change their amount: another takes the place of the one before, which stays for who has it. */
@@ -82,7 +101,7 @@ async function keepPrice(
   item: Item,
   known: Stripe.Price | undefined,
   action: Action,
-  stripe: Stripe,
+  { stripe, id: run }: Run,
 ): Promise<Stripe.Price> {
   if (known && action === 'same') return known
   if (known && action === 'restored') return stripe.prices.update(known.id, { active: true })
@@ -90,10 +109,10 @@ async function keepPrice(
   const price = await stripe.prices.create(
     {
       ...{ product: product_id, unit_amount: amount, currency, metadata: { palisade_id: item.id } },
-      ...{ lookup_key: lookupKey(item), transfer_lookup_key: true },
+      ...{ lookup_key: lookupKey(item), transfer_lookup_key: known !== undefined },
       ...(interval && { recurring: { interval } }),
     },
-    { idempotencyKey: ['price', item.kind, item.id, amount, currency, interval, known?.id].join(':') },
+    { idempotencyKey: `${run}:price:${item.kind}:${item.id}` },
   )
   if (known) await stripe.prices.update(known.id, { active: false })
   return price

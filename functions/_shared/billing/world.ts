@@ -18,7 +18,7 @@ export type ReceivedEvent = {
 }
 
 export type SecurityEvent = {
-  type: 'stripe_signature_invalid' | 'stripe_livemode_mismatch' | 'stripe_api_version'
+  type: 'stripe_signature_invalid' | 'stripe_livemode_mismatch' | 'stripe_api_version' | 'stripe_reconcile_incomplete'
   severity: 'medium' | 'high'
   details: Record<string, unknown>
   /** The same within an hour counts up one event. */

@@ -10,7 +10,13 @@ export async function readJson<Schema extends z.ZodType>(request: Request, schem
   if (!error) return data
   const [issue] = error.issues
   const param = issue?.code === 'unrecognized_keys' ? issue.keys[0] : issue?.path.join('.')
-  throw new AppError('invalid_request_error', { message: `${param || 'The body'}: is missing or not valid.`, param })
+  throw new AppError('invalid_request_error', { message: `${param || 'The body'}: ${whyOf(issue)}`, param })
+}
+
+/** A schema's own words are said where it has some: they are ours, and zod's default would be "Invalid input". */
+function whyOf(issue: z.core.$ZodIssue | undefined): string {
+  if (issue?.code === 'unrecognized_keys') return 'is not a field here.'
+  return issue?.code === 'custom' && issue.message !== 'Invalid input' ? issue.message : 'is missing or not valid.'
 }
 
 async function parseBody(request: Request): Promise<unknown> {
