@@ -1,5 +1,6 @@
 /** What a running stack leaves in its data folder, so that status, stop and a second start find it. */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { z } from 'zod'
 import { type StackConfig, StackError } from './config.ts'
 
@@ -16,6 +17,8 @@ export function runningStack(config: StackConfig): StackState | undefined {
 /** Takes the data folder for this process; an error when another stack has it. */
 export function claimDataFolder(config: StackConfig): void {
   mkdirSync(config.data, { recursive: true })
+  // Keys will lie in it, and not every name of it is in the project's .gitignore.
+  if (readdirSync(config.data).length === 0) writeFileSync(join(config.data, '.gitignore'), '*\n')
   const other = runningStack(config)
   if (other) {
     throw new StackError(

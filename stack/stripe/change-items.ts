@@ -11,6 +11,7 @@ import type { State } from './state.ts'
 import { itemLine, periodOf, planAhead } from './subscribe.ts'
 import { isOver } from './subscription-status.ts'
 import type { InvoiceLine, Price, Subscription, SubscriptionItem } from './wire.ts'
+import { productName } from './words.ts'
 
 export type ItemChange = {
   id?: string | undefined
@@ -82,7 +83,7 @@ function changeItem(state: State, subscription: Subscription, given: ItemChange)
     item.current_period_start = now
     item.current_period_end = nextBoundary(now, now, item.price)
   }
-  return [credit, itemLine(subscription, item)]
+  return [credit, itemLine(state, subscription, item)]
 }
 
 const isSameInterval = (a: Price, b: Price) =>
@@ -97,7 +98,7 @@ function addItem(state: State, subscription: Subscription, { price, quantity = 1
   const period: Period = joins ? periodOf(first) : { start: now, end: nextBoundary(now, now, price) }
   const item = newSubscriptionItem(state, { subscription: subscription.id, price, quantity, period })
   subscription.items.data.push(item)
-  return [joins ? proratedLine(state, subscription, item, 1) : itemLine(subscription, item)]
+  return [joins ? proratedLine(state, subscription, item, 1) : itemLine(state, subscription, item)]
 }
 
 /** The part of an item's price for what is left of its period: 1 charges it, -1 gives it back. */
@@ -107,7 +108,7 @@ function proratedLine(state: State, subscription: Subscription, item: Subscripti
   const quantity = item.quantity ?? 1
   const left = Math.max(0, end - now) / (end - start)
   const amount = sign * Math.round((item.price.unit_amount ?? 0) * quantity * left)
-  const description = `${sign < 0 ? 'Unused' : 'Remaining'} time on ${quantity} × ${item.price.nickname ?? item.price.id}`
+  const description = `${sign < 0 ? 'Unused' : 'Remaining'} time on ${quantity} × ${productName(state, item.price)}`
   const period = { start: now, end }
   const { id: subscriptionId, metadata } = subscription
   return newLine({

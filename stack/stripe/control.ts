@@ -32,12 +32,15 @@ const settings = z
     api_version: z.string().min(1),
   })
   .partial()
-const failure = z.strictObject({
-  next: z.int().min(1).default(1),
-  status: z.int().min(400).max(599).default(500),
-  path_prefix: z.string().default('/v1/'),
-  after: z.boolean().default(false),
-})
+const failure = z
+  .strictObject({
+    next: z.int().min(1).default(1),
+    status: z.int().min(400).max(599).default(500),
+    path_prefix: z.string().default('/v1/'),
+    after: z.boolean().default(false),
+    saved: z.boolean().default(false),
+  })
+  .refine(({ status, saved }) => !saved || status !== 429, { path: ['saved'], message: 'Stripe never saves a 429.' })
 
 export function controlApi(state: State) {
   const app = new Hono()
@@ -126,7 +129,8 @@ function moneyControl(state: State, verb: Verb): void {
     need(state.intents, 'payment_intent', payment_intent)
     return dispute(state, chargeOfIntent(state, payment_intent), { ...given, amount: given.amount })
   })
-  verb('/disputes/:id', z.strictObject({ status: open }), ({ status }, id) =>
+  const moved = z.enum([...open.options, 'appeal_needs_response', 'appeal_under_review'])
+  verb('/disputes/:id', z.strictObject({ status: moved }), ({ status }, id) =>
     moveDispute(state, need(state.disputes, 'dispute', id), status),
   )
   const end = z.enum(['won', 'lost', 'warning_closed', 'prevented'])

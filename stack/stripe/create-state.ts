@@ -17,6 +17,7 @@ const fresh = () => ({
   deliveries: [],
   delivery: { mode: 'normal' as const, random: Math.random, buffer: [], running: 0, waiting: [] },
   request: undefined,
+  answers: new Map(),
   failures: [],
   slow_ms: 0,
   counters: { invoice: 0 },

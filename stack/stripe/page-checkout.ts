@@ -2,10 +2,11 @@
 import type { Hono } from 'hono'
 import { html } from 'hono/html'
 import { answerSession, paySession } from './checkout.ts'
-import { challengePage, date, type Html, money, notFound, page, redirect } from './page-layout.ts'
+import { challengePage, date, type Html, notFound, page, redirect } from './page-layout.ts'
 import type { State } from './state.ts'
 import { type Way, wayNames, ways } from './ways.ts'
 import type { Session } from './wire.ts'
+import { money } from './words.ts'
 
 export function checkoutPages(app: Hono, state: State): void {
   app.get('/c/pay/:id', (c) => {

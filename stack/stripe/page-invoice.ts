@@ -3,11 +3,12 @@ import type { Hono } from 'hono'
 import { html } from 'hono/html'
 import { asOf } from './due.ts'
 import { wayFields, wayOf } from './page-checkout.ts'
-import { challengePage, date, money, notFound, page, redirect } from './page-layout.ts'
+import { challengePage, date, notFound, page, redirect } from './page-layout.ts'
 import { answerChallenge, paymentOf, tryInvoice } from './pay-invoice.ts'
 import type { State } from './state.ts'
 import { ways } from './ways.ts'
 import type { Invoice } from './wire.ts'
+import { inWords, money } from './words.ts'
 
 export function invoicePages(app: Hono, state: State): void {
   const open = (id: string) => {
@@ -49,7 +50,7 @@ function invoicePage(state: State, invoice: Invoice, failed: boolean): Response 
   return page(
     `Invoice ${invoice.number}`,
     html`<h1>Invoice ${invoice.number}</h1>
-<p class="amount">${money(invoice.amount_due, currency)} <span class="quiet">${invoice.status}</span></p>
+<p class="amount">${money(invoice.amount_due, currency)} <span class="quiet">${inWords(invoice.status)}</span></p>
 ${failed ? html`<p class="error" role="alert">The payment did not go through. Choose another way to pay.</p>` : ''}
 <p class="quiet">From ${date(invoice.created)}</p><ul>${lines}</ul>${actions(state, invoice)}`,
   )

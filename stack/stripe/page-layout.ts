@@ -17,6 +17,8 @@ fieldset { border: 1px solid var(--line); border-radius: 8px; padding: .25rem .7
 label.way { display: flex; gap: .6rem; align-items: baseline; padding: .45rem 0; cursor: pointer }
 form.row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: end; margin: .5rem 0 } form { margin: 0 }
 button, select { font: inherit; padding: .5rem 1rem; border-radius: 8px; border: 1px solid var(--line); background: var(--card); color: inherit; cursor: pointer }
+select { max-width: 100% } li span { overflow-wrap: anywhere }
+form.row label { min-width: 0; max-width: 100% }
 button.main { width: 100%; background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600 }
 button.second { width: 100%; margin-top: .5rem } a { color: var(--accent) }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
@@ -56,11 +58,6 @@ const originOf = (url: string | null) => (url !== null && URL.canParse(url) ? [n
 
 export const redirect = (location: string) =>
   new Response(null, { status: 303, headers: { location, 'referrer-policy': 'no-referrer' } })
-
-export const money = (amount: number, currency: string) => {
-  const format = new Intl.NumberFormat('en', { style: 'currency', currency })
-  return format.format(amount / 10 ** (format.resolvedOptions().maximumFractionDigits ?? 2))
-}
 
 export const date = (seconds: number) => {
   const iso = new Date(seconds * 1000).toISOString()

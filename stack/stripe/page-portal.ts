@@ -4,12 +4,13 @@ import { html } from 'hono/html'
 import { changeItems } from './change-items.ts'
 import { asOf } from './due.ts'
 import { safeHref } from './page-checkout.ts'
-import { date, money, notFound, page, redirect } from './page-layout.ts'
+import { date, notFound, page, redirect } from './page-layout.ts'
 import { planEnd } from './plan-end.ts'
 import { cardOutcomes, type State } from './state.ts'
 import { nextRenewal } from './subscribe.ts'
 import { isOver } from './subscription-status.ts'
 import type { Portal, Price, Subscription } from './wire.ts'
+import { inWords, money, productName } from './words.ts'
 
 export function portalPages(app: Hono, state: State): void {
   app.get('/p/session/:id', (c) => {
@@ -44,7 +45,7 @@ function act(state: State, { customer }: Portal, form: FormData): void {
 
 const nameOf = (state: State, price: Price) => {
   const per = price.recurring ? ` per ${price.recurring.interval}` : ''
-  return `${state.products.get(price.product)?.name ?? price.id}, ${money(price.unit_amount ?? 0, price.currency)}${per}`
+  return `${productName(state, price)}, ${money(price.unit_amount ?? 0, price.currency)}${per}`
 }
 
 function portalPage(state: State, portal: Portal): Response {
@@ -59,10 +60,10 @@ function portalPage(state: State, portal: Portal): Response {
     html`<h1>Your subscription</h1>
 ${running.length === 0 ? html`<p class="quiet">There is none.</p>` : running.map((one) => subscriptionPart(state, one, action))}
 <h2>Card for renewals</h2>
-<form class="row" method="post" action="${action}"><label>How it answers<br><select name="outcome">${cardOutcomes.map((name) => html`<option value="${name}" ${state.cards.get(portal.customer) === name ? 'selected' : ''}>${name}</option>`)}</select></label>
+<form class="row" method="post" action="${action}"><label>How it answers<br><select name="outcome">${cardOutcomes.map((name) => html`<option value="${name}" ${state.cards.get(portal.customer) === name ? 'selected' : ''}>${inWords(name)}</option>`)}</select></label>
 <button name="do" value="card">Keep</button></form>
 <h2>Invoices</h2>
-<ul>${invoices.map(({ id, number, created, total, currency, status }) => html`<li><a href="/i/${id}">${number}</a><span>${date(created)}</span><span>${money(total, currency)}</span><span>${status}</span></li>`)}</ul>
+<ul>${invoices.map(({ id, number, created, total, currency, status }) => html`<li><a href="/i/${id}">${number}</a><span>${date(created)}</span><span>${money(total, currency)}</span><span>${inWords(status)}</span></li>`)}</ul>
 ${portal.return_url ? html`<p><a href="${safeHref(portal.return_url)}">Back</a></p>` : ''}`,
   )
 }
@@ -74,7 +75,7 @@ function subscriptionPart(state: State, subscription: Subscription, action: stri
     ({ active, recurring, currency }) => active && recurring && currency === subscription.currency,
   )
   const current = subscription.items.data[0]?.price.id
-  return html`<ul>${subscription.items.data.map(({ price, quantity }) => html`<li><span>${quantity} × ${nameOf(state, price)}</span><span>${subscription.status}</span></li>`)}</ul>
+  return html`<ul>${subscription.items.data.map(({ price, quantity }) => html`<li><span>${quantity} × ${nameOf(state, price)}</span><span>${inWords(subscription.status)}</span></li>`)}</ul>
 <p class="quiet">${ends === null ? html`Renews on ${date(nextRenewal(subscription))}` : html`Ends on ${date(ends)}`}</p>
 <form class="row" method="post" action="${action}">${known}<button name="do" value="${ends === null ? 'cancel' : 'resume'}">${ends === null ? 'Cancel at the end of the period' : 'Do not cancel'}</button></form>
 <form class="row" method="post" action="${action}">${known}<label>Change to<br><select name="price">${prices.map((price) => html`<option value="${price.id}" ${price.id === current ? 'selected' : ''}>${nameOf(state, price)}</option>`)}</select></label>

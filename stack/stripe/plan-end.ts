@@ -41,7 +41,7 @@ export function resume(state: State, subscription: Subscription): void {
     item.current_period_start = now
     item.current_period_end = nextBoundary(now, now, item.price)
   }
-  const lines = subscription.items.data.map((item) => itemLine(subscription, item))
+  const lines = subscription.items.data.map((item) => itemLine(state, subscription, item))
   const invoice = draftInvoice(state, subscription, {
     reason: 'subscription_cycle',
     lines,

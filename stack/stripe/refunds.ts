@@ -68,13 +68,23 @@ export function dispute(state: State, charge: Charge, { amount = charge.amount, 
   return made
 }
 
-const takesMoney = (status: Dispute['status']) => status === 'needs_response' || status === 'under_review'
+const isAppeal = (status: Dispute['status']) => status === 'appeal_needs_response' || status === 'appeal_under_review'
+const takesMoney = (status: Dispute['status']) =>
+  status === 'needs_response' || status === 'under_review' || isAppeal(status)
 const closed = ['won', 'lost', 'warning_closed', 'prevented']
+
+/** What is lost may be appealed, and a bank decides again. */
+function refuseMove({ status: from }: Dispute, to: Dispute['status']): void {
+  if (isAppeal(to) && from !== 'lost' && !isAppeal(from)) throw invalid('Only a dispute that is lost can be appealed.')
+  if (isAppeal(from) && !isAppeal(to) && to !== 'won' && to !== 'lost')
+    throw invalid('This dispute is appealed: it is won or lost.')
+  if (closed.includes(from) && !isAppeal(to)) throw invalid(`This dispute is ${from} already.`)
+}
 
 /** An inquiry that becomes a dispute takes the money then; one that is won brings it back. */
 export function moveDispute(state: State, moved: Dispute, status: Dispute['status']): Dispute {
-  if (closed.includes(moved.status)) throw invalid(`This dispute is ${moved.status} already.`)
-  const hadMoney = takesMoney(moved.status)
+  refuseMove(moved, status)
+  const hadMoney = takesMoney(moved.status) || moved.status === 'lost'
   change(state, closed.includes(status) ? 'charge.dispute.closed' : 'charge.dispute.updated', moved, { status })
   moved.is_charge_refundable = status.startsWith('warning_')
   if (!hadMoney && takesMoney(status)) emit(state, 'charge.dispute.funds_withdrawn', moved)

@@ -45,7 +45,7 @@ export function roll(state: State, subscription: Subscription): void {
     item.current_period_end = nextBoundary(subscription.billing_cycle_anchor, item.current_period_start, item.price)
   }
   if (wasTrial) subscription.status = 'active'
-  const lines = over.map((item) => itemLine(subscription, item))
+  const lines = over.map((item) => itemLine(state, subscription, item))
   const period = { start: before.data[0]?.current_period_start ?? start, end: start }
   const latest_invoice = subscription.latest_invoice
   const invoice = draftInvoice(state, subscription, { reason: 'subscription_cycle', lines, period })
@@ -109,7 +109,7 @@ export function upcoming(state: State, id: string): void {
   })
   fill(preview, [
     ...(state.pendingLines.get(id) ?? []),
-    ...subscription.items.data.map((item) => itemLine(subscription, item)),
+    ...subscription.items.data.map((item) => itemLine(state, subscription, item)),
   ])
   const { id: _id, ...rest } = preview
   emit(state, 'invoice.upcoming', rest)

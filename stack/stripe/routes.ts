@@ -6,10 +6,10 @@ import Stripe from 'stripe'
 import type { z } from 'zod'
 import { expanded } from './expand.ts'
 import { parseForm } from './form.ts'
-import { createMemory } from './idempotency.ts'
+import { once } from './idempotency.ts'
 import { newId } from './ids.ts'
 import { errorBody, invalid, Refusal } from './refusals.ts'
-import type { State } from './state.ts'
+import type { Failure, State } from './state.ts'
 
 type Method = 'GET' | 'POST' | 'DELETE'
 type Input = { expand?: string[] | undefined }
@@ -24,20 +24,20 @@ export type Route = <T extends Input>(
 ) => void
 
 export function apiRoutes(app: Hono, state: State): Route {
-  const memory = createMemory()
   return (method, path, params, act) =>
     app.on(method, path, async (c) => {
       const requestId = newId('req', 14)
       const query = new URL(c.req.url).search.slice(1)
       const form = method === 'GET' ? query : [await c.req.text(), query].filter(Boolean).join('&')
-      const run = () => perform(state, params, act, { form, id: c.req.param('id') ?? '' })
       const key = method === 'POST' ? c.req.header('idempotency-key') : undefined
       const call = { method, path: c.req.path, key: key ?? null, requestId }
-      const { status, text, replayed } = await answer(state, c, call, () =>
-        key === undefined
+      const { status, text, replayed } = await answer(state, c, call, (failure) => {
+        const input = parse(params, form)
+        const run = () => perform(state, input, (given) => act(given, c.req.param('id') ?? ''), failure)
+        return key === undefined
           ? later(state, run)
-          : memory(key, digest(`${method} ${c.req.path}\n${form}`), () => later(state, run)),
-      )
+          : once(state, key, digest(`${method} ${c.req.path}\n${form}`), () => later(state, run))
+      })
       const headers = {
         'content-type': 'application/json',
         'request-id': requestId,
@@ -51,21 +51,25 @@ export function apiRoutes(app: Hono, state: State): Route {
 
 type Call = { method: Method; path: string; key: string | null; requestId: string }
 
+type Work = (failure: Failure | undefined) => Promise<Answer>
+
 /** Asks for the key, fails when it is told to, and turns refusals into answers. */
-async function answer(state: State, c: Context, call: Call, work: () => Promise<Answer>): Promise<Answer> {
+async function answer(state: State, c: Context, call: Call, work: Work): Promise<Answer> {
   try {
     authenticate(state, c.req.header('authorization'))
     const failure = state.failures.find(({ left, path_prefix }) => left > 0 && call.path.startsWith(path_prefix))
     if (failure) failure.left -= 1
-    const done = failure && !failure.after ? undefined : await named(state, call, work)
-    if (failure) throw new Refusal(failure.status, 'It was told to fail.', failureTypes(failure.status))
-    return done ?? { status: 500, text: '{}' }
+    if (failure && !failure.after && !failure.saved) throw toldToFail(failure)
+    const done = await named(state, call, async () => work(failure))
+    if (failure && !failure.saved) throw toldToFail(failure)
+    return done
   } catch (error) {
     if (!(error instanceof Refusal)) throw error
     return { status: error.status, text: JSON.stringify(errorBody(error)) }
   }
 }
 
+const toldToFail = ({ status }: Failure) => new Refusal(status, 'It was told to fail.', failureTypes(status))
 const failureTypes = (status: number) =>
   status === 429 ? { type: 'rate_limit_error' as const, code: 'rate_limit' } : { type: 'api_error' as const }
 
@@ -96,15 +100,23 @@ async function named(state: State, call: Call, work: () => Promise<Answer>): Pro
   }
 }
 
-function perform<T extends Input>(
-  state: State,
-  params: z.ZodType<T>,
-  act: (input: T, id: string) => unknown,
-  { form, id }: { form: string; id: string },
-): Answer {
+/** What is refused here did not begin: its idempotency key stays free. */
+function parse<T>(params: z.ZodType<T>, form: string): T {
   const { data, error } = params.safeParse(parseForm(form))
   if (error) throw badParameter(error)
-  return { status: 200, text: JSON.stringify(expanded(state, act(data, id), data.expand ?? [])) }
+  return data
+}
+
+function perform<T extends Input>(
+  state: State,
+  input: T,
+  act: (input: T) => unknown,
+  failure: Failure | undefined,
+): Answer {
+  const isDone = !failure?.saved || failure.after
+  const result = isDone ? act(input) : undefined
+  if (failure?.saved) throw toldToFail(failure)
+  return { status: 200, text: JSON.stringify(expanded(state, result, input.expand ?? [])) }
 }
 
 /** Names one parameter, as Stripe does; an unknown one is refused, so nothing is ignored in silence. */

@@ -1,6 +1,7 @@
 /** What the stand-in knows: one account, in memory. */
 import type { Delivery, DeliveryMode } from './delivery.ts'
 import type { Due } from './due.ts'
+import type { Answer } from './routes.ts'
 import type {
   Charge,
   Customer,
@@ -40,7 +41,11 @@ export type Settings = {
   api_version: string
 }
 
-export type Failure = { left: number; status: number; path_prefix: string; after: boolean }
+/**
+ * `after`: the work is done, and its answer is lost on the way. `saved`: the failure is the request's result, which its
+ * idempotency key keeps; with both, one that did its work. Without either, nothing began.
+ */
+export type Failure = { left: number; status: number; path_prefix: string; after: boolean; saved: boolean }
 
 export type State = {
   url: string
@@ -83,6 +88,8 @@ export type State = {
   delivery: { mode: DeliveryMode; random: () => number; buffer: Delivery[]; running: number; waiting: Delivery[] }
   /** The API request that is being answered: events name it. */
   request: { id: string; idempotency_key: string | null } | undefined
+  /** By idempotency key: what the answer was, or undefined while it is worked out. */
+  answers: Map<string, { digest: string; answer: Answer | undefined }>
   failures: Failure[]
   slow_ms: number
   counters: { invoice: number }

@@ -10,6 +10,7 @@ import { newLine } from './shape-invoice-line.ts'
 import { newSubscription } from './shape-subscription.ts'
 import type { State } from './state.ts'
 import type { Invoice, InvoiceLine, Metadata, Price, Subscription, SubscriptionItem } from './wire.ts'
+import { lineName, productName } from './words.ts'
 
 export type Order = {
   customer: string
@@ -47,7 +48,7 @@ export function subscribe(
 
 function firstInvoice(state: State, subscription: Subscription, outcome: Outcome): Invoice {
   const isTrial = subscription.status === 'trialing'
-  const lines = subscription.items.data.map((item) => itemLine(subscription, item, isTrial))
+  const lines = subscription.items.data.map((item) => itemLine(state, subscription, item, isTrial))
   const period = { start: state.now(), end: state.now() }
   const invoice = draftInvoice(state, subscription, { reason: 'subscription_create', lines, period })
   emit(state, 'customer.subscription.created', subscription)
@@ -63,7 +64,12 @@ function firstInvoice(state: State, subscription: Subscription, outcome: Outcome
 }
 
 /** What an item costs for its current period; in a trial nothing. */
-export function itemLine(subscription: Subscription, item: SubscriptionItem, isTrial = false): InvoiceLine {
+export function itemLine(
+  state: State,
+  subscription: Subscription,
+  item: SubscriptionItem,
+  isTrial = false,
+): InvoiceLine {
   const quantity = item.quantity ?? 1
   return newLine({
     subscription: subscription.id,
@@ -72,7 +78,9 @@ export function itemLine(subscription: Subscription, item: SubscriptionItem, isT
     quantity,
     amount: isTrial ? 0 : (item.price.unit_amount ?? 0) * quantity,
     period: periodOf(item),
-    description: isTrial ? 'Trial period' : `${quantity} × ${item.price.nickname ?? item.price.id}`,
+    description: isTrial
+      ? `Trial period for ${productName(state, item.price)}`
+      : `${quantity} × ${lineName(state, item.price)}`,
     proration: false,
     metadata: subscription.metadata,
   })

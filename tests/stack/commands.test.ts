@@ -8,7 +8,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { root } from '../../stack/config.ts'
+import { readConfig, root } from '../../stack/config.ts'
+import { claimDataFolder, dropState } from '../../stack/state.ts'
 import { freeRange } from '../support/ports.ts'
 
 type Ended = { code: number; output: string }
@@ -251,4 +252,19 @@ describe('a stack', { timeout: 120_000 }, () => {
 
     expect(await stopped).toEqual({ code: 0, output: 'Stopped.\n' })
   })
+})
+
+test('a data folder is none of git, under any name; a folder that is in use is left as it is', async () => {
+  const { data, env } = await newPlace()
+  const config = readConfig(env)
+  claimDataFolder(config)
+  dropState(config)
+  const other = await newPlace()
+  writeFileSync(join(other.data, 'notes.txt'), 'mine')
+  claimDataFolder(readConfig(other.env))
+
+  expect(readFileSync(join(data, '.gitignore'), 'utf8')).toBe('*\n')
+  expect(existsSync(join(other.data, '.gitignore'))).toBe(false)
+  expect(await script('reset', env)).toMatchObject({ code: 0, output: expect.stringContaining('Deleted') })
+  expect(existsSync(data)).toBe(false)
 })

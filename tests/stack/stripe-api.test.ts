@@ -1,6 +1,7 @@
 /** The stand-in for Stripe answers the official client as Stripe does: keys, errors, lists, expansion and repetition. */
 import Stripe from 'stripe'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { z } from 'zod'
 import { createShop, createWorld, day, returns, type StripeWorld, subscribe } from '../support/stripe.ts'
 
 let world: StripeWorld
@@ -90,6 +91,43 @@ test('calls fail when they are told to, before the work or after it; the client 
   expect(lost).toMatch(/^500 StripeAPIError/)
   expect(made.lastResponse.headers['idempotent-replayed']).toBe('true')
   expect((await patient.customers.list()).data.map(({ id }) => id)).toEqual([made.id])
+})
+
+test('what began to run keeps its answer under the key, refusals too; what did not begin keeps none', async () => {
+  const { stripe } = world
+  const { product } = await createShop(world)
+  const make = (id: string, key: string) =>
+    failure(stripe.products.create({ id, name: 'Gold' }, { idempotencyKey: key }))
+  const price = (unit_amount: number) =>
+    told(stripe.prices.create({ product: 'gold', currency: 'usd', unit_amount }, { idempotencyKey: 'price' }))
+
+  const [malformed, missing] = [await price(-1), await price(1)]
+  const [taken, again] = [await make(product, 'taken'), await make(product, 'taken')]
+  expect(await make('gold', 'gold')).toBeUndefined()
+
+  expect([malformed, missing]).toEqual([
+    '400 StripeInvalidRequestError - unit_amount',
+    '404 StripeInvalidRequestError resource_missing product',
+  ])
+  // There is one now, and Stripe repeats what it said.
+  expect(await price(1)).toBe(missing)
+  expect([taken?.code, again?.code]).toEqual(['resource_already_exists', 'resource_already_exists'])
+  expect([taken, again].map((error) => error?.headers?.['idempotent-replayed'])).toEqual([undefined, 'true'])
+})
+
+test('a failure may be the result that is kept; an account that is emptied forgets all keys', async () => {
+  const { stripe } = world
+  const create = () => told(stripe.customers.create({}, { idempotencyKey: 'k3' }))
+  await world.tell('/fail', { status: 500, saved: true })
+  const failed = [await create(), await create()]
+  await world.tell('/fail', { status: 500, saved: true, after: true })
+  const done = await told(stripe.customers.create({}, { idempotencyKey: 'k4' }))
+
+  expect([...failed, done]).toEqual(Array(3).fill('500 StripeAPIError - -'))
+  expect((await stripe.customers.list()).data).toHaveLength(1)
+  await expect(world.tell('/fail', { status: 429, saved: true })).rejects.toThrow('429')
+  await world.control('', {}, z.undefined(), 'DELETE')
+  expect(await create()).toBeUndefined()
 })
 
 test('lists come in pages, newest first, and by their filters', async () => {

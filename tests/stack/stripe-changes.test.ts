@@ -127,6 +127,28 @@ test('in the portal a customer cancels for the end of the period, thinks again, 
   expect(await (await world.page(portal.url)).text()).toContain('http://localhost:3000/account')
 })
 
+test('invoices and pages name the product, and say in words how things stand', async () => {
+  const id = await begin()
+  const portal = await world.stripe.billingPortal.sessions.create({ customer: shop.customer })
+  await world.page(portal.url, { do: 'change', subscription: id, price: shop.dearer })
+  await card('declined')
+  await world.advance(32 * day)
+  const [renewal, change, first] = await invoices(id)
+  const text = async (url: string) => (await (await world.page(url)).text()).replaceAll(/<[^>]+>|\s+/g, ' ')
+
+  expect(first?.lines.data.map(({ description }) => description)).toEqual(['1 × Premium (at $20.00 / month)'])
+  expect(change?.lines.data.map(({ description }) => description)).toEqual([
+    'Unused time on 1 × Premium',
+    'Remaining time on 1 × Premium',
+  ])
+  expect(await text(renewal?.hosted_invoice_url ?? '')).toMatch(
+    /\$50\.00 +Open .* 1 × Premium \(at \$50\.00 \/ month\)/,
+  )
+  const shown = await text(portal.url)
+  expect(shown).toMatch(/Payment overdue .* Is declined .* Open .* Paid/)
+  expect(shown).not.toMatch(/price_|past_due|requires_action/)
+})
+
 test('the portal can also name the moment of the end instead of saying that it is the end of the period', async () => {
   await world.tell('/settings', { portal_cancels: 'at' })
   const id = await begin()

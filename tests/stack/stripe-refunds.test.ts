@@ -86,6 +86,32 @@ test.each([
   await expect(world.tell(`/disputes/${open?.id}/close`, { status })).rejects.toThrow(`${status} already`)
 })
 
+test.each([
+  ['won', ['charge.dispute.closed', 'charge.dispute.funds_reinstated']],
+  ['lost', ['charge.dispute.closed']],
+])('a dispute that was lost is appealed, and is %s; the money is gone all the while', async (status, expected) => {
+  await world.tell('/disputes', { payment_intent: intent })
+  const path = `/disputes/${(await disputes())[0]?.id}`
+  const appeal = (to: string) => world.tell(path, { status: to })
+  await expect(appeal('appeal_needs_response')).rejects.toThrow('Only a dispute that is lost')
+  await world.tell(`${path}/close`, { status: 'lost' })
+  await world.told()
+
+  await appeal('appeal_needs_response')
+  await expect(appeal('needs_response')).rejects.toThrow('is appealed')
+  await appeal('appeal_under_review')
+  const refund = world.stripe.refunds.create({ payment_intent: intent })
+  await expect(refund).rejects.toMatchObject({ code: 'charge_disputed' })
+  const moved = await world.told()
+  const [appealed] = await disputes()
+  await world.tell(`${path}/close`, { status })
+
+  expect(moved).toEqual(['charge.dispute.updated', 'charge.dispute.updated'])
+  expect(appealed).toMatchObject({ status: 'appeal_under_review', is_charge_refundable: false })
+  expect(await world.told()).toEqual(expected)
+  expect((await disputes())[0]?.status).toBe(status)
+})
+
 test('an inquiry takes no money until it becomes a dispute', async () => {
   await world.tell('/disputes', { payment_intent: intent, amount: 400, status: 'warning_needs_response' })
   const [inquiry] = await disputes()
