@@ -1,12 +1,13 @@
 /** npm run keys:rotate: new keys for the credential vault, and everything sealed anew under them. */
 import { parseArgs } from 'node:util'
 import { SingleBar } from 'cli-progress'
-import postgres from 'postgres'
+import type postgres from 'postgres'
 import { z } from 'zod'
 import { localDbUrl } from '../stack/bootstrap.ts'
 import { readConfig, StackError } from '../stack/config.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
+import { connectDatabase } from './connect-database.ts'
 import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run keys:rotate [-- --continue] [--batch N] [--scheme aead-det|A256CBC-HS512]
@@ -34,7 +35,7 @@ await runScript(help, async () => {
   const { scheme } = values
   if (scheme !== undefined && scheme !== 'aead-det' && scheme !== 'A256CBC-HS512')
     throw new StackError('--scheme is aead-det or A256CBC-HS512.')
-  const sql = postgres(await databaseUrl(), { max: 1, onnotice: () => {} })
+  const sql = connectDatabase(await databaseUrl(), { max: 1 })
   try {
     if (scheme)
       await sql`update private.settings set value = to_jsonb(${scheme}::text) where key = 'credentials.scheme'`

@@ -10,6 +10,7 @@ const help = `Usage: npm run reset
 Deletes the local stack's data folder (PALISADE_DATA): database, keys, mails, files. The next start makes new ones.`
 
 const ours = new Set([
+  '.gitignore',
   'postgres',
   'postgres.password',
   'keys.json',

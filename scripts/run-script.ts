@@ -1,5 +1,5 @@
 /** How every script ends: --help, one clear line for an error a person can act on, an exit code. */
-import { StackError } from '../stack/config.ts'
+import { explainError } from './explain-error.ts'
 
 /** `failed` is the exit code of a script that could not start or go on. */
 export async function runScript(help: string, main: () => Promise<number>, failed = 1): Promise<void> {
@@ -10,8 +10,7 @@ export async function runScript(help: string, main: () => Promise<number>, faile
   try {
     process.exitCode = await main()
   } catch (error) {
-    if (error instanceof StackError) console.error(`palisade: ${error.message}`)
-    else console.error(error)
+    console.error(`palisade: ${explainError(error)}`)
     process.exitCode = failed
   }
 }

@@ -19,19 +19,20 @@ what is missing or older, with its credits and entitlements. A job does the same
 --dry-run   say what differs, and change nothing
 
 ${connectionHelp}
-Exit code: 0 all is equal, or was repaired; 1 something is left that cannot be repaired; 2 it could not start or go on.`
+Exit code: 0 all is equal, or was repaired; 1 something is left that cannot be repaired or compared; 2 it could not start or go on.`
 
 await runScript(
   help,
   async () => {
     const { values } = parseArgs({
       options: {
-        days: { type: 'string', default: '35' },
+        days: { type: 'string' },
         all: { type: 'boolean', default: false },
         'dry-run': { type: 'boolean', default: false },
       },
     })
-    const days = Number(values.days)
+    if (values.all && values.days !== undefined) throw new StackError('Either --days or --all; see --help.')
+    const days = Number(values.days ?? '35')
     if (!Number.isInteger(days) || days < 1 || days > 3_650) throw new StackError('--days is a number from 1 to 3650.')
     const { sql, secretKey, apiUrl } = await connectBilling()
     const store = (values['dry-run'] ? createDryReadingStore : createReadingStore)(sql)
@@ -63,7 +64,7 @@ function startBar() {
   }
 }
 
-function report({ seen, repaired, unrepaired, foreign }: Reconciled, dryRun: boolean): number {
+function report({ seen, repaired, unrepaired, foreign, is_complete }: Reconciled, dryRun: boolean): number {
   const rows = [
     ...repaired.map(({ object, id }) => [object, id, dryRun ? 'differs' : 'repaired', '']),
     ...unrepaired.map(({ object, id, why }) => [object, id, 'NOT repaired', why]),
@@ -73,5 +74,6 @@ function report({ seen, repaired, unrepaired, foreign }: Reconciled, dryRun: boo
   console.log(
     `${seen} compared, ${repaired.length} ${dryRun ? 'would be repaired' : 'repaired'}, ${unrepaired.length} left${others}.`,
   )
-  return unrepaired.length > 0 ? 1 : 0
+  if (!is_complete) console.log('Not everything was compared: run it again.')
+  return unrepaired.length > 0 || !is_complete ? 1 : 0
 }

@@ -1,5 +1,5 @@
 /** What the local stack sells: every start brings the rows of plans and packs to its stand-in for Stripe. */
-import { createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
+import { alone, createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
 import { createStripe } from '../functions/_shared/billing/stripe-client.ts'
 import { syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
 import type { StackConfig } from '../stack/config.ts'
@@ -11,7 +11,8 @@ export async function sellInStandIn(config: StackConfig, keys: StackKeys): Promi
   const { sql, secretKey, apiUrl } = connectLocally(config, keys)
   try {
     const { items, setPrice } = createCatalogue(sql, false)
-    await syncCatalogue(await items(), { stripe: createStripe(secretKey, apiUrl), setPrice, dryRun: false })
+    const world = { stripe: createStripe(secretKey, apiUrl), setPrice, dryRun: false }
+    await alone(sql, async () => syncCatalogue(await items(), world))
   } finally {
     await sql.end()
   }

@@ -1,6 +1,6 @@
 /** npm run stripe:sync: what we sell, as products and prices in Stripe. */
 import { parseArgs } from 'node:util'
-import { createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
+import { alone, createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
 import { createStripe, isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
 import { type Item, type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
 import { connectBilling, connectionHelp } from './billing-connection.ts'
@@ -27,7 +27,7 @@ await runScript(
     try {
       const catalogue = createCatalogue(sql, isLiveKey(secretKey))
       const world = { stripe: createStripe(secretKey, apiUrl), setPrice: catalogue.setPrice, dryRun }
-      return report(await syncCatalogue(await catalogue.items(), world), dryRun)
+      return report(await alone(sql, async () => syncCatalogue(await catalogue.items(), world)), dryRun)
     } finally {
       await sql.end()
     }

@@ -19,6 +19,11 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
     from: /^scripts\/(?:stripe-(?:sync|reconcile|stand-in)|bench\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
+  // The words for an error are those of the functions that it comes from.
+  {
+    from: /^scripts\/explain-error\.ts$/,
+    mayImport: /^stack\/|^functions\/_shared\/(?:errors|billing\/describe-failure)\.ts$/,
+  },
   { from: /^scripts\//, mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/database\.types\.ts$/ },
 ]
 

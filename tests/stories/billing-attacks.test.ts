@@ -36,7 +36,7 @@ const newId = (prefix: string) => `${prefix}_${crypto.randomUUID().replaceAll('-
 const event = (changes: object = {}) =>
   JSON.stringify({
     ...{ id: newId('evt'), object: 'event', api_version: Stripe.API_VERSION, created: unix(), livemode: false },
-    ...{ type: 'customer.updated', data: { object: { id: newId('cus'), object: 'customer' } }, ...changes },
+    ...{ type: 'product.updated', data: { object: { id: newId('prod'), object: 'product' } }, ...changes },
   })
 const sign = (payload: string, { secret = stripeKeys().webhookSecret, timestamp = unix() } = {}) =>
   Stripe.webhooks.generateTestHeaderStringAsync({ payload, secret, timestamp })
@@ -66,7 +66,7 @@ describe.runIf(target().own)('the webhook', () => {
     expect(await deliver(forged)).toMatchObject(refused)
     expect(await deliver(forged, await sign(forged, { secret: newId('whsec') }))).toMatchObject(refused)
     expect(await deliver(forged, await sign(forged, { timestamp: unix(301) }))).toMatchObject(refused)
-    expect(await deliver(forged.replace('customer.updated', 'customer.deleted'), await sign(forged))).toMatchObject(
+    expect(await deliver(forged.replace('product.updated', 'product.deleted'), await sign(forged))).toMatchObject(
       refused,
     )
     expect(await deliver(`${forged} `, await sign(forged))).toMatchObject(refused)

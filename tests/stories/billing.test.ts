@@ -208,6 +208,42 @@ describe.runIf(target().own)('a subscription', () => {
     expect(await entitlementOf(user)).toMatchObject(paid)
   }, 120_000)
 
+  test('that goes from year to month and back again brings credits only for what was paid', async () => {
+    const user = await newUser()
+    await buy(sql, user, { plan_price: 'premium_year' })
+    await advance(sql, user, 7.1)
+    const { id } = await subscription(user)
+    const [item] = (await stripeClient().subscriptions.retrieve(id)).items.data
+    const change = async (planPrice: string) => {
+      const items = [{ id: item?.id ?? '', price: await stripePrice(planPrice) }]
+      await stripeClient().subscriptions.update(id, { items })
+      await settled(sql)
+    }
+    const charged = async () => {
+      const { data } = await stripeClient().invoices.list({ customer: await customerOf(sql, user) })
+      return data.reduce((sum, { amount_paid }) => sum + amount_paid, 0)
+    }
+    expect([await balanceOf(user), await charged()]).toEqual([12_100, 12_000])
+
+    await change('premium_month')
+    await change('premium_year')
+    await change('premium_month')
+
+    expect(await subscription(user)).toMatchObject({ plan_price_id: 'premium_month', status: 'active' })
+    // A year has a credit for each cent; the time that was used meanwhile costs a few.
+    const cents = await charged()
+    expect(cents).toBeLessThan(12_010)
+    expect(await balanceOf(user)).toBe(100 + cents)
+    const before = (await payments(user)).map(({ id }) => id)
+
+    await advance(sql, user, 31)
+
+    const renewed = (await payments(user)).filter(({ id }) => !before.includes(id))
+    expect(renewed).toMatchObject([{ amount: 1200, status: 'paid', credits: 0, payment_intent_id: null }])
+    expect([await balanceOf(user), await charged()]).toEqual([100 + cents, cents])
+    expect(await entitlementOf(user)).toMatchObject(paid)
+  }, 120_000)
+
   test('is raised to a better plan and lowered again: limits follow at once, money by the part of the period', async () => {
     const [plan] = await sql`insert into public.plans (id, name, position) values ('studio', 'Studio', 3) returning id`
     await sql`insert into public.plan_limits (plan_id, meter, period, amount) values ('studio', 'ai_calls', 'day', 9000)`
