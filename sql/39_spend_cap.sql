@@ -46,7 +46,7 @@ create function private.draw_spend(month date, shard integer, micros bigint) ret
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_cap bigint := private.spend_cap_micros();
+  v_cap bigint;
   v_month private.spend_months;
   v_left bigint;
   v_draw bigint;
@@ -56,6 +56,8 @@ begin
   select s.left_micros into v_left from private.spend_shards s
   where s.month = draw_spend.month and s.shard = draw_spend.shard for no key update;
   select m.* into v_month from private.spend_months m where m.month = draw_spend.month for no key update;
+  -- Not before: who changes the cap holds all of these.
+  v_cap := private.spend_cap_micros();
   if v_left + v_cap - v_month.handed_out_micros < micros then
     -- What others have left comes back, but for the shards that are in use at this moment: nobody waits for two.
     with taken as (
@@ -105,6 +107,29 @@ begin
 end $$;
 comment on function private.give_back_spend(date, bigint) is
   'Gives back what calls of a month held and did not cost; less than nothing when a provider reported more than a call was allowed.';
+
+create function private.tg_settings__spend_cap() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_month date := date_trunc('month', now() at time zone 'UTC');
+begin
+  with held as materialized (
+    select s.shard, s.left_micros from private.spend_shards s
+    where s.month = v_month and s.left_micros <> 0 order by s.shard for no key update
+  ), taken as (
+    update private.spend_shards s set left_micros = 0 from held h where s.month = v_month and s.shard = h.shard
+    returning h.left_micros
+  )
+  update private.spend_months m set handed_out_micros = m.handed_out_micros - (select coalesce(sum(t.left_micros), 0) from taken t)
+  where m.month = v_month;
+  return null;
+end $$;
+comment on function private.tg_settings__spend_cap() is
+  'A cap that is lowered holds at once: what the shards have left of the old one comes back. Definer: for whoever may change settings.';
+create trigger tg_settings__spend_cap after update on private.settings
+  for each row when (new.key = 'ai.project_usd_per_month' and new.value is distinct from old.value)
+  execute function private.tg_settings__spend_cap();
 
 create function private.project_spend(out month date, out cap_micros bigint, out spent_and_held_micros bigint)
 language sql stable security invoker set search_path = ''

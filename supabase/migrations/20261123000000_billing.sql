@@ -647,6 +647,48 @@ begin
   return v_deleted + v_more;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.draw_spend(month date, shard integer, micros bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_cap bigint;
+  v_month private.spend_months;
+  v_left bigint;
+  v_draw bigint;
+begin
+  insert into private.spend_months (month) values (draw_spend.month) on conflict do nothing;
+  insert into private.spend_shards (month, shard) values (draw_spend.month, draw_spend.shard) on conflict do nothing;
+  select s.left_micros into v_left from private.spend_shards s
+  where s.month = draw_spend.month and s.shard = draw_spend.shard for no key update;
+  select m.* into v_month from private.spend_months m where m.month = draw_spend.month for no key update;
+  -- Not before: who changes the cap holds all of these.
+  v_cap := private.spend_cap_micros();
+  if v_left + v_cap - v_month.handed_out_micros < micros then
+    -- What others have left comes back, but for the shards that are in use at this moment: nobody waits for two.
+    with taken as (
+      update private.spend_shards s set left_micros = 0
+      from (
+        select o.shard, o.left_micros from private.spend_shards o
+        where o.month = draw_spend.month and o.shard <> draw_spend.shard and o.left_micros <> 0
+        order by o.shard for update skip locked) o
+      where s.month = draw_spend.month and s.shard = o.shard
+      returning o.left_micros
+    )
+    select v_month.handed_out_micros - coalesce(sum(t.left_micros), 0) into v_month.handed_out_micros from taken t;
+  end if;
+  -- A thousandth more than is needed, so that the next calls need not come here.
+  v_draw := greatest(0, least(
+    greatest(micros - v_left, 0) + coalesce(v_cap / 1000, 1000000000),
+    coalesce(v_cap - v_month.handed_out_micros, 1000000000000)));
+  update private.spend_months m set handed_out_micros = v_month.handed_out_micros + v_draw where m.month = draw_spend.month;
+  update private.spend_shards s set
+    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end
+  where s.month = draw_spend.month and s.shard = draw_spend.shard;
+  return v_left + v_draw >= micros;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.dunning_key(subscription_id text, past_due_since timestamp with time zone, "position" integer)
  RETURNS text
  LANGUAGE sql
@@ -2404,6 +2446,27 @@ begin
   return null;
 end $function$;
 
+CREATE OR REPLACE FUNCTION private.tg_settings__spend_cap()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_month date := date_trunc('month', now() at time zone 'UTC');
+begin
+  with held as materialized (
+    select s.shard, s.left_micros from private.spend_shards s
+    where s.month = v_month and s.left_micros <> 0 order by s.shard for no key update
+  ), taken as (
+    update private.spend_shards s set left_micros = 0 from held h where s.month = v_month and s.shard = h.shard
+    returning h.left_micros
+  )
+  update private.spend_months m set handed_out_micros = m.handed_out_micros - (select coalesce(sum(t.left_micros), 0) from taken t)
+  where m.month = v_month;
+  return null;
+end $function$;
+
 CREATE OR REPLACE FUNCTION private.tg_stripe_customers__forget()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2625,6 +2688,8 @@ CREATE INDEX subscriptions_plan_price_id_idx ON public.subscriptions USING btree
 CREATE INDEX subscriptions_user_id_idx ON public.subscriptions USING btree (user_id);
 
 CREATE TRIGGER tg_settings__entitlements AFTER UPDATE ON private.settings FOR EACH ROW WHEN (((new.key = 'billing.grace_days'::text) AND (new.value <> old.value))) EXECUTE FUNCTION private.tg__refresh_entitlements();
+
+CREATE TRIGGER tg_settings__spend_cap AFTER UPDATE ON private.settings FOR EACH ROW WHEN (((new.key = 'ai.project_usd_per_month'::text) AND (new.value IS DISTINCT FROM old.value))) EXECUTE FUNCTION private.tg_settings__spend_cap();
 
 CREATE TRIGGER tg_stripe_customers__forget AFTER DELETE ON private.stripe_customers FOR EACH ROW EXECUTE FUNCTION private.tg_stripe_customers__forget();
 
@@ -2897,6 +2962,8 @@ COMMENT ON FUNCTION "private"."tell_of_stripe_object"(private.stripe_objects) IS
 COMMENT ON FUNCTION "private"."tell_of_subscription"(text) IS 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
 
 COMMENT ON FUNCTION "private"."tg__refresh_entitlements"() IS 'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
+
+COMMENT ON FUNCTION "private"."tg_settings__spend_cap"() IS 'A cap that is lowered holds at once: what the shards have left of the old one comes back. Definer: for whoever may change settings.';
 
 COMMENT ON FUNCTION "private"."tg_stripe_customers__forget"() IS 'With an erased user go the readings and the events of their customers, which hold addresses. Definer: the Auth service erases users.';
 
@@ -3255,6 +3322,10 @@ GRANT EXECUTE ON FUNCTION "private"."tell_of_subscription"(text) TO "postgres";
 REVOKE ALL ON FUNCTION "private"."tg__refresh_entitlements"() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION "private"."tg__refresh_entitlements"() TO "postgres";
+
+REVOKE ALL ON FUNCTION "private"."tg_settings__spend_cap"() FROM PUBLIC;
+
+GRANT EXECUTE ON FUNCTION "private"."tg_settings__spend_cap"() TO "postgres";
 
 REVOKE ALL ON FUNCTION "private"."tg_stripe_customers__forget"() FROM PUBLIC;
 

@@ -247,6 +247,7 @@ export const functions = {
   'private.take_key_units(private.ai_holds, private.meter_counts)': 'invoker; -',
   'private.take_secret_transfer(uuid, bytea, bytea)': 'invoker; -',
   'private.take_spend(bigint)': 'invoker; -',
+  'private.tg_settings__spend_cap()': 'definer; -',
   'private.take_units(private.meter_counts, private._meter_limit, bigint[], text, timestamp with time zone)':
     'invoker; -',
   'private.tg_api_key_signing_secrets__forget()': 'definer; -',

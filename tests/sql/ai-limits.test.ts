@@ -257,6 +257,22 @@ describe('the project’s cap', () => {
       ])
     }))
 
+  test('that is lowered holds at once, whatever was fetched of it before', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      await fresh(tx, '1000')
+      const account = await newAccount(tx)
+      await setLimit(tx, account.id, 'ai_concurrency', 'total', null)
+      await admit(tx, account)
+      const held = await spend(tx)
+
+      await tx`update private.settings set value = to_jsonb(${held}::numeric / 1000000) where key = 'ai.project_usd_per_month'`
+
+      expect(await spend(tx)).toBe(held)
+      const [answer] = await admitAll(tx, [request(account)])
+      expect(answer).toMatchObject({ admitted: false })
+    }))
+
   test('many connections at once spend all of it and not a micro-dollar more', async () => {
     const lock = connect()
     const [before] = await lock`select value from private.settings where key = 'ai.project_usd_per_month'`
