@@ -277,6 +277,20 @@ describe('what changed meanwhile', () => {
     ])
   })
 
+  test('a session that was given up is found behind a page of others', async () => {
+    const hidden = session({ id: 'cs_hidden', mode: 'subscription', metadata: {} })
+    stripe.answers['GET /checkout/sessions'] = ({ params }) =>
+      params.get('starting_after') === 'cs_pack'
+        ? list([hidden])
+        : list([session({ id: 'cs_pack', mode: 'payment', metadata: {} })], true)
+    stripe.answers['POST /checkout/sessions/cs_hidden/expire'] = () => session({ id: 'cs_hidden' })
+    const { world } = createWorld()
+
+    expect((await ask(world)).status).toBe(200)
+
+    expect(asked()).toContain('POST /checkout/sessions/cs_hidden/expire')
+  })
+
   test('a session that was completed a moment ago counts, although its event is not here yet', async () => {
     const done = session({ id: 'cs_stale', mode: 'subscription', subscription: 'sub_1', payment_intent: null })
     stripe.answers['POST /checkout/sessions/cs_stale/expire'] = () => failure(400, { message: 'Only open ones.' })

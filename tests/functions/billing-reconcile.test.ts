@@ -1,6 +1,8 @@
 /** Comparing with Stripe: what is missing is repaired, what cannot be is said. The stand-in for Stripe, and readings in memory. */
+import postgres from 'postgres'
 import Stripe from 'stripe'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { reconcileWithStripe } from '../../functions/_shared/billing/billing-jobs.ts'
 import { type Listing, listings } from '../../functions/_shared/billing/list-objects.ts'
 import { refundReading } from '../../functions/_shared/billing/read-money-back.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
@@ -10,7 +12,7 @@ import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
 import { buyPack, createShop, createWorld, day, type StripeWorld, subscribe } from '../support/stripe.ts'
 import { failure, list, startStripe } from './billing-stripe.ts'
-import { invoice, refund, userId } from './billing-world.ts'
+import { invoice, makeKey, refund, userId } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -384,4 +386,29 @@ describe('what cannot be repaired is said', () => {
     expect(foreign).not.toBe(id)
     expect(count).toBe(4)
   })
+})
+
+test('waits when Stripe says that it is asked too often, and goes on where it was', async () => {
+  let refusals = 1
+  const empty = () => list([])
+  const stripe = await startStripe({
+    'GET /subscriptions': () =>
+      refusals-- > 0 ? failure(429, { type: 'rate_limit_error', message: 'slow down' }) : list([]),
+    ...{ 'GET /invoices': empty, 'GET /checkout/sessions': empty, 'GET /refunds': empty, 'GET /disputes': empty },
+  })
+  const { world } = scene()
+  // The readings are in memory: nobody connects.
+  const sql = postgres('postgres://127.0.0.1:9/x')
+
+  try {
+    const result = await reconcileWithStripe({
+      ...{ sql, secretKey: makeKey(), apiUrl: stripe.url, days: 35, store: world.store },
+      ...{ until: Date.now() + 30_000, now: Date.now, onProgress: () => {} },
+    })
+
+    expect(result).toMatchObject({ seen: 0, unrepaired: [], is_complete: true })
+    expect(stripe.asked.filter(({ what }) => what === 'GET /subscriptions').length).toBe(3)
+  } finally {
+    stripe.stop()
+  }
 })

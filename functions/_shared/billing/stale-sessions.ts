@@ -30,12 +30,12 @@ async function areSubscriptionsKnown(customer: string, { stripe, store }: ShopWo
   return outcomes.every(({ outcome }) => outcome !== 'changed')
 }
 
-/** Not this checkout's own, which who asked at the same time has made already. */
+/** Not this checkout's own, which who asked at the same time has made already. Every page: packs may have many open ones. */
 async function openPlanSessions(customer: string, checkoutId: string, { stripe }: ShopWorld): Promise<string[]> {
-  const { data } = await stripe.checkout.sessions.list({ customer, status: 'open', limit: 100 })
-  return data
-    .filter(({ mode, metadata }) => mode === 'subscription' && metadata?.palisade_checkout_id !== checkoutId)
-    .map(({ id }) => id)
+  const ids: string[] = []
+  for await (const { id, mode, metadata } of stripe.checkout.sessions.list({ customer, status: 'open', limit: 100 }))
+    if (mode === 'subscription' && metadata?.palisade_checkout_id !== checkoutId) ids.push(id)
+  return ids
 }
 
 /** False for a session that was completed, which is applied then, and for one that Stripe is about to complete. */
