@@ -273,6 +273,36 @@ describe('the project’s cap', () => {
       expect(answer).toMatchObject({ admitted: false })
     }))
 
+  test('that is lowered while a call fetches its part holds for that call, too', async () => {
+    const [operator, caller, watcher] = [connect(), connect(), connect()]
+    const [before] = await operator`select value from private.settings where key = 'ai.project_usd_per_month'`
+    try {
+      await racing(1, async (sql, accounts) => {
+        const account = await accounts()
+        // Somebody has fetched a part already, and the caller's connection has none.
+        await admitAll(sql, [request(account)])
+        const [{ pid } = {}] = await caller`select pg_backend_pid() as pid`
+        await caller`
+          update private.spend_shards s set left_micros = 0 where s.shard = ${pid} % 128 and s.month = date_trunc('month', now() at time zone 'UTC')`
+        const { going } = await operator.begin(async (tx) => {
+          await tx`
+            update private.settings set value = to_jsonb(spent_and_held_micros::numeric / 1000000)
+            from private.project_spend() where key = 'ai.project_usd_per_month'`
+          const going = admitAll(caller, [request(account)])
+          const isWaiting = async () =>
+            (await watcher`select cardinality(pg_blocking_pids(${pid})) > 0 as waits`)[0]?.waits === true
+          await expect.poll(isWaiting).toBe(true)
+          return { going }
+        })
+
+        expect(await going).toMatchObject([{ admitted: false }])
+      })
+    } finally {
+      await operator`update private.settings set value = ${operator.json(before?.value)} where key = 'ai.project_usd_per_month'`
+      await Promise.all([operator.end(), caller.end(), watcher.end()])
+    }
+  })
+
   test('many connections at once spend all of it and not a micro-dollar more', async () => {
     const lock = connect()
     const [before] = await lock`select value from private.settings where key = 'ai.project_usd_per_month'`

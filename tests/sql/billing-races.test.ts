@@ -15,6 +15,7 @@ import {
   invoice,
   ledgerOf,
   linkCustomer,
+  nextCustomer,
   type Reading,
   readAt,
   receive,
@@ -136,6 +137,47 @@ describe('at the same time', () => {
       )
 
       expect(await sql`select from private.retention_clocks where user_id = ${shop.account.id}`).toHaveLength(0)
+    }))
+
+  test('refunds that name no customer and readings of the payment that they are of do not wait in a circle', () =>
+    selling(8, async (sql, shop, accounts) => {
+      const shops = await Promise.all(Array.from({ length: 4 }, async () => nextCustomer(sql, shop, await accounts())))
+      const outcomes: unknown[] = []
+      for (let round = 0; round < 10; round += 1) {
+        const paid = shops.map((buyer) => session(buyer, 1))
+        await apply(sql, ...paid)
+        outcomes.push(
+          ...(await together(8, (n) => {
+            const [buyer, bought] = [shops[n % 4] ?? shop, paid[n % 4] as Reading]
+            if (n >= 4) return apply(sql, { ...bought, read_at: readAt(3) })
+            return apply(sql, refund(buyer, 2, bought.payment_intent_id, 500, { customer_id: null }))
+          })),
+        )
+      }
+
+      expect(outcomes.filter((outcome) => !Array.isArray(outcome))).toEqual([])
+    }))
+
+  test('erasures and a change of the days of grace do not wait in a circle', () =>
+    selling(8, async (sql, shop, accounts) => {
+      const [grace] = await sql`select value from private.settings where key = 'billing.grace_days'`
+      try {
+        for (let round = 0; round < 8; round += 1) {
+          const owners = await Promise.all(Array.from({ length: 6 }, () => accounts()))
+          for (const owner of owners) {
+            const buyer = await nextCustomer(sql, shop, owner)
+            await apply(sql, subscription(buyer, 1))
+          }
+          const outcomes = await together(7, (n) =>
+            n === 6
+              ? sql`update private.settings set value = to_jsonb(${8 + (round % 2)}::int) where key = 'billing.grace_days'`
+              : sql`delete from auth.users where id = ${owners[n]?.id ?? null}`,
+          )
+          expect(outcomes.filter((outcome) => !Array.isArray(outcome))).toEqual([])
+        }
+      } finally {
+        await sql`update private.settings set value = ${grace?.value} where key = 'billing.grace_days'`
+      }
     }))
 
   test('twenty deliveries of an event are one event', () =>
