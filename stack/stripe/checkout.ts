@@ -9,7 +9,7 @@ import type { State } from './state.ts'
 import { type Way, ways } from './ways.ts'
 import type { Session } from './wire.ts'
 
-export function assertOpen(session: Session): void {
+function assertOpen(session: Session): void {
   if (session.status !== 'open') throw invalid(`This checkout session is ${session.status}.`)
 }
 

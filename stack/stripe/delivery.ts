@@ -122,7 +122,7 @@ export async function attempt(state: State, delivery: Delivery): Promise<boolean
 }
 
 /** Indented, as Stripe's are: a receiver that checks a re-serialised body fails here, too. */
-export const payloadOf = (event: Event) => JSON.stringify(event, null, 2)
+const payloadOf = (event: Event) => JSON.stringify(event, null, 2)
 
 export const isBusy = ({ delivery, deliveries }: State) =>
   delivery.running > 0 || deliveries.some(({ state }) => state === 'waiting')

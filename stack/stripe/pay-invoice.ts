@@ -27,7 +27,7 @@ export function tryInvoice(state: State, invoice: Invoice, outcome: Outcome): Pa
 }
 
 /** Tells what the try of the intent means for the invoice and its subscription. */
-export function noteTry(state: State, invoice: Invoice): PaymentIntent['status'] {
+function noteTry(state: State, invoice: Invoice): PaymentIntent['status'] {
   const intent = paymentOf(state, invoice)?.intent
   if (!intent) return 'succeeded'
   if (intent.status === 'succeeded') markPaid(state, invoice)

@@ -19,7 +19,7 @@ export function nextBoundary(anchor: number, after: number, { recurring }: Pick<
 }
 
 /** The same day and time of a later month, or that month's last day. */
-export function addMonths(from: number, months: number): number {
+function addMonths(from: number, months: number): number {
   const date = new Date(from * 1000)
   const lastDay = new Date(Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + months + 1, 0)).getUTCDate()
   const day = Math.min(date.getUTCDate(), lastDay)
