@@ -1,9 +1,9 @@
 /** Which database and which Stripe a script of billing works on: those of the environment, otherwise the local stack's. */
 import type postgres from 'postgres'
 import { z } from 'zod'
-import { localDbUrl } from '../stack/bootstrap.ts'
 import { readConfig, type StackConfig, StackError } from '../stack/config.ts'
-import { loadKeys, type StackKeys } from '../stack/keys.ts'
+import { localDbUrl } from '../stack/platform/bootstrap.ts'
+import { loadKeys, type StackKeys } from '../stack/platform/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { connectDatabase } from './connect-database.ts'
 

@@ -3,8 +3,8 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
+import { startScratch } from '../stack/platform/scratch.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
-import { startScratch } from '../stack/scratch.ts'
 import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run db:diff NAME [-- --allow-drops]

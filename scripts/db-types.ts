@@ -2,8 +2,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from '../stack/config.ts'
+import { startScratch } from '../stack/platform/scratch.ts'
 import { generateTypes, pushMigrations } from '../stack/schema.ts'
-import { startScratch } from '../stack/scratch.ts'
 import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run db:types

@@ -1,6 +1,7 @@
 /** What a person reads when a script ends early: a line that says what to do, or where an error came from that nobody foresaw. */
-import { describeFailure } from '../functions/_shared/billing/describe-failure.ts'
+
 import { AppError } from '../functions/_shared/errors.ts'
+import { describeFailure } from '../functions/_shared/failure.ts'
 import { StackError } from '../stack/config.ts'
 
 /** Of sockets, of name servers, and of the driver. */
@@ -27,17 +28,16 @@ export function explainError(error: unknown): string {
   const [, explain] = states.find(([pattern]) => pattern.test(code)) ?? []
   if (explain) return explain(code)
   if (error instanceof AppError)
-    return error.message + (error.cause instanceof Error ? ` (${error.cause.message})` : '')
+    return error.message + (error.cause === undefined ? '' : ` (${describeFailure(error.cause)})`)
   const failure = describeFailure(error)
   if (failure.startsWith('Stripe: ')) return `${failure}: ${error.message}${adviceFor(failure)}`
   return error.stack ?? error.message
 }
 
-/** An error of ours has the code of what caused it as the last word of its cause. */
-function codeOf(error: Error): string {
-  if (error instanceof AppError)
-    return error.cause instanceof Error ? (error.cause.message.split(' ').at(-1) ?? '') : ''
-  return 'code' in error ? String(error.code) : ''
+/** Of an error of ours, the code of what caused it. */
+function codeOf(error: unknown): string {
+  if (error instanceof AppError) return codeOf(error.cause)
+  return error instanceof Error && 'code' in error ? String(error.code) : ''
 }
 
 function adviceFor(failure: string): string {

@@ -1,7 +1,7 @@
 /** npm run reset: throws the local data away. */
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { readConfig, StackError } from '../stack/config.ts'
-import { clusterPid, stopCluster } from '../stack/postgres.ts'
+import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { runningStack } from '../stack/state.ts'
 import { runScript } from './run-script.ts'
 

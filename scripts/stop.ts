@@ -1,7 +1,7 @@
 /** npm stop: ends the stack of this data folder, and a database that a killed stack left behind. */
 import { setTimeout as wait } from 'node:timers/promises'
 import { readConfig, StackError } from '../stack/config.ts'
-import { clusterPid, stopCluster } from '../stack/postgres.ts'
+import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { dropState, runningStack } from '../stack/state.ts'
 import { runScript } from './run-script.ts'
 

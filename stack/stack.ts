@@ -4,17 +4,18 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { createAdaptorServer } from '@hono/node-server'
 import postgres from 'postgres'
-import { createAiProvider } from './ai-provider.ts'
-import { bootstrap, localDbUrl } from './bootstrap.ts'
 import { type StackConfig, StackError } from './config.ts'
-import { createExchanges } from './exchanges.ts'
-import { startFunctions } from './functions.ts'
-import { createGateway } from './gateway.ts'
+import { createAiProvider } from './doubles/ai-provider.ts'
+import { createExchanges } from './doubles/exchanges.ts'
+import { createStripe } from './doubles/stripe.ts'
 import { writeJobSettings } from './job-settings.ts'
-import { startJobs } from './jobs.ts'
-import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './keys.ts'
 import { landingPage } from './landing.ts'
-import { createMailbox } from './mailbox.ts'
+import { bootstrap, localDbUrl } from './platform/bootstrap.ts'
+import { startFunctions } from './platform/functions.ts'
+import { createGateway } from './platform/gateway.ts'
+import { startJobs } from './platform/jobs.ts'
+import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './platform/keys.ts'
+import { createMailbox } from './platform/mailbox.ts'
 import {
   clusterPid,
   clusterVersion,
@@ -23,12 +24,11 @@ import {
   postgresMajor,
   startCluster,
   stopCluster,
-} from './postgres.ts'
-import { createRealtime, type Realtime, refuseUpgrade } from './realtime.ts'
+} from './platform/postgres.ts'
+import { createRealtime, type Realtime, refuseUpgrade } from './platform/realtime.ts'
+import { startSmtp } from './platform/smtp.ts'
 import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
-import { startSmtp } from './smtp.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
-import { createStripe } from './stripe.ts'
 
 type Fetch = (
   request: Request,

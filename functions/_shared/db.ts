@@ -1,13 +1,13 @@
 /** The way to Postgres on the hot path. Everything else goes through supabase-js. */
 import postgres from 'postgres'
-import { AppError } from './errors.ts'
+import { z } from 'zod'
+import { AppError, type ErrorCode, refusalIn } from './errors.ts'
 
 export type Database = postgres.Sql
 /** For what runs in a transaction as well. */
 export type Queries = postgres.Sql | postgres.TransactionSql
 
 const defaultStatementTimeoutMs = 4_000
-const deadlineMs = 8_000
 /** Read by postgres.js, and missing in its types. */
 const unqueued = { max_pipeline: 0 }
 
@@ -32,24 +32,55 @@ export function connectDatabase(
   })
 }
 
+type CallOptions = {
+  /** The error for whatever goes wrong but a refusal of ours. */
+  otherwise?: ErrorCode
+  /**
+   * Covers what the server's own timeout cannot see: the wait for a connection, and a server that is gone. A statement that
+   * still waits for a connection then never runs.
+   */
+  deadlineMs?: number
+}
+
 /**
- * Runs a statement whose one row has one column, `answer`, and gives its value. Whatever goes wrong, the ledger is not
- * available, and callers must not act as if it had agreed. The deadline covers what the server's own timeout cannot see:
- * the wait for a connection, and a server that is gone; a statement that still waits for a connection never runs.
+ * The one way to call SQL: runs a statement and gives its rows through a schema, which is `answer(...)` for one value. A refusal
+ * that SQL raised with a code of our catalogue keeps its words. Anything else, an answer of another form included, is an error
+ * with the code `otherwise`, whose cause is for describeFailure only: an error of Postgres may quote a parameter.
  */
-export async function askLedger(query: postgres.PendingQuery<postgres.Row[]>): Promise<unknown> {
+export async function callSql<Schema extends z.ZodType>(
+  query: postgres.PendingQuery<postgres.Row[]>,
+  schema: Schema,
+  { otherwise = 'internal', deadlineMs }: CallOptions = {},
+): Promise<z.output<Schema>> {
+  try {
+    return schema.parse([...(await beforeDeadline(query, deadlineMs))])
+  } catch (cause) {
+    throw refusalIn(cause instanceof Error ? cause.message : '', cause) ?? new AppError(otherwise, { cause })
+  }
+}
+
+/** For a statement whose one row has one column, `answer`. */
+export const answer = <T>(schema: z.ZodType<T>): z.ZodType<T> =>
+  z
+    .array(z.object({ answer: z.unknown() }))
+    .length(1)
+    .transform(([row]) => row?.answer)
+    .pipe(schema)
+
+/** For a statement that is run for its effect. */
+export const nothing = z.unknown()
+
+async function beforeDeadline<Row>(query: postgres.PendingQuery<Row[] & postgres.Row[]>, ms: number | undefined) {
+  if (ms === undefined) return query
   let timer: ReturnType<typeof setTimeout> | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       query.cancel()
-      reject(new Error(`no answer from the database after ${deadlineMs} ms`))
-    }, deadlineMs)
+      reject(new AppError('internal', { cause: `no answer from the database after ${ms} ms` }))
+    }, ms)
   })
   try {
-    const [row] = await Promise.race([query, late])
-    return row?.answer
-  } catch (cause) {
-    throw new AppError('accounting_unavailable', { cause })
+    return await Promise.race([query, late])
   } finally {
     clearTimeout(timer)
   }

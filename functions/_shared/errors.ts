@@ -1,5 +1,7 @@
 /** Every error a caller can get. The code decides the status, the type, the default message and what to do next. */
 
+import { z } from 'zod'
+
 type Entry = { status: number; type: string; message: string; retryAfterS?: number; shouldRetry?: false }
 
 const request = 'invalid_request_error'
@@ -169,6 +171,23 @@ export class AppError extends Error {
 /** What we did not foresee is `internal`: its own message may name things that are nobody's business. */
 export const toAppError = (error: unknown): AppError =>
   error instanceof AppError ? error : new AppError('internal', { cause: error })
+
+const refusal = z.object({ code: z.string(), message: z.string() })
+
+/** Our refusal in a text, as SQL raises it and the Data API answers it; undefined when the text is something else. */
+export function refusalIn(text: string, cause?: unknown): AppError | undefined {
+  const { data } = refusal.safeParse(parseJson(text))
+  return data && isErrorCode(data.code) ? new AppError(data.code, { message: data.message, cause }) : undefined
+}
+
+/** Null for what is no JSON. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
+}
 
 /** OpenAI's shape, with the limit and its reset when they are known. */
 export function errorBody({ code, message, details }: AppError): { error: Record<string, unknown> } {

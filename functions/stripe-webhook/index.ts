@@ -2,7 +2,6 @@
 import { z } from 'zod'
 import { applyEvents } from '../_shared/billing/apply-events.ts'
 import { createTurns } from '../_shared/billing/apply-in-turn.ts'
-import { describeFailure } from '../_shared/billing/describe-failure.ts'
 import { handleWebhookRequest, type WebhookWorld } from '../_shared/billing/handle-webhook-request.ts'
 import { createInbox } from '../_shared/billing/inbox-database.ts'
 import { createRaiseLimit } from '../_shared/billing/raise-limit.ts'
@@ -10,6 +9,7 @@ import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
 import { createStripeReader } from '../_shared/billing/stripe-reader.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
+import { describeFailure } from '../_shared/failure.ts'
 
 const env = readEnv(
   z.object({

@@ -2,8 +2,8 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { createStreamObserver } from '../../functions/_shared/ai/observe-stream.ts'
 import { createEventGatherer, splitEvents } from '../../functions/_shared/ai/sse-events.ts'
-import { type Behaviours, parseModel } from '../../stack/ai-provider/behaviours.ts'
-import { chatAnswer, chatEvents } from '../../stack/ai-provider/chat-answer.ts'
+import { type Behaviours, parseModel } from '../../stack/doubles/ai-provider/behaviours.ts'
+import { chatAnswer, chatEvents } from '../../stack/doubles/ai-provider/chat-answer.ts'
 
 const request = { model: 'm', messages: [{ role: 'user', content: 'Příliš žluťoučký 🛡 日本語' }] }
 

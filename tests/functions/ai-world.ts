@@ -14,7 +14,7 @@ import type {
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { within } from '../../functions/_shared/within.ts'
-import { createAiProvider } from '../../stack/ai-provider.ts'
+import { createAiProvider } from '../../stack/doubles/ai-provider.ts'
 
 export const messages = [{ role: 'user', content: 'hello brave new world' }]
 export const caller = {

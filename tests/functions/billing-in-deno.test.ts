@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { root } from '../../stack/config.ts'
-import { denoBinary } from '../../stack/functions.ts'
+import { denoBinary } from '../../stack/platform/functions.ts'
 import { createWorld } from '../support/stripe.ts'
 import { customer, event, makeSecret, sign } from './billing-world.ts'
 

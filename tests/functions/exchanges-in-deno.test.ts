@@ -8,8 +8,8 @@ import { serve } from '@hono/node-server'
 import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { root } from '../../stack/config.ts'
-import { createExchanges } from '../../stack/exchanges.ts'
-import { denoBinary } from '../../stack/functions.ts'
+import { createExchanges } from '../../stack/doubles/exchanges.ts'
+import { denoBinary } from '../../stack/platform/functions.ts'
 import { names } from './exchanges-world.ts'
 
 const packageFile = z.object({ dependencies: z.record(z.string(), z.string()) })

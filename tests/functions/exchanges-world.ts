@@ -1,7 +1,7 @@
 /** The stand-in exchanges in this process, a key at each, and connections of ours to them. */
 import { z } from 'zod'
 import { type Credentials, connectExchange, type World } from '../../functions/_shared/exchanges/connect.ts'
-import { createExchanges } from '../../stack/exchanges.ts'
+import { createExchanges } from '../../stack/doubles/exchanges.ts'
 
 export const names = ['binance', 'coinbase', 'kraken'] as const
 export type Name = (typeof names)[number]

@@ -25,7 +25,7 @@ test.each([
   ['a database that is down', withCode('ECONNREFUSED'), down],
   [
     'a database that is down, asked through a function of ours',
-    new AppError('internal', { cause: new Error('Error ECONNREFUSED') }),
+    new AppError('internal', { cause: withCode('ECONNREFUSED') }),
     down,
   ],
   [
@@ -35,7 +35,7 @@ test.each([
   ],
   [
     'a database without our schema',
-    new AppError('internal', { cause: new Error('PostgresError 42P01') }),
+    new AppError('internal', { cause: withCode('42P01', 'PostgresError') }),
     'The database lacks something of ours (42P01). Are all migrations applied?',
   ],
   [
@@ -55,8 +55,8 @@ test.each([
   ],
   [
     'another error of ours',
-    new AppError('internal', { cause: new Error('PostgresError 23505') }),
-    'Something went wrong on our side. (PostgresError 23505)',
+    new AppError('internal', { cause: withCode('23505', 'PostgresError') }),
+    'Something went wrong on our side. (Postgres: 23505)',
   ],
 ])('of %s', (_name, error, said) => {
   expect(explainError(error)).toBe(said)

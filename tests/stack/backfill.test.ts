@@ -1,8 +1,8 @@
 /** Users who were there before a migration get what the migration makes everybody have. */
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { applyMigrations, migrationVersions } from '../../stack/schema.ts'
-import { type Scratch, startScratch } from '../../stack/scratch.ts'
 
 let scratch: Scratch
 beforeAll(async () => {

@@ -8,8 +8,8 @@ import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
 import { violationsIn } from '../../scripts/checks/imports.ts'
 import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
+import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
-import { type Scratch, startScratch } from '../../stack/scratch.ts'
 import { servicePolicyDifference } from '../../stack/service-policies.ts'
 
 const folder = join(root, 'supabase', 'migrations')

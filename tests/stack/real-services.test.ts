@@ -8,10 +8,10 @@ import { createLocalJWKSet, jwtVerify } from 'jose'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
-import { createTokens } from '../../stack/gateway/tokens.ts'
-import { createGateway, type Gateway } from '../../stack/gateway.ts'
-import { loadKeys, type StackKeys } from '../../stack/keys.ts'
-import { freePort, startScratch } from '../../stack/scratch.ts'
+import { createTokens } from '../../stack/platform/gateway/tokens.ts'
+import { createGateway, type Gateway } from '../../stack/platform/gateway.ts'
+import { loadKeys, type StackKeys } from '../../stack/platform/keys.ts'
+import { freePort, startScratch } from '../../stack/platform/scratch.ts'
 
 type Seen = { url: string | undefined; headers: IncomingHttpHeaders }
 

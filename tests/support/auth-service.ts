@@ -2,11 +2,11 @@
 import { createAdaptorServer } from '@hono/node-server'
 import { createClient, type SupabaseClient, type SupabaseClientOptions } from '@supabase/supabase-js'
 import postgres from 'postgres'
-import { type AuthSettings, readProjectSettings } from '../../stack/auth/settings.ts'
-import { localDbUrl } from '../../stack/bootstrap.ts'
 import { readConfig } from '../../stack/config.ts'
-import { createGateway } from '../../stack/gateway.ts'
-import { freePort, startScratch } from '../../stack/scratch.ts'
+import { type AuthSettings, readProjectSettings } from '../../stack/platform/auth/settings.ts'
+import { localDbUrl } from '../../stack/platform/bootstrap.ts'
+import { createGateway } from '../../stack/platform/gateway.ts'
+import { freePort, startScratch } from '../../stack/platform/scratch.ts'
 
 export type Mail = { to: string; subject: string; text?: string; html?: string }
 

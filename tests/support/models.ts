@@ -3,7 +3,7 @@ import postgres from 'postgres'
 import { z } from 'zod'
 import { target } from '../target.ts'
 
-/** Makes a model for a behaviour of the provider (see stack/ai-provider/behaviours.ts); answers its id. */
+/** Makes a model for a behaviour of the provider (see stack/doubles/ai-provider/behaviours.ts); answers its id. */
 export async function modelThat(behaviour: string): Promise<string> {
   const id = `test/${behaviour}`
   const sql = postgres(target().dbUrl, { max: 1, onnotice: () => {} })

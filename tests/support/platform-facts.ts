@@ -1,9 +1,9 @@
 /**
  * What hosted Supabase answers to role postgres (NOSUPERUSER) on PostgreSQL 17, as it was run there in November 2026,
- * and where the local stack answers differently. tests/stack/platform.test.ts runs every statement; docs show the lists.
+ * and where the local stack answers differently. tests/platform/platform.test.ts runs every statement; docs show the lists.
  *
  * An answer is `yes`, `yes: ` with the values of the last row, `yes [01007]` with a warning, or `SQLSTATE message`.
- * pgsodium, Vault, pg_cron and pg_net have a test of their own, tests/stack/extensions.test.ts.
+ * pgsodium, Vault, pg_cron and pg_net have a test of their own, tests/platform/extensions.test.ts.
  */
 type Fact = [statement: string, hosted: string]
 
@@ -347,7 +347,7 @@ export const knownStricter: Difference[] = [
 ]
 
 const inherits =
-  'Policies on tables of Storage and Realtime need their owner: postgres inherits from it, and the guard in stack/bootstrap.sql does not see this command.'
+  'Policies on tables of Storage and Realtime need their owner: postgres inherits from it, and the guard in stack/platform/bootstrap.sql does not see this command.'
 
 /** Refused on hosted, allowed here: nothing of ours may do it, and nothing but review would notice. */
 export const knownLooser: Difference[] = [

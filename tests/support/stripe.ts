@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
 import Stripe from 'stripe'
 import { z } from 'zod'
-import { createStripe } from '../../stack/stripe.ts'
+import { createStripe } from '../../stack/doubles/stripe.ts'
 
 const random = () => randomBytes(16).toString('hex')
 export const day = 86_400

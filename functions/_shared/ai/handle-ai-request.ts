@@ -1,10 +1,10 @@
 /** The AI endpoint without its environment: routes a request, and turns whatever happens into an answer. */
 import { AppError, renderError, toAppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import { answerPreflight, corsHeaders } from '../http/cors.ts'
 import { requestId as requestIdOf } from '../http/request-id.ts'
 import { answerCall, type Exchange, type ReadRequest } from './answer-call.ts'
 import { answerModels } from './answer-models.ts'
-import { causeOf } from './log-line.ts'
 import { readChatRequest } from './read-chat-request.ts'
 import { readEmbeddingsRequest } from './read-embeddings-request.ts'
 import { readImagesRequest } from './read-images-request.ts'

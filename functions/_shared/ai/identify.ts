@@ -1,10 +1,10 @@
 /** Who calls. Requests without a valid token or key are counted by address, since there is nobody else to count them for. */
 import { type Caller, identifyCaller } from '../auth/identify-caller.ts'
 import { AppError, toAppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import { clientAddress } from '../http/client-address.ts'
 import { limitHeaders } from '../http/limit-headers.ts'
 import type { AnonymousVerdict } from './ledger-contract.ts'
-import { causeOf } from './log-line.ts'
 import type { AiWorld } from './world.ts'
 
 export async function identify(headers: Headers, world: AiWorld): Promise<Caller> {

@@ -1,7 +1,7 @@
 /** The SQL functions behind an AI call. The decisions are theirs; this only carries them, many at a time when there are many. */
 import { z } from 'zod'
 import { createBatches } from '../batch-calls.ts'
-import { askLedger, type Database } from '../db.ts'
+import { answer, callSql, type Database, nothing } from '../db.ts'
 import { AppError, toAppError } from '../errors.ts'
 import {
   type AdmissionRequest,
@@ -22,22 +22,26 @@ const batchesInFlight = 2
 /** Answers that are kept have up to 1 MB each, and a statement is in memory several times. */
 const answersInBatch = 4
 
+/** An answer that we do not understand is no permission, and neither is none. */
+const asLedger = { otherwise: 'accounting_unavailable', deadlineMs: 8_000 } as const
+const list = answer(z.array(z.unknown()))
+
 /** Parameters are JSON, because postgres.js 3.4.9 sends a null inside an array as the text "NULL". */
 export function createLedger(sql: Database) {
   const inBatches = createBatches(batchesInFlight)
 
   const admitted = inBatches(
     async (requests: AdmissionRequest[]) =>
-      list(await askLedger(sql`select private.admit_ai_calls(${sql.json(requests)}) as answer`)),
+      callSql(sql`select private.admit_ai_calls(${sql.json(requests)}) as answer`, list, asLedger),
     isOneCallsFault,
   )
   const started = inBatches(async (ids: string[]) => {
     const uuids = sql`array(select id::uuid from jsonb_array_elements_text(${sql.json(ids)}) as id)`
-    await askLedger(sql`select private.start_ai_calls(${uuids}) as answer`)
+    await callSql(sql`select private.start_ai_calls(${uuids})`, nothing, asLedger)
     return ids
   }, isOneCallsFault)
   const settle = async (settlements: { call_id: string; outcome: Outcome }[]) =>
-    list(await askLedger(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`))
+    callSql(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`, list, asLedger)
   const settled = inBatches(settle, isOneCallsFault)
   const settledWithAnswer = inBatches(settle, isOneCallsFault, answersInBatch)
 
@@ -53,34 +57,37 @@ export function createLedger(sql: Database) {
       return understood(settlement, await send({ call_id: callId, outcome }))
     },
 
-    listModels: async (caller: LedgerCaller) =>
-      understood(modelList, await askLedger(sql`select private.list_ai_models(${sql.json(caller)}) as answer`)),
+    listModels: (caller: LedgerCaller) =>
+      callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(modelList), asLedger),
 
     reportAttempts: async (reports: AttemptReport[]) => {
-      await askLedger(sql`select private.report_ai_attempts(${sql.json(reports)}) as answer`)
+      await callSql(sql`select private.report_ai_attempts(${sql.json(reports)})`, nothing, asLedger)
     },
 
-    countAnonymous: async (ip: string, route: string) =>
-      understood(
-        anonymousVerdict,
-        await askLedger(sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`),
+    countAnonymous: (ip: string, route: string) =>
+      callSql(
+        sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`,
+        answer(anonymousVerdict),
+        asLedger,
       ),
 
     reportSignatureFailure: async (keyHash: string, ip: string | null) => {
-      await askLedger(sql`select private.report_signature_failure(decode(${keyHash}, 'hex'), ${ip}::inet) as answer`)
+      await callSql(
+        sql`select private.report_signature_failure(decode(${keyHash}, 'hex'), ${ip}::inet)`,
+        nothing,
+        asLedger,
+      )
     },
 
     /** Null when the Vault has no secret of this name. */
-    providerSecret: async (name: string) =>
-      understood(z.string().nullable(), await askLedger(sql`select private.provider_secret(${name}) as answer`)),
+    providerSecret: (name: string) =>
+      callSql(sql`select private.provider_secret(${name}) as answer`, answer(z.string().nullable()), asLedger),
   }
 }
 
-const list = (answer: unknown): unknown[] => understood(z.array(z.unknown()), answer)
-
-/** An answer that we do not understand is no permission. */
-function understood<T>(schema: z.ZodType<T>, answer: unknown): T {
-  const { data, error } = schema.safeParse(answer)
+/** One of many answers that came together. */
+function understood<T>(schema: z.ZodType<T>, one: unknown): T {
+  const { data, error } = schema.safeParse(one)
   if (error) throw new AppError('accounting_unavailable', { cause: error })
   return data
 }

@@ -1,8 +1,9 @@
 /** An admitted call from admission to settlement. It settles exactly once, however many ways it ends at the same time. */
+
+import { causeOf } from '../failure.ts'
 import type { AiRequest } from './ai-request.ts'
 import { describeOutcome, type Ending } from './describe-outcome.ts'
 import type { Admitted, Outcome, Route, Settlement } from './ledger-contract.ts'
-import { causeOf } from './log-line.ts'
 import { reportAttempt } from './report-attempt.ts'
 import { type Watch, watchCall } from './watch-call.ts'
 import type { AiWorld, LogLine } from './world.ts'

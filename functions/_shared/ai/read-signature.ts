@@ -1,8 +1,8 @@
 /** Signed requests (Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature). The database knows the secret. */
 import { z } from 'zod'
 import { AppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import type { LedgerCaller, RequestSignature } from './ledger-contract.ts'
-import { causeOf } from './log-line.ts'
 import type { AiWorld } from './world.ts'
 
 const signed = z.object({

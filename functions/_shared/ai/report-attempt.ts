@@ -1,7 +1,7 @@
 /** What the breaker learns: askings of a provider that failed by its own fault, and that it is well. */
 import type { AppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import type { Route } from './ledger-contract.ts'
-import { causeOf } from './log-line.ts'
 import type { AiWorld } from './world.ts'
 
 const modelsKept = 1_000

@@ -1,8 +1,8 @@
 /** A streamed answer: bytes pass through untouched while their usage is read. Pulled, never pushed: nothing piles up here. */
 import { AppError, errorBody, toAppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import type { Answer } from './call-provider.ts'
 import type { Settlement } from './ledger-contract.ts'
-import { causeOf } from './log-line.ts'
 import { hasData, type Observed, withCost } from './observe-stream.ts'
 import type { OpenCall } from './open-call.ts'
 import type { StreamOpening } from './open-stream.ts'

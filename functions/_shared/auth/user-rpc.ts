@@ -1,6 +1,5 @@
 /** Functions of the Data API, called with a user's own token: session, second factor and limits are decided in SQL. */
-import { AppError } from '../errors.ts'
-import { refusalIn } from '../refusal.ts'
+import { AppError, refusalIn } from '../errors.ts'
 
 export type ApiAccess = {
   /** The project's URL, without /rest/v1. */

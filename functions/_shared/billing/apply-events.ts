@@ -1,5 +1,5 @@
 /** Applies what waits in the inbox: reads what each event is about from Stripe, and hands it to SQL together with the event. */
-import { describeFailure } from './describe-failure.ts'
+import { describeFailure } from '../failure.ts'
 import { readObjects } from './read-objects.ts'
 import { readOnce } from './read-once.ts'
 import type { Applied, ApplyWorld, ClaimedEvent, Failed } from './world.ts'

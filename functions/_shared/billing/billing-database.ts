@@ -1,7 +1,6 @@
 /** The SQL functions behind checkout and portal. Who may buy what, and at what price, is theirs; this only carries it. */
 import { z } from 'zod'
-import type { Queries } from '../db.ts'
-import { askSql } from '../refusal.ts'
+import { answer, callSql, nothing, type Queries } from '../db.ts'
 import type { BillingStore } from './billing-world.ts'
 import { createReadingStore } from './reading-database.ts'
 
@@ -20,32 +19,31 @@ const prepared = z.object({
 export function createBillingStore(sql: Queries, livemode: boolean): BillingStore {
   return {
     ...createReadingStore(sql),
-    prepareCheckout: async ({ userId, sessionId }, { plan_price, credit_pack, return_urls }) => {
-      const [row] = await askSql(sql`
-        select private.prepare_checkout(${userId}, ${sessionId}, ${plan_price}, ${credit_pack}, ${livemode},
-          ${JSON.stringify(return_urls)}::text::jsonb) as answer`)
-      return prepared.parse(row?.answer)
-    },
-    preparePortal: async ({ userId, sessionId }) => {
-      const [row] = await askSql(sql`select private.prepare_portal(${userId}, ${sessionId}, ${livemode}) as answer`)
-      return z.string().parse(row?.answer)
-    },
-    linkCustomer: async (userId, customerId) => {
-      const [row] = await askSql(
+    prepareCheckout: ({ userId, sessionId }, { plan_price, credit_pack, return_urls }) =>
+      callSql(
+        sql`
+          select private.prepare_checkout(${userId}, ${sessionId}, ${plan_price}, ${credit_pack}, ${livemode},
+            ${JSON.stringify(return_urls)}::text::jsonb) as answer`,
+        answer(prepared),
+      ),
+    preparePortal: ({ userId, sessionId }) =>
+      callSql(sql`select private.prepare_portal(${userId}, ${sessionId}, ${livemode}) as answer`, answer(z.string())),
+    linkCustomer: (userId, customerId) =>
+      callSql(
         sql`select private.link_stripe_customer(${userId}, ${customerId}, ${livemode}) as answer`,
-      )
-      return z.string().parse(row?.answer)
-    },
-    noteCheckout: async (checkoutId, sessionId, url) => {
-      const [row] = await askSql(sql`select private.note_checkout(${checkoutId}, ${sessionId}, ${url}) as answer`)
-      return row?.answer === true
-    },
+        answer(z.string()),
+      ),
+    noteCheckout: (checkoutId, sessionId, url) =>
+      callSql(sql`select private.note_checkout(${checkoutId}, ${sessionId}, ${url}) as answer`, answer(z.boolean())),
     failCheckout: async (checkoutId) => {
-      await askSql(sql`select private.fail_checkout(${checkoutId})`)
+      await callSql(sql`select private.fail_checkout(${checkoutId})`, nothing)
     },
     emailOf: async (userId) => {
-      const [row] = await askSql(sql`select email from auth.users where id = ${userId}`)
-      return z.string().min(1).nullish().catch(null).parse(row?.email) ?? null
+      const rows = await callSql(
+        sql`select email from auth.users where id = ${userId}`,
+        z.array(z.object({ email: z.string().min(1).nullish().catch(null) })),
+      )
+      return rows[0]?.email ?? null
     },
   }
 }

@@ -1,7 +1,7 @@
 /** The jobs of billing, with Stripe and the database that they work on. Scripts and jobs run the same. */
 import type { Queries } from '../db.ts'
+import { describeFailure } from '../failure.ts'
 import { type AppliedCounts, applyEvents } from './apply-events.ts'
-import { describeFailure } from './describe-failure.ts'
 import { createInbox } from './inbox-database.ts'
 import { listings } from './list-objects.ts'
 import { createReadingStore } from './reading-database.ts'

@@ -3,9 +3,9 @@
  * Stripe never waits for us, and what it sent is never lost to an error of ours.
  */
 import { AppError, renderError, toAppError } from '../errors.ts'
+import { describeFailure } from '../failure.ts'
 import { clientAddress } from '../http/client-address.ts'
 import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
-import { describeFailure } from './describe-failure.ts'
 import { networkOf } from './raise-limit.ts'
 import { apiVersion } from './stripe-client.ts'
 import { verifyEvent } from './verify-event.ts'

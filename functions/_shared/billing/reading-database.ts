@@ -1,7 +1,6 @@
 /** Readings without an event: of reconciliation, and of what turned out while somebody was buying. */
 import { z } from 'zod'
-import type { Database, Queries } from '../db.ts'
-import { askSql } from '../refusal.ts'
+import { answer, callSql, type Database, type Queries } from '../db.ts'
 import type { Reading } from './reading.ts'
 
 const outcomes = z.array(z.object({ object: z.string(), id: z.string(), outcome: z.string() }))
@@ -29,23 +28,21 @@ const open = (sql: Queries) => ({
 
 export function createReadingStore(sql: Queries): ReadingStore {
   return {
-    databaseTime: async () => {
-      const [row] = await askSql(sql`select to_json(clock_timestamp()) #>> '{}' as answer`)
-      return z.string().parse(row?.answer)
-    },
+    databaseTime: () => callSql(sql`select to_json(clock_timestamp()) #>> '{}' as answer`, answer(z.string())),
     applyReadings: (readings) => applyReadings(sql, readings),
     knownObjects: async (object, since) => {
-      const rows = await askSql(sql`
-        select id from private.known_stripe_objects(${object}, ${since}::text::timestamptz) union ${open(sql)[object]}`)
-      return known.parse([...rows]).map(({ id }) => id)
+      const rows = await callSql(
+        sql`
+          select id from private.known_stripe_objects(${object}, ${since}::text::timestamptz) union ${open(sql)[object]}`,
+        known,
+      )
+      return rows.map(({ id }) => id)
     },
   }
 }
 
-async function applyReadings(sql: Queries, readings: Reading[]): Promise<ReadingOutcome[]> {
-  const rows = await askSql(sql`select * from private.apply_stripe_readings(${JSON.stringify(readings)}::text::jsonb)`)
-  return outcomes.parse([...rows])
-}
+const applyReadings = (sql: Queries, readings: Reading[]): Promise<ReadingOutcome[]> =>
+  callSql(sql`select * from private.apply_stripe_readings(${JSON.stringify(readings)}::text::jsonb)`, outcomes)
 
 /** The same, and nothing stays: each batch is taken back once it is known what it would have changed. */
 export function createDryReadingStore(sql: Database): ReadingStore {

@@ -1,6 +1,6 @@
 /** Compares Stripe with what we have, repairs what differs and says what it cannot repair. */
 import Stripe from 'stripe'
-import { describeFailure } from './describe-failure.ts'
+import { describeFailure } from '../failure.ts'
 import type { Listing } from './list-objects.ts'
 import type { Reading } from './reading.ts'
 import type { ReadingOutcome, ReadingStore } from './reading-database.ts'

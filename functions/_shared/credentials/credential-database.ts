@@ -1,9 +1,8 @@
 /** What the credentials endpoint asks the database: in the caller's name through the Data API, as the service role directly. */
 import { z } from 'zod'
 import { type ApiAccess, createUserRpc } from '../auth/user-rpc.ts'
-import type { Database } from '../db.ts'
+import { answer, callSql, type Database, nothing } from '../db.ts'
 import { AppError } from '../errors.ts'
-import { askSql } from '../refusal.ts'
 import type { CredentialsWorld } from './world.ts'
 
 type Parts = ApiAccess & { sql: Database }
@@ -46,29 +45,27 @@ export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }:
     save: async (transferId, { nonce, ciphertext }, place) => {
       const [id, kind, provider, name] =
         'id' in place ? [place.id, null, null, null] : [null, place.target.kind, place.target.provider, place.name]
-      const [row] = await askSql(sql`
-        select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`)
-      return saved.parse(row?.answer)
+      return callSql(
+        sql`
+          select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`,
+        answer(saved),
+      )
     },
-    open: async (id, purpose, requestId) => {
-      const [row] = await askSql(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`)
-      return opened.parse(row?.answer)
-    },
+    open: (id, purpose, requestId) =>
+      callSql(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`, answer(opened)),
     noteTest: async (id, version, { reason, permissions }) => {
-      await askSql(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`)
+      await callSql(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`, nothing)
     },
     findTarget: async (kind, provider) => {
       const found =
         kind === 'exchange'
           ? sql`select 'exchange' as kind, id as provider, base_url as "baseUrl" from private.exchanges where id = ${provider} and enabled`
           : sql`select 'ai_provider' as kind, id as provider, base_url as "baseUrl" from private.providers where id = ${provider}`
-      return targets.parse([...(await askSql(found))])[0]
+      return (await callSql(found, targets))[0]
     },
     placeOf: async (id, userId) => {
-      const rows = await askSql(
-        sql`select kind, provider from public.credentials where id = ${id} and user_id = ${userId}`,
-      )
-      return places.parse([...rows])[0]
+      const found = sql`select kind, provider from public.credentials where id = ${id} and user_id = ${userId}`
+      return (await callSql(found, places))[0]
     },
   }
 }

@@ -1,8 +1,7 @@
 /** The SQL functions behind a sync. Leases, limits and exactly-once are theirs; this only carries them. */
 import { z } from 'zod'
-import type { Database } from '../db.ts'
+import { answer, callSql, type Database, nothing } from '../db.ts'
 import { connectExchange } from '../exchanges/connect.ts'
-import { askSql } from '../refusal.ts'
 import type { PortfolioWorld } from './world.ts'
 
 const leases = z
@@ -40,28 +39,31 @@ export function createPortfolioWorld(
     ...outside,
     connect: (target) => connectExchange(target, outside),
     lease: async (ofUser, notOf) => {
-      const rows = await askSql(sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`)
-      return leases.parse([...rows])[0]
+      return (await callSql(sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`, leases))[0]
     },
-    open: async (credentialId, requestId) => {
-      const [row] = await sql`select private.open(${credentialId}, 'sync', ${requestId}) as answer`
-      return opened.parse(row?.answer)
-    },
+    open: (credentialId, requestId) =>
+      callSql(sql`select private.open(${credentialId}, 'sync', ${requestId}) as answer`, answer(opened)),
     record: async (leaseId, { holdings, prices, trades, cursor }) => {
       const json = (value: unknown) => (value === null ? null : JSON.stringify(value))
       // Numbers leave jsonb as text: JavaScript's would lose digits.
-      const [row] = await sql`
+      const [row] = await callSql(
+        sql`
         select (r.answer -> 'recorded') as recorded, jsonb_array_length(r.answer -> 'new_trades') as new_trades,
           r.answer ->> 'value' as value
         from (select private.record_portfolio_sync(${leaseId}, ${json(holdings)}::text::jsonb, ${json(prices)}::text::jsonb,
-          ${json(trades)}::text::jsonb, ${json(cursor)}::text::jsonb) as answer) r`
-      return recorded.parse(row)
+          ${json(trades)}::text::jsonb, ${json(cursor)}::text::jsonb) as answer) r`,
+        z.tuple([recorded]),
+      )
+      return row
     },
     pause: async (leaseId) => {
-      await sql`select private.pause_portfolio_sync(${leaseId})`
+      await callSql(sql`select private.pause_portfolio_sync(${leaseId})`, nothing)
     },
     fail: async (leaseId, { reason, pauseSeconds = null, refusedVersion = null }) => {
-      await sql`select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds}, ${refusedVersion})`
+      await callSql(
+        sql`select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds}, ${refusedVersion})`,
+        nothing,
+      )
     },
   }
 }

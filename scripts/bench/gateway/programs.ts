@@ -4,8 +4,8 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { root, StackError } from '../../../stack/config.ts'
-import { denoBinary } from '../../../stack/functions.ts'
-import { endProcess } from '../../../stack/postgres.ts'
+import { denoBinary } from '../../../stack/platform/functions.ts'
+import { endProcess } from '../../../stack/platform/postgres.ts'
 import type { Answer, Command, Load, Measured } from './load-contract.ts'
 
 const folder = join(root, 'scripts', 'bench', 'gateway')

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { getAuthSchemaSql, getStorageSchemaSql } from '@supabase/lite'
 import postgres from 'postgres'
-import { root } from './config.ts'
+import { root } from '../config.ts'
 import type { DatabaseRole, StackKeys } from './keys.ts'
 
 /** The connection URL of a role on the local cluster. */
@@ -17,7 +17,7 @@ export type ForeignServices = { auth: boolean; storage: boolean }
 /** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
 function bootstrapSql(foreign: ForeignServices): string {
   const [foundation = '', auth = '', storage = '', guard = ''] = readFileSync(
-    join(root, 'stack', 'bootstrap.sql'),
+    join(root, 'stack', 'platform', 'bootstrap.sql'),
     'utf8',
   ).split(/^--@.*$/m)
   return [

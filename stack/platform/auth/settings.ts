@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
-import { root, type StackConfig } from '../config.ts'
+import { root, type StackConfig } from '../../config.ts'
 
 const unitsMs = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 }
 

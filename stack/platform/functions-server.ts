@@ -69,7 +69,7 @@ export function createBackground(log: Log) {
 }
 
 async function importFunction(name: string): Promise<Handler> {
-  const module: unknown = await import(new URL(`../functions/${name}/index.ts`, import.meta.url).href)
+  const module: unknown = await import(new URL(`../../functions/${name}/index.ts`, import.meta.url).href)
   const exported = typeof module === 'object' && module !== null && 'default' in module ? module.default : undefined
   if (typeof exported !== 'object' || exported === null || !('fetch' in exported))
     throw new Error('it exports no default { fetch }')
@@ -92,7 +92,7 @@ async function main(): Promise<void> {
     process.on(event, (error: unknown) => log({ level: 'error', message: event, cause: textOf(error) }))
   }
 
-  const exists = (name: string) => readdirSync(new URL('../functions/', import.meta.url)).includes(name)
+  const exists = (name: string) => readdirSync(new URL('../../functions/', import.meta.url)).includes(name)
   const router = createRouter((name) => (exists(name) ? importFunction(name) : undefined), log)
   const port = Number(process.env.PALISADE_FUNCTIONS_PORT)
   const server = Deno.serve({ hostname: '127.0.0.1', port, onListen: () => {} }, router)

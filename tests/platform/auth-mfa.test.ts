@@ -1,6 +1,6 @@
 /** Second factors: enrolling, challenging and verifying an authenticator app, and what sessions are worth before and after. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { authenticator } from '../../stack/auth/mfa.ts'
+import { authenticator } from '../../stack/platform/auth/mfa.ts'
 import { type AuthUnderTest, claimsOf, newUser, type SignedUp, signIn, startAuth } from '../support/auth-service.ts'
 
 let auth: AuthUnderTest

@@ -1,9 +1,9 @@
 /** One door in front of Auth, REST, Storage and Functions that behaves as hosted Supabase's does. */
 
+import type { StackConfig } from '../config.ts'
 import { AuthProblem, renderAuthProblem } from './auth/errors.ts'
 import { type AuthService, createAuthService } from './auth/service.ts'
 import { type ProjectSettings, readProjectSettings } from './auth/settings.ts'
-import type { StackConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
 import { forward, setAddress } from './gateway/forward.ts'

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createBackground, createRouter } from '../../stack/functions-server.ts'
+import { createBackground, createRouter } from '../../stack/platform/functions-server.ts'
 
 const get = (path: string) => new Request(`http://127.0.0.1${path}`)
 

@@ -1,10 +1,10 @@
 /** The mailbox's SMTP door, with real mails from nodemailer. */
 import nodemailer, { type SendMailOptions } from 'nodemailer'
 import { expect, test } from 'vitest'
-import { parseMail } from '../../stack/mailbox/parse-mail.ts'
-import type { OutgoingMessage } from '../../stack/mailbox.ts'
-import { freePort } from '../../stack/scratch.ts'
-import { startSmtp } from '../../stack/smtp.ts'
+import { parseMail } from '../../stack/platform/mailbox/parse-mail.ts'
+import type { OutgoingMessage } from '../../stack/platform/mailbox.ts'
+import { freePort } from '../../stack/platform/scratch.ts'
+import { startSmtp } from '../../stack/platform/smtp.ts'
 
 async function send(message: SendMailOptions, sizeLimit?: number): Promise<OutgoingMessage[]> {
   const delivered: OutgoingMessage[] = []

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { root, StackError } from './config.ts'
+import { root, StackError } from '../config.ts'
 import { endProcess } from './postgres.ts'
 
 export type FunctionsOptions = { port: number; env: Record<string, string>; watch: boolean; log(line: string): void }
@@ -116,7 +116,7 @@ function denoArguments(): string[] {
   const readable = ['functions', 'node_modules'].map((folder) => join(root, folder)).join(',')
   const offline = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet']
   const permissions = ['--allow-net', '--allow-env', `--allow-read=${readable}`]
-  const server = join(root, 'stack', 'functions-server.ts')
+  const server = join(root, 'stack', 'platform', 'functions-server.ts')
   // Without it a request's signal aborts at the end of every answer, and hanging up cannot be told from reading to the end.
   const signals = '--unstable-no-legacy-abort'
   return ['run', signals, ...offline, ...permissions, '--config', join(root, 'functions', 'deno.json'), server]

@@ -5,10 +5,10 @@ import type { Duplex } from 'node:stream'
 import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
-import { localDbUrl } from '../../stack/bootstrap.ts'
 import { readConfig } from '../../stack/config.ts'
-import { createRealtime, type Realtime } from '../../stack/realtime.ts'
-import { type Scratch, startScratch } from '../../stack/scratch.ts'
+import { localDbUrl } from '../../stack/platform/bootstrap.ts'
+import { createRealtime, type Realtime } from '../../stack/platform/realtime.ts'
+import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { closeRealtimeClients, listenTo, realtimeClient, subscribed } from '../support/realtime.ts'
 
 const limits = {

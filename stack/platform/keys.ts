@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from '
 import { dirname } from 'node:path'
 import { exportJWK, generateKeyPair } from 'jose'
 import { z } from 'zod'
-import { StackError } from './config.ts'
+import { StackError } from '../config.ts'
 
 const keysSchema = z.object({
   publishableKey: z.string().startsWith('sb_publishable_'),

@@ -1,6 +1,6 @@
 /** Postgres hooks: what they are asked, in which transaction, what their answers do, and what happens when they fail. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import type { HookName } from '../../stack/auth/settings.ts'
+import type { HookName } from '../../stack/platform/auth/settings.ts'
 import {
   type AuthUnderTest,
   claimsOf,

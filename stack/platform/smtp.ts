@@ -1,6 +1,6 @@
 /** The mailbox's SMTP door, on loopback: what functions (and a real Auth service) send by SMTP lands in the same mailbox. */
 import { SMTPServer } from 'smtp-server'
-import { StackError } from './config.ts'
+import { StackError } from '../config.ts'
 import { parseMail } from './mailbox/parse-mail.ts'
 import type { OutgoingMessage } from './mailbox.ts'
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { z } from 'zod'
-import { createMailbox } from '../../stack/mailbox.ts'
+import { createMailbox } from '../../stack/platform/mailbox.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'mailbox-'))
 afterAll(() => rmSync(folder, { recursive: true }))

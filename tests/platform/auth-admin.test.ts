@@ -1,7 +1,7 @@
 /** The admin API: who may use it, and what it does to accounts, their factors and their links. */
 import { bcrypt } from 'hash-wasm'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { authenticator } from '../../stack/auth/mfa.ts'
+import { authenticator } from '../../stack/platform/auth/mfa.ts'
 import {
   type AuthUnderTest,
   claimsOf,

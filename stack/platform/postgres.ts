@@ -16,7 +16,7 @@ import {
 import { createRequire } from 'node:module'
 import { userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
-import { root, StackError } from './config.ts'
+import { root, StackError } from '../config.ts'
 
 export const postgresMajor = '17'
 
@@ -64,7 +64,7 @@ export function nativeFolder(): string {
 
 /** Puts our stand-in extensions where this PostgreSQL looks for extensions. Files are small: copied at every start. */
 export function installExtensions(): void {
-  const from = join(root, 'stack', 'extensions')
+  const from = join(root, 'stack', 'platform', 'extensions')
   const to = join(nativeFolder(), 'share', 'postgresql', 'extension')
   for (const file of readdirSync(from)) {
     const source = readFileSync(join(from, file))

@@ -1,8 +1,8 @@
 /** How often an address may call, how many mails a project sends, and the captcha before both do their work. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { createBuckets, createRateLimits } from '../../stack/auth/rate-limit.ts'
-import { type AuthSettings, readProjectSettings } from '../../stack/auth/settings.ts'
 import { readConfig } from '../../stack/config.ts'
+import { createBuckets, createRateLimits } from '../../stack/platform/auth/rate-limit.ts'
+import { type AuthSettings, readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import { type AuthUnderTest, newEmail, newUser, password, signIn, startAuth } from '../support/auth-service.ts'
 
 const { auth: project } = readProjectSettings(readConfig({}))

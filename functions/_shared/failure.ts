@@ -1,0 +1,57 @@
+/**
+ * Why something failed, for logs, inboxes and people at a terminal. Names and codes only: a message of Postgres, of Stripe or of
+ * a JSON parser may quote an address, a prompt or a value. A text is ours, and is said as it is.
+ */
+import { z } from 'zod'
+import { AppError, toAppError } from './errors.ts'
+
+const ofStripe = z.object({
+  type: z.string().regex(/^Stripe/),
+  code: z.string().optional(),
+  /** A field's name. */
+  param: z.string().nullish(),
+  statusCode: z.number().optional(),
+  requestId: z.string().optional(),
+})
+const ofPostgres = z.object({
+  name: z.literal('PostgresError'),
+  code: z.string(),
+  constraint_name: z.string().optional(),
+  routine: z.string().optional(),
+})
+
+/** At most 500 characters, on one line. */
+export function describeFailure(error: unknown): string {
+  return describe(error).slice(0, 500)
+}
+
+function describe(error: unknown): string {
+  if (typeof error === 'string') return error
+  if (error instanceof AppError) {
+    const { cause } = error.details
+    if (cause === undefined) return error.code
+    return error.code === 'internal' ? describe(cause) : `${error.code}: ${describe(cause)}`
+  }
+  if (error instanceof z.ZodError)
+    return `the answer has another form: ${error.issues.map(({ path, code }) => `${path.join('.')} ${code}`).join(', ')}`
+  const { data: stripe } = ofStripe.safeParse(error)
+  if (stripe) {
+    const { type, code, param, statusCode, requestId } = stripe
+    return ['Stripe:', type, code, param, statusCode, requestId].filter(Boolean).join(' ')
+  }
+  const { data: postgres } = ofPostgres.safeParse(error)
+  if (postgres) {
+    const { code, constraint_name, routine } = postgres
+    return ['Postgres:', code, constraint_name, routine].filter(Boolean).join(' ')
+  }
+  const code = error instanceof Error && 'code' in error ? ` ${String(error.code)}` : ''
+  const inner = error instanceof Error && error.cause !== undefined ? ` (${describe(error.cause)})` : ''
+  return (error instanceof Error ? error.name : typeof error) + code + inner
+}
+
+/** For a log line: the cause of an error of ours, 5xx. What a caller did wrong has no cause that we would tell. */
+export function causeOf(error: unknown): { cause?: string } {
+  if (error === undefined) return {}
+  const { status, details } = toAppError(error)
+  return status < 500 || details.cause === undefined ? {} : { cause: describeFailure(details.cause) }
+}
