@@ -3,8 +3,10 @@ import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { staleBaselineFiles } from '../stack/baseline.ts'
 import { root } from '../stack/config.ts'
 import { type Scratch, startScratch } from '../stack/platform/scratch.ts'
+import { rowDifference } from '../stack/rows.ts'
 import { applySources, generateTypes, prepareForComparison, pushMigrations, schemaDifference } from '../stack/schema.ts'
 import { reviewAdvisors } from './checks/advisors.ts'
 import { findImportViolations } from './checks/imports.ts'
@@ -32,10 +34,16 @@ const run =
 
 async function checkDrift(scratch: Scratch, migrated: string): Promise<string[]> {
   const sources = await scratch.createDatabase('sources')
-  await applySources(sources)
+  await applySources(sources, { seed: true })
+  const stale = await staleBaselineFiles()
+  if (stale.length > 0) return [`The baseline is stale (${stale.join(', ')}): run "npm run db:baseline".`]
   await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
   const sql = await schemaDifference(migrated, sources)
-  return sql === '' ? [] : [`Migrations and sources differ; run "npm run db:diff NAME":\n${sql}`]
+  const rows = await rowDifference(migrated, sources)
+  return [
+    ...(sql === '' ? [] : [`Migrations and sources differ; run "npm run db:diff NAME":\n${sql}`]),
+    ...(rows.length === 0 ? [] : [`Rows differ; write them into a migration:\n${rows.join('\n')}`]),
+  ]
 }
 
 async function checkTypes(url: string): Promise<string[]> {

@@ -4,13 +4,15 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
+import { rowDifference } from '../stack/rows.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
 import { runScript } from './run-script.ts'
 
 const help = `Usage: npm run db:diff NAME [-- --allow-drops]
 
 Compares supabase/migrations with sql/ + policies/ in two scratch databases and writes what is missing as
-supabase/migrations/<time>_NAME.sql. Read it before you commit it. --allow-drops lets it remove things.`
+supabase/migrations/<time>_NAME.sql. Read it before you commit it. --allow-drops lets it remove things. Rows that differ
+(settings, plans, limits ...) are listed: write them by hand. While the baseline is open, "npm run db:baseline" does all this.`
 
 /**
  * pg-delta writes column grants before the table's REVOKE ALL, which undoes them, and forgets default privileges: so its
@@ -47,11 +49,13 @@ await runScript(help, async () => {
   try {
     const migrated = await scratch.createDatabase('migrated')
     const sources = await scratch.createDatabase('sources')
-    await Promise.all([pushMigrations(migrated, { seed: false }), applySources(sources)])
+    await Promise.all([pushMigrations(migrated, { seed: false }), applySources(sources, { seed: false })])
     await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
+    const rows = await rowDifference(migrated, sources)
+    if (rows.length > 0) console.log(`Rows differ; write them by hand:\n  ${rows.join('\n  ')}`)
     const sql = await completeDifference(migrated, sources, values['allow-drops'])
     if (sql === '') {
-      console.log('Nothing to do: migrations and sources agree.')
+      console.log(`Nothing to ${rows.length > 0 ? 'write' : 'do'}: the schemas of migrations and sources agree.`)
       return 0
     }
     const version = new Date().toISOString().replaceAll(/\D/g, '').slice(0, 14)

@@ -1,5 +1,9 @@
 -- Accounts: one profile for every user of the Auth service, with what the user may write and what only we may.
 
+insert into private.settings (key, value, description) values
+  ('quota.time_zone_change_days', '30', 'How often, in days, the zone of the daily limits may follow the profile''s time zone.')
+on conflict (key) do nothing;
+
 create table public.profiles (
   id uuid primary key references auth.users (id) on delete cascade,
   status text not null default 'pending' check (status in ('pending', 'active', 'suspended', 'deleted')),

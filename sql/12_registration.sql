@@ -2,6 +2,16 @@
 -- The Auth hook before_user_created decides and reserves; a trigger at the end of the sign-up's transaction confirms, and
 -- decides again for users who come without a reservation: the admin API calls no hook.
 
+insert into private.settings (key, value, description) values
+  ('launch.phase', '"open"', 'Who may sign up: "open" everybody, "capped" the first launch.user_cap accounts, "invite" with a code, "closed" nobody.'),
+  ('launch.user_cap', '100', 'How many accounts there may be while launch.phase is "capped".'),
+  ('registration.minimum_age', '13', 'Age in years below which registration.under_age applies.'),
+  ('registration.under_age', '"refuse"', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
+  ('registration.require_terms', 'true', 'Whether a sign-up must accept the current terms and privacy policy.'),
+  ('registration.require_birth_date', 'true', 'Whether a sign-up must give a birth date.'),
+  ('registration.reservation_seconds', '60', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
+on conflict (key) do nothing;
+
 -- Documents and consents -----------------------------------------------------------------------------------------------
 
 create table public.legal_documents (
@@ -19,6 +29,11 @@ revoke all on public.legal_documents from anon, authenticated, service_role;
 -- anon: whoever signs up reads first what they accept.
 grant select on public.legal_documents to anon, authenticated, service_role;
 grant insert (kind, version, url, published_at) on public.legal_documents to service_role;
+-- Stand-ins: publish your own versions before you let people in (docs/operations.md).
+insert into public.legal_documents (kind, version, url, published_at) values
+  ('terms', '1', 'https://example.com/terms', '2026-01-01T00:00:00Z'),
+  ('privacy', '1', 'https://example.com/privacy', '2026-01-01T00:00:00Z')
+on conflict (kind, version) do nothing;
 
 create table public.consents (
   id uuid primary key default private.uuid_v7(),

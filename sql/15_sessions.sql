@@ -1,5 +1,13 @@
 -- Sessions: devices, what makes a session live, and the checks that every policy of users' data asks once per statement.
 
+insert into private.settings (key, value, description) values
+  ('sessions.idle_hours', '168', 'A session ends after this many hours without a refresh, on every plan of the platform.'),
+  ('sessions.absolute_hours', '720', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
+  ('sessions.max_per_user', '20', 'How many sessions a user can have; a further sign-in ends the oldest.'),
+  ('sessions.max_devices_per_user', '50', 'How many devices are remembered for a user; the longest unused is forgotten.'),
+  ('sessions.country_header', 'null', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
+on conflict (key) do nothing;
+
 create view private.live_sessions with (security_invoker = true) as
 select s.id, s.user_id, s.aal::text as aal, s.created_at
 from auth.sessions s

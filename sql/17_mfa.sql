@@ -1,5 +1,10 @@
 -- Second factors: guessing them is limited, losing one has a way back, and taking one away is told to the owner.
 
+insert into private.settings (key, value, description) values
+  ('mfa.failures', '5', 'Wrong codes of a factor, or wrong recovery codes of a user, after which none is taken.'),
+  ('mfa.window_minutes', '15', 'The time in which those failures count.')
+on conflict (key) do nothing;
+
 create table private.mfa_failures (
   id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,

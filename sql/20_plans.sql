@@ -13,7 +13,13 @@ alter table public.plans force row level security;
 revoke all on public.plans from anon, authenticated, service_role;
 grant select on public.plans to authenticated;
 grant select, insert, update, delete on public.plans to service_role;
+insert into public.plans (id, name, description, position) values
+  ('free', 'Free', 'For getting started.', 1),
+  ('premium', 'Premium', 'For everyday use.', 2)
+on conflict (id) do nothing;
 
+-- Both tables are new, so there is nothing to scan.
+-- squawk-ignore constraint-missing-not-valid, adding-foreign-key-constraint
 alter table public.profiles add constraint profiles_plan_id_fkey
   foreign key (plan_id) references public.plans (id) on delete restrict;
 
@@ -34,6 +40,30 @@ alter table public.plan_limits force row level security;
 revoke all on public.plan_limits from anon, authenticated, service_role;
 grant select on public.plan_limits to authenticated;
 grant select, insert, update, delete on public.plan_limits to service_role;
+insert into public.plan_limits (plan_id, meter, period, amount) values
+  ('free', 'ai_requests', 'minute', 60),
+  ('free', 'images_generations_requests', 'minute', 10),
+  ('free', 'ai_concurrency', 'total', 10),
+  ('free', 'ai_calls', 'day', 50),
+  ('free', 'ai_tokens', 'month', 100000),
+  ('free', 'ai_spend_micros', 'month', 5000000),
+  ('free', 'chat_sessions', 'day', 10),
+  ('free', 'psychology_tests', 'month', 3),
+  ('free', 'storage_bytes', 'total', 52428800),
+  ('free', 'billing_requests', 'minute', 30),
+  ('free', 'billing_requests', 'day', 200),
+  ('premium', 'ai_requests', 'minute', 300),
+  ('premium', 'images_generations_requests', 'minute', 60),
+  ('premium', 'ai_concurrency', 'total', 50),
+  ('premium', 'ai_calls', 'day', 1000),
+  ('premium', 'ai_tokens', 'month', 5000000),
+  ('premium', 'ai_spend_micros', 'month', 100000000),
+  ('premium', 'chat_sessions', 'day', 200),
+  ('premium', 'psychology_tests', 'month', 30),
+  ('premium', 'storage_bytes', 'total', 5368709120),
+  ('premium', 'billing_requests', 'minute', 30),
+  ('premium', 'billing_requests', 'day', 200)
+on conflict (plan_id, meter, period) do nothing;
 
 create table public.limit_overrides (
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -125,6 +155,20 @@ comment on column private.meters.is_held is
   'True: units are held when a call is admitted, and become used, or free, when it is settled. False: they are used at once.';
 comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: no limit; false: none of it.';
 revoke all on private.meters from anon, authenticated, service_role;
+insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
+  (1, 'ai_requests', 'minute', false, true),
+  (2, 'chat_completions_requests', 'minute', false, true),
+  (3, 'embeddings_requests', 'minute', false, true),
+  (4, 'images_generations_requests', 'minute', false, true),
+  (5, 'ai_concurrency', 'total', true, true),
+  (6, 'ai_calls', 'day', true, false),
+  (7, 'ai_tokens', 'month', true, false),
+  (8, 'ai_spend_micros', 'month', true, true),
+  (9, 'chat_sessions', 'day', false, false),
+  (10, 'psychology_tests', 'month', false, false),
+  (11, 'billing_requests', 'minute', false, true),
+  (12, 'billing_requests', 'day', false, true)
+on conflict (slot) do nothing;
 
 create type private.meter_counts as (used bigint[], held bigint[], resets_at timestamptz[]);
 comment on type private.meter_counts is
@@ -146,6 +190,7 @@ create table private.accounts (
     held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
     and 0 <= all ((counts).used) and 0 <= all ((counts).held))
 ) with (fillfactor = 50);
+create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 comment on table private.accounts is
   'Credits and meters of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
 comment on column private.accounts.held is 'Credits that open calls hold.';

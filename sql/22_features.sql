@@ -12,6 +12,9 @@ alter table public.plan_features force row level security;
 revoke all on public.plan_features from anon, authenticated, service_role;
 grant select on public.plan_features to authenticated;
 grant select, insert, update, delete on public.plan_features to service_role;
+insert into public.plan_features (plan_id, feature) values
+  ('free', 'own_keys'), ('free', 'portfolio_sync'), ('premium', 'own_keys'), ('premium', 'portfolio_sync')
+on conflict (plan_id, feature) do nothing;
 
 create function private.has_feature(feature text) returns boolean
 language plpgsql stable security definer set search_path = ''

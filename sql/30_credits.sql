@@ -1,5 +1,10 @@
 -- Credits: an append-only ledger, a balance per account that always equals its sum, and lots that expire.
 
+insert into private.settings (key, value, description) values
+  ('credits.on_sign_up', '100', 'Credits that a new account starts with.'),
+  ('credits.on_anonymous_sign_up', '0', 'Credits that an anonymous user starts with.')
+on conflict (key) do nothing;
+
 create table public.credit_entries (
   id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -46,7 +51,6 @@ comment on column private.credit_lots.remaining is 'Without what accounts.unburn
 comment on column private.credit_lots.id is 'Also the id of the ledger''s entry that granted it, for lots of add_credit_entry.';
 comment on column private.credit_lots.expired is 'How much of it nobody used in time: what a refund takes back of it has gone already.';
 create index credit_lots_user_id_idx on private.credit_lots (user_id);
-create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 revoke all on private.credit_lots from anon, authenticated, service_role;
 
 create function private.open_lots(user_id uuid) returns setof private.credit_lots

@@ -1,6 +1,10 @@
 -- The project's spend cap: what all AI calls of a calendar month (UTC) may cost together. Exact, without a row for which
 -- every call would queue: parts of the cap are handed out to shards, and a call takes its hold from the shard of its connection.
 
+insert into private.settings (key, value, description) values
+  ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
+on conflict (key) do nothing;
+
 create table private.spend_months (
   month date primary key check (extract(day from month) = 1),
   handed_out_micros bigint not null default 0,

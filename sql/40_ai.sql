@@ -16,6 +16,9 @@ comment on table private.providers is 'OpenAI-compatible providers.';
 comment on column private.providers.base_url is 'The OpenAI base URL, such as https://openrouter.ai/api/v1, without a slash at the end.';
 comment on column private.providers.api_key_secret is 'Name of the environment variable or Vault secret that holds the key; null: the provider needs none. Never the key itself.';
 revoke all on private.providers from anon, authenticated, service_role;
+insert into private.providers (id, base_url, api_key_secret) values
+  ('openrouter', 'https://openrouter.ai/api/v1', 'OPENROUTER_API_KEY')
+on conflict (id) do nothing;
 
 create table public.models (
   id text primary key check (length(id) between 1 and 200),
@@ -38,6 +41,10 @@ alter table public.models force row level security;
 revoke all on public.models from anon, authenticated, service_role;
 grant select on public.models to authenticated;
 grant select, insert, update, delete on public.models to service_role;
+-- One model to begin with.
+insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call) values
+  ('openai/gpt-4o-mini', 'openrouter', 'openai/gpt-4o-mini', 128000, 16384, 1)
+on conflict (id) do nothing;
 
 create table public.model_prices (
   model_id text not null references public.models (id) on delete cascade,
@@ -58,6 +65,11 @@ alter table public.model_prices force row level security;
 revoke all on public.model_prices from anon, authenticated, service_role;
 grant select on public.model_prices to authenticated;
 grant select, insert, update, delete on public.model_prices to service_role;
+-- The provider's list price of 2026; prices are rows, look them up before you offer a model.
+insert into public.model_prices
+  (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok) values
+  ('openai/gpt-4o-mini', '2026-01-01T00:00:00Z', 0.15, 0.60, 0.075)
+on conflict (model_id, valid_from) do nothing;
 
 create table public.plan_models (
   plan_id text not null references public.plans (id) on delete cascade,
@@ -71,6 +83,9 @@ alter table public.plan_models force row level security;
 revoke all on public.plan_models from anon, authenticated, service_role;
 grant select on public.plan_models to authenticated;
 grant select, insert, update, delete on public.plan_models to service_role;
+insert into public.plan_models (plan_id, model_id) values
+  ('free', 'openai/gpt-4o-mini'), ('premium', 'openai/gpt-4o-mini')
+on conflict (plan_id, model_id) do nothing;
 
 create table private.model_fallbacks (
   model_id text not null references public.models (id) on delete cascade,

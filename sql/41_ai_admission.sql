@@ -1,5 +1,13 @@
 -- Admission of AI calls: all or nothing, exact, in one transaction for many callers at once.
 
+insert into private.settings (key, value, description) values
+  ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
+  ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
+  ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
+  ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),
+  ('ai.breaker_open_seconds', '60', 'How long an open circuit breaker rests before one call tries again.')
+on conflict (key) do nothing;
+
 create table private.circuit_breakers (
   provider_id text not null references private.providers (id) on delete cascade,
   model_id text not null references public.models (id) on delete cascade,

@@ -19,6 +19,14 @@ alter table public.questionnaires force row level security;
 revoke all on public.questionnaires from anon, authenticated, service_role;
 grant select on public.questionnaires to authenticated;
 grant select, insert, update, delete on public.questionnaires to service_role;
+insert into public.questionnaires (id, version, title, description, questions) values
+  ('mood_check', 1, 'Mood check', 'Four questions about the past two weeks.', '[
+    {"id": "rested", "text": "How often did you wake up rested?", "scale": ["never", "sometimes", "often", "always"]},
+    {"id": "calm", "text": "How often did you feel calm?", "scale": ["never", "sometimes", "often", "always"]},
+    {"id": "active", "text": "How often did you do something you enjoy?", "scale": ["never", "sometimes", "often", "always"]},
+    {"id": "company", "text": "How often did you feel close to somebody?", "scale": ["never", "sometimes", "often", "always"]}
+  ]')
+on conflict (id, version) do nothing;
 create trigger tg_questionnaires__timestamps before insert or update on public.questionnaires
   for each row execute function private.tg__timestamps();
 

@@ -18,6 +18,8 @@ create table private.rate_limits (
 );
 comment on table private.rate_limits is 'How many requests without a valid token or key one network may send to a route in a window. What users and keys may do: plan_limits, api_key_limits.';
 revoke all on private.rate_limits from anon, authenticated, service_role;
+insert into private.rate_limits (route, amount, window_seconds) values ('ai', 100, 900)
+on conflict (route) do nothing;
 
 create table private.anonymous_requests (
   network cidr not null,

@@ -1,6 +1,13 @@
 -- Credentials: users' own keys of exchanges and AI providers. What the owner sees is in public.credentials; the secrets are sealed
 -- in private.credential_secrets. Only this file names pgsodium: seal, unseal and the two functions that make and end data keys.
 
+insert into private.settings (key, value, description) values
+  ('credentials.scheme', '"aead-det"', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
+  ('credentials.max_per_user', '20', 'How many credentials of exchanges and AI providers a user can have.'),
+  ('credentials.changes_per_hour', '20', 'How often a user can add a credential or change a key within an hour.'),
+  ('credentials.test_pause_seconds', '10', 'How long a credential rests between two tests of it.')
+on conflict (key) do nothing;
+
 create extension if not exists pgsodium;
 
 -- Exchanges ---------------------------------------------------------------------------------------------------------------
@@ -17,6 +24,9 @@ comment on column private.exchanges.base_url is 'Another address than the exchan
 comment on column private.exchanges.price_asset is
   'What assets are priced in where the exchange has no market in the portfolio currency, such as USDT on Binance: one of it counts as one of the currency. Null: the currency itself.';
 revoke all on private.exchanges from anon, authenticated, service_role;
+insert into private.exchanges (id, name, price_asset) values
+  ('binance', 'Binance', 'USDT'), ('coinbase', 'Coinbase', null), ('kraken', 'Kraken', null)
+on conflict (id) do nothing;
 
 -- Data keys ------------------------------------------------------------------------------------------------------------
 

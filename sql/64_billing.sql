@@ -1,6 +1,14 @@
 -- Billing: what can be bought, who buys, and what Stripe says of it, as rows that their owner can read.
 -- Amounts of money are in the currency's smallest unit, as Stripe has them (cents of a dollar).
 
+insert into private.settings (key, value, description) values
+  ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.'),
+  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
+  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
+  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
+on conflict (key) do nothing;
+
 -- What can be bought ---------------------------------------------------------------------------------------------------
 
 create table public.plan_prices (
@@ -26,6 +34,10 @@ alter table public.plan_prices force row level security;
 revoke all on public.plan_prices from anon, authenticated, service_role;
 grant select on public.plan_prices to authenticated;
 grant select, insert, update, delete on public.plan_prices to service_role;
+insert into public.plan_prices (id, plan_id, interval, amount, trial_days, credits) values
+  ('premium_month', 'premium', 'month', 1200, 7, 1000),
+  ('premium_year', 'premium', 'year', 12000, 7, 12000)
+on conflict (id) do nothing;
 
 create table public.credit_packs (
   id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
@@ -44,6 +56,10 @@ alter table public.credit_packs force row level security;
 revoke all on public.credit_packs from anon, authenticated, service_role;
 grant select on public.credit_packs to authenticated;
 grant select, insert, update, delete on public.credit_packs to service_role;
+insert into public.credit_packs (id, name, credits, amount, expires_after_days) values
+  ('credits_500', '500 credits', 500, 500, 365),
+  ('credits_2500', '2,500 credits', 2500, 2000, 365)
+on conflict (id) do nothing;
 
 create table private.stripe_prices (
   id text primary key check (length(id) between 1 and 255),

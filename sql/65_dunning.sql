@@ -1,5 +1,9 @@
 -- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
 
+insert into private.settings (key, value, description) values
+  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+on conflict (key) do nothing;
+
 -- Notices --------------------------------------------------------------------------------------------------------------
 
 create table private.billing_notices (
@@ -12,6 +16,20 @@ comment on table private.billing_notices is
   'What users are told, each as a row. Without its row nobody is told. {pay_url}, {plan}, {amount}, {date} and {description} are filled in, as far as they are known.';
 comment on column private.billing_notices.is_mailed is 'Also by mail, whatever notifications.mail_types says.';
 revoke all on private.billing_notices from anon, authenticated, service_role;
+insert into private.billing_notices (id, title, body) values
+  ('payment_failed', 'Your payment did not go through', 'We could not collect {amount} for {description}. Pay it or choose another way to pay here: {pay_url}'),
+  ('payment_action_required', 'Your bank asks you to confirm a payment', 'Your bank wants you to confirm {amount} for {description}. You can do it here: {pay_url}'),
+  ('payment_recovered', 'Your payment has arrived', 'We have received {amount} for {description}. Everything goes on as before.'),
+  ('trial_ends', 'Your trial ends soon', 'Your trial of {plan} ends on {date}, and your first payment follows. You can cancel before that day in the billing portal.'),
+  ('subscription_ended', 'Your subscription has ended', 'Your subscription of {plan} ended on {date}. You can subscribe again at any time: {pay_url}'),
+  ('refunded', 'You have been refunded', 'We have sent {amount} back to you for {description}. Credits that it paid for are taken back in proportion.'),
+  ('dispute_opened', 'Your bank disputes a payment', 'Your bank asks for {amount} back for {description}. The credits that it paid for are on hold until this is settled.'),
+  ('dispute_won', 'A disputed payment stands', 'The dispute about {amount} for {description} is settled, and your credits are back.'),
+  ('dispute_lost', 'A disputed payment went back', 'The dispute about {amount} for {description} is settled: your bank has the money back, and the credits that it paid for are gone.'),
+  ('dunning_reminder', 'A payment is still open', 'Your payment for {plan} is overdue. You keep it until {date}, and longer if you pay here: {pay_url}'),
+  ('dunning_last_day', 'Your plan ends tomorrow', 'Your payment for {plan} is still missing, and {plan} ends on {date}. Pay here to keep it: {pay_url}'),
+  ('dunning_access_ended', 'Your plan is on hold', 'Your payment for {plan} did not arrive, so its features are off. They are back as soon as it is paid: {pay_url}')
+on conflict (id) do nothing;
 
 create table private.billing_notices_sent (
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -80,6 +98,10 @@ comment on table private.dunning_steps is
   'Reminders to who owes a payment: days after it was due, and what they are told. See billing.grace_days for when access ends.';
 create index dunning_steps_notice_idx on private.dunning_steps (notice);
 revoke all on private.dunning_steps from anon, authenticated, service_role;
+-- By the seven days of billing.grace_days; who changes those changes these.
+insert into private.dunning_steps (position, after_days, notice) values
+  (1, 3, 'dunning_reminder'), (2, 6, 'dunning_last_day'), (3, 7, 'dunning_access_ended')
+on conflict (position) do nothing;
 
 create function private.send_dunning() returns integer
 language plpgsql volatile security invoker set search_path = ''

@@ -1,5 +1,13 @@
 -- Audit archive: months that are over leave the database for a storage file; and the door from the clock to the functions.
 
+insert into private.settings (key, value, description) values
+  ('audit.archive_part_entries', '20000', 'Audit entries in one archive file.'),
+  ('jobs.functions_url', 'null', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
+on conflict (key) do nothing;
+
+insert into storage.buckets (id, name, public) values ('audit-archive', 'audit-archive', false)
+on conflict (id) do nothing;
+
 create function private.next_audit_archive() returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$

@@ -1,6 +1,12 @@
 -- Storage: what every file below a user's id must satisfy, whoever writes it: the owner, a signed upload URL, the Storage
--- service itself when it completes an upload. Files are in the buckets avatars and images (rows in the data migration).
+-- service itself when it completes an upload. Files are in the buckets avatars and images.
 -- Refusals use SQLSTATE 42501: it is the one code whose text the Storage service passes on.
+
+-- A private bucket per purpose: 16 MB a file, images only. Users' bytes in all: plan_limits storage_bytes/total.
+insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types) values
+  ('avatars', 'avatars', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}'),
+  ('images', 'images', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}')
+on conflict (id) do nothing;
 
 create table private.uploads_to_check (
   object_id uuid primary key,

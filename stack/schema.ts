@@ -31,6 +31,39 @@ export async function pendingMigrations(url: string): Promise<string[]> {
 }
 
 /**
+ * Refuses a local database whose history is not that of supabase/migrations: while the baseline is open it is made anew, and
+ * nothing leads from what an earlier one made to this one.
+ */
+export async function refuseOtherHistory(url: string, dataFolder: string): Promise<void> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    const [table] = await sql`select to_regclass('supabase_migrations.schema_migrations') is not null as there`
+    if (!table?.there) return
+    const texts = await migrationTexts()
+    const rows = await sql<{ version: string; statements: string[] | null }[]>`
+      select version, statements from supabase_migrations.schema_migrations order by version`
+    const other = rows.find(({ version, statements }) => {
+      const text = texts.get(version)
+      // The CLI keeps single statements in its history, we keep the file.
+      return text === undefined || (statements?.length === 1 && statements[0] !== text)
+    })
+    if (!other) return
+    throw new StackError(
+      `${dataFolder} was made by another version of Palisade (migration ${other.version}). Throw the data away with "npm run reset", or set PALISADE_DATA to another folder.`,
+    )
+  } finally {
+    await sql.end()
+  }
+}
+
+async function migrationTexts(): Promise<Map<string, string>> {
+  const folder = join(root, 'supabase', 'migrations')
+  const files = (await readdir(folder)).filter((file) => /^\d+_.+\.sql$/.test(file))
+  const texts = await Promise.all(files.map((file) => readFile(join(folder, file), 'utf8')))
+  return new Map(files.map((file, i) => [file.slice(0, file.indexOf('_')), texts[i] ?? '']))
+}
+
+/**
  * Applies pending migrations, each in one transaction with its line in the CLI's history, and then the seed: what
  * `supabase db push` does, without the seconds that starting the CLI takes. For the stack's own database only.
  */
@@ -77,8 +110,8 @@ export async function supabase(args: string[], failure: string): Promise<string>
   }
 }
 
-/** Applies sql/ and then policies/, each in the order of the file names, to an empty database. */
-export async function applySources(url: string): Promise<void> {
+/** Applies sql/ and then policies/, each in the order of the file names, to an empty database; then the seed, when asked. */
+export async function applySources(url: string, options: { seed: boolean }): Promise<void> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
     for (const folder of ['sql', 'policies']) {
@@ -88,6 +121,7 @@ export async function applySources(url: string): Promise<void> {
         })
       }
     }
+    if (options.seed) await sql.unsafe(await readFile(join(root, 'supabase', 'seed.sql'), 'utf8'))
   } finally {
     await sql.end()
   }

@@ -27,7 +27,7 @@ import {
 } from './platform/postgres.ts'
 import { createRealtime, type Realtime, refuseUpgrade } from './platform/realtime.ts'
 import { startSmtp } from './platform/smtp.ts'
-import { applyMigrations, pendingMigrations, pushMigrations } from './schema.ts'
+import { applyMigrations, pendingMigrations, pushMigrations, refuseOtherHistory } from './schema.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
 type Fetch = (
@@ -191,6 +191,7 @@ async function awaitServices(config: StackConfig, url: string, options: Options)
 
 async function migrate(config: StackConfig, url: string, gatewayPassword: string, options: Options): Promise<void> {
   await awaitServices(config, url, options)
+  if (!config.real.db) await refuseOtherHistory(url, config.data)
   const pending = await pendingMigrations(url)
   if (pending.length > 0) {
     options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)

@@ -1,8 +1,9 @@
-/** Users who were there before a migration get what the migration makes everybody have. */
+/** What a database holds when the migrations come: users who were there before, halves of accounts, other migrations. */
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { StackError } from '../../stack/config.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
-import { applyMigrations, migrationVersions } from '../../stack/schema.ts'
+import { applyMigrations, migrationVersions, refuseOtherHistory } from '../../stack/schema.ts'
 
 let scratch: Scratch
 beforeAll(async () => {
@@ -61,27 +62,26 @@ test('users who were there before Palisade have profile, credits and limits afte
   }
 }, 120_000)
 
-test('users of the first version keep what they have, and what was lost half-way is completed', async () => {
-  const url = await scratch.createDatabase('first_version')
+test('an account of which a half was lost is completed, and what is there stays', async () => {
+  const url = await scratch.createDatabase('half_lost')
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
-    const versions = await migrationVersions()
-    await applyMigrations(url, versions.slice(0, 2))
     await insertUsers(sql)
+    await applyMigrations(url, await migrationVersions())
     await sql`update public.profiles set status = 'suspended' where first_name = 'Old'`
     await sql`alter table public.credit_entries disable trigger user`
     await sql`
       with bare as (select id from auth.users where email = 'without-metadata@example.com'),
         entries as (delete from public.credit_entries where user_id in (select id from bare))
-      delete from private.credit_accounts where user_id in (select id from bare)`
+      delete from private.accounts where user_id in (select id from bare)`
     await sql`delete from public.profiles where id = (select id from auth.users where email = 'unverified@example.com')`
     await sql`alter table public.credit_entries enable trigger user`
 
-    await applyMigrations(url, versions.slice(2))
+    await sql`select private.create_account(id) from auth.users`
 
     const accounts = await accountsOf(sql)
     expect(accounts.map(({ name, status, balance }) => [name, status, balance])).toEqual([
-      ['too-young', 'active', 100],
+      ['too-young', 'pending', 100],
       ['unverified', 'pending', 100],
       ['verified', 'suspended', 100],
       ['with-metadata-that-is-no-object', 'active', 100],
@@ -92,50 +92,21 @@ test('users of the first version keep what they have, and what was lost half-way
   }
 }, 120_000)
 
-test('credits, counters and calls that run go on through the migration that moves them', async () => {
-  const url = await scratch.createDatabase('before_accounts')
+test('a data folder that other migrations made is refused in one line; one that ours made is not', async () => {
+  const url = await scratch.createDatabase('other_history')
   const sql = postgres(url, { max: 1, onnotice: () => {} })
-  const [id, session] = [crypto.randomUUID(), crypto.randomUUID()]
-  const request = {
-    ...{ request_id: 'r', user_id: id, session_id: session, endpoint: 'chat.completions', model: 'openai/gpt-4o-mini' },
-    ...{ prompt_tokens_max: 100, max_output_tokens: 50, choices: 1, images: 0, stream: false, request_bytes: 300 },
-  }
-  const usage = { prompt_tokens: 10, completion_tokens: 5, cached_tokens: 0, reasoning_tokens: 0 }
-  const outcome = { result: 'succeeded', http_status: 200, usage, usage_source: 'provider', response_bytes: 9 }
-  const admit = async () => {
-    const [row] = await sql`select private.admit_ai_call(${sql.json(request)}) ->> 'call_id' as call_id`
-    return row?.call_id as string
-  }
-  const settle = async (call: string) =>
-    (await sql`select private.settle_ai_call(${call}::uuid, ${sql.json(outcome)}) as answer`)[0]?.answer
-  const limits = () => sql`
-    select meter, used::int, held::int from private.limits_of(${id}) where meter in ('ai_calls', 'ai_tokens') order by meter`
+  const refusal = (version: string) =>
+    `data was made by another version of Palisade (migration ${version}). Throw the data away with "npm run reset", or set PALISADE_DATA to another folder.`
   try {
     const versions = await migrationVersions()
-    const moved = versions.indexOf('20261122005000')
-    await applyMigrations(url, versions.slice(0, moved))
-    await sql`
-      insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role, created_at)
-      values (${id}, 'moving@example.com', now(), '{}', 'authenticated', 'authenticated', now() - interval '40 days')`
-    await sql`insert into auth.sessions (id, user_id) values (${session}, ${id})`
-    await settle(await admit())
-    const open = await admit()
-    const before = [...(await limits())]
-    expect(before).toEqual([
-      { meter: 'ai_calls', used: 1, held: 1 },
-      { meter: 'ai_tokens', used: 15, held: 150 },
-    ])
+    await refuseOtherHistory(url, 'data')
+    await applyMigrations(url, versions)
+    await refuseOtherHistory(url, 'data')
 
-    await applyMigrations(url, versions.slice(moved))
-
-    expect([...(await limits())]).toEqual(before)
-    expect(await settle(open)).toMatchObject({ settled: true, credits_charged: 1, credits_remaining: 98 })
-    expect([...(await limits())]).toEqual([
-      { meter: 'ai_calls', used: 2, held: 0 },
-      { meter: 'ai_tokens', used: 30, held: 0 },
-    ])
-    expect([...(await sql`select * from private.verify_accounts()`)]).toEqual([])
-    await settle(await admit())
+    await sql`update supabase_migrations.schema_migrations set statements = '{select 1}' where version = ${versions[1] ?? ''}`
+    await expect(refuseOtherHistory(url, 'data')).rejects.toThrow(new StackError(refusal(`${versions[1]}`)))
+    await sql`insert into supabase_migrations.schema_migrations (version) values ('20261121000000')`
+    await expect(refuseOtherHistory(url, 'data')).rejects.toThrow(new StackError(refusal('20261121000000')))
   } finally {
     await sql.end()
   }

@@ -7,8 +7,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
 import { violationsIn } from '../../scripts/checks/imports.ts'
 import { secretsIn } from '../../scripts/checks/secrets.ts'
+import { makeBaseline, staleBaselineFiles } from '../../stack/baseline.ts'
 import { root } from '../../stack/config.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
+import { rowDifference } from '../../stack/rows.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
 import { servicePolicyDifference } from '../../stack/service-policies.ts'
 
@@ -24,7 +26,7 @@ describe('schema', { timeout: 120_000 }, () => {
     scratch = await startScratch()
     migrated = await scratch.createDatabase('migrated')
     sources = await scratch.createDatabase('sources')
-    await Promise.all([pushMigrations(migrated, { seed: true }), applySources(sources)])
+    await Promise.all([pushMigrations(migrated, { seed: true }), applySources(sources, { seed: true })])
     await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
   }, 120_000)
   afterAll(() => scratch?.stop())
@@ -35,6 +37,25 @@ describe('schema', { timeout: 120_000 }, () => {
     await runSql(sources, 'alter table public.chats add column pinned boolean not null default false')
 
     expect(await schemaDifference(migrated, sources)).toContain('"pinned"')
+  })
+
+  test('they start with the same rows; a setting, a limit and a plan that only one of them has are found', async () => {
+    expect(await rowDifference(migrated, sources)).toEqual([])
+
+    await runSql(
+      sources,
+      `update private.settings set value = '101' where key = 'credits.on_sign_up';
+       delete from public.plan_limits where plan_id = 'free' and meter = 'ai_calls';
+       insert into public.plans (id, name) values ('team', 'Team');
+       update public.plans set created_at = now() - interval '1 day' where id = 'free'`,
+    )
+
+    expect(await rowDifference(migrated, sources)).toEqual([
+      expect.stringMatching(/^only in migrations: private\.settings .*"value": 100/),
+      expect.stringMatching(/^only in migrations: public\.plan_limits .*"ai_calls"/),
+      expect.stringMatching(/^only in sources: private\.settings .*"value": 101/),
+      expect.stringMatching(/^only in sources: public\.plans .*"team"/),
+    ])
   })
 
   test('a policy on Storage that only one of them has is found, and the difference mends it', async () => {
@@ -60,6 +81,15 @@ describe('schema', { timeout: 120_000 }, () => {
 })
 
 describe('migrations', () => {
+  test('the baseline is what the sources make; a line that only the sources have is found', async () => {
+    expect(await staleBaselineFiles()).toEqual([])
+
+    const changed = new Map(await makeBaseline())
+    changed.set('20261129000200_plans.sql', `${changed.get('20261129000200_plans.sql')}-- a line`)
+
+    expect(await staleBaselineFiles(changed)).toEqual(['20261129000200_plans.sql'])
+  })
+
   test.each(migrations)('$file holds nothing that only the local stack has', ({ text }) => {
     expect(text).not.toMatch(/palisade_stack|supabase_admin|127\.0\.0\.1|localhost/)
     // Settings of the platform's roles are the platform's; the gateway's role is made by a migration and is ours.

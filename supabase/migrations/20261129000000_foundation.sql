@@ -1,0 +1,162 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/00_foundation.sql ===============================================================================================
+
+-- Foundation: the private schema, settings, errors, ids, time.
+
+create schema private;
+comment on schema private is 'Everything that is not the API surface. Not exposed by PostgREST.';
+revoke all on schema private from public;
+-- Public functions are thin wrappers; what they call lives here and is granted function by function.
+grant usage on schema private to authenticated, service_role;
+-- The hooks of the Auth service live here, too.
+grant usage on schema private to supabase_auth_admin;
+
+-- Functions are executable by PUBLIC unless this says otherwise; only the form without "in schema" has an effect.
+alter default privileges for role postgres revoke execute on functions from public;
+
+-- Extensions of the platform; pgcrypto and supabase_vault are there from the start.
+create extension if not exists pg_cron;
+create extension if not exists pg_net with schema extensions;
+
+-- Settings -------------------------------------------------------------------------------------------------------------
+
+create table private.settings (
+  key text primary key check (key ~ '^[a-z_]+(\.[a-z_]+)+$'),
+  value jsonb not null,
+  description text not null check (length(description) between 1 and 500),
+  updated_at timestamptz not null default now()
+);
+comment on table private.settings is 'Every tunable number and switch: one row each, read when needed, changed by SQL.';
+revoke all on private.settings from anon, authenticated, service_role;
+
+create function private.setting(key text) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_value jsonb;
+begin
+  select settings.value into v_value from private.settings where settings.key = setting.key;
+  if not found then
+    raise exception 'setting % is missing from private.settings', setting.key;
+  end if;
+  return v_value;
+end $$;
+comment on function private.setting(text) is 'The value of one setting; an error when the row is missing, never a default.';
+
+-- Errors ---------------------------------------------------------------------------------------------------------------
+
+create function private.error_status(code text) returns integer
+language sql immutable security invoker set search_path = ''
+return case code
+  when 'invalid_request_error' then 400
+  when 'invalid_api_key' then 401
+  when 'model_not_priced' then 400
+  when 'insufficient_credits' then 402
+  when 'insufficient_quota' then 402
+  when 'in_flight_budget_exhausted' then 402
+  when 'account_pending' then 403
+  when 'account_suspended' then 403
+  when 'insufficient_aal' then 403
+  when 'model_not_allowed' then 403
+  when 'not_allowed' then 403
+  when 'model_not_found' then 404
+  when 'not_found' then 404
+  when 'idempotency_key_reused' then 422
+  when 'daily_quota_exceeded' then 429
+  when 'rate_limit_exceeded' then 429
+  when 'concurrency_limit' then 429
+  when 'mfa_required' then 403
+  when 'invalid_signature' then 401
+  when 'spend_cap_reached' then 402
+  when 'circuit_open' then 503
+  when 'idempotency_in_progress' then 409
+  when 'idempotency_not_replayable' then 409
+  when 'credential_unreadable' then 409
+  when 'entitlement_required' then 402
+  when 'already_subscribed' then 409
+end;
+comment on function private.error_status(text) is
+  'HTTP status of an error code that SQL can raise or return. The same catalogue as functions/_shared/errors.ts and docs/errors.md.';
+
+create function private.raise_error(code text, message text, hint text default null) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_status integer := private.error_status(raise_error.code);
+begin
+  if v_status is null then
+    raise exception 'error code % is not in private.error_status', raise_error.code;
+  end if;
+  raise sqlstate 'PGRST' using
+    message = jsonb_build_object('code', raise_error.code, 'message', raise_error.message, 'hint', raise_error.hint)::text,
+    detail = jsonb_build_object('status', v_status, 'headers', '{}'::jsonb)::text;
+end $$;
+comment on function private.raise_error(text, text, text) is
+  'Raises an error for the caller: PostgREST answers with the code''s HTTP status and {code, message, hint}.';
+
+create function private.require_service() returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  if coalesce((select auth.role()), session_user) not in ('service_role', 'postgres') then
+    perform private.raise_error('not_allowed', 'Only the service role may call this function.');
+  end if;
+end $$;
+comment on function private.require_service() is
+  'Refuses every caller but the service role (a secret key) and direct connections of the project''s owner.';
+
+-- Ids and time ---------------------------------------------------------------------------------------------------------
+
+create function private.uuid_v7() returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_micros bigint := extract(epoch from clock_timestamp()) * 1000000;
+begin
+  return encode(
+    overlay(
+      uuid_send(gen_random_uuid())
+      placing substring(int8send(v_micros / 1000) from 3) || int2send((28672 + v_micros % 1000 * 4096 / 1000)::smallint)
+      from 1 for 8
+    ),
+    'hex')::uuid;
+end $$;
+comment on function private.uuid_v7() is
+  'A UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 bits of their fraction (6.2, method 3), then random bits. Sorts by time, to the microsecond. PostgreSQL 18 has uuidv7().';
+grant execute on function private.uuid_v7() to authenticated, service_role;
+
+create function private.uuid_v7_time(id uuid) returns timestamptz
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0);
+end $$;
+comment on function private.uuid_v7_time(uuid) is
+  'The moment in a version 7 UUID, to the millisecond. Rows whose created_at is this value are found by id in one partition.';
+
+create function private.tg__timestamps() returns trigger
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  new.created_at := case when tg_op = 'INSERT' then now() else old.created_at end;
+  new.updated_at := now();
+  return new;
+end $$;
+comment on function private.tg__timestamps() is 'Keeps created_at and updated_at true, whatever a client sends.';
+
+create function private.tg__append_only() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  -- The one way out: the account itself is erased, and the rows go with it (on delete cascade).
+  if tg_op = 'DELETE' and not exists (select from auth.users where id = old.user_id) then
+    return old;
+  end if;
+  raise exception using errcode = '42501', message = format('%I is append-only', tg_table_name);
+end $$;
+comment on function private.tg__append_only() is
+  'Refuses update, delete and truncate, for the table''s owner too. Definer: it looks into auth.users, which callers cannot read.';

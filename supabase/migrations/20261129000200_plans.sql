@@ -1,0 +1,528 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/20_plans.sql ====================================================================================================
+
+-- Plans, limits and usage: what an account may use in which period, and how much of it is used or held.
+
+create table public.plans (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,39}$'),
+  name text not null check (length(name) between 1 and 80),
+  description text not null default '' check (length(description) <= 500),
+  position integer not null default 0,
+  created_at timestamptz not null default now()
+);
+comment on table public.plans is 'The plans a user can be on.';
+alter table public.plans enable row level security;
+alter table public.plans force row level security;
+revoke all on public.plans from anon, authenticated, service_role;
+grant select on public.plans to authenticated;
+grant select, insert, update, delete on public.plans to service_role;
+insert into public.plans (id, name, description, position) values
+  ('free', 'Free', 'For getting started.', 1),
+  ('premium', 'Premium', 'For everyday use.', 2)
+on conflict (id) do nothing;
+
+-- Both tables are new, so there is nothing to scan.
+-- squawk-ignore constraint-missing-not-valid, adding-foreign-key-constraint
+alter table public.profiles add constraint profiles_plan_id_fkey
+  foreign key (plan_id) references public.plans (id) on delete restrict;
+
+create table public.plan_limits (
+  plan_id text not null references public.plans (id) on delete cascade,
+  meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  amount bigint check (amount >= 0),
+  primary key (plan_id, meter, period)
+);
+comment on table public.plan_limits is
+  'How much of a meter a plan allows in a period. Amount null: no limit. No row: what private.meters.is_open_without_row says, none of it for most.';
+comment on column public.plan_limits.period is
+  'minute: 60 seconds from the first unit on; day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
+comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, micro-dollars, chats, tests, bytes.';
+alter table public.plan_limits enable row level security;
+alter table public.plan_limits force row level security;
+revoke all on public.plan_limits from anon, authenticated, service_role;
+grant select on public.plan_limits to authenticated;
+grant select, insert, update, delete on public.plan_limits to service_role;
+insert into public.plan_limits (plan_id, meter, period, amount) values
+  ('free', 'ai_requests', 'minute', 60),
+  ('free', 'images_generations_requests', 'minute', 10),
+  ('free', 'ai_concurrency', 'total', 10),
+  ('free', 'ai_calls', 'day', 50),
+  ('free', 'ai_tokens', 'month', 100000),
+  ('free', 'ai_spend_micros', 'month', 5000000),
+  ('free', 'chat_sessions', 'day', 10),
+  ('free', 'psychology_tests', 'month', 3),
+  ('free', 'storage_bytes', 'total', 52428800),
+  ('free', 'billing_requests', 'minute', 30),
+  ('free', 'billing_requests', 'day', 200),
+  ('premium', 'ai_requests', 'minute', 300),
+  ('premium', 'images_generations_requests', 'minute', 60),
+  ('premium', 'ai_concurrency', 'total', 50),
+  ('premium', 'ai_calls', 'day', 1000),
+  ('premium', 'ai_tokens', 'month', 5000000),
+  ('premium', 'ai_spend_micros', 'month', 100000000),
+  ('premium', 'chat_sessions', 'day', 200),
+  ('premium', 'psychology_tests', 'month', 30),
+  ('premium', 'storage_bytes', 'total', 5368709120),
+  ('premium', 'billing_requests', 'minute', 30),
+  ('premium', 'billing_requests', 'day', 200)
+on conflict (plan_id, meter, period) do nothing;
+
+create table public.limit_overrides (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  amount bigint check (amount >= 0),
+  reason text check (length(reason) <= 500),
+  created_at timestamptz not null default now(),
+  primary key (user_id, meter, period)
+);
+comment on table public.limit_overrides is 'One user''s own limit in place of the plan''s. Amount null: no limit. Applies to the next call.';
+alter table public.limit_overrides enable row level security;
+alter table public.limit_overrides force row level security;
+revoke all on public.limit_overrides from anon, authenticated, service_role;
+grant select on public.limit_overrides to authenticated;
+grant select, insert, update, delete on public.limit_overrides to service_role;
+
+-- What is paid for --------------------------------------------------------------------------------------------------------
+
+create table private.entitlements (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  starts_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at > starts_at),
+  plan_id text references public.plans (id) on delete cascade,
+  outranks text[],
+  state text not null check (state in ('trialing', 'active', 'canceling', 'past_due', 'paused', 'unpaid', 'canceled', 'expired', 'incomplete')),
+  subscription_id text not null check (length(subscription_id) between 1 and 255),
+  valid_until timestamptz,
+  grace_until timestamptz,
+  primary key (user_id, starts_at),
+  check (num_nonnulls(plan_id, outranks, valid_until) in (0, 3))
+);
+comment on table private.entitlements is
+  'What a user''s subscriptions entitle to and when, as one line of time without gaps, future included, so that what holds at a moment is one row and needs no job. Written by private.refresh_entitlement only; no rows: never subscribed.';
+comment on column private.entitlements.plan_id is 'The plan that is paid for in this time; null: none.';
+comment on column private.entitlements.outranks is
+  'The plans that are no better than plan_id, itself included, by plans.position: here, so that admission need not look into plans.';
+comment on column private.entitlements.state is 'Of the subscription that counts: see public.get_my_entitlement.';
+comment on column private.entitlements.valid_until is 'When the subscription stops to entitle if nothing more is heard of it.';
+comment on column private.entitlements.grace_until is 'Set while it entitles although what was due is not known to be paid.';
+create index entitlements_plan_id_idx on private.entitlements (plan_id);
+create index entitlements_ends_at_idx on private.entitlements (ends_at) where plan_id is not null;
+revoke all on private.entitlements from anon, authenticated, service_role;
+
+create function private.plans_outranked_by(plan_id text) returns text[]
+language sql stable security invoker set search_path = ''
+as $$
+  select array_agg(o.id) from public.plans p join public.plans o on o.position <= p.position where p.id = plans_outranked_by.plan_id
+$$;
+comment on function private.plans_outranked_by(text) is 'The plans that are no better than this one, itself included; null for no plan.';
+
+create view private.entitled_profiles with (security_invoker = true) as
+select p.id, p.status, p.quota_time_zone, p.created_at,
+  case when p.plan_id = any (e.outranks) then e.plan_id else p.plan_id end as plan_id,
+  coalesce(e.state, 'none') as state, e.plan_id is not null as is_paid, e.subscription_id, e.valid_until, e.grace_until
+from public.profiles p
+  left join private.entitlements e on e.user_id = p.id and e.starts_at <= now() and e.ends_at > now();
+comment on view private.entitled_profiles is
+  'Profiles with the plan that counts now: the one that is paid for, or the one in the profile when that is better or nothing is paid for. A view and not a function, because admission joins it for many callers at once.';
+revoke all on private.entitled_profiles from anon, authenticated, service_role;
+
+create function private.entitlement(
+  user_id uuid,
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out valid_until timestamptz, out grace_until timestamptz
+)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  select p.plan_id, p.state, p.is_paid, p.subscription_id, p.valid_until, p.grace_until
+  into plan_id, state, is_paid, subscription_id, valid_until, grace_until
+  from private.entitled_profiles p where p.id = entitlement.user_id;
+end $$;
+comment on function private.entitlement(uuid) is
+  'What a user may use now: the plan that counts, and the state, end and grace of the subscription behind it. All null for an unknown user. Nobody but functions of ours may call it; they pass an id they have checked.';
+
+-- Meters ---------------------------------------------------------------------------------------------------------------
+
+create table private.meters (
+  slot integer primary key check (slot between 1 and 200),
+  meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  is_held boolean not null,
+  is_open_without_row boolean not null,
+  unique (meter, period)
+);
+comment on table private.meters is
+  'What is counted for every account, and for every API key, and where: a slot in their arrays. A slot keeps its meaning for ever.';
+comment on column private.meters.is_held is
+  'True: units are held when a call is admitted, and become used, or free, when it is settled. False: they are used at once.';
+comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: no limit; false: none of it.';
+revoke all on private.meters from anon, authenticated, service_role;
+insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
+  (1, 'ai_requests', 'minute', false, true),
+  (2, 'chat_completions_requests', 'minute', false, true),
+  (3, 'embeddings_requests', 'minute', false, true),
+  (4, 'images_generations_requests', 'minute', false, true),
+  (5, 'ai_concurrency', 'total', true, true),
+  (6, 'ai_calls', 'day', true, false),
+  (7, 'ai_tokens', 'month', true, false),
+  (8, 'ai_spend_micros', 'month', true, true),
+  (9, 'chat_sessions', 'day', false, false),
+  (10, 'psychology_tests', 'month', false, false),
+  (11, 'billing_requests', 'minute', false, true),
+  (12, 'billing_requests', 'day', false, true)
+on conflict (slot) do nothing;
+
+create type private.meter_counts as (used bigint[], held bigint[], resets_at timestamptz[]);
+comment on type private.meter_counts is
+  'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
+
+create type private.meter_limit as (slot integer, meter text, period text, is_held boolean, amount bigint);
+comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit; -1: not in the plan at all.';
+
+create table private.accounts (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  balance bigint not null default 0,
+  held bigint not null default 0,
+  clawed_back bigint not null default 0,
+  unburned bigint not null default 0,
+  next_expiry_at timestamptz not null default 'infinity',
+  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
+  -- One check: each costs every call two microseconds.
+  constraint accounts_check check (
+    held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
+    and 0 <= all ((counts).used) and 0 <= all ((counts).held))
+) with (fillfactor = 50);
+create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
+comment on table private.accounts is
+  'Credits and meters of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
+comment on column private.accounts.held is 'Credits that open calls hold.';
+comment on column private.accounts.clawed_back is
+  'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
+comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
+comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
+revoke all on private.accounts from anon, authenticated, service_role;
+
+create function private.lock_account(user_id uuid) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_account private.accounts;
+begin
+  select a.* into v_account from private.accounts a where a.user_id = lock_account.user_id for no key update;
+  if v_account.next_expiry_at <= now() then
+    v_account := private.expire_credits(v_account);
+  end if;
+  return v_account;
+end $$;
+comment on function private.lock_account(uuid) is
+  'Locks an account until the transaction ends, and expires what is due. Under read committed, which we rely on, the statements that follow see what the previous holder committed; under repeatable read they would fail with 40001.';
+
+create view private.usage_counters with (security_invoker = true) as
+select a.user_id, m.meter, m.period, coalesce((a.counts).used[m.slot], 0) as used, coalesce((a.counts).held[m.slot], 0) as held,
+  (a.counts).resets_at[m.slot] as resets_at
+from private.accounts a join private.meters m on (a.counts).resets_at[m.slot] is not null;
+comment on view private.usage_counters is 'The counters of every account as rows, for people: used and held units, and when the period ends that they belong to.';
+revoke all on private.usage_counters from anon, authenticated, service_role;
+
+create function private.period_resets_at(period text, time_zone text, signed_up_at timestamptz, at timestamptz)
+returns timestamptz
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_now timestamp := period_resets_at.at at time zone period_resets_at.time_zone;
+  v_month timestamp := date_trunc('month', v_now);
+  v_day integer := extract(day from period_resets_at.signed_up_at at time zone period_resets_at.time_zone);
+  v_reset timestamptz;
+begin
+  case period_resets_at.period
+    when 'total' then
+      return 'infinity';
+    when 'minute' then
+      return period_resets_at.at + interval '1 minute';
+    when 'day' then
+      return (date_trunc('day', v_now) + interval '1 day') at time zone period_resets_at.time_zone;
+    when 'month' then
+      -- The 31st of a short month is its last day; the month after next covers an anniversary earlier today.
+      for v_ahead in 0..2 loop
+        v_reset := (
+          v_month + make_interval(months => v_ahead)
+          + make_interval(days => least(
+              v_day,
+              extract(day from v_month + make_interval(months => v_ahead + 1) - interval '1 day')::integer
+            ) - 1)
+        ) at time zone period_resets_at.time_zone;
+        if v_reset > period_resets_at.at then
+          return v_reset;
+        end if;
+      end loop;
+  end case;
+  raise exception 'no reset time for period %', period_resets_at.period;
+end $$;
+comment on function private.period_resets_at(text, text, timestamptz, timestamptz) is
+  'When the period that contains "at" ends: a minute later (minute), the next midnight of the zone (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
+
+create function private.limits_of(user_id uuid)
+returns table (meter text, period text, amount bigint, used bigint, held bigint, resets_at timestamptz)
+language sql stable security definer set search_path = ''
+as $$
+  select
+    l.meter,
+    l.period,
+    case when o.user_id is not null then o.amount else l.amount end,
+    case when r.at > now() then coalesce((a.counts).used[m.slot], 0) else 0 end,
+    case when r.at > now() then coalesce((a.counts).held[m.slot], 0) else 0 end,
+    case when r.at > now() then r.at
+      else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
+  from private.entitled_profiles p
+    -- The sign-up, also of users who were there before their profile.
+    join auth.users s on s.id = p.id
+    left join private.accounts a on a.user_id = p.id
+    cross join lateral (
+      select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
+      union all
+      select lo.meter, lo.period, lo.amount from public.limit_overrides lo
+      where lo.user_id = p.id
+        and not exists (
+          select from public.plan_limits pl
+          where pl.plan_id = p.plan_id and pl.meter = lo.meter and pl.period = lo.period)
+    ) l
+    left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
+    left join private.meters m on m.meter = l.meter and m.period = l.period
+    cross join lateral (select (a.counts).resets_at[m.slot] as at) r
+  where p.id = limits_of.user_id
+$$;
+comment on function private.limits_of(uuid) is
+  'Every limit of one account with what is used and held in the running period. Definer: counters are private. Callers pass an id they have checked.';
+
+create function private.remaining(amount bigint, taken bigint) returns bigint
+language sql immutable security invoker set search_path = ''
+return case when amount is not null then greatest(amount - taken, 0) end;
+comment on function private.remaining(bigint, bigint) is 'What is left of an amount, never below zero; null when there is no limit.';
+
+create function private.my_limits()
+returns table (meter text, period text, used bigint, held bigint, amount bigint, remaining bigint, resets_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+begin
+  return query
+    select l.meter, l.period, u.used, l.held, l.amount, private.remaining(l.amount, u.used + l.held),
+      nullif(l.resets_at, 'infinity')
+    from private.limits_of(v_user_id) l
+      cross join lateral (
+        select case
+          -- Files are counted where they are: nothing to keep in step with the Storage service. A user's files lie
+          -- below their id, and this range is what the service's index on names (text_pattern_ops) can answer.
+          when l.meter = 'storage_bytes' then (
+            select coalesce(sum((o.metadata ->> 'size')::bigint), 0)::bigint
+            from storage.objects o
+            where o.name ~>=~ (v_user_id || '/') and o.name ~<~ (v_user_id || '0'))
+          else l.used
+        end as used
+      ) u
+    order by l.meter, l.period;
+end $$;
+comment on function private.my_limits() is 'Behind public.get_my_limits. Definer: counters are private; it answers for the caller only.';
+grant execute on function private.my_limits() to authenticated;
+
+create function public.get_my_limits()
+returns table (meter text, period text, used bigint, held bigint, amount bigint, remaining bigint, resets_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_limits() $$;
+comment on function public.get_my_limits() is
+  'The caller''s limits, one row each: units used and held in the running period, the amount allowed (null: no limit), what remains, and when the period ends (null: never).';
+grant execute on function public.get_my_limits() to authenticated;
+
+-- Counting -------------------------------------------------------------------------------------------------------------
+
+create function private.meter_limits(user_id uuid, plan_id text, meters text[]) returns private.meter_limit[]
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_limits private.meter_limit[];
+begin
+  select array_agg(row(m.slot, m.meter, m.period, m.is_held, case
+      when o.user_id is not null then o.amount
+      when l.plan_id is not null then l.amount
+      when not m.is_open_without_row then -1
+    end)::private.meter_limit order by m.slot)
+  into v_limits
+  from private.meters m
+    left join public.plan_limits l on l.plan_id = meter_limits.plan_id and l.meter = m.meter and l.period = m.period
+    left join public.limit_overrides o on o.user_id = meter_limits.user_id and o.meter = m.meter and o.period = m.period
+  where m.meter = any (meters);
+  return v_limits;
+end $$;
+comment on function private.meter_limits(uuid, text, text[]) is
+  'What an account may use of these meters, in all their periods, in the order of their slots: the user''s own limit before the plan''s.';
+
+create function private.take_units(
+  inout counts private.meter_counts, limits private.meter_limit[], units bigint[], time_zone text, signed_up_at timestamptz,
+  out short integer
+)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_used bigint[] := (counts).used;
+  v_held bigint[] := (counts).held;
+  v_resets_at timestamptz[] := (counts).resets_at;
+  v_now timestamptz := now();
+  v_limit private.meter_limit;
+  v_slot integer;
+begin
+  for i in 1..coalesce(cardinality(limits), 0) loop
+    v_limit := limits[i];
+    v_slot := v_limit.slot;
+    if v_resets_at[v_slot] is null or v_resets_at[v_slot] <= v_now then
+      v_used[v_slot] := 0;
+      v_held[v_slot] := 0;
+      v_resets_at[v_slot] := private.period_resets_at(v_limit.period, time_zone, signed_up_at, v_now);
+    end if;
+    if v_limit.amount is not null and v_used[v_slot] + v_held[v_slot] + units[i] > v_limit.amount then
+      short := i;
+      exit;
+    elsif v_limit.is_held then
+      v_held[v_slot] := v_held[v_slot] + units[i];
+    else
+      v_used[v_slot] := v_used[v_slot] + units[i];
+    end if;
+  end loop;
+  counts := row(v_used, v_held, v_resets_at);
+end $$;
+comment on function private.take_units(private.meter_counts, private.meter_limit[], bigint[], text, timestamptz) is
+  'The one meter: takes units of several limits together. short is the first limit without room; then the counts must not be stored, and nothing was taken. The caller holds the lock of the row the counts come from.';
+
+create function private.consume(user_id uuid, meter text, period text, units bigint) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_account private.accounts := private.lock_account(consume.user_id);
+  v_profile record;
+  v_limits private.meter_limit[];
+  v_taken record;
+begin
+  select p.plan_id, p.quota_time_zone, coalesce(u.created_at, p.created_at) as signed_up_at into strict v_profile
+  from private.entitled_profiles p join auth.users u on u.id = p.id where p.id = consume.user_id;
+  select array_agg(l) into v_limits
+  from unnest(private.meter_limits(consume.user_id, v_profile.plan_id, array[consume.meter])) l where l.period = consume.period;
+  if v_limits is null then
+    raise exception 'the meter %/% is not in private.meters', consume.meter, consume.period;
+  end if;
+  select t.* into v_taken
+  from private.take_units(v_account.counts, v_limits, array[consume.units], v_profile.quota_time_zone, v_profile.signed_up_at) t;
+  if v_taken.short is not null then
+    perform private.raise_error(
+      case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
+      format('The limit of %s %s per %s is reached.', greatest(v_limits[1].amount, 0), consume.meter, consume.period),
+      format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
+  end if;
+  update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
+end $$;
+comment on function private.consume(uuid, text, text, bigint) is
+  'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first. Definer: for triggers on users'' tables.';
+
+-- sql/22_features.sql =================================================================================================
+
+-- Features: what a plan includes beside its limits and models.
+
+create table public.plan_features (
+  plan_id text not null references public.plans (id) on delete cascade,
+  feature text not null check (feature ~ '^[a-z][a-z0-9_]{0,39}$'),
+  primary key (plan_id, feature)
+);
+comment on table public.plan_features is
+  'What a plan includes: portfolio_sync (portfolios are read from exchanges), own_keys (AI calls with keys of one''s own). No row: not included.';
+alter table public.plan_features enable row level security;
+alter table public.plan_features force row level security;
+revoke all on public.plan_features from anon, authenticated, service_role;
+grant select on public.plan_features to authenticated;
+grant select, insert, update, delete on public.plan_features to service_role;
+insert into public.plan_features (plan_id, feature) values
+  ('free', 'own_keys'), ('free', 'portfolio_sync'), ('premium', 'own_keys'), ('premium', 'portfolio_sync')
+on conflict (plan_id, feature) do nothing;
+
+create function private.has_feature(feature text) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return exists (
+    select from public.plan_features f
+    where f.plan_id = (private.entitlement(auth.uid())).plan_id and f.feature = has_feature.feature);
+end $$;
+comment on function private.has_feature(text) is
+  'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row. Definer: entitlements are private.';
+grant execute on function private.has_feature(text) to authenticated;
+
+create function private.payment_hint(user_id uuid) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return 'Pay or choose a plan: ' || private.pay_url(user_id);
+end $$;
+comment on function private.payment_hint(uuid) is 'The sentence with the link that ends a refusal which money can lift.';
+
+create function private.feature_refusal(user_id uuid, feature text) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_entitlement record;
+  v_hint text;
+begin
+  select e.state, p.id, p.name into v_entitlement
+  from private.entitlement(feature_refusal.user_id) e left join public.plans p on p.id = e.plan_id;
+  if exists (select from public.plan_features f where f.plan_id = v_entitlement.id and f.feature = feature_refusal.feature) then
+    return null;
+  end if;
+  v_hint := private.payment_hint(feature_refusal.user_id);
+  return jsonb_build_object('code', 'entitlement_required', 'hint', v_hint, 'message', format('%s does not include %s. %s',
+    case
+      when v_entitlement.state in ('past_due', 'unpaid') then 'Your last payment is overdue, and the plan ' || v_entitlement.name
+      when v_entitlement.state in ('canceled', 'expired') then 'Your subscription has ended, and the plan ' || v_entitlement.name
+      when v_entitlement.state = 'paused' then 'Your subscription is paused, and the plan ' || v_entitlement.name
+      else 'Your plan'
+    end, replace(feature_refusal.feature, '_', ' '), v_hint));
+end $$;
+comment on function private.feature_refusal(uuid, text) is
+  'Null when the user''s plan includes the feature now; else {code: entitlement_required, message: why and where to pay, hint}.';
+
+create function private.require_feature(user_id uuid, feature text) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb := private.feature_refusal(require_feature.user_id, require_feature.feature);
+begin
+  if v_refusal is not null then
+    perform private.raise_error(v_refusal ->> 'code', v_refusal ->> 'message', v_refusal ->> 'hint');
+  end if;
+end $$;
+comment on function private.require_feature(uuid, text) is 'Raises entitlement_required, with the link to pay, unless the user''s plan includes the feature now.';
+
+-- policies/20_plans.sql ===============================================================================================
+
+create policy "signed-in users see the plans"
+  on public.plans for select to authenticated
+  using (true);
+
+create policy "signed-in users see what plans allow"
+  on public.plan_limits for select to authenticated
+  using (true);
+
+create policy "owners see their own limits"
+  on public.limit_overrides for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.limit_overrides as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+-- policies/22_features.sql ============================================================================================
+
+create policy "signed-in users see what plans include"
+  on public.plan_features for select to authenticated
+  using (true);

@@ -1,0 +1,1197 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/50_api_keys.sql =================================================================================================
+
+-- API keys: how services call in a user's name. The secret is shown once; what is kept is its SHA-256.
+
+insert into private.settings (key, value, description) values
+  ('api_keys.environment', '"live"', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
+  ('api_keys.max_per_user', '20', 'How many API keys that are neither revoked nor expired a user can have.'),
+  ('api_keys.last_used_minutes', '5', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
+  ('api_keys.signature_window_seconds', '300', 'How far the time of a signed request may be from ours, in seconds.')
+on conflict (key) do nothing;
+
+create table public.api_keys (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  name text not null check (length(name) between 1 and 100),
+  prefix text not null check (length(prefix) between 8 and 40),
+  scopes text[] not null check (
+    cardinality(scopes) >= 1 and cardinality(scopes) <= 4
+    and scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models']),
+  allowed_cidrs cidr[] not null default '{}' check (cardinality(allowed_cidrs) <= 20),
+  signing_required boolean not null default false,
+  expires_at timestamptz,
+  revoked_at timestamptz,
+  last_used_at timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table public.api_keys is 'What owners know of their API keys; the secrets'' hashes are in private.api_key_secrets. Written by functions only.';
+comment on column public.api_keys.prefix is 'The beginning of the newest secret, by which its owner knows it.';
+comment on column public.api_keys.scopes is 'The endpoints that the key may call.';
+comment on column public.api_keys.allowed_cidrs is 'Networks the key may be used from; empty: anywhere.';
+comment on column public.api_keys.signing_required is 'Whether requests with this key must be signed: see sign_api_key.';
+comment on column public.api_keys.last_used_at is 'Within api_keys.last_used_minutes, so that not every call writes it.';
+create index api_keys_user_id_idx on public.api_keys (user_id);
+alter table public.api_keys enable row level security;
+alter table public.api_keys force row level security;
+revoke all on public.api_keys from anon, authenticated, service_role;
+grant select on public.api_keys to authenticated, service_role;
+
+create table private.api_key_secrets (
+  secret_hash bytea primary key check (octet_length(secret_hash) = 32),
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  valid_until timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table private.api_key_secrets is 'SHA-256 of every secret of a key: the newest, and older ones during the overlap of a rotation. 160 random bits need no slow hash.';
+comment on column private.api_key_secrets.valid_until is 'Null: the newest secret, valid as long as the key.';
+create index api_key_secrets_api_key_id_idx on private.api_key_secrets (api_key_id);
+revoke all on private.api_key_secrets from anon, authenticated, service_role;
+
+create table public.api_key_limits (
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  meter text not null check (meter in ('ai_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros')),
+  period text not null check (period in ('minute', 'day', 'month', 'total')),
+  amount bigint not null check (amount >= 0),
+  primary key (api_key_id, meter, period)
+);
+comment on table public.api_key_limits is 'What a key may use beside what its owner may use: the smaller counts. Periods are the owner''s. Written by functions only.';
+comment on column public.api_key_limits.amount is 'Units of the meter: calls, tokens, micro-dollars.';
+alter table public.api_key_limits enable row level security;
+alter table public.api_key_limits force row level security;
+revoke all on public.api_key_limits from anon, authenticated, service_role;
+grant select on public.api_key_limits to authenticated, service_role;
+
+create table private.api_key_usage (
+  api_key_id uuid primary key references public.api_keys (id) on delete cascade,
+  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
+  check (0 <= all ((counts).used) and 0 <= all ((counts).held))
+) with (fillfactor = 50);
+comment on table private.api_key_usage is 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';
+revoke all on private.api_key_usage from anon, authenticated, service_role;
+
+create table private.api_key_signing_secrets (
+  api_key_id uuid primary key references public.api_keys (id) on delete cascade,
+  vault_id uuid not null unique,
+  created_at timestamptz not null default now()
+);
+comment on table private.api_key_signing_secrets is 'Which secret in Vault verifies the signatures of a key. Unlike the key itself it must be readable, so it is encrypted, not hashed.';
+revoke all on private.api_key_signing_secrets from anon, authenticated, service_role;
+
+create table private.used_signatures (
+  api_key_id uuid not null references public.api_keys (id) on delete cascade,
+  message_id text not null check (length(message_id) between 1 and 255),
+  expires_at timestamptz not null,
+  primary key (api_key_id, message_id)
+);
+comment on table private.used_signatures is 'Signed requests that were admitted, as long as their time would still be accepted: none is admitted twice.';
+create index used_signatures_expires_at_idx on private.used_signatures (expires_at);
+revoke all on private.used_signatures from anon, authenticated, service_role;
+
+create function private.tg_api_key_signing_secrets__forget() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from vault.secrets s where s.id = old.vault_id;
+  return null;
+end $$;
+comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased. Definer: Vault belongs to the project''s owner.';
+create trigger tg_api_key_signing_secrets__forget after delete on private.api_key_signing_secrets
+  for each row execute function private.tg_api_key_signing_secrets__forget();
+
+-- Secrets --------------------------------------------------------------------------------------------------------------
+
+create function private.new_api_key_secret() returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_bytes bytea := extensions.gen_random_bytes(32);
+  v_secret text := 'pal_' || (private.setting('api_keys.environment') #>> '{}') || '_';
+begin
+  for i in 0..31 loop
+    v_secret := v_secret || substr('0123456789abcdefghjkmnpqrstvwxyz', get_byte(v_bytes, i) % 32 + 1, 1);
+  end loop;
+  return v_secret || left(encode(sha256(convert_to(v_secret, 'UTF8')), 'hex'), 8);
+end $$;
+comment on function private.new_api_key_secret() is
+  'pal_ENVIRONMENT_, 160 random bits in 32 characters, and a checksum: the first eight hex digits of the SHA-256 of all before it, by which scanners know a leaked key and the gateway a mistyped one.';
+
+create function private.add_api_key_secret(api_key_id uuid) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_secret text := private.new_api_key_secret();
+begin
+  insert into private.api_key_secrets (secret_hash, api_key_id)
+  values (sha256(convert_to(v_secret, 'UTF8')), add_api_key_secret.api_key_id);
+  update public.api_keys k set prefix = left(v_secret, -32) where k.id = add_api_key_secret.api_key_id;
+  return v_secret;
+end $$;
+comment on function private.add_api_key_secret(uuid) is 'Gives a key a new secret and answers it, this once. The prefix is what stands before the last 32 characters: eight of the random ones.';
+
+-- Functions of the API -------------------------------------------------------------------------------------------------
+
+create function private.make_api_key(name text, scopes text[], expires_at timestamptz, allowed_cidrs text[])
+returns table (id uuid, prefix text, secret text)
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_id uuid := private.uuid_v7();
+  v_cidr text;
+begin
+  perform private.require_aal2();
+  if private.text_or_null(make_api_key.name, 100) is null then
+    perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+  end if;
+  if coalesce(cardinality(make_api_key.scopes) between 1 and 4
+    and make_api_key.scopes <@ array['chat.completions', 'embeddings', 'images.generations', 'models'], false) is not true then
+    perform private.raise_error('invalid_request_error',
+      'scopes must be one or more of chat.completions, embeddings, images.generations and models.');
+  end if;
+  if make_api_key.expires_at <= now() then
+    perform private.raise_error('invalid_request_error', 'expires_at must be in the future, or null for a key that does not expire.');
+  end if;
+  if cardinality(make_api_key.allowed_cidrs) > 20 then
+    perform private.raise_error('invalid_request_error', 'allowed_cidrs can hold 20 networks.');
+  end if;
+  foreach v_cidr in array coalesce(make_api_key.allowed_cidrs, '{}') loop
+    if v_cidr is null or not pg_input_is_valid(v_cidr, 'cidr') then
+      perform private.raise_error('invalid_request_error',
+        'allowed_cidrs must hold networks such as 203.0.113.0/24 or 2001:db8::/32, without bits set to the right of the prefix.');
+    end if;
+  end loop;
+  -- Keys of one user are made one after the other, so that the limit holds.
+  perform private.lock_account(v_user_id);
+  if (select count(*) from public.api_keys k where k.user_id = v_user_id and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > now())) >= (private.setting('api_keys.max_per_user'))::integer then
+    perform private.raise_error('invalid_request_error',
+      format('You have %s keys, and more are not possible. Revoke one first.', private.setting('api_keys.max_per_user')));
+  end if;
+  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs)
+  values (v_id, v_user_id, private.text_or_null(make_api_key.name, 100), 'pal_new_key', make_api_key.scopes,
+    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[]);
+  secret := private.add_api_key_secret(v_id);
+  select k.id, k.prefix into id, prefix from public.api_keys k where k.id = v_id;
+  perform private.audit(action => 'api_key.create', resource_type => 'api_key', resource_id => v_id::text, user_id => v_user_id,
+    details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
+  return next;
+end $$;
+comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key. Definer: keys are written by functions only.';
+grant execute on function private.make_api_key(text, text[], timestamptz, text[]) to authenticated;
+
+create function public.create_api_key(
+  name text, scopes text[], expires_at timestamptz default null, allowed_cidrs text[] default '{}'
+) returns table (id uuid, prefix text, secret text)
+language sql volatile security invoker set search_path = ''
+as $$
+  select * from private.make_api_key(
+    create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
+$$;
+comment on function public.create_api_key(text, text[], timestamptz, text[]) is
+  'Makes an API key for the caller. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere. Answers {id, prefix, secret}; the secret is shown this once. Needs the second factor when there is one.';
+grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
+
+create function private.renew_api_key(id uuid, overlap_seconds integer)
+returns table (prefix text, secret text, old_valid_until timestamptz)
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if coalesce(overlap_seconds not between 0 and 604800, true) then
+    perform private.raise_error('invalid_request_error', 'overlap_seconds must be from 0 to 604800, a week.');
+  end if;
+  perform from public.api_keys k
+  where k.id = renew_api_key.id and k.user_id = v_user_id and k.revoked_at is null
+    and (k.expires_at is null or k.expires_at > now())
+  for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such key, or it is revoked or expired.');
+  end if;
+  old_valid_until := now() + make_interval(secs => overlap_seconds);
+  update private.api_key_secrets s set valid_until = least(s.valid_until, old_valid_until) where s.api_key_id = renew_api_key.id;
+  delete from private.api_key_secrets s where s.api_key_id = renew_api_key.id and s.valid_until <= now();
+  secret := private.add_api_key_secret(renew_api_key.id);
+  select k.prefix into prefix from public.api_keys k where k.id = renew_api_key.id;
+  perform private.audit(action => 'api_key.rotate', resource_type => 'api_key', resource_id => renew_api_key.id::text,
+    user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
+  return next;
+end $$;
+comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key. Definer: keys are written by functions only.';
+grant execute on function private.renew_api_key(uuid, integer) to authenticated;
+
+create function public.rotate_api_key(id uuid, overlap_seconds integer default 86400)
+returns table (prefix text, secret text, old_valid_until timestamptz)
+language sql volatile security invoker set search_path = ''
+as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
+comment on function public.rotate_api_key(uuid, integer) is
+  'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
+grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
+
+create function private.close_api_key(id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  if not exists (select from public.api_keys k where k.id = close_api_key.id and k.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such key.');
+  end if;
+  update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
+  if found then
+    delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
+    delete from private.api_key_signing_secrets s where s.api_key_id = close_api_key.id;
+    perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
+      user_id => v_user_id);
+  end if;
+end $$;
+comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key. Definer: keys are written by functions only.';
+grant execute on function private.close_api_key(uuid) to authenticated;
+
+create function public.revoke_api_key(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.close_api_key(revoke_api_key.id) $$;
+comment on function public.revoke_api_key(uuid) is
+  'Ends a key of the caller''s at once and for good; a repeated call changes nothing.';
+grant execute on function public.revoke_api_key(uuid) to authenticated;
+
+create function private.set_api_key_limit(id uuid, meter text, period text, amount bigint) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if not exists (select from public.api_keys k where k.id = set_api_key_limit.id and k.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such key.');
+  elsif not exists (
+    select from private.meters m
+    where m.meter = set_api_key_limit.meter and m.period = set_api_key_limit.period
+      and m.meter in ('ai_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros')
+  ) then
+    perform private.raise_error('invalid_request_error',
+      'meter and period must be ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month or ai_spend_micros/month.');
+  elsif set_api_key_limit.amount < 0 then
+    perform private.raise_error('invalid_request_error', 'amount must not be negative; null takes the limit away.');
+  elsif set_api_key_limit.amount is null then
+    delete from public.api_key_limits l
+    where l.api_key_id = set_api_key_limit.id and l.meter = set_api_key_limit.meter and l.period = set_api_key_limit.period;
+  else
+    insert into public.api_key_limits as l (api_key_id, meter, period, amount)
+    values (set_api_key_limit.id, set_api_key_limit.meter, set_api_key_limit.period, set_api_key_limit.amount)
+    on conflict on constraint api_key_limits_pkey do update set amount = excluded.amount;
+  end if;
+  perform private.audit(action => 'api_key.limit', resource_type => 'api_key', resource_id => set_api_key_limit.id::text,
+    user_id => v_user_id, details => jsonb_build_object(
+      'meter', set_api_key_limit.meter, 'period', set_api_key_limit.period, 'amount', set_api_key_limit.amount));
+end $$;
+comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key. Definer: limits are written by functions only.';
+grant execute on function private.set_api_key_limit(uuid, text, text, bigint) to authenticated;
+
+create function public.limit_api_key(id uuid, meter text, period text, amount bigint) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.set_api_key_limit(limit_api_key.id, limit_api_key.meter, limit_api_key.period, limit_api_key.amount) $$;
+comment on function public.limit_api_key(uuid, text, text, bigint) is
+  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
+grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
+
+create function private.set_api_key_signing(id uuid, required boolean) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_secret text;
+begin
+  perform private.require_aal2();
+  perform from public.api_keys k
+  where k.id = set_api_key_signing.id and k.user_id = v_user_id and k.revoked_at is null for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such key, or it is revoked.');
+  end if;
+  delete from private.api_key_signing_secrets s where s.api_key_id = set_api_key_signing.id;
+  if coalesce(required, true) then
+    v_secret := 'whsec_' || encode(extensions.gen_random_bytes(32), 'base64');
+    insert into private.api_key_signing_secrets (api_key_id, vault_id)
+    values (set_api_key_signing.id, vault.create_secret(v_secret, 'api_key_signing:' || gen_random_uuid()));
+  end if;
+  update public.api_keys k set signing_required = v_secret is not null where k.id = set_api_key_signing.id;
+  perform private.audit(action => 'api_key.sign', resource_type => 'api_key', resource_id => set_api_key_signing.id::text,
+    user_id => v_user_id, details => jsonb_build_object('required', v_secret is not null));
+  return v_secret;
+end $$;
+comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key. Definer: keys are written by functions only.';
+grant execute on function private.set_api_key_signing(uuid, boolean) to authenticated;
+
+create function public.sign_api_key(id uuid, required boolean default true) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.set_api_key_signing(sign_api_key.id, sign_api_key.required) $$;
+comment on function public.sign_api_key(uuid, boolean) is
+  'Demands that requests with a key of the caller''s are signed by the scheme of Standard Webhooks, and answers the new signing secret (whsec_...), this once; required false: no longer, and the secret is forgotten. Signed are webhook-id, webhook-timestamp and the body; the time may differ by five minutes, and no id is admitted twice.';
+grant execute on function public.sign_api_key(uuid, boolean) to authenticated;
+
+-- What a key is worth ----------------------------------------------------------------------------------------------------
+
+create function private.check_signature(key public.api_keys, signature jsonb) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_id text := signature ->> 'id';
+  v_timestamp text := signature ->> 'timestamp';
+  v_window interval := make_interval(secs => (private.setting('api_keys.signature_window_seconds'))::integer);
+  v_secret text;
+  v_expected bytea;
+  v_blind bytea := extensions.gen_random_bytes(32);
+  v_is_valid boolean;
+begin
+  if signature is null or jsonb_typeof(signature) = 'null' then
+    return case when key.signing_required then 'Requests with this API key must be signed: send webhook-id, webhook-timestamp and webhook-signature.' end;
+  end if;
+  select d.decrypted_secret into v_secret
+  from private.api_key_signing_secrets s join vault.decrypted_secrets d on d.id = s.vault_id where s.api_key_id = key.id;
+  if v_secret is null then
+    return 'This API key has no signing secret; sign_api_key makes one.';
+  elsif v_timestamp !~ '^[0-9]{1,12}$' or to_timestamp(v_timestamp::bigint) not between now() - v_window and now() + v_window then
+    return 'webhook-timestamp must be the time of the request in Unix seconds, at most five minutes off.';
+  end if;
+  v_expected := extensions.hmac(
+    convert_to(v_id || '.' || v_timestamp || '.', 'UTF8') || decode(signature ->> 'content', 'base64'),
+    decode(substr(v_secret, 7), 'base64'), 'sha256');
+  -- Compared blinded, so that the time it takes tells nothing about the expected bytes.
+  select coalesce(bool_or(
+    extensions.hmac(convert_to(s.value, 'UTF8'), v_blind, 'sha256')
+    = extensions.hmac(convert_to('v1,' || encode(v_expected, 'base64'), 'UTF8'), v_blind, 'sha256')), false)
+  into v_is_valid from jsonb_array_elements_text(signature -> 'signatures') s;
+  if not v_is_valid then
+    return 'The signature is not that of this request: sign "webhook-id.webhook-timestamp.body" with HMAC-SHA256.';
+  elsif exists (select from private.used_signatures u where u.api_key_id = key.id and u.message_id = v_id) then
+    return 'This signed request was admitted before.';
+  end if;
+  return null;
+end $$;
+comment on function private.check_signature(public.api_keys, jsonb) is
+  'Null when {id, timestamp, signatures, content (base64)} is signed with the key''s signing secret, by the scheme of Standard Webhooks, lately, and not used yet, or when there is none and none is needed; else what is wrong with it.';
+
+create function private.check_api_key(
+  secret_hash bytea, scope text, ip inet, signature jsonb, out user_id uuid, out api_key_id uuid, out refusal jsonb
+)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key public.api_keys;
+  v_problem text;
+begin
+  select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
+  where s.secret_hash = check_api_key.secret_hash and (s.valid_until is null or s.valid_until > now());
+  if not found or v_key.revoked_at is not null then
+    refusal := jsonb_build_object('code', 'invalid_api_key', 'message', 'There is no such API key, or it was revoked or replaced.');
+  elsif v_key.expires_at <= now() then
+    refusal := jsonb_build_object('code', 'invalid_api_key', 'message', 'This API key has expired.');
+  elsif cardinality(v_key.allowed_cidrs) > 0
+    and (check_api_key.ip is null or not check_api_key.ip <<= any (v_key.allowed_cidrs)) then
+    refusal := jsonb_build_object('code', 'not_allowed', 'message', 'This API key may not be used from this address.');
+  elsif check_api_key.scope <> all (v_key.scopes) then
+    refusal := jsonb_build_object('code', 'not_allowed', 'message', format('This API key lacks the scope %s.', check_api_key.scope));
+  else
+    v_problem := private.check_signature(v_key, signature);
+    if v_problem is not null then
+      refusal := jsonb_build_object('code', 'invalid_signature', 'message', v_problem);
+    end if;
+  end if;
+  if refusal is not null then
+    return;
+  end if;
+  user_id := v_key.user_id;
+  api_key_id := v_key.id;
+  if v_key.last_used_at is null
+    or v_key.last_used_at < now() - make_interval(mins => (private.setting('api_keys.last_used_minutes'))::integer) then
+    -- Whoever else notes it at this moment has done it for both.
+    update public.api_keys k set last_used_at = now() where k.id in (
+      select o.id from public.api_keys o where o.id = v_key.id for update skip locked);
+  end if;
+end $$;
+comment on function private.check_api_key(bytea, text, inet, jsonb) is
+  'Whose key has this SHA-256, when it is valid now, for this scope, from this address, and signed if it must be; else refusal {code, message}. Says nothing of the account: see check_account.';
+
+create function private.report_signature_failure(secret_hash bytea, ip inet) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_key public.api_keys;
+begin
+  select k.* into v_key from private.api_key_secrets s join public.api_keys k on k.id = s.api_key_id
+  where s.secret_hash = report_signature_failure.secret_hash;
+  if found then
+    perform private.raise_security_event('signature_failure', 'high', v_key.user_id,
+      jsonb_build_object('api_key_id', v_key.id, 'prefix', v_key.prefix), dedupe_key => v_key.id::text, ip => report_signature_failure.ip);
+  end if;
+end $$;
+comment on function private.report_signature_failure(bytea, inet) is
+  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for. Definer: the gateway''s role can do this and nothing else.';
+
+create function private.delete_old_signatures() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.used_signatures u where u.expires_at < now();
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_signatures() is 'Forgets signatures whose time has passed. A job runs it. Answers how many.';
+
+-- sql/52_gateway.sql ==================================================================================================
+
+-- The gateway's own way into the database: a login that can admit and settle calls, and nothing else.
+
+do $$
+begin
+  -- Roles belong to the cluster, not to one database.
+  if not exists (select from pg_roles where rolname = 'palisade_gateway') then
+    create role palisade_gateway with login noinherit;
+  end if;
+end $$;
+-- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
+alter role palisade_gateway set statement_timeout = '4s';
+alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+
+create table private.rate_limits (
+  route text primary key check (route ~ '^[a-z][a-z0-9_-]{0,39}$'),
+  amount integer not null check (amount > 0),
+  window_seconds integer not null check (window_seconds between 1 and 86400)
+);
+comment on table private.rate_limits is 'How many requests without a valid token or key one network may send to a route in a window. What users and keys may do: plan_limits, api_key_limits.';
+revoke all on private.rate_limits from anon, authenticated, service_role;
+insert into private.rate_limits (route, amount, window_seconds) values ('ai', 100, 900)
+on conflict (route) do nothing;
+
+create table private.anonymous_requests (
+  network cidr not null,
+  route text not null references private.rate_limits (route) on delete cascade,
+  used integer not null check (used >= 0),
+  resets_at timestamptz not null,
+  primary key (network, route)
+) with (fillfactor = 70);
+comment on table private.anonymous_requests is 'Requests of the running window without a valid token or key: by network (/24 or /56), as the last proxy saw it.';
+create index anonymous_requests_route_idx on private.anonymous_requests (route);
+create index anonymous_requests_resets_at_idx on private.anonymous_requests (resets_at);
+revoke all on private.anonymous_requests from anon, authenticated, service_role;
+
+create function private.count_anonymous_request(ip inet, route text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
+  v_limit private.rate_limits;
+  v_row private.anonymous_requests;
+begin
+  select l.* into v_limit from private.rate_limits l where l.route = count_anonymous_request.route;
+  if not found or v_network is null then
+    return jsonb_build_object('allowed', true);
+  end if;
+  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race.
+  insert into private.anonymous_requests as r (network, route, used, resets_at)
+  values (v_network, v_limit.route, 1, now() + make_interval(secs => v_limit.window_seconds))
+  on conflict on constraint anonymous_requests_pkey do update set
+    used = case when r.resets_at > now() then r.used + 1 else 1 end,
+    resets_at = case when r.resets_at > now() then r.resets_at else excluded.resets_at end
+  where r.resets_at <= now() or r.used < v_limit.amount
+  returning r.* into v_row;
+  if found then
+    return jsonb_build_object('allowed', true);
+  end if;
+  select r.* into v_row from private.anonymous_requests r where r.network = v_network and r.route = v_limit.route;
+  return jsonb_build_object('allowed', false, 'retry_after_s', ceil(extract(epoch from v_row.resets_at - now())),
+    'limit', jsonb_build_object('meter', 'anonymous_requests', 'period', v_limit.window_seconds || ' seconds', 'amount', v_limit.amount,
+      'used', v_row.used, 'held', 0, 'remaining', 0, 'resets_at', v_row.resets_at));
+end $$;
+comment on function private.count_anonymous_request(inet, text) is
+  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}. Definer: the gateway''s role can do this and nothing else.';
+
+create function private.delete_old_anonymous_requests() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.anonymous_requests r where r.resets_at < now();
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_anonymous_requests() is 'Forgets addresses when their window is over. A job runs it. Answers how many.';
+
+create function private.provider_secret(name text) returns text
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_secret text;
+begin
+  -- Only what a provider names: this is no way to the other secrets of the project.
+  select s.decrypted_secret into v_secret from vault.decrypted_secrets s
+  where s.name = provider_secret.name and exists (
+    select from private.providers p where p.api_key_secret = provider_secret.name);
+  return v_secret;
+end $$;
+comment on function private.provider_secret(text) is
+  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none. Definer: the gateway''s role can do this and nothing else.';
+
+grant usage on schema private to palisade_gateway;
+grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.start_ai_calls(uuid[]) to palisade_gateway;
+grant execute on function private.settle_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
+grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
+grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;
+grant execute on function private.provider_secret(text) to palisade_gateway;
+grant execute on function private.report_signature_failure(bytea, inet) to palisade_gateway;
+
+-- sql/54_credentials.sql ==============================================================================================
+
+-- Credentials: users' own keys of exchanges and AI providers. What the owner sees is in public.credentials; the secrets are sealed
+-- in private.credential_secrets. Only this file names pgsodium: seal, unseal and the two functions that make and end data keys.
+
+insert into private.settings (key, value, description) values
+  ('credentials.scheme', '"aead-det"', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
+  ('credentials.max_per_user', '20', 'How many credentials of exchanges and AI providers a user can have.'),
+  ('credentials.changes_per_hour', '20', 'How often a user can add a credential or change a key within an hour.'),
+  ('credentials.test_pause_seconds', '10', 'How long a credential rests between two tests of it.')
+on conflict (key) do nothing;
+
+create extension if not exists pgsodium;
+
+-- Exchanges ---------------------------------------------------------------------------------------------------------------
+
+create table private.exchanges (
+  id text primary key check (id ~ '^[a-z0-9]{2,40}$'),
+  name text not null check (length(name) between 1 and 80),
+  enabled boolean not null default true,
+  base_url text check (base_url ~ '^https?://' and length(base_url) <= 200),
+  price_asset text check (length(price_asset) between 1 and 40)
+);
+comment on table private.exchanges is 'Exchanges that users can connect: one row each, by the id that ccxt has for it.';
+comment on column private.exchanges.base_url is 'Another address than the exchange''s own, such as the local stand-in''s; null: the exchange''s own.';
+comment on column private.exchanges.price_asset is
+  'What assets are priced in where the exchange has no market in the portfolio currency, such as USDT on Binance: one of it counts as one of the currency. Null: the currency itself.';
+revoke all on private.exchanges from anon, authenticated, service_role;
+insert into private.exchanges (id, name, price_asset) values
+  ('binance', 'Binance', 'USDT'), ('coinbase', 'Coinbase', null), ('kraken', 'Kraken', null)
+on conflict (id) do nothing;
+
+-- Data keys ------------------------------------------------------------------------------------------------------------
+
+create table private.data_keys (
+  id uuid primary key default private.uuid_v7(),
+  purpose text not null check (purpose in ('credentials', 'transfers')),
+  scheme text not null check (scheme in ('aead-det', 'A256CBC-HS512')),
+  secret_id uuid not null unique,
+  is_current boolean not null default true,
+  created_at timestamptz not null default now(),
+  retired_at timestamptz,
+  unique (id, scheme),
+  check (retired_at is null or not is_current)
+);
+comment on table private.data_keys is 'Which keys seal what: one current key for each purpose; older ones open what they sealed until it is sealed anew. The keys themselves are not here.';
+comment on column private.data_keys.scheme is 'aead-det: XChaCha20-SIV by pgsodium. A256CBC-HS512: AES and HMAC by pgcrypto as RFC 7518, 5.2.5, for the day pgsodium leaves.';
+comment on column private.data_keys.secret_id is 'aead-det: pgsodium.key.id, derived from the server''s root key. A256CBC-HS512: a secret in Vault, 64 bytes as hex.';
+comment on column private.data_keys.retired_at is 'When nothing used it any more. It opens nothing from then on.';
+create unique index data_keys_current_idx on private.data_keys (purpose) where is_current;
+revoke all on private.data_keys from anon, authenticated, service_role;
+
+create type private.sealed as (scheme text, data_key_id uuid, nonce bytea, ciphertext bytea);
+comment on type private.sealed is 'A sealed value as it is stored: scheme and key say how it is opened.';
+
+create table public.credentials (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  kind text not null check (kind in ('exchange', 'ai_provider')),
+  provider text not null check (length(provider) between 1 and 80),
+  name text not null check (length(name) between 1 and 100),
+  last_four text not null check (length(last_four) <= 4),
+  permissions text[] not null default '{}' check (cardinality(permissions) <= 20),
+  status text not null default 'pending' check (status in ('pending', 'active', 'failed')),
+  status_reason text check (length(status_reason) <= 80),
+  last_tested_at timestamptz,
+  version integer not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (id, user_id)
+);
+comment on table public.credentials is 'What owners see of the keys that they gave us. The keys are in private.credential_secrets, sealed. Written by functions only.';
+comment on column public.credentials.provider is 'The exchange''s id, or of an AI provider private.providers.id.';
+comment on column public.credentials.last_four is 'The end of the key, by which its owner knows it; empty for a key too short to show any of it.';
+comment on column public.credentials.permissions is 'What the provider said the key may do, when it was tested.';
+comment on column public.credentials.status_reason is 'Why it is not active, as a code: wrong_key, clock_skew, ip_not_allowed, missing_permission, can_withdraw, rate_limited, exchange_down, provider_down, unknown or unreadable.';
+comment on column public.credentials.version is 'Counts the keys that were here, so that a test of an older one cannot speak for a newer.';
+create index credentials_user_id_idx on public.credentials (user_id);
+alter table public.credentials enable row level security;
+alter table public.credentials force row level security;
+revoke all on public.credentials from anon, authenticated, service_role;
+grant select on public.credentials to authenticated, service_role;
+create trigger tg_credentials__timestamps before insert or update on public.credentials
+  for each row execute function private.tg__timestamps();
+
+create table private.credential_secrets (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  field text not null check (field in ('api_key', 'api_secret', 'passphrase')),
+  scheme text not null,
+  data_key_id uuid not null,
+  nonce bytea not null check (octet_length(nonce) = 16),
+  ciphertext bytea not null check (octet_length(ciphertext) between 32 and 10000),
+  created_at timestamptz not null default now(),
+  primary key (credential_id, field),
+  foreign key (data_key_id, scheme) references private.data_keys (id, scheme) on delete restrict
+);
+comment on table private.credential_secrets is 'The sealed fields of a credential, bound to their owner, row and field: moved elsewhere they do not open.';
+create index credential_secrets_data_key_id_idx on private.credential_secrets (data_key_id, scheme);
+revoke all on private.credential_secrets from anon, authenticated, service_role;
+
+create table private.secret_transfers (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  scheme text not null,
+  data_key_id uuid not null,
+  nonce bytea not null check (octet_length(nonce) = 16),
+  ciphertext bytea not null check (octet_length(ciphertext) between 32 and 1000),
+  used_at timestamptz,
+  created_at timestamptz not null default now(),
+  foreign key (data_key_id, scheme) references private.data_keys (id, scheme) on delete restrict
+);
+comment on table private.secret_transfers is
+  'One-time keys under which secrets travel to the database, so that a statement log with parameters holds none in clear. Sealed like everything else, valid for a minute; kept for an hour, because they count.';
+create index secret_transfers_user_id_created_at_idx on private.secret_transfers (user_id, created_at);
+create index secret_transfers_created_at_idx on private.secret_transfers (created_at);
+create index secret_transfers_data_key_id_idx on private.secret_transfers (data_key_id, scheme);
+revoke all on private.secret_transfers from anon, authenticated, service_role;
+
+-- Seal and open ----------------------------------------------------------------------------------------------------------
+
+create function private.new_data_key(purpose text) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_id uuid := private.uuid_v7();
+  v_scheme text := private.setting('credentials.scheme') #>> '{}';
+  v_name text := format('palisade %s %s', new_data_key.purpose, v_id);
+  v_secret_id uuid;
+begin
+  -- One at a time; who seals meanwhile takes the old key, and a later pass of reseal_credentials finds what they sealed.
+  perform pg_advisory_xact_lock(hashtextextended('private.data_keys ' || new_data_key.purpose, 0));
+  if v_scheme = 'aead-det' then
+    select k.id into v_secret_id from pgsodium.create_key(name := v_name) k;
+  else
+    v_secret_id := vault.create_secret(encode(extensions.gen_random_bytes(64), 'hex'), v_name, 'seals credentials: see private.data_keys');
+  end if;
+  update private.data_keys k set is_current = false where k.purpose = new_data_key.purpose and k.is_current;
+  insert into private.data_keys (id, purpose, scheme, secret_id) values (v_id, new_data_key.purpose, v_scheme, v_secret_id);
+  perform private.audit(action => 'data_key.create', resource_type => 'data_key', resource_id => v_id::text,
+    details => jsonb_build_object('purpose', new_data_key.purpose, 'scheme', v_scheme));
+  return v_id;
+end $$;
+comment on function private.new_data_key(text) is
+  'Makes the key that seals from now on, by the scheme in the setting credentials.scheme. purpose: credentials or transfers. Answers its id. reseal_credentials moves what the old key sealed.';
+
+create function private.current_data_key(purpose text) returns private.data_keys
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key private.data_keys;
+begin
+  -- Locked until the transaction ends: a key cannot be retired between the choice and the row that uses it.
+  select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+  if not found then
+    perform pg_advisory_xact_lock(hashtextextended('private.data_keys ' || current_data_key.purpose, 0));
+    select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+    if not found then
+      perform private.new_data_key(current_data_key.purpose);
+      select k.* into v_key from private.data_keys k where k.purpose = current_data_key.purpose and k.is_current for key share;
+    end if;
+  end if;
+  return v_key;
+end $$;
+comment on function private.current_data_key(text) is 'The key that seals now; the first time it is made.';
+
+create function private.cbc_hmac_tag(mac_key bytea, associated_data bytea, nonce bytea, ciphertext bytea) returns bytea
+language plpgsql immutable security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return substring(extensions.hmac(
+    associated_data || nonce || ciphertext || int8send(8 * octet_length(associated_data)::bigint), mac_key, 'sha512') for 32);
+end $$;
+comment on function private.cbc_hmac_tag(bytea, bytea, bytea, bytea) is
+  'The authentication tag of A256CBC-HS512 (RFC 7518, 5.2.2.1): HMAC-SHA-512 over data, nonce, ciphertext and the data''s length in bits, cut to 32 bytes.';
+
+create function private.seal(plain text, owner uuid, context text, purpose text default 'credentials') returns private.sealed
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys := private.current_data_key(seal.purpose);
+  v_data bytea := convert_to(seal.owner::text || '/' || seal.context, 'UTF8');
+  v_nonce bytea;
+  v_secret bytea;
+  v_ciphertext bytea;
+begin
+  if seal.plain is null or seal.owner is null or seal.context is null then
+    raise exception using errcode = '22004', message = 'private.seal: plain, owner and context must be given';
+  end if;
+  if v_key.scheme = 'aead-det' then
+    v_nonce := pgsodium.crypto_aead_det_noncegen();
+    v_ciphertext := pgsodium.crypto_aead_det_encrypt(convert_to(seal.plain, 'UTF8'), v_data, v_key.secret_id, v_nonce);
+  else
+    select decode(s.decrypted_secret, 'hex') into strict v_secret from vault.decrypted_secrets s where s.id = v_key.secret_id;
+    v_nonce := extensions.gen_random_bytes(16);
+    v_ciphertext := extensions.encrypt_iv(convert_to(seal.plain, 'UTF8'), substring(v_secret from 33), v_nonce, 'aes-cbc/pad:pkcs');
+    v_ciphertext := v_ciphertext || private.cbc_hmac_tag(substring(v_secret for 32), v_data, v_nonce, v_ciphertext);
+  end if;
+  return row(v_key.scheme, v_key.id, v_nonce, v_ciphertext)::private.sealed;
+end $$;
+comment on function private.seal(text, uuid, text, text) is
+  'Encrypts a text under the current key of its purpose, with a random nonce, bound to its owner and context: the table, row and field where it will be. Plans are generic, so that no plan that is logged holds it.';
+
+create function private.unseal(value private.sealed, owner uuid, context text) returns text
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys;
+  v_data bytea := convert_to(unseal.owner::text || '/' || unseal.context, 'UTF8');
+  v_secret bytea;
+  v_tag bytea;
+  v_once bytea;
+begin
+  select k.* into v_key from private.data_keys k
+  where k.id = (unseal.value).data_key_id and k.scheme = (unseal.value).scheme and k.retired_at is null;
+  if not found or (unseal.value).nonce is null or (unseal.value).ciphertext is null then
+    return null;
+  end if;
+  if v_key.scheme = 'aead-det' then
+    return convert_from(pgsodium.crypto_aead_det_decrypt(
+      (unseal.value).ciphertext, v_data, v_key.secret_id, (unseal.value).nonce), 'UTF8');
+  end if;
+  select decode(s.decrypted_secret, 'hex') into strict v_secret from vault.decrypted_secrets s where s.id = v_key.secret_id;
+  v_tag := private.cbc_hmac_tag(substring(v_secret for 32), v_data, (unseal.value).nonce,
+    substring((unseal.value).ciphertext for octet_length((unseal.value).ciphertext) - 32));
+  -- Both are hashed under a key that is used once: how long the comparison takes says nothing about the tag.
+  v_once := extensions.gen_random_bytes(32);
+  if extensions.hmac(v_tag, v_once, 'sha256') is distinct from extensions.hmac(
+      substring((unseal.value).ciphertext from octet_length((unseal.value).ciphertext) - 31), v_once, 'sha256') then
+    return null;
+  end if;
+  return convert_from(extensions.decrypt_iv(
+    substring((unseal.value).ciphertext for octet_length((unseal.value).ciphertext) - 32),
+    substring(v_secret from 33), (unseal.value).nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
+exception
+  -- What does not verify, is too short, or has a key that is gone. The message of the library goes nowhere.
+  when data_exception or no_data_found then return null;
+end $$;
+comment on function private.unseal(private.sealed, uuid, text) is
+  'The text that was sealed for this owner and context; null when it was changed, cut, moved from elsewhere, or its key is unknown or retired. Asks nobody and tells nobody: private.open is the door.';
+
+create function private.secret_context(credential_id uuid, field text) returns text
+language sql immutable security invoker set search_path = ''
+return 'credential_secrets/' || secret_context.credential_id || '/' || secret_context.field;
+comment on function private.secret_context(uuid, text) is 'The place that a sealed field is bound to, beside its owner.';
+
+create function private.open(credential_id uuid, purpose text, request_id text default null) returns jsonb
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_credential public.credentials;
+  v_secret private.credential_secrets;
+  v_plain text;
+  v_fields jsonb := '{}';
+  v_unreadable text[] := '{}';
+  v_details jsonb := jsonb_build_object('purpose', open.purpose, 'request_id', left(open.request_id, 200));
+begin
+  if open.purpose = 'ai_call' and session_user = 'palisade_gateway' and (select auth.role()) is null then
+    null; -- The gateway's own login, inside an admission: it cannot call this function itself.
+  else
+    perform private.require_service();
+  end if;
+  if coalesce(open.purpose not in ('test', 'sync', 'ai_call', 'rotation'), true) then
+    perform private.raise_error('invalid_request_error', 'purpose must be test, sync, ai_call or rotation.');
+  end if;
+  -- Locked until the caller has what it reads: a rotation passes over it, so that no key is retired under an opening.
+  select c.* into v_credential from public.credentials c where c.id = open.credential_id for no key update;
+  if not found then
+    return jsonb_build_object('opened', false, 'code', 'not_found');
+  end if;
+  for v_secret in select s.* from private.credential_secrets s where s.credential_id = open.credential_id order by s.field loop
+    v_plain := private.unseal(
+      row(v_secret.scheme, v_secret.data_key_id, v_secret.nonce, v_secret.ciphertext)::private.sealed,
+      v_credential.user_id, private.secret_context(v_credential.id, v_secret.field));
+    if v_plain is null then
+      v_unreadable := v_unreadable || v_secret.field;
+    else
+      v_fields := v_fields || jsonb_build_object(v_secret.field, v_plain);
+    end if;
+  end loop;
+  if v_unreadable <> '{}' or v_fields = '{}' then
+    -- Remembered, so not raised: an error would take the event and the entry with it.
+    update public.credentials c set status = 'failed', status_reason = 'unreadable' where c.id = v_credential.id;
+    perform private.raise_security_event('credential_unreadable', 'critical', v_credential.user_id,
+      v_details || jsonb_build_object('credential_id', v_credential.id, 'fields', v_unreadable), v_credential.id::text);
+    perform private.audit(action => 'credential.open', resource_type => 'credential', resource_id => v_credential.id::text,
+      user_id => v_credential.user_id, details => v_details, result => 'failed');
+    return jsonb_build_object('opened', false, 'code', 'credential_unreadable');
+  end if;
+  perform private.audit(action => 'credential.open', resource_type => 'credential', resource_id => v_credential.id::text,
+    user_id => v_credential.user_id, details => v_details);
+  return jsonb_build_object('opened', true, 'user_id', v_credential.user_id, 'kind', v_credential.kind,
+    'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
+end $$;
+comment on function private.open(uuid, text, text) is
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
+grant execute on function private.open(uuid, text, text) to service_role;
+
+-- Rotation -----------------------------------------------------------------------------------------------------------------
+
+create function private.store_secret(credential_id uuid, owner uuid, field text, plain text) returns void
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_sealed private.sealed := private.seal(
+    store_secret.plain, store_secret.owner, private.secret_context(store_secret.credential_id, store_secret.field));
+begin
+  insert into private.credential_secrets (credential_id, field, scheme, data_key_id, nonce, ciphertext)
+  values (store_secret.credential_id, store_secret.field, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext)
+  on conflict on constraint credential_secrets_pkey do update set
+    scheme = excluded.scheme, data_key_id = excluded.data_key_id, nonce = excluded.nonce, ciphertext = excluded.ciphertext;
+end $$;
+comment on function private.store_secret(uuid, uuid, text, text) is 'Seals one field of a credential under the current key, in the place of what was there.';
+
+create function private.reseal_credentials(batch integer default 100) returns jsonb
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key private.data_keys := private.current_data_key('credentials');
+  v_credential public.credentials;
+  v_opened jsonb;
+  v_field record;
+  v_resealed integer := 0;
+begin
+  -- Locked, so that a key that its owner changes meanwhile is not overwritten by the one it replaced; who holds one is skipped.
+  for v_credential in
+    select c.* from public.credentials c
+    where c.status_reason is distinct from 'unreadable' and exists (
+      select from private.credential_secrets s where s.credential_id = c.id and s.data_key_id <> v_key.id)
+    order by c.id limit reseal_credentials.batch for update skip locked
+  loop
+    v_opened := private.open(v_credential.id, 'rotation');
+    continue when not (v_opened ->> 'opened')::boolean;
+    for v_field in select f.key, f.value from jsonb_each_text(v_opened -> 'fields') f loop
+      perform private.store_secret(v_credential.id, v_credential.user_id, v_field.key, v_field.value);
+    end loop;
+    v_resealed := v_resealed + 1;
+  end loop;
+  return jsonb_build_object('resealed', v_resealed,
+    'left', (
+      select count(distinct s.credential_id) from private.credential_secrets s
+        join public.credentials c on c.id = s.credential_id
+      where s.data_key_id <> v_key.id and c.status_reason is distinct from 'unreadable'),
+    'unreadable', (select count(*) from public.credentials c where c.status_reason = 'unreadable'));
+end $$;
+comment on function private.reseal_credentials(integer) is
+  'Moves up to batch credentials to the current key, in one transaction; call it until nothing is left, from as many places as you like. Readers read meanwhile, and it goes on where it was after a crash. Answers {resealed, left, unreadable}.';
+
+create function private.retire_data_keys() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key private.data_keys;
+  v_retired integer := 0;
+begin
+  -- Whoever seals holds the key's row: those keys wait for the next time.
+  for v_key in
+    select k.* from private.data_keys k where not k.is_current and k.retired_at is null order by k.id for update skip locked
+  loop
+    continue when exists (select from private.credential_secrets s where s.data_key_id = v_key.id)
+      or exists (select from private.secret_transfers t where t.data_key_id = v_key.id);
+    update private.data_keys k set retired_at = now() where k.id = v_key.id;
+    if v_key.scheme <> 'aead-det' then
+      delete from vault.secrets s where s.id = v_key.secret_id;
+    end if;
+    perform private.audit(action => 'data_key.retire', resource_type => 'data_key', resource_id => v_key.id::text,
+      details => jsonb_build_object('purpose', v_key.purpose, 'scheme', v_key.scheme));
+    v_retired := v_retired + 1;
+  end loop;
+  return v_retired;
+end $$;
+comment on function private.retire_data_keys() is
+  'Retires older keys that nothing uses: they open nothing any more, and those in Vault are destroyed (role postgres cannot destroy pgsodium''s). Answers how many.';
+
+create function private.rotate_credential_keys() returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.new_data_key('credentials');
+  perform private.new_data_key('transfers');
+end $$;
+comment on function private.rotate_credential_keys() is 'Begins a rotation: new keys. A job runs it every quarter; keep_credentials_sealed does the rest.';
+
+create function private.keep_credentials_sealed() returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_resealed jsonb;
+begin
+  delete from private.secret_transfers t where t.created_at < now() - interval '1 hour';
+  v_resealed := private.reseal_credentials();
+  return v_resealed || jsonb_build_object('retired', private.retire_data_keys());
+end $$;
+comment on function private.keep_credentials_sealed() is
+  'What a job does of a rotation every minute: a batch of credentials under the current key, old transfers forgotten, unused keys retired. Answers {resealed, left, unreadable, retired}.';
+
+-- What owners do -------------------------------------------------------------------------------------------------------------
+
+create function private.start_secret_transfer() returns table (transfer_id uuid, key text)
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_sealed private.sealed;
+begin
+  perform private.require_aal2();
+  -- Attempts of one user come one after the other, so that the limit holds.
+  perform private.lock_account(v_user_id);
+  if (select count(*) from private.secret_transfers t where t.user_id = v_user_id and t.created_at > now() - interval '1 hour')
+    >= (private.setting('credentials.changes_per_hour'))::integer then
+    perform private.raise_error('rate_limit_exceeded',
+      format('Credentials can be added or changed %s times an hour. Try again later.', private.setting('credentials.changes_per_hour')));
+  end if;
+  transfer_id := private.uuid_v7();
+  key := encode(extensions.gen_random_bytes(64), 'hex');
+  v_sealed := private.seal(key, v_user_id, 'secret_transfers/' || transfer_id, 'transfers');
+  insert into private.secret_transfers (id, user_id, scheme, data_key_id, nonce, ciphertext)
+  values (transfer_id, v_user_id, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext);
+  return next;
+end $$;
+comment on function private.start_secret_transfer() is 'Behind public.start_secret_transfer. Definer: transfers are written by functions only.';
+grant execute on function private.start_secret_transfer() to authenticated;
+
+create function public.start_secret_transfer() returns table (transfer_id uuid, key text)
+language sql volatile security invoker set search_path = ''
+as $$ select * from private.start_secret_transfer() $$;
+comment on function public.start_secret_transfer() is
+  'For the function credentials, in the caller''s name: a key, 64 bytes as hex and valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
+grant execute on function public.start_secret_transfer() to authenticated;
+
+create function private.take_secret_transfer(transfer_id uuid, nonce bytea, ciphertext bytea, out user_id uuid, out content jsonb)
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_transfer private.secret_transfers;
+  v_key bytea;
+  v_body bytea := substring(take_secret_transfer.ciphertext for octet_length(take_secret_transfer.ciphertext) - 32);
+  v_once bytea := extensions.gen_random_bytes(32);
+  v_text text;
+begin
+  update private.secret_transfers t set used_at = now()
+  where t.id = take_secret_transfer.transfer_id and t.used_at is null and t.created_at > now() - interval '1 minute'
+  returning t.* into v_transfer;
+  if not found then
+    perform private.raise_error('invalid_request_error', 'The transfer is unknown, used or too old. Start another.');
+  end if;
+  v_key := decode(private.unseal(
+    row(v_transfer.scheme, v_transfer.data_key_id, v_transfer.nonce, v_transfer.ciphertext)::private.sealed,
+    v_transfer.user_id, 'secret_transfers/' || v_transfer.id), 'hex');
+  if extensions.hmac(private.cbc_hmac_tag(substring(v_key for 32), convert_to(v_transfer.id::text, 'UTF8'),
+      take_secret_transfer.nonce, v_body), v_once, 'sha256')
+    is distinct from extensions.hmac(
+      substring(take_secret_transfer.ciphertext from octet_length(v_body) + 1), v_once, 'sha256') then
+    perform private.raise_error('invalid_request_error', 'The content does not belong to the transfer.');
+  end if;
+  user_id := v_transfer.user_id;
+  v_text := convert_from(extensions.decrypt_iv(
+    v_body, substring(v_key from 33), take_secret_transfer.nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
+  -- Not by a cast: its error would tell a part of the text.
+  if not pg_input_is_valid(v_text, 'jsonb') then
+    perform private.raise_error('invalid_request_error', 'The content of the transfer is not JSON.');
+  end if;
+  content := v_text::jsonb;
+end $$;
+comment on function private.take_secret_transfer(uuid, bytea, bytea) is
+  'Opens what travelled under a transfer''s key, once: its user and the JSON. Errors say nothing of the content.';
+
+create function private.save_credential(
+  transfer_id uuid, nonce bytea, ciphertext bytea, credential_id uuid, kind text, provider text, name text
+) returns jsonb
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_transfer record;
+  v_credential public.credentials;
+  v_key text;
+  v_field record;
+begin
+  perform private.require_service();
+  select t.* into v_transfer from private.take_secret_transfer(save_credential.transfer_id, save_credential.nonce, save_credential.ciphertext) t;
+  v_key := v_transfer.content ->> 'api_key';
+  if coalesce(v_key, '') = '' then
+    perform private.raise_error('invalid_request_error', 'api_key is missing.');
+  end if;
+  if save_credential.credential_id is null then
+    perform private.lock_account(v_transfer.user_id);
+    if (select count(*) from public.credentials c where c.user_id = v_transfer.user_id)
+      >= (private.setting('credentials.max_per_user'))::integer then
+      perform private.raise_error('invalid_request_error',
+        format('You have %s credentials, and more are not possible. Delete one first.', private.setting('credentials.max_per_user')));
+    end if;
+    if private.text_or_null(save_credential.name, 100) is null then
+      perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+    end if;
+    if not (case save_credential.kind
+      when 'exchange' then exists (select from private.exchanges e where e.id = save_credential.provider and e.enabled)
+      when 'ai_provider' then exists (select from private.providers p where p.id = save_credential.provider)
+      else false end) then
+      perform private.raise_error('not_found', 'There is no such exchange or AI provider here.');
+    end if;
+    insert into public.credentials (user_id, kind, provider, name, last_four)
+    values (v_transfer.user_id, save_credential.kind, save_credential.provider, private.text_or_null(save_credential.name, 100), '')
+    returning * into v_credential;
+  else
+    select c.* into v_credential from public.credentials c
+    where c.id = save_credential.credential_id and c.user_id = v_transfer.user_id for update;
+    if not found then
+      perform private.raise_error('not_found', 'You have no such credential.');
+    end if;
+    delete from private.credential_secrets s where s.credential_id = v_credential.id;
+  end if;
+  update public.credentials c set
+    -- Of a key of less than 16 characters four are too much to show.
+    last_four = case when length(v_key) >= 16 then right(v_key, 4) else '' end,
+    status = 'pending', status_reason = null, permissions = '{}', last_tested_at = null,
+    version = c.version + case when save_credential.credential_id is null then 0 else 1 end
+  where c.id = v_credential.id returning c.version into v_credential.version;
+  for v_field in
+    select f.key, f.value from jsonb_each_text(v_transfer.content) f
+    where f.key in ('api_key', 'api_secret', 'passphrase') and f.value is not null
+  loop
+    perform private.store_secret(v_credential.id, v_credential.user_id, v_field.key, v_field.value);
+  end loop;
+  perform private.audit(
+    action => case when save_credential.credential_id is null then 'credential.create' else 'credential.rotate' end,
+    resource_type => 'credential', resource_id => v_credential.id::text, user_id => v_credential.user_id,
+    details => jsonb_build_object('kind', v_credential.kind, 'provider', v_credential.provider));
+  return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
+end $$;
+comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is
+  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role. Definer: credentials are written by functions only.';
+grant execute on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) to service_role;
+
+create function private.note_credential_test(credential_id uuid, version integer, reason text, permissions text[] default '{}')
+returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.require_service();
+  update public.credentials c set
+    status = case when note_credential_test.reason is null then 'active' else 'failed' end,
+    status_reason = note_credential_test.reason, permissions = note_credential_test.permissions, last_tested_at = now()
+  where c.id = note_credential_test.credential_id and c.version = note_credential_test.version;
+  return found;
+end $$;
+comment on function private.note_credential_test(uuid, integer, text, text[]) is
+  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role. Definer: credentials are written by functions only.';
+grant execute on function private.note_credential_test(uuid, integer, text, text[]) to service_role;
+
+create function private.begin_credential_test(id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  perform private.lock_account(v_user_id);
+  if not exists (select from public.credentials c where c.id = begin_credential_test.id and c.user_id = v_user_id) then
+    perform private.raise_error('not_found', 'You have no such credential.');
+  end if;
+  -- Providers count failed keys against the address they come from, and that is ours.
+  update public.credentials c set last_tested_at = now()
+  where c.id = begin_credential_test.id
+    and coalesce(c.last_tested_at, '-infinity') <= now() - make_interval(secs => (private.setting('credentials.test_pause_seconds'))::integer);
+  if not found then
+    perform private.raise_error('rate_limit_exceeded', 'This credential was tested a moment ago. Try again in a while.');
+  end if;
+end $$;
+comment on function private.begin_credential_test(uuid) is 'Behind public.start_credential_test. Definer: credentials are written by functions only.';
+grant execute on function private.begin_credential_test(uuid) to authenticated;
+
+create function public.start_credential_test(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.begin_credential_test(start_credential_test.id) $$;
+comment on function public.start_credential_test(uuid) is
+  'For the function credentials, in the caller''s name: whether the caller may have a credential tested now. Once in credentials.test_pause_seconds; needs the second factor when there is one.';
+grant execute on function public.start_credential_test(uuid) to authenticated;
+
+create function private.change_credential(id uuid, name text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  perform private.require_aal2();
+  if change_credential.name is not null and private.text_or_null(change_credential.name, 100) is null then
+    perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
+  end if;
+  if change_credential.name is null then
+    delete from public.credentials c where c.id = change_credential.id and c.user_id = v_user_id;
+  else
+    update public.credentials c set name = private.text_or_null(change_credential.name, 100)
+    where c.id = change_credential.id and c.user_id = v_user_id;
+  end if;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such credential.');
+  end if;
+  perform private.audit(action => case when change_credential.name is null then 'credential.delete' else 'credential.rename' end,
+    resource_type => 'credential', resource_id => change_credential.id::text, user_id => v_user_id);
+end $$;
+comment on function private.change_credential(uuid, text) is
+  'Behind public.rename_credential and, with name null, public.delete_credential. Definer: credentials are written by functions only.';
+grant execute on function private.change_credential(uuid, text) to authenticated;
+
+create function public.rename_credential(id uuid, name text) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_credential(rename_credential.id, coalesce(rename_credential.name, '')) $$;
+comment on function public.rename_credential(uuid, text) is
+  'Gives a credential of the caller''s another name, of 1 to 100 characters. Needs the second factor when there is one.';
+grant execute on function public.rename_credential(uuid, text) to authenticated;
+
+create function public.delete_credential(id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.change_credential(delete_credential.id, null) $$;
+comment on function public.delete_credential(uuid) is
+  'Deletes a credential of the caller''s with its sealed secrets, at once. Needs the second factor when there is one.';
+grant execute on function public.delete_credential(uuid) to authenticated;
+
+-- policies/50_api_keys.sql ============================================================================================
+
+create policy "owners see their API keys"
+  on public.api_keys for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.api_keys as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see the limits of their API keys"
+  on public.api_key_limits for select to authenticated
+  using (api_key_id = any (array(select k.id from public.api_keys k where k.user_id = (select auth.uid()))));
+
+create policy "only live, active and fully signed-in callers"
+  on public.api_key_limits as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+-- policies/54_credentials.sql =========================================================================================
+
+create policy "owners see their credentials"
+  on public.credentials for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.credentials as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));

@@ -1,0 +1,2985 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/62_portfolio.sql ================================================================================================
+
+-- Portfolio: what users hold on exchanges, what they traded, what it was worth, and what they made of it. Numbers are exact
+-- decimals. Amounts are units of an asset; prices and values are in the project's portfolio currency, portfolio.quote_currency.
+
+insert into private.settings (key, value, description) values
+  ('portfolio.quote_currency', '"USD"', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
+  ('portfolio.sync_minutes', '15', 'Minutes between two syncs of a credential, a tenth more or less.'),
+  ('portfolio.lease_seconds', '120', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
+  ('portfolio.price_minutes', '15', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
+  ('portfolio.hourly_after_days', '90', 'After so many days only the last portfolio snapshot of each hour is kept.'),
+  ('portfolio.daily_after_days', '365', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
+on conflict (key) do nothing;
+
+-- What owners see -------------------------------------------------------------------------------------------------------
+
+create table public.holdings (
+  credential_id uuid not null,
+  asset text not null check (length(asset) between 1 and 40),
+  user_id uuid not null,
+  amount numeric not null check (amount >= 0 and amount < 1e20 and amount = trunc(amount, 18)),
+  price numeric check (price > 0 and price < 1e20 and price = trunc(price, 18)),
+  value numeric,
+  quote_currency text not null check (length(quote_currency) between 1 and 40),
+  updated_at timestamptz not null default now(),
+  primary key (credential_id, asset),
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
+  constraint holdings_value_is_exact check (value is not distinct from amount * price)
+);
+comment on table public.holdings is
+  'What each credential''s account on its exchange held at its last sync, by asset. Replaced by every sync; written by functions only.';
+comment on column public.holdings.price is 'Of one unit, in quote_currency, at the last sync; null when nobody knew one.';
+comment on column public.holdings.value is 'amount times price, exact; null without a price.';
+create index holdings_user_id_idx on public.holdings (user_id);
+alter table public.holdings enable row level security;
+alter table public.holdings force row level security;
+revoke all on public.holdings from anon, authenticated, service_role;
+grant select on public.holdings to authenticated, service_role;
+
+create table public.trades (
+  credential_id uuid not null,
+  exchange_trade_id text not null check (length(exchange_trade_id) between 1 and 200),
+  user_id uuid not null,
+  executed_at timestamptz not null check (isfinite(executed_at)),
+  side text not null check (side in ('buy', 'sell')),
+  base text not null check (length(base) between 1 and 40),
+  quote text not null check (length(quote) between 1 and 40),
+  amount numeric not null check (amount > 0 and amount < 1e20 and amount = trunc(amount, 18)),
+  price numeric not null check (price > 0 and price < 1e20 and price = trunc(price, 18)),
+  fee numeric not null default 0 check (abs(fee) < 1e20 and fee = trunc(fee, 18)),
+  fee_asset text check (length(fee_asset) between 1 and 40),
+  quote_price numeric check (quote_price > 0 and quote_price < 1e20 and quote_price = trunc(quote_price, 18)),
+  fee_price numeric check (fee_price > 0 and fee_price < 1e20 and fee_price = trunc(fee_price, 18)),
+  created_at timestamptz not null default now(),
+  primary key (credential_id, exchange_trade_id),
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
+  constraint trades_quote_is_not_base check (quote <> base),
+  constraint trades_fee_has_an_asset check (fee = 0 or fee_asset is not null),
+  constraint trades_fee_leaves_some_base check (fee_asset is distinct from base or abs(fee) < amount)
+);
+comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing.';
+comment on column public.trades.exchange_trade_id is
+  'The exchange''s id of the trade. Where ids are unique within a market only, the market stands in front: BTCUSDT:28457.';
+comment on column public.trades.amount is 'Units of base that changed hands, before any fee.';
+comment on column public.trades.price is 'Units of quote for one of base.';
+comment on column public.trades.fee is 'Units of fee_asset; negative when the exchange paid a rebate.';
+comment on column public.trades.quote_price is
+  'Of one unit of quote in the portfolio currency when the trade was made; null when it is that currency itself, or nobody knew it.';
+comment on column public.trades.fee_price is 'Of one unit of fee_asset when that is neither base nor quote nor the portfolio currency; null when nobody knew it.';
+create index trades_user_id_executed_at_idx on public.trades (user_id, executed_at desc);
+create index trades_credential_id_executed_at_idx on public.trades (credential_id, executed_at);
+alter table public.trades enable row level security;
+alter table public.trades force row level security;
+revoke all on public.trades from anon, authenticated, service_role;
+grant select on public.trades to authenticated, service_role;
+
+create table public.portfolio_snapshots (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  credential_id uuid,
+  taken_at timestamptz not null,
+  value numeric not null check (value >= 0 and value < 1e42),
+  quote_currency text not null check (length(quote_currency) between 1 and 40),
+  granularity text not null default '5m' check (granularity in ('5m', '1h', '1d')),
+  unique nulls not distinct (user_id, credential_id, taken_at),
+  foreign key (user_id, credential_id) references public.credentials (user_id, id) on delete cascade
+) partition by range (taken_at);
+comment on table public.portfolio_snapshots is
+  'What a portfolio was worth: per credential, and in total (credential_id null), the last of every five minutes with a sync; older ones thinned out to hours and days. A credential that is deleted takes its own snapshots along; the totals stay as they were, because they say what the owner had then.';
+comment on column public.portfolio_snapshots.value is 'Of all holdings that had a price.';
+comment on column public.portfolio_snapshots.granularity is 'It is the last snapshot of its 5m, 1h or 1d (UTC). The moment and the value are the real ones, never an average.';
+create table private.portfolio_snapshots_default partition of public.portfolio_snapshots default;
+revoke all on private.portfolio_snapshots_default from anon, authenticated, service_role;
+-- For the downsampling, which goes by time through all users: rows lie in the order of time, so a few pages say where.
+create index portfolio_snapshots_taken_at_idx on public.portfolio_snapshots using brin (taken_at) with (pages_per_range = 16);
+alter table public.portfolio_snapshots enable row level security;
+alter table public.portfolio_snapshots force row level security;
+revoke all on public.portfolio_snapshots from anon, authenticated, service_role;
+grant select on public.portfolio_snapshots to authenticated, service_role;
+
+create function private.create_portfolio_partitions() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month timestamp;
+  v_from timestamptz;
+  v_to timestamptz;
+  v_name text;
+  v_created integer := 0;
+begin
+  for v_ahead in 0..2 loop
+    v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
+    v_name := 'portfolio_snapshots_' || to_char(v_month, 'YYYYMM');
+    if to_regclass(format('private.%I', v_name)) is null then
+      v_from := v_month at time zone 'UTC';
+      v_to := (v_month + interval '1 month') at time zone 'UTC';
+      execute format('create table private.%I (like public.portfolio_snapshots including defaults including constraints)', v_name);
+      execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
+      -- Snapshots that came while there was no partition are in the default one, and would forbid this one.
+      execute format(
+        'with late as (delete from private.portfolio_snapshots_default where taken_at >= %L and taken_at < %L returning *)
+        insert into private.%I select * from late', v_from, v_to, v_name);
+      execute format(
+        'alter table public.portfolio_snapshots attach partition private.%I for values from (%L) to (%L)', v_name, v_from, v_to);
+      v_created := v_created + 1;
+    end if;
+  end loop;
+  return v_created;
+end $$;
+comment on function private.create_portfolio_partitions() is
+  'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
+
+-- Profit and loss: first in, first out, by credential and asset ------------------------------------------------------------
+
+create table private.portfolio_lots (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  asset text not null check (length(asset) <= 40),
+  trade_id text not null check (length(trade_id) <= 200),
+  acquired_at timestamptz not null,
+  amount numeric not null check (amount > 0),
+  remaining numeric not null check (remaining between 0 and amount),
+  cost numeric,
+  primary key (credential_id, asset, trade_id)
+);
+comment on table private.portfolio_lots is
+  'What trades brought into an account, and what of it is left. The oldest lot leaves first; trades of one moment in the order of their ids.';
+comment on column private.portfolio_lots.trade_id is 'trades.exchange_trade_id of the trade that brought it. No foreign key: trades go with their credential only.';
+comment on column private.portfolio_lots.cost is
+  'Of the whole amount, with its fees, in the portfolio currency to 18 decimals; null when nobody knew the price of what was paid. What is left cost private.exact_share(cost, remaining, amount).';
+create index portfolio_lots_open_idx on private.portfolio_lots (credential_id, asset, acquired_at) where remaining > 0;
+revoke all on private.portfolio_lots from anon, authenticated, service_role;
+
+create table private.portfolio_disposals (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  asset text not null check (length(asset) <= 40),
+  trade_id text not null check (length(trade_id) <= 200),
+  position integer not null check (position > 0),
+  disposed_at timestamptz not null,
+  lot_trade_id text check (length(lot_trade_id) <= 200),
+  amount numeric not null check (amount > 0),
+  proceeds numeric,
+  cost numeric,
+  primary key (credential_id, asset, trade_id, position)
+);
+comment on table private.portfolio_disposals is
+  'What trades took out of an account: a row for each lot they took from, and one without a lot for what came without a trade. Realised are the rows that have both proceeds and cost.';
+comment on column private.portfolio_disposals.trade_id is 'trades.exchange_trade_id of the trade that took it.';
+comment on column private.portfolio_disposals.lot_trade_id is 'The lot; null when no lot was left, so that the asset came by a deposit.';
+comment on column private.portfolio_disposals.proceeds is 'After fees; null when nobody knew a price: a fee in a third asset, or an asset paid with another one.';
+comment on column private.portfolio_disposals.cost is 'This share of the lot''s cost; null when it is not known.';
+create index portfolio_disposals_disposed_at_idx on private.portfolio_disposals (credential_id, asset, disposed_at);
+revoke all on private.portfolio_disposals from anon, authenticated, service_role;
+
+create table private.portfolio_positions (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  asset text not null check (length(asset) <= 40),
+  realised numeric not null default 0,
+  unknown_cost_sold numeric not null default 0,
+  unknown_cost_proceeds numeric not null default 0,
+  unvalued_sold numeric not null default 0,
+  primary key (credential_id, asset)
+);
+comment on table private.portfolio_positions is 'portfolio_disposals added up, so that nobody reads years of them.';
+comment on column private.portfolio_positions.realised is 'Proceeds less cost of what has both.';
+comment on column private.portfolio_positions.unknown_cost_sold is 'Units that were sold and whose cost nobody knows: they came by a deposit, or were paid with an asset without a price.';
+comment on column private.portfolio_positions.unknown_cost_proceeds is 'What those units brought; in no profit or loss.';
+comment on column private.portfolio_positions.unvalued_sold is 'Units that left at a price nobody knew, as fees do that are paid in a third asset; in no profit or loss.';
+revoke all on private.portfolio_positions from anon, authenticated, service_role;
+
+create function private.exact_share(total numeric, part numeric, whole numeric) returns numeric
+language sql immutable security invoker set search_path = ''
+return trim_scale(div(total * part * 1e18, whole) * 1e-18);
+comment on function private.exact_share(numeric, numeric, numeric) is
+  'total * part / whole to 18 decimals, what is beyond them cut off. Shares are differences of this, so that they always add up to the total.';
+
+create function private.portfolio_movements(trade public.trades, currency text)
+returns table (asset text, amount numeric, value numeric)
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_sign integer := case trade.side when 'buy' then 1 else -1 end;
+  v_fee_base numeric := case when trade.fee_asset = trade.base then trade.fee else 0 end;
+  v_fee_quote numeric := case when trade.fee_asset = trade.quote then trade.fee else 0 end;
+  v_fee_third numeric := trade.fee - v_fee_base - v_fee_quote;
+  v_base numeric := v_sign * trade.amount - v_fee_base;
+  v_quote numeric := -v_sign * trade.amount * trade.price - v_fee_quote;
+  v_quote_value numeric := v_quote * case when trade.quote = currency then 1 else trade.quote_price end;
+  v_fee_value numeric := v_fee_third * case when v_fee_third = 0 or trade.fee_asset = currency then 1 else trade.fee_price end;
+begin
+  if trade.base <> currency then
+    asset := trade.base;
+    amount := v_base;
+    value := trunc(-v_quote_value + coalesce(v_fee_value, 0), 18);
+    return next;
+  end if;
+  if trade.quote <> currency and v_quote <> 0 then
+    asset := trade.quote;
+    amount := v_quote;
+    -- When the base is the currency, it says what the quote was worth; nobody needs a price.
+    value := trunc(case when trade.base = currency then -v_base + coalesce(v_fee_value, 0) else v_quote_value end, 18);
+    return next;
+  end if;
+  if v_fee_third <> 0 and trade.fee_asset <> currency then
+    asset := trade.fee_asset;
+    amount := -v_fee_third;
+    value := trunc(-v_fee_value, 18);
+    return next;
+  end if;
+end $$;
+comment on function private.portfolio_movements(public.trades, text) is
+  'What a trade moved of each asset but the currency: units (what came is positive), and their value with the same sign, null when nobody knew it. Fees: one in the base makes what came less, or what left more; one in the quote is part of what was paid, or not part of what was got; one in a third asset is added to the cost or taken from the proceeds at fee_price, and leaves the account as a sale of that asset at the same value. Without a fee_price it counts nowhere and leaves without a value.';
+
+create function private.count_portfolio_disposals(credential_id uuid, asset text, from_time timestamptz, sign integer) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  insert into private.portfolio_positions as p
+    (credential_id, asset, realised, unknown_cost_sold, unknown_cost_proceeds, unvalued_sold)
+  select count_portfolio_disposals.credential_id, count_portfolio_disposals.asset,
+    sign * coalesce(sum(d.proceeds - d.cost), 0),
+    sign * coalesce(sum(d.amount) filter (where d.cost is null), 0),
+    sign * coalesce(sum(d.proceeds) filter (where d.cost is null), 0),
+    sign * coalesce(sum(d.amount) filter (where d.proceeds is null), 0)
+  from private.portfolio_disposals d
+  where d.credential_id = count_portfolio_disposals.credential_id and d.asset = count_portfolio_disposals.asset
+    and d.disposed_at >= from_time
+  on conflict on constraint portfolio_positions_pkey do update set
+    realised = p.realised + excluded.realised,
+    unknown_cost_sold = p.unknown_cost_sold + excluded.unknown_cost_sold,
+    unknown_cost_proceeds = p.unknown_cost_proceeds + excluded.unknown_cost_proceeds,
+    unvalued_sold = p.unvalued_sold + excluded.unvalued_sold
+$$;
+comment on function private.count_portfolio_disposals(uuid, text, timestamptz, integer) is
+  'Adds an asset''s disposals from a moment on to its position (sign 1), or takes them out of it (-1).';
+
+create function private.replay_portfolio(credential_id uuid, asset text, from_time timestamptz, currency text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_lots private.portfolio_lots[];
+  v_disposals private.portfolio_disposals[] := '{}';
+  v_first integer := 1;
+  v_count integer;
+  v_undone record;
+  v_movement record;
+  v_left numeric;
+  v_taken numeric;
+  v_position integer;
+  v_disposal private.portfolio_disposals;
+begin
+  perform private.count_portfolio_disposals(replay_portfolio.credential_id, replay_portfolio.asset, from_time, -1);
+  delete from private.portfolio_lots l
+  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.acquired_at >= from_time;
+  -- One by one: without fresh statistics, a join of both reads one from end to end for each row of the other.
+  for v_undone in
+    select d.lot_trade_id, sum(d.amount) as amount from private.portfolio_disposals d
+    where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset
+      and d.disposed_at >= from_time and d.lot_trade_id is not null
+    group by d.lot_trade_id
+  loop
+    update private.portfolio_lots l set remaining = l.remaining + v_undone.amount
+    where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.trade_id = v_undone.lot_trade_id;
+  end loop;
+  delete from private.portfolio_disposals d
+  where d.credential_id = replay_portfolio.credential_id and d.asset = replay_portfolio.asset and d.disposed_at >= from_time;
+
+  -- In memory: thousands of trades in one transaction would leave thousands of dead versions of the first lots.
+  select coalesce(array_agg(l order by l.acquired_at, length(l.trade_id), l.trade_id collate "C"), '{}') into v_lots
+  from private.portfolio_lots l
+  where l.credential_id = replay_portfolio.credential_id and l.asset = replay_portfolio.asset and l.remaining > 0;
+  v_count := cardinality(v_lots);
+  for v_movement in
+    select t.exchange_trade_id, t.executed_at, m.amount, m.value
+    from public.trades t cross join lateral private.portfolio_movements(t, currency) m
+    where t.credential_id = replay_portfolio.credential_id and t.executed_at >= from_time
+      and replay_portfolio.asset in (t.base, t.quote, t.fee_asset) and m.asset = replay_portfolio.asset
+    order by t.executed_at, length(t.exchange_trade_id), t.exchange_trade_id collate "C"
+  loop
+    if v_movement.amount > 0 then
+      v_count := v_count + 1;
+      v_lots[v_count] := row(replay_portfolio.credential_id, replay_portfolio.asset, v_movement.exchange_trade_id,
+        v_movement.executed_at, v_movement.amount, v_movement.amount, v_movement.value)::private.portfolio_lots;
+      continue;
+    end if;
+    v_left := -v_movement.amount;
+    v_position := 0;
+    while v_left > 0 loop
+      v_position := v_position + 1;
+      v_disposal := row(replay_portfolio.credential_id, replay_portfolio.asset, v_movement.exchange_trade_id, v_position,
+        v_movement.executed_at, null, v_left, null, null)::private.portfolio_disposals;
+      if v_first <= v_count then
+        v_taken := least(v_left, (v_lots[v_first]).remaining);
+        v_disposal.lot_trade_id := (v_lots[v_first]).trade_id;
+        v_disposal.amount := v_taken;
+        v_disposal.cost := private.exact_share((v_lots[v_first]).cost, (v_lots[v_first]).remaining, (v_lots[v_first]).amount)
+          - private.exact_share((v_lots[v_first]).cost, (v_lots[v_first]).remaining - v_taken, (v_lots[v_first]).amount);
+        v_lots[v_first].remaining := (v_lots[v_first]).remaining - v_taken;
+        v_first := v_first + case when (v_lots[v_first]).remaining = 0 then 1 else 0 end;
+      end if;
+      v_disposal.proceeds := private.exact_share(-v_movement.value, v_left, -v_movement.amount)
+        - private.exact_share(-v_movement.value, v_left - v_disposal.amount, -v_movement.amount);
+      v_left := v_left - v_disposal.amount;
+      v_disposals := array_append(v_disposals, v_disposal);
+    end loop;
+  end loop;
+  insert into private.portfolio_lots as l select u.* from unnest(v_lots) u
+  on conflict on constraint portfolio_lots_pkey do update set remaining = excluded.remaining where l.remaining <> excluded.remaining;
+  insert into private.portfolio_disposals select u.* from unnest(v_disposals) u;
+  perform private.count_portfolio_disposals(replay_portfolio.credential_id, replay_portfolio.asset, from_time, 1);
+end $$;
+comment on function private.replay_portfolio(uuid, text, timestamptz, text) is
+  'Takes back what an asset''s trades of a credential did from a moment on, and does it again in the order of time: new trades alone when they are the newest, everything after it when one came late. Whoever calls it has the lock of the sync.';
+
+-- Syncs: who reads an exchange, and when ----------------------------------------------------------------------------------
+
+create table private.portfolio_syncs (
+  credential_id uuid primary key,
+  user_id uuid not null,
+  lease_id uuid unique,
+  leased_until timestamptz,
+  attempts integer not null default 0 check (attempts >= 0),
+  next_sync_at timestamptz not null default now(),
+  last_synced_at timestamptz,
+  cursor jsonb not null default '{}' check (length(cursor::text) <= 16000),
+  error text check (length(error) <= 500),
+  created_at timestamptz not null default now(),
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
+);
+comment on table private.portfolio_syncs is 'The sync of each credential of an exchange: when it is due, and who is at it. Nobody else writes the portfolio.';
+comment on column private.portfolio_syncs.lease_id is 'Who has this reads the exchange and records it; null while nobody is at it.';
+comment on column private.portfolio_syncs.leased_until is 'From then on another worker may take it over.';
+comment on column private.portfolio_syncs.attempts is 'Leases since the last sync that succeeded.';
+comment on column private.portfolio_syncs.cursor is 'How far the trades were read, in the exchange''s own terms.';
+comment on column private.portfolio_syncs.error is 'Why the last sync failed; null when it did not.';
+create index portfolio_syncs_user_id_idx on private.portfolio_syncs (user_id);
+create index portfolio_syncs_next_sync_at_idx on private.portfolio_syncs (next_sync_at);
+revoke all on private.portfolio_syncs from anon, authenticated, service_role;
+
+create table private.exchange_pauses (
+  exchange_id text primary key references private.exchanges (id) on delete cascade,
+  paused_until timestamptz not null
+);
+comment on table private.exchange_pauses is 'Exchanges that told us to slow down: nobody''s portfolio is read from them until then.';
+revoke all on private.exchange_pauses from anon, authenticated, service_role;
+
+create function private.tg_credentials__portfolio_sync() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if tg_op = 'UPDATE' and old.status = new.status then
+    return null;
+  end if;
+  insert into private.portfolio_syncs as s (credential_id, user_id) values (new.id, new.user_id)
+  on conflict (credential_id) do update set next_sync_at = now(), attempts = 0, error = null where s.lease_id is null;
+  return null;
+end $$;
+comment on function private.tg_credentials__portfolio_sync() is
+  'A credential of an exchange that becomes active is synced at once. Definer: whoever writes credentials cannot write syncs.';
+create trigger tg_credentials__portfolio_sync after insert or update of status on public.credentials
+  for each row when (new.kind = 'exchange' and new.status = 'active') execute function private.tg_credentials__portfolio_sync();
+
+create function private.portfolio_backoff(attempts integer) returns interval
+language sql volatile security invoker set search_path = ''
+return least(interval '1 minute' * power(2, least(attempts, 20) - 1), interval '6 hours') * (0.9 + 0.2 * random());
+comment on function private.portfolio_backoff(integer) is 'How long a sync rests after so many tries in a row: a minute, two, four, at most six hours, a tenth more or less.';
+
+create function private.lease_portfolio_sync(max_syncs integer default 1, of_user uuid default null, not_of text[] default '{}')
+returns table (
+  credential_id uuid, user_id uuid, exchange_id text, lease_id uuid, leased_until timestamptz, cursor jsonb, quote_currency text,
+  base_url text, price_asset text, held text[])
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_lease interval := make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer);
+begin
+  if of_user is not null then
+    perform private.require_feature(of_user, 'portfolio_sync');
+  end if;
+  return query
+    with due as (
+      select s.credential_id, c.provider, e.base_url, e.price_asset
+      from private.portfolio_syncs s
+        join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
+        join private.exchanges e on e.id = c.provider and e.enabled
+        join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+        join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
+      where (s.leased_until is null or s.leased_until <= now()) and c.provider <> all (not_of)
+        and (of_user is null or s.user_id = of_user)
+        -- Somebody who asks does not wait for the next time, but for the rest after a failure.
+        and (s.next_sync_at <= now()
+          or (of_user is not null and s.attempts = 0 and s.last_synced_at <= now() - interval '1 minute'))
+        and not exists (select from private.exchange_pauses x where x.exchange_id = e.id and x.paused_until > now())
+      order by s.next_sync_at limit least(max_syncs, 100)
+      for update of s skip locked
+    )
+    update private.portfolio_syncs s set
+      lease_id = gen_random_uuid(), leased_until = now() + v_lease, attempts = s.attempts + 1,
+      -- Whoever does not come back is replaced when the lease ends; after the first time, later and later.
+      next_sync_at = now() + v_lease + case when s.attempts = 0 then interval '0' else private.portfolio_backoff(s.attempts) end
+    from due
+    where s.credential_id = due.credential_id
+    returning s.credential_id, s.user_id, due.provider, s.lease_id, s.leased_until, s.cursor,
+      private.setting('portfolio.quote_currency') #>> '{}', due.base_url, due.price_asset,
+      array(select h.asset from public.holdings h where h.credential_id = s.credential_id);
+end $$;
+comment on function private.lease_portfolio_sync(integer, uuid, text[]) is
+  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, or entitlement_required, and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+
+create function private.pause_portfolio_sync(lease_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.portfolio_syncs s set
+    lease_id = null, leased_until = null, attempts = 0, error = null, next_sync_at = now()
+  where s.lease_id = pause_portfolio_sync.lease_id;
+  return found;
+end $$;
+comment on function private.pause_portfolio_sync(uuid) is
+  'Gives a lease back in the middle of a long history: what was recorded stays, and another worker goes on at once. False: the lease was another''s already.';
+
+create function private.fail_portfolio_sync(
+  lease_id uuid, error text, pause_seconds integer default null, refused_version integer default null
+) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_sync private.portfolio_syncs;
+  v_name text;
+  v_resumes_at timestamptz := case when pause_seconds is not null
+    then now() + make_interval(secs => least(greatest(pause_seconds, 1), 3600)) end;
+begin
+  update private.portfolio_syncs s set
+    lease_id = null, leased_until = null, error = left(fail_portfolio_sync.error, 500),
+    -- A rate limit is the exchange's word about all of us, and nothing that this credential did wrong.
+    attempts = s.attempts - case when v_resumes_at is null then 0 else 1 end,
+    next_sync_at = coalesce(v_resumes_at, now() + private.portfolio_backoff(s.attempts))
+  where s.lease_id = fail_portfolio_sync.lease_id
+  returning s.* into v_sync;
+  if v_sync.credential_id is null then
+    return false;
+  end if;
+  update public.credentials c set status = 'failed', status_reason = left(fail_portfolio_sync.error, 80)
+  where c.id = v_sync.credential_id and c.version = refused_version and c.status = 'active'
+  returning c.name into v_name;
+  if found then
+    perform private.notify_user(
+      user_id => v_sync.user_id, type => 'credential_failed', title => format('%s needs a look', v_name),
+      body => 'The exchange does not accept this key any more, so the portfolio is not brought up to date. Test the key, or put another in its place.',
+      data => jsonb_build_object('credential_id', v_sync.credential_id, 'reason', fail_portfolio_sync.error));
+  end if;
+  if v_resumes_at is not null then
+    insert into private.exchange_pauses as x (exchange_id, paused_until)
+    select c.provider, v_resumes_at from public.credentials c where c.id = v_sync.credential_id
+    on conflict (exchange_id) do update set paused_until = greatest(x.paused_until, excluded.paused_until);
+  end if;
+  return true;
+end $$;
+comment on function private.fail_portfolio_sync(uuid, text, integer, integer) is
+  'Gives a lease back after a failure, which must hold no secret; the next try comes after a growing rest. pause_seconds (1 to 3600) says that the exchange limits our rate: nobody reads from it until then. refused_version: that of a key that its owner must look at; the credential fails with the error as its reason, and the owner is told. False: the lease was another''s already, and nothing changed.';
+
+create function private.save_trades(sync private.portfolio_syncs, prices jsonb, trades jsonb, currency text)
+returns table (new_ids text[], from_times jsonb)
+language sql volatile security invoker set search_path = ''
+as $$
+  with changed as (
+    insert into public.trades as t (
+      credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price)
+    select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
+      coalesce(r.fee, 0), r.fee_asset,
+      case when r.quote <> currency then coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end) end,
+      case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
+        then coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end) end
+    from jsonb_to_recordset(trades) r (
+        id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
+        quote_price numeric, fee_price numeric)
+      cross join lateral (
+        select r.executed_at >= now() - make_interval(mins => (private.setting('portfolio.price_minutes'))::integer) as is_fresh) fresh
+    order by r.id, r.quote_price, r.fee_price
+    on conflict (credential_id, exchange_trade_id) do update set
+      quote_price = coalesce(t.quote_price, excluded.quote_price), fee_price = coalesce(t.fee_price, excluded.fee_price)
+    where (t.quote_price is null and excluded.quote_price is not null) or (t.fee_price is null and excluded.fee_price is not null)
+    -- A row that was there has been locked by this transaction's update; a new one by nobody.
+    returning t.exchange_trade_id, t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.xmax = 0 as is_new
+  ), affected as (
+    select a.asset, min(c.executed_at) as from_time
+    from changed c cross join lateral (values (c.base), (c.quote), (case when c.fee <> 0 then c.fee_asset end)) a (asset)
+    where a.asset <> currency
+    group by a.asset
+  )
+  select coalesce((select array_agg(c.exchange_trade_id order by c.executed_at, c.exchange_trade_id) from changed c where c.is_new), '{}'),
+    coalesce((select jsonb_object_agg(a.asset, a.from_time) from affected a), '{}')
+$$;
+comment on function private.save_trades(private.portfolio_syncs, jsonb, jsonb, text) is
+  'Adds the trades that are not there yet, and prices to those that lacked one. A trade brings its prices, or has the sync''s when it is at most portfolio.price_minutes old; older prices would be guesses. Answers the ids of the new trades, and for each asset they moved from when on.';
+
+create function private.save_snapshot(user_id uuid, credential_id uuid, value numeric, currency text) returns timestamptz
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  -- Later ones replace it within the same five minutes, so that nobody fills the table by asking often.
+  delete from public.portfolio_snapshots s
+  where s.user_id = save_snapshot.user_id and s.taken_at >= date_bin('5 minutes', v_now, 'epoch') and s.taken_at <= v_now
+    and (s.credential_id = save_snapshot.credential_id or (s.credential_id is null and save_snapshot.credential_id is null));
+  insert into public.portfolio_snapshots (user_id, credential_id, taken_at, value, quote_currency)
+  values (save_snapshot.user_id, save_snapshot.credential_id, v_now, save_snapshot.value, save_snapshot.currency);
+  return v_now;
+end $$;
+comment on function private.save_snapshot(uuid, uuid, numeric, text) is
+  'Writes what a credential, or all of a user''s (credential_id null), is worth now. Whoever calls it has the lock of the user''s syncs.';
+
+create function private.record_portfolio_sync(lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+  v_sync private.portfolio_syncs;
+  v_saved record;
+  -- JSON's null is what clients send for SQL's.
+  v_holdings jsonb := nullif(record_portfolio_sync.holdings, 'null');
+  v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
+  v_is_valued boolean;
+  v_value numeric;
+  v_total numeric;
+  v_taken_at timestamptz;
+begin
+  -- One sync of a user after the other, always in the same order: the total is the sum of all credentials.
+  perform from private.portfolio_syncs s
+  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = record_portfolio_sync.lease_id)
+  order by s.credential_id for update;
+  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = record_portfolio_sync.lease_id;
+  if not found then
+    return jsonb_build_object('recorded', false);
+  end if;
+
+  select t.new_ids, t.from_times into v_saved
+  from private.save_trades(v_sync, nullif(prices, 'null'), coalesce(nullif(record_portfolio_sync.trades, 'null'), '[]'), v_currency) t;
+  perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
+  from jsonb_each_text(v_saved.from_times) a order by a.key;
+  if cardinality(v_saved.new_ids) > 0 then
+    perform realtime.send(
+      jsonb_build_object('credential_id', v_sync.credential_id, 'new_trades', cardinality(v_saved.new_ids)),
+      'trade', 'user:' || v_sync.user_id, true);
+  end if;
+
+  if v_holdings is null then
+    update private.portfolio_syncs s set
+      cursor = coalesce(v_cursor, s.cursor),
+      leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
+    where s.credential_id = v_sync.credential_id;
+    return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', false);
+  end if;
+
+  delete from public.holdings h where h.credential_id = v_sync.credential_id;
+  insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency)
+  select v_sync.credential_id, v_sync.user_id, r.asset, trim_scale(r.amount), trim_scale(p.price), trim_scale(r.amount * p.price), v_currency
+  from (
+      select h.asset, sum(h.amount) as amount
+      from jsonb_to_recordset(v_holdings) h (asset text, amount numeric)
+      group by h.asset having sum(h.amount) <> 0) r
+    cross join lateral (
+      select case when r.asset = v_currency then 1 else (nullif(prices, 'null') ->> r.asset)::numeric end as price) p;
+  select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
+    count(*) filter (where h.credential_id = v_sync.credential_id) = 0
+      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
+  into v_value, v_total, v_is_valued from public.holdings h where h.user_id = v_sync.user_id;
+  -- Without any price the chart would fall to zero.
+  if v_is_valued then
+    perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
+    v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
+    perform realtime.send(
+      jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
+        'taken_at', v_taken_at),
+      'snapshot', 'user:' || v_sync.user_id, true);
+  end if;
+  update private.portfolio_syncs s set
+    lease_id = null, leased_until = null, attempts = 0, error = null, last_synced_at = now(),
+    cursor = coalesce(v_cursor, s.cursor),
+    next_sync_at = now()
+      + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
+  where s.credential_id = v_sync.credential_id;
+  return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
+    'value', v_value, 'total', v_total, 'taken_at', v_taken_at);
+end $$;
+comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb) is
+  'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
+
+create function private.call_sync_portfolios() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (
+    select from private.portfolio_syncs s
+      join public.credentials c on c.id = s.credential_id and c.status = 'active'
+      join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+      join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
+    where s.next_sync_at <= now() and (s.leased_until is null or s.leased_until <= now()))
+  then
+    return private.call_jobs_function('sync-portfolios');
+  end if;
+  return null;
+end $$;
+comment on function private.call_sync_portfolios() is 'Calls the sync of portfolios when one is due.';
+
+create function private.my_portfolio_syncs()
+returns table (
+  credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
+  next_sync_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+begin
+  return query
+    select c.id, c.provider, c.name, c.status, coalesce(s.leased_until > now(), false), coalesce(s.error, c.status_reason),
+      s.last_synced_at, case when c.status = 'active' then s.next_sync_at end
+    from public.credentials c left join private.portfolio_syncs s on s.credential_id = c.id
+    where c.user_id = v_user_id and c.kind = 'exchange'
+    order by c.id;
+end $$;
+comment on function private.my_portfolio_syncs() is 'Behind public.get_my_portfolio_syncs. Definer: syncs are private; it answers for the caller only.';
+grant execute on function private.my_portfolio_syncs() to authenticated;
+
+create function public.get_my_portfolio_syncs()
+returns table (
+  credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
+  next_sync_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_portfolio_syncs() $$;
+comment on function public.get_my_portfolio_syncs() is
+  'How the caller''s exchanges are doing: the credential''s status, whether it is being synced now, the reason of the last failure as a code (null after a success), when it was synced and when it will be next (null when it is not active).';
+grant execute on function public.get_my_portfolio_syncs() to authenticated;
+
+-- What users ask for ------------------------------------------------------------------------------------------------------
+
+create function private.my_portfolio()
+returns table (
+  asset text, amount numeric, price numeric, value numeric, quote_currency text, cost numeric, unrealised numeric, realised numeric,
+  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+begin
+  return query
+    with mine as (
+      select c.id from public.credentials c where c.user_id = v_user_id and c.kind = 'exchange'
+    ), lots as (
+      select l.credential_id, l.asset, sum(l.remaining) as amount, sum(private.exact_share(l.cost, l.remaining, l.amount)) as cost
+      from mine m join private.portfolio_lots l on l.credential_id = m.id
+      where l.remaining > 0 and l.cost is not null
+      group by l.credential_id, l.asset
+    ), known as (
+      -- Lots that left without a trade, by a withdrawal, take their share of the cost along.
+      select h.credential_id, h.asset, h.amount, h.price, h.value, h.updated_at,
+        case when l.amount is null then 0 else least(h.amount, l.amount) end as known_amount,
+        case when h.amount >= l.amount then l.cost else private.exact_share(l.cost, h.amount, l.amount) end as cost
+      from public.holdings h
+        left join lots l on l.credential_id = h.credential_id and l.asset = h.asset
+      where h.user_id = v_user_id
+    ), held as (
+      select k.asset, sum(k.amount) as amount, (array_agg(k.price order by k.updated_at desc))[1] as price,
+        case when count(k.value) = count(*) then sum(k.value) end as value, coalesce(sum(k.cost), 0) as cost,
+        case when bool_and(k.price is not null or k.known_amount = 0)
+          then coalesce(sum(k.known_amount * k.price - k.cost), 0) end as unrealised,
+        sum(k.amount - k.known_amount) as unknown_cost_amount, min(k.updated_at) as updated_at
+      from known k group by k.asset
+    ), sold as (
+      select p.asset, sum(p.realised) as realised, sum(p.unknown_cost_sold) as unknown_cost_sold,
+        sum(p.unknown_cost_proceeds) as unknown_cost_proceeds, sum(p.unvalued_sold) as unvalued_sold
+      from mine m join private.portfolio_positions p on p.credential_id = m.id
+      group by p.asset
+    )
+    select coalesce(h.asset, s.asset), coalesce(h.amount, 0), h.price, case when h.asset is null then 0 else h.value end, v_currency,
+      trim_scale(case when h.asset = v_currency then h.amount else coalesce(h.cost, 0) end),
+      trim_scale(case when h.asset is null then 0 else h.unrealised end),
+      trim_scale(coalesce(s.realised, 0)),
+      -- The currency itself costs what it is worth.
+      case when h.asset = v_currency then 0 else coalesce(h.unknown_cost_amount, 0) end,
+      trim_scale(coalesce(s.unknown_cost_sold, 0)), trim_scale(coalesce(s.unknown_cost_proceeds, 0)),
+      trim_scale(coalesce(s.unvalued_sold, 0)), h.updated_at
+    from held h full join sold s on s.asset = h.asset
+    order by h.value desc nulls last, 1;
+end $$;
+comment on function private.my_portfolio() is 'Behind public.get_my_portfolio. Definer: lots are private; it answers for the caller only.';
+grant execute on function private.my_portfolio() to authenticated;
+
+create function public.get_my_portfolio()
+returns table (
+  asset text, amount numeric, price numeric, value numeric, quote_currency text, cost numeric, unrealised numeric, realised numeric,
+  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_portfolio() $$;
+comment on function public.get_my_portfolio() is
+  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew. value and unrealised are null while a price is missing.';
+grant execute on function public.get_my_portfolio() to authenticated;
+
+create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)
+returns table (taken_at timestamptz, value numeric, quote_currency text)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user();
+  v_from timestamptz := my_portfolio_series."from";
+  v_seconds double precision;
+begin
+  if not coalesce(isfinite(v_from) and isfinite(my_portfolio_series."to") and v_from < my_portfolio_series."to", false) then
+    perform private.raise_error('invalid_request_error', '"from" and "to" must be two moments in this order.');
+  end if;
+  if coalesce(points not between 2 and 1000, true) then
+    perform private.raise_error('invalid_request_error', 'points must be from 2 to 1000.');
+  end if;
+  v_seconds := extract(epoch from my_portfolio_series."to") - extract(epoch from v_from);
+  if my_portfolio_series.credential_id is null then
+    return query
+      select s.taken_at, s.value, s.quote_currency
+      from generate_series(0, points - 1) i cross join lateral (
+        select x.taken_at, x.value, x.quote_currency from public.portfolio_snapshots x
+        where x.user_id = v_user_id and x.credential_id is null
+          and x.taken_at >= v_from + make_interval(secs => v_seconds * i / points)
+          and x.taken_at < v_from + make_interval(secs => v_seconds * (i + 1) / points)
+        -- They are all null; without the word the planner reads the whole bucket and sorts it.
+        order by x.credential_id desc, x.taken_at desc limit 1) s
+      order by i;
+  else
+    return query
+      select s.taken_at, s.value, s.quote_currency
+      from generate_series(0, points - 1) i cross join lateral (
+        select x.taken_at, x.value, x.quote_currency from public.portfolio_snapshots x
+        where x.user_id = v_user_id and x.credential_id = my_portfolio_series.credential_id
+          and x.taken_at >= v_from + make_interval(secs => v_seconds * i / points)
+          and x.taken_at < v_from + make_interval(secs => v_seconds * (i + 1) / points)
+        order by x.taken_at desc limit 1) s
+      order by i;
+  end if;
+end $$;
+comment on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
+  'Behind public.get_my_portfolio_series: one look into the index for each bucket, however many snapshots there are. Definer: as all that users ask of functions, it answers the caller only and says why it does not.';
+grant execute on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
+
+create function public.get_my_portfolio_series("from" timestamptz, "to" timestamptz, points integer default 200, credential_id uuid default null)
+returns table (taken_at timestamptz, value numeric, quote_currency text)
+language sql stable security invoker set search_path = ''
+as $$
+  select * from private.my_portfolio_series(
+    get_my_portfolio_series."from", get_my_portfolio_series."to", get_my_portfolio_series.points, get_my_portfolio_series.credential_id)
+$$;
+comment on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
+  'What the caller''s portfolio was worth from one moment (included) to another (not included): the range is cut into points buckets of the same length, 2 to 1000, and each answers its last snapshot, with its real time; a bucket without one is left out. credential_id: of one credential, else the total.';
+grant execute on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
+
+-- Old snapshots --------------------------------------------------------------------------------------------------------
+
+create table private.portfolio_downsamples (
+  granularity text primary key check (granularity in ('1h', '1d')),
+  done_until timestamptz not null
+);
+comment on table private.portfolio_downsamples is 'Up to which day (UTC) snapshots have been thinned out to hours and days.';
+revoke all on private.portfolio_downsamples from anon, authenticated, service_role;
+
+-- A day's rows are joined with themselves: whatever the statistics say, never row by row.
+create function private.downsample_portfolio_day(day timestamptz, granularity text) returns bigint
+language plpgsql volatile security invoker set search_path = '' set enable_nestloop = off
+as $$
+declare
+  v_width interval := case downsample_portfolio_day.granularity when '1h' then interval '1 hour' else interval '1 day' end;
+  v_deleted bigint;
+begin
+  with ranked as (
+    select s.user_id, s.credential_id, s.taken_at,
+      lead(true) over (partition by s.user_id, s.credential_id, date_bin(v_width, s.taken_at, day) order by s.taken_at) as has_later
+    from public.portfolio_snapshots s
+    where s.taken_at >= day and s.taken_at < day + interval '24 hours'
+  )
+  delete from public.portfolio_snapshots s using ranked r
+  where s.taken_at >= day and s.taken_at < day + interval '24 hours'
+    and r.has_later and s.user_id = r.user_id and s.taken_at = r.taken_at and s.credential_id is not distinct from r.credential_id;
+  get diagnostics v_deleted = row_count;
+  update public.portfolio_snapshots s set granularity = downsample_portfolio_day.granularity
+  where s.taken_at >= day and s.taken_at < day + interval '24 hours' and s.granularity <> downsample_portfolio_day.granularity;
+  return v_deleted;
+end $$;
+comment on function private.downsample_portfolio_day(timestamptz, text) is
+  'Leaves the last snapshot of each hour (1h) or of all (1d) of a day, per user and credential, as it is. Answers how many went.';
+
+create function private.downsample_portfolio_snapshots(max_days integer default 31) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_step record;
+  v_day timestamptz;
+  v_days integer;
+  v_deleted bigint := 0;
+begin
+  -- One at a time; a second run finds nothing to do.
+  lock table private.portfolio_downsamples in share row exclusive mode;
+  for v_step in
+    select g.granularity, date_trunc('day', now() - make_interval(days => g.days), 'UTC') as until
+    from (values ('1h', (private.setting('portfolio.hourly_after_days'))::integer),
+      ('1d', (private.setting('portfolio.daily_after_days'))::integer)) g (granularity, days)
+  loop
+    select coalesce((select d.done_until from private.portfolio_downsamples d where d.granularity = v_step.granularity),
+      (select date_trunc('day', min(s.taken_at), 'UTC') from public.portfolio_snapshots s))
+    into v_day;
+    v_days := 0;
+    while v_day < v_step.until and v_days < max_days loop
+      v_deleted := v_deleted + private.downsample_portfolio_day(v_day, v_step.granularity);
+      v_day := v_day + interval '24 hours';
+      v_days := v_days + 1;
+    end loop;
+    insert into private.portfolio_downsamples (granularity, done_until) select v_step.granularity, v_day where v_day is not null
+    on conflict on constraint portfolio_downsamples_pkey do update set done_until = excluded.done_until;
+  end loop;
+  return v_deleted;
+end $$;
+comment on function private.downsample_portfolio_snapshots(integer) is
+  'Thins out snapshots: the last of an hour after portfolio.hourly_after_days, the last of a day (UTC) after portfolio.daily_after_days. Nothing that stays changes its time or value. A job runs it, at most max_days days at a time. Answers how many went.';
+
+-- sql/64_billing.sql ==================================================================================================
+
+-- Billing: what can be bought, who buys, and what Stripe says of it, as rows that their owner can read.
+-- Amounts of money are in the currency's smallest unit, as Stripe has them (cents of a dollar).
+
+insert into private.settings (key, value, description) values
+  ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.'),
+  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
+  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
+  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
+on conflict (key) do nothing;
+
+-- What can be bought ---------------------------------------------------------------------------------------------------
+
+create table public.plan_prices (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  plan_id text not null references public.plans (id) on delete restrict,
+  interval text not null check (interval in ('month', 'year')),
+  amount bigint not null check (amount >= 0),
+  currency text not null default 'usd' check (currency ~ '^[a-z]{3}$'),
+  trial_days integer not null default 0 check (trial_days between 0 and 730),
+  credits bigint not null default 0 check (credits >= 0),
+  credits_expire boolean not null default true,
+  enabled boolean not null default true,
+  created_at timestamptz not null default now()
+);
+comment on table public.plan_prices is 'What a plan costs, by our own ids: clients name these, never an id of Stripe''s. A new amount is a new row: subscriptions keep theirs.';
+comment on column public.plan_prices.amount is 'For one interval, in the currency''s smallest unit.';
+comment on column public.plan_prices.trial_days is 'Days before the first payment, for users who never had a trial; 0: none.';
+comment on column public.plan_prices.credits is 'Granted for every period that is paid.';
+comment on column public.plan_prices.credits_expire is 'True: with the end of the period they were paid for; false: never.';
+create index plan_prices_plan_id_idx on public.plan_prices (plan_id);
+alter table public.plan_prices enable row level security;
+alter table public.plan_prices force row level security;
+revoke all on public.plan_prices from anon, authenticated, service_role;
+grant select on public.plan_prices to authenticated;
+grant select, insert, update, delete on public.plan_prices to service_role;
+insert into public.plan_prices (id, plan_id, interval, amount, trial_days, credits) values
+  ('premium_month', 'premium', 'month', 1200, 7, 1000),
+  ('premium_year', 'premium', 'year', 12000, 7, 12000)
+on conflict (id) do nothing;
+
+create table public.credit_packs (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  name text not null check (length(name) between 1 and 80),
+  credits bigint not null check (credits > 0),
+  amount bigint not null check (amount > 0),
+  currency text not null default 'usd' check (currency ~ '^[a-z]{3}$'),
+  expires_after_days integer check (expires_after_days > 0),
+  enabled boolean not null default true,
+  created_at timestamptz not null default now()
+);
+comment on table public.credit_packs is 'Credits that are bought once, by our own ids.';
+comment on column public.credit_packs.expires_after_days is 'Days after the payment; null: never.';
+alter table public.credit_packs enable row level security;
+alter table public.credit_packs force row level security;
+revoke all on public.credit_packs from anon, authenticated, service_role;
+grant select on public.credit_packs to authenticated;
+grant select, insert, update, delete on public.credit_packs to service_role;
+insert into public.credit_packs (id, name, credits, amount, expires_after_days) values
+  ('credits_500', '500 credits', 500, 500, 365),
+  ('credits_2500', '2,500 credits', 2500, 2000, 365)
+on conflict (id) do nothing;
+
+create table private.stripe_prices (
+  id text primary key check (length(id) between 1 and 255),
+  plan_price_id text references public.plan_prices (id) on delete restrict,
+  credit_pack_id text references public.credit_packs (id) on delete restrict,
+  product_id text not null check (length(product_id) between 1 and 255),
+  livemode boolean not null,
+  is_current boolean not null default true,
+  created_at timestamptz not null default now(),
+  check (num_nonnulls(plan_price_id, credit_pack_id) = 1)
+);
+comment on table private.stripe_prices is 'Stripe''s prices of what can be bought, written by npm run stripe:sync. Older ones stay: subscriptions refer to them.';
+create unique index stripe_prices_plan_price_id_idx on private.stripe_prices (plan_price_id, livemode) where is_current;
+create unique index stripe_prices_credit_pack_id_idx on private.stripe_prices (credit_pack_id, livemode) where is_current;
+revoke all on private.stripe_prices from anon, authenticated, service_role;
+
+-- Who buys -------------------------------------------------------------------------------------------------------------
+
+create table private.stripe_customers (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  livemode boolean not null,
+  deleted_at timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table private.stripe_customers is 'Whose customer at Stripe is whose here: one at a time for a user. Linked by the metadata that we wrote, never by an e-mail address.';
+comment on column private.stripe_customers.deleted_at is 'When Stripe said that the customer is gone; the next purchase makes another.';
+create unique index stripe_customers_user_id_idx on private.stripe_customers (user_id, livemode) where deleted_at is null;
+create index stripe_customers_all_user_id_idx on private.stripe_customers (user_id);
+revoke all on private.stripe_customers from anon, authenticated, service_role;
+
+create table private.checkouts (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  plan_price_id text references public.plan_prices (id) on delete cascade,
+  credit_pack_id text references public.credit_packs (id) on delete cascade,
+  stripe_price_id text not null references private.stripe_prices (id) on delete cascade,
+  trial_days integer not null check (trial_days >= 0),
+  livemode boolean not null,
+  session_id text unique check (length(session_id) between 1 and 255),
+  url text check (length(url) <= 4000),
+  return_urls jsonb not null default '{}',
+  expires_at timestamptz not null,
+  closed_at timestamptz,
+  failed boolean not null default false,
+  created_at timestamptz not null default now(),
+  check (num_nonnulls(plan_price_id, credit_pack_id) = 1)
+);
+comment on table private.checkouts is 'Checkouts that were started. A user has one open checkout of a plan at a time: that is what makes a trial one trial.';
+comment on column private.checkouts.id is 'Also the idempotency key at Stripe: who asks twice gets one session.';
+comment on column private.checkouts.closed_at is 'When it was completed, had expired, failed, or was given up for another.';
+comment on column private.checkouts.failed is 'Stripe answered an error, which it repeats for a day to whoever comes with the same key.';
+create index checkouts_user_id_idx on private.checkouts (user_id, created_at desc);
+create index checkouts_plan_price_id_idx on private.checkouts (plan_price_id);
+create index checkouts_credit_pack_id_idx on private.checkouts (credit_pack_id);
+create index checkouts_stripe_price_id_idx on private.checkouts (stripe_price_id);
+revoke all on private.checkouts from anon, authenticated, service_role;
+
+-- What Stripe says -----------------------------------------------------------------------------------------------------
+
+create table public.subscriptions (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  plan_id text references public.plans (id) on delete restrict,
+  plan_price_id text references public.plan_prices (id) on delete restrict,
+  status text not null check (length(status) between 1 and 40),
+  quantity bigint not null default 1 check (quantity >= 0),
+  current_period_start timestamptz,
+  current_period_end timestamptz,
+  trial_start timestamptz,
+  trial_end timestamptz,
+  cancel_at timestamptz,
+  cancel_at_period_end boolean not null default false,
+  canceled_at timestamptz,
+  ended_at timestamptz,
+  past_due_since timestamptz,
+  is_returned boolean not null default false,
+  is_collection_paused boolean not null default false,
+  started_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.subscriptions is 'The caller''s subscriptions as Stripe has them. Written by functions only; what they entitle to is said by get_my_entitlement.';
+comment on column public.subscriptions.id is 'Stripe''s id.';
+comment on column public.subscriptions.plan_id is 'The best plan among its items; null: none of its prices is known here.';
+comment on column public.subscriptions.status is 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
+comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
+comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here. Null unless past_due or unpaid.';
+comment on column public.subscriptions.is_returned is
+  'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
+comment on column public.subscriptions.is_collection_paused is
+  'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
+create index subscriptions_user_id_idx on public.subscriptions (user_id);
+create index subscriptions_past_due_since_idx on public.subscriptions (past_due_since) where status = 'past_due';
+create index subscriptions_plan_id_idx on public.subscriptions (plan_id);
+create index subscriptions_plan_price_id_idx on public.subscriptions (plan_price_id);
+alter table public.subscriptions enable row level security;
+alter table public.subscriptions force row level security;
+revoke all on public.subscriptions from anon, authenticated, service_role;
+grant select on public.subscriptions to authenticated, service_role;
+
+create table public.payments (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  kind text not null check (kind in ('subscription', 'credit_pack')),
+  status text not null check (status in ('open', 'processing', 'paid', 'failed', 'void')),
+  description text not null check (length(description) between 1 and 200),
+  amount bigint not null,
+  amount_refunded bigint not null default 0 check (amount_refunded >= 0),
+  amount_disputed bigint not null default 0 check (amount_disputed >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  credits bigint not null default 0 check (credits >= 0),
+  credits_clawed_back bigint not null default 0 check (credits_clawed_back >= 0),
+  subscription_id text check (length(subscription_id) <= 255),
+  payment_intent_id text check (length(payment_intent_id) <= 255),
+  pay_url text check (length(pay_url) <= 4000),
+  next_attempt_at timestamptz,
+  paid_at timestamptz,
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.payments is 'What the caller was asked to pay and what became of it: one row for each invoice of a subscription and for each checkout of a credit pack.';
+comment on column public.payments.id is 'Stripe''s id of the invoice or of the checkout session.';
+comment on column public.payments.credits is 'Credits that the payment brought.';
+comment on column public.payments.credits_clawed_back is 'Credits that refunds and disputes took back, in proportion to the money.';
+comment on column public.payments.pay_url is 'Where an open invoice can be paid, 3-D Secure included.';
+create index payments_user_id_created_at_idx on public.payments (user_id, created_at desc);
+create index payments_payment_intent_id_idx on public.payments (payment_intent_id);
+create index payments_subscription_id_idx on public.payments (subscription_id);
+alter table public.payments enable row level security;
+alter table public.payments force row level security;
+revoke all on public.payments from anon, authenticated, service_role;
+grant select on public.payments to authenticated, service_role;
+
+create table public.refunds (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  payment_id text not null references public.payments (id) on delete cascade,
+  amount bigint not null check (amount >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  status text not null check (length(status) between 1 and 40),
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.refunds is 'Money that went back to the caller. status is Stripe''s: pending, requires_action, succeeded, failed, canceled.';
+create index refunds_user_id_idx on public.refunds (user_id);
+create index refunds_payment_id_idx on public.refunds (payment_id);
+alter table public.refunds enable row level security;
+alter table public.refunds force row level security;
+revoke all on public.refunds from anon, authenticated, service_role;
+grant select on public.refunds to authenticated, service_role;
+
+create table public.disputes (
+  id text primary key check (length(id) between 1 and 255),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  payment_id text not null references public.payments (id) on delete cascade,
+  amount bigint not null check (amount >= 0),
+  currency text not null check (currency ~ '^[a-z]{3}$'),
+  status text not null check (length(status) between 1 and 40),
+  reason text check (length(reason) <= 80),
+  created_at timestamptz not null,
+  updated_at timestamptz not null default now()
+);
+comment on table public.disputes is 'Payments that the caller''s bank disputes. Their credits are gone while it lasts, and back when it is won.';
+create index disputes_user_id_idx on public.disputes (user_id);
+create index disputes_payment_id_idx on public.disputes (payment_id);
+alter table public.disputes enable row level security;
+alter table public.disputes force row level security;
+revoke all on public.disputes from anon, authenticated, service_role;
+grant select on public.disputes to authenticated, service_role;
+
+-- What it entitles to --------------------------------------------------------------------------------------------------
+
+create function private.subscription_claims(user_id uuid)
+returns table (
+  subscription_id text, started_at timestamptz, "position" integer, state text, plan_id text, starts_at timestamptz, ends_at timestamptz,
+  valid_until timestamptz, grace_until timestamptz)
+language sql stable security invoker set search_path = ''
+as $$
+  with known as (
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
+      case when c.cancels_at is null then s.status else 'canceling' end as paid_state
+    from public.subscriptions s
+      join public.plans p on p.id = s.plan_id
+      cross join (select make_interval(days => (private.setting('billing.grace_days'))::integer) as days) g
+      cross join lateral (
+        select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
+      -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
+      cross join lateral (
+        select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
+          case when s.is_collection_paused then interval '0' else g.days end + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
+            as slack_ends_at) t
+      cross join lateral (
+        select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
+    where s.user_id = subscription_claims.user_id
+  )
+  select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
+    least(k.slack_ends_at, k.cancels_at), null
+  from known k where k.status in ('trialing', 'active') and not k.is_returned
+  union all
+  select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
+    least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
+  from known k
+  where k.status in ('trialing', 'active', 'past_due') and not k.is_returned and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  union all
+  select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and k.is_returned then 'unpaid'
+      when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
+      when k.status in ('trialing', 'active') and k.is_collection_paused then 'paused'
+      when k.status in ('trialing', 'active') then 'expired'
+      else k.status
+    end, null, '-infinity', 'infinity', null, null
+  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete')
+$$;
+comment on function private.subscription_claims(uuid) is
+  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
+
+create function private.refresh_entitlement(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- Who is being erased at this moment is gone before anything of theirs is touched.
+  perform from auth.users u where u.id = refresh_entitlement.user_id for key share;
+  if not found then
+    return;
+  end if;
+  -- Shared by all, but for tg__refresh_entitlements: a setting or a plan that changes meanwhile is seen here, or sees this.
+  perform pg_advisory_xact_lock_shared(hashtextextended('private.entitlements', 0));
+  -- Two who refresh at once: the second sees what the first has seen, and more.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || refresh_entitlement.user_id, 0));
+  delete from private.entitlements e where e.user_id = refresh_entitlement.user_id;
+  with claims as materialized (
+    select c.* from private.subscription_claims(refresh_entitlement.user_id) c
+  ), times as (
+    select c.starts_at as at from claims c union select c.ends_at from claims c
+  ), spans as (
+    select t.at as starts_at, lead(t.at) over (order by t.at) as ends_at from times t
+  )
+  insert into private.entitlements (user_id, starts_at, ends_at, plan_id, outranks, state, subscription_id, valid_until, grace_until)
+  select refresh_entitlement.user_id, s.starts_at, s.ends_at, b.plan_id, private.plans_outranked_by(b.plan_id), b.state, b.subscription_id, b.valid_until, b.grace_until
+  from spans s
+    cross join lateral (
+      select c.* from claims c where c.starts_at <= s.starts_at and c.ends_at >= s.ends_at
+      order by c.plan_id is null, case when c.plan_id is not null then c.position end desc,
+        c.state in ('past_due', 'unpaid', 'paused', 'incomplete') and c.plan_id is null desc, c.valid_until desc, c.started_at desc, c.subscription_id
+      limit 1) b
+  where s.ends_at is not null;
+  perform private.keep_retention_clock(refresh_entitlement.user_id);
+end $$;
+comment on function private.refresh_entitlement(uuid) is
+  'Writes private.entitlements of one user anew from public.subscriptions: at any time the best plan that is paid for then. To be called by whoever changed a subscription, in the same transaction.';
+
+create function private.tg__refresh_entitlements() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
+  if tg_op = 'INSERT' then
+    -- Nobody has subscribed to a new plan yet.
+    update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
+    return null;
+  end if;
+  perform private.refresh_entitlement(u.user_id)
+  from (
+    select distinct s.user_id from public.subscriptions s where s.status in ('trialing', 'active', 'past_due') order by 1) u;
+  return null;
+end $$;
+comment on function private.tg__refresh_entitlements() is
+  'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
+create trigger tg_settings__entitlements after update on private.settings
+  for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
+create trigger tg_plans__entitlements after insert or update of position on public.plans
+  for each statement execute function private.tg__refresh_entitlements();
+
+create function private.pay_url(user_id uuid) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return coalesce(
+    (select p.pay_url from public.payments p join public.subscriptions s on s.id = p.subscription_id
+    where p.user_id = pay_url.user_id and p.status = 'open' and p.pay_url is not null
+      -- Stripe leaves invoices open when their subscription has ended: who pays one gets nothing for it.
+      and s.status not in ('canceled', 'incomplete_expired')
+    order by p.created_at limit 1),
+    private.setting('billing.pay_url') #>> '{}');
+end $$;
+comment on function private.pay_url(uuid) is
+  'Where a user pays: the page of the oldest open invoice of a subscription that has not ended, or billing.pay_url. Nobody but functions of ours may call it; they pass an id they have checked.';
+
+create function private.my_entitlement(
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,
+  out grace_until timestamptz, out cancel_at timestamptz, out trial_end timestamptz, out pay_url text
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.require_user(allow_pending => true);
+begin
+  select e.plan_id, e.state, e.is_paid, e.subscription_id, s.current_period_end, e.grace_until,
+    least(s.cancel_at, case when s.cancel_at_period_end then s.current_period_end end), s.trial_end, private.pay_url(v_user_id)
+  into plan_id, state, is_paid, subscription_id, current_period_end, grace_until, cancel_at, trial_end, pay_url
+  from private.entitlement(v_user_id) e left join public.subscriptions s on s.id = e.subscription_id;
+end $$;
+comment on function private.my_entitlement() is 'Behind public.get_my_entitlement. Definer: entitlements are private; it answers for the caller only.';
+grant execute on function private.my_entitlement() to authenticated;
+
+create function public.get_my_entitlement(
+  out plan_id text, out state text, out is_paid boolean, out subscription_id text, out current_period_end timestamptz,
+  out grace_until timestamptz, out cancel_at timestamptz, out trial_end timestamptz, out pay_url text
+)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_entitlement() $$;
+comment on function public.get_my_entitlement() is
+  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+grant execute on function public.get_my_entitlement() to authenticated;
+
+-- sql/65_checkout.sql =================================================================================================
+
+-- Checkout and portal: what functions/billing may ask Stripe for, decided here. Clients name our items and nothing else.
+
+create function private.check_buyer(user_id uuid, session_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb := (private.check_account(check_buyer.user_id, check_buyer.session_id)).refusal;
+begin
+  if v_refusal is not null then
+    perform private.raise_error(v_refusal ->> 'code', v_refusal ->> 'message');
+  end if;
+  -- Each request asks Stripe for something, and Stripe limits us all together.
+  perform private.consume(check_buyer.user_id, 'billing_requests', 'minute', 1);
+  perform private.consume(check_buyer.user_id, 'billing_requests', 'day', 1);
+end $$;
+comment on function private.check_buyer(uuid, uuid) is
+  'Raises what private.check_account refuses, and rate_limit_exceeded or daily_quota_exceeded for who asks more often than billing_requests/minute and /day allow.';
+
+create function private.stripe_price_to_buy(plan_price text, credit_pack text, livemode boolean) returns private.stripe_prices
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_price private.stripe_prices;
+begin
+  if num_nonnulls(stripe_price_to_buy.plan_price, stripe_price_to_buy.credit_pack) <> 1 then
+    perform private.raise_error('invalid_request_error', 'Name one item: either plan_price or credit_pack.');
+  elsif not exists (
+      select from public.plan_prices p where p.id = stripe_price_to_buy.plan_price and p.enabled
+      union all
+      select from public.credit_packs c where c.id = stripe_price_to_buy.credit_pack and c.enabled) then
+    perform private.raise_error('not_found', format('There is nothing for sale as %s.', coalesce(stripe_price_to_buy.plan_price, stripe_price_to_buy.credit_pack)));
+  end if;
+  select s.* into v_price from private.stripe_prices s
+  where (s.plan_price_id = stripe_price_to_buy.plan_price or s.credit_pack_id = stripe_price_to_buy.credit_pack)
+    and s.livemode = stripe_price_to_buy.livemode and s.is_current;
+  if not found then
+    perform private.raise_error('not_found',
+      format('%s cannot be bought yet.', coalesce(stripe_price_to_buy.plan_price, stripe_price_to_buy.credit_pack)),
+      'Stripe does not know its price. Run npm run stripe:sync.');
+  end if;
+  return v_price;
+end $$;
+comment on function private.stripe_price_to_buy(text, text, boolean) is
+  'Stripe''s price of an item that is for sale; not_found for any other, and for one that stripe:sync has not seen.';
+
+create function private.trial_days_of(user_id uuid, plan_price text) returns integer
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return case
+    -- Rows of subscriptions outlive their customer at Stripe: a deleted customer is no way to another trial.
+    when exists (select from public.subscriptions s where s.user_id = trial_days_of.user_id and s.trial_start is not null) then 0
+    else coalesce((select p.trial_days from public.plan_prices p where p.id = trial_days_of.plan_price), 0)
+  end;
+end $$;
+comment on function private.trial_days_of(uuid, text) is 'Days of trial that a user gets with a price: what the price says, once in a lifetime.';
+
+create function private.open_plan_checkout(wanted private.checkouts, out checkout private.checkouts, out stale_sessions text[])
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  select k.* into checkout from private.checkouts k
+  where k.user_id = wanted.user_id and k.livemode = wanted.livemode and k.closed_at is null and k.plan_price_id = wanted.plan_price_id
+    and k.stripe_price_id = wanted.stripe_price_id and k.trial_days = wanted.trial_days and k.return_urls = wanted.return_urls
+    -- Stripe makes no session that ends within half an hour; one that is there is good until shortly before its end.
+    and k.expires_at > now() + case when k.session_id is null then interval '35 minutes' else interval '1 minute' end
+    and not exists (
+      select from private.stripe_customers c
+      where c.user_id = k.user_id and c.livemode = k.livemode and c.deleted_at >= k.created_at)
+  order by k.created_at desc limit 1;
+  with closed as (
+    update private.checkouts k set closed_at = now()
+    where k.user_id = wanted.user_id and k.livemode = wanted.livemode and k.closed_at is null and k.plan_price_id is not null
+      and k.id is distinct from checkout.id
+    returning k.session_id
+  )
+  -- Those whose time is over, too: one that was completed is not known here as long as its event is not.
+  select coalesce(array_agg(c.session_id) filter (where c.session_id is not null), '{}')
+  into stale_sessions from closed c;
+end $$;
+comment on function private.open_plan_checkout(private.checkouts) is
+  'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe, or be known to be over, before another begins. The caller holds the buyer''s lock.';
+
+create function private.prepare_checkout(
+  user_id uuid, session_id uuid, plan_price text, credit_pack text, livemode boolean, return_urls jsonb
+) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_price private.stripe_prices;
+  v_wanted private.checkouts;
+  v_open record;
+  v_checkout private.checkouts;
+  v_stale_sessions text[] := '{}';
+begin
+  perform private.check_buyer(prepare_checkout.user_id, prepare_checkout.session_id);
+  v_price := private.stripe_price_to_buy(prepare_checkout.plan_price, prepare_checkout.credit_pack, prepare_checkout.livemode);
+  -- Whoever asks twice at once takes turns; the statements below see what the first has done.
+  perform pg_advisory_xact_lock(hashtextextended('checkout:' || prepare_checkout.user_id, 0));
+  v_wanted.user_id := prepare_checkout.user_id;
+  v_wanted.plan_price_id := v_price.plan_price_id;
+  v_wanted.credit_pack_id := v_price.credit_pack_id;
+  v_wanted.stripe_price_id := v_price.id;
+  v_wanted.trial_days := private.trial_days_of(prepare_checkout.user_id, v_price.plan_price_id);
+  v_wanted.livemode := prepare_checkout.livemode;
+  v_wanted.return_urls := coalesce(prepare_checkout.return_urls, '{}');
+  if v_price.plan_price_id is not null then
+    if exists (
+      select from public.subscriptions s
+      where s.user_id = prepare_checkout.user_id
+        -- One of another product, sold to the same customer, is in nobody's way.
+        and s.plan_id is not null and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
+      perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
+    end if;
+    select o.* into v_open from private.open_plan_checkout(v_wanted) o;
+    v_checkout := v_open.checkout;
+    v_stale_sessions := v_open.stale_sessions;
+  end if;
+  if v_checkout.id is null then
+    insert into private.checkouts (user_id, plan_price_id, credit_pack_id, stripe_price_id, trial_days, livemode, return_urls, expires_at)
+    values (v_wanted.user_id, v_wanted.plan_price_id, v_wanted.credit_pack_id, v_wanted.stripe_price_id, v_wanted.trial_days,
+      v_wanted.livemode, v_wanted.return_urls, date_trunc('second', now() + interval '1 hour'))
+    returning * into v_checkout;
+  end if;
+  return jsonb_build_object(
+    'checkout_id', v_checkout.id, 'stripe_price_id', v_checkout.stripe_price_id, 'trial_days', v_checkout.trial_days,
+    'mode', case when v_checkout.plan_price_id is null then 'payment' else 'subscription' end,
+    'session_id', v_checkout.session_id, 'url', v_checkout.url, 'expires_at', extract(epoch from v_checkout.expires_at)::bigint,
+    'stale_sessions', to_jsonb(v_stale_sessions))
+    || private.stripe_customer_of(prepare_checkout.user_id, prepare_checkout.livemode);
+end $$;
+comment on function private.prepare_checkout(uuid, uuid, text, text, boolean, jsonb) is
+  'Decides a checkout for functions/billing: {checkout_id, customer_id, customer_key, stripe_price_id, mode, trial_days, session_id, url, stale_sessions, expires_at}. Who asks twice for a plan gets the same checkout; asking for another closes it. A pack is a checkout of its own each time. Before a session of a plan is made, stale_sessions must be expired at Stripe, and what Stripe says of the customer''s subscriptions be applied; a user without customer_id gets one there with customer_key as its idempotency key.';
+
+create function private.stripe_customer_of(user_id uuid, livemode boolean) returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+  select jsonb_build_object(
+    'customer_id', min(c.id) filter (where c.deleted_at is null),
+    'customer_key', format('customer:%s:%s:%s', stripe_customer_of.user_id, count(*) filter (where c.deleted_at is not null), (
+      select count(*) from private.checkouts k
+      where k.user_id = stripe_customer_of.user_id and k.livemode = stripe_customer_of.livemode and k.failed)))
+  from private.stripe_customers c
+  where c.user_id = stripe_customer_of.user_id and c.livemode = stripe_customer_of.livemode
+$$;
+comment on function private.stripe_customer_of(uuid, boolean) is
+  '{customer_id: the user''s customer at Stripe or null, customer_key: the idempotency key to create one with, another after each that was deleted and each checkout that failed}.';
+
+create function private.link_stripe_customer(user_id uuid, customer_id text, livemode boolean) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_customer_id text;
+begin
+  insert into private.stripe_customers (id, user_id, livemode)
+  values (link_stripe_customer.customer_id, link_stripe_customer.user_id, link_stripe_customer.livemode)
+  on conflict do nothing;
+  select c.id into v_customer_id from private.stripe_customers c
+  where c.user_id = link_stripe_customer.user_id and c.livemode = link_stripe_customer.livemode and c.deleted_at is null;
+  if not found then
+    raise exception 'the customer % is somebody else''s, or deleted', link_stripe_customer.customer_id;
+  end if;
+  return v_customer_id;
+end $$;
+comment on function private.link_stripe_customer(uuid, text, boolean) is
+  'Notes whose customer it is and answers the one that counts, which is another when somebody was first.';
+
+create function private.note_checkout(checkout_id uuid, session_id text, url text) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.checkouts k set session_id = note_checkout.session_id, url = note_checkout.url
+  where k.id = note_checkout.checkout_id and k.closed_at is null;
+  return found;
+end $$;
+comment on function private.note_checkout(uuid, text, text) is
+  'Notes the session that Stripe made for a checkout. False: the checkout was given up for another meanwhile, and the session must be expired at Stripe and not shown.';
+
+create function private.fail_checkout(checkout_id uuid) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  update private.checkouts k set closed_at = now(), failed = true
+  where k.id = fail_checkout.checkout_id and k.closed_at is null and k.session_id is null
+$$;
+comment on function private.fail_checkout(uuid) is
+  'Of a checkout for which Stripe answered an error: the next has other idempotency keys, because Stripe repeats what it answered once. Not to be called when nothing is known, as after a lost connection: the same key then finds what was made.';
+
+create function private.close_checkout(session_id text) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  update private.checkouts k set closed_at = now() where k.session_id = close_checkout.session_id and k.closed_at is null
+$$;
+comment on function private.close_checkout(text) is 'Of a session that was completed or has expired at Stripe: nobody is sent there again.';
+
+create function private.prepare_portal(user_id uuid, session_id uuid, livemode boolean) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_customer_id text;
+begin
+  perform private.check_buyer(prepare_portal.user_id, prepare_portal.session_id);
+  v_customer_id := private.stripe_customer_of(prepare_portal.user_id, prepare_portal.livemode) ->> 'customer_id';
+  if v_customer_id is null then
+    perform private.raise_error('not_found', 'You have bought nothing yet, so there is nothing to manage.', 'Choose a plan or credits first.');
+  end if;
+  return v_customer_id;
+end $$;
+comment on function private.prepare_portal(uuid, uuid, boolean) is 'The caller''s customer at Stripe, whose portal may be opened; not_found for who has none.';
+
+create function private.set_stripe_price(plan_price text, credit_pack text, stripe_price_id text, product_id text, livemode boolean) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('stripe_prices', 0));
+  update private.stripe_prices p set is_current = false
+  where (p.plan_price_id = set_stripe_price.plan_price or p.credit_pack_id = set_stripe_price.credit_pack)
+    and p.livemode = set_stripe_price.livemode and p.id <> set_stripe_price.stripe_price_id and p.is_current;
+  insert into private.stripe_prices as p (id, plan_price_id, credit_pack_id, product_id, livemode)
+  values (set_stripe_price.stripe_price_id, set_stripe_price.plan_price, set_stripe_price.credit_pack, set_stripe_price.product_id,
+    set_stripe_price.livemode)
+  on conflict (id) do update set is_current = true, product_id = excluded.product_id
+  where (p.plan_price_id, p.credit_pack_id, p.livemode) is not distinct from (excluded.plan_price_id, excluded.credit_pack_id, excluded.livemode);
+  if not found then
+    raise exception 'the Stripe price % is that of another item', set_stripe_price.stripe_price_id;
+  end if;
+end $$;
+comment on function private.set_stripe_price(text, text, text, text, boolean) is
+  'What an item costs at Stripe from now on; for npm run stripe:sync. Earlier prices stay, for subscriptions that have them.';
+
+create function private.delete_old_checkouts() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.checkouts k where k.expires_at < now() - interval '90 days';
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_checkouts() is 'Forgets checkouts 90 days after their end. A job runs it. Answers how many.';
+
+-- sql/65_dunning.sql ==================================================================================================
+
+-- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
+
+insert into private.settings (key, value, description) values
+  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+on conflict (key) do nothing;
+
+-- Notices --------------------------------------------------------------------------------------------------------------
+
+create table private.billing_notices (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  title text not null check (length(title) between 1 and 200),
+  body text not null check (length(body) between 1 and 1500),
+  is_mailed boolean not null default true
+);
+comment on table private.billing_notices is
+  'What users are told, each as a row. Without its row nobody is told. {pay_url}, {plan}, {amount}, {date} and {description} are filled in, as far as they are known.';
+comment on column private.billing_notices.is_mailed is 'Also by mail, whatever notifications.mail_types says.';
+revoke all on private.billing_notices from anon, authenticated, service_role;
+insert into private.billing_notices (id, title, body) values
+  ('payment_failed', 'Your payment did not go through', 'We could not collect {amount} for {description}. Pay it or choose another way to pay here: {pay_url}'),
+  ('payment_action_required', 'Your bank asks you to confirm a payment', 'Your bank wants you to confirm {amount} for {description}. You can do it here: {pay_url}'),
+  ('payment_recovered', 'Your payment has arrived', 'We have received {amount} for {description}. Everything goes on as before.'),
+  ('trial_ends', 'Your trial ends soon', 'Your trial of {plan} ends on {date}, and your first payment follows. You can cancel before that day in the billing portal.'),
+  ('subscription_ended', 'Your subscription has ended', 'Your subscription of {plan} ended on {date}. You can subscribe again at any time: {pay_url}'),
+  ('refunded', 'You have been refunded', 'We have sent {amount} back to you for {description}. Credits that it paid for are taken back in proportion.'),
+  ('dispute_opened', 'Your bank disputes a payment', 'Your bank asks for {amount} back for {description}. The credits that it paid for are on hold until this is settled.'),
+  ('dispute_won', 'A disputed payment stands', 'The dispute about {amount} for {description} is settled, and your credits are back.'),
+  ('dispute_lost', 'A disputed payment went back', 'The dispute about {amount} for {description} is settled: your bank has the money back, and the credits that it paid for are gone.'),
+  ('dunning_reminder', 'A payment is still open', 'Your payment for {plan} is overdue. You keep it until {date}, and longer if you pay here: {pay_url}'),
+  ('dunning_last_day', 'Your plan ends tomorrow', 'Your payment for {plan} is still missing, and {plan} ends on {date}. Pay here to keep it: {pay_url}'),
+  ('dunning_access_ended', 'Your plan is on hold', 'Your payment for {plan} did not arrive, so its features are off. They are back as soon as it is paid: {pay_url}')
+on conflict (id) do nothing;
+
+create table private.billing_notices_sent (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  dedupe_key text not null check (length(dedupe_key) between 1 and 400),
+  notice text not null check (length(notice) <= 60),
+  sent_at timestamptz not null default now(),
+  primary key (user_id, dedupe_key)
+);
+comment on table private.billing_notices_sent is 'What users were told, so that nobody is told twice, however often the reason is read again.';
+revoke all on private.billing_notices_sent from anon, authenticated, service_role;
+
+create function private.fill_placeholders(template text, data jsonb) returns text
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_text text := template;
+  v_value record;
+begin
+  for v_value in select d.key, d.value from jsonb_each_text(data) d loop
+    v_text := replace(v_text, '{' || v_value.key || '}', coalesce(v_value.value, ''));
+  end loop;
+  return regexp_replace(v_text, '\{[a-z_]+\}', '', 'g');
+end $$;
+comment on function private.fill_placeholders(text, jsonb) is 'The template with each {key} replaced by its value; what has none leaves nothing.';
+
+create function private.notify_billing(user_id uuid, notice text, dedupe_key text, data jsonb default '{}') returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_notice private.billing_notices;
+  v_type text := 'billing_' || notify_billing.notice;
+  v_data jsonb := jsonb_build_object('pay_url', private.pay_url(notify_billing.user_id), 'plan', 'your plan')
+    || jsonb_strip_nulls(coalesce(notify_billing.data, '{}'));
+  v_title text;
+  v_body text;
+begin
+  select n.* into v_notice from private.billing_notices n where n.id = notify_billing.notice;
+  if not found then
+    return false;
+  end if;
+  insert into private.billing_notices_sent (user_id, dedupe_key, notice)
+  values (notify_billing.user_id, notify_billing.dedupe_key, notify_billing.notice)
+  on conflict on constraint billing_notices_sent_pkey do nothing;
+  if not found then
+    return false;
+  end if;
+  v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
+  v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
+  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
+  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
+    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
+  end if;
+  return true;
+end $$;
+comment on function private.notify_billing(uuid, text, text, jsonb) is
+  'Tells a user something of private.billing_notices, once for a dedupe_key, as a notification of the type billing_<notice> and by mail. True when it did. A notice without a row is told to nobody, and may be told later when there is one.';
+
+-- Dunning --------------------------------------------------------------------------------------------------------------
+
+create table private.dunning_steps (
+  position integer primary key check (position > 0),
+  after_days integer not null check (after_days >= 0),
+  notice text not null references private.billing_notices (id) on delete cascade
+);
+comment on table private.dunning_steps is
+  'Reminders to who owes a payment: days after it was due, and what they are told. See billing.grace_days for when access ends.';
+create index dunning_steps_notice_idx on private.dunning_steps (notice);
+revoke all on private.dunning_steps from anon, authenticated, service_role;
+-- By the seven days of billing.grace_days; who changes those changes these.
+insert into private.dunning_steps (position, after_days, notice) values
+  (1, 3, 'dunning_reminder'), (2, 6, 'dunning_last_day'), (3, 7, 'dunning_access_ended')
+on conflict (position) do nothing;
+
+create function private.send_dunning() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_days integer := (private.setting('billing.grace_days'))::integer;
+  v_due record;
+  v_sent integer := 0;
+begin
+  for v_due in
+    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
+    from public.subscriptions s
+      left join public.plans p on p.id = s.plan_id
+      -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
+      cross join lateral (
+        select x.position, x.notice from private.dunning_steps x
+        where s.past_due_since + make_interval(days => x.after_days) <= now()
+        order by x.after_days desc, x.position desc limit 1) d
+    where s.status = 'past_due' and not exists (
+      select from private.billing_notices_sent n
+      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
+    order by s.user_id, s.id
+  loop
+    begin
+      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
+          jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
+            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
+        v_sent := v_sent + 1;
+      end if;
+    exception when others then
+      -- One who cannot be told must not keep the others from it; the next run tries again.
+      raise warning 'the owner of % cannot be reminded: % %', v_due.id, sqlstate, sqlerrm;
+    end;
+  end loop;
+  return v_sent;
+end $$;
+comment on function private.send_dunning() is
+  'Reminds everybody whose subscription is past due of the payment, by private.dunning_steps, each step once for a debt. A job runs it. Answers how many were told.';
+
+create function private.dunning_key(subscription_id text, past_due_since timestamptz, "position" integer) returns text
+language sql immutable security invoker set search_path = ''
+return 'dunning:' || dunning_key.subscription_id || ':' || extract(epoch from dunning_key.past_due_since)::bigint || ':' || dunning_key.position;
+comment on function private.dunning_key(text, timestamptz, integer) is 'A step of a debt: the next debt of the subscription begins anew.';
+
+-- Retention ------------------------------------------------------------------------------------------------------------
+
+create table private.retention_clocks (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  started_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at >= started_at)
+);
+comment on table private.retention_clocks is
+  'Users whose paid plan has ended, and until when what it held is kept. The row goes when they pay again. Who deletes by it asks private.entitlement once more.';
+create index retention_clocks_ends_at_idx on private.retention_clocks (ends_at);
+revoke all on private.retention_clocks from anon, authenticated, service_role;
+
+create function private.keep_retention_clock(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_entitlement record;
+  v_ended_at timestamptz;
+begin
+  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
+  v_entitlement := private.entitlement(keep_retention_clock.user_id);
+  if v_entitlement.is_paid then
+    delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
+  -- A pause is no end, and what never began cannot end.
+  elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
+    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
+    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
+      (select max(e.ends_at) from private.entitlements e
+      where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
+      (select max(s.ended_at) from public.subscriptions s
+      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
+    insert into private.retention_clocks (user_id, started_at, ends_at)
+    values (keep_retention_clock.user_id, v_ended_at,
+      v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))
+    on conflict on constraint retention_clocks_pkey do nothing;
+  end if;
+end $$;
+comment on function private.keep_retention_clock(uuid) is
+  'Starts a user''s clock at the moment their paid plan ended, and takes it away when they pay. A clock that runs goes on as it is.';
+
+create function private.start_retention_clocks() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_users integer := 0;
+begin
+  for v_user_id in
+    select distinct e.user_id from private.entitlements e
+    where e.plan_id is not null and e.ends_at <= now()
+      and not exists (select from private.retention_clocks c where c.user_id = e.user_id)
+      and not exists (
+        select from private.entitlements p
+        where p.user_id = e.user_id and p.plan_id is not null and p.starts_at <= now() and p.ends_at > now())
+    order by 1
+  loop
+    perform private.keep_retention_clock(v_user_id);
+    v_users := v_users + 1;
+  end loop;
+  return v_users;
+end $$;
+comment on function private.start_retention_clocks() is
+  'Starts the clocks of those whose paid plan has ended by time alone. A job runs it; the clock starts at the end itself, whenever it runs. Answers how many users it looked at.';
+
+-- What the clock starts ------------------------------------------------------------------------------------------------
+
+create function private.call_apply_stripe_events() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_events e where e.state = 'waiting' and e.next_attempt_at <= now()) then
+    return private.call_jobs_function('apply-stripe-events');
+  end if;
+  return null;
+end $$;
+comment on function private.call_apply_stripe_events() is 'Calls the application of Stripe''s events when one waits.';
+
+create function private.call_reconcile_stripe() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_customers) then
+    return private.call_jobs_function('reconcile-stripe');
+  end if;
+  return null;
+end $$;
+comment on function private.call_reconcile_stripe() is 'Calls the comparison with Stripe when somebody ever was a customer.';
+
+-- sql/66_stripe_events.sql ============================================================================================
+
+-- Stripe's events: an inbox that keeps each once, hands it to one worker at a time and tries again, until it is applied or dead.
+
+create table private.stripe_events (
+  id text primary key check (length(id) between 1 and 255),
+  type text not null check (length(type) between 1 and 255),
+  api_version text check (length(api_version) <= 100),
+  livemode boolean not null,
+  account text check (length(account) <= 255),
+  created_at timestamptz not null,
+  object text check (length(object) <= 255),
+  object_id text check (length(object_id) <= 255),
+  customer_id text check (length(customer_id) <= 255),
+  payload jsonb not null,
+  state text not null default 'waiting' check (state in ('waiting', 'applied', 'ignored', 'dead')),
+  attempts integer not null default 0 check (attempts >= 0),
+  attempts_before_retry integer not null default 0 check (attempts_before_retry between 0 and attempts),
+  next_attempt_at timestamptz not null default now(),
+  error text check (length(error) <= 500),
+  received_at timestamptz not null default now(),
+  finished_at timestamptz,
+  check ((state = 'waiting') = (finished_at is null))
+);
+comment on table private.stripe_events is 'Everything that Stripe sent with a valid signature, once. An event only says what to read again at Stripe: what is read is in private.stripe_objects.';
+comment on column private.stripe_events.account is 'The connected account that it is of; null for our own, and only those count.';
+comment on column private.stripe_events.created_at is 'By Stripe''s clock, in whole seconds: nothing is ordered by it.';
+comment on column private.stripe_events.object is 'What it is about, such as invoice or subscription.';
+comment on column private.stripe_events.customer_id is 'Whose it is, as far as known: with the user goes what their events hold.';
+comment on column private.stripe_events.payload is 'The event as Stripe sent it; it may hold addresses of people.';
+comment on column private.stripe_events.state is 'waiting: to be applied, or at it; applied; ignored: nothing to do with us; dead: given up until retry_stripe_event.';
+comment on column private.stripe_events.attempts is 'How often a worker took it. Also whose turn it is: an answer of an earlier one is superseded.';
+comment on column private.stripe_events.attempts_before_retry is 'Tries that no longer count, since retry_stripe_event was called.';
+comment on column private.stripe_events.next_attempt_at is 'Not before; while a worker has it, when another may take it.';
+create index stripe_events_next_attempt_at_idx on private.stripe_events (next_attempt_at) where state = 'waiting';
+create index stripe_events_finished_at_idx on private.stripe_events (finished_at) where finished_at is not null;
+create index stripe_events_customer_id_idx on private.stripe_events (customer_id);
+revoke all on private.stripe_events from anon, authenticated, service_role;
+
+-- Receive --------------------------------------------------------------------------------------------------------------
+
+create function private.receive_stripe_event(
+  id text, type text, api_version text, livemode boolean, account text, created_at timestamptz, object text, object_id text,
+  payload jsonb
+) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_foreign boolean := receive_stripe_event.account is not null;
+  v_customer jsonb := receive_stripe_event.payload #> '{data,object,customer}';
+begin
+  insert into private.stripe_events (
+    id, type, api_version, livemode, account, created_at, object, object_id, customer_id, payload, state, finished_at)
+  values (
+    receive_stripe_event.id, receive_stripe_event.type, receive_stripe_event.api_version, receive_stripe_event.livemode,
+    receive_stripe_event.account, receive_stripe_event.created_at, receive_stripe_event.object, receive_stripe_event.object_id,
+    case when receive_stripe_event.object = 'customer' then receive_stripe_event.object_id
+      when jsonb_typeof(v_customer) = 'string' then left(v_customer #>> '{}', 255) end,
+    receive_stripe_event.payload, case when v_foreign then 'ignored' else 'waiting' end, case when v_foreign then now() end)
+  on conflict on constraint stripe_events_pkey do nothing;
+  if not found then
+    return false;
+  end if;
+  if v_foreign then
+    perform private.raise_security_event(
+      type => 'stripe_foreign_account', severity => 'high', user_id => null, dedupe_key => left(receive_stripe_event.account, 200),
+      details => jsonb_build_object('account', receive_stripe_event.account, 'event_id', receive_stripe_event.id));
+  end if;
+  return true;
+end $$;
+comment on function private.receive_stripe_event(text, text, text, boolean, text, timestamptz, text, text, jsonb) is
+  'Keeps an event whose signature was verified. True: it is new; false: it was here already. One of another account than ours is kept as ignored, and is a security event.';
+
+-- Claim, apply, fail ---------------------------------------------------------------------------------------------------
+
+create function private.bury_stripe_event(event private.stripe_events, error text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.stripe_events e set state = 'dead', finished_at = now(), error = left(bury_stripe_event.error, 500)
+  where e.id = (event).id;
+  perform private.raise_security_event(
+    type => 'stripe_event_dead', severity => 'high', user_id => null, dedupe_key => left((event).id, 200),
+    details => jsonb_build_object('event_id', (event).id, 'type', (event).type, 'attempts', (event).attempts));
+end $$;
+comment on function private.bury_stripe_event(private.stripe_events, text) is 'Gives an event up and says so. Whoever calls it has locked its row.';
+
+create function private.claim_stripe_events(batch_size integer default 10)
+returns table (id text, type text, attempt integer, object text, object_id text, account text, payload jsonb)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_max integer := (private.setting('billing.max_attempts'))::integer;
+  v_event private.stripe_events;
+begin
+  for v_event in
+    select e.* from private.stripe_events e
+    where e.id in (
+        select x.id from private.stripe_events x where x.state = 'waiting' and x.next_attempt_at <= now() order by x.next_attempt_at limit 1000)
+      and e.state = 'waiting' and e.next_attempt_at <= now() and e.attempts - e.attempts_before_retry >= v_max
+    for update skip locked
+  loop
+    perform private.bury_stripe_event(v_event, coalesce(v_event.error, 'nobody came back from the last try'));
+  end loop;
+  return query
+    with due as (
+      select e.id, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
+      from private.stripe_events e
+      where e.state = 'waiting' and e.next_attempt_at <= now()
+      order by e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
+      for update skip locked
+    ), claimed as (
+      -- One from whose last try nobody came back may be what ended the worker: alone it takes no other with it.
+      select d.id from due d, (select f.id, f.is_lost from due f order by f.next_attempt_at, f.id limit 1) first
+      where case when first.is_lost then d.id = first.id else not d.is_lost end
+    )
+    update private.stripe_events e set
+      attempts = e.attempts + 1,
+      error = null,
+      next_attempt_at = now() + make_interval(secs => (private.setting('billing.lease_seconds'))::integer)
+    from claimed c
+    where e.id = c.id
+    returning e.id, e.type, e.attempts, e.object, e.object_id, e.account, e.payload;
+end $$;
+comment on function private.claim_stripe_events(integer) is
+  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+
+create function private.warn_of_fraud(event private.stripe_events) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_warning jsonb := (event).payload #> '{data,object}';
+  v_intent text := coalesce(v_warning #>> '{payment_intent,id}', v_warning ->> 'payment_intent');
+  v_user_id uuid;
+begin
+  if exists (
+      select from public.security_events s
+      where s.type = 'stripe_early_fraud_warning' and s.user_id is null and s.dedupe_key = left((event).object_id, 200)) then
+    return;
+  end if;
+  select c.user_id into v_user_id
+  from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
+  where o.payment_intent_ids && array[v_intent] and o.payment_intent_ids <> '{}'
+  order by o.object in ('invoice', 'checkout_session') desc, o.id limit 1;
+  -- Of the project, not of the user: who uses a stolen card need not know that it is noticed.
+  perform private.raise_security_event(
+    type => 'stripe_early_fraud_warning', severity => 'high', user_id => null, dedupe_key => left((event).object_id, 200),
+    details => jsonb_build_object(
+      'event_id', (event).id, 'warning_id', (event).object_id,
+      'charge_id', left(coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge'), 255), 'payment_intent_id', left(v_intent, 255),
+      'fraud_type', left(v_warning ->> 'fraud_type', 255), 'user_id', v_user_id));
+end $$;
+comment on function private.warn_of_fraud(private.stripe_events) is
+  'Says what an event tells of an early fraud warning: each warning is one security event, with its payment and, where that is known here, whose it is. Nothing is taken back for it: refund the payment in Stripe, or wait for the dispute.';
+
+create function private.apply_stripe_event(event_id text, attempt integer, readings jsonb) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_object text;
+  v_ours integer;
+  v_state text;
+begin
+  select e.object into v_object from private.stripe_events e
+  where e.id = apply_stripe_event.event_id and e.state = 'waiting' and e.attempts = apply_stripe_event.attempt
+  for no key update;
+  if not found then
+    return 'superseded';
+  end if;
+  select count(*) into v_ours from private.apply_stripe_readings(apply_stripe_event.readings) r
+  where r.outcome <> 'unknown_customer';
+  if v_object = 'radar.early_fraud_warning' then
+    perform private.warn_of_fraud(e) from private.stripe_events e where e.id = apply_stripe_event.event_id;
+    v_ours := v_ours + 1;
+  end if;
+  v_state := case when v_ours > 0 then 'applied' else 'ignored' end;
+  update private.stripe_events e set
+    state = v_state, finished_at = now(), error = null,
+    -- Disputes and refunds do not name the customer; what was read of them does.
+    customer_id = coalesce(e.customer_id, jsonb_path_query_first(apply_stripe_event.readings, '$[*].customer_id ? (@ != null)') #>> '{}')
+  where e.id = apply_stripe_event.event_id;
+  return v_state;
+end $$;
+comment on function private.apply_stripe_event(text, integer, jsonb) is
+  'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither; an early fraud warning needs no reading. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
+
+create function private.fail_stripe_event(event_id text, attempt integer, error text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_event private.stripe_events;
+  v_tries integer;
+begin
+  select e.* into v_event from private.stripe_events e
+  where e.id = fail_stripe_event.event_id and e.state = 'waiting' and e.attempts = fail_stripe_event.attempt
+  for no key update;
+  if not found then
+    return 'superseded';
+  end if;
+  v_tries := v_event.attempts - v_event.attempts_before_retry;
+  if v_tries >= (private.setting('billing.max_attempts'))::integer then
+    perform private.bury_stripe_event(v_event, fail_stripe_event.error);
+    return 'dead';
+  end if;
+  if v_tries = 10 then
+    perform private.raise_security_event(
+      type => 'stripe_event_failing', severity => 'medium', user_id => null,
+      details => jsonb_build_object('event_id', v_event.id, 'type', v_event.type, 'attempts', v_event.attempts));
+  end if;
+  update private.stripe_events e set
+    error = left(fail_stripe_event.error, 500),
+    next_attempt_at = now() + least(interval '5 seconds' * power(2, least(v_tries, 20) - 1), interval '1 hour')
+  where e.id = v_event.id;
+  return 'waiting';
+end $$;
+comment on function private.fail_stripe_event(text, integer, text) is
+  'Gives an event back with the reason, which must hold no secret. Answers waiting: it is tried again after 5 seconds, 10, 20, at most an hour; dead: that was the last of billing.max_attempts tries, and a security event; superseded: another worker has it, or it was finished. The tenth try in vain, after some 45 minutes, is a security event, too.';
+
+-- The dead -------------------------------------------------------------------------------------------------------------
+
+create function private.dead_stripe_events()
+returns table (id text, type text, created_at timestamptz, attempts integer, error text)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform private.require_admin();
+  return query
+    select e.id, e.type, e.created_at, e.attempts, e.error from private.stripe_events e
+    where e.state = 'dead' order by e.finished_at desc limit 1000;
+end $$;
+comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events. Definer: the inbox is private; refuses all but admins and the service role.';
+grant execute on function private.dead_stripe_events() to authenticated, service_role;
+
+create function public.list_dead_stripe_events()
+returns table (id text, type text, created_at timestamptz, attempts integer, error text)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.dead_stripe_events() $$;
+comment on function public.list_dead_stripe_events() is
+  'For admins and the service role: events of Stripe''s that were given up, the latest first, at most 1000: type, when Stripe made them, how often they were tried, and why the last try failed. retry_stripe_event tries one again.';
+grant execute on function public.list_dead_stripe_events() to authenticated, service_role;
+
+create function private.revive_stripe_event(id text) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_event private.stripe_events;
+begin
+  perform private.require_admin();
+  select e.* into v_event from private.stripe_events e where e.id = revive_stripe_event.id for no key update;
+  if not found then
+    perform private.raise_error('not_found', 'There is no such event.');
+  end if;
+  if v_event.state <> 'dead' then
+    return v_event.state;
+  end if;
+  update private.stripe_events e set
+    state = 'waiting', finished_at = null, attempts_before_retry = e.attempts, next_attempt_at = now()
+  where e.id = v_event.id;
+  perform private.audit(action => 'stripe_event.retry', resource_type => 'stripe_event', resource_id => left(v_event.id, 200),
+    details => jsonb_build_object('type', v_event.type, 'attempts', v_event.attempts));
+  return 'waiting';
+end $$;
+comment on function private.revive_stripe_event(text) is 'Behind public.retry_stripe_event. Definer: the inbox is private; refuses all but admins and the service role.';
+grant execute on function private.revive_stripe_event(text) to authenticated, service_role;
+
+create function public.retry_stripe_event(id text) returns text
+language sql volatile security invoker set search_path = ''
+as $$ select private.revive_stripe_event(retry_stripe_event.id) $$;
+comment on function public.retry_stripe_event(text) is
+  'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one. Answers the event''s state: waiting, or what it was when it is not dead. 404 not_found when there is no such event.';
+grant execute on function public.retry_stripe_event(text) to authenticated, service_role;
+
+create function private.retry_stripe_events(since timestamptz default null) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_revived integer;
+begin
+  update private.stripe_events e set
+    state = 'waiting', finished_at = null, attempts_before_retry = e.attempts, next_attempt_at = now()
+  where e.state = 'dead' and e.finished_at >= coalesce(retry_stripe_events.since, '-infinity');
+  get diagnostics v_revived = row_count;
+  if v_revived > 0 then
+    perform private.audit(action => 'stripe_event.retry', resource_type => 'stripe_event', resource_id => 'all',
+      details => jsonb_build_object('events', v_revived, 'since', retry_stripe_events.since));
+  end if;
+  return v_revived;
+end $$;
+comment on function private.retry_stripe_events(timestamptz) is
+  'For database administrators, after an outage: lets all dead events of Stripe''s be tried again, or those that were given up since then, as often as new ones. Answers how many.';
+
+-- The old --------------------------------------------------------------------------------------------------------------
+
+create function private.delete_old_stripe_events(batch_size integer default 50000) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_before timestamptz := now() - make_interval(days => (private.setting('billing.event_days'))::integer);
+  v_deleted bigint;
+  v_more bigint;
+begin
+  delete from private.stripe_events e
+  where e.id in (
+    select x.id from private.stripe_events x
+    where x.finished_at < v_before and x.finished_at is not null and x.state <> 'dead'
+    order by x.finished_at limit delete_old_stripe_events.batch_size for update skip locked);
+  get diagnostics v_deleted = row_count;
+  delete from private.stripe_objects o
+  where o.id in (
+    select x.id from private.stripe_objects x
+    where x.read_at < v_before and x.customer_id is not null
+      and (x.object = 'checkout_session' and x.reading ->> 'status' = 'expired'
+        or not exists (select from private.stripe_customers c where c.id = x.customer_id))
+    limit delete_old_stripe_events.batch_size);
+  get diagnostics v_more = row_count;
+  return v_deleted + v_more;
+end $$;
+comment on function private.delete_old_stripe_events(integer) is
+  'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of checkouts that expired, and of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';
+
+-- sql/67_stripe_objects.sql ===========================================================================================
+
+-- Stripe's objects as they were last read. Every row of billing is made from these alone, so neither the order of events nor
+-- how often they come makes a difference, and what was made can be made again.
+
+create table private.stripe_objects (
+  id text primary key check (length(id) between 1 and 255),
+  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute')),
+  customer_id text check (length(customer_id) <= 255),
+  subscription_id text check (length(subscription_id) <= 255),
+  payment_intent_ids text[] not null default '{}',
+  user_id text check (length(user_id) <= 255),
+  reading jsonb not null check (jsonb_typeof(reading) = 'object'),
+  read_at timestamptz not null,
+  deleted_at timestamptz
+);
+comment on table private.stripe_objects is 'The newest reading of each object of Stripe''s; also of customers that are not known here (yet).';
+comment on column private.stripe_objects.subscription_id is 'Of an invoice.';
+comment on column private.stripe_objects.payment_intent_ids is 'What ties refunds and disputes to the invoice or session that was paid.';
+comment on column private.stripe_objects.user_id is 'Our metadata: whom the object was made for. Kept when Stripe forgets it with a deleted customer.';
+comment on column private.stripe_objects.reading is 'Without read_at. Times are Unix seconds, amounts in the smallest unit.';
+comment on column private.stripe_objects.read_at is 'By the database''s clock, before the object was asked for: of two readings the later one is at least as new.';
+comment on column private.stripe_objects.deleted_at is 'The first time that it was read as deleted; null: it is there.';
+create index stripe_objects_customer_id_idx on private.stripe_objects (customer_id);
+create index stripe_objects_subscription_id_idx on private.stripe_objects (subscription_id) where subscription_id is not null;
+create index stripe_objects_payment_intent_ids_idx on private.stripe_objects using gin (payment_intent_ids) with (fastupdate = off)
+  where payment_intent_ids <> '{}';
+revoke all on private.stripe_objects from anon, authenticated, service_role;
+
+create function private.stripe_time(reading jsonb, field text) returns timestamptz
+language sql immutable security invoker set search_path = ''
+return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+comment on function private.stripe_time(jsonb, text) is 'A time of a reading; null when it has none.';
+
+-- Store ----------------------------------------------------------------------------------------------------------------
+
+create function private.stripe_object(reading jsonb) returns private.stripe_objects
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_object private.stripe_objects;
+begin
+  v_object.id := reading ->> 'id';
+  v_object.object := reading ->> 'object';
+  v_object.customer_id := case when v_object.object = 'customer' then v_object.id else reading ->> 'customer_id' end;
+  v_object.subscription_id := case when v_object.object = 'invoice' then reading ->> 'subscription_id' end;
+  v_object.payment_intent_ids := array(
+    select reading ->> 'payment_intent_id' where reading ->> 'payment_intent_id' is not null
+    union
+    select p ->> 'payment_intent_id' from jsonb_path_query(reading, '$.payments[*]') p where p ->> 'payment_intent_id' is not null
+    order by 1);
+  v_object.user_id := reading ->> 'user_id';
+  v_object.reading := reading - 'read_at';
+  v_object.read_at := (reading ->> 'read_at')::timestamptz;
+  v_object.deleted_at := case when (reading ->> 'deleted')::boolean then v_object.read_at end;
+  -- A reading of tomorrow would win over everything until then.
+  if v_object.read_at > clock_timestamp() + interval '1 minute' then
+    raise exception 'the reading of % lies in the future: %', v_object.id, v_object.read_at;
+  end if;
+  return v_object;
+end $$;
+comment on function private.stripe_object(jsonb) is 'A reading as a row. An error when it says what cannot be.';
+
+create function private.lock_stripe_objects(keys text[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key bigint;
+begin
+  -- Shared by all, but for project_stripe_objects.
+  perform pg_advisory_xact_lock_shared(hashtextextended('private.stripe_objects', 0));
+  for v_key in
+    select distinct hashtextextended('private.stripe_objects ' || k.key, 0) from unnest(lock_stripe_objects.keys) k (key)
+    where k.key is not null order by 1
+  loop
+    perform pg_advisory_xact_lock(v_key);
+  end loop;
+end $$;
+comment on function private.lock_stripe_objects(text[]) is
+  'One transaction at a time for each customer (or payment intent), until it ends, always in the same order. Taken before anything of theirs is read.';
+
+create function private.store_stripe_object(kept private.stripe_objects, out stored private.stripe_objects, out outcome text)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_old private.stripe_objects;
+  v_newest private.stripe_objects := kept;
+begin
+  select o.* into v_old from private.stripe_objects o where o.id = (kept).id;
+  if not found then
+    insert into private.stripe_objects select kept.*;
+    stored := kept;
+    outcome := 'changed';
+    return;
+  end if;
+  -- What was read at the same moment is ordered by what it says, so that the order of arrival does not decide.
+  -- One that the database's clock, when it was ahead, has put into the future loses: it would win until then.
+  if v_old.read_at <= clock_timestamp() + interval '1 minute'
+    and (kept.read_at, kept.deleted_at is not null, kept.reading) < (v_old.read_at, v_old.deleted_at is not null, v_old.reading) then
+    v_newest := v_old;
+  end if;
+  stored := v_newest;
+  -- A customer that is deleted has lost its metadata.
+  stored.user_id := coalesce(v_newest.user_id, v_old.user_id, kept.user_id);
+  stored.customer_id := coalesce(v_newest.customer_id, v_old.customer_id, kept.customer_id);
+  if v_newest.deleted_at is not null then
+    stored.deleted_at := least(kept.deleted_at, v_old.deleted_at);
+  end if;
+  outcome := case
+    when stored.reading <> v_old.reading or stored.deleted_at is distinct from v_old.deleted_at then 'changed'
+    when v_newest.read_at > kept.read_at or v_newest.reading <> kept.reading then 'older'
+    else 'same' end;
+  if stored is distinct from v_old then
+    update private.stripe_objects o set
+      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_intent_ids = stored.payment_intent_ids,
+      user_id = stored.user_id, reading = stored.reading, read_at = stored.read_at, deleted_at = stored.deleted_at
+    where o.id = stored.id;
+  end if;
+end $$;
+comment on function private.store_stripe_object(private.stripe_objects) is
+  'Keeps a reading unless a newer one is there. Answers what is stored now, and same, changed or older. The caller holds the lock.';
+
+-- Whose ----------------------------------------------------------------------------------------------------------------
+
+create function private.link_stripe_customer_by_metadata(customer_id text) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_link private.stripe_customers;
+begin
+  select c.* into v_link from private.stripe_customers c where c.id = link_stripe_customer_by_metadata.customer_id;
+  if found then
+    return v_link.user_id;
+  end if;
+  -- One user, or nobody: two who are named are a question for a human.
+  insert into private.stripe_customers (id, user_id, livemode, deleted_at)
+  select link_stripe_customer_by_metadata.customer_id, m.user_id, m.livemode, m.deleted_at
+  from (
+    select min(o.user_id)::uuid as user_id, bool_and((o.reading ->> 'livemode')::boolean) as livemode,
+      min(o.deleted_at) filter (where o.object = 'customer') as deleted_at
+    from private.stripe_objects o
+    where o.customer_id = link_stripe_customer_by_metadata.customer_id and o.object in ('customer', 'subscription', 'checkout_session')
+      and coalesce(pg_input_is_valid(o.user_id, 'uuid'), true)
+      and (o.object <> 'checkout_session' or coalesce(o.reading ->> 'client_reference_id' = o.user_id, true))
+    having count(distinct o.user_id) = 1) m
+  where exists (select from auth.users u where u.id = m.user_id)
+    and (m.deleted_at is not null or not exists (
+      select from private.stripe_customers c where c.user_id = m.user_id and c.livemode = m.livemode and c.deleted_at is null))
+  on conflict do nothing;
+  select c.* into v_link from private.stripe_customers c where c.id = link_stripe_customer_by_metadata.customer_id;
+  return v_link.user_id;
+end $$;
+comment on function private.link_stripe_customer_by_metadata(text) is
+  'Whose customer it is; null: nobody''s whom we know. One that is not linked yet is, when our metadata names one user who exists and has no other live customer. Never by an e-mail address, never by client_reference_id.';
+
+create function private.tg_stripe_customers__lock() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.lock_stripe_objects(array[new.id]);
+  return new;
+end $$;
+comment on function private.tg_stripe_customers__lock() is
+  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it. Definer: as all that triggers do here.';
+create trigger tg_stripe_customers__lock before insert on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__lock();
+
+create function private.tg_stripe_customers__project() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.project_stripe_customer(new.id);
+  return null;
+end $$;
+comment on function private.tg_stripe_customers__project() is
+  'What was read of a customer before anybody knew whose it is counts from the moment they do. Definer: as all that triggers do here.';
+create trigger tg_stripe_customers__project after insert on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__project();
+
+create function private.tg_stripe_customers__forget() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from private.stripe_objects o where o.customer_id = old.id;
+  -- One that a worker has at this moment is left to delete_old_stripe_events: waiting for it could be waiting for ever.
+  delete from private.stripe_events e
+  where e.id in (select x.id from private.stripe_events x where x.customer_id = old.id for update skip locked);
+  return null;
+end $$;
+comment on function private.tg_stripe_customers__forget() is
+  'With an erased user go the readings and the events of their customers, which hold addresses. Definer: the Auth service erases users.';
+create trigger tg_stripe_customers__forget after delete on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__forget();
+
+-- Apply ----------------------------------------------------------------------------------------------------------------
+
+create function private.apply_stripe_readings(readings jsonb) returns table (object text, id text, outcome text)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_objects private.stripe_objects[] := array(
+    select private.stripe_object(r.reading)
+    from jsonb_array_elements(coalesce(apply_stripe_readings.readings, '[]')) with ordinality r (reading, place) order by r.place);
+  v_kept record;
+  v_stored private.stripe_objects;
+  v_outcomes text[];
+  v_owners uuid[];
+  v_place integer;
+  v_user_id uuid;
+begin
+  perform private.lock_stripe_objects(array(
+    select o.customer_id from unnest(v_objects) o
+    union select unnest(o.payment_intent_ids) from unnest(v_objects) o
+    -- Whose payments these refunds and disputes are of: what they paid for may end with them.
+    union select p.customer_id from private.stripe_objects p
+    where p.payment_intent_ids && array(select unnest(o.payment_intent_ids) from unnest(v_objects) o) and p.payment_intent_ids <> '{}'
+    union select o.id from unnest(v_objects) o where o.customer_id is null));
+  -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
+  perform from auth.users u
+  where u.id in (select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o))
+  order by u.id for key share;
+  -- Accounts are locked on the way, by linking, too: all at once, in the order in which calls of the AI gateway lock them.
+  perform from private.accounts a
+  where a.user_id in (
+    select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o)
+    union all
+    select case when pg_input_is_valid(o.user_id, 'uuid') then o.user_id::uuid end
+    from (
+      select o.user_id from unnest(v_objects) o
+      union all
+      select o.user_id from private.stripe_objects o where o.customer_id in (select n.customer_id from unnest(v_objects) n)) o
+    where o.user_id is not null)
+  order by a.user_id for no key update;
+  for v_place in 1..cardinality(v_objects) loop
+    v_kept := private.store_stripe_object(v_objects[v_place]);
+    v_objects[v_place] := v_kept.stored;
+    v_outcomes[v_place] := v_kept.outcome;
+  end loop;
+  -- All are stored before anything is made of them, and what is made is made of what is stored: neither their order among
+  -- themselves matters, nor whether one of them is there in an older reading, too.
+  for v_place in 1..cardinality(v_objects) loop
+    select o.* into v_stored from private.stripe_objects o where o.id = (v_objects[v_place]).id;
+    v_objects[v_place] := v_stored;
+    v_owners[v_place] := private.link_stripe_customer_by_metadata((v_objects[v_place]).customer_id);
+  end loop;
+  -- In the order of users, for accounts are locked on the way.
+  for v_place in select p from generate_subscripts(v_objects, 1) p order by v_owners[p], p loop
+    object := (v_objects[v_place]).object;
+    id := (v_objects[v_place]).id;
+    outcome := private.project_stripe_reading(v_objects[v_place], v_owners[v_place], v_outcomes[v_place]);
+    v_outcomes[v_place] := outcome;
+    return next;
+  end loop;
+  for v_user_id in
+    select distinct v_owners[p] from generate_subscripts(v_objects, 1) p
+    where v_owners[p] is not null and v_outcomes[p] = 'changed' and (v_objects[p]).object in ('customer', 'subscription', 'invoice')
+    order by 1
+  loop
+    perform private.refresh_entitlement(v_user_id);
+  end loop;
+end $$;
+comment on function private.apply_stripe_readings(jsonb) is
+  'Keeps what was read at Stripe, each object if no newer reading of it is there, and makes rows, credits and entitlements of it. Answers for each: same; changed; older: a newer one was here; unknown_customer: kept until we know whose it is; mismatch: it names another user than its customer''s, and nothing comes of it. An error leaves nothing behind.';
+
+create function private.project_stripe_reading(kept private.stripe_objects, owner uuid, outcome text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_changed boolean;
+begin
+  if outcome = 'older' then
+    return outcome;
+  end if;
+  if private.is_stripe_mismatch(kept, owner) then
+    if outcome = 'changed' then
+      perform private.raise_security_event(
+        type => 'stripe_customer_mismatch', severity => 'high', user_id => owner, dedupe_key => left((kept).id, 200),
+        details => jsonb_build_object('object', (kept).object, 'id', (kept).id, 'customer_id', (kept).customer_id));
+    end if;
+    return 'mismatch';
+  end if;
+  v_changed := private.project_stripe_object(kept, owner);
+  if v_changed is null then
+    return 'unknown_customer';
+  end if;
+  perform private.tell_of_stripe_object(kept);
+  return case when v_changed then 'changed' else outcome end;
+end $$;
+comment on function private.project_stripe_reading(private.stripe_objects, uuid, text) is
+  'Makes rows of one reading that was stored with this outcome. Answers the outcome that apply_stripe_readings tells.';
+
+create function private.is_stripe_mismatch(kept private.stripe_objects, owner uuid) returns boolean
+language sql immutable security invoker set search_path = ''
+return (kept).object = 'checkout_session' and owner is not null
+  and (coalesce((kept).user_id <> owner::text, false)
+    or coalesce((kept).reading ->> 'client_reference_id' <> owner::text, false));
+comment on function private.is_stripe_mismatch(private.stripe_objects, uuid) is
+  'Whether a checkout session names another user than its customer''s. Anybody can put a client_reference_id into a payment link.';
+
+create function private.project_stripe_customer(customer_id text) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_object private.stripe_objects;
+  v_changed bigint := 0;
+begin
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = project_stripe_customer.customer_id;
+  if not found then
+    return 0;
+  end if;
+  for v_object in select o.* from private.stripe_objects o where o.customer_id = project_stripe_customer.customer_id order by o.id loop
+    continue when private.is_stripe_mismatch(v_object, v_user_id);
+    v_changed := v_changed + coalesce(private.project_stripe_object(v_object, v_user_id), false)::integer;
+  end loop;
+  if v_object.id is not null then
+    perform private.refresh_entitlement(v_user_id);
+  end if;
+  return v_changed;
+end $$;
+comment on function private.project_stripe_customer(text) is 'Makes the rows of everything that was read of a customer. Answers of how many objects something changed. The caller holds the lock.';
+
+create function private.project_stripe_objects(customer_id text default null) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_customer_id text;
+  v_changed bigint := 0;
+begin
+  if project_stripe_objects.customer_id is null then
+    -- Nobody stores a reading meanwhile: one lock in place of one for each customer, of which there may be too many.
+    perform pg_advisory_xact_lock(hashtextextended('private.stripe_objects', 0));
+  else
+    perform private.lock_stripe_objects(array[project_stripe_objects.customer_id]);
+  end if;
+  for v_customer_id in
+    select distinct o.customer_id from private.stripe_objects o
+    where o.customer_id is not null and (project_stripe_objects.customer_id is null or o.customer_id = project_stripe_objects.customer_id)
+      and not exists (select from private.stripe_customers c where c.id = o.customer_id)
+    order by 1
+  loop
+    perform private.link_stripe_customer_by_metadata(v_customer_id);
+  end loop;
+  for v_customer_id in
+    select c.id from private.stripe_customers c
+    where project_stripe_objects.customer_id is null or c.id = project_stripe_objects.customer_id
+    order by c.user_id, c.id
+  loop
+    v_changed := v_changed + private.project_stripe_customer(v_customer_id);
+  end loop;
+  return v_changed;
+end $$;
+comment on function private.project_stripe_objects(text) is
+  'Makes every row of billing again from what was read, of one customer or (null) of all: after prices became known, or rows were lost. On a healthy database nothing changes. Answers of how many objects something did. Of all it holds up events while it runs.';
+
+create function private.known_stripe_objects(object text, since timestamptz) returns table (id text, read_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$
+  select o.id, o.read_at from private.stripe_objects o
+  where o.object = known_stripe_objects.object and o.deleted_at is null
+    and (o.object <> 'checkout_session' or o.reading ->> 'status' = 'complete')
+    and (known_stripe_objects.since is null or coalesce(
+      private.stripe_time(o.reading, 'created'), private.stripe_time(o.reading, 'started_at'), 'infinity') >= known_stripe_objects.since)
+  order by o.id
+$$;
+comment on function private.known_stripe_objects(text, timestamptz) is
+  'The objects of a kind that Stripe must have, too, made since then (null: ever), and when they were read: of sessions the complete ones; none that are deleted.';
+
+-- sql/68_stripe_credits.sql ===========================================================================================
+
+-- Credits that payments bring, and that refunds and disputes take back: each once, by what was bought, never by an event.
+
+create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
+comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
+
+create function private.paid_anew(reading jsonb) returns numeric
+language sql stable security invoker set search_path = ''
+as $$
+  select case when l.periods > 0 then least(greatest(l.total / l.periods, 0), 1) else 1 end
+    * case when (reading ->> 'total')::numeric > 0
+      then least((reading ->> 'amount_due')::numeric / (reading ->> 'total')::numeric, 1) else 1 end
+  from (
+    select sum((i.line ->> 'amount')::numeric) as total,
+      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
+    from jsonb_array_elements(reading -> 'lines') i (line)) l
+$$;
+comment on function private.paid_anew(jsonb) is
+  'The share of an invoice''s periods, 0 to 1, that is new money: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+
+create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_share numeric;
+begin
+  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
+    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    v_share := private.paid_anew(v_reading);
+    return query
+      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
+        case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
+      from jsonb_array_elements(v_reading -> 'lines') l (line)
+        join private.stripe_prices s on s.id = l.line ->> 'price_id'
+        join public.plan_prices pp on pp.id = s.plan_price_id
+        join public.plans p on p.id = pp.plan_id
+        -- What costs nothing is paid by nothing.
+        cross join lateral (
+          select trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1)
+            * case when (l.line ->> 'amount')::bigint > 0 then v_share else 1 end)::bigint) n (credits)
+      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
+        -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
+        and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
+      order by 1;
+  elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
+    and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
+    return query
+      select 'stripe:session:' || (kept).id, sum(k.credits * n.quantity)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
+        coalesce(private.stripe_time(v_reading, 'paid_at'), private.stripe_time(v_reading, 'created'))
+          + make_interval(days => min(k.expires_after_days))
+      from jsonb_array_elements_text(v_reading -> 'price_ids') with ordinality i (price_id, place)
+        join private.stripe_prices s on s.id = i.price_id
+        join public.credit_packs k on k.id = s.credit_pack_id
+        cross join lateral (select coalesce((v_reading -> 'quantities' ->> (i.place - 1)::integer)::bigint, 1)) n (quantity)
+      where n.quantity > 0
+      having count(*) > 0;
+  end if;
+end $$;
+comment on function private.stripe_grants_of(private.stripe_objects) is
+  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
+
+create function private.grant_stripe_credits(owner uuid, grants private.stripe_grant[]) returns private.stripe_grant[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_amount bigint;
+begin
+  for v_place in 1..cardinality(grants) loop
+    select e.amount into v_amount from public.credit_entries e
+    where e.user_id = owner and e.idempotency_key = (grants[v_place]).key;
+    if found then
+      -- What was granted stays, also when the price brings more or less by now.
+      grants[v_place].amount := v_amount;
+    else
+      -- One that has expired already is granted all the same, and expires as the others do.
+      perform private.add_credit_entry(
+        user_id => owner, amount => (grants[v_place]).amount, kind => 'grant', reason => (grants[v_place]).reason,
+        idempotency_key => (grants[v_place]).key, lot_kind => (grants[v_place]).lot_kind, expires_at => (grants[v_place]).expires_at);
+    end if;
+  end loop;
+  return grants;
+end $$;
+comment on function private.grant_stripe_credits(uuid, private.stripe_grant[]) is 'Sees to it that a user has been granted these. Answers them with the amounts in the ledger.';
+
+create function private.returned_money(payment_intent_ids text[], out refunded bigint, out disputed bigint)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  select
+    coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
+    coalesce(sum((o.reading ->> 'amount')::bigint) filter (
+      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+      where o.object = 'dispute' and o.reading ->> 'status' not in
+        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
+  into refunded, disputed
+  from private.stripe_objects o
+  where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
+end $$;
+comment on function private.returned_money(text[]) is
+  'How much of a payment went back: refunds that did not fail, disputes that are open or lost. A bank''s inquiry (warning_*) moves no money.';
+
+create function private.clawback_target(credits bigint, returned bigint, paid bigint) returns bigint
+language sql immutable security invoker set search_path = ''
+return case when paid > 0 and returned > 0
+  then div(2 * credits::numeric * least(returned, paid) + paid, 2 * paid::numeric)::bigint else 0 end;
+comment on function private.clawback_target(bigint, bigint, bigint) is 'The share of the credits whose money went back, to the nearest whole one, halves up.';
+
+create function private.project_returns(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_changed bigint;
+  v_more bigint;
+begin
+  insert into public.refunds as r (id, user_id, payment_id, amount, currency, status, created_at)
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+    private.stripe_time(o.reading, 'created')
+  from private.stripe_objects o
+  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'refund' and o.deleted_at is null
+  on conflict on constraint refunds_pkey do update set
+    user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
+    status = excluded.status, created_at = excluded.created_at, updated_at = now()
+  where to_jsonb(r) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  get diagnostics v_changed = row_count;
+  insert into public.disputes as d (id, user_id, payment_id, amount, currency, status, reason, created_at)
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+    left(o.reading ->> 'reason', 80), private.stripe_time(o.reading, 'created')
+  from private.stripe_objects o
+  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'dispute' and o.deleted_at is null
+  on conflict on constraint disputes_pkey do update set
+    user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
+    status = excluded.status, reason = excluded.reason, created_at = excluded.created_at, updated_at = now()
+  where to_jsonb(d) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  get diagnostics v_more = row_count;
+  return v_changed + v_more > 0;
+end $$;
+comment on function private.project_returns(private.stripe_objects, uuid) is 'The rows of the refunds and disputes of a payment.';
+
+create function private.move_clawback(owner uuid, payment_id text, target bigint, grants private.stripe_grant[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key text := 'stripe:payment:' || move_clawback.payment_id || ':';
+  v_keys text[] := array(select g.key from unnest(grants) g);
+  v_amount bigint;
+  v_taken bigint := 0;
+  v_wanted bigint;
+  v_n integer := 1;
+  v_account private.accounts;
+begin
+  -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
+  if cardinality(grants) = 0 then
+    return;
+  end if;
+  loop
+    select e.amount into v_amount from public.credit_entries e where e.user_id = owner and e.idempotency_key = v_key || v_n;
+    exit when not found;
+    v_taken := v_taken - v_amount;
+    v_keys := v_keys || (v_key || v_n);
+    v_n := v_n + 1;
+  end loop;
+  if target = 0 and v_taken = 0 then
+    return;
+  end if;
+  v_account := private.lock_account(owner);
+  -- What nobody used until it expired is gone already; what was taken before that stays taken.
+  select greatest(target - coalesce(sum(l.expired), 0), least(v_taken, target)) into v_wanted
+  from public.credit_entries e join private.credit_lots l on l.id = e.id
+  where e.user_id = owner and e.idempotency_key = any (v_keys);
+  if v_wanted <> v_taken then
+    perform private.burn_credits(v_account);
+    perform private.add_credit_entry(
+      user_id => owner, amount => v_taken - v_wanted, kind => case when v_wanted > v_taken then 'clawback' else 'refund' end,
+      reason => case when v_wanted > v_taken then 'a payment was refunded or disputed' else 'a refund failed or a dispute was won' end,
+      idempotency_key => v_key || v_n, lot_kind => (grants[1]).lot_kind,
+      expires_at => (select case when bool_and(g.expires_at is not null) then max(g.expires_at) end from unnest(grants) g));
+  end if;
+  if v_wanted > v_taken then
+    perform private.burn_lots_of(owner, v_keys, v_wanted - v_taken);
+  end if;
+end $$;
+comment on function private.move_clawback(uuid, text, bigint, private.stripe_grant[]) is
+  'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. First go the payment''s own credits, as far as they are not spent, then any others; the balance may fall below zero. Credits that come back expire as the payment''s do.';
+
+-- sql/69_stripe_projection.sql ========================================================================================
+
+-- What Stripe's objects come to here: rows of subscriptions, payments, refunds and disputes, and credits. Everything in this file is
+-- a function of what is stored in private.stripe_objects; nothing here knows of events.
+
+create function private.project_stripe_object(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_paid record;
+  v_changed boolean := false;
+begin
+  if (kept).object in ('refund', 'dispute') then
+    -- They are the payment's business, and may not name the customer.
+    for v_paid in
+      select o as kept, c.user_id from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
+      where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('invoice', 'checkout_session')
+    loop
+      owner := v_paid.user_id;
+      continue when private.is_stripe_mismatch(v_paid.kept, owner);
+      v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
+      -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
+      perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
+      if private.project_subscription_of(v_paid.kept, owner) then
+        perform private.refresh_entitlement(owner);
+        v_changed := true;
+      end if;
+    end loop;
+  end if;
+  if owner is null then
+    return null;
+  end if;
+  case (kept).object
+    when 'customer' then
+      return private.project_customer_deletion(kept);
+    when 'subscription' then
+      return private.project_subscription(kept, owner);
+    when 'checkout_session' then
+      -- Its id may not have been written down: whoever started it may have crashed after Stripe had it.
+      update private.checkouts c set closed_at = now()
+      where (c.session_id = (kept).id or c.id = case when pg_input_is_valid((kept).reading ->> 'checkout_id', 'uuid')
+          then ((kept).reading ->> 'checkout_id')::uuid end)
+        and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
+      return private.project_payment(kept, owner);
+    when 'invoice' then
+      v_changed := private.project_payment(kept, owner);
+      return private.project_subscription_of(kept, owner) or v_changed;
+    else
+      return v_changed;
+  end case;
+end $$;
+comment on function private.project_stripe_object(private.stripe_objects, uuid) is
+  'Makes what follows from one stored object of this user''s. Answers whether something changed; null when nobody owns it. The caller holds the lock.';
+
+create function private.project_customer_deletion(kept private.stripe_objects) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_subscription private.stripe_objects;
+  v_changed boolean;
+begin
+  update private.stripe_customers c set deleted_at = (kept).deleted_at
+  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at
+    -- One that is there after all is not the one to buy with when another has taken its place.
+    and ((kept).deleted_at is not null or not exists (
+      select from private.stripe_customers o where o.user_id = c.user_id and o.livemode = c.livemode and o.deleted_at is null));
+  v_changed := found;
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = (kept).id;
+  for v_subscription in
+    select o.* from private.stripe_objects o where o.customer_id = (kept).id and o.object = 'subscription'
+  loop
+    v_changed := private.project_subscription(v_subscription, v_user_id) or v_changed;
+  end loop;
+  return v_changed;
+end $$;
+comment on function private.project_customer_deletion(private.stripe_objects) is
+  'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer. One that is there after all, by a newer reading, brings them back.';
+
+create function private.forget_stripe_customer(customer_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.apply_stripe_readings(jsonb_build_array(jsonb_build_object(
+    'object', 'customer', 'id', c.id, 'customer_id', c.id, 'livemode', c.livemode, 'deleted', true, 'read_at', clock_timestamp())))
+  from private.stripe_customers c where c.id = forget_stripe_customer.customer_id;
+end $$;
+comment on function private.forget_stripe_customer(text) is
+  'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
+
+-- Subscriptions --------------------------------------------------------------------------------------------------------
+
+create function private.project_subscription(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.subscriptions;
+  v_gone_at timestamptz;
+begin
+  if v_reading ->> 'status' is null then
+    return false;
+  end if;
+  select least(o.deleted_at, (kept).deleted_at) into v_gone_at
+  from (values ((kept).customer_id)) c (id) left join private.stripe_objects o on o.id = c.id;
+  v_row.id := (kept).id;
+  v_row.user_id := owner;
+  v_row.status := v_reading ->> 'status';
+  v_row.trial_start := private.stripe_time(v_reading, 'trial_start');
+  v_row.trial_end := private.stripe_time(v_reading, 'trial_end');
+  v_row.cancel_at := private.stripe_time(v_reading, 'cancel_at');
+  v_row.cancel_at_period_end := coalesce((v_reading ->> 'cancel_at_period_end')::boolean, false);
+  v_row.canceled_at := private.stripe_time(v_reading, 'canceled_at');
+  v_row.ended_at := private.stripe_time(v_reading, 'ended_at');
+  v_row.started_at := private.stripe_time(v_reading, 'started_at');
+  if v_gone_at is not null and v_row.status not in ('canceled', 'incomplete_expired') then
+    v_row.status := 'canceled';
+    v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
+    v_row.ended_at := coalesce(v_row.ended_at, v_gone_at);
+  end if;
+  select
+    (array_agg(pp.plan_id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
+    (array_agg(pp.id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
+    coalesce((array_agg((i.item ->> 'quantity')::bigint order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1], 1),
+    (array_agg(private.stripe_time(i.item, 'current_period_start') order by pp.id is null, i.item -> 'current_period_end' desc))[1],
+    (array_agg(private.stripe_time(i.item, 'current_period_end') order by pp.id is null, i.item -> 'current_period_end' desc))[1]
+  into v_row.plan_id, v_row.plan_price_id, v_row.quantity, v_row.current_period_start, v_row.current_period_end
+  from jsonb_array_elements(v_reading -> 'items') i (item)
+    left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+    left join public.plan_prices pp on pp.id = s.plan_price_id
+    left join public.plans p on p.id = pp.plan_id;
+  if v_row.status in ('past_due', 'unpaid') then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
+      v_row.started_at)
+    into v_row.past_due_since
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
+    where i.status = 'open' and i.deleted_at is null;
+  end if;
+  v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  -- Stripe goes on to the next period all the same, and collects nothing for it.
+  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+    v_row.status := 'paused';
+  end if;
+  v_row.is_returned := private.is_period_returned(v_row);
+  return private.save_subscription(v_row);
+end $$;
+comment on function private.project_subscription(private.stripe_objects, uuid) is
+  'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+create function private.project_subscription_of(invoice private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_subscription private.stripe_objects;
+begin
+  -- One that has no row yet gets it in its own turn.
+  select o.* into v_subscription
+  from private.stripe_objects o join public.subscriptions s on s.id = o.id
+  where o.id = (invoice).subscription_id and o.object = 'subscription';
+  return v_subscription.id is not null and private.project_subscription(v_subscription, owner);
+end $$;
+comment on function private.project_subscription_of(private.stripe_objects, uuid) is
+  'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
+
+create function private.invoice_of_period(subscription public.subscriptions, is_paid boolean) returns private.stripe_objects
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects;
+begin
+  select o.* into v_invoice
+  from private.stripe_objects o
+    cross join lateral (
+      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
+      from jsonb_array_elements(o.reading -> 'lines') l (line)
+      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
+        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
+  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
+    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
+  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
+  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
+  return v_invoice;
+end $$;
+comment on function private.invoice_of_period(public.subscriptions, boolean) is
+  'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
+
+create function private.is_period_returned(subscription public.subscriptions) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
+begin
+  return v_invoice.id is not null and (
+    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
+    from private.returned_money(v_invoice.payment_intent_ids) m);
+end $$;
+comment on function private.is_period_returned(public.subscriptions) is
+  'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
+
+create function private.save_subscription(subscription public.subscriptions) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  subscription.updated_at := now();
+  insert into public.subscriptions as s select subscription.*
+  on conflict on constraint subscriptions_pkey do update set
+    user_id = excluded.user_id, plan_id = excluded.plan_id, plan_price_id = excluded.plan_price_id, status = excluded.status,
+    quantity = excluded.quantity, current_period_start = excluded.current_period_start,
+    current_period_end = excluded.current_period_end, trial_start = excluded.trial_start, trial_end = excluded.trial_end,
+    cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
+    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
+    is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
+    updated_at = excluded.updated_at
+  where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  return found;
+end $$;
+comment on function private.save_subscription(public.subscriptions) is 'Writes a row if it says something new. Answers whether it did.';
+
+-- Payments -------------------------------------------------------------------------------------------------------------
+
+create function private.payment_of_invoice(kept private.stripe_objects) returns public.payments
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.payments;
+begin
+  v_row.status := case v_reading ->> 'status' when 'open' then case when (kept).deleted_at is null then 'open' else 'void' end when 'paid' then 'paid' when 'void' then 'void' when 'uncollectible' then 'failed' end;
+  if (kept).subscription_id is null or v_row.status is null then
+    return null;
+  end if;
+  v_row.id := (kept).id;
+  v_row.kind := 'subscription';
+  v_row.amount := (v_reading ->> 'total')::bigint;
+  v_row.currency := v_reading ->> 'currency';
+  v_row.subscription_id := (kept).subscription_id;
+  -- The payment that counts: of those that were paid the largest, else the last that was begun.
+  select i.payment ->> 'payment_intent_id' into v_row.payment_intent_id
+  from jsonb_path_query(v_reading, '$.payments[*]') with ordinality i (payment, place)
+  where i.payment ->> 'payment_intent_id' is not null
+  order by i.payment ->> 'status' = 'paid' desc, (i.payment ->> 'amount_paid')::bigint desc nulls last, i.place desc limit 1;
+  v_row.pay_url := case when v_row.status = 'open' then left(v_reading ->> 'hosted_invoice_url', 4000) end;
+  v_row.next_attempt_at := case when v_row.status = 'open' then private.stripe_time(v_reading, 'next_payment_attempt') end;
+  v_row.paid_at := private.stripe_time(v_reading, 'paid_at');
+  v_row.created_at := private.stripe_time(v_reading, 'created');
+  select left(format('%s (%s)', p.name, pp.interval), 200) into v_row.description
+  from jsonb_path_query(v_reading, '$.lines[*]') l (line)
+    join private.stripe_prices s on s.id = l.line ->> 'price_id'
+    join public.plan_prices pp on pp.id = s.plan_price_id
+    join public.plans p on p.id = pp.plan_id
+  order by (l.line ->> 'is_proration')::boolean, p.position desc, pp.id limit 1;
+  v_row.description := coalesce(v_row.description, 'Subscription');
+  return v_row;
+end $$;
+comment on function private.payment_of_invoice(private.stripe_objects) is
+  'What an invoice says as a payment; null for a draft, and for one that is of no subscription.';
+
+create function private.payment_of_session(kept private.stripe_objects) returns public.payments
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.payments;
+begin
+  if v_reading ->> 'mode' is distinct from 'payment' or v_reading ->> 'status' is distinct from 'complete' then
+    return null;
+  end if;
+  v_row.id := (kept).id;
+  v_row.kind := 'credit_pack';
+  v_row.status := case
+    when v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then 'paid'
+    when v_reading ->> 'payment_intent_status' in ('requires_payment_method', 'canceled') then 'failed'
+    else 'processing' end;
+  v_row.amount := coalesce((v_reading ->> 'amount_total')::bigint, 0);
+  v_row.currency := coalesce(v_reading ->> 'currency', 'usd');
+  v_row.payment_intent_id := v_reading ->> 'payment_intent_id';
+  v_row.created_at := private.stripe_time(v_reading, 'created');
+  v_row.paid_at := case when v_row.status = 'paid' then coalesce(private.stripe_time(v_reading, 'paid_at'), v_row.created_at) end;
+  select left(string_agg(k.name, ', ' order by k.id), 200) into v_row.description
+  from jsonb_array_elements_text(v_reading -> 'price_ids') i (price_id)
+    join private.stripe_prices s on s.id = i.price_id
+    join public.credit_packs k on k.id = s.credit_pack_id;
+  v_row.description := coalesce(v_row.description, 'Payment');
+  return v_row;
+end $$;
+comment on function private.payment_of_session(private.stripe_objects) is
+  'What a complete checkout of a credit pack says as a payment: processing while a delayed method is at it, failed when that failed. Null for any other session.';
+
+create function private.project_payment(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row public.payments := case (kept).object when 'invoice' then private.payment_of_invoice(kept) else private.payment_of_session(kept) end;
+  v_returned record;
+  v_grants private.stripe_grant[];
+  v_changed boolean;
+begin
+  if v_row.id is null then
+    return false;
+  end if;
+  v_grants := private.grant_stripe_credits(owner, array(select g from private.stripe_grants_of(kept) g));
+  v_row.user_id := owner;
+  v_row.credits := (select coalesce(sum(g.amount), 0) from unnest(v_grants) g);
+  select r.* into v_returned from private.returned_money((kept).payment_intent_ids) r;
+  v_row.amount_refunded := v_returned.refunded;
+  v_row.amount_disputed := v_returned.disputed;
+  v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed,
+    case (kept).object when 'invoice' then ((kept).reading ->> 'amount_paid')::bigint else v_row.amount end);
+  v_changed := private.save_payment(v_row);
+  v_changed := private.project_returns(kept, owner) or v_changed;
+  perform private.move_clawback(owner, v_row.id, v_row.credits_clawed_back, v_grants);
+  return v_changed;
+end $$;
+comment on function private.project_payment(private.stripe_objects, uuid) is
+  'The row of an invoice or of a checkout of a pack, with the credits that it brings, the refunds and disputes of it, and what these take back.';
+
+create function private.save_payment(payment public.payments) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  payment.updated_at := now();
+  insert into public.payments as p select payment.*
+  on conflict on constraint payments_pkey do update set
+    user_id = excluded.user_id, kind = excluded.kind, status = excluded.status, description = excluded.description,
+    amount = excluded.amount, amount_refunded = excluded.amount_refunded, amount_disputed = excluded.amount_disputed,
+    currency = excluded.currency, credits = excluded.credits, credits_clawed_back = excluded.credits_clawed_back,
+    subscription_id = excluded.subscription_id, payment_intent_id = excluded.payment_intent_id, pay_url = excluded.pay_url,
+    next_attempt_at = excluded.next_attempt_at, paid_at = excluded.paid_at, created_at = excluded.created_at,
+    updated_at = excluded.updated_at
+  where to_jsonb(p) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  return found;
+end $$;
+comment on function private.save_payment(public.payments) is 'Writes a row if it says something new. Answers whether it did.';
+
+-- policies/62_portfolio.sql ===========================================================================================
+
+create policy "owners see their holdings"
+  on public.holdings for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.holdings as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see their trades"
+  on public.trades for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.trades as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see what their portfolio was worth"
+  on public.portfolio_snapshots for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.portfolio_snapshots as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+-- policies/64_billing.sql =============================================================================================
+
+create policy "everybody signed in sees the prices of plans"
+  on public.plan_prices for select to authenticated
+  using (true);
+
+create policy "everybody signed in sees the credit packs"
+  on public.credit_packs for select to authenticated
+  using (true);
+
+create policy "owners see their subscriptions"
+  on public.subscriptions for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.subscriptions as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see their payments"
+  on public.payments for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.payments as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see their refunds"
+  on public.refunds for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.refunds as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see their disputes"
+  on public.disputes for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.disputes as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+

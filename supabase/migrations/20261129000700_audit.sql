@@ -1,0 +1,836 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/70_audit.sql ====================================================================================================
+
+-- Audit: who did what to which resource, chained so that a change shows; security events; where a request came from.
+
+insert into private.settings (key, value, description) values
+  ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
+  ('audit.online_days', '90', 'Days that audit entries stay in the database; older months are archived to Storage.'),
+  ('security.dedupe_minutes', '60', 'Window within which the same security event counts up instead of piling up.'),
+  ('security.keep_days', '365', 'Days that security events are kept.')
+on conflict (key) do nothing;
+
+-- The request ------------------------------------------------------------------------------------------------------------
+
+create function private.request_header(name text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return nullif(current_setting('request.headers', true), '')::jsonb ->> request_header.name;
+end $$;
+comment on function private.request_header(text) is
+  'One header of the Data API request that runs, its name in lower case; null outside of one. PostgREST puts them into request.headers.';
+
+create function private.request_ip() returns inet
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_name text;
+  v_hops text[];
+  v_hop text;
+begin
+  if nullif(current_setting('request.headers', true), '') is null then
+    return null;
+  end if;
+  for v_name in select jsonb_array_elements_text(private.setting('http.client_ip_header')) loop
+    v_hops := string_to_array(private.request_header(v_name), ',');
+    continue when v_hops is null;
+    v_hop := btrim(v_hops[array_upper(v_hops, 1)]);
+    return case when v_hop ~ '^[0-9a-fA-F:.]+$' and pg_input_is_valid(v_hop, 'inet') then v_hop::inet end;
+  end loop;
+  return null;
+end $$;
+comment on function private.request_ip() is
+  'Where the request came from: the last address in the first header of http.client_ip_header that it has. The last one was added by the platform; what a caller writes stands before it. Null when there is none.';
+
+create function private.request_user_agent() returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return left(private.request_header('user-agent'), 500);
+end $$;
+comment on function private.request_user_agent() is 'The request''s user agent, cut to 500 characters.';
+
+create function private.request_id() returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return left(private.request_header('x-request-id'), 200);
+end $$;
+comment on function private.request_id() is 'The request''s id, as the client or the gateway gave it, cut to 200 characters.';
+
+-- The log ----------------------------------------------------------------------------------------------------------------
+
+create table private.audit_log (
+  id uuid not null default private.uuid_v7(),
+  created_at timestamptz not null default now(),
+  actor_id uuid,
+  actor_role text not null check (length(actor_role) between 1 and 80),
+  user_id uuid,
+  action text not null check (action ~ '^[a-z0-9_]+(\.[a-z0-9_]+)+$' and length(action) <= 80),
+  resource_type text not null check (resource_type ~ '^[a-z0-9_]+$' and length(resource_type) <= 80),
+  resource_id text check (length(resource_id) <= 200),
+  result text not null check (result in ('success', 'refused', 'failed')),
+  ip inet,
+  user_agent text check (length(user_agent) <= 500),
+  request_id text check (length(request_id) <= 200),
+  details jsonb not null check (jsonb_typeof(details) = 'object' and length(details::text) <= 16000),
+  seq bigint,
+  previous_hash bytea,
+  hash bytea,
+  primary key (id, created_at)
+) partition by range (created_at);
+comment on table private.audit_log is
+  'Who did what. Partitioned by UTC month; append-only; the entries of a month form a hash chain in the order in which they were committed.';
+comment on column private.audit_log.actor_id is 'The user who acted; null for the service role, jobs and the Auth service. No foreign keys: entries outlive users.';
+comment on column private.audit_log.user_id is 'Whose account it concerns; that user may read the entry.';
+comment on column private.audit_log.seq is 'Place in the month''s chain, from 1. Null only until the transaction commits.';
+comment on column private.audit_log.hash is 'SHA-256 over the previous hash and everything in this entry.';
+create index audit_log_user_id_created_at_idx on private.audit_log (user_id, created_at desc);
+create index audit_log_created_at_idx on private.audit_log (created_at desc);
+create table private.audit_log_default partition of private.audit_log default;
+alter table private.audit_log enable row level security;
+alter table private.audit_log force row level security;
+revoke all on private.audit_log, private.audit_log_default from anon, authenticated, service_role;
+
+create table private.audit_chain_heads (
+  month date primary key check (extract(day from month) = 1),
+  seq bigint not null check (seq >= 0),
+  hash bytea not null
+);
+comment on table private.audit_chain_heads is 'The end of each month''s chain. Its row is the lock that lets one transaction at a time append, while it commits.';
+revoke all on private.audit_chain_heads from anon, authenticated, service_role;
+
+create table private.audit_archives (
+  month date not null check (extract(day from month) = 1),
+  part integer not null check (part > 0),
+  first_seq bigint not null check (first_seq > 0),
+  last_seq bigint not null,
+  last_hash bytea not null check (octet_length(last_hash) = 32),
+  sha256 text not null check (sha256 ~ '^[0-9a-f]{64}$'),
+  path text not null check (length(path) between 1 and 300),
+  archived_at timestamptz not null default now(),
+  primary key (month, part),
+  unique (month, first_seq),
+  check (last_seq >= first_seq)
+);
+comment on table private.audit_archives is
+  'Files that hold audit entries, written and read back before their row: gzipped NDJSON, a line per entry in the chain''s order. A month is one part or more; it is dropped when the last part ends where its chain does.';
+comment on column private.audit_archives.last_hash is 'The hash of the part''s last entry; the next part''s first entry has it as previous_hash.';
+comment on column private.audit_archives.sha256 is 'Of the file as it lies in the bucket.';
+comment on column private.audit_archives.path is 'The object''s name in the bucket audit-archive.';
+revoke all on private.audit_archives from anon, authenticated, service_role;
+
+create function private.audit_month(at timestamptz) returns date
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return date_trunc('month', audit_month.at at time zone 'UTC')::date;
+end $$;
+comment on function private.audit_month(timestamptz) is 'The UTC month whose chain an entry of that moment belongs to.';
+
+create function private.audit_hash(entry private.audit_log, seq bigint, previous_hash bytea) returns bytea
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return sha256(convert_to(jsonb_build_array(
+    audit_hash.seq, encode(audit_hash.previous_hash, 'hex'), (entry).id, extract(epoch from (entry).created_at),
+    (entry).actor_id, (entry).actor_role, (entry).user_id, (entry).action, (entry).resource_type, (entry).resource_id,
+    (entry).result, host((entry).ip), (entry).user_agent, (entry).request_id, (entry).details)::text, 'UTF8'));
+end $$;
+comment on function private.audit_hash(private.audit_log, bigint, bytea) is
+  'What an entry must hash to at its place in the chain. A JSON array keeps the fields apart; time as seconds does not depend on the session''s zone.';
+
+create function private.tg_audit_log__seal() returns trigger
+language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_month date := private.audit_month(new.created_at);
+  v_head private.audit_chain_heads;
+begin
+  select h.* into v_head from private.audit_chain_heads h where h.month = v_month for update;
+  if not found then
+    insert into private.audit_chain_heads (month, seq, hash) values (v_month, 0, '') on conflict (month) do nothing;
+    select h.* into v_head from private.audit_chain_heads h where h.month = v_month for update;
+  end if;
+  v_head.seq := v_head.seq + 1;
+  update private.audit_log a set
+    seq = v_head.seq, previous_hash = v_head.hash, hash = private.audit_hash(new, v_head.seq, v_head.hash)
+  where a.id = new.id and a.created_at = new.created_at
+  returning a.hash into v_head.hash;
+  update private.audit_chain_heads h set seq = v_head.seq, hash = v_head.hash where h.month = v_month;
+  return null;
+end $$;
+comment on function private.tg_audit_log__seal() is
+  'Gives an entry its place in the chain while its transaction commits: the head''s lock is the last one taken and soon released, so it can neither deadlock nor make others wait for work. Definer: no role may write the log.';
+create constraint trigger tg_audit_log__seal after insert on private.audit_log
+  deferrable initially deferred
+  for each row execute function private.tg_audit_log__seal();
+
+create function private.tg_audit_log__append_only() returns trigger
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_sealing text[] := array['seq', 'previous_hash', 'hash'];
+begin
+  if tg_op = 'UPDATE' and tg_table_name like 'audit_log%' then
+    if old.hash is null and new.hash is not null and to_jsonb(new) - v_sealing = to_jsonb(old) - v_sealing then
+      return new;
+    end if;
+  end if;
+  raise exception using errcode = '42501', message = 'the audit log is append-only';
+end $$;
+comment on function private.tg_audit_log__append_only() is
+  'Refuses update, delete and truncate to everybody, the owner too. The one update that passes is the seal.';
+create trigger tg_audit_log__append_only before update or delete on private.audit_log
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_log__no_truncate before truncate on private.audit_log
+  for each statement execute function private.tg_audit_log__append_only();
+create trigger tg_audit_log__no_truncate before truncate on private.audit_log_default
+  for each statement execute function private.tg_audit_log__append_only();
+-- Always: session_replication_role = replica, which role postgres may set, would switch them off.
+alter table private.audit_log enable always trigger tg_audit_log__seal;
+alter table private.audit_log enable always trigger tg_audit_log__append_only;
+alter table private.audit_log enable always trigger tg_audit_log__no_truncate;
+alter table private.audit_log_default enable always trigger tg_audit_log__no_truncate;
+
+-- What says how chains end and where archives are is part of the evidence.
+create trigger tg_audit_archives__append_only before update or delete on private.audit_archives
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_archives__no_truncate before truncate on private.audit_archives
+  for each statement execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_delete before delete on private.audit_chain_heads
+  for each row execute function private.tg_audit_log__append_only();
+create trigger tg_audit_chain_heads__no_truncate before truncate on private.audit_chain_heads
+  for each statement execute function private.tg_audit_log__append_only();
+alter table private.audit_archives enable always trigger tg_audit_archives__append_only;
+alter table private.audit_archives enable always trigger tg_audit_archives__no_truncate;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_delete;
+alter table private.audit_chain_heads enable always trigger tg_audit_chain_heads__no_truncate;
+
+create function private.create_audit_partitions() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month timestamp;
+  v_name text;
+  v_created integer := 0;
+begin
+  for v_ahead in 0..2 loop
+    v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => v_ahead);
+    v_name := 'audit_log_' || to_char(v_month, 'YYYYMM');
+    -- Entries that came while there was no partition stay in the default one, whose rows nobody may move; the chain is
+    -- by month, not by partition, so it does not mind.
+    if to_regclass(format('private.%I', v_name)) is null and not exists (
+      select from private.audit_log_default d
+      where d.created_at >= v_month at time zone 'UTC' and d.created_at < (v_month + interval '1 month') at time zone 'UTC'
+    ) then
+      execute format('create table private.%I (like private.audit_log including defaults including constraints)', v_name);
+      execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
+      execute format(
+        'alter table private.audit_log attach partition private.%I for values from (%L) to (%L)',
+        v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+      execute format(
+        'create trigger tg_audit_log__no_truncate before truncate on private.%I
+        for each statement execute function private.tg_audit_log__append_only()', v_name);
+      execute format('alter table private.%I enable always trigger tg_audit_log__no_truncate', v_name);
+      insert into private.audit_chain_heads (month, seq, hash) values (v_month::date, 0, '') on conflict do nothing;
+      v_created := v_created + 1;
+    end if;
+  end loop;
+  return v_created;
+end $$;
+comment on function private.create_audit_partitions() is
+  'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
+
+create function private.audit(
+  action text, resource_type text, resource_id text, user_id uuid default null,
+  details jsonb default '{}', result text default 'success', ip inet default null
+) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  insert into private.audit_log (
+    actor_id, actor_role, user_id, action, resource_type, resource_id, result, ip, user_agent, request_id, details)
+  values (
+    (select auth.uid()), coalesce((select auth.role()), session_user), audit.user_id, audit.action, audit.resource_type,
+    audit.resource_id, audit.result, coalesce(audit.ip, private.request_ip()), private.request_user_agent(),
+    private.request_id(), coalesce(audit.details, '{}'));
+end $$;
+comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
+  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given. Definer: no role may write the log.';
+
+create function private.verify_audit_chain(from_month date default null)
+returns table (month date, seq bigint, id uuid, problem text)
+language sql stable security invoker set search_path = ''
+as $$
+  with entries as (
+    select private.audit_month(a.created_at) as month, a as entry, a.seq, a.id, a.hash, a.previous_hash,
+      lag(a.seq, 1, 0::bigint) over chain as seq_before, lag(a.hash, 1, ''::bytea) over chain as hash_before
+    from private.audit_log a
+    where a.hash is not null
+      and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
+    window chain as (partition by private.audit_month(a.created_at) order by a.seq, a.id)
+  ), ends as (
+    select distinct on (e.month) e.month, e.seq, e.hash from entries e order by e.month, e.seq desc, e.id desc
+  ), heads as (
+    select h.month, h.seq, h.hash from private.audit_chain_heads h
+    where from_month is null or h.month >= date_trunc('month', from_month::timestamp)::date
+  )
+  select private.audit_month(a.created_at), a.seq, a.id, 'not sealed' from private.audit_log a
+  where a.hash is null
+    and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
+  union all
+  select e.month, e.seq, e.id, 'changed' from entries e
+  where e.hash is distinct from private.audit_hash(e.entry, e.seq, e.previous_hash)
+  union all
+  select e.month, e.seq, e.id, 'entries before it are missing or out of order' from entries e
+  where e.seq <> e.seq_before + 1 or e.previous_hash is distinct from e.hash_before
+  union all
+  select coalesce(h.month, e.month), e.seq, null, 'the chain does not end at its head: entries are missing or were added'
+  from heads h full join ends e on e.month = h.month
+  where (h.seq, h.hash) is distinct from (e.seq, e.hash)
+    and not (e.month is null and h.seq = 0)
+    and not (e.month is null and h.seq = (
+      select sum(r.last_seq - r.first_seq + 1) from private.audit_archives r where r.month = h.month)
+      and exists (
+        select from private.audit_archives r where r.month = h.month and r.last_seq = h.seq and r.last_hash = h.hash))
+  order by 1, 2
+$$;
+comment on function private.verify_audit_chain(date) is
+  'What is wrong with the audit log, from a month on or in all of it: entries that were changed, removed, added or reordered. No row: it is as it was written. Reads every entry.';
+
+create function private.sees_audit_origin() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce((select auth.role()) = 'service_role', false) or private.is_admin();
+end $$;
+comment on function private.sees_audit_origin() is
+  'Whether the caller sees from where anybody acted: admins and the service role. Definer: the service role cannot ask whether it is an admin.';
+grant execute on function private.sees_audit_origin() to authenticated, service_role;
+
+create view public.audit_log with (security_invoker = true) as
+select
+  a.id, a.created_at, a.actor_id, a.actor_role, a.user_id, a.action, a.resource_type, a.resource_id, a.result,
+  case when v.sees_origin or a.actor_id = a.user_id then a.ip end as ip,
+  case when v.sees_origin or a.actor_id = a.user_id then a.user_agent end as user_agent,
+  a.request_id, a.details
+from private.audit_log a
+  cross join (select private.sees_audit_origin() as sees_origin) v;
+comment on view public.audit_log is
+  'The audit log for people: owners see what was done to their account, admins at aal2 see everything. Where somebody else acted, owners do not see from where.';
+revoke all on public.audit_log from anon, authenticated, service_role;
+grant select on public.audit_log to authenticated, service_role;
+-- What the view reads; the schema is not exposed, and the policies hold here, too.
+grant select on private.audit_log to authenticated, service_role;
+
+-- Security events --------------------------------------------------------------------------------------------------------
+
+create table public.security_events (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid references auth.users (id) on delete cascade,
+  type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
+  severity text not null check (severity in ('low', 'medium', 'high', 'critical')),
+  details jsonb not null check (jsonb_typeof(details) = 'object' and length(details::text) <= 16000),
+  ip inet,
+  user_agent text check (length(user_agent) <= 500),
+  dedupe_key text not null check (length(dedupe_key) <= 200),
+  dedupe_window bigint not null,
+  occurrences integer not null default 1 check (occurrences > 0),
+  created_at timestamptz not null default now(),
+  last_seen_at timestamptz not null default now(),
+  unique nulls not distinct (user_id, type, dedupe_key, dedupe_window)
+);
+comment on table public.security_events is 'What looks like an attack, or would be one if it was not the user. user_id null: it concerns the project.';
+comment on column public.security_events.occurrences is 'How often it happened within security.dedupe_minutes.';
+comment on column public.security_events.dedupe_window is 'Number of the window since 1970; the same event in the same window is one row.';
+create index security_events_created_at_idx on public.security_events (created_at desc);
+alter table public.security_events enable row level security;
+alter table public.security_events force row level security;
+revoke all on public.security_events from anon, authenticated, service_role;
+grant select on public.security_events to authenticated, service_role;
+
+create function private.raise_security_event(
+  type text, severity text, user_id uuid, details jsonb default '{}', dedupe_key text default null, ip inet default null
+) returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_event public.security_events;
+begin
+  insert into public.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
+  values (
+    raise_security_event.user_id, raise_security_event.type, raise_security_event.severity,
+    coalesce(raise_security_event.details, '{}'), coalesce(raise_security_event.ip, private.request_ip()),
+    private.request_user_agent(), coalesce(raise_security_event.dedupe_key, ''),
+    floor(extract(epoch from now()) / (60 * (private.setting('security.dedupe_minutes'))::integer)))
+  on conflict on constraint security_events_user_id_type_dedupe_key_dedupe_window_key do update set
+    occurrences = e.occurrences + 1, last_seen_at = now()
+  returning e.* into v_event;
+  if v_event.occurrences = 1 then
+    perform private.audit(
+      action => 'security.' || v_event.type, resource_type => 'security_event', resource_id => v_event.id::text,
+      user_id => v_event.user_id, details => jsonb_build_object('severity', v_event.severity), ip => v_event.ip);
+  end if;
+  return v_event.id;
+end $$;
+comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
+  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id. Definer: no role may write events.';
+
+-- sql/71_stripe_notices.sql ===========================================================================================
+
+-- What users are told of their payments: from what was read, each thing once. What is told, and how, is in private.billing_notices.
+
+create function private.money_text(amount bigint, currency text) returns text
+language sql immutable security invoker set search_path = ''
+return (case
+  when currency in ('bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'ugx', 'vnd', 'vuv', 'xaf', 'xof', 'xpf')
+    then amount::text
+  when currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then round(amount / 1000.0, 3)::text
+  else round(amount / 100.0, 2)::text end) || ' ' || upper(currency);
+comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD.';
+
+create function private.tell_of_subscription(subscription_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row public.subscriptions;
+  v_data jsonb;
+begin
+  select s.* into v_row from public.subscriptions s where s.id = tell_of_subscription.subscription_id;
+  v_data := jsonb_build_object('subscription_id', v_row.id, 'plan', (select p.name from public.plans p where p.id = v_row.plan_id));
+  if v_row.status = 'trialing' and v_row.trial_end between now() and now() + interval '3 days'
+    and not v_row.cancel_at_period_end and v_row.cancel_at is null then
+    perform private.notify_billing(v_row.user_id, 'trial_ends',
+      format('subscription:%s:trial:%s', v_row.id, extract(epoch from v_row.trial_end)::bigint),
+      v_data || jsonb_build_object('date', to_char(v_row.trial_end at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
+    perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
+      v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+      -- The end of the grace may have told them of this debt.
+      select from private.billing_notices_sent n
+      where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
+        and n.sent_at >= v_row.past_due_since) then
+    -- The key of the step that says so at the end of the grace, which then has nothing more to say.
+    perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
+      private.dunning_key(v_row.id, v_row.past_due_since,
+        coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
+      v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
+  end if;
+end $$;
+comment on function private.tell_of_subscription(text) is 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
+
+create function private.tell_of_payment(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_tries integer := coalesce((v_reading ->> 'attempt_count')::integer, 0);
+  v_key text := format('%s:%s', case (kept).object when 'invoice' then 'invoice' else 'session' end, (kept).id);
+  v_row public.payments;
+  v_data jsonb;
+begin
+  select p.* into v_row from public.payments p where p.id = (kept).id;
+  v_data := jsonb_strip_nulls(jsonb_build_object(
+    'payment_id', v_row.id, 'description', v_row.description, 'amount', private.money_text(v_row.amount, v_row.currency),
+    'pay_url', v_row.pay_url, 'date', to_char(v_row.next_attempt_at at time zone 'UTC', 'YYYY-MM-DD')));
+  if v_row.kind = 'credit_pack' then
+    if v_row.status = 'failed' and v_row.created_at > now() - interval '30 days' then
+      perform private.notify_billing(v_row.user_id, 'payment_failed', v_key, v_data);
+    end if;
+  elsif v_row.status = 'open' and v_tries > 0 and v_reading ->> 'billing_reason' <> 'subscription_create' then
+    -- Who pays the first invoice sits in front of it.
+    perform private.notify_billing(v_row.user_id,
+      case when jsonb_path_exists(v_reading, '$.payments[*] ? (@.payment_intent_status == "requires_action")')
+        then 'payment_action_required' else 'payment_failed' end,
+      format('%s:attempt:%s', v_key, v_tries), v_data);
+  elsif v_row.status = 'paid' and exists (
+    select from private.billing_notices_sent n
+    where n.user_id = v_row.user_id
+      and n.dedupe_key = any (array(select format('%s:attempt:%s', v_key, t) from generate_series(1, least(v_tries, 100)) t))) then
+    perform private.notify_billing(v_row.user_id, 'payment_recovered', format('%s:recovered', v_key), v_data);
+  end if;
+end $$;
+comment on function private.tell_of_payment(private.stripe_objects) is
+  'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
+
+create function private.tell_of_returns(payment_intent_ids text[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row record;
+  v_data jsonb;
+begin
+  for v_row in
+    select o.id, o.object, coalesce(r.user_id, d.user_id) as user_id, p.id as payment_id, p.description,
+      coalesce(r.amount, d.amount) as amount, coalesce(r.currency, d.currency) as currency, coalesce(r.status, d.status) as status
+    from private.stripe_objects o
+      left join public.refunds r on r.id = o.id
+      left join public.disputes d on d.id = o.id
+      join public.payments p on p.id = coalesce(r.payment_id, d.payment_id)
+    where o.payment_intent_ids && tell_of_returns.payment_intent_ids and o.payment_intent_ids <> '{}'
+      and coalesce(r.created_at, d.created_at) > now() - interval '120 days'
+    order by o.id
+  loop
+    v_data := jsonb_build_object('payment_id', v_row.payment_id, 'description', v_row.description,
+      'amount', private.money_text(v_row.amount, v_row.currency));
+    if v_row.object = 'refund' then
+      if v_row.status = 'succeeded' then
+        perform private.notify_billing(v_row.user_id, 'refunded', 'refund:' || v_row.id, v_data);
+      end if;
+    elsif v_row.status in ('needs_response', 'under_review') then
+      if private.notify_billing(v_row.user_id, 'dispute_opened', format('dispute:%s:opened', v_row.id), v_data) then
+        perform private.raise_security_event(
+          type => 'payment_disputed', severity => 'medium', user_id => v_row.user_id, dedupe_key => left(v_row.id, 200),
+          details => jsonb_build_object('dispute_id', v_row.id, 'payment_id', v_row.payment_id));
+      end if;
+    elsif v_row.status in ('won', 'lost') then
+      perform private.notify_billing(v_row.user_id, 'dispute_' || v_row.status, format('dispute:%s:%s', v_row.id, v_row.status), v_data);
+    end if;
+  end loop;
+end $$;
+comment on function private.tell_of_returns(text[]) is
+  'Money that went back, disputes that were opened (a security event, too), won or lost, of the payments of these intents, within 120 days.';
+
+create function private.tell_of_stripe_object(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  case (kept).object
+    when 'subscription' then
+      perform private.tell_of_subscription((kept).id);
+    when 'customer' then
+      if (kept).deleted_at is not null then
+        perform private.tell_of_subscription(o.id) from private.stripe_objects o
+        where o.customer_id = (kept).id and o.object = 'subscription';
+      end if;
+    else
+      if (kept).object in ('invoice', 'checkout_session') then
+        perform private.tell_of_payment(kept);
+      end if;
+      perform private.tell_of_returns((kept).payment_intent_ids);
+  end case;
+end $$;
+comment on function private.tell_of_stripe_object(private.stripe_objects) is
+  'Tells the owner what follows from an object, after its rows were made. What they were told once they are not told again, whoever reads it however often.';
+
+-- sql/72_notifications.sql ============================================================================================
+
+-- Notifications: what a user should hear of, in the app and, where settings say so, by mail.
+
+insert into private.settings (key, value, description) values
+  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', 'Types of notifications that are also sent by mail.'),
+  ('notifications.keep_days', '180', 'Days that notifications are kept.'),
+  ('mail.keep_days', '30', 'Days that mails are kept that were sent or given up.'),
+  ('mail.max_attempts', '6', 'Tries after which a mail is given up.')
+on conflict (key) do nothing;
+
+create table public.notifications (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
+  title text not null check (length(title) between 1 and 200),
+  body text not null check (length(body) <= 2000),
+  data jsonb not null default '{}' check (jsonb_typeof(data) = 'object' and length(data::text) <= 16000),
+  read_at timestamptz,
+  created_at timestamptz not null default now()
+);
+comment on table public.notifications is 'One message for one user. Its owner marks it as read or deletes it.';
+create index notifications_user_id_created_at_idx on public.notifications (user_id, created_at desc);
+alter table public.notifications enable row level security;
+alter table public.notifications force row level security;
+revoke all on public.notifications from anon, authenticated, service_role;
+grant select, delete on public.notifications to authenticated;
+grant update (read_at) on public.notifications to authenticated;
+grant select on public.notifications to service_role;
+
+create table private.mails (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  subject text not null check (length(subject) between 1 and 200),
+  body text not null check (length(body) <= 2000),
+  state text not null default 'waiting' check (state in ('waiting', 'sent', 'dead')),
+  attempts integer not null default 0 check (attempts >= 0),
+  next_attempt_at timestamptz not null default now(),
+  error text check (length(error) <= 500),
+  created_at timestamptz not null default now(),
+  sent_at timestamptz
+);
+comment on table private.mails is 'Mails to send, in the transaction that had the reason. The address is looked up when it is sent.';
+comment on column private.mails.next_attempt_at is 'Not before; while a worker has the mail, when another may take it.';
+create index mails_user_id_idx on private.mails (user_id);
+create index mails_next_attempt_at_idx on private.mails (next_attempt_at) where state = 'waiting';
+revoke all on private.mails from anon, authenticated, service_role;
+
+create function private.notify_user(user_id uuid, type text, title text, body text, data jsonb default '{}') returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_id uuid;
+begin
+  insert into public.notifications (user_id, type, title, body, data)
+  values (notify_user.user_id, notify_user.type, notify_user.title, notify_user.body, coalesce(notify_user.data, '{}'))
+  returning id into v_id;
+  if private.setting('notifications.mail_types') ? notify_user.type then
+    insert into private.mails (user_id, subject, body) values (notify_user.user_id, notify_user.title, notify_user.body);
+  end if;
+  return v_id;
+end $$;
+comment on function private.notify_user(uuid, text, text, text, jsonb) is
+  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Answers the notification''s id. Definer: no role may write notifications.';
+
+create function private.claim_mails(batch_size integer default 20)
+returns table (id uuid, address text, subject text, body text, attempt integer)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_max integer := (private.setting('mail.max_attempts'))::integer;
+begin
+  -- Nobody came back from the last try, or there is no address to send to.
+  update private.mails m set
+    state = 'dead', error = left(coalesce(m.error, case when m.attempts >= v_max then 'nobody came back from the last try' else 'the account has no e-mail address' end), 500)
+  from auth.users u
+  where u.id = m.user_id and m.state = 'waiting' and m.next_attempt_at <= now()
+    and (m.attempts >= v_max or nullif(u.email, '') is null);
+  return query
+    with claimed as (
+      select m.id from private.mails m
+      where m.state = 'waiting' and m.next_attempt_at <= now()
+      order by m.next_attempt_at limit claim_mails.batch_size
+      for update skip locked
+    )
+    update private.mails m set
+      attempts = m.attempts + 1,
+      -- Whoever does not come back is replaced after five minutes; later tries wait longer.
+      next_attempt_at = now() + interval '5 minutes' * power(2, least(m.attempts, 8))
+    from claimed c, auth.users u
+    where m.id = c.id and u.id = m.user_id
+    returning m.id, u.email::text, m.subject, m.body, m.attempts;
+end $$;
+comment on function private.claim_mails(integer) is
+  'Takes waiting mails for sending, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once.';
+
+create function private.finish_mail(mail_id uuid, attempt integer, error text default null) returns text
+language sql volatile security invoker set search_path = ''
+as $$
+  update private.mails m set
+    state = case
+      when finish_mail.error is null then 'sent'
+      when m.attempts >= (private.setting('mail.max_attempts'))::integer then 'dead'
+      else 'waiting' end,
+    sent_at = case when finish_mail.error is null then now() end,
+    error = left(finish_mail.error, 500)
+  where m.id = finish_mail.mail_id and m.state = 'waiting' and m.attempts = finish_mail.attempt
+  returning m.state
+$$;
+comment on function private.finish_mail(uuid, integer, text) is
+  'Notes that a mail was sent (error null), or why not; after mail.max_attempts tries it is dead. Answers the state; null when another worker has taken the mail meanwhile.';
+
+-- sql/74_audit_archive.sql ============================================================================================
+
+-- Audit archive: months that are over leave the database for a storage file; and the door from the clock to the functions.
+
+insert into private.settings (key, value, description) values
+  ('audit.archive_part_entries', '20000', 'Audit entries in one archive file.'),
+  ('jobs.functions_url', 'null', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
+on conflict (key) do nothing;
+
+insert into storage.buckets (id, name, public) values ('audit-archive', 'audit-archive', false)
+on conflict (id) do nothing;
+
+create function private.next_audit_archive() returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_days integer := (private.setting('audit.online_days'))::integer;
+  v_part_entries integer := (private.setting('audit.archive_part_entries'))::integer;
+  v_head private.audit_chain_heads;
+  v_part integer;
+  v_last_seq bigint;
+begin
+  for v_head in
+    select h.* from private.audit_chain_heads h
+    where to_regclass('private.audit_log_' || to_char(h.month, 'YYYYMM')) is not null
+      and (h.month + interval '1 month') at time zone 'UTC' < now() - make_interval(days => v_days)
+    order by h.month
+  loop
+    -- A month that was tampered with stays where it is, for people to look at. Later ones go on.
+    if exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month) then
+      perform private.raise_security_event(
+        type => 'audit_chain_broken', severity => 'critical', user_id => null,
+        details => jsonb_build_object('month', v_head.month), dedupe_key => v_head.month::text);
+      continue;
+    end if;
+    select coalesce(max(a.part), 0), coalesce(max(a.last_seq), 0) into v_part, v_last_seq
+    from private.audit_archives a where a.month = v_head.month;
+    return jsonb_build_object(
+      'month', v_head.month, 'is_complete', v_last_seq = v_head.seq, 'part', v_part + 1, 'first_seq', v_last_seq + 1,
+      'last_seq', least(v_head.seq, v_last_seq + v_part_entries));
+  end loop;
+  return null;
+end $$;
+comment on function private.next_audit_archive() is
+  'What the archive job does next, for the oldest month that ended more than audit.online_days ago: {month, part, first_seq, last_seq, is_complete}, is_complete when only the drop is left; null when nothing is due. A month whose chain is broken is passed over and raises a critical security event.';
+
+create function private.read_audit_entries(month date, first_seq bigint, last_seq bigint) returns setof text
+language sql stable security invoker set search_path = '' set timezone = 'UTC'
+as $$
+  select to_jsonb(a)::text from private.audit_log a
+  where a.created_at >= read_audit_entries.month::timestamp at time zone 'UTC'
+    and a.created_at < (read_audit_entries.month + interval '1 month') at time zone 'UTC'
+    and a.seq between read_audit_entries.first_seq and read_audit_entries.last_seq
+  order by a.seq
+$$;
+comment on function private.read_audit_entries(date, bigint, bigint) is 'Entries of one month as lines of JSON, in the chain''s order.';
+
+create function private.record_audit_archive(part jsonb, sha256 text, path text) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  insert into private.audit_archives (month, part, first_seq, last_seq, last_hash, sha256, path)
+  select (part ->> 'month')::date, (part ->> 'part')::integer, (part ->> 'first_seq')::bigint, (part ->> 'last_seq')::bigint,
+    a.hash, record_audit_archive.sha256, record_audit_archive.path
+  from private.audit_log a
+  where a.created_at >= (part ->> 'month')::timestamp at time zone 'UTC'
+    and a.created_at < ((part ->> 'month')::timestamp + interval '1 month') at time zone 'UTC'
+    and a.seq = (part ->> 'last_seq')::bigint
+  on conflict do nothing
+$$;
+comment on function private.record_audit_archive(jsonb, text, text) is
+  'Notes that a part of a month lies in the bucket, read back and compared. Harmless when it was noted before.';
+
+create function private.drop_archived_audit_month(month date) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_table text := 'audit_log_' || to_char(drop_archived_audit_month.month, 'YYYYMM');
+  v_head private.audit_chain_heads;
+  v_archived record;
+begin
+  -- Writers wait while the month leaves the log. Better that this job comes back than that they wait for it.
+  perform set_config('lock_timeout', '2s', true);
+  select h.* into v_head from private.audit_chain_heads h where h.month = drop_archived_audit_month.month for update;
+  if not found or to_regclass('private.' || v_table) is null then
+    return false;
+  end if;
+  select coalesce(sum(a.last_seq - a.first_seq + 1), 0) as entries, coalesce(max(a.last_seq), 0) as last_seq,
+    coalesce((array_agg(a.last_hash order by a.last_seq desc))[1], '') as last_hash
+  into v_archived from private.audit_archives a where a.month = drop_archived_audit_month.month;
+  if v_archived.entries <> v_head.seq or v_archived.last_seq <> v_head.seq
+    or v_archived.last_hash <> v_head.hash
+    or exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month)
+    or exists (select from private.audit_log_default d where private.audit_month(d.created_at) = v_head.month) then
+    raise exception 'month % is not archived as it is', v_head.month;
+  end if;
+  execute format('alter table private.audit_log detach partition private.%I', v_table);
+  execute format('drop table private.%I', v_table);
+  perform private.audit(
+    action => 'audit.archive', resource_type => 'audit_month', resource_id => v_head.month::text,
+    details => jsonb_build_object('entries', v_archived.entries));
+  return true;
+end $$;
+comment on function private.drop_archived_audit_month(date) is
+  'The one way out of the log: takes a month away whose archive holds its whole chain, to the last hash. False when it is gone already; an error when the archive does not match.';
+
+-- What the clock starts --------------------------------------------------------------------------------------------------
+
+create function private.call_jobs_function(path text) returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_url text := nullif(private.setting('jobs.functions_url') #>> '{}', '');
+  v_key text := (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'palisade_secret_key');
+begin
+  if v_url is null or v_key is null then
+    if not exists (
+      select from public.security_events e
+      where e.user_id is null and e.type = 'jobs_not_configured' and e.last_seen_at > now() - interval '1 day') then
+      perform private.raise_security_event(
+        type => 'jobs_not_configured', severity => 'low', user_id => null, details => jsonb_build_object(
+          'missing', case when v_url is null then 'setting jobs.functions_url' else 'Vault secret palisade_secret_key' end));
+    end if;
+    return null;
+  end if;
+  return net.http_post(
+    url => rtrim(v_url, '/') || '/jobs/' || call_jobs_function.path,
+    headers => jsonb_build_object('content-type', 'application/json', 'apikey', v_key),
+    timeout_milliseconds => 60000);
+end $$;
+comment on function private.call_jobs_function(text) is
+  'Has pg_net call an endpoint of the function jobs with the project''s secret key. Without address or key it calls nothing and raises one low security event a day.';
+
+create function private.call_send_mails() returns bigint
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.call_jobs_function('send-mails')
+  where exists (select from private.mails m where m.state = 'waiting' and m.next_attempt_at <= now())
+$$;
+comment on function private.call_send_mails() is 'Calls the sender of mails when one is due.';
+
+create function private.call_archive_audit() returns bigint
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.call_jobs_function('archive-audit')
+  where exists (
+    select from private.audit_chain_heads h
+    where to_regclass('private.audit_log_' || to_char(h.month, 'YYYYMM')) is not null
+      and (h.month + interval '1 month') at time zone 'UTC'
+        < now() - make_interval(days => (private.setting('audit.online_days'))::integer))
+$$;
+comment on function private.call_archive_audit() is 'Calls the archiver when a month is due.';
+
+create function private.delete_old_messages() returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  delete from private.mails m
+  where m.state in ('sent', 'dead') and m.created_at < now() - make_interval(days => (private.setting('mail.keep_days'))::integer);
+  delete from public.notifications n
+  where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
+  delete from public.security_events e
+  where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
+end $$;
+comment on function private.delete_old_messages() is
+  'Deletes finished mails, notifications and security events that are older than their settings say.';
+
+-- policies/70_audit.sql ===============================================================================================
+
+create policy "owners see what was done to their account"
+  on private.audit_log for select to authenticated
+  using (user_id = (select auth.uid()) or (select private.is_admin()));
+
+create policy "only live, active and fully signed-in callers"
+  on private.audit_log as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+create policy "owners see their security events, admins all"
+  on public.security_events for select to authenticated
+  using (user_id = (select auth.uid()) or (select private.is_admin()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.security_events as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+-- policies/72_notifications.sql =======================================================================================
+
+create policy "owners see their notifications"
+  on public.notifications for select to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "owners mark their notifications as read"
+  on public.notifications for update to authenticated
+  using (user_id = (select auth.uid()))
+  with check (user_id = (select auth.uid()));
+
+create policy "owners delete their notifications"
+  on public.notifications for delete to authenticated
+  using (user_id = (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on public.notifications as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));

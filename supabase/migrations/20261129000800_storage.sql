@@ -1,0 +1,306 @@
+-- Written by npm run db:baseline from sql/ and policies/, word for word; change those.
+-- Every table here is new and empty, so nothing waits for a default, a key or a check.
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- sql/85_storage.sql ==================================================================================================
+
+-- Storage: what every file below a user's id must satisfy, whoever writes it: the owner, a signed upload URL, the Storage
+-- service itself when it completes an upload. Files are in the buckets avatars and images.
+-- Refusals use SQLSTATE 42501: it is the one code whose text the Storage service passes on.
+
+-- A private bucket per purpose: 16 MB a file, images only. Users' bytes in all: plan_limits storage_bytes/total.
+insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types) values
+  ('avatars', 'avatars', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}'),
+  ('images', 'images', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}')
+on conflict (id) do nothing;
+
+create table private.uploads_to_check (
+  object_id uuid primary key,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  bucket_id text not null check (length(bucket_id) <= 100),
+  name text not null check (length(name) <= 1024),
+  version text check (length(version) <= 100),
+  content_type text not null check (length(content_type) <= 100),
+  rejected boolean not null default false,
+  attempts integer not null default 0,
+  due_at timestamptz not null default now(),
+  created_at timestamptz not null default now()
+);
+comment on table private.uploads_to_check is
+  'Uploads whose bytes nobody has looked at yet. Postgres cannot see them, so an endpoint does (functions/_shared/storage/check-uploads.ts).';
+comment on column private.uploads_to_check.version is 'The upload that is meant: a later one to the same place is another version.';
+comment on column private.uploads_to_check.rejected is 'The bytes are not what was declared; the file is still to be removed.';
+create index uploads_to_check_due_at_idx on private.uploads_to_check (due_at);
+create index uploads_to_check_user_id_idx on private.uploads_to_check (user_id);
+revoke all on private.uploads_to_check from anon, authenticated, service_role;
+
+create function private.file_owner(name text) returns uuid
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_folder text := split_part(file_owner.name, '/', 1);
+begin
+  -- Lower case only: policies and sums compare the id as text.
+  if v_folder !~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then
+    return null;
+  end if;
+  return (select p.id from public.profiles p where p.id = v_folder::uuid);
+end $$;
+comment on function private.file_owner(text) is 'The account below whose id a file lies; null when its first folder is no account''s id.';
+
+create function private.refuse_file(message text) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  raise exception using errcode = '42501', message = refuse_file.message;
+end $$;
+comment on function private.refuse_file(text) is 'Refuses a write to Storage with a text that reaches the caller.';
+
+create function private.check_file_name(name text, content_type text) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_extension text := substring(lower(check_file_name.name) from '\.([^./]+)$');
+  v_type text;
+begin
+  if check_file_name.name ~ '(^|/)\.{0,2}(/|$)' or check_file_name.name ~ '[[:cntrl:]\\%]'
+    or length(check_file_name.name) > 1024 then
+    perform private.refuse_file('The path has an empty part, . or .., or a character that no path may have.');
+  end if;
+  v_type := case
+    when v_extension in ('jpg', 'jpeg') then 'image/jpeg'
+    when v_extension in ('png', 'gif', 'webp') then 'image/' || v_extension
+  end;
+  if v_type is null then
+    perform private.refuse_file('The file name must end in .png, .jpg, .jpeg, .gif or .webp.');
+  end if;
+  if check_file_name.content_type <> v_type then
+    perform private.refuse_file(
+      format('A file named .%s must be sent as %s.', v_extension, v_type));
+  end if;
+end $$;
+comment on function private.check_file_name(text, text) is
+  'Refuses a path that could be read in two ways, and a name that says another type than the upload (null: not known yet).';
+
+create function private.check_stored_bytes(user_id uuid, metadata jsonb, bytes_before bigint) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_bytes bigint := check_stored_bytes.metadata ->> 'size';
+  -- The service tries its rights before it takes an upload: then the bytes are announced, or not known yet.
+  v_announced bigint := case when v_bytes is null then coalesce((check_stored_bytes.metadata ->> 'contentLength')::bigint, 1) else 0 end;
+  v_limit bigint;
+  v_used bigint;
+begin
+  if coalesce(v_bytes, 0) + v_announced <= check_stored_bytes.bytes_before then
+    return;
+  end if;
+  -- Parallel uploads queue here; each sees in the next statement what the one before it has committed.
+  perform private.lock_account(check_stored_bytes.user_id);
+  select l.amount into v_limit from private.limits_of(check_stored_bytes.user_id) l
+  where l.meter = 'storage_bytes' and l.period = 'total';
+  if found and v_limit is null then
+    return;
+  end if;
+  -- The row itself is written already, so the sum has it.
+  select coalesce(sum((o.metadata ->> 'size')::bigint), 0) + v_announced into v_used from storage.objects o
+  where o.name ~>=~ (check_stored_bytes.user_id || '/') and o.name ~<~ (check_stored_bytes.user_id || '0');
+  if v_used > coalesce(v_limit, 0) then
+    perform private.refuse_file(
+      format('The storage limit of %s bytes is reached: this file would make it %s.', coalesce(v_limit, 0), v_used));
+  end if;
+end $$;
+comment on function private.check_stored_bytes(uuid, jsonb, bigint) is
+  'Refuses a file that grew from bytes_before when the account''s files are now above storage_bytes/total. A move, or a smaller file in the place of a larger one, always passes.';
+
+create function private.tg_objects__check() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_user_id uuid := private.file_owner(new.name);
+  v_type text := new.metadata ->> 'mimetype';
+  v_bytes bigint := new.metadata ->> 'size';
+  v_before bigint := 0;
+begin
+  -- A download notes its time; that changes nothing that matters here.
+  if tg_op = 'UPDATE' and (old.bucket_id, old.name, old.version, old.metadata)
+    is not distinct from (new.bucket_id, new.name, new.version, new.metadata) then
+    return null;
+  end if;
+  if new.bucket_id in ('avatars', 'images') then
+    if v_user_id is null then
+      perform private.refuse_file('The path must begin with the id of an account.');
+    end if;
+    -- Before the upload the service may give its own request's type, as application/json for a signed URL.
+    perform private.check_file_name(new.name, case when v_bytes is not null or v_type like 'image/%' then v_type end);
+    if v_bytes = 0 then
+      perform private.refuse_file('The file is empty.');
+    end if;
+  end if;
+  if v_user_id is null then
+    return null;
+  end if;
+  if exists (select from public.profiles p where p.id = v_user_id and p.status in ('suspended', 'deleted')) then
+    perform private.refuse_file('This account is suspended or deleted.');
+  end if;
+  if tg_op = 'UPDATE' and private.file_owner(old.name) = v_user_id then
+    v_before := coalesce((old.metadata ->> 'size')::bigint, 0);
+  end if;
+  perform private.check_stored_bytes(v_user_id, new.metadata, v_before);
+  if v_bytes is not null and new.bucket_id in ('avatars', 'images') then
+    perform private.note_upload(new, v_user_id);
+  end if;
+  return null;
+end $$;
+comment on function private.tg_objects__check() is
+  'Holds every write of a user''s file to the rules: path, type, account, bytes. Definer: it runs inside the Storage service''s transactions, as whichever role.';
+
+create function private.note_upload(file storage.objects, user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_type text := coalesce(file.metadata ->> 'mimetype', 'application/octet-stream');
+begin
+  insert into private.uploads_to_check as u (object_id, user_id, bucket_id, name, version, content_type)
+  values (file.id, note_upload.user_id, file.bucket_id, file.name, file.version, v_type)
+  on conflict on constraint uploads_to_check_pkey do update set
+    user_id = excluded.user_id, bucket_id = excluded.bucket_id, name = excluded.name, version = excluded.version,
+    content_type = excluded.content_type, rejected = false, attempts = 0, due_at = now();
+  -- What was rejected at this place, or has left bucket images, makes room.
+  delete from public.images i
+  where (i.bucket_id = file.bucket_id and i.path = file.name and i.id <> file.id) or (i.id = file.id and file.bucket_id <> 'images');
+  if file.bucket_id = 'images' then
+    insert into public.images as i (id, user_id, bucket_id, path, content_type, bytes)
+    values (file.id, note_upload.user_id, file.bucket_id, file.name, v_type, (file.metadata ->> 'size')::bigint)
+    on conflict on constraint images_pkey do update set
+      user_id = excluded.user_id, bucket_id = excluded.bucket_id, path = excluded.path, content_type = excluded.content_type,
+      bytes = excluded.bytes, status = 'checking',
+      document_id = case when i.user_id = excluded.user_id then i.document_id end;
+  end if;
+end $$;
+comment on function private.note_upload(storage.objects, uuid) is
+  'Queues a complete upload for the look at its bytes and keeps public.images in step.';
+
+create function private.tg_objects__forget() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  delete from private.uploads_to_check u where u.object_id = old.id and not u.rejected;
+  delete from public.images i where i.id = old.id and i.status <> 'rejected';
+  return null;
+end $$;
+comment on function private.tg_objects__forget() is
+  'Removes what we noted about a file that is gone; a rejected image stays, so that its owner can see why. Definer: it runs inside the Storage service''s transactions.';
+
+create trigger tg_objects__check after insert or update on storage.objects
+  for each row execute function private.tg_objects__check();
+create trigger tg_objects__forget after delete on storage.objects
+  for each row execute function private.tg_objects__forget();
+
+create function private.claim_uploads_to_check(max integer)
+returns table (object_id uuid, bucket_id text, name text, version text, content_type text, rejected boolean)
+language sql volatile security invoker set search_path = ''
+as $$
+  with due as (
+    select u.object_id from private.uploads_to_check u where u.due_at <= now()
+    order by u.due_at limit claim_uploads_to_check.max for update skip locked
+  )
+  update private.uploads_to_check u set
+    attempts = u.attempts + 1,
+    due_at = now() + least(interval '2 minutes' * 2 ^ least(u.attempts, 10), interval '6 hours')
+  from due where u.object_id = due.object_id
+  returning u.object_id, u.bucket_id, u.name, u.version, u.content_type, u.rejected
+$$;
+comment on function private.claim_uploads_to_check(integer) is
+  'Uploads whose bytes are to be looked at, each handed out once; who does not finish it leaves it to another after 2 minutes, then 4, up to 6 hours.';
+
+create function private.finish_upload_check(object_id uuid, version text, verdict text, found_type text default null)
+returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_upload private.uploads_to_check;
+begin
+  select u.* into v_upload from private.uploads_to_check u
+  where u.object_id = finish_upload_check.object_id and u.version is not distinct from finish_upload_check.version
+  for update;
+  if not found then
+    return false;
+  end if;
+  case finish_upload_check.verdict
+    when 'ok' then
+      update public.images i set status = 'ok' where i.id = v_upload.object_id;
+      delete from private.uploads_to_check u where u.object_id = v_upload.object_id;
+    when 'rejected' then
+      update private.uploads_to_check u set rejected = true where u.object_id = v_upload.object_id;
+      update public.images i set status = 'rejected' where i.id = v_upload.object_id;
+      perform private.raise_security_event(
+        type => 'upload_type_mismatch', severity => 'medium', user_id => v_upload.user_id,
+        details => jsonb_build_object('bucket_id', v_upload.bucket_id, 'name', v_upload.name,
+          'declared', v_upload.content_type, 'found', finish_upload_check.found_type),
+        dedupe_key => v_upload.object_id::text);
+      perform private.notify_user(
+        user_id => v_upload.user_id, type => 'upload_rejected', title => 'A file was removed',
+        body => 'Its content was not of the type it was uploaded as.',
+        data => jsonb_build_object('bucket_id', v_upload.bucket_id, 'name', v_upload.name));
+    when 'removed' then
+      delete from private.uploads_to_check u where u.object_id = v_upload.object_id;
+  end case;
+  return true;
+end $$;
+comment on function private.finish_upload_check(uuid, text, text, text) is
+  'Notes what the bytes of an upload turned out to be: ok; rejected (an event, a notification, and the file is to be removed); removed. False when the file has changed or is gone: then nothing is noted.';
+
+create function private.call_check_uploads() returns bigint
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.call_jobs_function('check-uploads')
+  where exists (select from private.uploads_to_check u where u.due_at <= now())
+$$;
+comment on function private.call_check_uploads() is 'Calls the check of uploads when one is due.';
+
+-- policies/80_realtime.sql ============================================================================================
+
+-- Live updates. Realtime asks these policies when somebody joins a private channel, with a probe row that it rolls back.
+-- The topic `user:<id>` is that user's alone, and only the server writes there (realtime.send, from functions that bypass
+-- these policies): no policy lets an API role insert. The row's own topic is compared, not realtime.topic(), which any SQL
+-- session can set. Realtime asks again only when a channel's token changes: an ended session hears on until its token expires.
+
+create policy "owners receive what is sent to their own topic"
+  on realtime.messages for select to authenticated
+  using (extension = 'broadcast' and topic = 'user:' || (select auth.uid()));
+
+create policy "only live, active and fully signed-in callers"
+  on realtime.messages as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
+
+-- policies/85_storage.sql =============================================================================================
+
+-- A file is its owner's when its name begins with the owner's id; the range is what the Storage service's index on names answers.
+
+create policy "owners see their files"
+  on storage.objects for select to authenticated
+  using (bucket_id in ('avatars', 'images')
+    and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'));
+
+create policy "owners upload their files"
+  on storage.objects for insert to authenticated
+  with check (bucket_id in ('avatars', 'images')
+    and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'));
+
+create policy "owners replace and move their files"
+  on storage.objects for update to authenticated
+  using (bucket_id in ('avatars', 'images')
+    and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'))
+  with check (bucket_id in ('avatars', 'images')
+    and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'));
+
+create policy "owners delete their files"
+  on storage.objects for delete to authenticated
+  using (bucket_id in ('avatars', 'images')
+    and name ~>=~ ((select auth.uid()) || '/') and name ~<~ ((select auth.uid()) || '0'));
+
+create policy "only live, active and fully signed-in callers"
+  on storage.objects as restrictive for all to authenticated
+  using ((select private.access_is_allowed()));
