@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { StackError } from '../stack/config.ts'
 import { runChaos } from './chaos/run.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run chaos [-- --seconds N] [--seed S] [--callers C] [--crashes K]
 

@@ -12,7 +12,7 @@ import { reviewAdvisors } from './checks/advisors.ts'
 import { findImportViolations } from './checks/imports.ts'
 import { findSecrets } from './checks/secrets.ts'
 import { findUnguardedStatements } from './checks/where-clauses.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run check
 

@@ -6,7 +6,7 @@ import { root, StackError } from '../stack/config.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
 import { rowDifference } from '../stack/rows.ts'
 import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run db:diff NAME [-- --allow-drops]
 

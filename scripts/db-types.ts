@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { root } from '../stack/config.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
 import { generateTypes, pushMigrations } from '../stack/schema.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run db:types
 

@@ -7,7 +7,7 @@ import { readConfig, StackError } from '../stack/config.ts'
 import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/platform/keys.ts'
 import { runningStack } from '../stack/state.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run demo
 

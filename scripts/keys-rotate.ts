@@ -7,8 +7,8 @@ import { readConfig, StackError } from '../stack/config.ts'
 import { localDbUrl } from '../stack/platform/bootstrap.ts'
 import { loadKeys } from '../stack/platform/keys.ts'
 import { runningStack } from '../stack/state.ts'
-import { connectDatabase } from './connect-database.ts'
-import { runScript } from './run-script.ts'
+import { connectDatabase } from './shared/connect-database.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run keys:rotate [-- --continue] [--batch N] [--scheme aead-det|A256CBC-HS512]
 

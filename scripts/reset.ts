@@ -3,7 +3,7 @@ import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { readConfig, StackError } from '../stack/config.ts'
 import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { runningStack } from '../stack/state.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run reset
 

@@ -3,9 +3,9 @@ import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
 import type { StackKeys } from '../stack/platform/keys.ts'
 import { startStack } from '../stack/stack.ts'
-import { runScript } from './run-script.ts'
-import { statusLines } from './status-lines.ts'
-import { sellInStandIn } from './stripe-stand-in.ts'
+import { runScript } from './shared/run-script.ts'
+import { statusLines } from './shared/status-lines.ts'
+import { sellInStandIn } from './shared/stripe-stand-in.ts'
 
 const help = `Usage: npm start [-- --no-watch]
 

@@ -3,8 +3,8 @@ import { readConfig, StackError } from '../stack/config.ts'
 import { signInDemoUser } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/platform/keys.ts'
 import { runningStack } from '../stack/state.ts'
-import { runScript } from './run-script.ts'
-import { statusLines } from './status-lines.ts'
+import { runScript } from './shared/run-script.ts'
+import { statusLines } from './shared/status-lines.ts'
 
 const help = `Usage: npm run -s status [-- --token]
 

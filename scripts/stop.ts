@@ -3,7 +3,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { readConfig, StackError } from '../stack/config.ts'
 import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { dropState, runningStack } from '../stack/state.ts'
-import { runScript } from './run-script.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = 'Usage: npm stop\n\nStops the stack of PALISADE_DATA; harmless when nothing runs. The data stays.'
 

@@ -5,9 +5,9 @@ import { reconcileWithStripe } from '../functions/_shared/billing/billing-jobs.t
 import { createDryReadingStore, createReadingStore } from '../functions/_shared/billing/reading-database.ts'
 import type { Reconciled } from '../functions/_shared/billing/reconcile.ts'
 import { StackError } from '../stack/config.ts'
-import { connectBilling, connectionHelp } from './billing-connection.ts'
-import { tableOf } from './print-table.ts'
-import { runScript } from './run-script.ts'
+import { connectBilling, connectionHelp } from './shared/billing-connection.ts'
+import { tableOf } from './shared/print-table.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run stripe:reconcile [-- --days N | --all] [--dry-run]
 

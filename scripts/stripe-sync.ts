@@ -3,9 +3,9 @@ import { parseArgs } from 'node:util'
 import { alone, createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
 import { createStripe, isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
 import { type Item, type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
-import { connectBilling, connectionHelp } from './billing-connection.ts'
-import { tableOf } from './print-table.ts'
-import { runScript } from './run-script.ts'
+import { connectBilling, connectionHelp } from './shared/billing-connection.ts'
+import { tableOf } from './shared/print-table.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run stripe:sync [-- --dry-run]
 

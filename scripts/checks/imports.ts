@@ -16,13 +16,13 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   { from: /^stack\//, mayImport: /^stack\// },
   // What jobs and the webhook do with Stripe, operators start by hand, too.
   {
-    from: /^scripts\/(?:stripe-(?:sync|reconcile|stand-in)|bench\/billing(?:\/[^/]+)?)\.ts$/,
+    from: /^scripts\/(?:stripe-(?:sync|reconcile)|shared\/stripe-stand-in|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
   // The words for an error are those of the functions that it comes from.
   {
-    from: /^scripts\/explain-error\.ts$/,
-    mayImport: /^stack\/|^functions\/_shared\/(?:errors|billing\/describe-failure)\.ts$/,
+    from: /^scripts\/shared\/explain-error\.ts$/,
+    mayImport: /^stack\/|^functions\/_shared\/(?:errors|failure)\.ts$/,
   },
   { from: /^scripts\//, mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/database\.types\.ts$/ },
 ]

@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { expect, test } from 'vitest'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { explainError } from '../../scripts/explain-error.ts'
+import { explainError } from '../../scripts/shared/explain-error.ts'
 import { StackError } from '../../stack/config.ts'
 
 const thrownBy = (act: () => unknown): unknown => {

@@ -1,7 +1,7 @@
 /** No statement of the gateway reads a table from end to end: what is fast with ten users is as fast with a million. */
 import type postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type Explained, explaining } from '../../scripts/explain-plans.ts'
+import { type Explained, explaining } from '../../scripts/shared/explain-plans.ts'
 import { target } from '../target.ts'
 import { abandon, admit, baseModel, free, settle, type Wish } from './ai-support.ts'
 import { type Account, connect, newAccount } from './support.ts'

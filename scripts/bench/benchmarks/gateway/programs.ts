@@ -3,12 +3,12 @@ import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { root, StackError } from '../../../stack/config.ts'
-import { denoBinary } from '../../../stack/platform/functions.ts'
-import { endProcess } from '../../../stack/platform/postgres.ts'
+import { root, StackError } from '../../../../stack/config.ts'
+import { denoBinary } from '../../../../stack/platform/functions.ts'
+import { endProcess } from '../../../../stack/platform/postgres.ts'
 import type { Answer, Command, Load, Measured } from './load-contract.ts'
 
-const folder = join(root, 'scripts', 'bench', 'gateway')
+const folder = join(root, 'scripts', 'bench', 'benchmarks', 'gateway')
 const readyMs = 30_000
 
 export type Program = { pid: number | undefined; stop(): Promise<void> }

@@ -1,4 +1,4 @@
-/** What a module of scripts/bench/ gets and answers: `export async function bench(world: BenchWorld): Promise<BenchResult[]>`. */
+/** What a module of benchmarks/ gets and answers: `export async function bench(world: BenchWorld): Promise<BenchResult[]>`. */
 
 export type BenchResult = {
   name: string

@@ -1,6 +1,6 @@
 /** What row-level security costs: the same statements as `authenticated`, behind policies, and as the table's owner. */
 import postgres from 'postgres'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 
 type Reader = postgres.ReservedSql
 type User = { id: string; sessionId: string; teams: string[] }

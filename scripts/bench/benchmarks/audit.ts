@@ -1,6 +1,6 @@
 /** What one audit entry costs: the same small transaction with and without it, in turns, on one connection. */
 import postgres from 'postgres'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 
 const rounds = 300
 const warmUp = 10

@@ -1,8 +1,8 @@
 /** What a person reads when a script ends early: a line that says what to do, or where an error came from that nobody foresaw. */
 
-import { AppError } from '../functions/_shared/errors.ts'
-import { describeFailure } from '../functions/_shared/failure.ts'
-import { StackError } from '../stack/config.ts'
+import { AppError } from '../../functions/_shared/errors.ts'
+import { describeFailure } from '../../functions/_shared/failure.ts'
+import { StackError } from '../../stack/config.ts'
 
 /** Of sockets, of name servers, and of the driver. */
 const unreachable =

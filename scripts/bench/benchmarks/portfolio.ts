@@ -3,8 +3,8 @@
  * the order of time as production does, in partitions by month; any range in any number of points. A smaller scale has fewer users.
  */
 import postgres from 'postgres'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
-import { explaining } from '../explain-plans.ts'
+import { explaining } from '../../shared/explain-plans.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { quantile } from './gateway/quantile.ts'
 
 const perUser = 10_000

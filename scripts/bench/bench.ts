@@ -3,13 +3,15 @@ import { type ExecFileSyncOptions, execFileSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { root, StackError } from '../stack/config.ts'
-import { startScratch } from '../stack/platform/scratch.ts'
-import { pushMigrations } from '../stack/schema.ts'
-import type { BenchResult, BenchWorld } from './bench-types.ts'
-import { runScript } from './run-script.ts'
+import { root, StackError } from '../../stack/config.ts'
+import { startScratch } from '../../stack/platform/scratch.ts'
+import { pushMigrations } from '../../stack/schema.ts'
+import { tableOf } from '../shared/print-table.ts'
+import { runScript } from '../shared/run-script.ts'
+import type { BenchResult, BenchWorld } from './types.ts'
 
-const modules = readdirSync(join(root, 'scripts', 'bench'))
+const folder = join(root, 'scripts', 'bench')
+const modules = readdirSync(join(folder, 'benchmarks'))
   .filter((file) => file.endsWith('.ts'))
   .map((file) => file.replace(/\.ts$/, ''))
   .sort()
@@ -30,7 +32,6 @@ function isMet(result: BenchResult): string {
 
 /** Packages that only benchmarks need, so that everybody else's `npm ci` stays small. */
 function installPackages(progress: (text: string) => void): void {
-  const folder = join(root, 'scripts', 'bench')
   if (existsSync(join(folder, 'node_modules'))) return
   progress('installing the packages of scripts/bench')
   const options = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] } satisfies ExecFileSyncOptions
@@ -45,15 +46,7 @@ function printTable(results: BenchResult[]): void {
     isMet(result),
     result.note ?? '',
   ])
-  const table = [['what', 'measured', 'target', '', ''], ...rows]
-  const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? []
-  for (const row of table)
-    console.log(
-      row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    )
+  console.log(tableOf([['what', 'measured', 'target', '', ''], ...rows]))
 }
 
 await runScript(help, async () => {
@@ -86,7 +79,7 @@ await runScript(help, async () => {
   try {
     const results: BenchResult[] = []
     for (const name of modules.filter((name) => positionals.length === 0 || positionals.includes(name))) {
-      const { bench } = await import(`./bench/${name}.ts`)
+      const { bench } = await import(`./benchmarks/${name}.ts`)
       results.push(...(await bench(world)))
     }
     printTable(results)

@@ -1,5 +1,5 @@
 /** Whether the function's process grows with the calls it has served: its resident memory over 50,000 streams. */
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { residentMb } from './gateway/processes.ts'
 import { quantile } from './gateway/quantile.ts'
 import { modelName } from './gateway/seed.ts'

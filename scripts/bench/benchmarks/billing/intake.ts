@@ -1,10 +1,13 @@
 /** Deliveries through our webhook and through a bare one, in turns, over the same kind of connection to the same database. */
 import { randomBytes } from 'node:crypto'
 import Stripe from 'stripe'
-import { handleWebhookRequest, type WebhookWorld } from '../../../functions/_shared/billing/handle-webhook-request.ts'
-import { createInbox } from '../../../functions/_shared/billing/inbox-database.ts'
-import { apiVersion } from '../../../functions/_shared/billing/stripe-client.ts'
-import { connectDatabase, type Database } from '../../../functions/_shared/db.ts'
+import {
+  handleWebhookRequest,
+  type WebhookWorld,
+} from '../../../../functions/_shared/billing/handle-webhook-request.ts'
+import { createInbox } from '../../../../functions/_shared/billing/inbox-database.ts'
+import { apiVersion } from '../../../../functions/_shared/billing/stripe-client.ts'
+import { connectDatabase, type Database } from '../../../../functions/_shared/db.ts'
 import { eventOf, invoiceOf, sign } from './events.ts'
 
 const perRound = 400

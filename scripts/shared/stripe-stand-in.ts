@@ -1,9 +1,9 @@
 /** What the local stack sells: every start brings the rows of plans and packs to its stand-in for Stripe. */
-import { alone, createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
-import { createStripe } from '../functions/_shared/billing/stripe-client.ts'
-import { syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
-import type { StackConfig } from '../stack/config.ts'
-import type { StackKeys } from '../stack/platform/keys.ts'
+import { alone, createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
+import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
+import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
+import type { StackConfig } from '../../stack/config.ts'
+import type { StackKeys } from '../../stack/platform/keys.ts'
 import { connectLocally } from './billing-connection.ts'
 
 /** In an account at Stripe itself an operator decides when, with npm run stripe:sync. */

@@ -2,7 +2,7 @@
  * How fast Stripe's events come in, beside the least that could be done with them: the bare signature check and one insert. And
  * how fast they are applied, with a Stripe that answers at once.
  */
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { measureApplying } from './billing/applying.ts'
 import { measureIntake } from './billing/intake.ts'
 import { quantile } from './gateway/quantile.ts'

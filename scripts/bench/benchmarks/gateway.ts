@@ -2,7 +2,7 @@
  * Our gateway beside Portkey's, a bare pass-through, a bare handler with two round trips to Postgres, and the provider itself: JSON
  * and streams, with 1, 16 and 64 callers at once. docs/performance.md says how to read it.
  */
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { report } from './gateway/report.ts'
 import { runRounds } from './gateway/rounds.ts'
 import { startSystems } from './gateway/systems.ts'

@@ -1,6 +1,6 @@
 /** A database by its URL. Postgres.js and Node.js would show the whole of one that they cannot read, with its password. */
 import postgres from 'postgres'
-import { StackError } from '../stack/config.ts'
+import { StackError } from '../../stack/config.ts'
 
 export function connectDatabase(url: string, { max }: { max: number }): postgres.Sql {
   try {

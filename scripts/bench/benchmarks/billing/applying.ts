@@ -1,9 +1,9 @@
 /** How many events one worker applies in a second: claims, readings, rows, credits and entitlements, all in SQL. */
-import { applyEvents } from '../../../functions/_shared/billing/apply-events.ts'
-import { createInbox } from '../../../functions/_shared/billing/inbox-database.ts'
-import { apiVersion } from '../../../functions/_shared/billing/stripe-client.ts'
-import type { StripeReader } from '../../../functions/_shared/billing/stripe-reader.ts'
-import { connectDatabase, type Database } from '../../../functions/_shared/db.ts'
+import { applyEvents } from '../../../../functions/_shared/billing/apply-events.ts'
+import { createInbox } from '../../../../functions/_shared/billing/inbox-database.ts'
+import { apiVersion } from '../../../../functions/_shared/billing/stripe-client.ts'
+import type { StripeReader } from '../../../../functions/_shared/billing/stripe-reader.ts'
+import { connectDatabase, type Database } from '../../../../functions/_shared/db.ts'
 import { eventOf, invoiceOf, subscriptionOf } from './events.ts'
 
 const price = 'price_bench'

@@ -4,7 +4,7 @@
  * wait together. Settlements are not timed.
  */
 import postgres from 'postgres'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { quantile } from './gateway/quantile.ts'
 import { modelName, type Session, seed } from './gateway/seed.ts'
 

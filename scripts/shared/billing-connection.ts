@@ -1,10 +1,10 @@
 /** Which database and which Stripe a script of billing works on: those of the environment, otherwise the local stack's. */
 import type postgres from 'postgres'
 import { z } from 'zod'
-import { readConfig, type StackConfig, StackError } from '../stack/config.ts'
-import { localDbUrl } from '../stack/platform/bootstrap.ts'
-import { loadKeys, type StackKeys } from '../stack/platform/keys.ts'
-import { runningStack } from '../stack/state.ts'
+import { readConfig, type StackConfig, StackError } from '../../stack/config.ts'
+import { localDbUrl } from '../../stack/platform/bootstrap.ts'
+import { loadKeys, type StackKeys } from '../../stack/platform/keys.ts'
+import { runningStack } from '../../stack/state.ts'
 import { connectDatabase } from './connect-database.ts'
 
 export const connectionHelp = `Database: DB_URL as role postgres. Stripe: STRIPE_SECRET_KEY. Without them, the local stack that runs, with its

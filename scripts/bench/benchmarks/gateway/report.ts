@@ -1,5 +1,5 @@
 /** From windows to results: a ratio is formed within a round, and what is reported is the median over the rounds. */
-import type { BenchResult } from '../../bench-types.ts'
+import type { BenchResult } from '../../types.ts'
 import type { Measured } from './load-contract.ts'
 import { quantile, summary } from './quantile.ts'
 import { caseId, cases, key, type Round, type Side, sidesOf } from './rounds.ts'

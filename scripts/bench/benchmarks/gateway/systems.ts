@@ -1,8 +1,8 @@
 /** Everything that is compared, started on loopback ports around one fake provider and one database. */
 import postgres from 'postgres'
-import { startFunctions } from '../../../stack/platform/functions.ts'
-import { freePort } from '../../../stack/platform/scratch.ts'
-import type { BenchWorld } from '../../bench-types.ts'
+import { startFunctions } from '../../../../stack/platform/functions.ts'
+import { freePort } from '../../../../stack/platform/scratch.ts'
+import type { BenchWorld } from '../../types.ts'
 import type { Target } from './load-contract.ts'
 import { parentOf } from './processes.ts'
 import { startDeno, startLoad, startPortkey, untilAnswered } from './programs.ts'

@@ -3,8 +3,8 @@
  * and as many rows in the usage log and the ledger, and whether any plan reads a table from end to end.
  */
 import postgres from 'postgres'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
-import { type Explained, explaining } from '../explain-plans.ts'
+import { type Explained, explaining } from '../../shared/explain-plans.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { quantile } from './gateway/quantile.ts'
 import { modelName, type Session, seed } from './gateway/seed.ts'
 

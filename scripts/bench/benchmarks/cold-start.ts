@@ -1,9 +1,9 @@
 /** From spawn to the first 200: the function `ai`, which then has asked the database, beside an empty handler in Deno. */
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { startFunctions } from '../../stack/platform/functions.ts'
-import { freePort } from '../../stack/platform/scratch.ts'
-import type { BenchResult, BenchWorld } from '../bench-types.ts'
+import { startFunctions } from '../../../stack/platform/functions.ts'
+import { freePort } from '../../../stack/platform/scratch.ts'
+import type { BenchResult, BenchWorld } from '../types.ts'
 import { startDeno } from './gateway/programs.ts'
 import { quantile } from './gateway/quantile.ts'
 import { seed } from './gateway/seed.ts'
