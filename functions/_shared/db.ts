@@ -2,6 +2,7 @@
 import postgres from 'postgres'
 import { z } from 'zod'
 import { AppError, type ErrorCode, refusalIn } from './errors.ts'
+import { within } from './within.ts'
 
 export type Database = postgres.Sql
 /** For what runs in a transaction as well. */
@@ -72,16 +73,8 @@ export const nothing = z.unknown()
 
 async function beforeDeadline<Row>(query: postgres.PendingQuery<Row[] & postgres.Row[]>, ms: number | undefined) {
   if (ms === undefined) return query
-  let timer: ReturnType<typeof setTimeout> | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      query.cancel()
-      reject(new AppError('internal', { cause: `no answer from the database after ${ms} ms` }))
-    }, ms)
-  })
-  try {
-    return await Promise.race([query, late])
-  } finally {
-    clearTimeout(timer)
-  }
+  const rows = await within(ms, query)
+  if (rows !== undefined) return rows
+  query.cancel()
+  throw new AppError('internal', { cause: `no answer from the database after ${ms} ms` })
 }
