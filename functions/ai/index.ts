@@ -1,9 +1,9 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { z } from 'zod'
+import { createProviderKeys } from '../_shared/ai/call-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
-import { createProviderKeys } from '../_shared/ai/provider-key.ts'
-import { rememberBlocked } from '../_shared/ai/remember-blocked.ts'
+import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
@@ -20,16 +20,13 @@ if (!env.AI_DB_URL) {
     'AI_DB_URL is not set, so the gateway has all rights of SUPABASE_DB_URL: set it to the role palisade_gateway'
   log({ level: 'warning', message })
 }
-const { providerSecret, countAnonymous, ...ledger } = createLedger(
-  connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL),
-)
+const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL))
 
 const world: AiWorld = {
-  ...ledger,
-  lastWell: new Map(),
-  countAnonymous: rememberBlocked(countAnonymous, Date.now),
+  ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  providerKey: createProviderKeys({ environment, providerSecret, now: Date.now }),
+  providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
+  lastWell: new Map(),
   fetch: (url, init) => fetch(url, init),
   waitUntil: (work) => EdgeRuntime.waitUntil(work),
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),

@@ -1,6 +1,6 @@
 /** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a secret key. */
 import { z } from 'zod'
-import { hasSecretKey } from '../_shared/auth/verify-secret-key.ts'
+import { hasSecretKey } from '../_shared/auth/identify-caller.ts'
 import { createBillingJobs } from '../_shared/billing/billing-jobs.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'

@@ -1,7 +1,7 @@
 /** Requests without a valid token or key, counted by the address they come from. */
 import { expect, test } from 'vitest'
-import type { AnonymousVerdict } from '../../functions/_shared/ai/ledger-contract.ts'
-import { rememberBlocked } from '../../functions/_shared/ai/remember-blocked.ts'
+import type { AnonymousVerdict } from '../../functions/_shared/ai/ledger.ts'
+import { rememberBlocked } from '../../functions/_shared/ai/who-calls.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { codeOf, createWorld } from './ai-world.ts'
 
@@ -14,7 +14,7 @@ test('an address over its limit gets a 429 that says when to come back', async (
   const resets_at = new Date(Date.now() + 41_500).toISOString()
   const limit = { meter: 'anonymous_requests', period: '60 seconds', amount: 30, remaining: 0, resets_at }
   const countAnonymous = async () => ({ allowed: false, limit, retry_after_s: 42 })
-  const { send } = createWorld(nowhere, { countAnonymous })
+  const { send } = createWorld(nowhere, { ledger: { countAnonymous } })
 
   for (const path of ['/models', '/chat/completions', '/embeddings']) {
     const method = path === '/models' ? 'GET' : 'POST'
@@ -33,12 +33,13 @@ test('below the limit the answer stays 401, and so it does when the counter is a
   const { send, seen } = createWorld(nowhere)
   expect((await send('/models', from('203.0.113.1'))).status).toBe(401)
   expect(seen.anonymous).toEqual(['203.0.113.1'])
-  expect((await createWorld(nowhere, { countAnonymous: away }).send('/models', from('203.0.113.1'))).status).toBe(401)
+  const alone = createWorld(nowhere, { ledger: { countAnonymous: away } })
+  expect((await alone.send('/models', from('203.0.113.1'))).status).toBe(401)
 })
 
 test('a valid caller from the same address is not counted and not blocked', async () => {
   const { send, seen } = createWorld(nowhere, {
-    countAnonymous: async () => ({ allowed: false }),
+    ledger: { countAnonymous: async () => ({ allowed: false }) },
   })
 
   expect((await send('/models', from('203.0.113.1', 'Bearer good'))).status).toBe(200)

@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest'
-import { identifyCaller } from '../../functions/_shared/auth/identify-caller.ts'
-import { verifyApiKey } from '../../functions/_shared/auth/verify-api-key.ts'
-import { clientAddress } from '../../functions/_shared/http/client-address.ts'
+import { identifyCaller, verifyApiKey } from '../../functions/_shared/auth/identify-caller.ts'
+import { clientAddress } from '../../functions/_shared/http/request-headers.ts'
 
 // 32 characters of a key that no database ever made, with the checksum that belongs to them.
 const key = 'pal_live_0123456789abcdefghjkmnpqrstvwxyz'

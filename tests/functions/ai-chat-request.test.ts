@@ -1,8 +1,6 @@
 import { expect, test } from 'vitest'
 import { tokensAtMost } from '../../functions/_shared/ai/estimate-tokens.ts'
-import { readChatRequest } from '../../functions/_shared/ai/read-chat-request.ts'
-import { readEmbeddingsRequest } from '../../functions/_shared/ai/read-embeddings-request.ts'
-import { readImagesRequest } from '../../functions/_shared/ai/read-images-request.ts'
+import { readChatRequest, readEmbeddingsRequest, readImagesRequest } from '../../functions/_shared/ai/read-request.ts'
 import { routeTo } from './ai-world.ts'
 
 const valid = { model: 'demo/echo', messages: [{ role: 'user', content: 'hello' }] }

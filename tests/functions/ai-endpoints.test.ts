@@ -67,7 +67,7 @@ test.each([
 
 test('the cost of a whole answer is a header, since its body goes out as it came', async () => {
   const { send } = createWorld(provider.url, {
-    settle: async () => ({ settled: true, cost_micros: 1_234, credits_remaining: 7 }),
+    ledger: { settle: async () => ({ settled: true, cost_micros: 1_234, credits_remaining: 7 }) },
   })
 
   const answer = await send('/embeddings', post({ model: 'echo', input: 'hello' }))
@@ -80,7 +80,7 @@ test('the cost of a whole answer is a header, since its body goes out as it came
 /** The usages in a streamed answer, in order. */
 async function usagesOf(model: string, include_usage: boolean, cost_micros: number | null = 1_500_000) {
   const settle = async () => ({ settled: true, cost_micros })
-  const { chat } = createWorld(provider.url, { settle })
+  const { chat } = createWorld(provider.url, { ledger: { settle } })
   const body = { model, messages, stream: true, stream_options: { include_usage } }
   const text = await (await chat(body)).text()
   const events = text.split(/(?:\r?\n){2}/).filter((event) => event.includes('"total_tokens"'))

@@ -51,7 +51,7 @@ test('a refusal of the ledger reaches the caller with its headers, and the provi
   const details = { resets_at: new Date(Date.now() + 60_000).toISOString() }
   const admit = async () =>
     ({ admitted: false, code: 'daily_quota_exceeded', message: 'No calls left.', details }) as const
-  const { chat } = createWorld(provider.url, { admit, fetch: () => Promise.reject(new Error('asked')) })
+  const { chat } = createWorld(provider.url, { ledger: { admit }, fetch: () => Promise.reject(new Error('asked')) })
 
   const answer = await chat({ model: 'echo', messages })
 
@@ -64,7 +64,7 @@ test.each([
   ['accounting_unavailable', 503, () => Promise.reject(new AppError('accounting_unavailable'))],
   ['internal', 500, async () => ({ admitted: false, code: 'no_such_code' }) as const],
 ])('an unreachable or odd ledger fails closed: %s', async (code, status, admit) => {
-  const { chat } = createWorld(provider.url, { admit, fetch: () => Promise.reject(new Error('asked')) })
+  const { chat } = createWorld(provider.url, { ledger: { admit }, fetch: () => Promise.reject(new Error('asked')) })
 
   const answer = await chat({ model: 'echo', messages })
 
@@ -165,7 +165,7 @@ test('a ledger that is away for a moment is asked again, and the answer goes out
     if (tries < 3) throw new AppError('accounting_unavailable')
     return { settled: true }
   }
-  const { chat, background } = createWorld(provider.url, { settle })
+  const { chat, background } = createWorld(provider.url, { ledger: { settle } })
 
   expect((await chat({ model: 'echo', messages })).status).toBe(200)
   await Promise.all(background)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Admission } from '../../functions/_shared/ai/ledger-contract.ts'
+import type { Admission } from '../../functions/_shared/ai/ledger.ts'
 import { codeOf, createWorld, messages, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
@@ -58,7 +58,9 @@ const refusedWith = (over: object) => async (): Promise<Admission> => ({ admitte
 
 test('the first answer is given again, and says so', async () => {
   const replay = { body: '{"id":"first"}', content_type: 'application/json', model: 'demo/echo' }
-  const { seen, chat } = createWorld(provider.url, { admit: refusedWith({ code: 'idempotency_replay', replay }) })
+  const { seen, chat } = createWorld(provider.url, {
+    ledger: { admit: refusedWith({ code: 'idempotency_replay', replay }) },
+  })
 
   const answer = await chat(request, withKey('again'))
 
@@ -76,7 +78,7 @@ test.each([
   ['idempotency_in_progress', 409, 'idempotency_in_progress', null, '1'],
   ['idempotency_key_reused', 422, 'idempotency_key_reused', null, null],
 ])('%s without an answer to give is %i %s', async (code, status, told, shouldRetry, retryAfter) => {
-  const { chat } = createWorld(provider.url, { admit: refusedWith({ code }) })
+  const { chat } = createWorld(provider.url, { ledger: { admit: refusedWith({ code }) } })
 
   const answer = await chat(request, withKey('again'))
 

@@ -1,7 +1,6 @@
 /** The gateway's way to Postgres, many calls at a time: what SQL decides reaches the call it was decided for. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createLedger } from '../../functions/_shared/ai/ledger.ts'
-import type { AdmissionRequest, Outcome } from '../../functions/_shared/ai/ledger-contract.ts'
+import { type AdmissionRequest, createLedger, type Ledger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
 import { connectDatabase } from '../../functions/_shared/db.ts'
 import { type Account, connect, newAccount, type Sql } from '../sql/support.ts'
 import { target } from '../target.ts'
@@ -10,7 +9,7 @@ const model = `ledger/${crypto.randomUUID()}`
 const nobody = { id: crypto.randomUUID(), sessionId: crypto.randomUUID() }
 let sql: Sql
 let pool: ReturnType<typeof connectDatabase>
-let ledger: ReturnType<typeof createLedger>
+let ledger: Ledger
 beforeAll(async () => {
   sql = connect()
   pool = connectDatabase(target().dbUrl)

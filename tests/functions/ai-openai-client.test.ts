@@ -4,10 +4,9 @@ import { serve } from '@hono/node-server'
 import OpenAI from 'openai'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
-import type { Admission } from '../../functions/_shared/ai/ledger-contract.ts'
-import type { AiWorld } from '../../functions/_shared/ai/world.ts'
+import type { Admission } from '../../functions/_shared/ai/ledger.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { callsOf, createWorld, startProvider } from './ai-world.ts'
+import { type Changes, callsOf, createWorld, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 const servers: { close(): void }[] = []
@@ -23,11 +22,8 @@ const model = 'echo'
 const said = { model, messages: [{ role: 'user' as const, content: 'hello brave new world' }] }
 
 /** A gateway on a loopback socket, and a client that counts its requests. */
-async function open(
-  over: Partial<AiWorld> = {},
-  options: { apiKey?: string; maxRetries?: number; timeout?: number } = {},
-) {
-  const { world, ...rest } = createWorld(provider.url, over)
+async function open(changes: Changes = {}, options: { apiKey?: string; maxRetries?: number; timeout?: number } = {}) {
+  const { world, ...rest } = createWorld(provider.url, changes)
   let requests = 0
   const gateway = (request: Request) => {
     requests += 1
@@ -43,7 +39,7 @@ async function open(
 }
 
 const refusing = (code: string, details = {}) => ({
-  admit: async (): Promise<Admission> => ({ admitted: false, code, details }),
+  ledger: { admit: async (): Promise<Admission> => ({ admitted: false, code, details }) },
 })
 
 test.each([
@@ -92,7 +88,7 @@ test('a rate limit is waited for and then passes', async () => {
   const admissions: Admission[] = [{ admitted: false, code: 'rate_limit_exceeded', details: { retry_after_s: 1 } }]
   const inner = createWorld(provider.url)
   const { client, requests } = await open(
-    { admit: async (request) => admissions.shift() ?? inner.world.admit(request) },
+    { ledger: { admit: async (request) => admissions.shift() ?? inner.world.ledger.admit(request) } },
     { maxRetries: 1 },
   )
 
@@ -106,7 +102,7 @@ test('a rate limit is waited for and then passes', async () => {
 
 test('a ledger that is away is an InternalServerError after the retries that the client wants', async () => {
   const admit = () => Promise.reject(new AppError('accounting_unavailable', { retryAfterS: 0 }))
-  const { client, requests } = await open({ admit }, { maxRetries: 1 })
+  const { client, requests } = await open({ ledger: { admit } }, { maxRetries: 1 })
 
   await expect(client.chat.completions.create(said)).rejects.toBeInstanceOf(OpenAI.InternalServerError)
   expect(requests()).toBe(2)

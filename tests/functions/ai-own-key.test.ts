@@ -9,10 +9,12 @@ const asksFor = (credential: string) => ({
 test('the caller’s own key goes to the provider in the place of ours, and into no log', async () => {
   const sent: (string | null)[] = []
   const { chat, seen } = createWorld('http://provider.test', {
-    admit: async (request) => {
-      seen.admitted.push(request)
-      const admission = admittedTo('http://provider.test/v1', request.model)
-      return { ...admission, routes: admission.routes.map((route) => ({ ...route, api_key: 'sk-their-own' })) }
+    ledger: {
+      admit: async (request) => {
+        seen.admitted.push(request)
+        const admission = admittedTo('http://provider.test/v1', request.model)
+        return { ...admission, routes: admission.routes.map((route) => ({ ...route, api_key: 'sk-their-own' })) }
+      },
     },
     fetch: async (_url, init) => {
       sent.push(new Headers(init.headers).get('authorization'))

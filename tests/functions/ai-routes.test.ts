@@ -1,10 +1,9 @@
 /** Retries, fallback and what the breaker is told. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { delayMs } from '../../functions/_shared/ai/call-provider.ts'
-import type { Admission, Route } from '../../functions/_shared/ai/ledger-contract.ts'
-import type { AiWorld } from '../../functions/_shared/ai/world.ts'
+import type { Admission, Route } from '../../functions/_shared/ai/ledger.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
-import { admittedTo, callsOf, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
+import { admittedTo, type Changes, callsOf, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -13,17 +12,17 @@ beforeAll(async () => {
 afterAll(() => provider.close())
 
 /** A world whose ledger admits with these routes, and which notes how long it was asked to wait. */
-function worldWith(models: (string | Route)[], over: Partial<AiWorld> = {}) {
+function worldWith(models: (string | Route)[], changes: Changes = {}) {
   const base = `${provider.url}/v1`
   const routes = models.map((model) => (typeof model === 'string' ? routeTo(base, model) : model))
   const waits: number[] = []
   const world = createWorld(provider.url, {
-    admit: async (): Promise<Admission> => ({ ...admittedTo(base, 'echo'), routes }),
+    ledger: { admit: async (): Promise<Admission> => ({ ...admittedTo(base, 'echo'), routes }) },
     sleep: async (ms) => {
       if (ms !== 1_500) waits.push(ms) // The patience with a settlement is another matter.
       await new Promise((done) => setTimeout(done, ms === 1_500 ? ms : 1))
     },
-    ...over,
+    ...changes,
   })
   const ask = (stream: boolean, more: object = {}) => world.chat({ model: 'asked', messages, stream, ...more })
   return { ...world, waits, ask }

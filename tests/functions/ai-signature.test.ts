@@ -1,6 +1,6 @@
 /** What the gateway does with the headers of a signed request; whether it is valid is decided in the database. */
 import { expect, test } from 'vitest'
-import { readSignature } from '../../functions/_shared/ai/read-signature.ts'
+import { readSignature } from '../../functions/_shared/ai/who-calls.ts'
 import { createWorld, messages } from './ai-world.ts'
 
 const nowhere = 'http://127.0.0.1:9'
@@ -40,7 +40,7 @@ test('the owner of the key hears of a signature that the database refuses', asyn
   const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(key))
   const authorization = `Bearer ${key}${Buffer.from(digest).toString('hex').slice(0, 8)}`
   const refused = { admitted: false as const, code: 'invalid_signature', message: 'no' }
-  const { send, seen, background } = createWorld(nowhere, { admit: async () => refused })
+  const { send, seen, background } = createWorld(nowhere, { ledger: { admit: async () => refused } })
 
   const answer = await send('/chat/completions', {
     method: 'POST',

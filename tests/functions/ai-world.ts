@@ -7,10 +7,11 @@ import type {
   Admission,
   AdmissionRequest,
   AttemptReport,
+  Ledger,
   Outcome,
   Provider,
   Route,
-} from '../../functions/_shared/ai/ledger-contract.ts'
+} from '../../functions/_shared/ai/ledger.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { within } from '../../functions/_shared/within.ts'
@@ -96,8 +97,11 @@ const calls = z.object({ calls: z.array(z.object({ aborted: z.boolean(), body: z
 export const callsOf = async (providerUrl: string, tag: string) =>
   calls.parse(await (await fetch(`${providerUrl}/calls?tag=${tag}`)).json()).calls
 
-/** Records what reaches the ledger and the log; `over` replaces parts of the world. */
-export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, timeoutMs = 5_000, totalMs = 20_000) {
+/** Parts of the world, and of its ledger, that a test has otherwise. */
+export type Changes = Partial<Omit<AiWorld, 'ledger'>> & { ledger?: Partial<Ledger> }
+
+/** Records what reaches the ledger and the log. */
+export function createWorld(providerUrl: string, changes: Changes = {}, timeoutMs = 5_000, totalMs = 20_000) {
   const seen = {
     admitted: [] as AdmissionRequest[],
     started: 0,
@@ -108,11 +112,7 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     anonymous: [] as string[],
   }
   const background: Promise<unknown>[] = []
-  const world: AiWorld = {
-    verifyUserToken: async (token) => {
-      if (token !== 'good') throw new AppError('invalid_api_key')
-      return caller
-    },
+  const ledger: Ledger = {
     admit: async (request) => {
       seen.admitted.push(request)
       return admittedTo(`${providerUrl}/v1`, request.model, timeoutMs, totalMs)
@@ -129,7 +129,6 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
       models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
     }),
     reportAttempts: async (reports) => void seen.reports.push(...reports),
-    lastWell: new Map(),
     reportSignatureFailure: async (keyHash) => {
       seen.signatureFailures.push(keyHash)
     },
@@ -137,6 +136,14 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
       seen.anonymous.push(ip)
       return { allowed: true }
     },
+    providerSecret: async () => null,
+  }
+  const world: AiWorld = {
+    verifyUserToken: async (token) => {
+      if (token !== 'good') throw new AppError('invalid_api_key')
+      return caller
+    },
+    lastWell: new Map(),
     providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
     fetch: (url, init) => fetch(url, init),
     waitUntil: (work) => void background.push(work),
@@ -146,7 +153,8 @@ export function createWorld(providerUrl: string, over: Partial<AiWorld> = {}, ti
     random: Math.random,
     newId: () => crypto.randomUUID(),
     log: (line) => void seen.log.push(line),
-    ...over,
+    ...changes,
+    ledger: { ...ledger, ...changes.ledger },
   }
   const send = (path: string, init: RequestInit = {}) =>
     handleAiRequest(

@@ -1,7 +1,7 @@
 /** The function `jobs` with a world of its own: what a caller gets, and what a crash at each step leaves behind. */
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
-import { hasSecretKey } from '../../functions/_shared/auth/verify-secret-key.ts'
+import { hasSecretKey } from '../../functions/_shared/auth/identify-caller.ts'
 import { handleJobsRequest } from '../../functions/_shared/jobs/handle-jobs-request.ts'
 import { messageId } from '../../functions/_shared/jobs/send-mails.ts'
 import type { ArchivePart, JobsWorld, Mail } from '../../functions/_shared/jobs/world.ts'

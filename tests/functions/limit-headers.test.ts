@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { limitHeaders } from '../../functions/_shared/http/limit-headers.ts'
+import { limitHeaders } from '../../functions/_shared/ai/tell-decision.ts'
 
 const now = Date.parse('2026-11-21T00:00:00Z')
 const day = { meter: 'ai_calls', period: 'day', amount: 100, remaining: 98, resets_at: '2026-11-21T01:00:00Z' }

@@ -1,6 +1,6 @@
 /** API keys: making, rotating, revoking them, and what one is worth at the moment of a call. */
 import { describe, expect, test } from 'vitest'
-import { verifyApiKey } from '../../functions/_shared/auth/verify-api-key.ts'
+import { verifyApiKey } from '../../functions/_shared/auth/identify-caller.ts'
 import { addFactor } from '../support/sql.ts'
 import { admit, newModel } from './ai-support.ts'
 import {

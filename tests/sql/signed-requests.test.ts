@@ -1,7 +1,7 @@
 /** Signed requests (Standard Webhooks): what the database accepts as a signature, and that it accepts it once. */
 import { createHmac } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { verifyApiKey } from '../../functions/_shared/auth/verify-api-key.ts'
+import { verifyApiKey } from '../../functions/_shared/auth/identify-caller.ts'
 import { addFactor } from '../support/sql.ts'
 import { type Admission, admit, baseModel, type Signature } from './ai-support.ts'
 import {

@@ -2,21 +2,15 @@
 import { z } from 'zod'
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
-import { limitHeaders } from '../http/limit-headers.ts'
 import { BodyTooLarge, readBody } from '../http/read-body.ts'
-import type { AiRequest } from './ai-request.ts'
 import { answerJson, openJson } from './answer-json.ts'
 import { callProvider } from './call-provider.ts'
-import { nothingDelivered } from './describe-outcome.ts'
-import { readIdempotency, replayed } from './idempotency.ts'
-import { identify } from './identify.ts'
-import { ledgerCaller } from './ledger-caller.ts'
-import type { AdmissionRequest, Settlement } from './ledger-contract.ts'
-import { type OpenCall, openCall } from './open-call.ts'
-import { openStream } from './open-stream.ts'
-import { tellOfSignature } from './read-signature.ts'
-import { refusal } from './refusal.ts'
-import { streamAnswer } from './stream-answer.ts'
+import type { AdmissionRequest, Settlement } from './ledger.ts'
+import { nothingDelivered, type OpenCall, openCall } from './open-call.ts'
+import type { AiRequest } from './read-request.ts'
+import { openStream, streamAnswer } from './stream-answer.ts'
+import { limitHeaders, refusal, replayed } from './tell-decision.ts'
+import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
 const bodyLimitBytes = 1_000_000
@@ -38,7 +32,7 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
   line.model = request.model
 
   const asked = await admissionRequest({ exchange, caller, request, body })
-  const admission = await world.admit(asked)
+  const admission = await world.ledger.admit(asked)
   note(facts, { 'x-attempts': 0 })
   if (!admission.admitted) {
     const limit = admission.details?.limit
@@ -125,4 +119,20 @@ async function admissionRequest({ exchange, caller, request, body }: Asked): Pro
     ...(await readIdempotency(headers, body)),
     credential_id: readCredential(headers),
   }
+}
+
+/** The caller's promise that two requests are one: a key, and what tells whether the bodies are the same. */
+type Claim = { idempotency_key: string | null; body_hash: string | null }
+
+const idempotencyKey = /^[\x20-\x7e]{1,255}$/
+
+async function readIdempotency(headers: Headers, body: Uint8Array<ArrayBuffer>): Promise<Claim> {
+  const key = headers.get('idempotency-key')
+  if (key === null) return { idempotency_key: null, body_hash: null }
+  if (!idempotencyKey.test(key)) {
+    const message = 'idempotency-key: is not 1 to 255 printable characters'
+    throw new AppError('invalid_request_error', { message, param: 'idempotency-key' })
+  }
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', body))
+  return { idempotency_key: key, body_hash: Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('') }
 }

@@ -3,7 +3,7 @@ import { AppError } from '../errors.ts'
 import { BodyTooLarge } from '../http/read-body.ts'
 import { type AnswerBody, readWhole } from './answer-body.ts'
 import type { Answer } from './call-provider.ts'
-import type { Endpoint, Settlement } from './ledger-contract.ts'
+import type { Endpoint, Settlement } from './ledger.ts'
 import type { OpenCall } from './open-call.ts'
 import { hasError, type ProviderAnswer, readProviderAnswer, usageOf } from './provider-answer.ts'
 

@@ -3,13 +3,12 @@
  * been delivered, so nothing can be said twice. Ours and no library: retries here depend on the status, Retry-After, the
  * caller's signal and the route at once, which the general ones (p-retry, cockatiel) leave to callbacks of this size.
  */
+import { z } from 'zod'
 import { AppError, toAppError } from '../errors.ts'
-import { type AnswerBody, openBody } from './answer-body.ts'
-import type { Route } from './ledger-contract.ts'
-import type { OpenCall } from './open-call.ts'
-import { providerRefusal } from './provider-refusal.ts'
-import { providerRequest } from './provider-request.ts'
-import { isProvidersFault, reportAttempt } from './report-attempt.ts'
+import { type AnswerBody, openBody, readWhole } from './answer-body.ts'
+import { writeJson } from './estimate-tokens.ts'
+import type { Endpoint, Ledger, Route } from './ledger.ts'
+import { isProvidersFault, type OpenCall, reportAttempt } from './open-call.ts'
 import { untilAborted } from './watch-call.ts'
 import type { AiWorld } from './world.ts'
 
@@ -95,4 +94,110 @@ async function ask<Opening>(
     body.cancel()
     throw cause
   }
+}
+
+const paths: Record<Endpoint, string> = {
+  'chat.completions': '/chat/completions',
+  embeddings: '/embeddings',
+  'images.generations': '/images/generations',
+}
+
+async function providerRequest(
+  route: Route,
+  { request, requestId }: Pick<OpenCall, 'request' | 'requestId'>,
+  world: AiWorld,
+): Promise<{ url: string; init: RequestInit }> {
+  const { base_url, api_key_secret } = route.provider
+  const headers = new Headers({
+    'content-type': 'application/json',
+    accept: request.stream ? 'text/event-stream' : 'application/json',
+    // Compression holds events back.
+    'accept-encoding': 'identity',
+    'x-request-id': requestId,
+  })
+  if (route.api_key !== undefined) {
+    headers.set('authorization', `Bearer ${route.api_key}`)
+  } else if (api_key_secret !== null) {
+    const key = await world.providerKey(api_key_secret)
+    if (!key) throw new AppError('provider_not_configured', { cause: `${api_key_secret} is not set` })
+    headers.set('authorization', `Bearer ${key}`)
+  }
+  return {
+    url: base_url.replace(/\/+$/, '') + paths[request.endpoint],
+    // A redirect would carry the key and the prompt to an address that nobody entered in the table.
+    init: { method: 'POST', headers, body: writeJson(request.bodyFor(route)), redirect: 'manual' },
+  }
+}
+
+type KeySources = Pick<Ledger, 'providerSecret'> & { environment(name: string): string | undefined; now(): number }
+
+const keptMs = 5 * 60_000
+
+/**
+ * Providers' keys: the environment's first, then the Vault's. A secret that was not found is asked for again, so that one that is
+ * put there works at once.
+ */
+export function createProviderKeys({ environment, providerSecret, now }: KeySources) {
+  const kept = new Map<string, { secret: string; until: number }>()
+
+  return async (name: string): Promise<string | undefined> => {
+    // A row in the table of providers must not be able to send the project's own secrets to its address.
+    if (name.startsWith('SUPABASE_')) return undefined
+    const given = environment(name)
+    if (given) return given
+    const known = kept.get(name)
+    if (known && known.until > now()) return known.secret
+    kept.delete(name)
+    const secret = await providerSecret(name)
+    if (secret) kept.set(name, { secret, until: now() + keptMs })
+    return secret ?? undefined
+  }
+}
+
+const refusalLimitBytes = 64_000
+
+const refusalBody = z.object({
+  error: z.object({ message: z.string().max(2_000), param: z.string().max(200).nullish().catch(null) }),
+})
+
+/**
+ * What a provider's refusal means for our caller. 400 and 422 are about the caller's body and are told to the caller. 401, 403,
+ * 402 and 404 are about our key, our account and our table: the caller learns nothing and the log says it. 429 stays a 429,
+ * because the client's way to deal with it, wait and try again, is right, although it is not the caller's own limit.
+ */
+async function providerRefusal({ status, headers }: Response, body: AnswerBody): Promise<AppError> {
+  const cause = `the provider answered ${status}`
+  const isCallersFault = status === 400 || status === 413 || status === 422
+  if (isCallersFault) {
+    const said = messageOf(await readWhole(body, refusalLimitBytes).catch(() => undefined))
+    const code = status === 413 ? 'request_too_large' : 'invalid_request_error'
+    return new AppError(code, {
+      message: said?.message ?? 'The AI provider refuses this request.',
+      param: said?.param ?? undefined,
+    })
+  }
+  body.cancel()
+  const retryAfterS = parseRetryAfter(headers)
+  if (status === 429)
+    return new AppError('rate_limit_exceeded', { message: 'The AI provider is busy.', retryAfterS, cause })
+  if (status === 408 || status === 504) return new AppError('upstream_timeout', { retryAfterS, cause })
+  // The same request fails the same way until somebody here acts.
+  if (status < 500) return new AppError('upstream_error', { shouldRetry: false, cause })
+  return new AppError('upstream_error', { retryAfterS, cause })
+}
+
+function messageOf(body: Uint8Array | undefined) {
+  try {
+    return refusalBody.parse(JSON.parse(new TextDecoder().decode(body))).error
+  } catch {
+    return undefined
+  }
+}
+
+/** Seconds or an HTTP date, which is compared with the provider's own Date, so that no clock of ours is needed. */
+function parseRetryAfter(headers: Headers): number | undefined {
+  const value = headers.get('retry-after') ?? ''
+  if (/^\d{1,6}$/.test(value)) return Number(value)
+  const seconds = Math.ceil((Date.parse(value) - Date.parse(headers.get('date') ?? '')) / 1000)
+  return Number.isNaN(seconds) ? undefined : Math.max(1, seconds)
 }

@@ -28,14 +28,3 @@ export function writeJson(body: Record<string, unknown>): string {
 
 export const tokensAtMost = (bytes: number): number => Math.ceil(bytes / 3)
 export const tokensEstimated = (bytes: number): number => Math.ceil(bytes / 4)
-
-/** The bytes of what a model said in a `message` or a `delta`: text, reasoning, refusal, tool calls, audio. */
-export function contentBytes(said: unknown): number {
-  if (typeof said !== 'object' || said === null) return 0
-  let bytes = 0
-  for (const [field, value] of Object.entries(said)) {
-    if (field === 'role' || value === null || value === undefined) continue
-    bytes += byteLength(typeof value === 'string' ? value : JSON.stringify(value))
-  }
-  return bytes
-}

@@ -2,12 +2,11 @@
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { answerPreflight, corsHeaders } from '../http/cors.ts'
-import { requestId as requestIdOf } from '../http/request-id.ts'
+import { requestId as requestIdOf } from '../http/request-headers.ts'
 import { answerCall, type Exchange, type ReadRequest } from './answer-call.ts'
-import { answerModels } from './answer-models.ts'
-import { readChatRequest } from './read-chat-request.ts'
-import { readEmbeddingsRequest } from './read-embeddings-request.ts'
-import { readImagesRequest } from './read-images-request.ts'
+import { readChatRequest, readEmbeddingsRequest, readImagesRequest } from './read-request.ts'
+import { refusal } from './tell-decision.ts'
+import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
 import type { AiWorld } from './world.ts'
 
 const root = '/ai/v1'
@@ -61,4 +60,18 @@ function modelId(pathname: string): string | undefined {
   } catch {
     throw new AppError('model_not_found')
   }
+}
+
+/** The models that the caller may use, in OpenAI's shape. */
+async function answerModels(headers: Headers, id: string | undefined, world: AiWorld): Promise<Response> {
+  const caller = ledgerCaller(await identify(headers, world), headers, new Uint8Array())
+  const list = await world.ledger.listModels(caller)
+  if (!list.allowed && list.code === 'invalid_signature') tellOfSignature(caller, world)
+  if (!list.allowed) throw refusal(list)
+  const data = list.models.map((model) => ({ ...model, object: 'model' }))
+  if (id === undefined) return Response.json({ object: 'list', data })
+  const model = data.find((candidate) => candidate.id === id)
+  if (!model)
+    throw new AppError('model_not_found', { message: `The model '${id}' does not exist or is not in your plan.` })
+  return Response.json(model)
 }

@@ -1,10 +1,12 @@
-/** An admitted call from admission to settlement. It settles exactly once, however many ways it ends at the same time. */
-
+/**
+ * An admitted call from admission to settlement. It settles exactly once, however many ways it ends at the same time; here stands
+ * what an ending is charged, too, and what the breaker learns of it.
+ */
+import type { AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
-import type { AiRequest } from './ai-request.ts'
-import { describeOutcome, type Ending } from './describe-outcome.ts'
-import type { Admitted, Outcome, Route, Settlement } from './ledger-contract.ts'
-import { reportAttempt } from './report-attempt.ts'
+import { tokensEstimated } from './estimate-tokens.ts'
+import type { Admitted, AttemptReport, Outcome, Route, Settlement, Usage } from './ledger.ts'
+import type { AiRequest } from './read-request.ts'
 import { type Watch, watchCall } from './watch-call.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
@@ -77,7 +79,7 @@ export function openCall({ startedAt, caller, line, ...opening }: Opening, world
 async function settleWithRetries(callId: string, outcome: Outcome, world: AiWorld): Promise<Settlement | undefined> {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      return await world.settle(callId, outcome)
+      return await world.ledger.settle(callId, outcome)
     } catch (error) {
       const delayMs = retryDelaysMs[attempt]
       const message = delayMs === undefined ? 'a call is left to the sweeper' : 'a settlement failed and is tried again'
@@ -86,4 +88,90 @@ async function settleWithRetries(callId: string, outcome: Outcome, world: AiWorl
       await world.sleep(delayMs)
     }
   }
+}
+
+export type Ending = {
+  /** Undefined when all went well. */
+  error: AppError | undefined
+  /** As the provider reported it. */
+  usage: Usage | null
+  /** Bytes of text that the model said and that were delivered. */
+  contentBytes: number
+  /** Images that were made. */
+  images: number
+  /** All bytes that were delivered. */
+  responseBytes: number
+  /** The whole answer, when it is to be kept for the same idempotency key. */
+  response?: string | null
+}
+
+/** An ending before the first byte went to the caller. */
+export const nothingDelivered = (error: AppError): Ending => ({
+  error,
+  usage: null,
+  contentBytes: 0,
+  images: 0,
+  responseBytes: 0,
+})
+
+type Described = Pick<
+  Outcome,
+  'result' | 'http_status' | 'error_code' | 'usage' | 'usage_source' | 'response_bytes' | 'response'
+>
+
+/**
+ * What failed is free unless something of the answer was delivered. Hanging up is not: from the first byte on the caller pays
+ * for what was reported, else for an estimate of the prompt and of what was delivered, at four bytes a token.
+ */
+function describeOutcome(ending: Ending, promptTokens: number): Described {
+  const { error, usage, contentBytes, images, responseBytes, response = null } = ending
+  const hungUp = error?.code === 'client_closed_request'
+  const isCharged = !error || (responseBytes > 0 && (hungUp || contentBytes > 0 || usage !== null))
+  const estimated: Usage = {
+    prompt_tokens: promptTokens,
+    completion_tokens: tokensEstimated(contentBytes),
+    cached_tokens: 0,
+    reasoning_tokens: 0,
+    images,
+    cost_usd: null,
+  }
+  return {
+    result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
+    http_status: error?.status ?? 200,
+    error_code: error?.code ?? null,
+    usage: isCharged ? (usage ? { ...usage, images } : estimated) : null,
+    usage_source: !isCharged ? 'none' : usage ? 'provider' : 'estimated',
+    response_bytes: responseBytes,
+    response,
+  }
+}
+
+const modelsKept = 1_000
+/** A half-open breaker waits for word from its one probe. Calls pause while it is open, so a probe is never within this. */
+const quietMs = 10_000
+
+/** Timeouts, 5xx, broken connections and errors in the stream. Not 4xx, 429 included, and not a caller who hangs up. */
+export const isProvidersFault = ({ code, details }: AppError): boolean =>
+  (code === 'upstream_error' || code === 'upstream_timeout') && details.shouldRetry !== false
+
+/** In the background. Every failure is news, a success after one, too; else one in ten seconds: no statement for each call. */
+export function reportAttempt(route: Route, error: AppError | undefined, world: AiWorld): void {
+  const name = `${route.provider.id} ${route.model}`
+  const lastWell = world.lastWell.get(name) ?? Number.NEGATIVE_INFINITY
+  if (error ? !isProvidersFault(error) : world.now() - lastWell < quietMs) return
+  world.lastWell.delete(name)
+  if (!error) {
+    const [oldest] = world.lastWell.keys()
+    if (world.lastWell.size >= modelsKept && oldest !== undefined) world.lastWell.delete(oldest)
+    world.lastWell.set(name, world.now())
+  }
+  const report: AttemptReport = {
+    provider: route.provider.id,
+    model: route.model,
+    ok: !error,
+    error_code: error?.code ?? null,
+  }
+  const failed = (cause: unknown) =>
+    world.log({ level: 'error', message: 'the breaker was not told', provider: report.provider, ...causeOf(cause) })
+  world.waitUntil(world.ledger.reportAttempts([report]).catch(failed))
 }

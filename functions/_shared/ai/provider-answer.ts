@@ -1,7 +1,7 @@
 /** What we read of a provider's answer, JSON or a chunk of a stream. The rest is not our business and is passed on as it is. */
 import { z } from 'zod'
-import { contentBytes } from './estimate-tokens.ts'
-import type { Usage } from './ledger-contract.ts'
+import { byteLength } from './estimate-tokens.ts'
+import type { Usage } from './ledger.ts'
 
 const count = z.int().nonnegative()
 
@@ -48,6 +48,17 @@ export function readProviderAnswer(json: string): ProviderAnswer | undefined {
   } catch {
     return undefined
   }
+}
+
+/** The bytes of what a model said in a `message` or a `delta`: text, reasoning, refusal, tool calls, audio. */
+function contentBytes(said: unknown): number {
+  if (typeof said !== 'object' || said === null) return 0
+  let bytes = 0
+  for (const [field, value] of Object.entries(said)) {
+    if (field === 'role' || value === null || value === undefined) continue
+    bytes += byteLength(typeof value === 'string' ? value : JSON.stringify(value))
+  }
+  return bytes
 }
 
 export const hasError = ({ error }: ProviderAnswer): boolean => error !== undefined && error !== null

@@ -1,14 +1,57 @@
 /** A streamed answer: bytes pass through untouched while their usage is read. Pulled, never pushed: nothing piles up here. */
 import { AppError, errorBody, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
+import type { AnswerBody } from './answer-body.ts'
 import type { Answer } from './call-provider.ts'
-import type { Settlement } from './ledger-contract.ts'
-import { hasData, type Observed, withCost } from './observe-stream.ts'
+import type { Settlement } from './ledger.ts'
+import { createStreamObserver, hasData, type Observed, type Passage, withCost } from './observe-stream.ts'
 import type { OpenCall } from './open-call.ts'
-import type { StreamOpening } from './open-stream.ts'
+import { createEventGatherer } from './sse-events.ts'
 import type { AiWorld } from './world.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
+
+/** The stream from its first event on. `next` is undefined when the provider has nothing more to say. */
+type StreamOpening = {
+  first: Passage[]
+  observer: ReturnType<typeof createStreamObserver>
+  next(): Promise<Passage | undefined>
+}
+
+/** How long keep-alive comments are held back to see what the first real event is. */
+const openingMs = 5_000
+
+/** Up to the first event that is no comment. While nothing was sent, an error can still be a status of its own. */
+export async function openStream(body: AnswerBody, wantsUsage: boolean, now: () => number): Promise<StreamOpening> {
+  const openedAt = now()
+  const observer = createStreamObserver(wantsUsage)
+  const nextEvents = gather(body)
+  const next = async () => {
+    const events = await nextEvents()
+    return events && observer.observe(events)
+  }
+  const first: Passage[] = []
+  for (;;) {
+    const events = await nextEvents()
+    if (!events) throw new AppError('upstream_error', { cause: 'the stream ended before it began' })
+    first.push(observer.observe(events))
+    const { failed, contentBytes } = observer.observed
+    if (failed && contentBytes === 0) throw new AppError('upstream_error', { cause: 'the stream began with an error' })
+    if (hasData(events) || now() - openedAt >= openingMs) return { first, observer, next }
+  }
+}
+
+function gather(body: AnswerBody): () => Promise<Bytes | undefined> {
+  const gatherer = createEventGatherer()
+  return async () => {
+    for (;;) {
+      const chunk = await body.read()
+      if (!chunk) return gatherer.rest()
+      const events = gatherer.push(chunk)
+      if (events) return events
+    }
+  }
+}
 
 /**
  * Every way to end early aborts the signal, and that settles: it runs when the caller hangs up (`cancel` or the request's
@@ -102,5 +145,5 @@ const failureOf = ({ failed }: Observed) =>
 function markStarted({ admission }: OpenCall, world: AiWorld): void {
   const failed = (error: unknown) =>
     world.log({ level: 'error', message: 'a start was not recorded', call_id: admission.call_id, ...causeOf(error) })
-  world.waitUntil(world.start(admission.call_id).catch(failed))
+  world.waitUntil(world.ledger.start(admission.call_id).catch(failed))
 }

@@ -4,8 +4,8 @@
  */
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { describeFailure } from '../failure.ts'
-import { clientAddress } from '../http/client-address.ts'
 import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
+import { clientAddress } from '../http/request-headers.ts'
 import { networkOf } from './raise-limit.ts'
 import { apiVersion } from './stripe-client.ts'
 import { verifyEvent } from './verify-event.ts'

@@ -2,7 +2,7 @@
 import { requireUserToken } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
-import { readJson } from '../http/read-json.ts'
+import { readJson } from '../http/read-body.ts'
 import { encryptTransfer } from './encrypt-transfer.ts'
 import { newCredential, newName, newSecrets } from './read-credential.ts'
 import { requireFields, testExchangeKey } from './test-exchange-key.ts'

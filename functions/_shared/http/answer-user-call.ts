@@ -1,7 +1,7 @@
 /** What endpoints for signed-in users have in common: the log line, the errors, and the headers that a browser needs. */
 import { type AppError, renderError, toAppError } from '../errors.ts'
 import { answerPreflight, corsHeaders } from './cors.ts'
-import { requestId as requestIdOf } from './request-id.ts'
+import { requestId as requestIdOf } from './request-headers.ts'
 
 type World = { newId(): string; now(): number; log(line: Record<string, unknown>): void }
 /** `log` is added to the log line. */

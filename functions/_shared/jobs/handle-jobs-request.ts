@@ -1,6 +1,6 @@
 /** The jobs endpoint without its environment: who calls, which job, and an answer that says what was done. */
 import { AppError, renderError, toAppError } from '../errors.ts'
-import { requestId as requestIdOf } from '../http/request-id.ts'
+import { requestId as requestIdOf } from '../http/request-headers.ts'
 import { archiveAudit } from './archive-audit.ts'
 import { sendMails } from './send-mails.ts'
 import type { JobsWorld } from './world.ts'

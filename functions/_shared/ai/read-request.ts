@@ -1,0 +1,197 @@
+/**
+ * The doors of the endpoints: what we understand is checked, what we do not know passes through to the provider, and what is
+ * forwarded asks for no more than was held.
+ */
+import { z } from 'zod'
+import { AppError } from '../errors.ts'
+import { byteLength, promptBytes, tokensAtMost, tokensEstimated } from './estimate-tokens.ts'
+import type { Endpoint, Route } from './ledger.ts'
+
+/** What admission, the provider and the accounts need to know of a request, whichever endpoint it came to. */
+export type AiRequest = {
+  endpoint: Endpoint
+  model: string
+  stream: boolean
+  /** The caller wants the usage of a stream as its last chunk. */
+  wantsUsage: boolean
+  /** The upper bound that is held. */
+  promptTokensMax: number
+  /** What is charged when the provider reports nothing. */
+  promptTokensEstimated: number
+  /** The caller's own limit per choice; null without one. */
+  maxOutputTokens: number | null
+  choices: number
+  /** Images asked for. */
+  images: number
+  /** The caller's body for one route: its name of the model, and no more output than was held for it. */
+  bodyFor(route: Pick<Route, 'upstream_model' | 'max_output_tokens'>): Record<string, unknown>
+}
+
+/** Printable ASCII only: the name goes into jsonb, headers and logs. */
+const modelName = z
+  .string()
+  .min(1)
+  .max(200)
+  .regex(/^[\x21-\x7e]+$/, 'is not a model name')
+
+/**
+ * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
+ * more than tokens, so the hold would not cover the call.
+ */
+const refusedFields = ['models', 'route', 'preset', 'plugins', 'web_search_options', 'best_of']
+
+function parseBody<Schema extends z.ZodType>(
+  schema: Schema,
+  body: Uint8Array,
+  alsoRefused: readonly string[] = [],
+): z.infer<Schema> {
+  const given = parseJson(body)
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw invalid('The body must be a JSON object.')
+  const refused = [...refusedFields, ...alsoRefused].find((field) => Object.hasOwn(given, field))
+  if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
+  const { data, error } = schema.safeParse(given)
+  if (!error) return data
+  const [issue] = error.issues
+  const param = issue?.path.join('.')
+  const isMissing = issue?.path.reduce(fieldOf, given) === undefined
+  throw invalid(`${param}: ${isMissing ? 'is missing' : issue?.message}`, param)
+}
+
+function parseJson(body: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body))
+  } catch (cause) {
+    throw new AppError('invalid_request_error', { message: 'The body is not valid JSON.', cause })
+  }
+}
+
+const fieldOf = (value: unknown, key: PropertyKey): unknown =>
+  typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
+
+const invalid = (message: string, param?: string) => new AppError('invalid_request_error', { message, param })
+
+const message = z.looseObject({
+  role: z.enum(['developer', 'system', 'user', 'assistant', 'tool', 'function']),
+  content: z.union([z.string(), z.array(z.looseObject({ type: z.string() })), z.null()]).optional(),
+})
+const tokenLimit = z.int32().min(1).nullish()
+const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
+
+const chatRequest = z.looseObject({
+  model: modelName,
+  messages: z.array(message).min(1),
+  stream: z.boolean().nullish(),
+  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
+  max_tokens: tokenLimit,
+  max_completion_tokens: tokenLimit,
+  n: z.int().min(1).max(128).nullish(),
+  temperature: between(0, 2),
+  top_p: between(0, 1),
+  frequency_penalty: between(-2, 2),
+  presence_penalty: between(-2, 2),
+  tools: z.array(z.looseObject({ type: z.string() })).nullish(),
+  response_format: z.looseObject({ type: z.string() }).nullish(),
+  /** `priority` costs a multiple of the price that was held, `auto` may choose it. */
+  service_tier: z.enum(['default', 'flex']).nullish(),
+})
+
+type ChatRequest = z.infer<typeof chatRequest>
+
+export function readChatRequest(body: Uint8Array): AiRequest {
+  const chat = parseBody(chatRequest, body)
+  const bytes = promptBytes(chat)
+  return {
+    endpoint: 'chat.completions',
+    model: chat.model,
+    stream: chat.stream ?? false,
+    wantsUsage: chat.stream_options?.include_usage ?? false,
+    promptTokensMax: tokensAtMost(bytes),
+    promptTokensEstimated: tokensEstimated(bytes),
+    maxOutputTokens: outputLimit(chat),
+    choices: chat.n ?? 1,
+    images: 0,
+    bodyFor: (route) => upstreamBody(chat, route),
+  }
+}
+
+/** The smaller of the limits that the caller gave, per choice. */
+function outputLimit({ max_tokens, max_completion_tokens }: ChatRequest): number | null {
+  const given = [max_tokens, max_completion_tokens].filter((limit) => typeof limit === 'number')
+  return given.length > 0 ? Math.min(...given) : null
+}
+
+/** The caller's body with the route's model, the limit that was held, and usage switched on. Unknown fields stay. */
+function upstreamBody(
+  chat: ChatRequest,
+  { upstream_model, max_output_tokens }: Parameters<AiRequest['bodyFor']>[0],
+): Record<string, unknown> {
+  const { max_tokens, max_completion_tokens, stream_options, ...rest } = chat
+  // Exactly one limit: a provider that reads the other one would ignore what was held.
+  const limit = typeof max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
+  const options = chat.stream ? { ...stream_options, include_usage: true } : stream_options
+  return { ...rest, model: upstream_model, [limit]: max_output_tokens, ...(options && { stream_options: options }) }
+}
+
+const text = z.string().min(1)
+const tokens = z.array(z.int().nonnegative()).min(1)
+
+const embeddingsRequest = z.looseObject({
+  model: modelName,
+  input: z.union([text, tokens, z.array(text).min(1).max(2_048), z.array(tokens).min(1).max(2_048)]),
+  encoding_format: z.enum(['float', 'base64']).nullish(),
+  dimensions: z.int().min(1).max(100_000).nullish(),
+})
+
+type Input = z.infer<typeof embeddingsRequest>['input']
+
+export function readEmbeddingsRequest(body: Uint8Array): AiRequest {
+  const request = parseBody(embeddingsRequest, body)
+  return {
+    endpoint: 'embeddings',
+    model: request.model,
+    stream: false,
+    wantsUsage: false,
+    promptTokensMax: countInput(request.input, tokensAtMost),
+    promptTokensEstimated: countInput(request.input, tokensEstimated),
+    maxOutputTokens: null,
+    choices: 1,
+    images: 0,
+    bodyFor: ({ upstream_model }) => ({ ...request, model: upstream_model }),
+  }
+}
+
+/** Tokens that the caller made are as many as there are; texts are counted one by one, since each is rounded up. */
+function countInput(input: Input, tokensOf: (bytes: number) => number): number {
+  const parts = Array.isArray(input) ? input : [input]
+  const count = (part: Input[number] | string) => {
+    if (typeof part === 'string') return tokensOf(byteLength(part))
+    return Array.isArray(part) ? part.length : 1
+  }
+  return parts.reduce<number>((sum, part) => sum + count(part), 0)
+}
+
+const imagesRequest = z.looseObject({
+  model: modelName,
+  prompt: z.string().min(1).max(32_000),
+  n: z.int().min(1).max(10).nullish(),
+  /** A stream of partial images is charged by tokens that nobody held. */
+  stream: z.literal(false).nullish(),
+})
+
+export function readImagesRequest(body: Uint8Array): AiRequest {
+  const request = parseBody(imagesRequest, body, ['partial_images'])
+  const bytes = promptBytes(request)
+  return {
+    endpoint: 'images.generations',
+    model: request.model,
+    stream: false,
+    wantsUsage: false,
+    promptTokensMax: tokensAtMost(bytes),
+    promptTokensEstimated: tokensEstimated(bytes),
+    maxOutputTokens: null,
+    choices: 1,
+    images: request.n ?? 1,
+    bodyFor: ({ upstream_model }) => ({ ...request, model: upstream_model }),
+  }
+}
