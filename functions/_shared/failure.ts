@@ -55,3 +55,30 @@ export function causeOf(error: unknown): { cause?: string } {
   const { status, details } = toAppError(error)
   return status < 500 || details.cause === undefined ? {} : { cause: describeFailure(details.cause) }
 }
+
+/** Words of Deno (hyper, rustls, the system) and codes of Node; the first that fits says what happened. */
+const onTheWire: [RegExp, string][] = [
+  [/certificate[: ]+(?:has )?expired|CERT_HAS_EXPIRED/i, 'its certificate has expired'],
+  [/not ?valid ?for ?name|CERT_ALTNAME/i, 'its certificate is for another name'],
+  [/certificate|CERT\b|CERT_/i, 'its certificate is not trusted'],
+  [/connection refused|ECONNREFUSED/i, 'the connection was refused'],
+  [/dns error|failed to lookup|ENOTFOUND|EAI_AGAIN/i, 'the name was not found'],
+  [/unreachable|no route to host|EHOSTUNREACH|ENETUNREACH/i, 'no way leads there'],
+  [/timed out|timeout/i, 'the connection timed out'],
+  [/tls|ssl|InvalidContentType/i, 'no TLS connection came about'],
+  [/HTTP version|UND_ERR_INVALID|HPE_/, 'what answers does not speak HTTP'],
+  [/reset|broken pipe|closed|incomplete|reading a body|ECONNRESET|EPIPE/i, 'the connection was closed'],
+]
+
+/**
+ * Why fetch failed, or the reading of a body, in words of ours: the runtime's own text has the whole URL in it, and that may hold
+ * a key. Of `url` the host is told. What is not known here gets its names and codes.
+ */
+export function describeTransport(error: unknown, url?: string): string {
+  const said = wordsOf(error).replace(/\S+:\/\/\S+/g, '')
+  const [, what = describeFailure(error)] = onTheWire.find(([words]) => words.test(said)) ?? []
+  return url === undefined ? what : `${new URL(url).host}: ${what}`
+}
+
+const wordsOf = (error: unknown): string =>
+  error instanceof Error ? `${'code' in error ? error.code : ''} ${error.message} ${wordsOf(error.cause)}` : ''

@@ -1,5 +1,6 @@
 /** The bytes of a provider's answer, chunk by chunk. Whatever ends them early is an error of ours. */
 import { AppError } from '../errors.ts'
+import { describeTransport } from '../failure.ts'
 import { BodyTooLarge, concatBytes } from '../http/read-body.ts'
 import type { Watch } from './watch-call.ts'
 
@@ -65,7 +66,7 @@ export function openBody(
       waitMs = idleMs
       return done ? undefined : value
     } catch (cause) {
-      throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause })
+      throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause: describeTransport(cause) })
     } finally {
       watch.expectNothing()
     }

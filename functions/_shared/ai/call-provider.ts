@@ -5,6 +5,7 @@
  */
 import { z } from 'zod'
 import { AppError, toAppError } from '../errors.ts'
+import { describeTransport } from '../failure.ts'
 import { type AnswerBody, openBody, readWhole } from './answer-body.ts'
 import { writeJson } from './estimate-tokens.ts'
 import type { Endpoint, Ledger, Route } from './ledger.ts'
@@ -84,7 +85,7 @@ async function ask<Opening>(
   call.watch.expectByte(connect_timeout_ms + first_byte_timeout_ms)
   const fetched = untilAborted(signal, world.fetch(url, { ...init, signal }))
   const response = await fetched.catch((cause) => {
-    throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause })
+    throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause: describeTransport(cause, url) })
   })
   const body = openBody(response, call.watch, signal, { firstMs: first_byte_timeout_ms, idleMs: idle_timeout_ms })
   if (!response.ok) throw await providerRefusal(response, body)
