@@ -184,12 +184,6 @@ comment on column private.portfolio_positions.unknown_cost_proceeds is 'What tho
 comment on column private.portfolio_positions.unvalued_sold is 'Units that left at a price nobody knew, as fees do that are paid in a third asset; in no profit or loss.';
 revoke all on private.portfolio_positions from anon, authenticated, service_role;
 
-create function private.exact_share(total numeric, part numeric, whole numeric) returns numeric
-language sql immutable security invoker set search_path = ''
-return trim_scale(div(total * part * 1e18, whole) * 1e-18);
-comment on function private.exact_share(numeric, numeric, numeric) is
-  'total * part / whole to 18 decimals, what is beyond them cut off. Shares are differences of this, so that they always add up to the total.';
-
 create function private.portfolio_movements(trade public.trades, currency text)
 returns table (asset text, amount numeric, value numeric)
 language plpgsql immutable security invoker set search_path = ''

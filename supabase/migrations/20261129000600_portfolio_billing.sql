@@ -191,12 +191,6 @@ comment on column private.portfolio_positions.unknown_cost_proceeds is 'What tho
 comment on column private.portfolio_positions.unvalued_sold is 'Units that left at a price nobody knew, as fees do that are paid in a third asset; in no profit or loss.';
 revoke all on private.portfolio_positions from anon, authenticated, service_role;
 
-create function private.exact_share(total numeric, part numeric, whole numeric) returns numeric
-language sql immutable security invoker set search_path = ''
-return trim_scale(div(total * part * 1e18, whole) * 1e-18);
-comment on function private.exact_share(numeric, numeric, numeric) is
-  'total * part / whole to 18 decimals, what is beyond them cut off. Shares are differences of this, so that they always add up to the total.';
-
 create function private.portfolio_movements(trade public.trades, currency text)
 returns table (asset text, amount numeric, value numeric)
 language plpgsql immutable security invoker set search_path = ''
@@ -2397,30 +2391,32 @@ comment on function private.known_stripe_objects(text, timestamptz) is
 create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
-create function private.paid_anew(reading jsonb) returns numeric
+create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
 language sql stable security invoker set search_path = ''
 as $$
-  select case when l.periods > 0 then least(greatest(l.total / l.periods, 0), 1) else 1 end
-    * case when (reading ->> 'total')::numeric > 0
-      then least((reading ->> 'amount_due')::numeric / (reading ->> 'total')::numeric, 1) else 1 end
+  select
+    case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
+      * case when b.total > 0 then least(b.due, b.total) else 1 end,
+    case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
   from (
     select sum((i.line ->> 'amount')::numeric) as total,
       sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
-    from jsonb_array_elements(reading -> 'lines') i (line)) l
+    from jsonb_array_elements(reading -> 'lines') i (line)) l,
+    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b
 $$;
 comment on function private.paid_anew(jsonb) is
-  'The share of an invoice''s periods, 0 to 1, that is new money: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
 
 create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
   v_reading jsonb := (kept).reading;
-  v_share numeric;
+  v_paid record;
 begin
   if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
     and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
-    v_share := private.paid_anew(v_reading);
+    select p.* into v_paid from private.paid_anew(v_reading) p;
     return query
       select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
         case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
@@ -2430,8 +2426,8 @@ begin
         join public.plans p on p.id = pp.plan_id
         -- What costs nothing is paid by nothing.
         cross join lateral (
-          select trunc(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1)
-            * case when (l.line ->> 'amount')::bigint > 0 then v_share else 1 end)::bigint) n (credits)
+          select trunc(private.exact_share(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1),
+            case when (l.line ->> 'amount')::bigint > 0 then v_paid.part else v_paid.whole end, v_paid.whole))::bigint) n (credits)
       where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
         -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
         and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
@@ -2496,7 +2492,7 @@ comment on function private.returned_money(text[]) is
 create function private.clawback_target(credits bigint, returned bigint, paid bigint) returns bigint
 language sql immutable security invoker set search_path = ''
 return case when paid > 0 and returned > 0
-  then div(2 * credits::numeric * least(returned, paid) + paid, 2 * paid::numeric)::bigint else 0 end;
+  then round(private.exact_share(credits, least(returned, paid), paid))::bigint else 0 end;
 comment on function private.clawback_target(bigint, bigint, bigint) is 'The share of the credits whose money went back, to the nearest whole one, halves up.';
 
 create function private.project_returns(kept private.stripe_objects, owner uuid) returns boolean
