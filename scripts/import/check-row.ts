@@ -118,8 +118,11 @@ function isTimeZone(zone: string): boolean {
   }
 }
 
-/** Whether somebody born that day is younger than that many years today (UTC), as the database counts. */
+/**
+ * Whether somebody born that day is younger than that many years today (UTC), as the database counts: until the same day
+ * of the same month, which for the 29th of February is in most years the day after the 28th.
+ */
 export function isUnderAge(birthDate: string, years: number, today = new Date()): boolean {
-  const limit = new Date(Date.UTC(today.getUTCFullYear() - years, today.getUTCMonth(), today.getUTCDate()))
-  return birthDate > limit.toISOString().slice(0, 10)
+  const birthday = `${Number(birthDate.slice(0, 4)) + years}${birthDate.slice(4)}`
+  return today.toISOString().slice(0, 10) < birthday
 }

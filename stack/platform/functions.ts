@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { root, StackError } from '../config.ts'
-import { endProcess } from './postgres.ts'
+import { endProcess, movedClock } from './postgres.ts'
 
 export type FunctionsOptions = { port: number; env: Record<string, string>; watch: boolean; log(line: string): void }
 
@@ -95,6 +95,7 @@ function spawnServer({ port, env, log }: FunctionsOptions): ChildProcess {
     stdio: ['pipe', 'pipe', 'pipe'],
     env: {
       ...env,
+      ...movedClock(),
       PALISADE_FUNCTIONS_PORT: String(port),
       DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
       DENO_NO_UPDATE_CHECK: '1',

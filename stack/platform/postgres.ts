@@ -160,6 +160,15 @@ function run(program: string, args: string[], folder: string): void {
   execFileSync(command, [...prefix, ...args], { env, cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
 }
 
+/**
+ * What makes a process see the day that libfaketime shows this one (docs/on-another-day.md): nothing, when it does not run
+ * under it. For processes that get a bare environment.
+ */
+export function movedClock(): Record<string, string> {
+  const { LD_PRELOAD, FAKETIME } = process.env
+  return LD_PRELOAD && FAKETIME ? { LD_PRELOAD, FAKETIME } : {}
+}
+
 /** PostgreSQL refuses to run as root: then it runs as the system user `postgres`, created when it is missing. */
 function serverUser(): { uid: number; gid: number } | undefined {
   if (userInfo().uid !== 0) return undefined
@@ -183,11 +192,14 @@ function serverUser(): { uid: number; gid: number } | undefined {
  */
 function asServerUser(program: string, folder: string): [string, ...string[]] {
   const owner = serverUser()
-  if (!owner) return [program]
+  const clock = Object.entries(movedClock()).map(([name, value]) => `${name}=${value}`)
+  // By env(1), behind setpriv: libfaketime keeps a semaphore, which belongs to the user that loads it first.
+  const timed: [string, ...string[]] = clock.length > 0 ? ['env', ...clock, program] : [program]
+  if (!owner) return timed
   const drop = [`--reuid=${owner.uid}`, `--regid=${owner.gid}`, '--clear-groups']
   const keep = ['--securebits=+no_setuid_fixup', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
   const open = [program, folder].every(reachableByOthers)
-  return ['setpriv', ...drop, ...(open ? [] : keep), program]
+  return ['setpriv', ...drop, ...(open ? [] : keep), ...timed]
 }
 
 function reachableByOthers(path: string): boolean {

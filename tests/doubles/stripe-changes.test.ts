@@ -1,14 +1,16 @@
 /** Changes of subscriptions in the stand-in: plans with prorations, ends, pauses, and the portal. */
-import { afterEach, beforeEach, expect, test } from 'vitest'
-import { createShop, createWorld, day, type StripeWorld, subscribe } from '../support/stripe.ts'
+import { expect, test } from 'vitest'
+import { createShop, createWorld, day, type StripeWorld, starts, subscribe } from '../support/stripe.ts'
 
 let world: StripeWorld
 let shop: Awaited<ReturnType<typeof createShop>>
-beforeEach(async () => {
-  world = await createWorld()
-  shop = await createShop(world)
-})
-afterEach(() => world.close())
+/** A promise that is kept however long the month is. */
+const inEachMonth = (name: string, act: () => Promise<void>) =>
+  test.each(starts)(`${name} (in a month of %i days)`, async (_days, startsAt) => {
+    world = await createWorld({ startsAt })
+    shop = await createShop(world)
+    await act().finally(() => world.close())
+  })
 
 const begin = async (price = shop.monthly) => {
   const { id } = await subscribe(world, price, shop.customer)
@@ -19,7 +21,7 @@ const read = (id: string) => world.stripe.subscriptions.retrieve(id)
 const invoices = async (subscription: string) => (await world.stripe.invoices.list({ subscription })).data
 const card = (outcome: string) => world.tell(`/customers/${shop.customer}/card`, { outcome })
 
-test('a dearer plan in the middle of a period is prorated at once, a cheaper one becomes credit', async () => {
+inEachMonth('a dearer plan in the middle of a period is prorated at once, a cheaper one becomes credit', async () => {
   const id = await begin()
   const [item] = (await read(id)).items.data
   const length = (item?.current_period_end ?? 0) - (item?.current_period_start ?? 0)
@@ -43,7 +45,7 @@ test('a dearer plan in the middle of a period is prorated at once, a cheaper one
   expect((await invoices(id))[0]).toMatchObject({ total: 2000, amount_due: 2000 + (down?.total ?? 0), status: 'paid' })
 })
 
-test('a price of another currency is refused', async () => {
+inEachMonth('a price of another currency is refused', async () => {
   const id = await begin()
   const price = await world.stripe.prices.create({
     product: shop.product,
@@ -58,7 +60,7 @@ test('a price of another currency is refused', async () => {
   expect((await read(id)).items.data).toHaveLength(1)
 })
 
-test('prorations wait for the next invoice unless they are wanted at once', async () => {
+inEachMonth('prorations wait for the next invoice unless they are wanted at once', async () => {
   const id = await begin()
   const [item] = (await read(id)).items.data
   await world.advance(15 * day)
@@ -73,7 +75,7 @@ test('prorations wait for the next invoice unless they are wanted at once', asyn
   )
 })
 
-test('another interval begins a new period today', async () => {
+inEachMonth('another interval begins a new period today', async () => {
   const id = await begin()
   const [item] = (await read(id)).items.data
   await world.advance(10 * day)
@@ -91,7 +93,7 @@ test('another interval begins a new period today', async () => {
   expect((later?.current_period_end ?? 0) - (later?.current_period_start ?? 0)).toBeGreaterThanOrEqual(365 * day)
 })
 
-test('items of several intervals have periods of their own', async () => {
+inEachMonth('items of several intervals have periods of their own', async () => {
   const id = await begin()
   await world.stripe.subscriptions.update(id, { items: [{ price: shop.yearly }] })
 
@@ -102,7 +104,7 @@ test('items of several intervals have periods of their own', async () => {
   expect((await invoices(id))[0]?.lines.data).toHaveLength(1)
 })
 
-test('in the portal a customer cancels for the end of the period, thinks again, and cancels', async () => {
+inEachMonth('in the portal a customer cancels for the end of the period, thinks again, and cancels', async () => {
   const id = await begin()
   const portal = await world.stripe.billingPortal.sessions.create({
     customer: shop.customer,
@@ -127,7 +129,7 @@ test('in the portal a customer cancels for the end of the period, thinks again, 
   expect(await (await world.page(portal.url)).text()).toContain('http://localhost:3000/account')
 })
 
-test('invoices and pages name the product, and say in words how things stand', async () => {
+inEachMonth('invoices and pages name the product, and say in words how things stand', async () => {
   const id = await begin()
   const portal = await world.stripe.billingPortal.sessions.create({ customer: shop.customer })
   await world.page(portal.url, { do: 'change', subscription: id, price: shop.dearer })
@@ -149,20 +151,23 @@ test('invoices and pages name the product, and say in words how things stand', a
   expect(shown).not.toMatch(/price_|past_due|requires_action/)
 })
 
-test('the portal can also name the moment of the end instead of saying that it is the end of the period', async () => {
-  await world.tell('/settings', { portal_cancels: 'at' })
-  const id = await begin()
-  const portal = await world.stripe.billingPortal.sessions.create({ customer: shop.customer })
+inEachMonth(
+  'the portal can also name the moment of the end instead of saying that it is the end of the period',
+  async () => {
+    await world.tell('/settings', { portal_cancels: 'at' })
+    const id = await begin()
+    const portal = await world.stripe.billingPortal.sessions.create({ customer: shop.customer })
 
-  await world.page(portal.url, { do: 'cancel', subscription: id })
-  const ending = await read(id)
-  await world.page(portal.url, { do: 'resume', subscription: id })
+    await world.page(portal.url, { do: 'cancel', subscription: id })
+    const ending = await read(id)
+    await world.page(portal.url, { do: 'resume', subscription: id })
 
-  expect([ending.cancel_at_period_end, ending.cancel_at]).toEqual([false, ending.items.data[0]?.current_period_end])
-  expect((await read(id)).cancel_at).toBeNull()
-})
+    expect([ending.cancel_at_period_end, ending.cancel_at]).toEqual([false, ending.items.data[0]?.current_period_end])
+    expect((await read(id)).cancel_at).toBeNull()
+  },
+)
 
-test('in the portal a customer changes the plan and the card, and only their own', async () => {
+inEachMonth('in the portal a customer changes the plan and the card, and only their own', async () => {
   const id = await begin()
   const stranger = await world.stripe.customers.create({})
   const [mine, other] = [
@@ -181,9 +186,9 @@ test('in the portal a customer changes the plan and the card, and only their own
   expect((await read(id)).status).toBe('past_due')
 })
 
-test('a subscription ends at a moment that was set, or at once', async () => {
+inEachMonth('a subscription ends at a moment that was set, or at once', async () => {
   const [one, two] = [await begin(), await begin()]
-  const cancel_at = Math.floor(Date.now() / 1000) + 5 * day
+  const cancel_at = (await world.now()) + 5 * day
 
   const planned = await world.stripe.subscriptions.update(one, { cancel_at })
   await world.stripe.subscriptions.cancel(two)
@@ -195,7 +200,7 @@ test('a subscription ends at a moment that was set, or at once', async () => {
   expect((await world.stripe.subscriptions.list({ customer: shop.customer })).data).toEqual([])
 })
 
-test('collection can be paused: renewals are voided, and the subscription stays active', async () => {
+inEachMonth('collection can be paused: renewals are voided, and the subscription stays active', async () => {
   const id = await begin()
 
   await world.stripe.subscriptions.update(id, { pause_collection: { behavior: 'void' } })
@@ -205,7 +210,7 @@ test('collection can be paused: renewals are voided, and the subscription stays 
   expect(await read(id)).toMatchObject({ status: 'active', pause_collection: { behavior: 'void' } })
 })
 
-test('a trial without a card pauses when it should, and goes on when it is resumed', async () => {
+inEachMonth('a trial without a card pauses when it should, and goes on when it is resumed', async () => {
   const end_behavior = { missing_payment_method: 'pause' as const }
   const { id } = await world.stripe.subscriptions.create({
     customer: shop.customer,

@@ -151,6 +151,9 @@ describe('rows', () => {
     ['2013-06-16', '2026-06-15', true],
     ['2012-02-29', '2025-02-28', true],
     ['2012-02-29', '2025-03-01', false],
+    ['2012-02-29', '2028-02-29', false],
+    ['2015-02-28', '2028-02-29', false],
+    ['2015-03-01', '2028-02-29', true],
   ])('born %s is on %s under 13: %j', (birthDate, today, expected) => {
     expect(isUnderAge(birthDate, 13, new Date(today))).toBe(expected)
   })

@@ -2,7 +2,7 @@
 import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
-import { applyAll, checkout, control, day, pay, settled, stripeClient } from '../support/billing.ts'
+import { applyAll, checkout, control, pay, renewAtStripe, settled, stripeClient } from '../support/billing.ts'
 import { newUser, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
@@ -29,13 +29,12 @@ async function story(user: TestUser, step: () => Promise<unknown>): Promise<void
   const bought = await stripe.checkout.sessions.retrieve(buying)
   const customer = String(bought.customer)
   const intent = String(bought.payment_intent)
-  const later = (days: number) => control('/advance', { seconds: Math.round(days * day), customer })
-  await later(7.1)
+  await renewAtStripe(customer)
   await stripe.refunds.create({ payment_intent: intent, amount: 125 })
-  await later(31)
+  await renewAtStripe(customer)
   await step()
   await control(`/customers/${customer}/card`, { outcome: 'declined' })
-  await later(31)
+  await renewAtStripe(customer)
   const [open] = (await stripe.invoices.list({ customer, status: 'open' })).data
   await control(`/customers/${customer}/card`, { outcome: 'ok' })
   await stripe.invoices.pay(open?.id ?? '')

@@ -13,9 +13,11 @@ import {
   control,
   customerOf,
   entitlementOf,
+  monthOf,
   pay,
   settled,
   stripeClient,
+  toNextPeriod,
 } from '../support/billing.ts'
 import { newUser, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
@@ -55,10 +57,28 @@ const paid = { plan_id: 'premium', is_paid: true }
 async function subscriber(): Promise<TestUser> {
   const user = await newUser()
   await buy(sql, user, premium)
-  await advance(sql, user, 7.1)
+  await toNextPeriod(sql, user)
   expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active' })
   return user
 }
+
+/** The same, whose period that is paid for began in a month of so many days: the trial, which an operator gave, lasted until then. */
+async function subscriberIn(days: number, planPrice = 'premium_month'): Promise<TestUser> {
+  const user = await newUser()
+  await stripeClient().checkout.sessions.expire(await checkout(user, premium))
+  await settled(sql)
+  await setCard(user, 'ok')
+  await stripeClient().subscriptions.create({
+    customer: await customerOf(sql, user),
+    items: [{ price: await stripePrice(planPrice) }],
+    trial_end: await monthOf(days),
+  })
+  await settled(sql)
+  await toNextPeriod(sql, user)
+  expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active' })
+  return user
+}
+const months = [28, 30, 31]
 
 describe.runIf(target().own)('a subscription', () => {
   test('begins with a trial that brings the plan at once and the credits with the first payment', async () => {
@@ -70,7 +90,7 @@ describe.runIf(target().own)('a subscription', () => {
     expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'trialing', trial_end: expect.any(String) })
     expect([await callsADay(user), await balanceOf(user)]).toEqual([1000, 100])
 
-    await advance(sql, user, 7.1)
+    await toNextPeriod(sql, user)
 
     expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active' })
     expect(await balanceOf(user)).toBe(1100)
@@ -79,36 +99,40 @@ describe.runIf(target().own)('a subscription', () => {
     )
   }, 120_000)
 
-  test('is renewed with new credits; a payment that fails leaves it in grace, and paying mends it', async () => {
-    const user = await subscriber()
+  test.each(months)(
+    'is renewed after a month of %i days with new credits; a payment that fails leaves it in grace, and paying mends it',
+    async (days) => {
+      const user = await subscriberIn(days)
 
-    await advance(sql, user, 31)
-    expect(await balanceOf(user)).toBe(2100)
+      await toNextPeriod(sql, user)
+      expect(await balanceOf(user)).toBe(2100)
 
-    await setCard(user, 'declined')
-    await advance(sql, user, 31)
+      await setCard(user, 'declined')
+      await toNextPeriod(sql, user)
 
-    const owing = await entitlementOf(user)
-    expect(owing).toMatchObject({ ...paid, state: 'past_due', grace_until: expect.any(String) })
-    expect(owing.pay_url).toContain('/i/')
-    expect(await notices(user)).toContainEqual(
-      expect.objectContaining({ type: expect.stringContaining('payment_failed') }),
-    )
-    expect(await balanceOf(user)).toBe(2100)
+      const owing = await entitlementOf(user)
+      expect(owing).toMatchObject({ ...paid, state: 'past_due', grace_until: expect.any(String) })
+      expect(owing.pay_url).toContain('/i/')
+      expect(await notices(user)).toContainEqual(
+        expect.objectContaining({ type: expect.stringContaining('payment_failed') }),
+      )
+      expect(await balanceOf(user)).toBe(2100)
 
-    await setCard(user, 'ok')
-    await fetch(`${owing.pay_url}`, { method: 'POST', body: new URLSearchParams({ way: 'ok' }), redirect: 'manual' })
-    await settled(sql)
+      await setCard(user, 'ok')
+      await fetch(`${owing.pay_url}`, { method: 'POST', body: new URLSearchParams({ way: 'ok' }), redirect: 'manual' })
+      await settled(sql)
 
-    expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active', grace_until: null })
-    expect(await balanceOf(user)).toBe(3100)
-    expect((await payments(user)).filter(({ status }) => status === 'open')).toEqual([])
-  }, 120_000)
+      expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active', grace_until: null })
+      expect(await balanceOf(user)).toBe(3100)
+      expect((await payments(user)).filter(({ status }) => status === 'open')).toEqual([])
+    },
+    120_000,
+  )
 
   test('that stays unpaid entitles to nothing on the second its grace ends, without a job; limits follow', async () => {
     const user = await subscriber()
     await setCard(user, 'declined')
-    await advance(sql, user, 31)
+    await toNextPeriod(sql, user)
     expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'past_due' })
 
     // The stand-in's clock is ahead of the database's: what was due lies a week and a second back instead.
@@ -132,7 +156,7 @@ describe.runIf(target().own)('a subscription', () => {
   test('whose bank asks for 3-D Secure at a renewal: its owner is told, confirms on the page, and goes on', async () => {
     const user = await newUser()
     await buy(sql, user, premium, 'always_requires_action')
-    await advance(sql, user, 7.1)
+    await toNextPeriod(sql, user)
 
     const owing = await entitlementOf(user)
     expect(owing).toMatchObject({ ...paid, state: 'past_due' })
@@ -170,7 +194,7 @@ describe.runIf(target().own)('a subscription', () => {
     expect(await entitlementOf(user)).toMatchObject({ ...paid, state: 'active', cancel_at: null })
 
     await stripeClient().subscriptions.update(id, { cancel_at_period_end: true })
-    await advance(sql, user, 31)
+    await toNextPeriod(sql, user)
     expect(await entitlementOf(user)).toMatchObject({ ...free, state: 'canceled' })
     expect(await callsADay(user)).toBe(50)
     expect(await notices(user)).toContainEqual(expect.objectContaining({ type: 'billing_subscription_ended' }))
@@ -208,41 +232,43 @@ describe.runIf(target().own)('a subscription', () => {
     expect(await entitlementOf(user)).toMatchObject(paid)
   }, 120_000)
 
-  test('that goes from year to month and back again brings credits only for what was paid', async () => {
-    const user = await newUser()
-    await buy(sql, user, { plan_price: 'premium_year' })
-    await advance(sql, user, 7.1)
-    const { id } = await subscription(user)
-    const [item] = (await stripeClient().subscriptions.retrieve(id)).items.data
-    const change = async (planPrice: string) => {
-      const items = [{ id: item?.id ?? '', price: await stripePrice(planPrice) }]
-      await stripeClient().subscriptions.update(id, { items })
-      await settled(sql)
-    }
-    const charged = async () => {
-      const { data } = await stripeClient().invoices.list({ customer: await customerOf(sql, user) })
-      return data.reduce((sum, { amount_paid }) => sum + amount_paid, 0)
-    }
-    expect([await balanceOf(user), await charged()]).toEqual([12_100, 12_000])
+  test.each(months)(
+    'that goes from year to month, of %i days, and back again brings credits only for what was paid',
+    async (days) => {
+      const user = await subscriberIn(days, 'premium_year')
+      const { id } = await subscription(user)
+      const [item] = (await stripeClient().subscriptions.retrieve(id)).items.data
+      const change = async (planPrice: string) => {
+        const items = [{ id: item?.id ?? '', price: await stripePrice(planPrice) }]
+        await stripeClient().subscriptions.update(id, { items })
+        await settled(sql)
+      }
+      const charged = async () => {
+        const { data } = await stripeClient().invoices.list({ customer: await customerOf(sql, user) })
+        return data.reduce((sum, { amount_paid }) => sum + amount_paid, 0)
+      }
+      expect([await balanceOf(user), await charged()]).toEqual([12_100, 12_000])
 
-    await change('premium_month')
-    await change('premium_year')
-    await change('premium_month')
+      await change('premium_month')
+      await change('premium_year')
+      await change('premium_month')
 
-    expect(await subscription(user)).toMatchObject({ plan_price_id: 'premium_month', status: 'active' })
-    // A year has a credit for each cent; the time that was used meanwhile costs a few.
-    const cents = await charged()
-    expect(cents).toBeLessThan(12_010)
-    expect(await balanceOf(user)).toBe(100 + cents)
-    const before = (await payments(user)).map(({ id }) => id)
+      expect(await subscription(user)).toMatchObject({ plan_price_id: 'premium_month', status: 'active' })
+      // A year has a credit for each cent; the time that was used meanwhile costs a few.
+      const cents = await charged()
+      expect(cents).toBeLessThan(12_010)
+      expect(await balanceOf(user)).toBe(100 + cents)
+      const before = (await payments(user)).map(({ id }) => id)
 
-    await advance(sql, user, 31)
+      await toNextPeriod(sql, user)
 
-    const renewed = (await payments(user)).filter(({ id }) => !before.includes(id))
-    expect(renewed).toMatchObject([{ amount: 1200, status: 'paid', credits: 0, payment_intent_id: null }])
-    expect([await balanceOf(user), await charged()]).toEqual([100 + cents, cents])
-    expect(await entitlementOf(user)).toMatchObject(paid)
-  }, 120_000)
+      const renewed = (await payments(user)).filter(({ id }) => !before.includes(id))
+      expect(renewed).toMatchObject([{ amount: 1200, status: 'paid', credits: 0, payment_intent_id: null }])
+      expect([await balanceOf(user), await charged()]).toEqual([100 + cents, cents])
+      expect(await entitlementOf(user)).toMatchObject(paid)
+    },
+    120_000,
+  )
 
   test('is raised to a better plan and lowered again: limits follow at once, money by the part of the period', async () => {
     const [plan] = await sql`insert into public.plans (id, name, position) values ('studio', 'Studio', 3) returning id`

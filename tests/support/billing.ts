@@ -84,6 +84,32 @@ export const advance = async (sql: postgres.Sql, user: TestUser, days: number) =
   await settled(sql)
 }
 
+/** On to the next period of the user's latest subscription, however long a month is, and past the hour as a draft of its invoice. */
+export async function toNextPeriod(sql: postgres.Sql, user: TestUser): Promise<void> {
+  await renewAtStripe(await customerOf(sql, user))
+  await settled(sql)
+}
+
+/** The same at Stripe alone, whose events may be held back. */
+export async function renewAtStripe(customer: string): Promise<void> {
+  const [subscription] = (await stripeClient().subscriptions.list({ customer, limit: 1 })).data
+  const end = subscription?.items.data[0]?.current_period_end
+  if (end === undefined) throw new Error('there is no subscription whose period could end')
+  await control('/advance', { to: end + 2 * 3_600, customer })
+}
+
+/** Noon on the 10th of a month to come that has so many days, in Unix seconds by the stand-in's clock. */
+export async function monthOf(days: number): Promise<number> {
+  const { now } = clock.parse(await (await fetch(`${stripeUrl()}/control/clock`)).json())
+  const today = new Date(now * 1000)
+  const month = (ahead: number, date: number) =>
+    new Date(Date.UTC(today.getUTCFullYear(), today.getUTCMonth() + ahead, date, 12))
+  let ahead = 1
+  while (month(ahead + 1, 0).getUTCDate() !== days) ahead += 1
+  return month(ahead, 10).getTime() / 1000
+}
+const clock = z.object({ now: z.number() })
+
 export async function customerOf(sql: postgres.Sql, user: TestUser): Promise<string> {
   const [row] = await sql`select id from private.stripe_customers where user_id = ${user.id} and deleted_at is null`
   return row?.id ?? ''

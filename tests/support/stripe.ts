@@ -44,19 +44,32 @@ async function receiver() {
   return { ...server, hooks, answers }
 }
 
+/** Moments from which a month lasts so many days. */
+export const starts = [
+  [28, '2027-02-10T12:00:00Z'],
+  [30, '2027-04-30T23:50:00Z'],
+  [31, '2026-12-31T23:50:00Z'],
+] as const
+
+/** `startsAt` sets the stand-in's clock, which runs on from there. */
 export async function createWorld({
   secrets = [['whsec', random()].join('_')],
   file,
+  startsAt,
 }: {
   secrets?: string[]
   file?: string
+  startsAt?: string
 } = {}) {
+  const ahead = startsAt === undefined ? 0 : Date.parse(startsAt) - Date.now()
+  const now = () => Date.now() + ahead
   const secretKey = ['sk', 'test', random()].join('_')
   const receives = await receiver()
   let standIn: ReturnType<typeof createStripe> | undefined
   const server = await serve((request) => standIn?.fetch(request) ?? new Response(null, { status: 503 }))
   const webhooks = [{ url: receives.url, secrets }]
-  const start = () => createStripe({ url: server.url, secretKey, webhooks, ...(file === undefined ? {} : { file }) })
+  const start = () =>
+    createStripe({ url: server.url, secretKey, webhooks, now, ...(file === undefined ? {} : { file }) })
   standIn = start()
   const settings = { host: '127.0.0.1', port: server.port, protocol: 'http', telemetry: false } as const
   const client = (key = secretKey, maxNetworkRetries = 0) => new Stripe(key, { ...settings, maxNetworkRetries })
@@ -91,6 +104,8 @@ export async function createWorld({
     told,
     page,
     advance: (seconds: number) => tell('/advance', { seconds }),
+    /** Unix seconds by the stand-in's clock. */
+    now: async () => (await control('/clock', {}, z.object({ now: z.number() }), 'GET')).now,
     /** As if the stack had been stopped and started. */
     restart: () => {
       standIn?.close()

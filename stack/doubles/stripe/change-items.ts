@@ -101,13 +101,22 @@ function addItem(state: State, subscription: Subscription, { price, quantity = 1
   return [joins ? proratedLine(state, subscription, item, 1) : itemLine(state, subscription, item)]
 }
 
+/**
+ * That part of the whole of an amount: exact until it is rounded once, half a unit away from zero, as Stripe rounds each line
+ * of an invoice.
+ */
+export function shareOf(amount: number, part: number, whole: number): number {
+  const [doubled, divisor] = [2n * BigInt(amount) * BigInt(part), BigInt(whole)]
+  return Number((doubled + (doubled < 0n ? -divisor : divisor)) / (2n * divisor))
+}
+
 /** The part of an item's price for what is left of its period: 1 charges it, -1 gives it back. */
 function proratedLine(state: State, subscription: Subscription, item: SubscriptionItem, sign: 1 | -1): InvoiceLine {
   const { start, end } = periodOf(item)
   const now = state.now()
   const quantity = item.quantity ?? 1
-  const left = Math.max(0, end - now) / (end - start)
-  const amount = sign * Math.round((item.price.unit_amount ?? 0) * quantity * left)
+  const whole = (item.price.unit_amount ?? 0) * quantity
+  const amount = sign * shareOf(whole, Math.max(0, end - now), end - start)
   const description = `${sign < 0 ? 'Unused' : 'Remaining'} time on ${quantity} × ${productName(state, item.price)}`
   const period = { start: now, end }
   const { id: subscriptionId, metadata } = subscription
