@@ -5,6 +5,7 @@ import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { root } from '../../stack/config.ts'
 import { denoBinary } from '../../stack/platform/functions.ts'
+import { movedClock } from '../../stack/platform/postgres.ts'
 import { createWorld } from '../support/stripe.ts'
 import { customer, event, makeSecret, sign } from './billing-world.ts'
 
@@ -15,6 +16,7 @@ test('Deno asks Stripe and checks its signatures', async () => {
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
   const files = ['--config', join(root, 'functions/deno.json'), join(root, 'tests/support/ask-stripe.ts')]
   const env = {
+    ...movedClock(),
     ...{ STRIPE_API_URL: shop.url, STRIPE_SECRET_KEY: shop.secretKey, PAYLOAD: payload, SECRET: secret },
     SIGNATURE: sign(payload, secret, Math.floor(Date.now() / 1000)),
     DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'),

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { root } from '../../stack/config.ts'
+import { movedClock } from '../../stack/platform/postgres.ts'
 import { createWorld, type StripeWorld } from '../support/stripe.ts'
 import { target } from '../target.ts'
 import { makeKey } from './billing-world.ts'
@@ -17,7 +18,7 @@ type Ended = { code: number | string | undefined | null; out: string; err: strin
 
 const run = (name: string, args: string[], changes: Record<string, string> = {}): Promise<Ended> => {
   const stripe = { STRIPE_SECRET_KEY: shop.secretKey, STRIPE_API_URL: shop.url }
-  const env = { PATH: process.env.PATH, DB_URL: target().dbUrl, ...stripe, NO_COLOR: '1', ...changes }
+  const env = { ...movedClock(), PATH: process.env.PATH, DB_URL: target().dbUrl, ...stripe, NO_COLOR: '1', ...changes }
   return new Promise((done) => {
     execFile(process.execPath, [join(root, 'scripts', `${name}.ts`), ...args], { env }, (error, out, err) =>
       done({ code: error ? error.code : 0, out, err }),

@@ -10,6 +10,7 @@ import { z } from 'zod'
 import { root } from '../../stack/config.ts'
 import { createExchanges } from '../../stack/doubles/exchanges.ts'
 import { denoBinary } from '../../stack/platform/functions.ts'
+import { movedClock } from '../../stack/platform/postgres.ts'
 import { names } from './exchanges-world.ts'
 
 const packageFile = z.object({ dependencies: z.record(z.string(), z.string()) })
@@ -40,6 +41,7 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
   const files = ['--config', join(root, 'functions/deno.json'), join(root, 'tests/support/read-exchanges.ts')]
   const env = {
+    ...movedClock(),
     TARGETS: JSON.stringify(targets),
     DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'),
     NO_COLOR: '1',

@@ -13,6 +13,10 @@ const usage = (tx: Tx, { id }: Account, from = '2000-01-01', to = '2000-12-31') 
     from public.get_my_usage(${from}, ${to})`,
   )
 
+/** The day, in UTC, on which the test's transaction began: what now() says throughout. */
+const dayOf = async (tx: Tx, ago = 0): Promise<string> =>
+  (await tx`select ((now() at time zone 'UTC')::date - ${ago}::int)::text as day`)[0]?.day
+
 /** Moves the account's calls, and what is open of them, to a day. */
 const moveTo = async (tx: Tx, { id }: Account, day: string) => {
   await tx`update public.ai_calls set created_at = ${`${day}T12:00:00Z`} where user_id = ${id} and created_at > '2020-01-01'`
@@ -92,7 +96,7 @@ describe('usage by day', () => {
       const account = await withPast(tx)
       await tx`select private.add_up_ai_usage()`
       await settle(tx, (await admit(tx, account)).call_id)
-      const today = new Date().toISOString().slice(0, 10)
+      const today = await dayOf(tx)
 
       expect([...(await usage(tx, account, today, today))]).toMatchObject([{ day: today, calls: 1, credits: 2 }])
     }))
@@ -115,7 +119,6 @@ describe('usage by day', () => {
 })
 
 describe('prices that drift from what the provider charges', () => {
-  const yesterday = () => new Date(Date.now() - 86_400_000).toISOString().slice(0, 10)
   const events = (tx: Tx) => tx`
     select severity, (details ->> 'calls')::int as calls, details ->> 'model' as model from public.security_events
     where type = 'price_drift'`
@@ -134,7 +137,7 @@ describe('prices that drift from what the provider charges', () => {
       // $0.30 per million tokens; what no provider priced says nothing.
       await settle(tx, (await admit(tx, account)).call_id, { usage: { ...usage, cost_usd: 0.03 * factor } })
       await settle(tx, (await admit(tx, account)).call_id, { usage: { ...usage, cost_usd: null } })
-      await moveTo(tx, account, yesterday())
+      await moveTo(tx, account, await dayOf(tx, 1))
 
       await tx`select private.warn_of_price_drift()`
       await tx`select private.warn_of_price_drift()`

@@ -32,8 +32,11 @@ const downsample = async (tx: Tx, days = 31): Promise<number> => {
   const [row] = await tx`select private.downsample_portfolio_snapshots(${days})::int as gone`
   return row?.gone
 }
-const daysAgo = (days: number): string =>
-  `${new Date(Date.now() - days * 86_400_000).toISOString().slice(0, 10)}T00:00:00Z`
+/** The midnights, in UTC, before the moment in which the test's transaction began. */
+async function midnights(tx: Tx): Promise<(daysAgo: number) => string> {
+  const [{ today } = {}] = await tx`select extract(epoch from date_trunc('day', now(), 'UTC'))::int as today`
+  return (daysAgo) => `${new Date((today - daysAgo * 86_400) * 1000).toISOString().slice(0, 10)}T00:00:00Z`
+}
 
 describe('a series', () => {
   test('answers the last value of each part of a range, with its real time; parts without one are left out', () =>
@@ -63,6 +66,7 @@ describe('a series', () => {
     rolledBack(async (tx) => {
       const one = await newConnection(tx)
       const two = await newConnection(tx, { account: one.account })
+      const daysAgo = await midnights(tx)
       await sync(tx, one, { holdings: { USD: '5' } })
       await sync(tx, two, { holdings: { USD: '7' } })
       const other = { ...one, account: await newAccount(tx) }
@@ -105,6 +109,7 @@ describe('snapshots', () => {
   test('within the same five minutes are one, the last', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
+      const daysAgo = await midnights(tx)
       const save = (value: number) => tx`select private.save_snapshot(${connection.account.id}, null, ${value}, 'USD')`
       await tx`select private.save_snapshot(${connection.account.id}, ${connection.credentialId}, 9, 'USD')`
 
@@ -144,6 +149,7 @@ describe('downsampling', () => {
   test('leaves the last of each hour after 90 days and of each day after a year, unchanged', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
+      const daysAgo = await midnights(tx)
       const since = [daysAgo(367), daysAgo(93), daysAgo(3)]
       for (const from of since) await fill(tx, connection, from, '5 minutes', 288)
       const before =
@@ -173,6 +179,7 @@ describe('downsampling', () => {
     rolledBack(async (tx) => {
       const one = await newConnection(tx)
       const two = await newConnection(tx)
+      const daysAgo = await midnights(tx)
       for (const connection of [one, two]) await fill(tx, connection, daysAgo(100), '30 minutes', 4)
       await tx`
         insert into public.portfolio_snapshots (user_id, credential_id, taken_at, value, quote_currency)
@@ -195,6 +202,7 @@ describe('downsampling', () => {
   test('goes on where it stopped', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
+      const daysAgo = await midnights(tx)
       for (const days of [103, 102, 101]) await fill(tx, connection, daysAgo(days), '30 minutes', 2)
       await tx`delete from private.portfolio_downsamples`
 

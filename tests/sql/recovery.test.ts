@@ -39,9 +39,12 @@ describe('a call that cannot be settled', () => {
 })
 
 describe('partitions that were made too late', () => {
+  /** The month, in UTC, in which the test's transaction began, as the names of partitions say it. */
+  const monthOf = async (tx: Tx) => (await tx`select to_char(now() at time zone 'UTC', 'YYYYMM') as month`)[0]?.month
+
   test('take over the calls that landed in the default partition meanwhile', () =>
     rolledBack(async (tx) => {
-      const name = `private.ai_calls_${new Date().toISOString().slice(0, 7).replace('-', '')}`
+      const name = `private.ai_calls_${await monthOf(tx)}`
       await tx.unsafe(`drop table if exists ${name}`)
       const { call_id } = await admit(tx, await newAccount(tx), { model: baseModel })
       await settle(tx, call_id)
@@ -57,7 +60,7 @@ describe('partitions that were made too late', () => {
 
   test('have the keys, indexes and checks of the others', () =>
     rolledBack(async (tx) => {
-      const month = new Date().toISOString().slice(0, 7).replace('-', '')
+      const month = await monthOf(tx)
       const parts = async () => {
         const [row] = await tx`
           select (select count(*)::int from pg_constraint where conrelid = c.oid) as constraints,

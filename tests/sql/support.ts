@@ -1,5 +1,6 @@
 /** What the tests of sql/ share: accounts made by SQL, transactions that roll back, and many real connections. */
 import postgres from 'postgres'
+import { noonZone } from '../support/noon-zone.ts'
 import { target } from '../target.ts'
 
 export type Sql = postgres.Sql
@@ -95,14 +96,18 @@ export function asRefusal(error: postgres.PostgresError): Refusal {
   return { sqlstate: error.code, code: message.code, status, message: message.message }
 }
 
-/** Committed accounts and as many connections as racers, all gone afterwards. */
+/**
+ * Committed accounts and as many connections as racers, all gone afterwards. For the accounts it is about noon, and no hour of the
+ * database's ends as the race begins: the windows of events, days and months that are counted in UTC end with one.
+ */
 export async function racing<T>(connections: number, race: (sql: Sql, accounts: Accounts) => Promise<T>): Promise<T> {
   const sql = connect(connections)
   const made: string[] = []
   try {
     await Promise.all(Array.from({ length: connections }, () => sql`select pg_sleep(0.02)`))
-    return await race(sql, async (options) => {
-      const account = await newAccount(sql, options)
+    await hourToCome(sql)
+    return await race(sql, async ({ metadata, ...options } = {}) => {
+      const account = await newAccount(sql, { ...options, metadata: { time_zone: noonZone(), ...Object(metadata) } })
       made.push(account.id)
       return account
     })
@@ -111,6 +116,12 @@ export async function racing<T>(connections: number, race: (sql: Sql, accounts: 
     await sql.end()
   }
 }
+
+/** Waits for the end of the hour when it is ten seconds away or less. */
+const hourToCome = (sql: Sql) => sql`
+  select pg_sleep(case when rest <= 10 then rest + 0.01 else 0 end)
+  from (select 3600 - extract(epoch from clock_timestamp()) % 3600 as rest) as hour`
+
 export type Accounts = (options?: Parameters<typeof newAccount>[1]) => Promise<Account>
 
 /** Runs the action that often at the same time; answers what each came to. */

@@ -38,8 +38,9 @@ test('a key calls for its owner, within its scopes, and is in the usage', async 
 
   const { data: calls } = await user.client.from('ai_calls').select('api_key_id, state').eq('state', 'settled')
   expect(calls).toEqual([{ api_key_id: id, state: 'settled' }])
-  const today = new Date().toISOString().slice(0, 10)
-  const { data: usage } = await user.client.rpc('get_my_usage', { from_day: today, to_day: today })
+  // From yesterday to tomorrow: the day may have ended since the call.
+  const dayIn = (days: number) => new Date(Date.now() + days * 86_400_000).toISOString().slice(0, 10)
+  const { data: usage } = await user.client.rpc('get_my_usage', { from_day: dayIn(-1), to_day: dayIn(1) })
   expect(usage).toMatchObject([
     { model_id: model, endpoint: 'chat.completions', calls: 1, failed_calls: 0, credits: 1 },
   ])

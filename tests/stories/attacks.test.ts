@@ -542,7 +542,7 @@ describe('SQL in texts', () => {
     if (/int|numeric|double/.test(type)) return 1
     if (/json/.test(type)) return { text, [text]: text }
     if (type === 'boolean') return true
-    if (/timestamp|date/.test(type)) return '2030-01-01T00:00:00Z'
+    if (/timestamp|date/.test(type)) return '2999-01-01T00:00:00Z'
     return type.endsWith('[]') ? [text] : text
   }
 
