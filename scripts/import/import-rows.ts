@@ -6,7 +6,7 @@ import type { FirebaseParameters } from './password-hash.ts'
 import type { Row } from './read-rows.ts'
 
 export const outcomes = ['created', 'already_imported', 'duplicate', 'exists', 'refused', 'failed'] as const
-export type Outcome = (typeof outcomes)[number]
+type Outcome = (typeof outcomes)[number]
 export type Result = { row: number; digest: string; email: string; outcome: Outcome; reason: string }
 
 export type World = {

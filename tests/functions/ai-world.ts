@@ -18,7 +18,7 @@ import { within } from '../../functions/_shared/within.ts'
 import { createAiProvider } from '../../stack/doubles/ai-provider.ts'
 
 export const messages = [{ role: 'user', content: 'hello brave new world' }]
-export const caller = {
+const caller = {
   kind: 'user' as const,
   userId: crypto.randomUUID(),
   sessionId: crypto.randomUUID(),

@@ -1,6 +1,7 @@
 /** The client for Stripe in Deno, with the functions' own import map and permissions, over a real connection. */
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { root } from '../../stack/config.ts'
@@ -14,7 +15,8 @@ test('Deno asks Stripe and checks its signatures', async () => {
   const [payload, secret] = [JSON.stringify(event('customer.created', customer())), makeSecret()]
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
-  const files = ['--config', join(root, 'functions/deno.json'), join(root, 'tests/support/ask-stripe.ts')]
+  const program = fileURLToPath(new URL('../support/ask-stripe.ts', import.meta.url))
+  const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = {
     ...movedClock(),
     ...{ STRIPE_API_URL: shop.url, STRIPE_SECRET_KEY: shop.secretKey, PAYLOAD: payload, SECRET: secret },

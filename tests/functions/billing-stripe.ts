@@ -4,7 +4,7 @@ import { serve } from '@hono/node-server'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { makeKey } from './billing-world.ts'
 
-export type Asked = { what: string; params: URLSearchParams; key: string | null; version: string | null }
+type Asked = { what: string; params: URLSearchParams; key: string | null; version: string | null }
 type Answer = object | { error: object; status: number }
 export type Answers = Record<string, (asked: Asked) => Answer>
 

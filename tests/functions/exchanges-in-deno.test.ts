@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { serve } from '@hono/node-server'
 import { expect, test } from 'vitest'
@@ -39,7 +40,8 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
 
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
-  const files = ['--config', join(root, 'functions/deno.json'), join(root, 'tests/support/read-exchanges.ts')]
+  const program = fileURLToPath(new URL('../support/read-exchanges.ts', import.meta.url))
+  const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = {
     ...movedClock(),
     TARGETS: JSON.stringify(targets),

@@ -21,7 +21,7 @@ export const readAt = (n: number): string => new Date((day(0) + n) * 1000).toISO
 export const id = (prefix: string): string => `${prefix}_${crypto.randomUUID().replaceAll('-', '').slice(0, 16)}`
 
 /** A plan for 12.00 a month (1000 credits that expire) or 120.00 a year (none), and 500 credits for 5.00 that last a year. */
-export async function newCatalogue(sql: Sql | Tx): Promise<Omit<Shop, 'account' | 'customer'>> {
+async function newCatalogue(sql: Sql | Tx): Promise<Omit<Shop, 'account' | 'customer'>> {
   const [planPrice, creditPack] = [id('sql'), id('sql')]
   const [month, year, pack] = [id('price'), id('price'), id('price')]
   await sql`

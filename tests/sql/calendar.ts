@@ -17,7 +17,7 @@ const dateOf = (utc: number) => new Date(utc).toISOString().slice(0, 10)
 const offsetAt = (zone: string, at: number) => asUtc(localTime(zone, at)) - Math.floor(at / 1000) * 1000
 
 /** When a local date begins: at its (last) midnight or, when the clock skips that, right after the skip. */
-export function startOfDate(zone: string, date: string): number {
+function startOfDate(zone: string, date: string): number {
   const midnight = `${date} 00:00:00`
   const utc = asUtc(midnight)
   const offsets = [-36, -12, 12, 36].map((hours) => offsetAt(zone, utc + hours * hour))

@@ -38,7 +38,7 @@ export const trade = (
   ...more,
 })
 
-export async function newExchange(sql: Sql | Tx): Promise<string> {
+async function newExchange(sql: Sql | Tx): Promise<string> {
   const exchange = `sql${crypto.randomUUID().slice(0, 8)}`
   await sql`insert into private.exchanges (id, name) values (${exchange}, 'An exchange')`
   return exchange

@@ -89,7 +89,7 @@ export async function refusal(tx: Tx, act: (tx: Tx) => Promise<unknown>): Promis
   return asRefusal(error)
 }
 
-export function asRefusal(error: postgres.PostgresError): Refusal {
+function asRefusal(error: postgres.PostgresError): Refusal {
   const ours = error.code === 'PGRST'
   const message = ours ? JSON.parse(error.message) : { code: null, message: error.message }
   const status = ours ? JSON.parse(error.detail ?? '{}').status : null

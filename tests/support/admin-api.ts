@@ -12,9 +12,9 @@ const newUser = z.object({
   user_metadata: z.record(z.string(), z.string()),
   app_metadata: z.record(z.string(), z.string()),
 })
-export type StoredUser = z.infer<typeof newUser> & { plan?: string }
+type StoredUser = z.infer<typeof newUser> & { plan?: string }
 /** What happens instead of an answer: the request is refused, or it is done and the answer gets lost. */
-export type Fault = { status: number } | 'lost' | undefined
+type Fault = { status: number } | 'lost' | undefined
 
 export type AdminApi = {
   url: string

@@ -8,7 +8,7 @@ import { localDbUrl } from '../../stack/platform/bootstrap.ts'
 import { createGateway } from '../../stack/platform/gateway.ts'
 import { freePort, startScratch } from '../../stack/platform/scratch.ts'
 
-export type Mail = { to: string; subject: string; text?: string; html?: string }
+type Mail = { to: string; subject: string; text?: string; html?: string }
 
 export type AuthUnderTest = Awaited<ReturnType<typeof startAuth>>
 

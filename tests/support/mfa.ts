@@ -3,7 +3,7 @@ import { Secret, TOTP } from 'otpauth'
 import { target } from '../target.ts'
 import { clientWith, type TestUser } from './users.ts'
 
-export const codeOf = (secret: string, timestamp = Date.now()): string =>
+const codeOf = (secret: string, timestamp = Date.now()): string =>
   new TOTP({ secret: Secret.fromBase32(secret) }).generate({ timestamp })
 
 export type Factor = { factorId: string; secret: string }

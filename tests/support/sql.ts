@@ -19,7 +19,7 @@ export type Actor =
   | 'service'
   | 'postgres'
 
-export type SqlUser = { id: string; sessionId: string }
+type SqlUser = { id: string; sessionId: string }
 
 export type Db = {
   /** The transaction's connection: a tagged template. It is lazy: nothing runs before it is awaited. */

@@ -24,7 +24,7 @@ async function serve(fetch: Fetch) {
   return { port, url: `http://127.0.0.1:${port}`, close }
 }
 
-export type Hook = { type: string; id: string; object: Record<string, unknown>; body: string; signature: string }
+type Hook = { type: string; id: string; object: Record<string, unknown>; body: string; signature: string }
 const hookBody = z.looseObject({
   id: z.string(),
   type: z.string(),

@@ -16,7 +16,7 @@ export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld)
   const { tokens, jwks } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)
   const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, SUPABASE_JWKS: jwks }
   const sides = {
-    empty: async (port: number) => startDeno('empty.ts', [String(port)]),
+    empty: async (port: number) => startDeno(new URL('./gateway/empty.ts', import.meta.url), [String(port)]),
     ai: async (port: number) => startFunctions({ port, env, watch: false, log: () => {} }),
   }
   const times = { empty: [] as number[], ai: [] as number[] }

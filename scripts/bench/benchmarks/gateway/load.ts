@@ -10,7 +10,8 @@ import { childrenCpuMs, cpuMs } from './processes.ts'
 import { quantile } from './quantile.ts'
 
 /** Not an import: types are checked where the packages of scripts/bench are not installed; @types/node brings the types. */
-const undici: typeof import('undici-types') = createRequire(import.meta.url)('undici')
+const require = createRequire(import.meta.url)
+const undici: typeof import('undici-types') = require('undici')
 
 const answer = (message: Answer) => process.send?.(message)
 let tokens: string[] = []

@@ -3,6 +3,7 @@ import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { root, StackError } from '../../../../stack/config.ts'
 import { denoBinary } from '../../../../stack/platform/functions.ts'
 import { endProcess } from '../../../../stack/platform/postgres.ts'
@@ -13,11 +14,11 @@ const readyMs = 30_000
 
 export type Program = { pid: number | undefined; stop(): Promise<void> }
 
-/** A program of this folder in Deno, with the packages of the functions. */
-export function startDeno(file: string, args: string[]): Program {
+/** A program in Deno, with the packages of the functions. */
+export function startDeno(file: URL, args: string[]): Program {
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--no-check', '--allow-all']
   const config = ['--config', join(root, 'functions', 'deno.json')]
-  return start(denoBinary(), ['run', '--unstable-no-legacy-abort', ...flags, ...config, join(folder, file), ...args], {
+  return start(denoBinary(), ['run', '--unstable-no-legacy-abort', ...flags, ...config, fileURLToPath(file), ...args], {
     DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
     DENO_NO_UPDATE_CHECK: '1',
   })
@@ -27,8 +28,8 @@ export function startDeno(file: string, args: string[]): Program {
 export function startPortkey(port: number): Program {
   const require = createRequire(join(root, 'scripts', 'bench', 'package.json'))
   const entry = require.resolve('@portkey-ai/gateway/build/start-server.js')
-  const leash = join(folder, 'end-with-parent.ts')
-  const args = ['--import', leash, entry, '--headless', `--port=${port}`]
+  const leash = new URL('./end-with-parent.ts', import.meta.url)
+  const args = ['--import', leash.href, entry, '--headless', `--port=${port}`]
   return start(process.execPath, args, { NODE_ENV: 'production', TRUSTED_CUSTOM_HOSTS: '127.0.0.1' })
 }
 
@@ -56,7 +57,7 @@ export async function untilAnswered(name: string, url: string): Promise<void> {
 
 /** The process that makes the load: one measurement at a time. */
 export async function startLoad(tokens: string[]) {
-  const child = fork(join(folder, 'load.ts'), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+  const child = fork(new URL('./load.ts', import.meta.url), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
   await ask(child, { kind: 'tokens', tokens })
   return {
     async measure(load: Load): Promise<Measured> {

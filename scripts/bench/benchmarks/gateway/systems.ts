@@ -35,11 +35,13 @@ export async function startSystems({ createDatabase, superuserUrl, progress }: B
     const { tokens, jwks } = await seed(superuserUrl(database), users, providerUrl, projectUrl)
 
     progress('starting the systems')
-    const provider = keep(startDeno('provider.ts', [portOf(direct)]))
+    const provider = keep(startDeno(new URL('./provider.ts', import.meta.url), [portOf(direct)]))
     const passThrough = await origin()
-    const bare = keep(startDeno('pass-through.ts', [portOf(passThrough), providerUrl]))
+    const bare = keep(startDeno(new URL('./pass-through.ts', import.meta.url), [portOf(passThrough), providerUrl]))
     const twoTrips = await origin()
-    const ledger = keep(startDeno('two-trips.ts', [portOf(twoTrips), providerUrl, databaseUrl]))
+    const ledger = keep(
+      startDeno(new URL('./two-trips.ts', import.meta.url), [portOf(twoTrips), providerUrl, databaseUrl]),
+    )
     const portkey = await origin()
     const other = keep(startPortkey(Number(portOf(portkey))))
     const palisade = await origin()
