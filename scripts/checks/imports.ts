@@ -1,7 +1,5 @@
 /** Imports point one way: endpoint -> its domain -> errors, env, db. Endpoints never import each other. */
-import { readdir, readFile } from 'node:fs/promises'
-import { dirname, join, relative, resolve } from 'node:path'
-import { root } from '../../stack/config.ts'
+import { importsOf, readSources } from './read-imports.ts'
 
 /** What a folder's files may import from, by the start of the path; the first rule that fits a file counts. */
 const rules: { from: RegExp; mayImport: RegExp }[] = [
@@ -28,24 +26,14 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
 ]
 
 export async function findImportViolations(): Promise<string[]> {
-  const folders = ['functions', 'stack', 'scripts']
-  const entries = await Promise.all(folders.map((folder) => readdir(join(root, folder), { recursive: true })))
-  const files = entries.flatMap((names, i) => names.map((name) => join(folders[i] ?? '', name)))
-  const sources = files.filter(
-    (file) => file.endsWith('.ts') && !file.endsWith('.d.ts') && !file.includes('node_modules'),
-  )
-  const found = await Promise.all(
-    sources.map(async (file) => violationsIn(file, await readFile(join(root, file), 'utf8'))),
-  )
-  return found.flat()
+  const sources = await readSources(['functions', 'stack', 'scripts'])
+  return sources.flatMap(({ file, text }) => violationsIn(file, text))
 }
 
 /** The imports of one file that its folder may not have. `file` is relative to the project's root. */
 export function violationsIn(file: string, text: string): string[] {
   const rule = rules.find((candidate) => candidate.from.test(file))
-  const imported = [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((match) => match[1] ?? '')
-  return imported
-    .map((path) => relative(root, resolve(root, dirname(file), path)))
+  return importsOf(file, text)
     .filter((path) => rule && !rule.mayImport.test(path) && !isSameDomain(file, path))
     .map((path) => `${file} must not import ${path}`)
 }
