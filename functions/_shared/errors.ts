@@ -139,7 +139,7 @@ export type ErrorCode = keyof typeof catalogue
 
 export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(catalogue, code)
 
-export type ErrorDetails = {
+type ErrorDetails = {
   message?: string | undefined
   /** The request's field that is wrong, as `messages.0.role`. */
   param?: string | undefined

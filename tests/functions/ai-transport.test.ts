@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { describeTransport } from '../../functions/_shared/failure.ts'
@@ -64,7 +65,8 @@ test('neither a key in the address nor its path gets into the log', async () => 
 test('the same in Deno, which has words of its own', async () => {
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
-  const files = ['--config', join(root, 'functions/deno.json'), join(root, 'tests/support/ask-nobody.ts')]
+  const program = fileURLToPath(new URL('../support/ask-nobody.ts', import.meta.url))
+  const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = { DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'), NO_COLOR: '1' }
   const urls = [
     ...[`http://user:sk-secret@${nobody}/?key=sk-secret`, `https://${hangsUp}/`, `http://${hangsUp}/`],
