@@ -1,17 +1,38 @@
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { defineConfig } from 'vitest/config'
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
+import { files, isGiven } from './tests/projects.ts'
+
+/** Files of a project run so many at a time; the projects of one group share these places. */
+const workers = availableParallelism() + 1
+
+const project = (
+  name: keyof typeof files,
+  test: TestProjectInlineConfiguration['test'],
+): TestProjectInlineConfiguration => ({ extends: true, test: { name, ...files[name], ...test } })
 
 export default defineConfig({
   // As in functions/deno.json: ccxt exports no single exchanges.
   resolve: { alias: [{ find: /^ccxt\//, replacement: join(import.meta.dirname, 'node_modules/ccxt/js/src/') }] },
   test: {
-    include: ['tests/**/*.test.ts'],
-    globalSetup: ['tests/global-setup.ts'],
-    // One database and one stack for all: files take turns, tests inside a file race on purpose.
-    fileParallelism: false,
     testTimeout: 60_000,
     hookTimeout: 120_000,
     // Waits end as soon as what they wait for is there; a machine that stalls for seconds is no failure.
     expect: { poll: { timeout: 20_000 } },
+    projects: [
+      project('unit', { isolate: false, maxWorkers: workers }),
+      project('database', {
+        globalSetup: ['tests/setup/database-server.ts'],
+        setupFiles: ['tests/setup/own-database.ts'],
+        maxWorkers: workers,
+      }),
+      project('cluster', { maxWorkers: workers }),
+      project('stack', {
+        globalSetup: ['tests/setup/stacks.ts'],
+        setupFiles: ['tests/setup/own-stack.ts'],
+        maxWorkers: isGiven ? 1 : 2,
+        sequence: { groupOrder: 1 },
+      }),
+    ],
   },
 })

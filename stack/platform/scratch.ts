@@ -36,9 +36,7 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
     const admin = postgres(localDbUrl(port, keys, 'supabase_admin', 'template1'), { max: 1, onnotice: () => {} })
     return {
       async createDatabase(name) {
-        await admin.unsafe(`create database ${name} template postgres; `)
-        await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)
-        await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
+        await copyDatabase(admin, 'postgres', name)
         return localDbUrl(port, keys, 'postgres', name)
       },
       keys,
@@ -58,6 +56,13 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
     discard(home, folder)
     throw error
   }
+}
+
+/** A copy of a database that nobody is connected to, with what a copy does not take over: grants and settings of the whole. */
+export async function copyDatabase(admin: postgres.Sql, template: string, name: string): Promise<void> {
+  await admin.unsafe(`create database ${name} template ${template} strategy file_copy`)
+  await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)
+  await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
 }
 
 function discard(home: string, folder: string): void {

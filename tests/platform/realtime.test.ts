@@ -222,9 +222,9 @@ describe('a message from the database', () => {
   test('still comes after the database ended the connections of Realtime, those of the gap included', async ({
     skip,
   }) => {
-    const { own } = target()
-    if (!own) return skip('needs a superuser')
-    const superuser = postgres(own.superuserUrl, { max: 1, onnotice: () => {} })
+    const { superuserUrl } = target()
+    if (!superuserUrl) return skip('needs a superuser')
+    const superuser = postgres(superuserUrl, { max: 1, onnotice: () => {} })
     const { received } = await listenTo(await realtimeClient(user.accessToken), ownTopic(user))
     const end = () => superuser`
       select pg_terminate_backend(pid) from pg_stat_activity where usename = 'supabase_realtime_admin'`

@@ -7,7 +7,7 @@ import { abandon, admit, baseModel, free, settle, type Wish } from './ai-support
 import { type Account, connect, newAccount } from './support.ts'
 
 // Only a superuser of the database can ask PostgreSQL for the plans inside functions.
-const superuserUrl = target().own?.superuserUrl ?? ''
+const superuserUrl = target().superuserUrl ?? ''
 
 const sql = connect()
 const made: { account?: Account } = {}
@@ -37,7 +37,7 @@ async function plansOf(act: (sql: postgres.Sql, account: Account) => Promise<unk
 const plain: Wish = { model: baseModel }
 const withKey: Wish = { model: baseModel, idempotency_key: 'plans', body_hash: 'a'.repeat(64) }
 
-test.runIf(target().own).each<[string, (sql: postgres.Sql, account: Account) => Promise<unknown>]>([
+test.runIf(target().superuserUrl).each<[string, (sql: postgres.Sql, account: Account) => Promise<unknown>]>([
   ['an admission and a settlement', async (c, a) => settle(c, (await admit(c, a, plain)).call_id)],
   ['a failed call', async (c, a) => settle(c, (await admit(c, a, plain)).call_id, free)],
   ['a refused call', (c, a) => admit(c, a, { model: 'no/model' })],
@@ -63,7 +63,7 @@ test.runIf(target().own).each<[string, (sql: postgres.Sql, account: Account) => 
   expect(readWhole(plans).filter((relation) => !areFew.includes(relation))).toEqual([])
 })
 
-test.runIf(target().own)('a table without an index is noticed', async () => {
+test.runIf(target().superuserUrl)('a table without an index is noticed', async () => {
   const plans = await plansOf((c) => c`select count(*) from private.ai_holds where micros < 0`)
 
   expect(readWhole(plans)).toEqual(['ai_holds'])

@@ -14,8 +14,7 @@ export type HookAnswer = {
 
 /** A connection as a superuser: the Auth service logs in with a password that the tests do not have. */
 export const connectAsAdmin = (max = 1): Sql => {
-  const own = target().own
-  const url = own?.superuserUrl ?? process.env.SUPERUSER_URL
+  const url = target().superuserUrl
   if (!url) throw new Error('The hooks are tested as supabase_auth_admin: set SUPERUSER_URL.')
   return postgres(url, { max, onnotice: () => {} })
 }

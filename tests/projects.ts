@@ -1,0 +1,46 @@
+/**
+ * What a test file needs is its project. The first list that names the file is the one; a file that none names needs nothing
+ * but code, and is of project `unit`. See docs/testing.md.
+ */
+import { globSync } from 'node:fs'
+
+/** The whole stack: REST, Auth, functions, mail, jobs, and the stand-ins for the world outside. Files take turns. */
+const stack = [
+  'tests/stories/{accounts,ai,api-keys,attacks,billing,billing-attacks,billing-delivery,credentials,import,jobs}.test.ts',
+  'tests/stories/{lock-out,mfa,portfolio,revocation,storage}.test.ts',
+  'tests/platform/{gateway,realtime}.test.ts',
+  'tests/doubles/{exchanges,stripe-stack}.test.ts',
+]
+
+/** Starts what it needs itself: a server that it may crash, a stack of its own, or many processes. */
+const cluster = [
+  'tests/stack/*.test.ts',
+  'tests/platform/{auth-*,realtime-limits}.test.ts',
+  'tests/stories/chaos.test.ts',
+  'tests/scripts/users-import.test.ts',
+]
+
+/** PostgreSQL, in a database of the file's own. */
+const database = [
+  'tests/sql/*.test.ts',
+  'tests/access/*.test.ts',
+  'tests/functions/{ai-ledger,billing-database,billing-scripts,catalogue}.test.ts',
+  'tests/platform/{extensions,platform}.test.ts',
+  'tests/scripts/keys-rotate.test.ts',
+]
+
+const { API_URL, PALISADE_DB_URL } = process.env
+/** A database that the environment names is one for all: files that need a database, too, take turns on it. */
+export const isGiven = Boolean(API_URL ?? PALISADE_DB_URL)
+
+export const files = {
+  unit: { include: ['tests/**/*.test.ts'], exclude: [...stack, ...cluster, ...database] },
+  database: { include: isGiven ? [] : database },
+  cluster: { include: cluster },
+  stack: { include: isGiven ? [...stack, ...database] : stack },
+}
+
+/** A pattern that names no file is a mistake in this file. */
+for (const pattern of [...stack, ...cluster, ...database]) {
+  if (globSync(pattern).length === 0) throw new Error(`tests/projects.ts: ${pattern} names no file.`)
+}

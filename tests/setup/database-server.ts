@@ -1,0 +1,25 @@
+/** Starts a server for project `database`, with one database that is migrated and seeded, of which every file gets a copy. */
+import type { TestProject } from 'vitest/node'
+import type { StackKeys } from '../../stack/platform/keys.ts'
+import { startScratch } from '../../stack/platform/scratch.ts'
+import { applyMigrations, migrationVersions } from '../../stack/schema.ts'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    databaseServer: { port: number; keys: StackKeys; template: string }
+  }
+}
+
+const template = 'palisade'
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const scratch = await startScratch()
+  try {
+    await applyMigrations(await scratch.createDatabase(template), await migrationVersions())
+  } catch (error) {
+    await scratch.stop()
+    throw error
+  }
+  project.provide('databaseServer', { port: scratch.port, keys: scratch.keys, template })
+  return () => scratch.stop()
+}
