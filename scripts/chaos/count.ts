@@ -28,15 +28,18 @@ export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
     'a limit that was exceeded': () => sql`
       select p.id, l.meter, l.amount, l.used, l.held from public.profiles p cross join lateral private.limits_of(p.id) l
       where l.meter <> 'storage_bytes' and (l.used + l.held > l.amount or l.held <> 0)`,
-    'a key that exceeded its limit': () => sql`
+    'a key that exceeded its limit of a day': () => sql`
       select l.* from public.api_key_limits l
-      where l.amount < (select count(*) from public.ai_calls c where c.api_key_id = l.api_key_id and c.credits_charged > 0)`,
+      where l.amount < any (
+        select count(*) from public.ai_calls c where c.api_key_id = l.api_key_id and c.credits_charged > 0
+        group by (c.created_at at time zone 'UTC')::date)`,
     'an idempotency key that was charged twice': () => sql`
       select user_id, endpoint, key, count(*) from private.ai_idempotency_keys group by 1, 2, 3 having count(*) > 1`,
-    'money that does not add up': () => sql`
+    'money of this month that does not add up': () => sql`
       select * from (
         select (select spent_and_held_micros from private.project_spend()) as spent,
-          (select coalesce(sum(cost_micros), 0)::bigint from public.ai_calls) as cost) s where spent <> cost`,
+          (select coalesce(sum(c.cost_micros), 0)::bigint from public.ai_calls c
+            where c.created_at >= date_trunc('month', now(), 'UTC')) as cost) s where spent <> cost`,
   }
   // The sweeper goes on after what it could not close; here it says why.
   const findings: Finding[] = warnings.slice(before).map((details) => ({ what: 'a warning of the sweeper', details }))
