@@ -1,9 +1,8 @@
 /** Nothing secret is in the repository: patterns of keys that providers issue, in every tracked file. */
-import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { root } from '../../stack/config.ts'
+import { trackedFiles } from './tracked-files.ts'
 
 const patterns: Record<string, RegExp> = {
   'a Supabase key': /sb_(?:secret|publishable)_[A-Za-z0-9_-]{20,}/,
@@ -19,12 +18,7 @@ const patterns: Record<string, RegExp> = {
 }
 
 export async function findSecrets(): Promise<string[]> {
-  const { stdout } = await promisify(execFile)(
-    'git',
-    ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-    { cwd: root },
-  )
-  const files = stdout.split('\0').filter((file) => file !== '' && file !== 'package-lock.json')
+  const files = (await trackedFiles()).filter((file) => file !== 'package-lock.json')
   const found = await Promise.all(
     files.map(async (file) => secretsIn(file, await readFile(join(root, file), 'utf8').catch(() => ''))),
   )

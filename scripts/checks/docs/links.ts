@@ -1,0 +1,44 @@
+/** Links lead somewhere: to a file or folder of the repository, and to a heading in it. README names every page and folder. */
+import { dirname, join, normalize } from 'node:path'
+import { trackedFiles } from '../tracked-files.ts'
+import { type Page, readPages } from './pages.ts'
+
+export async function findBrokenLinks(): Promise<string[]> {
+  const [pages, files] = await Promise.all([readPages(), trackedFiles()])
+  return [...brokenLinksIn(pages, files), ...missingInReadme(pages, files)]
+}
+
+export function brokenLinksIn(pages: Page[], files: string[]): string[] {
+  const there = withFolders(files)
+  return pages.flatMap(({ file, links }) =>
+    links.flatMap(({ text, line }) => {
+      if (/^[a-z]+:/.test(text)) return []
+      const [path = '', anchor] = text.split('#')
+      const target = path === '' ? file : normalize(join(dirname(file), path)).replace(/\/$/, '')
+      if (!there.has(target)) return [`${file}:${line} links to ${text}, which is not there`]
+      const page = pages.find((candidate) => candidate.file === target)
+      if (anchor === undefined || page?.anchors.has(anchor)) return []
+      return [`${file}:${line} links to ${text}, but ${target} has no such heading`]
+    }),
+  )
+}
+
+/** The map of the folders is what a newcomer reads first: it leads to every page of docs/ and to every folder. */
+export function missingInReadme(pages: Page[], files: string[]): string[] {
+  const readme = pages.find(({ file }) => file === 'README.md')
+  const named = new Set(readme?.links.map(({ text }) => text.replace(/\/$/, '')))
+  const folders = files.filter((file) => file.includes('/') && !file.startsWith('.')).map((file) => file.split('/')[0])
+  const wanted = [...new Set(folders), ...files.filter((file) => /^docs\/.*\.md$/.test(file))]
+  return wanted.flatMap((path) =>
+    path === undefined || named.has(path) ? [] : [`README.md does not lead to ${path}: its table names every page`],
+  )
+}
+
+/** Every file, and every folder that holds one. */
+export function withFolders(files: string[]): Set<string> {
+  const folders = files.flatMap((file) => {
+    const parts = file.split('/')
+    return parts.map((_, i) => parts.slice(0, i).join('/'))
+  })
+  return new Set([...files, ...folders].filter((path) => path !== ''))
+}
