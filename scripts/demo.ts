@@ -5,7 +5,7 @@ import { z } from 'zod'
 import type { Database } from '../functions/_shared/database.types.ts'
 import { readConfig, StackError } from '../stack/config.ts'
 import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
-import { loadKeys } from '../stack/platform/keys.ts'
+import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 

@@ -1,7 +1,7 @@
 /** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
 import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
-import type { StackKeys } from '../stack/platform/keys.ts'
+import type { StackKeys } from '../stack/keys.ts'
 import { startStack } from '../stack/stack.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'

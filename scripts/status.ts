@@ -1,7 +1,7 @@
 /** npm run -s status: NAME=value lines about the running stack, for eval and for tools. */
 import { readConfig, StackError } from '../stack/config.ts'
 import { signInDemoUser } from '../stack/demo-user.ts'
-import { loadKeys } from '../stack/platform/keys.ts'
+import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'

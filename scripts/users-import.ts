@@ -2,7 +2,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { readConfig } from '../stack/config.ts'
-import { loadKeys } from '../stack/platform/keys.ts'
+import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { connect } from './import/directory.ts'
 import { ImportError } from './import/errors.ts'

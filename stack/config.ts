@@ -3,10 +3,24 @@ import { existsSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
+import type { FunctionFiles, PlatformConfig } from './platform/config.ts'
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
 const envFile = join(root, '.env')
+
+export const functionFiles: FunctionFiles = {
+  folder: join(root, 'functions'),
+  packages: join(root, 'node_modules'),
+  cache: join(root, 'node_modules', '.cache', 'palisade-deno'),
+}
+
+/** Auth, ports and the API's schemas, as the Supabase CLI reads them, too. */
+export const projectFile = join(root, 'supabase', 'config.toml')
+
+/** Whom mails are from: those of Auth, and those that functions send. */
+export const mailFrom = 'Palisade <noreply@palisade.local>'
+
 const url = z.url().optional()
 
 const environment = z.object({
@@ -37,7 +51,17 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
   const vars = parsed.data
   const port = vars.PALISADE_PORT
   const data = resolve(root, vars.PALISADE_DATA)
+  const urls = { api: `http://127.0.0.1:${port}`, functions: `http://127.0.0.1:${port + 5}` }
+  const platform: PlatformConfig = {
+    urls,
+    storageFolder: join(data, 'storage'),
+    real: { auth: vars.PALISADE_AUTH_URL, rest: vars.PALISADE_REST_URL, storage: vars.PALISADE_STORAGE_URL },
+    rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',
+    mailFrom,
+    about: { name: 'palisade', docs: 'README.md' },
+  }
   return {
+    platform,
     port,
     data,
     ports: {
@@ -56,14 +80,12 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       keys: join(data, 'keys.json'),
       state: join(data, 'stack.json'),
       mails: join(data, 'mails.ndjson'),
-      storage: join(data, 'storage'),
       stripe: join(data, 'stripe.json'),
     },
     urls: {
-      api: `http://127.0.0.1:${port}`,
+      ...urls,
       mail: `http://127.0.0.1:${port + 3}`,
       provider: `http://127.0.0.1:${port + 4}`,
-      functions: `http://127.0.0.1:${port + 5}`,
       /** An exchange's base URL is this and its name, as /kraken. Null: the real exchanges' own. */
       exchanges:
         vars.PALISADE_EXCHANGES_URL === 'real'
@@ -74,13 +96,9 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
     },
     /** Where a payment may lead back to: origins, or the beginnings of addresses. */
     returnUrls: vars.BILLING_RETURN_URLS ?? `http://localhost:3000,http://127.0.0.1:3000,http://127.0.0.1:${port + 2}`,
-    /** Whether Auth counts requests and mails. */
-    rateLimits: vars.PALISADE_AUTH_RATE_LIMITS === 'on',
     real: {
       db: vars.PALISADE_DB_URL,
-      auth: vars.PALISADE_AUTH_URL,
-      rest: vars.PALISADE_REST_URL,
-      storage: vars.PALISADE_STORAGE_URL,
+      ...platform.real,
       exchanges: vars.PALISADE_EXCHANGES_URL,
       stripe: realStripe(vars),
     },

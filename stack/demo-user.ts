@@ -2,7 +2,7 @@
 import { createClient, type Session } from '@supabase/supabase-js'
 import { z } from 'zod'
 import { type StackConfig, StackError } from './config.ts'
-import type { StackKeys } from './platform/keys.ts'
+import type { StackKeys } from './keys.ts'
 
 export const demoEmail = 'demo@example.com'
 

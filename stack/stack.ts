@@ -4,17 +4,20 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { createAdaptorServer } from '@hono/node-server'
 import postgres from 'postgres'
-import { type StackConfig, StackError } from './config.ts'
+import { functionFiles, mailFrom, projectFile, type StackConfig, StackError } from './config.ts'
 import { createAiProvider } from './doubles/ai-provider.ts'
 import { createExchanges } from './doubles/exchanges.ts'
 import { createStripe } from './doubles/stripe.ts'
 import { writeJobSettings } from './job-settings.ts'
+import { loadKeys, type StackKeys } from './keys.ts'
 import { landingPage } from './landing.ts'
+import { readProjectSettings } from './platform/auth/settings.ts'
 import { bootstrap, localDbUrl } from './platform/bootstrap.ts'
+import { PlatformError } from './platform/config.ts'
 import { startFunctions } from './platform/functions.ts'
 import { createGateway } from './platform/gateway.ts'
 import { startJobs } from './platform/jobs.ts'
-import { type DatabaseRole, loadKeys, publicJwks, type StackKeys } from './platform/keys.ts'
+import { type DatabaseRole, publicJwks } from './platform/keys.ts'
 import { createMailbox } from './platform/mailbox.ts'
 import {
   clusterPid,
@@ -83,7 +86,7 @@ async function startParts(
       realtime ? realtime.upgrade(request, socket, head) : refuseUpgrade(socket, 503, 'Realtime is not running.'),
   )
   await listen('mailbox', ports.mail, (request) => mailbox.fetch(request))
-  undo.push(await startSmtp(ports.smtp, mailbox.deliver))
+  undo.push(await startSmtp(ports.smtp, mailbox.deliver).catch(sayPortTaken('SMTP', ports.smtp)))
   await listen('console', ports.console, () => landingPage(config))
   const provider = createAiProvider()
   await listen('AI provider', ports.provider, (request, env) => provider.fetch(request, env))
@@ -103,6 +106,7 @@ async function startParts(
   const dbUrl = await startDatabase(config, keys, options, undo)
   const gatewayPassword = randomBytes(24).toString('base64url')
   const functions = startFunctions({
+    files: functionFiles,
     port: ports.functions,
     env: functionsEnvironment(config, keys, dbUrl('postgres'), gatewayPassword),
     watch: options.watch,
@@ -111,10 +115,18 @@ async function startParts(
   undo.push(() => functions.stop())
   await migrate(config, dbUrl('postgres'), gatewayPassword, options)
   if (!config.real.db) await writeJobSettings(dbUrl('postgres'), `${config.urls.api}/functions/v1`, keys.secretKey)
-  gateway = await createGateway({ config, keys, dbUrl, deliverMail: mailbox.deliver, log: options.log })
+  const settings = readProjectSettings(projectFile, ports.console)
+  gateway = await createGateway({
+    config: config.platform,
+    keys,
+    settings,
+    dbUrl,
+    deliverMail: mailbox.deliver,
+    log: options.log,
+  })
   undo.push(() => gateway?.close())
   if (!config.real.db) {
-    realtime = await createRealtime({ config, keys, dbUrl, log: options.log })
+    realtime = await createRealtime({ config: config.platform, keys, dbUrl, log: options.log })
     undo.push(() => realtime?.close())
     const jobs = startJobs({
       adminUrl: dbUrl('supabase_admin'),
@@ -145,9 +157,7 @@ async function startDatabase(config: StackConfig, keys: StackKeys, options: Opti
   const folder = config.files.postgres
   const version = clusterVersion(folder)
   if (version !== undefined && version !== postgresMajor) {
-    throw new StackError(
-      `${folder} was made by PostgreSQL ${version}, this is ${postgresMajor}. Set PALISADE_DATA to another folder, or throw the data away with "npm run reset".`,
-    )
+    throw otherVersion(folder, `It was made by PostgreSQL ${version}, this is ${postgresMajor}.`)
   }
   if (clusterPid(folder) !== undefined) stopCluster(folder)
   await checkPort('database', config.ports.db)
@@ -159,7 +169,10 @@ async function startDatabase(config: StackConfig, keys: StackKeys, options: Opti
   }
   startCluster(cluster)
   undo.push(() => stopCluster(folder))
-  await bootstrap(config.ports.db, keys, { auth: Boolean(config.real.auth), storage: Boolean(config.real.storage) })
+  const foreign = { auth: Boolean(config.real.auth), storage: Boolean(config.real.storage) }
+  await bootstrap(config.ports.db, keys, foreign).catch((error: unknown) => {
+    throw error instanceof PlatformError ? otherVersion(folder, error.message) : error
+  })
   const timer = setInterval(() => {
     if (clusterPid(folder) !== undefined) return
     options.log('postgres: the server is gone; starting it again')
@@ -168,6 +181,11 @@ async function startDatabase(config: StackConfig, keys: StackKeys, options: Opti
   undo.push(() => clearInterval(timer))
   return (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role)
 }
+
+const otherVersion = (folder: string, why: string) =>
+  new StackError(
+    `${folder} cannot be used: ${why} Set PALISADE_DATA to another folder, or throw the data away with "npm run reset".`,
+  )
 
 /** Our migrations refer to the services' tables; a real service makes its own when it starts. */
 async function awaitServices(config: StackConfig, url: string, options: Options): Promise<void> {
@@ -233,7 +251,7 @@ function functionsEnvironment(
     SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secretKey }),
     SUPABASE_JWKS: JSON.stringify(publicJwks(keys)),
     SMTP_URL: `smtp://127.0.0.1:${config.ports.smtp}`,
-    MAIL_FROM: 'Palisade <noreply@palisade.local>',
+    MAIL_FROM: mailFrom,
     ...(OPENROUTER_API_KEY ? { OPENROUTER_API_KEY } : {}),
     ...stripeEnvironment(config, keys),
   }
@@ -264,10 +282,12 @@ async function checkConnection(url: string): Promise<void> {
   }
 }
 
-const portTaken = (name: string, port: number) =>
-  new StackError(
+const sayPortTaken = (name: string, port: number) => (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EADDRINUSE') throw error
+  throw new StackError(
     `Port ${port} (${name}) is taken. Stop what uses it, or set PALISADE_PORT to another free range of ports.`,
   )
+}
 
 async function checkPort(name: string, port: number): Promise<void> {
   const close = await serve(name, port, () => new Response())
@@ -278,12 +298,10 @@ function serve(name: string, port: number, fetch: Fetch, upgrade?: Upgrade): Pro
   const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
   server.on('request', readOnAfterAnswer)
   if (upgrade) server.on('upgrade', upgrade)
-  return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) =>
-      reject(error.code === 'EADDRINUSE' ? portTaken(name, port) : error),
-    )
+  return new Promise<() => Promise<void>>((resolve, reject) => {
+    server.once('error', reject)
     server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
-  })
+  }).catch(sayPortTaken(name, port))
 }
 
 /**

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { serve } from '@hono/node-server'
 import { importJWK, SignJWT } from 'jose'
 import postgres from 'postgres'
+import { functionFiles } from '../../stack/config.ts'
 import { createAiProvider } from '../../stack/doubles/ai-provider.ts'
 import { startFunctions } from '../../stack/platform/functions.ts'
 import { publicJwks } from '../../stack/platform/keys.ts'
@@ -70,7 +71,7 @@ export async function startWorld(log: (line: string) => void) {
     const gateways = await Promise.all(
       [0, 1].map(async () => {
         const port = await freePort()
-        const functions = startFunctions({ port, env, watch: false, log })
+        const functions = startFunctions({ files: functionFiles, port, env, watch: false, log })
         undo.push(() => functions.stop())
         await functions.ready()
         return { functions, url: `http://127.0.0.1:${port}/ai/v1` }

@@ -2,8 +2,8 @@
 import type postgres from 'postgres'
 import { z } from 'zod'
 import { readConfig, type StackConfig, StackError } from '../../stack/config.ts'
+import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
-import { loadKeys, type StackKeys } from '../../stack/platform/keys.ts'
 import { runningStack } from '../../stack/state.ts'
 import { connectDatabase } from './connect-database.ts'
 

@@ -3,6 +3,7 @@
 import { AppError } from '../../functions/_shared/errors.ts'
 import { describeFailure } from '../../functions/_shared/failure.ts'
 import { StackError } from '../../stack/config.ts'
+import { PlatformError } from '../../stack/platform/config.ts'
 
 /** Of sockets, of name servers, and of the driver. */
 const unreachable =
@@ -22,7 +23,7 @@ const states: [RegExp, (code: string) => string][] = [
 /** Never what an error carries beside its words: addresses with passwords, headers, parameters. */
 export function explainError(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  if (error instanceof StackError) return error.message
+  if (error instanceof StackError || error instanceof PlatformError) return error.message
   const code = codeOf(error)
   if (code.startsWith('ERR_PARSE_ARGS_')) return `${error.message.split(/\.\s/)[0]}. See --help.`
   const [, explain] = states.find(([pattern]) => pattern.test(code)) ?? []

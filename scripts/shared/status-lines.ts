@@ -1,8 +1,8 @@
 /** What status prints and start shows: the names that `supabase status -o env` uses. */
 
 import type { StackConfig } from '../../stack/config.ts'
+import type { StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
-import type { StackKeys } from '../../stack/platform/keys.ts'
 
 export function statusLines(config: StackConfig, keys: StackKeys): [string, string][] {
   const { api, mail } = config.urls

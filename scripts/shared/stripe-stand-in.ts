@@ -3,7 +3,7 @@ import { alone, createCatalogue } from '../../functions/_shared/billing/catalogu
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
 import type { StackConfig } from '../../stack/config.ts'
-import type { StackKeys } from '../../stack/platform/keys.ts'
+import type { StackKeys } from '../../stack/keys.ts'
 import { connectLocally } from './billing-connection.ts'
 
 /** In an account at Stripe itself an operator decides when, with npm run stripe:sync. */

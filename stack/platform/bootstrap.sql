@@ -284,21 +284,21 @@ grant all on storage.buckets, storage.objects to anon, authenticated, service_ro
 -- DDL there.
 grant supabase_storage_admin, supabase_realtime_admin to postgres with inherit true, set false;
 
-create schema palisade_stack;
-revoke all on schema palisade_stack from public;
+create schema local_platform;
+revoke all on schema local_platform from public;
 
 -- The local Realtime endpoint hears of every message when it is committed. The id only: NOTIFY carries 8000 bytes.
-create function palisade_stack.announce_message() returns trigger language plpgsql set search_path = ''
+create function local_platform.announce_message() returns trigger language plpgsql set search_path = ''
 as $$
 begin
-  perform pg_notify('palisade_realtime', new.id::text);
+  perform pg_notify('realtime_messages', new.id::text);
   return null;
 end $$;
-create trigger palisade_announce after insert on realtime.messages
-  for each row execute function palisade_stack.announce_message();
-alter table realtime.messages enable always trigger palisade_announce;
+create trigger announce_message after insert on realtime.messages
+  for each row execute function local_platform.announce_message();
+alter table realtime.messages enable always trigger announce_message;
 
-create function palisade_stack.guard() returns event_trigger language plpgsql set search_path = ''
+create function local_platform.guard() returns event_trigger language plpgsql set search_path = ''
 as $$
 declare
   v_command record;
@@ -370,16 +370,16 @@ begin
     -- The commands' list names no schema for triggers.
     if not exists (
       select from pg_catalog.pg_trigger t
-      where t.tgrelid = 'realtime.messages'::regclass and t.tgname = 'palisade_announce') then
+      where t.tgrelid = 'realtime.messages'::regclass and t.tgname = 'announce_message') then
       raise exception using errcode = '42501', message = 'must be owner of relation messages';
     end if;
   end if;
 end $$;
-create event trigger palisade_guard_ddl on ddl_command_end execute function palisade_stack.guard();
-create event trigger palisade_guard_drop on sql_drop execute function palisade_stack.guard();
+create event trigger guard_services_ddl on ddl_command_end execute function local_platform.guard();
+create event trigger guard_services_drop on sql_drop execute function local_platform.guard();
 -- Always: session_replication_role = replica, which postgres may set, would switch them off.
-alter event trigger palisade_guard_ddl enable always;
-alter event trigger palisade_guard_drop enable always;
+alter event trigger guard_services_ddl enable always;
+alter event trigger guard_services_drop enable always;
 
 -- As PostgREST asks for it: tell the REST service when the schema changes.
 create function extensions.pgrst_ddl_watch() returns event_trigger language plpgsql set search_path = ''

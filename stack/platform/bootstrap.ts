@@ -1,13 +1,12 @@
 /** Turns an empty PostgreSQL into what hosted Supabase gives a new project. */
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { getAuthSchemaSql, getStorageSchemaSql } from '@supabase/lite'
 import postgres from 'postgres'
-import { root } from '../config.ts'
-import type { DatabaseRole, StackKeys } from './keys.ts'
+import { PlatformError } from './config.ts'
+import type { DatabaseRole, PlatformKeys } from './keys.ts'
 
 /** The connection URL of a role on the local cluster. */
-export function localDbUrl(port: number, keys: StackKeys, role: DatabaseRole, database = 'postgres'): string {
+export function localDbUrl(port: number, keys: PlatformKeys, role: DatabaseRole, database = 'postgres'): string {
   return `postgresql://${role}:${keys.passwords[role]}@127.0.0.1:${port}/${database}`
 }
 
@@ -17,7 +16,7 @@ export type ForeignServices = { auth: boolean; storage: boolean }
 /** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
 function bootstrapSql(foreign: ForeignServices): string {
   const [foundation = '', auth = '', storage = '', guard = ''] = readFileSync(
-    join(root, 'stack', 'platform', 'bootstrap.sql'),
+    new URL('bootstrap.sql', import.meta.url),
     'utf8',
   ).split(/^--@.*$/m)
   return [
@@ -31,13 +30,16 @@ function bootstrapSql(foreign: ForeignServices): string {
 /** Bootstraps database `postgres` in one transaction: a crash half-way leaves nothing, and the next start tries again. */
 export async function bootstrap(
   port: number,
-  keys: StackKeys,
+  keys: PlatformKeys,
   foreign: ForeignServices = { auth: false, storage: false },
 ): Promise<void> {
   const admin = postgres(localDbUrl(port, keys, 'supabase_admin'), { max: 1, onnotice: () => {} })
   try {
-    const [row] = await admin`select 1 from pg_catalog.pg_namespace where nspname = 'palisade_stack'`
-    if (row) return
+    const [found] = await admin`
+      select to_regnamespace('local_platform') is not null as is_done, to_regnamespace('auth') is not null as is_started`
+    if (found?.is_done) return
+    // Ours is done in one transaction or not at all: what is there was made by somebody else, or by an older version.
+    if (found?.is_started) throw new PlatformError('The database was made by another version of this platform.')
     await admin.begin(async (tx) => {
       await tx.unsafe(bootstrapSql(foreign))
       for (const [role, password] of Object.entries(keys.passwords)) {

@@ -1,6 +1,6 @@
 /**
- * Serves the folders under functions/ in Deno, as Supabase's Edge Runtime does: `/NAME/*` goes to the `fetch` of
- * functions/NAME/index.ts. All functions share this process, so nothing that one of them does may end it.
+ * Serves a folder of functions in Deno, as Supabase's Edge Runtime does: `/NAME/*` goes to the `fetch` of NAME/index.ts.
+ * The folder and the port are its arguments. All functions share this process, so nothing that one of them does may end it.
  */
 import process from 'node:process'
 
@@ -68,8 +68,8 @@ export function createBackground(log: Log) {
   return { waitUntil, drain }
 }
 
-async function importFunction(name: string): Promise<Handler> {
-  const module: unknown = await import(new URL(`../../functions/${name}/index.ts`, import.meta.url).href)
+async function importFunction(folder: URL, name: string): Promise<Handler> {
+  const module: unknown = await import(new URL(`${name}/index.ts`, folder).href)
   const exported = typeof module === 'object' && module !== null && 'default' in module ? module.default : undefined
   if (typeof exported !== 'object' || exported === null || !('fetch' in exported))
     throw new Error('it exports no default { fetch }')
@@ -85,6 +85,9 @@ async function importFunction(name: string): Promise<Handler> {
 /** Listens until SIGTERM, or until stdin ends: the supervisor holds the other end, so its death is noticed, too. */
 async function main(): Promise<void> {
   const { readdirSync } = await import('node:fs')
+  const { pathToFileURL } = await import('node:url')
+  const [path = '', port = ''] = process.argv.slice(2)
+  const folder = pathToFileURL(`${path}/`)
   const log: Log = (line) => console.log(JSON.stringify(line))
   const background = createBackground(log)
   Object.assign(globalThis, { EdgeRuntime: { waitUntil: background.waitUntil } })
@@ -92,10 +95,9 @@ async function main(): Promise<void> {
     process.on(event, (error: unknown) => log({ level: 'error', message: event, cause: textOf(error) }))
   }
 
-  const exists = (name: string) => readdirSync(new URL('../../functions/', import.meta.url)).includes(name)
-  const router = createRouter((name) => (exists(name) ? importFunction(name) : undefined), log)
-  const port = Number(process.env.PALISADE_FUNCTIONS_PORT)
-  const server = Deno.serve({ hostname: '127.0.0.1', port, onListen: () => {} }, router)
+  const exists = (name: string) => readdirSync(folder).includes(name)
+  const router = createRouter((name) => (exists(name) ? importFunction(folder, name) : undefined), log)
+  const server = Deno.serve({ hostname: '127.0.0.1', port: Number(port), onListen: () => {} }, router)
 
   let stopping = false
   const stop = async () => {

@@ -6,10 +6,17 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { root, StackError } from '../config.ts'
+import { fileURLToPath } from 'node:url'
+import { type FunctionFiles, PlatformError } from './config.ts'
 import { endProcess, movedClock } from './postgres.ts'
 
-export type FunctionsOptions = { port: number; env: Record<string, string>; watch: boolean; log(line: string): void }
+export type FunctionsOptions = {
+  files: FunctionFiles
+  port: number
+  env: Record<string, string>
+  watch: boolean
+  log(line: string): void
+}
 
 const readyMs = 30_000
 const graceMs = 7_000 // The server itself takes up to 5 s to finish what runs.
@@ -47,7 +54,7 @@ export function startFunctions(options: FunctionsOptions) {
   supervise(child)
 
   const watcher = options.watch
-    ? watchFunctions(() => {
+    ? watchFunctions(options.files.folder, () => {
         if (stopped || restarting) return
         log('functions: a file changed, restarting')
         restarting = restart()
@@ -62,7 +69,7 @@ export function startFunctions(options: FunctionsOptions) {
       for (const until = Date.now() + readyMs; Date.now() < until && !stopped; await sleep(25)) {
         if ((await healthyPid(port)) === child.pid) return
       }
-      throw new StackError(`The functions do not answer on port ${port}. Is it taken by another program?`)
+      throw new PlatformError(`The functions do not answer on port ${port}. Is it taken by another program?`)
     },
 
     async stop(): Promise<void> {
@@ -88,16 +95,15 @@ async function healthyPid(port: number): Promise<number | undefined> {
 }
 
 /** In its own process group, so that Ctrl-C reaches it through us; its stdin is a leash that ends it when we die. */
-function spawnServer({ port, env, log }: FunctionsOptions): ChildProcess {
-  const child = spawn(denoBinary(), denoArguments(), {
-    cwd: root,
+function spawnServer({ files, port, env, log }: FunctionsOptions): ChildProcess {
+  const child = spawn(denoBinary(), [...denoArguments(files), files.folder, String(port)], {
+    cwd: dirname(files.folder),
     detached: true,
     stdio: ['pipe', 'pipe', 'pipe'],
     env: {
       ...env,
       ...movedClock(),
-      PALISADE_FUNCTIONS_PORT: String(port),
-      DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
+      DENO_DIR: files.cache,
       DENO_NO_UPDATE_CHECK: '1',
       NO_COLOR: '1',
     },
@@ -113,26 +119,25 @@ function spawnServer({ port, env, log }: FunctionsOptions): ChildProcess {
  * Reads only the functions and their packages, writes nothing, starts nothing. `--allow-env` shows no more than the list
  * given to `spawn`; the network stays open, because providers are rows in a table. Nothing is downloaded.
  */
-function denoArguments(): string[] {
-  const readable = ['functions', 'node_modules'].map((folder) => join(root, folder)).join(',')
+function denoArguments({ folder, packages }: FunctionFiles): string[] {
   const offline = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet']
-  const permissions = ['--allow-net', '--allow-env', `--allow-read=${readable}`]
-  const server = join(root, 'stack', 'platform', 'functions-server.ts')
+  const permissions = ['--allow-net', '--allow-env', `--allow-read=${folder},${packages}`]
+  const server = fileURLToPath(new URL('functions-server.ts', import.meta.url))
   // Without it a request's signal aborts at the end of every answer, and hanging up cannot be told from reading to the end.
   const signals = '--unstable-no-legacy-abort'
-  return ['run', signals, ...offline, ...permissions, '--config', join(root, 'functions', 'deno.json'), server]
+  return ['run', signals, ...offline, ...permissions, '--config', join(folder, 'deno.json'), server]
 }
 
 export function denoBinary(): string {
-  const require = createRequire(join(root, 'package.json'))
+  const require = createRequire(import.meta.url)
   const folder = dirname(require.resolve('deno/package.json'))
   return join(folder, process.platform === 'win32' ? 'deno.exe' : 'deno')
 }
 
 /** Editors write a file in several steps: one change after they are done. */
-function watchFunctions(onChange: () => void): FSWatcher {
+function watchFunctions(folder: string, onChange: () => void): FSWatcher {
   let timer: NodeJS.Timeout | undefined
-  return watch(join(root, 'functions'), { recursive: true }, () => {
+  return watch(folder, { recursive: true }, () => {
     clearTimeout(timer)
     timer = setTimeout(onChange, 150)
   })

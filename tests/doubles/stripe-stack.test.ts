@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { statusLines } from '../../scripts/shared/status-lines.ts'
 import { readConfig } from '../../stack/config.ts'
-import { loadKeys } from '../../stack/platform/keys.ts'
+import { loadKeys } from '../../stack/keys.ts'
 import { createShop, createWorld, day, subscribe } from '../support/stripe.ts'
 import { target } from '../target.ts'
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
-import { root } from '../../stack/config.ts'
+import { functionFiles, root } from '../../stack/config.ts'
 import { denoBinary } from '../../stack/platform/functions.ts'
 import { movedClock } from '../../stack/platform/postgres.ts'
 import { createWorld } from '../support/stripe.ts'
@@ -21,7 +21,7 @@ test('Deno asks Stripe and checks its signatures', async () => {
     ...movedClock(),
     ...{ STRIPE_API_URL: shop.url, STRIPE_SECRET_KEY: shop.secretKey, PAYLOAD: payload, SECRET: secret },
     SIGNATURE: sign(payload, secret, Math.floor(Date.now() / 1000)),
-    DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'),
+    DENO_DIR: functionFiles.cache,
     NO_COLOR: '1',
   }
 

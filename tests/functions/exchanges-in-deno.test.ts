@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { serve } from '@hono/node-server'
 import { expect, test } from 'vitest'
 import { z } from 'zod'
-import { root } from '../../stack/config.ts'
+import { functionFiles, root } from '../../stack/config.ts'
 import { createExchanges } from '../../stack/doubles/exchanges.ts'
 import { denoBinary } from '../../stack/platform/functions.ts'
 import { movedClock } from '../../stack/platform/postgres.ts'
@@ -45,7 +45,7 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
   const env = {
     ...movedClock(),
     TARGETS: JSON.stringify(targets),
-    DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'),
+    DENO_DIR: functionFiles.cache,
     NO_COLOR: '1',
   }
   const run = promisify(execFile)(denoBinary(), ['run', ...flags, `--allow-read=${readable}`, ...files], { env })

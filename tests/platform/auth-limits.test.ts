@@ -1,11 +1,11 @@
 /** How often an address may call, how many mails a project sends, and the captcha before both do their work. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { readConfig } from '../../stack/config.ts'
+import { projectFile } from '../../stack/config.ts'
 import { createBuckets, createRateLimits } from '../../stack/platform/auth/rate-limit.ts'
 import { type AuthSettings, readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import { type AuthUnderTest, newEmail, newUser, password, signIn, startAuth } from '../support/auth-service.ts'
 
-const { auth: project } = readProjectSettings(readConfig({}))
+const { auth: project } = readProjectSettings(projectFile, 3000)
 const configured = project.rate_limit
 let auth: AuthUnderTest
 type Answer = (form: URLSearchParams) => Response | Promise<Response>

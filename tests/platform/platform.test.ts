@@ -12,7 +12,7 @@ const sql = postgres(target().dbUrl, { max: 1, onnotice })
 afterAll(() => sql.end())
 
 // The lists hold for our stand-in only: any other target must answer as hosted does.
-const [here] = await sql`select to_regnamespace('palisade_stack') is not null as is_stand_in`
+const [here] = await sql`select to_regnamespace('local_platform') is not null as is_stand_in`
 const isStandIn: boolean = here?.is_stand_in ?? false
 
 /** What a statement answers in a transaction that is rolled back: `yes`, `yes: values`, or `SQLSTATE message`. */

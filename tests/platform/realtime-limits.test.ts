@@ -34,7 +34,7 @@ beforeAll(async () => {
   sql = postgres(await scratch.createDatabase(database), { max: 2, onnotice: () => {} })
   await sql`create policy "all hear" on realtime.messages for select to anon using (true)`
   realtime = await createRealtime({
-    config: readConfig({}),
+    config: readConfig({}).platform,
     keys: scratch.keys,
     dbUrl: (role) => localDbUrl(scratch.port, scratch.keys, role, database),
     limits,

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { explainError } from '../../scripts/shared/explain-error.ts'
 import { StackError } from '../../stack/config.ts'
+import { PlatformError } from '../../stack/platform/config.ts'
 
 const thrownBy = (act: () => unknown): unknown => {
   try {
@@ -17,6 +18,7 @@ const down = 'The database cannot be reached (ECONNREFUSED). Does it run, and is
 
 test.each([
   ['an error that a person can act on', new StackError('Do this.'), 'Do this.'],
+  ['the same from the platform', new PlatformError('Do that.'), 'Do that.'],
   [
     'an option that is not known',
     thrownBy(() => parseArgs({ args: ['--nonsense'], options: {} })),

@@ -1,12 +1,12 @@
 /** Starts a server for project `database`, with one database that is migrated and seeded, of which every file gets a copy. */
 import type { TestProject } from 'vitest/node'
-import type { StackKeys } from '../../stack/platform/keys.ts'
+import type { PlatformKeys } from '../../stack/platform/keys.ts'
 import { startScratch } from '../../stack/platform/scratch.ts'
 import { applyMigrations, migrationVersions } from '../../stack/schema.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
-    databaseServer: { port: number; keys: StackKeys; template: string }
+    databaseServer: { port: number; keys: PlatformKeys; template: string }
   }
 }
 

@@ -2,6 +2,7 @@
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { StackError } from '../../stack/config.ts'
+import { bootstrap } from '../../stack/platform/bootstrap.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { applyMigrations, migrationVersions, refuseOtherHistory } from '../../stack/schema.ts'
 
@@ -111,3 +112,12 @@ test('a data folder that other migrations made is refused in one line; one that 
     await sql.end()
   }
 }, 120_000)
+
+test('a database that an older version of the platform made is refused, and a finished one is left as it is', async () => {
+  await expect(bootstrap(scratch.port, scratch.keys)).resolves.toBeUndefined()
+  const admin = postgres(scratch.superuserUrl('postgres'), { max: 1, onnotice: () => {} })
+  await admin`drop schema local_platform cascade`
+  await admin.end()
+
+  await expect(bootstrap(scratch.port, scratch.keys)).rejects.toThrow('made by another version')
+})

@@ -91,7 +91,7 @@ describe('migrations', () => {
   })
 
   test.each(migrations)('$file holds nothing that only the local stack has', ({ text }) => {
-    expect(text).not.toMatch(/palisade_stack|supabase_admin|127\.0\.0\.1|localhost/)
+    expect(text).not.toMatch(/local_platform|supabase_admin|127\.0\.0\.1|localhost/)
     // Settings of the platform's roles are the platform's; the gateway's role is made by a migration and is ours.
     expect(text).not.toMatch(/alter\s+(?:role|database)\s(?!palisade_gateway\s).*\sset\s/i)
     expect(text).toMatch(/^set lock_timeout = /m)

@@ -7,10 +7,11 @@ import { join } from 'node:path'
 import { createLocalJWKSet, jwtVerify } from 'jose'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readConfig, root } from '../../stack/config.ts'
+import { projectFile, readConfig, root } from '../../stack/config.ts'
+import { loadKeys, type StackKeys } from '../../stack/keys.ts'
+import { readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import { createTokens } from '../../stack/platform/gateway/tokens.ts'
 import { createGateway, type Gateway } from '../../stack/platform/gateway.ts'
-import { loadKeys, type StackKeys } from '../../stack/platform/keys.ts'
 import { freePort, startScratch } from '../../stack/platform/scratch.ts'
 
 type Seen = { url: string | undefined; headers: IncomingHttpHeaders }
@@ -38,8 +39,9 @@ describe('a real service by its address', () => {
     })
     // No service of ours is built, so no database is asked for.
     gateway = await createGateway({
-      config,
+      config: config.platform,
       keys,
+      settings: readProjectSettings(projectFile, config.ports.console),
       dbUrl: () => 'postgresql://127.0.0.1:9/none',
       deliverMail: async () => {},
       log: () => {},

@@ -2,7 +2,7 @@
 import { createAdaptorServer } from '@hono/node-server'
 import { createClient, type SupabaseClient, type SupabaseClientOptions } from '@supabase/supabase-js'
 import postgres from 'postgres'
-import { readConfig } from '../../stack/config.ts'
+import { projectFile, readConfig } from '../../stack/config.ts'
 import { type AuthSettings, readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
 import { createGateway } from '../../stack/platform/gateway.ts'
@@ -28,14 +28,14 @@ export async function startAuth(options: { limited?: boolean; fetch?: typeof fet
     PALISADE_PORT: '27100',
     PALISADE_AUTH_RATE_LIMITS: options.limited ? 'on' : 'off',
   })
-  const settings = readProjectSettings(config)
-  const plain = () => quiet(readProjectSettings(config).auth)
+  const settings = readProjectSettings(projectFile, config.ports.console)
+  const plain = () => quiet(readProjectSettings(projectFile, config.ports.console).auth)
   Object.assign(settings.auth, plain())
   const mails: Mail[] = []
   const logs: string[] = []
   const clock: { offsetMs: number; frozenAt: number | null } = { offsetMs: 0, frozenAt: null }
   const gateway = await createGateway({
-    config,
+    config: config.platform,
     keys: scratch.keys,
     dbUrl: (role) => localDbUrl(scratch.port, scratch.keys, role, database),
     deliverMail: async (mail) => mails.push(mail),

@@ -97,7 +97,7 @@ export const facts: Record<string, Fact[]> = {
     ['alter table realtime.messages disable row level security', notOwner('table messages')],
     ['alter table realtime.messages disable trigger all', notOwner('table messages')],
     ['drop table realtime.messages cascade', notOwner('table messages')],
-    ['drop trigger palisade_announce on realtime.messages', notOwner('relation messages')],
+    ['drop trigger announce_message on realtime.messages', notOwner('relation messages')],
     [
       "create table public.x partition of realtime.messages for values from ('2001-01-01') to ('2001-01-02')",
       notOwner('table messages'),

@@ -1,6 +1,7 @@
 /** From spawn to the first 200: the function `ai`, which then has asked the database, beside an empty handler in Deno. */
 
 import { setTimeout as sleep } from 'node:timers/promises'
+import { functionFiles } from '../../../stack/config.ts'
 import { startFunctions } from '../../../stack/platform/functions.ts'
 import { freePort } from '../../../stack/platform/scratch.ts'
 import type { BenchResult, BenchWorld } from '../types.ts'
@@ -17,7 +18,7 @@ export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld)
   const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, SUPABASE_JWKS: jwks }
   const sides = {
     empty: async (port: number) => startDeno(new URL('./gateway/empty.ts', import.meta.url), [String(port)]),
-    ai: async (port: number) => startFunctions({ port, env, watch: false, log: () => {} }),
+    ai: async (port: number) => startFunctions({ files: functionFiles, port, env, watch: false, log: () => {} }),
   }
   const times = { empty: [] as number[], ai: [] as number[] }
   const runs = Math.max(5, Math.round(30 * scale))

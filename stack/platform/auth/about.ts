@@ -20,7 +20,7 @@ export async function showSettings(world: AuthWorld, _call: AuthCall): Promise<R
 export async function showHealth(world: AuthWorld, _call: AuthCall): Promise<Response> {
   await world.sql`select 1`
   return Response.json({
-    version: 'palisade',
+    version: 'local',
     name: 'GoTrue',
     description: 'GoTrue is a user registration and authentication API',
   })

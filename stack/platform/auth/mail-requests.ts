@@ -95,7 +95,7 @@ async function inTransaction(
     const found = await findUserByEmail(tx, email)
     const user = found && (await lockUser(tx, found.id))
     if (user) await send(tx, user)
-    else await tx`select pg_logical_emit_message(true, 'palisade', 'nobody')`
+    else await tx`select pg_logical_emit_message(true, 'auth', 'nobody')`
   })
   return nothing()
 }

@@ -1,9 +1,7 @@
-/** The Auth service's settings, read from supabase/config.toml: the same file configures hosted Supabase. */
+/** The Auth service's settings, read from the project's config.toml: the same file configures hosted Supabase. */
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
-import { root, type StackConfig } from '../../config.ts'
 
 const unitsMs = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 }
 
@@ -112,10 +110,11 @@ export type ProjectSettings = z.infer<typeof file>
 export type AuthSettings = ProjectSettings['auth']
 export type HookName = keyof AuthSettings['hook']
 
-export function readProjectSettings(config: StackConfig): ProjectSettings {
-  const settings = file.parse(parse(readFileSync(join(root, 'supabase', 'config.toml'), 'utf8')))
+/** `path` is that of the project's config.toml; `sitePort` is where the site is that people are sent back to. */
+export function readProjectSettings(path: string, sitePort: number): ProjectSettings {
+  const settings = file.parse(parse(readFileSync(path, 'utf8')))
   // The file names the ports of `supabase start`; this stack has its own.
   const site = new URL(settings.auth.site_url)
-  if (site.hostname === '127.0.0.1' && site.port === '54323') site.port = String(config.ports.console)
+  if (site.hostname === '127.0.0.1' && site.port === '54323') site.port = String(sitePort)
   return { ...settings, auth: { ...settings.auth, site_url: site.origin } }
 }

@@ -56,7 +56,7 @@ async function refuseNobody(world: AuthWorld, password: string): Promise<never> 
   if (world.settings.hook.password_verification_attempt) {
     await world.sql.begin(async (tx) => {
       await tx`set local statement_timeout = '2000'`
-      await tx`select pg_logical_emit_message(true, 'palisade', 'nobody')`
+      await tx`select pg_logical_emit_message(true, 'auth', 'nobody')`
       await tx`set local statement_timeout to default`
     })
   }

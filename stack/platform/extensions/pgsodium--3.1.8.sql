@@ -246,7 +246,7 @@ begin
     raise data_exception using
       message = 'pgsodium_derive_helper: crypto_kdf_derive_from_key: a key needs a key_id and a context of 8 bytes';
   end if;
-  return pgsodium._hmac512('palisade:derived:'::bytea || int8send(key_id) || context, pgsodium._root_key());
+  return pgsodium._hmac512('stand-in:derived:'::bytea || int8send(key_id) || context, pgsodium._root_key());
 end
 $$;
 comment on function pgsodium._derived_keys is 'Private: the two subkeys of a key that is derived from the root key.';
@@ -261,7 +261,7 @@ begin
   if length(key) is distinct from 32 then
     raise data_exception using message = called_as || ': invalid key';
   end if;
-  return pgsodium._hmac512('palisade:raw:'::bytea, key);
+  return pgsodium._hmac512('stand-in:raw:'::bytea, key);
 end
 $$;
 comment on function pgsodium._raw_keys is 'Private: the two subkeys of a key given as 32 bytes.';

@@ -119,7 +119,7 @@ begin
     raise data_exception using
       message = 'pgsodium_derive_helper: crypto_kdf_derive_from_key: a key needs a key_id and a context of 8 bytes';
   end if;
-  return vault._hmac512('palisade:vault:'::bytea || int8send(key_id) || context, v_root);
+  return vault._hmac512('stand-in:vault:'::bytea || int8send(key_id) || context, v_root);
 end
 $$;
 comment on function vault._derived_keys is 'Private: the two subkeys derived from the root key in the data directory.';

@@ -1,6 +1,6 @@
 /** Who calls: the API key decides the role, a user's token the user. Opaque keys are not tokens and never become one outside. */
 import { createHash, timingSafeEqual } from 'node:crypto'
-import type { StackKeys } from '../keys.ts'
+import type { PlatformKeys } from '../keys.ts'
 import type { ApiRole, Tokens } from './tokens.ts'
 
 export type Caller = { role: ApiRole; claims: Record<string, unknown>; token: string | null }
@@ -9,7 +9,7 @@ export type Refusal = { status: number; body: Record<string, unknown>; problem: 
 const sameText = (a: string, b: string) =>
   timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest())
 
-export function keyRole(key: string, keys: StackKeys): ApiRole | undefined {
+export function keyRole(key: string, keys: PlatformKeys): ApiRole | undefined {
   if (sameText(key, keys.secretKey)) return 'service_role'
   return sameText(key, keys.publishableKey) ? 'anon' : undefined
 }
@@ -20,7 +20,7 @@ export function keyRole(key: string, keys: StackKeys): ApiRole | undefined {
  */
 export async function identify(
   request: Request,
-  keys: StackKeys,
+  keys: PlatformKeys,
   tokens: Tokens,
   keyless: boolean,
 ): Promise<Caller | Refusal> {

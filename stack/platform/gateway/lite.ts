@@ -3,9 +3,9 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { App, setExperimental } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
 import postgres from 'postgres'
-import type { StackConfig } from '../../config.ts'
 import type { ProjectSettings } from '../auth/settings.ts'
-import type { DatabaseRole, StackKeys } from '../keys.ts'
+import type { PlatformConfig } from '../config.ts'
+import type { DatabaseRole, PlatformKeys } from '../keys.ts'
 import { createFileStore } from './file-store.ts'
 import { quotesArguments } from './quote-arguments.ts'
 import { realLinks } from './storage-links.ts'
@@ -15,8 +15,8 @@ export type Claims = Record<string, unknown>
 export type Service = { fetch(request: Request, claims: Claims): Response | Promise<Response>; close(): Promise<void> }
 
 type Parts = {
-  config: StackConfig
-  keys: StackKeys
+  config: PlatformConfig
+  keys: PlatformKeys
   settings: ProjectSettings
   dbUrl(role: DatabaseRole): string
 }
@@ -116,7 +116,7 @@ export function storageService({ config, keys, dbUrl }: Parts): Service {
     storage: { enabled: true, file_size_limit: '16MiB' },
     options: { server: { ...server, middlewares: [middleware] } },
   })
-  app._storageAdapter = createFileStore(config.files.storage)
+  app._storageAdapter = createFileStore(config.storageFolder)
   const fetch = oneAtATime(realLinks(tellRefusals(connection, fetchAs(app))))
   return { fetch, close: () => connection.close() }
 }

@@ -1,7 +1,7 @@
 /** Tokens: ES256 with a published key, as hosted Supabase. */
 import { errors, importJWK, jwtVerify, SignJWT } from 'jose'
 import { z } from 'zod'
-import { publicJwks, type StackKeys } from '../keys.ts'
+import { type PlatformKeys, publicJwks } from '../keys.ts'
 
 /** Every claim of a user's access token. The Auth service of hosted Supabase puts the same ones in. */
 export const userClaims = z.looseObject({
@@ -16,7 +16,7 @@ export type ApiRole = 'anon' | 'service_role'
 export type Verified = { claims: z.infer<typeof userClaims> } | { problem: 'expired' | 'invalid' }
 export type Tokens = Awaited<ReturnType<typeof createTokens>>
 
-export async function createTokens(keys: StackKeys, issuer: string) {
+export async function createTokens(keys: PlatformKeys, issuer: string) {
   const { kid } = keys.signingKey
   const privateKey = await importJWK(keys.signingKey, 'ES256')
   const publicKey = await importJWK({ ...publicJwks(keys).keys[0] }, 'ES256')

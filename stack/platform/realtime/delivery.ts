@@ -33,7 +33,7 @@ export async function startDelivery(options: Options): Promise<Delivery> {
     if (z.uuid().safeParse(text).success) announce([text])
   }
   const back = async (since: Date) => announce(await idsSince(sql, since.getTime() - lookBackMs))
-  const stop = await listenAlways({ url, channel: 'palisade_realtime', heard, back, log })
+  const stop = await listenAlways({ url, channel: 'realtime_messages', heard, back, log })
   const clean = () => deleteOld(sql)
   const timer = setInterval(() => void clean().catch(() => {}), cleanMs)
   return {

@@ -4,7 +4,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { root, StackError } from '../../../../stack/config.ts'
+import { functionFiles, root, StackError } from '../../../../stack/config.ts'
 import { denoBinary } from '../../../../stack/platform/functions.ts'
 import { endProcess } from '../../../../stack/platform/postgres.ts'
 import type { Answer, Command, Load, Measured } from './load-contract.ts'
@@ -19,7 +19,7 @@ export function startDeno(file: URL, args: string[]): Program {
   const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--no-check', '--allow-all']
   const config = ['--config', join(root, 'functions', 'deno.json')]
   return start(denoBinary(), ['run', '--unstable-no-legacy-abort', ...flags, ...config, fileURLToPath(file), ...args], {
-    DENO_DIR: join(root, 'node_modules', '.cache', 'palisade-deno'),
+    DENO_DIR: functionFiles.cache,
     DENO_NO_UPDATE_CHECK: '1',
   })
 }

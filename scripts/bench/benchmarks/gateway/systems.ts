@@ -1,5 +1,6 @@
 /** Everything that is compared, started on loopback ports around one fake provider and one database. */
 import postgres from 'postgres'
+import { functionFiles } from '../../../../stack/config.ts'
 import { startFunctions } from '../../../../stack/platform/functions.ts'
 import { freePort } from '../../../../stack/platform/scratch.ts'
 import type { BenchWorld } from '../../types.ts'
@@ -47,7 +48,7 @@ export async function startSystems({ createDatabase, superuserUrl, progress }: B
     const palisade = await origin()
     const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: databaseUrl, SUPABASE_JWKS: jwks }
     const log = firstLines(5, (line) => /"level":"error"|starts again/.test(line), progress)
-    const ours = keep(startFunctions({ port: Number(portOf(palisade)), env, watch: false, log }))
+    const ours = keep(startFunctions({ files: functionFiles, port: Number(portOf(palisade)), env, watch: false, log }))
     await Promise.all([
       untilAnswered('provider', direct),
       untilAnswered('pass-through', passThrough),
