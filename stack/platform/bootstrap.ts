@@ -11,7 +11,7 @@ export function localDbUrl(port: number, keys: PlatformKeys, role: DatabaseRole,
 }
 
 /** Services whose tables somebody else makes: the real ones in the place of ours. */
-export type ForeignServices = { auth: boolean; storage: boolean }
+type ForeignServices = { auth: boolean; storage: boolean }
 
 /** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
 function bootstrapSql(foreign: ForeignServices): string {

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { type FunctionFiles, PlatformError } from './config.ts'
 import { endProcess, movedClock } from './postgres.ts'
 
-export type FunctionsOptions = {
+type FunctionsOptions = {
   files: FunctionFiles
   port: number
   env: Record<string, string>

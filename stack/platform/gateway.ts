@@ -4,16 +4,14 @@ import { type AuthService, createAuthService } from './auth/service.ts'
 import type { ProjectSettings } from './auth/settings.ts'
 import type { PlatformConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
-import { answerPreflight, withCors } from './gateway/cors.ts'
-import { forward, setAddress } from './gateway/forward.ts'
-import { restService, storageService } from './gateway/lite.ts'
-import { unwrapUpload } from './gateway/storage-upload.ts'
+import { restService } from './gateway/rest.ts'
+import { storageService } from './gateway/storage.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
 import { type DatabaseRole, type PlatformKeys, publicJwks } from './keys.ts'
 
 type OutgoingMail = { from: string; to: string; subject: string; text?: string; html?: string }
 
-export type GatewayOptions = {
+type GatewayOptions = {
   config: PlatformConfig
   keys: PlatformKeys
   dbUrl(role: DatabaseRole): string
@@ -78,8 +76,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     if (!lite) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
     setAddress(bare.headers, address)
-    const upload = service === 'storage' ? await unwrapUpload(bare) : bare
-    return upload instanceof Response ? upload : lite.fetch(upload, caller.claims)
+    return lite.fetch(bare, caller.claims)
   }
 
   return {
@@ -149,4 +146,76 @@ async function toReal(
   const token = caller.token ?? (await tokens.signRole(caller.role))
   const target = `${base.replace(/\/$/, '')}${path.replace(/^\/(?:auth|rest|storage)\/v1/, '')}`
   return forward(request, target, { address, authorization: `Bearer ${token}` })
+}
+
+/** Headers that belong to one connection (RFC 9110, 7.6.1), or that fetch sets itself. */
+const hopByHop = [
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'host',
+  'content-length',
+]
+
+/** This is the outermost hop: what a caller claims about earlier ones, or about Cloudflare's, does not count. */
+function setAddress(headers: Headers, address: string): void {
+  headers.set('x-forwarded-for', address)
+  headers.delete('cf-connecting-ip')
+}
+
+/** As streams, both ways; when the caller hangs up, the far end hears it. */
+async function forward(
+  request: Request,
+  target: string,
+  options: { address: string; authorization?: string },
+): Promise<Response> {
+  const incoming = new URL(request.url)
+  const headers = new Headers(request.headers)
+  for (const name of hopByHop) headers.delete(name)
+  setAddress(headers, options.address)
+  headers.set('x-forwarded-host', incoming.host)
+  headers.set('x-forwarded-proto', incoming.protocol.slice(0, -1))
+  headers.set('accept-encoding', 'identity')
+  if (options.authorization) headers.set('authorization', options.authorization)
+  const response = await fetch(`${target}${incoming.search}`, {
+    method: request.method,
+    headers,
+    body: request.body,
+    redirect: 'manual',
+    signal: request.signal,
+    ...(request.body ? { duplex: 'half' as const } : {}),
+  })
+  const answer = new Headers(response.headers)
+  for (const name of hopByHop) answer.delete(name)
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers: answer })
+}
+
+/** CORS as Supabase answers it: any origin, because the API is guarded by keys and tokens, never by cookies. */
+const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'
+
+function answerPreflight(request: Request): Response {
+  const headers = {
+    'access-control-allow-origin': '*',
+    'access-control-allow-methods': methods,
+    'access-control-allow-headers': request.headers.get('access-control-request-headers') ?? '*',
+    'access-control-max-age': '3600',
+  }
+  return new Response(null, { status: 204, headers })
+}
+
+/** Adds what a browser needs to read the answer; an answer that brings its own rules (a function's) keeps them. */
+function withCors(response: Response): Response {
+  if (response.headers.has('access-control-allow-origin')) return response
+  const headers = new Headers(response.headers)
+  headers.set('access-control-allow-origin', '*')
+  headers.set(
+    'access-control-expose-headers',
+    'content-range, content-profile, location, link, x-total-count, x-sb-error-code, x-request-id',
+  )
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers })
 }

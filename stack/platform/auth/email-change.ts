@@ -1,8 +1,7 @@
 /** A change of address: asked for by PUT /user, agreed to on both addresses by links in mails. */
 import { AuthProblem } from './errors.ts'
 import { checkFrequency } from './forms.ts'
-import { actionLink, writeMail } from './mails.ts'
-import { dropOneTimeTokens, issueOneTimeToken, type TakenToken } from './one-time-tokens.ts'
+import { actionLink, dropOneTimeTokens, issueOneTimeToken, type TakenToken, writeMail } from './mailed-links.ts'
 import { asJson, findUserById, insertEmailIdentity, type UserRow } from './users.ts'
 import type { AuthWorld, Db } from './world.ts'
 

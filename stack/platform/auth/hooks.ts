@@ -21,7 +21,7 @@ const refusal = z.object({
   }),
 })
 
-export type HookOutput = Record<string, unknown>
+type HookOutput = Record<string, unknown>
 
 /**
  * What a hook says: null when it is not configured or answers NULL, otherwise its object. In the given transaction, or in

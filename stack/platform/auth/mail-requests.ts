@@ -3,12 +3,17 @@ import { z } from 'zod'
 import { askForEmailChange } from './email-change.ts'
 import { AuthProblem, invalid } from './errors.ts'
 import { challenge, metadata, nothing, readForm, text, validEmail } from './forms.ts'
-import { sendLink } from './links.ts'
-import { askBeforeUserCreated, emailUser, isTakenAddress, saveNewUser, withAddress } from './new-user.ts'
+import { redirectTarget, sendLink } from './mailed-links.ts'
 import { hashPassword } from './passwords.ts'
 import { startFlow } from './pkce.ts'
-import { redirectTarget } from './redirects.ts'
-import { sendConfirmation } from './sign-up.ts'
+import {
+  askBeforeUserCreated,
+  emailUser,
+  isTakenAddress,
+  saveNewUser,
+  sendConfirmation,
+  withAddress,
+} from './sign-up.ts'
 import { findUserByEmail, lockUser, type UserRow } from './users.ts'
 import type { AuthCall, AuthWorld, Db } from './world.ts'
 

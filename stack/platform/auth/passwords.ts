@@ -72,7 +72,7 @@ const characterSets: Record<AuthSettings['password_requirements'], string[]> = {
 }
 
 type Rules = Pick<AuthSettings, 'minimum_password_length' | 'password_requirements'>
-export type Weakness = { message: string; reasons: ('length' | 'characters')[] }
+type Weakness = { message: string; reasons: ('length' | 'characters')[] }
 
 /** Why a password is too weak for the rules of today; null when it is not. */
 export function weaknessOf(rules: Rules, password: string): Weakness | null {

@@ -3,7 +3,7 @@ import { isIP } from 'node:net'
 import type { Caller } from '../gateway/callers.ts'
 import { AuthProblem } from './errors.ts'
 import type { AuthSettings } from './settings.ts'
-import type { AuthCall } from './world.ts'
+import type { AuthCall, RateLimits } from './world.ts'
 
 const [minuteMs, hourMs] = [60_000, 3_600_000]
 /** Hosted's burst is fixed, whatever the rate. */
@@ -33,13 +33,6 @@ const rules: Rule[] = [
   { method: 'POST', path: /^\/factors\/[^/]+\/challenge$/, rate: mfa },
   { method: 'POST', path: /^\/factors\/[^/]+\/verify$/, rate: mfa },
 ]
-
-export type RateLimits = {
-  /** Throws 429 when the caller's address has used up the route's requests. */
-  admit(call: AuthCall, path: string): void
-  /** Throws 429 when the project has sent its mails of the hour. */
-  admitMail(): void
-}
 
 export const unlimited: RateLimits = { admit() {}, admitMail() {} }
 

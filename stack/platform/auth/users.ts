@@ -130,7 +130,7 @@ export type FactorJson = {
   last_challenged_at?: Date
 }
 
-export async function identitiesOf(tx: Db, userId: string): Promise<Identity[]> {
+async function identitiesOf(tx: Db, userId: string): Promise<Identity[]> {
   return await tx<Identity[]>`
     select id as identity_id, provider_id as id, user_id, identity_data, provider, last_sign_in_at, created_at,
       updated_at, email

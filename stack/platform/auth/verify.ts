@@ -6,15 +6,17 @@ import { readForm, text } from './forms.ts'
 import {
   dropOneTimeTokens,
   pkcePrefix,
+  redirectTarget,
+  redirectWithFragment,
+  redirectWithQuery,
   type TakenToken,
   type TokenType,
   takeOneTimeToken,
   tokenExpired,
   tokenHash,
-} from './one-time-tokens.ts'
+} from './mailed-links.ts'
 import { hashPassword } from './passwords.ts'
 import { issueAuthCode } from './pkce.ts'
-import { redirectTarget, redirectWithFragment, redirectWithQuery } from './redirects.ts'
 import { answerSession, openSession } from './sessions.ts'
 import { asJson, findUserById, isBanned, lockUser, normalEmail, type UserRow } from './users.ts'
 import type { AuthCall, AuthWorld, Db } from './world.ts'

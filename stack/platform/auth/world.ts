@@ -2,13 +2,19 @@
 import type postgres from 'postgres'
 import type { Caller } from '../gateway/callers.ts'
 import type { Tokens } from '../gateway/tokens.ts'
-import type { RateLimits } from './rate-limit.ts'
 import type { AuthSettings } from './settings.ts'
 
 /** A connection or a transaction, as role supabase_auth_admin. */
 export type Db = postgres.ISql
 
 export type AuthMail = { to: string; subject: string; text: string; html: string }
+
+export type RateLimits = {
+  /** Throws 429 when the caller's address has used up the route's requests. */
+  admit(call: AuthCall, path: string): void
+  /** Throws 429 when the project has sent its mails of the hour. */
+  admitMail(): void
+}
 
 export type AuthWorld = {
   sql: postgres.Sql

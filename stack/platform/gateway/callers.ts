@@ -4,12 +4,12 @@ import type { PlatformKeys } from '../keys.ts'
 import type { ApiRole, Tokens } from './tokens.ts'
 
 export type Caller = { role: ApiRole; claims: Record<string, unknown>; token: string | null }
-export type Refusal = { status: number; body: Record<string, unknown>; problem: 'key' | 'expired' | 'invalid' }
+type Refusal = { status: number; body: Record<string, unknown>; problem: 'key' | 'expired' | 'invalid' }
 
 const sameText = (a: string, b: string) =>
   timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest())
 
-export function keyRole(key: string, keys: PlatformKeys): ApiRole | undefined {
+function keyRole(key: string, keys: PlatformKeys): ApiRole | undefined {
   if (sameText(key, keys.secretKey)) return 'service_role'
   return sameText(key, keys.publishableKey) ? 'anon' : undefined
 }

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { type PlatformKeys, publicJwks } from '../keys.ts'
 
 /** Every claim of a user's access token. The Auth service of hosted Supabase puts the same ones in. */
-export const userClaims = z.looseObject({
+const userClaims = z.looseObject({
   sub: z.uuid(),
   aud: z.literal('authenticated'),
   role: z.string(),
@@ -13,7 +13,7 @@ export const userClaims = z.looseObject({
 })
 
 export type ApiRole = 'anon' | 'service_role'
-export type Verified = { claims: z.infer<typeof userClaims> } | { problem: 'expired' | 'invalid' }
+type Verified = { claims: z.infer<typeof userClaims> } | { problem: 'expired' | 'invalid' }
 export type Tokens = Awaited<ReturnType<typeof createTokens>>
 
 export async function createTokens(keys: PlatformKeys, issuer: string) {

@@ -21,9 +21,8 @@ const line = z.union([
 
 export type StoredMessage = z.infer<typeof storedMessage>
 type Line = z.infer<typeof line>
-export type MessageStore = ReturnType<typeof openMessageStore>
 
-export const messagesKept = 500
+const messagesKept = 500
 
 function apply(messages: StoredMessage[], entry: Line): StoredMessage[] {
   if ('add' in entry) return [entry.add, ...messages].slice(0, messagesKept)

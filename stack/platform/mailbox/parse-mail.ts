@@ -1,6 +1,6 @@
 /** Reads a mail as SMTP brings it (RFC 5322, MIME) into what the mailbox shows: subject, text, HTML. Attachments are left out. */
 
-export type ParsedMail = { from: string; subject: string; text: string; html: string }
+type ParsedMail = { from: string; subject: string; text: string; html: string }
 
 type Part = { headers: Map<string, string>; body: string }
 

@@ -1,9 +1,10 @@
 /** One joined channel of one connection: what it may receive and send, and when it ends. */
 import { z } from 'zod'
+import type { ApiRole, Tokens } from '../gateway/tokens.ts'
 import { type Broadcast, type Frame, shortText, type Version } from './frames.ts'
-import { isKey, type Pass, readPass } from './pass.ts'
-import type { Topic } from './topics.ts'
-import type { Connection, World } from './world.ts'
+import type { Limits } from './limits.ts'
+import { isKey, type Pass, type Permissions, readPass } from './permissions.ts'
+import type { Topic, Topics } from './topics.ts'
 
 export type Channel = {
   /** Of the join that opened it; a client tells by it which of a topic's joins is meant. */
@@ -106,4 +107,23 @@ export function openChannel(world: World, connection: Connection, config: Channe
   world.topics.add(topic, listener)
   watchExpiry()
   return channel
+}
+
+export type World = {
+  tokens: Tokens
+  permissions: Permissions
+  topics: Topics
+  limits: Limits
+  now(): number
+  log(line: string): void
+}
+
+export type Connection = {
+  version: Version
+  /** The role of the API key that opened it. */
+  keyRole: ApiRole
+  push(frame: Frame): void
+  write(data: string | Buffer): void
+  /** The channel has ended, unless another took its place. */
+  forget(address: string, channel: Channel): void
 }

@@ -2,10 +2,9 @@
  * Brings committed rows of realtime.messages to those who listen. A trigger announces each row's id with NOTIFY; what was
  * announced while the connection was away is looked up when it is back.
  */
-import type postgres from 'postgres'
+import postgres from 'postgres'
 import { z } from 'zod'
 import type { Broadcast } from './frames.ts'
-import { listenAlways } from './listen.ts'
 import type { Topic } from './topics.ts'
 
 /** A transaction that began so long before the connection broke, and ended while it was away, is still found. */
@@ -23,7 +22,7 @@ type Options = {
   log(line: string): void
 }
 
-export type Delivery = { clean(): Promise<unknown>; stop(): Promise<void> }
+type Delivery = { clean(): Promise<unknown>; stop(): Promise<void> }
 
 /** Resolves when messages are heard. */
 export async function startDelivery(options: Options): Promise<Delivery> {
@@ -108,3 +107,82 @@ async function idsSince(sql: postgres.Sql, time: number): Promise<string[]> {
 /** Hosted drops a day's partition after three days. */
 const deleteOld = (sql: postgres.Sql) =>
   sql`delete from realtime.messages where inserted_at < now() at time zone 'UTC' - interval '3 days'`
+
+const pulseMs = 1_000
+const silentMs = 3_000
+
+type ListenOptions = {
+  url: string
+  channel: string
+  heard(text: string): void
+  /** After a gap; what was announced since then may not have been heard. A rejection is asked again. */
+  back(since: Date): Promise<void>
+  log(line: string): void
+}
+
+/**
+ * A LISTEN that does not end: every second it sends itself a pulse, and when it hears none it connects anew. Resolves when
+ * it listens; answers how to stop.
+ */
+async function listenAlways({ url, channel, heard, back, log }: ListenOptions): Promise<() => Promise<void>> {
+  let heardAt = Date.now()
+  let isFirst = true
+  let isAway = false
+  let connection = connect(url)
+  let beating = false
+
+  const listen = () =>
+    connection.listen(
+      channel,
+      (text) => {
+        heardAt = Date.now()
+        if (text !== '') heard(text)
+      },
+      // The driver calls it again whenever it had to reconnect.
+      () => void returned(),
+    )
+  const returned = async () => {
+    if (isFirst) {
+      isFirst = false
+      return
+    }
+    const since = heardAt
+    heardAt = Date.now()
+    await back(new Date(since)).then(
+      () => {
+        isAway = false
+      },
+      () => {
+        heardAt = since
+      },
+    )
+  }
+  const beat = async () => {
+    if (Date.now() - heardAt > silentMs) {
+      if (!isAway) log('realtime: the database is silent; connecting again')
+      isAway = true
+      await connection.end({ timeout: 0 })
+      connection = connect(url)
+      await listen()
+    }
+    await connection.notify(channel, '')
+  }
+
+  await listen()
+  const timer = setInterval(() => {
+    if (beating) return
+    beating = true
+    beat()
+      .catch(() => {}) // Silence says it, too.
+      .finally(() => {
+        beating = false
+      })
+  }, pulseMs)
+  return async () => {
+    clearInterval(timer)
+    await connection.end({ timeout: 0 })
+  }
+}
+
+const connect = (url: string) =>
+  postgres(url, { max: 1, onnotice: () => {}, backoff: () => 0.2, connect_timeout: 3, idle_timeout: 0 })

@@ -1,7 +1,8 @@
-/** Row-level security on realtime.messages decides: a row that is rolled back is looked for, or written, as the caller. */
+/** Who a channel belongs to, and what row-level security on realtime.messages lets them hear and send. */
 import postgres from 'postgres'
+import type { ApiRole, Tokens } from '../gateway/tokens.ts'
 
-export type Subject = { role: string; claims: Record<string, unknown> }
+type Subject = { role: string; claims: Record<string, unknown> }
 export type Permissions = ReturnType<typeof createPermissions>
 
 /** `sql` is a pool of role supabase_realtime_admin, which owns the table, so that the probe itself needs no policy. */
@@ -57,4 +58,36 @@ async function rolledBack<Result>(
   const [result] = done
   if (result === undefined) throw new Error('the probe did not run')
   return result
+}
+
+/** `expiresAt` in unix milliseconds; null for a key, which does not expire. */
+export type Pass = { subject: Subject; token: string | null; expiresAt: number | null }
+
+/** supabase-js sends its key where it has no token; a key, or none, leaves the role to the connection. */
+export const isKey = (token: string | null | undefined) => !token || token.startsWith('sb_')
+
+/** The pass, or why there is none, in the words of the real service. */
+export async function readPass(
+  tokens: Tokens,
+  token: string | null | undefined,
+  keyRole: ApiRole,
+): Promise<Pass | { reason: string }> {
+  if (!token || isKey(token))
+    return { subject: { role: keyRole, claims: { role: keyRole } }, token: null, expiresAt: null }
+  if (token.split('.').length !== 3) return { reason: 'MalformedJWT: The token provided is not a valid JWT' }
+  const verified = await tokens.verify(token)
+  if (!('claims' in verified)) {
+    return {
+      reason:
+        verified.problem === 'expired'
+          ? 'InvalidJWTToken: Token has expired'
+          : 'JwtSignatureError: Failed to validate JWT signature',
+    }
+  }
+  const { claims } = verified
+  // Only the API's roles: Realtime's own role could be asked for by name, and no policy holds it.
+  if (!['anon', 'authenticated', 'service_role'].includes(claims.role)) {
+    return { reason: 'Unauthorized: The role of this token cannot use Realtime' }
+  }
+  return { subject: { role: claims.role, claims }, token, expiresAt: claims.exp * 1000 }
 }

@@ -1,7 +1,7 @@
 /** Who listens to what. A private topic and a public one of the same name have nothing to do with each other. */
 import { type Broadcast, encodeBroadcast, type Version } from './frames.ts'
 
-export type Listener = { version: Version; write(data: string | Buffer): void }
+type Listener = { version: Version; write(data: string | Buffer): void }
 export type Topic = { name: string; isPrivate: boolean }
 export type Topics = ReturnType<typeof createTopics>
 
