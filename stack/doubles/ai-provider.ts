@@ -19,7 +19,7 @@ import {
 export { behaviours } from './ai-provider/behaviours.ts'
 
 /** `serve({ fetch })` of @hono/node-server passes this; without it, `reset` errors the stream. */
-export type ProviderBindings = { incoming?: { socket: Socket } }
+type ProviderBindings = { incoming?: { socket: Socket } }
 type ProviderContext = Context<{ Bindings: ProviderBindings }>
 type State = { calls: Call[]; failedOnce: Set<string> }
 

@@ -5,11 +5,11 @@
  * `/control` is not an exchange's: through it tests and the demo make keys, trades, prices and moods.
  */
 import { Hono } from 'hono'
-import { type Bindings, binanceApi } from './exchanges/binance.ts'
+import { binanceApi } from './exchanges/binance.ts'
 import { coinbaseApi } from './exchanges/coinbase.ts'
 import { controlApi } from './exchanges/control.ts'
 import { krakenApi } from './exchanges/kraken.ts'
-import { createState } from './exchanges/state.ts'
+import { type Bindings, createState } from './exchanges/state.ts'
 
 /** The base URL of an exchange is this server's address and the exchange's name: `http://127.0.0.1:54328/kraken`. */
 export function createExchanges({ now = Date.now }: { now?: () => number } = {}): {

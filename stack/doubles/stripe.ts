@@ -5,28 +5,25 @@
  * cards, lose and shuffle deliveries and make calls fail.
  */
 import { Hono } from 'hono'
+import { priceRoutes, productRoutes } from './stripe/api-catalogue.ts'
 import { checkoutRoutes } from './stripe/api-checkout.ts'
 import { customerRoutes } from './stripe/api-customers.ts'
 import { eventRoutes } from './stripe/api-events.ts'
 import { invoiceRoutes } from './stripe/api-invoices.ts'
 import { paymentRoutes } from './stripe/api-payments.ts'
-import { priceRoutes } from './stripe/api-prices.ts'
-import { productRoutes } from './stripe/api-products.ts'
 import { subscriptionRoutes } from './stripe/api-subscriptions.ts'
 import { controlApi } from './stripe/control.ts'
-import { createState } from './stripe/create-state.ts'
 import { runDue } from './stripe/due.ts'
-import { dueHandlers } from './stripe/due-handlers.ts'
-import { addEndpoint, type Webhook } from './stripe/endpoints.ts'
-import { checkoutPages } from './stripe/page-checkout.ts'
-import { invoicePages } from './stripe/page-invoice.ts'
+import { addEndpoint, type Webhook } from './stripe/events.ts'
+import { checkoutPages, invoicePages } from './stripe/page-payment.ts'
 import { portalPages } from './stripe/page-portal.ts'
 import { persist } from './stripe/persist.ts'
 import { errorBody, Refusal } from './stripe/refusals.ts'
+import { dueHandlers } from './stripe/renew.ts'
 import { apiRoutes } from './stripe/routes.ts'
-import type { State } from './stripe/state.ts'
+import { createState, type State } from './stripe/state.ts'
 
-export type StripeOptions = {
+type StripeOptions = {
   /** The address under which browsers and clients reach it, without a slash at the end. */
   url: string
   secretKey: string

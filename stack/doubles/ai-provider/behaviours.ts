@@ -34,7 +34,7 @@ export const behaviours = {
   reasoning: 'spends 64 reasoning tokens per choice, inside completion_tokens and before max_tokens, and reports them',
 }
 
-export type Behaviour = keyof typeof behaviours
+type Behaviour = keyof typeof behaviours
 export type Behaviours = ReadonlySet<Behaviour>
 
 const isBehaviour = (name: string): name is Behaviour => Object.hasOwn(behaviours, name)
@@ -45,7 +45,7 @@ export function parseModel(model: string): Behaviours | undefined {
   return base === 'echo' && names.every(isBehaviour) ? new Set(names) : undefined
 }
 
-export type Failure = { status: number; message: string; type: string; param: string | null; code: string | null }
+type Failure = { status: number; message: string; type: string; param: string | null; code: string | null }
 
 export const serverError: Failure = {
   status: 500,

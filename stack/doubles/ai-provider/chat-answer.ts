@@ -15,7 +15,7 @@ export const chatRequest = z.looseObject({
   n: z.int().min(1).max(128).nullish(),
 })
 
-export type ChatRequest = z.infer<typeof chatRequest>
+type ChatRequest = z.infer<typeof chatRequest>
 
 /** A token is 4 bytes of UTF-8, rounded up for each text: `count('hello') === 2`. */
 export const countTokens = (text: string): number => Math.ceil(Buffer.byteLength(text) / 4)
@@ -60,7 +60,7 @@ function usageOf(prompt: number, completion: number, reasoning: number, wants: B
   }
 }
 
-export type ChatAnswer = ReturnType<typeof chatAnswer>
+type ChatAnswer = ReturnType<typeof chatAnswer>
 
 /** Everything that will be said, before it is decided how it is sent. */
 export function chatAnswer(request: ChatRequest, wants: Behaviours, id: string, now: number) {
@@ -87,7 +87,7 @@ const upstreamError = {
   param: null,
   code: 'server_error',
 }
-export const padding = 'x'.repeat(2 ** 20)
+const padding = 'x'.repeat(2 ** 20)
 
 /** The body of a JSON answer. */
 export function chatCompletion({ head, choices, usage }: ChatAnswer, wants: Behaviours): object {

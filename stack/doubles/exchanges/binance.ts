@@ -3,13 +3,21 @@
  * documentation ("REST API", "Errors", wallet "Get API Key Permission").
  */
 import { createHmac } from 'node:crypto'
-import type { Context } from 'hono'
-import { Hono } from 'hono'
-import { market, ticker, tradeRow } from './binance-shapes.ts'
-import { binanceId, symbolsOf } from './markets.ts'
-import { clockOf, findKey, isAllowedFrom, isSame, type Key, receive, type State } from './state.ts'
+import { type Context, Hono } from 'hono'
+import { multiply } from './decimals.ts'
+import { binanceId, partsOf, symbolsOf } from './markets.ts'
+import {
+  type Bindings,
+  clockOf,
+  findKey,
+  isAllowedFrom,
+  isSame,
+  type Key,
+  receive,
+  type State,
+  type Trade,
+} from './state.ts'
 
-export type Bindings = { incoming?: { socket: { remoteAddress?: string | undefined } } }
 type BinanceContext = Context<{ Bindings: Bindings }>
 
 const refuse = (status: number, code: number, msg: string, headers: Record<string, string> = {}) =>
@@ -117,3 +125,53 @@ function myTrades(c: BinanceContext, key: Key): Response {
   const page = fromId || startTime ? found.slice(0, rows) : found.slice(-rows)
   return Response.json(page.map(tradeRow))
 }
+
+const tradeRow = (trade: Trade) => ({
+  symbol: binanceId(trade.symbol),
+  id: Number(trade.id),
+  orderId: Number(trade.id) + 1_000_000,
+  orderListId: -1,
+  price: trade.price,
+  qty: trade.amount,
+  quoteQty: multiply(trade.price, trade.amount),
+  commission: trade.fee,
+  commissionAsset: trade.fee_asset,
+  time: trade.at_ms,
+  isBuyer: trade.side === 'buy',
+  isMaker: false,
+  isBestMatch: true,
+})
+
+const market = (symbol: string) => ({
+  symbol: binanceId(symbol),
+  status: 'TRADING',
+  baseAsset: partsOf(symbol).base,
+  baseAssetPrecision: 8,
+  quoteAsset: partsOf(symbol).quote,
+  quotePrecision: 8,
+  quoteAssetPrecision: 8,
+  orderTypes: ['LIMIT', 'MARKET'],
+  isSpotTradingAllowed: true,
+  isMarginTradingAllowed: false,
+  filters: [
+    { filterType: 'PRICE_FILTER', minPrice: '0.00000100', maxPrice: '1000000.00000000', tickSize: '0.00000100' },
+    { filterType: 'LOT_SIZE', minQty: '0.00000001', maxQty: '9000.00000000', stepSize: '0.00000001' },
+  ],
+  permissions: [],
+  permissionSets: [['SPOT']],
+})
+
+const ticker = (symbol: string, price: string, now: number) => ({
+  symbol: binanceId(symbol),
+  lastPrice: price,
+  bidPrice: price,
+  askPrice: price,
+  openPrice: price,
+  highPrice: price,
+  lowPrice: price,
+  volume: '1000.00000000',
+  quoteVolume: '1000.00000000',
+  openTime: now - 86_400_000,
+  closeTime: now,
+  count: 1000,
+})

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { defaultPrices } from './markets.ts'
 
 export const exchangeNames = ['binance', 'coinbase', 'kraken'] as const
-export type ExchangeName = (typeof exchangeNames)[number]
+type ExchangeName = (typeof exchangeNames)[number]
 
 export const permissions = ['read', 'trade', 'withdraw'] as const
 export type Permission = (typeof permissions)[number]
@@ -37,7 +37,9 @@ export type Key = {
   created_ms: number
 }
 
-export type Mood = { down: boolean; rate_limited: boolean; banned: boolean; slow_ms: number; skew_ms: number }
+type Mood = { down: boolean; rate_limited: boolean; banned: boolean; slow_ms: number; skew_ms: number }
+
+export type Bindings = { incoming?: { socket: { remoteAddress?: string | undefined } } }
 
 export type State = {
   keys: Map<string, Key>

@@ -1,12 +1,12 @@
 /** /v1/customers and /v1/billing_portal/sessions. */
 import { z } from 'zod'
+import { livingCustomer, newCustomer, newPortal } from './customers.ts'
 import { asOf } from './due.ts'
 import { change, emit } from './events.ts'
 import { listPage } from './lists.ts'
 import { defined, expand, ignored, mergeMetadata, metadata, none, page, text, unset } from './params.ts'
-import { invalid, missing, need } from './refusals.ts'
+import { invalid, need } from './refusals.ts'
 import type { Route } from './routes.ts'
-import { newCustomer, newPortal } from './shape-customer.ts'
 import type { State } from './state.ts'
 import { endSubscription } from './subscription-status.ts'
 import type { Customer } from './wire.ts'
@@ -60,12 +60,6 @@ export function customerRoutes(route: Route, state: State): void {
     return deleted
   })
   portalRoutes(route, state)
-}
-
-export function livingCustomer(state: State, id: string, param = 'id'): Customer {
-  const customer = need(state.customers, 'customer', id, param)
-  if (customer.deleted) throw missing('customer', id, param)
-  return customer
 }
 
 const newSession = z.strictObject({

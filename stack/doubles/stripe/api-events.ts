@@ -1,12 +1,12 @@
 /** /v1/events and /v1/webhook_endpoints. */
 import { z } from 'zod'
-import { addEndpoint } from './endpoints.ts'
-import { newId } from './ids.ts'
+import { addEndpoint } from './events.ts'
 import { listPage } from './lists.ts'
 import { boolean, expand, ignored, mergeMetadata, metadata, none, page, text } from './params.ts'
 import { need } from './refusals.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
+import { newId } from './wire.ts'
 
 const enabled_events = z.array(text).min(1)
 const newEndpoint = z.strictObject({

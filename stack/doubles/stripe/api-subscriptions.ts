@@ -1,18 +1,16 @@
 /** /v1/subscriptions and /v1/subscription_items. */
 import { z } from 'zod'
-import { livingCustomer } from './api-customers.ts'
-import { changeItems } from './change-items.ts'
+import { changeItems, planEnd, resume } from './change-subscription.ts'
+import { livingCustomer } from './customers.ts'
 import { asOf } from './due.ts'
 import { change } from './events.ts'
 import { listOf, listPage } from './lists.ts'
-import { ignored, mergeMetadata, none, page, text } from './params.ts'
-import { planEnd, resume } from './plan-end.ts'
+import { boolean, expand, ignored, integer, mergeMetadata, metadata, none, page, text, unset } from './params.ts'
+import { cardOf } from './payments.ts'
 import { invalid, missing, need } from './refusals.ts'
-import { cardOf } from './renew.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
 import { subscribe } from './subscribe.ts'
-import { changedParams, ended, newParams, resumed } from './subscription-params.ts'
 import { endSubscription, isOver } from './subscription-status.ts'
 import type { Subscription } from './wire.ts'
 
@@ -104,3 +102,44 @@ function fitsStatus(subscription: Subscription, status: string | undefined): boo
   if (status === 'ended') return isOver(subscription)
   return subscription.status === status
 }
+
+const quantity = integer.pipe(z.number().min(1)).optional()
+const proration_behavior = z.enum(['create_prorations', 'always_invoice', 'none']).default('create_prorations')
+const missing_payment_method = z.enum(['create_invoice', 'pause', 'cancel'])
+const trial_settings = z.strictObject({ end_behavior: z.strictObject({ missing_payment_method }) }).optional()
+const newParams = z.strictObject({
+  customer: text,
+  items: z
+    .array(z.strictObject({ price: text, quantity }))
+    .min(1)
+    .max(20),
+  metadata: metadata.optional(),
+  trial_period_days: integer.pipe(z.number().min(1).max(730)).optional(),
+  trial_end: integer.optional(),
+  trial_settings,
+  off_session: ignored,
+  payment_behavior: ignored,
+  expand,
+})
+const changedParams = z.strictObject({
+  items: z
+    .array(z.strictObject({ id: text.optional(), price: text.optional(), quantity, deleted: boolean.optional() }))
+    .optional(),
+  proration_behavior,
+  cancel_at_period_end: boolean.optional(),
+  cancel_at: unset.or(integer).optional(),
+  metadata: metadata.optional(),
+  pause_collection: unset
+    .or(
+      z.strictObject({
+        behavior: z.enum(['keep_as_draft', 'mark_uncollectible', 'void']),
+        resumes_at: integer.optional(),
+      }),
+    )
+    .optional(),
+  payment_behavior: ignored,
+  expand,
+})
+
+const ended = z.strictObject({ invoice_now: ignored, prorate: ignored, cancellation_details: ignored, expand })
+const resumed = z.strictObject({ billing_cycle_anchor: ignored, proration_behavior: ignored, expand })

@@ -1,17 +1,7 @@
 /** What falls due when time passes, soonest first; for everybody, or for one customer whose time runs ahead. */
 import { Refusal } from './refusals.ts'
-import type { State } from './state.ts'
+import type { Due, DueKind, State } from './state.ts'
 
-export type DueKind =
-  | 'expire_session'
-  | 'renew'
-  | 'trial_will_end'
-  | 'upcoming'
-  | 'finalize_invoice'
-  | 'retry_invoice'
-  | 'expire_incomplete'
-/** `at` is by the common clock, whoever's it is. */
-export type Due = { at: number; kind: DueKind; id: string }
 export type DueHandlers = Record<DueKind, (state: State, id: string) => unknown>
 
 /**

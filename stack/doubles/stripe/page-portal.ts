@@ -1,11 +1,10 @@
 /** The customer portal: cancel, go on, change the plan, the card for renewals, and open invoices. */
 import type { Hono } from 'hono'
 import { html } from 'hono/html'
-import { changeItems } from './change-items.ts'
+import { changeItems, planEnd } from './change-subscription.ts'
 import { asOf } from './due.ts'
-import { safeHref } from './page-checkout.ts'
 import { date, notFound, page, redirect } from './page-layout.ts'
-import { planEnd } from './plan-end.ts'
+import { safeHref } from './page-payment.ts'
 import { cardOutcomes, type State } from './state.ts'
 import { nextRenewal } from './subscribe.ts'
 import { isOver } from './subscription-status.ts'

@@ -1,9 +1,7 @@
 /** Money that moves: a payment intent, tried with a card or a bank debit, and the charges of its tries. */
 import { emit } from './events.ts'
-import { newId } from './ids.ts'
-import { type NewIntent, newCharge, newIntent } from './shape-payment.ts'
-import type { State } from './state.ts'
-import type { PaymentIntent } from './wire.ts'
+import type { CardOutcome, State } from './state.ts'
+import { type Charge, type Metadata, newId, type PaymentIntent, type Subscription } from './wire.ts'
 
 /** `processing` is a bank debit: it says days later how it went. */
 export type Outcome = 'ok' | 'declined' | 'requires_action' | 'processing'
@@ -107,3 +105,140 @@ export function cancelIntent(state: State, intent: PaymentIntent): void {
   intent.canceled_at = state.now()
   emit(state, 'payment_intent.canceled', intent)
 }
+
+/** How the customer's card answers now; without one it is as if it were declined. */
+export const cardOf = (state: State, { customer }: Pick<Subscription, 'customer'>) =>
+  state.cards.get(customer) ?? 'declined'
+
+/** The ways to pay that the pages and /control offer. How the payment goes now, and how the card answers at later ones. */
+export const ways = {
+  ok: { label: 'Card 4242 4242 4242 4242: is paid', outcome: 'ok', later: 'ok' },
+  declined: { label: 'Card 4000 0000 0000 0002: is declined', outcome: 'declined', later: 'declined' },
+  requires_action: {
+    label: 'Card 4000 0025 0000 3155: asks for 3-D Secure once',
+    outcome: 'requires_action',
+    later: 'ok',
+  },
+  always_requires_action: {
+    label: 'Card 4000 0027 6000 3184: asks for 3-D Secure at every payment',
+    outcome: 'requires_action',
+    later: 'requires_action',
+  },
+  declined_later: { label: 'Card 4000 0000 0000 0341: is paid now, declined later', outcome: 'ok', later: 'declined' },
+  bank_debit: { label: 'Bank debit: the money arrives days later, or does not', outcome: 'processing', later: 'ok' },
+} as const satisfies Record<string, { label: string; outcome: Outcome; later: CardOutcome }>
+export type Way = keyof typeof ways
+export const wayNames = [
+  'ok',
+  'declined',
+  'requires_action',
+  'always_requires_action',
+  'declined_later',
+  'bank_debit',
+] as const
+
+type NewIntent = {
+  amount: number
+  currency: string
+  customer: string | null
+  description: string | null
+  metadata: Metadata
+}
+
+function newIntent(state: State, given: NewIntent): PaymentIntent {
+  const id = newId('pi_3', 23)
+  return {
+    ...unmodelledIntent,
+    ...given,
+    id,
+    object: 'payment_intent',
+    amount_received: 0,
+    client_secret: newId(`${id}_secret_`),
+    created: state.now(),
+    status: 'requires_payment_method',
+  }
+}
+
+const unmodelledIntent = {
+  allowed_payment_method_types: null,
+  amount_capturable: 0,
+  application: null,
+  application_fee_amount: null,
+  automatic_payment_methods: null,
+  canceled_at: null,
+  cancellation_reason: null,
+  capture_method: 'automatic_async',
+  confirmation_method: 'automatic',
+  customer_account: null,
+  excluded_payment_method_types: null,
+  last_payment_error: null,
+  latest_charge: null,
+  livemode: false,
+  managed_payments: null,
+  next_action: null,
+  on_behalf_of: null,
+  payment_method: null,
+  payment_method_configuration_details: null,
+  payment_method_options: {},
+  payment_method_types: ['card', 'sepa_debit'],
+  payment_record: null,
+  processing: null,
+  receipt_email: null,
+  review: null,
+  setup_future_usage: null,
+  shipping: null,
+  source: null,
+  statement_descriptor: null,
+  statement_descriptor_suffix: null,
+  transfer_data: null,
+  transfer_group: null,
+} satisfies Partial<PaymentIntent>
+
+const newCharge = (state: State, intent: PaymentIntent, status: 'succeeded' | 'pending' | 'failed'): Charge => ({
+  ...unmodelledCharge,
+  id: newId(status === 'pending' ? 'py_3' : 'ch_3', 23),
+  object: 'charge',
+  amount: intent.amount,
+  amount_captured: status === 'succeeded' ? intent.amount : 0,
+  amount_refunded: 0,
+  billing_details: { address: null, email: null, name: null, phone: null, tax_id: null },
+  captured: status !== 'failed',
+  created: state.now(),
+  currency: intent.currency,
+  customer: intent.customer,
+  description: intent.description,
+  disputed: false,
+  failure_code: status === 'failed' ? 'card_declined' : null,
+  failure_message: status === 'failed' ? 'Your card was declined.' : null,
+  metadata: intent.metadata,
+  paid: status === 'succeeded',
+  payment_intent: intent.id,
+  refunded: false,
+  status,
+})
+
+const unmodelledCharge = {
+  application: null,
+  application_fee: null,
+  application_fee_amount: null,
+  balance_transaction: null,
+  calculated_statement_descriptor: 'PALISADE',
+  failure_balance_transaction: null,
+  fraud_details: {},
+  livemode: false,
+  on_behalf_of: null,
+  outcome: null,
+  payment_method: null,
+  payment_method_details: null,
+  receipt_email: null,
+  receipt_number: null,
+  receipt_url: null,
+  review: null,
+  shipping: null,
+  source: null,
+  source_transfer: null,
+  statement_descriptor: null,
+  statement_descriptor_suffix: null,
+  transfer_data: null,
+  transfer_group: null,
+} satisfies Partial<Charge>

@@ -1,8 +1,7 @@
 /** Keeps the account in a file, so that a stack that starts again still knows whom its database calls a customer. */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { mapNames } from './create-state.ts'
-import type { State } from './state.ts'
+import { mapNames, type State } from './state.ts'
 
 /** Reconciliation finds what happened before; of the events only the last ones are worth their room. */
 const eventsKept = 1_000

@@ -2,9 +2,8 @@
 import { asOf } from './due.ts'
 import { change, emit } from './events.ts'
 import { invalid } from './refusals.ts'
-import { newDispute, newRefund } from './shape-refund.ts'
 import type { State } from './state.ts'
-import type { Charge, Dispute, Metadata, Refund } from './wire.ts'
+import { type Charge, type Dispute, type Metadata, newId, type Refund } from './wire.ts'
 
 type NewRefund = { amount: number | undefined; reason: Refund['reason']; metadata: Metadata }
 
@@ -91,3 +90,89 @@ export function moveDispute(state: State, moved: Dispute, status: Dispute['statu
   if (hadMoney && status === 'won') emit(state, 'charge.dispute.funds_reinstated', moved)
   return moved
 }
+
+const newRefund = (
+  state: State,
+  charge: Charge,
+  given: { amount: number; reason: Refund['reason']; metadata: Metadata },
+): Refund => ({
+  id: newId('re_3', 23),
+  object: 'refund',
+  amount: given.amount,
+  balance_transaction: null,
+  charge: charge.id,
+  created: state.now(),
+  currency: charge.currency,
+  customer: charge.customer,
+  customer_account: null,
+  metadata: given.metadata,
+  payment_intent: charge.payment_intent,
+  payment_method: null,
+  reason: given.reason,
+  receipt_number: null,
+  source_transfer_reversal: null,
+  status: state.settings.refund_status,
+  transfer_reversal: null,
+})
+
+const newDispute = (
+  state: State,
+  charge: Charge,
+  given: { amount: number; reason: string; status: Dispute['status'] },
+): Dispute => ({
+  id: newId('du_1', 23),
+  object: 'dispute',
+  amount: given.amount,
+  balance_transactions: [],
+  charge: charge.id,
+  created: state.now(),
+  currency: charge.currency,
+  enhanced_eligibility_types: [],
+  evidence: noEvidence,
+  evidence_details: {
+    due_by: state.now() + 7 * 86_400,
+    enhanced_eligibility: {},
+    has_evidence: false,
+    past_due: false,
+    submission_count: 0,
+    submission_method: 'not_submitted',
+  },
+  intended_submission_method: null,
+  is_charge_refundable: given.status.startsWith('warning_'),
+  livemode: false,
+  metadata: {},
+  payment_intent: charge.payment_intent,
+  reason: given.reason,
+  status: given.status,
+})
+
+const noEvidence = {
+  access_activity_log: null,
+  billing_address: null,
+  cancellation_policy: null,
+  cancellation_policy_disclosure: null,
+  cancellation_rebuttal: null,
+  customer_communication: null,
+  customer_email_address: null,
+  customer_name: null,
+  customer_purchase_ip: null,
+  customer_signature: null,
+  duplicate_charge_documentation: null,
+  duplicate_charge_explanation: null,
+  duplicate_charge_id: null,
+  enhanced_evidence: {},
+  product_description: null,
+  receipt: null,
+  refund_policy: null,
+  refund_policy_disclosure: null,
+  refund_refusal_explanation: null,
+  service_date: null,
+  service_documentation: null,
+  shipping_address: null,
+  shipping_carrier: null,
+  shipping_date: null,
+  shipping_documentation: null,
+  shipping_tracking_number: null,
+  uncategorized_file: null,
+  uncategorized_text: null,
+} satisfies Dispute['evidence']

@@ -1,16 +1,18 @@
 /** What happens to subscriptions and their invoices when its time has come. */
-import { schedule } from './due.ts'
+
+import { expireDue } from './checkout.ts'
+import { customerOf } from './customers.ts'
+import { type DueHandlers, schedule } from './due.ts'
 import { change, emit } from './events.ts'
-import { customerOf, draftInvoice, fill, finalize, voidInvoice, writeOff } from './invoices.ts'
+import { draftInvoice, fill, finalize, newInvoice, voidInvoice, writeOff } from './invoices.ts'
 import { tryInvoice } from './pay-invoice.ts'
-import { nextBoundary } from './periods.ts'
-import { newInvoice } from './shape-invoice.ts'
+import { cardOf } from './payments.ts'
 import type { State } from './state.ts'
-import { itemLine, nextRenewal, planAhead } from './subscribe.ts'
+import { itemLine, nextBoundary, nextRenewal, planAhead } from './subscribe.ts'
 import { endSubscription, isOver, subscriptionOf } from './subscription-status.ts'
 import type { Invoice, Subscription } from './wire.ts'
 
-export function renew(state: State, id: string): void {
+function renew(state: State, id: string): void {
   const subscription = state.subscriptions.get(id)
   if (!subscription || isOver(subscription) || subscription.status === 'incomplete') return
   const now = state.now()
@@ -34,7 +36,7 @@ function trialGoesOn(state: State, subscription: Subscription): boolean {
 }
 
 /** The next period of every item whose period is over, on one draft. */
-export function roll(state: State, subscription: Subscription): void {
+function roll(state: State, subscription: Subscription): void {
   const now = state.now()
   const start = nextRenewal(subscription)
   const before = structuredClone(subscription.items)
@@ -60,7 +62,7 @@ export function roll(state: State, subscription: Subscription): void {
   }
 }
 
-export function finalizeDue(state: State, id: string): void {
+function finalizeDue(state: State, id: string): void {
   const invoice = state.invoices.get(id)
   const subscription = invoice && subscriptionOf(state, invoice)
   if (!invoice || !subscription || invoice.status !== 'draft' || customerIsGone(state, subscription)) return
@@ -78,11 +80,7 @@ export function finalizeDue(state: State, id: string): void {
 
 const customerIsGone = (state: State, { customer }: Subscription) => state.customers.get(customer)?.deleted === true
 
-/** How the customer's card answers now; without one it is as if it were declined. */
-export const cardOf = (state: State, { customer }: Pick<Subscription, 'customer'>) =>
-  state.cards.get(customer) ?? 'declined'
-
-export function retryDue(state: State, id: string): void {
+function retryDue(state: State, id: string): void {
   const invoice = state.invoices.get(id)
   const subscription = invoice && subscriptionOf(state, invoice)
   if (!invoice || !subscription || isOver(subscription) || invoice.status !== 'open') return
@@ -90,13 +88,13 @@ export function retryDue(state: State, id: string): void {
   tryInvoice(state, invoice, cardOf(state, subscription))
 }
 
-export function trialWillEnd(state: State, id: string): void {
+function trialWillEnd(state: State, id: string): void {
   const subscription = state.subscriptions.get(id)
   if (subscription?.status === 'trialing') emit(state, 'customer.subscription.trial_will_end', subscription)
 }
 
 /** An invoice that does not exist yet: its event's object has no id. */
-export function upcoming(state: State, id: string): void {
+function upcoming(state: State, id: string): void {
   const subscription = state.subscriptions.get(id)
   if (!subscription || isOver(subscription) || subscription.cancel_at_period_end) return
   if (nextRenewal(subscription) - state.now() > state.settings.upcoming_days * 86_400) return
@@ -116,10 +114,21 @@ export function upcoming(state: State, id: string): void {
 }
 
 /** A first invoice that nobody paid for 23 hours. */
-export function expireIncomplete(state: State, id: string): void {
+function expireIncomplete(state: State, id: string): void {
   const subscription = state.subscriptions.get(id)
   if (subscription?.status !== 'incomplete') return
   const invoice = state.invoices.get(subscription.latest_invoice ?? '')
   if (invoice?.status === 'open') voidInvoice(state, invoice)
   change(state, 'customer.subscription.updated', subscription, { status: 'incomplete_expired', ended_at: state.now() })
+}
+
+/** Who does what falls due. */
+export const dueHandlers: DueHandlers = {
+  expire_session: expireDue,
+  renew,
+  trial_will_end: trialWillEnd,
+  upcoming,
+  finalize_invoice: finalizeDue,
+  retry_invoice: retryDue,
+  expire_incomplete: expireIncomplete,
 }

@@ -1,7 +1,6 @@
 /** What the stand-in knows: one account, in memory. */
-import type { Delivery, DeliveryMode } from './delivery.ts'
-import type { Due } from './due.ts'
-import type { Answer } from './routes.ts'
+
+import Stripe from 'stripe'
 import type {
   Charge,
   Customer,
@@ -26,7 +25,7 @@ import type {
 export const cardOutcomes = ['ok', 'declined', 'requires_action'] as const
 export type CardOutcome = (typeof cardOutcomes)[number]
 
-export type Settings = {
+type Settings = {
   /** Days between one failed try of an invoice and the next; after the last one `after_dunning` happens. */
   dunning_days: number[]
   after_dunning: 'cancel' | 'unpaid' | 'past_due'
@@ -46,6 +45,30 @@ export type Settings = {
  * idempotency key keeps; with both, one that did its work. Without either, nothing began.
  */
 export type Failure = { left: number; status: number; path_prefix: string; after: boolean; saved: boolean }
+
+export const deliveryModes = ['normal', 'hold', 'drop', 'duplicate', 'shuffle'] as const
+type DeliveryMode = (typeof deliveryModes)[number]
+export type Delivery = {
+  event: Event
+  endpoint: string
+  state: 'waiting' | 'held' | 'delivered' | 'failed' | 'dropped'
+  attempts: number
+  status: number | null
+}
+
+export type DueKind =
+  | 'expire_session'
+  | 'renew'
+  | 'trial_will_end'
+  | 'upcoming'
+  | 'finalize_invoice'
+  | 'retry_invoice'
+  | 'expire_incomplete'
+/** `at` is by the common clock, whoever's it is. */
+export type Due = { at: number; kind: DueKind; id: string }
+
+/** Written out at once: what is stored may change before the answer is sent, or sent again. */
+export type Answer = { status: number; text: string; replayed?: boolean }
 
 export type State = {
   url: string
@@ -98,11 +121,101 @@ export type State = {
   isDirty: boolean
 }
 
-export type SessionOrder = {
+type SessionOrder = {
   trial_days: number | undefined
   trial_end: number | undefined
   missing_payment_method: 'create_invoice' | 'pause' | 'cancel'
   subscription_metadata: Record<string, string>
   intent_metadata: Record<string, string>
   intent_description: string | null
+}
+
+const fresh = () => ({
+  settings: {
+    dunning_days: [3, 5, 7],
+    after_dunning: 'cancel' as const,
+    draft_seconds: 3600,
+    upcoming_days: 3,
+    portal_cancels: 'at_period_end' as const,
+    refund_status: 'succeeded' as const,
+    api_version: Stripe.API_VERSION,
+  },
+  clock: { offset: 0, moment: undefined, lead: 0 },
+  due: [],
+  deliveries: [],
+  delivery: { mode: 'normal' as const, random: Math.random, buffer: [], running: 0, waiting: [] },
+  request: undefined,
+  answers: new Map(),
+  failures: [],
+  slow_ms: 0,
+  counters: { invoice: 0 },
+})
+
+/** The collections that make up an account. */
+export const mapNames = [
+  'customers',
+  'cards',
+  'leads',
+  'products',
+  'prices',
+  'sessions',
+  'sessionItems',
+  'sessionOrders',
+  'sessionIntents',
+  'subscriptions',
+  'pendingLines',
+  'invoices',
+  'invoicePayments',
+  'paymentsOfInvoices',
+  'intents',
+  'charges',
+  'refunds',
+  'disputes',
+  'portals',
+  'events',
+] as const
+
+/** A new account. */
+export function createState(options: { url: string; secretKey: string; now(): number }): State {
+  const realNow = () => Math.floor(options.now() / 1000)
+  const state: State = {
+    url: options.url,
+    secretKey: options.secretKey,
+    realNow,
+    now: () => state.clock.moment ?? realNow() + state.clock.offset,
+    customers: new Map(),
+    cards: new Map(),
+    leads: new Map(),
+    products: new Map(),
+    prices: new Map(),
+    sessions: new Map(),
+    sessionItems: new Map(),
+    sessionOrders: new Map(),
+    sessionIntents: new Map(),
+    subscriptions: new Map(),
+    pendingLines: new Map(),
+    invoices: new Map(),
+    invoicePayments: new Map(),
+    paymentsOfInvoices: new Map(),
+    intents: new Map(),
+    charges: new Map(),
+    refunds: new Map(),
+    disputes: new Map(),
+    portals: new Map(),
+    events: new Map(),
+    endpoints: new Map(),
+    stopped: false,
+    isDirty: false,
+    ...fresh(),
+  }
+  return state
+}
+
+/** An empty account again; webhook endpoints stay, and what was about to be delivered is forgotten. */
+export function resetState(state: State): void {
+  for (const name of mapNames) state[name].clear()
+  for (const delivery of [...state.deliveries, ...state.delivery.buffer]) delivery.state = 'dropped'
+  const running = state.delivery.running
+  Object.assign(state, fresh())
+  state.delivery.running = running
 }

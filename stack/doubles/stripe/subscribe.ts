@@ -1,18 +1,26 @@
 /** A new subscription and its first invoice. */
+
+import { newSubscriptionItem, type Period } from './catalogue.ts'
+import { customerOf } from './customers.ts'
 import { schedule } from './due.ts'
 import { emit } from './events.ts'
-import { customerOf, draftInvoice, finalize } from './invoices.ts'
+import { draftInvoice, finalize, newLine } from './invoices.ts'
+import { listOf } from './lists.ts'
 import { tryInvoice } from './pay-invoice.ts'
 import type { Outcome } from './payments.ts'
-import { nextBoundary } from './periods.ts'
-import { newSubscriptionItem, type Period } from './shape-catalogue.ts'
-import { newLine } from './shape-invoice-line.ts'
-import { newSubscription } from './shape-subscription.ts'
 import type { State } from './state.ts'
-import type { Invoice, InvoiceLine, Metadata, Price, Subscription, SubscriptionItem } from './wire.ts'
+import {
+  type Invoice,
+  type InvoiceLine,
+  type Metadata,
+  newId,
+  type Price,
+  type Subscription,
+  type SubscriptionItem,
+} from './wire.ts'
 import { lineName, productName } from './words.ts'
 
-export type Order = {
+type Order = {
   customer: string
   items: { price: Price; quantity: number }[]
   trial_end: number | undefined
@@ -101,3 +109,104 @@ export function planAhead(state: State, subscription: Subscription): void {
   const upcoming = at - state.settings.upcoming_days * day
   if (upcoming > state.now()) schedule(state, upcoming, 'upcoming', subscription.id)
 }
+
+const seconds = { day: 86_400, week: 7 * 86_400 }
+
+/** Counted from an anchor, so that the 31st comes back after February. The first boundary after that moment. */
+export function nextBoundary(anchor: number, after: number, { recurring }: Pick<Price, 'recurring'>): number {
+  const { interval, interval_count: count } = recurring ?? { interval: 'month' as const, interval_count: 1 }
+  if (interval === 'day' || interval === 'week') {
+    const step = seconds[interval] * count
+    return anchor + (Math.floor((after - anchor) / step) + 1) * step
+  }
+  const months = interval === 'year' ? 12 * count : count
+  const guess = Math.floor((after - anchor) / (32 * 86_400 * months))
+  for (let n = Math.max(guess, after < anchor ? 0 : 1); ; n += 1) {
+    const boundary = addMonths(anchor, n * months)
+    if (boundary > after) return boundary
+  }
+}
+
+/** The same day and time of a later month, or that month's last day. */
+function addMonths(from: number, months: number): number {
+  const date = new Date(from * 1000)
+  const lastDay = new Date(Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + months + 1, 0)).getUTCDate()
+  const day = Math.min(date.getUTCDate(), lastDay)
+  const midnight = Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + months, day)
+  return Math.floor((midnight + (date.getTime() % 86_400_000)) / 1000)
+}
+
+type NewSubscription = {
+  customer: string
+  currency: string
+  metadata: Metadata
+  trial_end: number | null
+  missing_payment_method: 'create_invoice' | 'pause' | 'cancel'
+  collection_method: 'charge_automatically'
+}
+
+function newSubscription(state: State, given: NewSubscription): Subscription {
+  const id = newId('sub_1', 23)
+  const now = state.now()
+  return {
+    ...unmodelledSubscription,
+    id,
+    object: 'subscription',
+    billing_cycle_anchor: given.trial_end ?? now,
+    cancel_at: null,
+    cancel_at_period_end: false,
+    canceled_at: null,
+    cancellation_details: { comment: null, feedback: null, feedback_option: null, reason: null },
+    collection_method: given.collection_method,
+    created: now,
+    currency: given.currency,
+    customer: given.customer,
+    ended_at: null,
+    items: listOf(`/v1/subscription_items?subscription=${id}`, []),
+    latest_invoice: null,
+    livemode: false,
+    metadata: given.metadata,
+    pause_collection: null,
+    start_date: now,
+    status: given.trial_end === null ? 'incomplete' : 'trialing',
+    trial_end: given.trial_end,
+    trial_settings: {
+      end_behavior: { billing_cycle_anchor: null, missing_payment_method: given.missing_payment_method },
+    },
+    trial_start: given.trial_end === null ? null : now,
+  }
+}
+
+const unmodelledSubscription = {
+  application: null,
+  application_fee_percent: null,
+  automatic_tax: { disabled_reason: null, enabled: false, liability: null },
+  billing_cycle_anchor_config: null,
+  billing_mode: { flexible: { proration_discounts: 'included' }, type: 'flexible' },
+  billing_schedules: [],
+  billing_thresholds: null,
+  customer_account: null,
+  days_until_due: null,
+  default_payment_method: null,
+  default_source: null,
+  default_tax_rates: [],
+  description: null,
+  discounts: [],
+  invoice_settings: {
+    account_tax_ids: null,
+    custom_fields: null,
+    description: null,
+    footer: null,
+    issuer: { type: 'self' },
+  },
+  managed_payments: null,
+  next_pending_invoice_item_invoice: null,
+  on_behalf_of: null,
+  payment_settings: { payment_method_options: null, payment_method_types: null, save_default_payment_method: 'off' },
+  pending_invoice_item_interval: null,
+  pending_setup_intent: null,
+  pending_update: null,
+  schedule: null,
+  test_clock: null,
+  transfer_data: null,
+} satisfies Partial<Subscription>

@@ -1,8 +1,10 @@
 /** Stripe's objects as JSON has them: ids in place of what can be expanded, decimals as strings. */
+
+import { randomBytes } from 'node:crypto'
 import type Stripe from 'stripe'
 
 /** The types of the stripe package declare what its client hands out; this takes back what the client adds. */
-export type Wire<T> = string extends T ? Exclude<T, object> : WirePart<T>
+type Wire<T> = string extends T ? Exclude<T, object> : WirePart<T>
 type WirePart<T> = T extends Stripe.Decimal
   ? string
   : T extends (infer Item)[]
@@ -37,4 +39,16 @@ export type Event = EventFrame & {
   api_version: string | null
   type: string
   data: { object: unknown; previous_attributes?: unknown }
+}
+
+const letters = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
+
+/**
+ * As Stripe's ids look: a prefix that names the kind, and letters that say nothing. `newId('cus')` is cus_…; a prefix that
+ * goes on behind its underscore is taken as it is: `newId('in_1')`.
+ */
+export function newId(prefix: string, length = 24): string {
+  let id = prefix.includes('_') ? prefix : `${prefix}_`
+  for (const byte of randomBytes(length)) id += letters[byte % letters.length]
+  return id
 }

@@ -1,7 +1,6 @@
 /** Products, prices and lines of a checkout, in full. */
-import { newId } from './ids.ts'
 import type { State } from './state.ts'
-import type { LineItem, Metadata, Price, Product, SubscriptionItem } from './wire.ts'
+import { type LineItem, type Metadata, newId, type Price, type Product, type SubscriptionItem } from './wire.ts'
 
 export const newProduct = (
   state: State,
@@ -30,7 +29,7 @@ export const newProduct = (
 })
 
 type Interval = 'day' | 'week' | 'month' | 'year'
-export type NewPrice = {
+type NewPrice = {
   product: string
   currency: string
   unit_amount: number

@@ -1,7 +1,8 @@
-/** Customers and portal sessions, in full. */
-import { newId } from './ids.ts'
+/** Customers and portal sessions, in full; and the customer of an id, who may be gone. */
+
+import { invalid, missing, need } from './refusals.ts'
 import type { State } from './state.ts'
-import type { Customer, Metadata, Portal } from './wire.ts'
+import { type Customer, type Metadata, newId, type Portal } from './wire.ts'
 
 export const newCustomer = (
   state: State,
@@ -48,4 +49,16 @@ export function newPortal(state: State, customer: string, return_url: string | n
     return_url,
     url: `${state.url}/p/session/${id}`,
   }
+}
+
+export function livingCustomer(state: State, id: string, param = 'id'): Customer {
+  const customer = need(state.customers, 'customer', id, param)
+  if (customer.deleted) throw missing('customer', id, param)
+  return customer
+}
+
+export function customerOf(state: State, id: string): Customer {
+  const customer = state.customers.get(id)
+  if (!customer || customer.deleted) throw invalid(`No such customer: '${id}'`, { code: 'resource_missing' })
+  return customer
 }

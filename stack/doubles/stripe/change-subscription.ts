@@ -1,25 +1,24 @@
-/** Other items of a running subscription, with prorations. */
-import { emit } from './events.ts'
-import { draftInvoice, finalize } from './invoices.ts'
+/** What is changed of a running subscription: its items, with prorations; its end, planned or taken back; going on after a pause. */
+
+import { newSubscriptionItem, type Period, planOf } from './catalogue.ts'
+import { change, emit } from './events.ts'
+import { draftInvoice, finalize, newLine } from './invoices.ts'
 import { tryInvoice } from './pay-invoice.ts'
-import { nextBoundary } from './periods.ts'
+import { cardOf } from './payments.ts'
 import { invalid } from './refusals.ts'
-import { cardOf } from './renew.ts'
-import { newSubscriptionItem, type Period, planOf } from './shape-catalogue.ts'
-import { newLine } from './shape-invoice-line.ts'
 import type { State } from './state.ts'
-import { itemLine, periodOf, planAhead } from './subscribe.ts'
+import { itemLine, nextBoundary, nextRenewal, periodOf, planAhead } from './subscribe.ts'
 import { isOver } from './subscription-status.ts'
 import type { InvoiceLine, Price, Subscription, SubscriptionItem } from './wire.ts'
 import { productName } from './words.ts'
 
-export type ItemChange = {
+type ItemChange = {
   id?: string | undefined
   price?: Price
   quantity?: number | undefined
   deleted?: boolean | undefined
 }
-export type Proration = 'create_prorations' | 'always_invoice' | 'none'
+type Proration = 'create_prorations' | 'always_invoice' | 'none'
 
 /** Changes items now. The unused rest of the old ones is credit, the rest of the period of the new ones is charged. */
 export function changeItems(
@@ -131,4 +130,48 @@ function proratedLine(state: State, subscription: Subscription, item: Subscripti
     proration: true,
     metadata,
   })
+}
+
+type Ending = { cancel_at_period_end?: boolean; cancel_at?: number | null }
+
+/** Ends it later, or takes that back. */
+export function planEnd(state: State, subscription: Subscription, { cancel_at_period_end, cancel_at }: Ending): void {
+  if (isOver(subscription)) throw invalid('This subscription has ended already.')
+  const atEnd = cancel_at_period_end ?? (cancel_at === undefined ? subscription.cancel_at_period_end : false)
+  const at = cancel_at === undefined ? (atEnd ? nextRenewal(subscription) : null) : cancel_at
+  const ends = atEnd || at !== null
+  change(state, 'customer.subscription.updated', subscription, {
+    cancel_at_period_end: atEnd,
+    cancel_at: at,
+    canceled_at: ends ? (subscription.canceled_at ?? state.now()) : null,
+    cancellation_details: {
+      comment: null,
+      feedback: null,
+      feedback_option: null,
+      reason: ends ? 'cancellation_requested' : null,
+    },
+  })
+  planAhead(state, subscription)
+}
+
+/** Goes on after a trial that ended without a card: a new period from now. */
+export function resume(state: State, subscription: Subscription): void {
+  if (subscription.status !== 'paused') throw invalid('Only a paused subscription can be resumed.')
+  const now = state.now()
+  subscription.billing_cycle_anchor = now
+  for (const item of subscription.items.data) {
+    item.current_period_start = now
+    item.current_period_end = nextBoundary(now, now, item.price)
+  }
+  const lines = subscription.items.data.map((item) => itemLine(state, subscription, item))
+  const invoice = draftInvoice(state, subscription, {
+    reason: 'subscription_cycle',
+    lines,
+    period: { start: now, end: now },
+  })
+  finalize(state, invoice)
+  change(state, 'customer.subscription.updated', subscription, { status: 'active' })
+  emit(state, 'customer.subscription.resumed', subscription)
+  if (invoice.amount_due > 0) tryInvoice(state, invoice, cardOf(state, subscription))
+  planAhead(state, subscription)
 }
