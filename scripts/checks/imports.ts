@@ -1,7 +1,12 @@
-/** Imports point one way: endpoint -> its domain -> errors, env, db. Endpoints never import each other. */
+/**
+ * Imports point one way: endpoint -> its domain -> errors, env, db; the stack -> platform and doubles. Endpoints never import each
+ * other; neither do the platform and the doubles.
+ */
 import { importsOf, readSources } from './read-imports.ts'
 
-/** What a folder's files may import from, by the start of the path; the first rule that fits a file counts. */
+const nothing = /(?!)/
+
+/** What a folder's files may import from beside their own domain, by the start of the path; the first that fits a file counts. */
 const rules: { from: RegExp; mayImport: RegExp }[] = [
   // Keys of exchanges are tested by one domain and used by the other, both through the same door.
   {
@@ -11,6 +16,10 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   { from: /^functions\/_shared\/[^/]+\//, mayImport: /^functions\/_shared\/(?:[^/]+\.ts|http\/|auth\/)/ },
   { from: /^functions\/_shared\//, mayImport: /^functions\/_shared\/[^/]+\.ts/ },
   { from: /^functions\//, mayImport: /^functions\/_shared\// },
+  // What hosted Supabase brings knows nothing of Palisade, and nothing of the world outside.
+  { from: /^stack\/platform\//, mayImport: /^stack\/platform\// },
+  // Each double is whole by itself: what it needs from the stack it is handed.
+  { from: /^stack\/doubles\//, mayImport: nothing },
   { from: /^stack\//, mayImport: /^stack\// },
   // What jobs and the webhook do with Stripe, operators start by hand, too.
   {
@@ -38,9 +47,12 @@ export function violationsIn(file: string, text: string): string[] {
     .map((path) => `${file} must not import ${path}`)
 }
 
-/** A domain's files import each other: functions/_shared/ai/*, or one endpoint's own folder. */
+/** A domain's files import each other: functions/_shared/ai/*, one endpoint's own folder, or one double's file and folder. */
 function isSameDomain(file: string, path: string): boolean {
+  if (file.startsWith('stack/doubles/')) return doubleOf(file) === doubleOf(path)
   const depth = file.startsWith('functions/_shared/') ? 3 : 2
   const domain = (name: string) => name.split('/').slice(0, depth).join('/')
   return domain(file) === domain(path)
 }
+
+const doubleOf = (path: string) => /^stack\/doubles\/([\w-]+)/.exec(path)?.[1]

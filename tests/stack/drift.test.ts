@@ -132,6 +132,33 @@ describe('the other checks can fail', () => {
     ).toEqual([])
   })
 
+  test.each([
+    ['the platform that imports the stack', 'stack/platform/gateway.ts', '../config.ts', false],
+    ['and from a folder of it, a type', 'stack/platform/auth/settings.ts', '../../keys.ts', false],
+    ['the platform that imports a double', 'stack/platform/gateway.ts', '../doubles/stripe.ts', false],
+    ['the platform that imports a function', 'stack/platform/jobs.ts', '../../functions/_shared/db.ts', false],
+    ['a double that imports the platform', 'stack/doubles/stripe/events.ts', '../../platform/jobs.ts', false],
+    ['a double that imports the stack', 'stack/doubles/stripe.ts', '../config.ts', false],
+    ['a double that imports another', 'stack/doubles/stripe/events.ts', '../exchanges/state.ts', false],
+    ['the same by its first file', 'stack/doubles/stripe.ts', './exchanges.ts', false],
+    ['the platform that imports itself', 'stack/platform/auth/service.ts', '../gateway/callers.ts', true],
+    ['a double that imports itself', 'stack/doubles/stripe.ts', './stripe/state.ts', true],
+    ['the stack that starts the platform', 'stack/stack.ts', './platform/gateway.ts', true],
+    ['the stack that starts a double', 'stack/stack.ts', './doubles/stripe.ts', true],
+  ])('the direction of stack/: %s', (_what, file, imported, isAllowed) => {
+    expect(violationsIn(file, `import type { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
+    expect(violationsIn(file, `export { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
+  })
+
+  test('the platform names neither Palisade nor its commands; who made a stand-in extension may say so', () => {
+    const platform = join(root, 'stack', 'platform')
+    const files = readdirSync(platform, { recursive: true, encoding: 'utf8' })
+    const read = files.filter((file) => /^(?!extensions).*\.(?:ts|sql)$/.test(file))
+
+    expect(read.length).toBeGreaterThan(30)
+    expect(read.filter((file) => /palisade|npm run/i.test(readFileSync(join(platform, file), 'utf8')))).toEqual([])
+  })
+
   test('a key in a file is found, and the finding does not repeat it', () => {
     const key = `sb_secret_${'x'.repeat(30)}`
 
