@@ -1,9 +1,10 @@
 /** npm run stripe:reconcile: compares Stripe with the database, and repairs what differs. */
 import { parseArgs } from 'node:util'
 import { SingleBar } from 'cli-progress'
+import { createBillingDatabase, createDryBillingDatabase } from '../functions/_shared/billing/billing-database.ts'
 import { reconcileWithStripe } from '../functions/_shared/billing/billing-jobs.ts'
-import { createDryReadingStore, createReadingStore } from '../functions/_shared/billing/reading-database.ts'
 import type { Reconciled } from '../functions/_shared/billing/reconcile.ts'
+import { isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
 import { StackError } from '../stack/config.ts'
 import { connectBilling, connectionHelp } from './shared/billing-connection.ts'
 import { tableOf } from './shared/print-table.ts'
@@ -35,10 +36,11 @@ await runScript(
     const days = Number(values.days ?? '35')
     if (!Number.isInteger(days) || days < 1 || days > 3_650) throw new StackError('--days is a number from 1 to 3650.')
     const { sql, secretKey, apiUrl } = await connectBilling()
-    const store = (values['dry-run'] ? createDryReadingStore : createReadingStore)(sql)
+    const create = values['dry-run'] ? createDryBillingDatabase : createBillingDatabase
+    const database = create(sql, isLiveKey(secretKey))
     const bar = startBar()
     try {
-      const parts = { sql, secretKey, apiUrl, store, now: Date.now, until: Number.POSITIVE_INFINITY }
+      const parts = { database, secretKey, apiUrl, now: Date.now, until: Number.POSITIVE_INFINITY }
       const result = await reconcileWithStripe({ ...parts, days: values.all ? null : days, onProgress: bar.show })
       bar.stop()
       return report(result, values['dry-run'])

@@ -1,8 +1,8 @@
 /** npm run stripe:sync: what we sell, as products and prices in Stripe. */
 import { parseArgs } from 'node:util'
-import { alone, createCatalogue } from '../functions/_shared/billing/catalogue-database.ts'
+import { alone, createBillingDatabase, type Item } from '../functions/_shared/billing/billing-database.ts'
 import { createStripe, isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
-import { type Item, type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
+import { type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
 import { connectBilling, connectionHelp } from './shared/billing-connection.ts'
 import { tableOf } from './shared/print-table.ts'
 import { runScript } from './shared/run-script.ts'
@@ -25,9 +25,9 @@ await runScript(
     const dryRun = values['dry-run']
     const { sql, secretKey, apiUrl } = await connectBilling()
     try {
-      const catalogue = createCatalogue(sql, isLiveKey(secretKey))
-      const world = { stripe: createStripe(secretKey, apiUrl), setPrice: catalogue.setPrice, dryRun }
-      return report(await alone(sql, async () => syncCatalogue(await catalogue.items(), world)), dryRun)
+      const database = createBillingDatabase(sql, isLiveKey(secretKey))
+      const world = { database, stripe: createStripe(secretKey, apiUrl), dryRun }
+      return report(await alone(sql, async () => syncCatalogue(await database.listItems(), world)), dryRun)
     } finally {
       await sql.end()
     }

@@ -1,9 +1,8 @@
 /** The Edge Function `billing`: pages of Stripe's for users who buy, and for those who have bought. */
 import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
-import { createBillingStore } from '../_shared/billing/billing-database.ts'
-import type { BillingWorld } from '../_shared/billing/billing-world.ts'
-import { handleBillingRequest } from '../_shared/billing/handle-billing-request.ts'
+import { createBillingDatabase } from '../_shared/billing/billing-database.ts'
+import { type BillingWorld, handleBillingRequest } from '../_shared/billing/handle-billing-request.ts'
 import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
@@ -23,7 +22,7 @@ const livemode = secretKey !== undefined && isLiveKey(secretKey)
 
 const world: BillingWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  store: createBillingStore(connectDatabase(env.SUPABASE_DB_URL), livemode),
+  database: createBillingDatabase(connectDatabase(env.SUPABASE_DB_URL), livemode),
   stripe: secretKey && returnUrls ? createStripe(secretKey, env.STRIPE_API_URL) : undefined,
   livemode,
   returnUrls: returnUrls ?? [],

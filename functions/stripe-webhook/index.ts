@@ -1,10 +1,8 @@
 /** The Edge Function `stripe-webhook`: keeps what Stripe sends, and starts to apply it after the answer. */
 import { z } from 'zod'
-import { applyEvents } from '../_shared/billing/apply-events.ts'
-import { createTurns } from '../_shared/billing/apply-in-turn.ts'
-import { handleWebhookRequest, type WebhookWorld } from '../_shared/billing/handle-webhook-request.ts'
-import { createInbox } from '../_shared/billing/inbox-database.ts'
-import { createRaiseLimit } from '../_shared/billing/raise-limit.ts'
+import { applyEvents, createTurns } from '../_shared/billing/apply-events.ts'
+import { createBillingDatabase } from '../_shared/billing/billing-database.ts'
+import { createRaiseLimit, handleWebhookRequest, type WebhookWorld } from '../_shared/billing/handle-webhook-request.ts'
 import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
 import { createStripeReader } from '../_shared/billing/stripe-reader.ts'
 import { connectDatabase } from '../_shared/db.ts'
@@ -25,10 +23,10 @@ const backgroundMs = 20_000
 
 const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
 const livemode = secretKey !== undefined && isLiveKey(secretKey)
-const inbox = createInbox(connectDatabase(env.SUPABASE_DB_URL))
+const database = createBillingDatabase(connectDatabase(env.SUPABASE_DB_URL), livemode)
 
 const world: WebhookWorld = {
-  ...inbox,
+  database,
   stripe: secretKey && secrets ? { secrets, livemode } : undefined,
   mayRaise: createRaiseLimit(Date.now),
   startApplying: starter(),
@@ -40,7 +38,7 @@ const world: WebhookWorld = {
 function starter(): () => void {
   if (secretKey === undefined || typeof EdgeRuntime === 'undefined') return () => {}
   const reader = createStripeReader(createStripe(secretKey, env.STRIPE_API_URL))
-  const applying = { ...inbox, reader, livemode, now: Date.now, log }
+  const applying = { database, reader, livemode, now: Date.now, log }
   const failed = (error: unknown) =>
     log({ level: 'error', message: 'Stripe events were not applied', cause: describeFailure(error) })
   return createTurns(() => applyEvents(applying, backgroundMs), EdgeRuntime.waitUntil, failed)

@@ -1,5 +1,5 @@
 /** What the local stack sells: every start brings the rows of plans and packs to its stand-in for Stripe. */
-import { alone, createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
+import { alone, createBillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
 import type { StackConfig } from '../../stack/config.ts'
@@ -10,9 +10,9 @@ import { connectLocally } from './billing-connection.ts'
 export async function sellInStandIn(config: StackConfig, keys: StackKeys): Promise<void> {
   const { sql, secretKey, apiUrl } = connectLocally(config, keys)
   try {
-    const { items, setPrice } = createCatalogue(sql, false)
-    const world = { stripe: createStripe(secretKey, apiUrl), setPrice, dryRun: false }
-    await alone(sql, async () => syncCatalogue(await items(), world))
+    const database = createBillingDatabase(sql, false)
+    const world = { database, stripe: createStripe(secretKey, apiUrl), dryRun: false }
+    await alone(sql, async () => syncCatalogue(await database.listItems(), world))
   } finally {
     await sql.end()
   }

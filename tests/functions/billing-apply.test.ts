@@ -1,12 +1,11 @@
 /** What waits in the inbox is applied: each event on its own, from what Stripe says now. */
 import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
-import { applyEvents } from '../../functions/_shared/billing/apply-events.ts'
-import { createTurns } from '../../functions/_shared/billing/apply-in-turn.ts'
-import type { Reading } from '../../functions/_shared/billing/reading.ts'
-import type { ApplyWorld, ClaimedEvent } from '../../functions/_shared/billing/world.ts'
+import { type ApplyWorld, applyEvents, createTurns } from '../../functions/_shared/billing/apply-events.ts'
+import type { BillingDatabase, ClaimedEvent } from '../../functions/_shared/billing/billing-database.ts'
+import type { Reading } from '../../functions/_shared/billing/readings.ts'
 import { describeFailure } from '../../functions/_shared/failure.ts'
-import { createReader, customer, event, invoice, now, subscription } from './billing-world.ts'
+import { createReader, customer, event, fakeDatabase, invoice, now, subscription } from './billing-world.ts'
 
 const claimed = (
   id: string,
@@ -18,23 +17,27 @@ const claimed = (
   ...more,
 })
 
-function createWorld(waiting: ClaimedEvent[], changes: Partial<ApplyWorld> = {}) {
+/** `said` is what a test changes of the database, `changes` of the rest. */
+function createWorld(waiting: ClaimedEvent[], said: Partial<BillingDatabase> = {}, changes: Partial<ApplyWorld> = {}) {
   const applied = new Map<string, Reading[]>()
   const failed = new Map<string, string>()
   const { reader, asked } = createReader([subscription(), invoice(), customer()])
   const state = { clock: 0 }
-  const world: ApplyWorld = {
-    claim: async (limit) => waiting.splice(0, limit),
+  const database = fakeDatabase({
+    claimEvents: async (limit) => waiting.splice(0, limit),
     databaseTime: async () => `2026-11-20T00:00:0${state.clock++}Z`,
-    apply: async ({ id }, readings) => {
+    applyEvent: async ({ id }, readings) => {
       applied.set(id, readings)
       return readings.length > 0 ? 'applied' : 'ignored'
     },
-    fail: async ({ id, attempt }, why) => {
+    failEvent: async ({ id, attempt }, why) => {
       failed.set(id, why)
       return attempt > 2 ? 'dead' : 'waiting'
     },
-    ...{ reader, livemode: false, now: () => now, log: () => {} },
+    ...said,
+  })
+  const world: ApplyWorld = {
+    ...{ database, reader, livemode: false, now: () => now, log: () => {} },
     ...changes,
   }
   return { world, applied, failed, asked, reader }
@@ -71,9 +74,13 @@ describe('events', () => {
       claimed('evt_2', subscription()),
       claimed('evt_3', customer(), { attempt: 3 }),
     ]
-    const { world, applied, failed } = createWorld(events, {
-      reader: { ...down, customer: failing(new TypeError('x')) },
-    })
+    const { world, applied, failed } = createWorld(
+      events,
+      {},
+      {
+        reader: { ...down, customer: failing(new TypeError('x')) },
+      },
+    )
 
     expect(await applyEvents(world)).toEqual({ applied: 1, ignored: 0, superseded: 0, failed: 1, dead: 1 })
 
@@ -83,15 +90,15 @@ describe('events', () => {
 
   test('whose failure cannot be noted keep their lease, and stop no others either', async () => {
     const events = [claimed('evt_1', customer()), claimed('evt_2', subscription())]
-    const apply: ApplyWorld['apply'] = ({ id }) =>
+    const applyEvent: BillingDatabase['applyEvent'] = ({ id }) =>
       id === 'evt_1' ? Promise.reject(new Error()) : Promise.resolve('applied')
-    const { world } = createWorld(events, { apply, fail: failing(new Error('down')) })
+    const { world } = createWorld(events, { applyEvent, failEvent: failing(new Error('down')) })
 
     expect(await applyEvents(world)).toMatchObject({ applied: 1, failed: 1 })
   })
 
   test('that another worker finished are counted as such', async () => {
-    const { world } = createWorld([claimed('evt_1', customer())], { apply: async () => 'superseded' })
+    const { world } = createWorld([claimed('evt_1', customer())], { applyEvent: async () => 'superseded' })
 
     expect(await applyEvents(world)).toMatchObject({ superseded: 1, applied: 0 })
   })
@@ -108,13 +115,16 @@ describe('events', () => {
   test('are claimed no more when the time is over', async () => {
     let time = now
     const events = Array.from({ length: 30 }, (_, n) => claimed(`evt_${n}`, customer()))
-    const { world, applied } = createWorld(events, {
-      now: () => time,
-      databaseTime: async () => {
-        time += 30_000
-        return '2026-11-20T00:00:00Z'
+    const { world, applied } = createWorld(
+      events,
+      {
+        databaseTime: async () => {
+          time += 30_000
+          return '2026-11-20T00:00:00Z'
+        },
       },
-    })
+      { now: () => time },
+    )
 
     await applyEvents(world, 45_000)
 

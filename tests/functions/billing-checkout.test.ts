@@ -1,13 +1,16 @@
 /** Checkout and portal: the real client, a few answers of Stripe's, and what SQL decides in memory. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { BillingStore, BillingWorld, PreparedCheckout } from '../../functions/_shared/billing/billing-world.ts'
-import { handleBillingRequest } from '../../functions/_shared/billing/handle-billing-request.ts'
-import type { Reading } from '../../functions/_shared/billing/reading.ts'
-import { requireReturnUrl } from '../../functions/_shared/billing/return-url.ts'
+import type { BillingDatabase, PreparedCheckout } from '../../functions/_shared/billing/billing-database.ts'
+import {
+  type BillingWorld,
+  handleBillingRequest,
+  requireReturnUrl,
+} from '../../functions/_shared/billing/handle-billing-request.ts'
+import type { Reading } from '../../functions/_shared/billing/readings.ts'
 import { apiVersion } from '../../functions/_shared/billing/stripe-client.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { type Answers, failure, list, missing, startStripe } from './billing-stripe.ts'
-import { checkoutId, customer, now, session, subscription, userId } from './billing-world.ts'
+import { checkoutId, customer, fakeDatabase, now, session, subscription, userId } from './billing-world.ts'
 
 const sessionId = '0198c2a1-6a54-7d1e-9d6e-2d2a3f5b7c03'
 const prepared: PreparedCheckout = {
@@ -36,7 +39,7 @@ beforeEach(async () => {
 afterEach(() => stripe.stop())
 
 /** `checkouts` are what SQL decides, one after the other; the last one again and again. */
-function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partial<BillingStore> = {}) {
+function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partial<BillingDatabase> = {}) {
   const seen = {
     wanted: [] as unknown[],
     linked: [] as string[],
@@ -46,7 +49,7 @@ function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partia
   }
   const lines: unknown[] = []
   const left = [...checkouts]
-  const store: BillingStore = {
+  const database = fakeDatabase({
     prepareCheckout: async (_buyer, wanted) => {
       seen.wanted.push(wanted)
       const next = left.length > 1 ? left.shift() : left[0]
@@ -72,10 +75,10 @@ function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partia
       return outcomes
     },
     ...changes,
-  }
+  })
   const world: BillingWorld = {
     verifyUserToken: async () => ({ kind: 'user', userId, sessionId, aal: 'aal1', isAnonymous: false }),
-    ...{ store, stripe: stripe.stripe, livemode: false, returnUrls: ['http://localhost:3000'], now: () => now },
+    ...{ database, stripe: stripe.stripe, livemode: false, returnUrls: ['http://localhost:3000'], now: () => now },
     newId: () => 'request-1',
     log: (line) => void lines.push(line),
   }

@@ -1,19 +1,20 @@
 /** The whole way of a purchase with the real SQL and the stand-in for Stripe, in a transaction that is taken back. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { applyEvents } from '../../functions/_shared/billing/apply-events.ts'
-import { createBillingStore } from '../../functions/_shared/billing/billing-database.ts'
+import {
+  alone,
+  createBillingDatabase,
+  createDryBillingDatabase,
+} from '../../functions/_shared/billing/billing-database.ts'
 import { createBillingJobs } from '../../functions/_shared/billing/billing-jobs.ts'
-import { alone, createCatalogue } from '../../functions/_shared/billing/catalogue-database.ts'
 import { handleBillingRequest } from '../../functions/_shared/billing/handle-billing-request.ts'
 import { handleWebhookRequest } from '../../functions/_shared/billing/handle-webhook-request.ts'
-import { createInbox } from '../../functions/_shared/billing/inbox-database.ts'
-import { listings } from '../../functions/_shared/billing/list-objects.ts'
-import { createDryReadingStore, createReadingStore } from '../../functions/_shared/billing/reading-database.ts'
 import { reconcile } from '../../functions/_shared/billing/reconcile.ts'
 import { startCheckout } from '../../functions/_shared/billing/start-checkout.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
-import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
+import { createStripeReader, listings } from '../../functions/_shared/billing/stripe-reader.ts'
 import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
+import { describeFailure } from '../../functions/_shared/failure.ts'
 import { type Account, connect, creditsOf, newAccount, rolledBack, type Tx } from '../sql/support.ts'
 import { createWorld, type StripeWorld } from '../support/stripe.ts'
 import { failure, list, startStripe } from './billing-stripe.ts'
@@ -33,30 +34,30 @@ async function scene(tx: Tx) {
   await tx`update private.stripe_events set next_attempt_at = now() + interval '1 hour' where state = 'waiting'`
   const stripe = createStripe(shop.secretKey, shop.url)
   const reader = createStripeReader(stripe)
-  const [inbox, store, catalogue] = [createInbox(tx), createBillingStore(tx, false), createCatalogue(tx, false)]
-  await syncCatalogue(await catalogue.items(), { stripe, setPrice: catalogue.setPrice, dryRun: false })
+  const database = createBillingDatabase(tx, false)
+  await syncCatalogue(await database.listItems(), { database, stripe, dryRun: false })
   await shop.told()
   const account = await newAccount(tx)
-  return { stripe, reader, inbox, store, account }
+  return { stripe, reader, database, account }
 }
 type Scene = Awaited<ReturnType<typeof scene>>
 
-const buy = ({ store, stripe, account }: Scene, plan_price: string | null, credit_pack: string | null) => {
+const buy = ({ database, stripe, account }: Scene, plan_price: string | null, credit_pack: string | null) => {
   const buyer = { userId: account.id, sessionId: account.sessionId }
-  return startCheckout(buyer, { plan_price, credit_pack, return_urls: returns }, { store, stripe, livemode: false })
+  return startCheckout(buyer, { plan_price, credit_pack, return_urls: returns }, { database, stripe, livemode: false })
 }
 
 /** Delivers what the stand-in has sent, and applies it. */
-async function deliver({ inbox, reader }: Scene) {
+async function deliver({ database, reader }: Scene) {
   await shop.tell('/settled')
-  const world = { ...inbox, stripe: { secrets: shop.secrets, livemode: false }, mayRaise: () => true, ...clock }
+  const world = { database, stripe: { secrets: shop.secrets, livemode: false }, mayRaise: () => true, ...clock }
   const statuses = []
   for (const { body, signature } of shop.hooks.splice(0)) {
     const init = { method: 'POST', body, headers: { 'stripe-signature': signature } }
     const request = new Request('http://127.0.0.1/stripe-webhook', init)
     statuses.push((await handleWebhookRequest(request, { ...world, startApplying: () => {} })).status)
   }
-  return { statuses, counts: await applyEvents({ ...inbox, reader, livemode: false, ...clock }) }
+  return { statuses, counts: await applyEvents({ database, reader, livemode: false, ...clock }) }
 }
 const complete = (url: string) => shop.tell(`/complete/${/cs_[A-Za-z0-9_]+/.exec(url)?.[0]}`)
 const paymentsOf = (tx: Tx, { id }: Account) =>
@@ -86,7 +87,7 @@ test('a plan with a trial entitles, and a second one is refused although nothing
     await complete(url)
 
     const again = tx.savepoint((inner) =>
-      buy({ ...world, store: createBillingStore(inner, false) }, 'premium_year', null),
+      buy({ ...world, database: createBillingDatabase(inner, false) }, 'premium_year', null),
     )
     await expect(again).rejects.toMatchObject({ code: 'already_subscribed' })
 
@@ -119,7 +120,7 @@ test.each<[string, (tx: Tx, world: Scene) => Promise<unknown>]>([
       await change(tx, world)
 
       const again = tx.savepoint((inner) =>
-        buy({ ...world, store: createBillingStore(inner, false) }, 'premium_month', null),
+        buy({ ...world, database: createBillingDatabase(inner, false) }, 'premium_month', null),
       )
 
       await expect(again).rejects.toMatchObject({ code: 'already_subscribed' })
@@ -179,7 +180,7 @@ test('with the key of another account for a while nobody loses what they bought'
 
     const answer = await handleBillingRequest(request, {
       verifyUserToken: async () => ({ kind: 'user', aal: 'aal1', ...caller }),
-      ...{ store: world.store, stripe: createStripe(other.secretKey, other.url), livemode: false },
+      ...{ database: world.database, stripe: createStripe(other.secretKey, other.url), livemode: false },
       ...{ returnUrls: ['http://localhost:3000'], newId: () => 'request-1', ...clock },
     })
     await other.close()
@@ -202,7 +203,7 @@ test('what was never delivered is brought by a comparison, and the next finds no
         ...{
           listings: listings(stripe, undefined),
           reader,
-          store: createReadingStore(tx),
+          database: world.database,
           livemode: false,
           since: null,
         },
@@ -231,12 +232,18 @@ test.each([
   ['a backslash before such letters', String.raw`\\u0000 \\\\ud800 \\\u0000`, '\\u0000 \\\\ud800 \\\ufffd'],
 ])('%s in a name keeps no event out', (_what, written, name) =>
   rolledBack(async (tx) => {
-    const { inbox } = await scene(tx)
+    const { database } = await scene(tx)
     const about = event('customer.updated', customer({ name: 'NAME' }), { id: 'evt_text' })
     const payload = JSON.stringify(about).replace('NAME', () => written)
     const received = { id: 'evt_text', type: 'customer.updated', api_version: null, livemode: false, account: null }
 
-    const isNew = await inbox.receive({ ...received, created: 1.7e9, object: 'customer', object_id: 'cus_1', payload })
+    const isNew = await database.receiveEvent({
+      ...received,
+      created: 1.7e9,
+      object: 'customer',
+      object_id: 'cus_1',
+      payload,
+    })
 
     expect(isNew).toBe(true)
     const [row] = await tx`
@@ -246,12 +253,36 @@ test.each([
   }),
 )
 
+test('an event that the database refuses does not take those down that came together with it', async () => {
+  const sql = connect(4)
+  const { receiveEvent } = createBillingDatabase(sql, false)
+  const run = crypto.randomUUID()
+  const received = (n: number, type: string) => {
+    const payload = JSON.stringify({ id: `evt_${run}_${n}` })
+    const about = { id: `evt_${run}_${n}`, type, api_version: null, livemode: false, account: null, created: 1.7e9 }
+    return receiveEvent({ ...about, object: null, object_id: null, payload })
+  }
+
+  try {
+    const kept = await Promise.allSettled(
+      Array.from({ length: 12 }, (_, n) => received(n, n === 8 ? 'x'.repeat(300) : 'customer.updated')),
+    )
+
+    const refused = kept.flatMap((one) => (one.status === 'rejected' ? [describeFailure(one.reason)] : []))
+    expect(refused).toEqual([expect.stringMatching(/^Postgres: 23514 stripe_events_type_check /)])
+    expect(kept.filter((one) => one.status === 'fulfilled' && one.value)).toHaveLength(11)
+  } finally {
+    await sql`delete from private.stripe_events where id like ${`evt_${run}_%`}`
+    await sql.end()
+  }
+})
+
 test('a security event of a refused delivery is written', () =>
   rolledBack(async (tx) => {
-    const { inbox } = await scene(tx)
+    const { database } = await scene(tx)
     const key = crypto.randomUUID()
 
-    await inbox.raise({
+    await database.raiseSecurityEvent({
       ...{ type: 'stripe_signature_invalid', severity: 'medium', details: { has_signature: true } },
       ...{ dedupeKey: key, ip: '203.0.113.9' },
     })
@@ -341,7 +372,7 @@ test('a dry comparison says what would change, and leaves nothing', async () => 
     const common = { object: 'customer', id, livemode: false, customer_id: id, deleted: false } as const
     const reading = { ...common, user_id: null, read_at: new Date().toISOString() }
 
-    const outcomes = await createDryReadingStore(sql).applyReadings([reading])
+    const outcomes = await createDryBillingDatabase(sql, false).applyReadings([reading])
 
     expect(outcomes).toMatchObject([{ object: 'customer', id }])
     expect(await sql`select 1 from private.stripe_objects where id = ${id}`).toEqual([])

@@ -1,6 +1,6 @@
 /** The client of the comparison with Stripe, when Stripe says that it is asked too often. */
 import { expect, test } from 'vitest'
-import { patientFetch } from '../../functions/_shared/billing/patient-fetch.ts'
+import { patientFetch } from '../../functions/_shared/billing/stripe-client.ts'
 
 function answering(...statuses: number[]) {
   const asked: unknown[] = []

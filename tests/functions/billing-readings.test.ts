@@ -1,9 +1,8 @@
 /** What is read of Stripe for an event, in the pinned version's shapes and in the older ones. */
 import { describe, expect, test } from 'vitest'
-import { checkoutSessionReading } from '../../functions/_shared/billing/read-checkout-session.ts'
-import { invoiceReading } from '../../functions/_shared/billing/read-invoice.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
-import { subscriptionReading } from '../../functions/_shared/billing/read-subscription.ts'
+import { checkoutSessionReading, invoiceReading } from '../../functions/_shared/billing/read-payments.ts'
+import { subscriptionReading } from '../../functions/_shared/billing/readings.ts'
 import {
   checkoutId,
   createReader,

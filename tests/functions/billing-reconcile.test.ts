@@ -1,18 +1,17 @@
 /** Comparing with Stripe: what is missing is repaired, what cannot be is said. The stand-in for Stripe, and readings in memory. */
-import postgres from 'postgres'
 import Stripe from 'stripe'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { BillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
 import { reconcileWithStripe } from '../../functions/_shared/billing/billing-jobs.ts'
-import { type Listing, listings } from '../../functions/_shared/billing/list-objects.ts'
-import { refundReading } from '../../functions/_shared/billing/read-money-back.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
-import type { Reading } from '../../functions/_shared/billing/reading.ts'
+import { refundReading } from '../../functions/_shared/billing/read-payments.ts'
+import type { Reading } from '../../functions/_shared/billing/readings.ts'
 import { type ReconcileWorld, reconcile } from '../../functions/_shared/billing/reconcile.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
-import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
+import { createStripeReader, type Listing, listings } from '../../functions/_shared/billing/stripe-reader.ts'
 import { buyPack, createShop, createWorld, day, type StripeWorld, subscribe } from '../support/stripe.ts'
 import { failure, list, startStripe } from './billing-stripe.ts'
-import { invoice, makeKey, refund, userId } from './billing-world.ts'
+import { fakeDatabase, invoice, makeKey, refund, userId } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -29,7 +28,7 @@ function scene(changes: Partial<ReconcileWorld> = {}, outcomeOf: (reading: Readi
   const batches: string[][] = []
   const world: ReconcileWorld = {
     ...{ listings: listings(stripe, undefined), reader: createStripeReader(stripe), livemode: false, since: null },
-    store: {
+    database: fakeDatabase({
       databaseTime: async () => new Date().toISOString(),
       knownObjects: async (kind) => [...stored.values()].filter(({ object }) => object === kind).map(({ id }) => id),
       applyReadings: async (readings) => {
@@ -41,7 +40,7 @@ function scene(changes: Partial<ReconcileWorld> = {}, outcomeOf: (reading: Readi
           return { object: reading.object, id: reading.id, outcome }
         })
       },
-    },
+    }),
     ...{ until: 1, now: () => 0, onProgress: () => {} },
     ...changes,
   }
@@ -154,7 +153,7 @@ describe('a comparison', () => {
     const { world, stored } = scene()
     const times = ['first', 'second', 'rest', 'rest', 'rest', 'rest', 'rest']
 
-    await reconcile({ ...world, store: { ...world.store, databaseTime: async () => times.shift() ?? 'rest' } })
+    await reconcile({ ...world, database: { ...world.database, databaseTime: async () => times.shift() ?? 'rest' } })
 
     const stamps = [...stored.values()].map(({ read_at }) => read_at)
     expect([stamps.filter((at) => at === 'first').length, stamps.filter((at) => at === 'second').length]).toEqual([
@@ -348,12 +347,12 @@ describe('what cannot be repaired is said', () => {
   test('an object that the database refuses hides no other', async () => {
     const made = await sold()
     const { world, stored } = scene()
-    const applyReadings: ReconcileWorld['store']['applyReadings'] = async (readings) => {
+    const applyReadings: BillingDatabase['applyReadings'] = async (readings) => {
       if (readings.some(({ id }) => id === made.session)) throw new TypeError('refused')
-      return world.store.applyReadings(readings)
+      return world.database.applyReadings(readings)
     }
 
-    const { unrepaired, repaired } = await reconcile({ ...world, store: { ...world.store, applyReadings } })
+    const { unrepaired, repaired } = await reconcile({ ...world, database: { ...world.database, applyReadings } })
 
     expect(unrepaired).toEqual([{ object: 'checkout_session', id: made.session, why: 'TypeError' }])
     expect(repaired).toHaveLength(5)
@@ -397,12 +396,10 @@ test('waits when Stripe says that it is asked too often, and goes on where it wa
     ...{ 'GET /invoices': empty, 'GET /checkout/sessions': empty, 'GET /refunds': empty, 'GET /disputes': empty },
   })
   const { world } = scene()
-  // The readings are in memory: nobody connects.
-  const sql = postgres('postgres://127.0.0.1:9/x')
 
   try {
     const result = await reconcileWithStripe({
-      ...{ sql, secretKey: makeKey(), apiUrl: stripe.url, days: 35, store: world.store },
+      ...{ database: world.database, secretKey: makeKey(), apiUrl: stripe.url, days: 35 },
       ...{ until: Date.now() + 30_000, now: Date.now, onProgress: () => {} },
     })
 

@@ -1,8 +1,10 @@
 /** What we sell in Stripe: the stand-in for it, and the note of prices in memory. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { Item } from '../../functions/_shared/billing/billing-database.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
-import { type Item, syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
+import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
 import { createWorld, type StripeWorld } from '../support/stripe.ts'
+import { fakeDatabase } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -27,10 +29,10 @@ const all = [monthly, yearly, pack]
 function scene(dryRun = false) {
   const noted = new Map<string, string>()
   const stripe = createStripe(shop.secretKey, shop.url)
-  const setPrice = async ({ id }: Item, price: string) => void noted.set(id, price)
+  const database = fakeDatabase({ setPrice: async ({ id }, price) => void noted.set(id, price) })
   const sync = async (items: Item[]) =>
-    (await syncCatalogue(items, { stripe, setPrice, dryRun })).map(({ item, action }) => `${item.id} ${action}`)
-  return { sync, noted, stripe, setPrice }
+    (await syncCatalogue(items, { database, stripe, dryRun })).map(({ item, action }) => `${item.id} ${action}`)
+  return { sync, noted, stripe, database }
 }
 
 test('what we sell is made in Stripe and noted, and the next time nothing changes', async () => {
@@ -145,14 +147,14 @@ test('a dry run says the same and does nothing', async () => {
 
 describe('what reads back differently', () => {
   test('is said, and not noted', async () => {
-    const { stripe, setPrice, noted, sync } = scene()
+    const { stripe, database, noted, sync } = scene()
     await sync([pack])
     noted.clear()
     // Somebody archives the product while it is compared.
     const retrieve = stripe.products.retrieve.bind(stripe.products)
     stripe.products.retrieve = async (...args) => ({ ...(await retrieve(...args)), active: false })
 
-    const [synced] = await syncCatalogue([pack], { stripe, setPrice, dryRun: false })
+    const [synced] = await syncCatalogue([pack], { database, stripe, dryRun: false })
 
     expect(synced?.differences).toEqual(['the product differs'])
     expect(noted.size).toBe(0)

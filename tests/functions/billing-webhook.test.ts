@@ -1,26 +1,33 @@
 /** The webhook with an inbox in memory: what is kept, what is refused, and what is written down about it. */
 import { describe, expect, test } from 'vitest'
-import { handleWebhookRequest, type WebhookWorld } from '../../functions/_shared/billing/handle-webhook-request.ts'
-import { createRaiseLimit } from '../../functions/_shared/billing/raise-limit.ts'
+import type { BillingDatabase, ReceivedEvent, SecurityEvent } from '../../functions/_shared/billing/billing-database.ts'
+import {
+  createRaiseLimit,
+  handleWebhookRequest,
+  type WebhookWorld,
+} from '../../functions/_shared/billing/handle-webhook-request.ts'
 import { apiVersion } from '../../functions/_shared/billing/stripe-client.ts'
-import type { ReceivedEvent, SecurityEvent } from '../../functions/_shared/billing/world.ts'
-import { event, invoice, makeSecret, now, nowSeconds, sign } from './billing-world.ts'
+import { event, fakeDatabase, invoice, makeSecret, now, nowSeconds, sign } from './billing-world.ts'
 
 const secret = makeSecret()
 
-function createWorld(changes: Partial<WebhookWorld> = {}) {
+/** `said` is what a test changes of the database, `changes` of the rest. */
+function createWorld(changes: Partial<WebhookWorld> = {}, said: Partial<BillingDatabase> = {}) {
   const kept = new Map<string, ReceivedEvent>()
   const raised: SecurityEvent[] = []
   const lines: unknown[] = []
   const started = { times: 0 }
   const world: WebhookWorld = {
     stripe: { secrets: [secret], livemode: false },
-    receive: async (received) => {
-      const isNew = !kept.has(received.id)
-      kept.set(received.id, received)
-      return isNew
-    },
-    raise: async (security) => void raised.push(security),
+    database: fakeDatabase({
+      receiveEvent: async (received) => {
+        const isNew = !kept.has(received.id)
+        kept.set(received.id, received)
+        return isNew
+      },
+      raiseSecurityEvent: async (security) => void raised.push(security),
+      ...said,
+    }),
     mayRaise: createRaiseLimit(() => now),
     startApplying: () => {
       started.times += 1
@@ -228,8 +235,8 @@ describe('kept', () => {
   })
 
   test('a warning that cannot be written costs nothing else', async () => {
-    const raise = () => Promise.reject(new Error('the database is down'))
-    const { world } = createWorld({ raise })
+    const raiseSecurityEvent = () => Promise.reject(new Error('the database is down'))
+    const { world } = createWorld({}, { raiseSecurityEvent })
 
     const other = await deliver(world, { body: JSON.stringify(event('a.b', invoice(), { api_version: null })) })
 
@@ -238,7 +245,10 @@ describe('kept', () => {
   })
 
   test('an event that cannot be kept is answered so that Stripe sends it again', async () => {
-    const { world, started } = createWorld({ receive: () => Promise.reject(new Error('the database is down')) })
+    const { world, started } = createWorld(
+      {},
+      { receiveEvent: () => Promise.reject(new Error('the database is down')) },
+    )
 
     expect((await deliver(world)).status).toBe(500)
     expect(started.times).toBe(0)
@@ -246,7 +256,7 @@ describe('kept', () => {
 })
 
 test('nothing of the payload, no secret and no signature is in the log', async () => {
-  const { world, lines } = createWorld({ receive: () => Promise.reject(new Error('someone@example.com')) })
+  const { world, lines } = createWorld({}, { receiveEvent: () => Promise.reject(new Error('someone@example.com')) })
   const body = JSON.stringify(event('invoice.paid', invoice({ customer_email: 'someone@example.com' })))
 
   await deliver(world, { body })

@@ -1,6 +1,8 @@
 /** Objects in the shapes that stripe-node's types declare, a reader that has some of them, and signed deliveries. */
 import { createHmac, randomBytes } from 'node:crypto'
+import postgres from 'postgres'
 import type Stripe from 'stripe'
+import { type BillingDatabase, createBillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
 import { apiVersion } from '../../functions/_shared/billing/stripe-client.ts'
 import type { StripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
 
@@ -89,6 +91,12 @@ const usualDispute = () =>
     ...{ reason: 'fraudulent', created: nowSeconds, charge: { id: 'ch_1', customer: 'cus_1' }, payment_intent: 'pi_1' },
   }) satisfies Some<Stripe.Dispute>
 export const dispute = (more: Parts = {}) => ({ ...usualDispute(), ...more })
+
+/** What a test says of the database; anything else asks one that nobody can connect to. */
+export const fakeDatabase = (said: Partial<BillingDatabase>): BillingDatabase => ({
+  ...createBillingDatabase(postgres('postgres://127.0.0.1:9/x', { connect_timeout: 1 }), false),
+  ...said,
+})
 
 /** A reader of the objects that are given, each by its id; `asked` is what it was asked for. */
 export function createReader(objects: { id: string }[]) {

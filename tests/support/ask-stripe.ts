@@ -1,8 +1,8 @@
 /** Run by Deno in billing-in-deno.test.ts: the client for Stripe and the check of signatures, as functions use them. */
 import process from 'node:process'
+import { verifyEvent } from '../../functions/_shared/billing/handle-webhook-request.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { createStripeReader } from '../../functions/_shared/billing/stripe-reader.ts'
-import { verifyEvent } from '../../functions/_shared/billing/verify-event.ts'
 
 const { STRIPE_API_URL, STRIPE_SECRET_KEY = '', PAYLOAD = '', SIGNATURE = '', SECRET = '' } = process.env
 const stripe = createStripe(STRIPE_SECRET_KEY, STRIPE_API_URL)

@@ -1,49 +1,276 @@
-/** The SQL functions behind checkout and portal. Who may buy what, and at what price, is theirs; this only carries it. */
+/**
+ * The SQL behind billing: the inbox of Stripe's events, readings, checkouts and what we sell. What is new, whose turn it is, who may
+ * buy what and what an event changes is decided there; this only carries it.
+ */
 import { z } from 'zod'
-import { answer, callSql, nothing, type Queries } from '../db.ts'
-import type { BillingStore } from './billing-world.ts'
-import { createReadingStore } from './reading-database.ts'
+import { createBatches } from '../batch-calls.ts'
+import { answer, callSql, type Database, nothing, type Queries } from '../db.ts'
+import { toAppError } from '../errors.ts'
+import type { Kind, Reading } from './readings.ts'
 
-const prepared = z.object({
+export type BillingDatabase = ReturnType<typeof createBillingDatabase>
+
+/** An event as Stripe sent it; `payload` is its text, so that no number in it loses a digit. */
+export type ReceivedEvent = {
+  id: string
+  type: string
+  api_version: string | null
+  livemode: boolean
+  account: string | null
+  /** Unix seconds. */
+  created: number
+  object: string | null
+  object_id: string | null
+  payload: string
+}
+
+export type SecurityEvent = {
+  type: 'stripe_signature_invalid' | 'stripe_livemode_mismatch' | 'stripe_api_version' | 'stripe_reconcile_incomplete'
+  severity: 'medium' | 'high'
+  details: Record<string, unknown>
+  /** The same within an hour counts up one event. */
+  dedupeKey: string
+  ip: string | null
+}
+
+const claimedEvents = z.array(
+  z.object({
+    id: z.string(),
+    type: z.string(),
+    attempt: z.int(),
+    object: z.string().nullable(),
+    object_id: z.string().nullable(),
+    account: z.string().nullable(),
+    payload: z.unknown(),
+  }),
+)
+export type ClaimedEvent = z.infer<typeof claimedEvents>[number]
+/** One attempt at an event. */
+type Attempt = Pick<ClaimedEvent, 'id' | 'attempt'>
+
+/** What a reading came to: same, changed, older, unknown_customer or mismatch. */
+const readingOutcomes = z.array(z.object({ object: z.string(), id: z.string(), outcome: z.string() }))
+export type ReadingOutcome = z.infer<typeof readingOutcomes>[number]
+
+export type Buyer = { userId: string; sessionId: string }
+
+/** By our own ids: exactly one of the two. */
+export type Wanted = {
+  plan_price: string | null
+  credit_pack: string | null
+  return_urls: { success_url: string; cancel_url: string }
+}
+
+const preparedCheckout = z.object({
   checkout_id: z.guid(),
   customer_id: z.string().nullable(),
+  /** The idempotency key to make a customer with. */
   customer_key: z.string(),
   stripe_price_id: z.string(),
   mode: z.enum(['payment', 'subscription']),
   trial_days: z.int(),
+  /** Set when a session was made for it already. */
   url: z.string().nullable(),
+  /** Sessions of checkouts that were given up; nobody may complete them any more. */
   stale_sessions: z.array(z.string()),
+  /** Unix seconds. */
   expires_at: z.int(),
 })
+export type PreparedCheckout = z.infer<typeof preparedCheckout>
 
-export function createBillingStore(sql: Queries, livemode: boolean): BillingStore {
+/** A plan's price or a credit pack, as our rows have it. Amounts in the currency's smallest unit. */
+const items = z.array(
+  z.object({
+    kind: z.enum(['plan_price', 'credit_pack']),
+    id: z.string(),
+    /** The product's id at Stripe, which is ours to choose: the same for all prices of one plan. */
+    product_id: z.string(),
+    product_name: z.string(),
+    amount: z.coerce.number().int().max(Number.MAX_SAFE_INTEGER),
+    currency: z.string(),
+    /** Null for what is paid once. */
+    interval: z.enum(['month', 'year']).nullable(),
+    enabled: z.boolean(),
+  }),
+)
+export type Item = z.infer<typeof items>[number]
+
+/** Batches of received events on their way. Of the five connections; the others apply what has come. */
+const batchesInFlight = 3
+
+/** `livemode` is that of the key for Stripe. */
+export function createBillingDatabase(sql: Queries, livemode: boolean) {
   return {
-    ...createReadingStore(sql),
-    prepareCheckout: ({ userId, sessionId }, { plan_price, credit_pack, return_urls }) =>
+    /** True for an event that is new. */
+    receiveEvent: createBatches(batchesInFlight)(
+      (events: ReceivedEvent[]) => receiveTogether(sql, events),
+      isOneEventsFault,
+    ),
+    raiseSecurityEvent: async ({ type, severity, details, dedupeKey, ip }: SecurityEvent): Promise<void> => {
+      await callSql(
+        sql`
+          select private.raise_security_event(${type}, ${severity}, null, ${JSON.stringify(details)}::text::jsonb,
+            left(${dedupeKey}, 200), ${ip}::text::inet)`,
+        nothing,
+      )
+    },
+    claimEvents: (limit: number) => callSql(sql`select * from private.claim_stripe_events(${limit})`, claimedEvents),
+    applyEvent: ({ id, attempt }: Attempt, readings: Reading[]) =>
+      callSql(
+        sql`select private.apply_stripe_event(${id}, ${attempt}, ${JSON.stringify(readings)}::text::jsonb) as answer`,
+        answer(z.enum(['applied', 'ignored', 'superseded'])),
+      ),
+    failEvent: ({ id, attempt }: Attempt, why: string) =>
+      callSql(
+        sql`select private.fail_stripe_event(${id}, ${attempt}, ${why}) as answer`,
+        answer(z.enum(['waiting', 'dead', 'superseded'])),
+      ),
+
+    /** The database's clock, as ISO. */
+    databaseTime: () => callSql(sql`select to_json(clock_timestamp()) #>> '{}' as answer`, answer(z.string())),
+    applyReadings: (readings: Reading[]) => applyReadings(sql, readings),
+    /** The ids of one kind of object that we have and that were made since a time (ISO), or are open. Null: all. */
+    knownObjects: async (kind: Kind, since: string | null): Promise<string[]> => {
+      const rows = await callSql(
+        sql`
+          select id from private.known_stripe_objects(${kind}, ${since}::text::timestamptz) union ${open(sql)[kind]}`,
+        z.array(z.object({ id: z.string() })),
+      )
+      return rows.map(({ id }) => id)
+    },
+
+    prepareCheckout: ({ userId, sessionId }: Buyer, { plan_price, credit_pack, return_urls }: Wanted) =>
       callSql(
         sql`
           select private.prepare_checkout(${userId}, ${sessionId}, ${plan_price}, ${credit_pack}, ${livemode},
             ${JSON.stringify(return_urls)}::text::jsonb) as answer`,
-        answer(prepared),
+        answer(preparedCheckout),
       ),
-    preparePortal: ({ userId, sessionId }) =>
+    preparePortal: ({ userId, sessionId }: Buyer) =>
       callSql(sql`select private.prepare_portal(${userId}, ${sessionId}, ${livemode}) as answer`, answer(z.string())),
-    linkCustomer: (userId, customerId) =>
+    /** The customer that counts, which is another when somebody was faster. */
+    linkCustomer: (userId: string, customerId: string) =>
       callSql(
         sql`select private.link_stripe_customer(${userId}, ${customerId}, ${livemode}) as answer`,
         answer(z.string()),
       ),
-    noteCheckout: (checkoutId, sessionId, url) =>
+    /** False when the checkout was given up meanwhile. */
+    noteCheckout: (checkoutId: string, sessionId: string, url: string) =>
       callSql(sql`select private.note_checkout(${checkoutId}, ${sessionId}, ${url}) as answer`, answer(z.boolean())),
-    failCheckout: async (checkoutId) => {
+    /** Stripe answered an error, and would again: the next try gets other idempotency keys. */
+    failCheckout: async (checkoutId: string): Promise<void> => {
       await callSql(sql`select private.fail_checkout(${checkoutId})`, nothing)
     },
-    emailOf: async (userId) => {
+    emailOf: async (userId: string): Promise<string | null> => {
       const rows = await callSql(
         sql`select email from auth.users where id = ${userId}`,
         z.array(z.object({ email: z.string().min(1).nullish().catch(null) })),
       )
       return rows[0]?.email ?? null
     },
+
+    listItems: () =>
+      callSql(
+        sql`
+          select 'plan_price' as kind, p.id, 'palisade_plan_' || l.id as product_id, l.name as product_name,
+            p.amount, p.currency, p.interval, p.enabled
+          from public.plan_prices p join public.plans l on l.id = p.plan_id
+          union all
+          select 'credit_pack', c.id, 'palisade_pack_' || c.id, c.name, c.amount, c.currency, null, c.enabled
+          from public.credit_packs c
+          order by kind desc, product_id, id`,
+        items,
+      ),
+    /** Notes which of Stripe's prices is whose. */
+    setPrice: async ({ kind, id, product_id }: Item, priceId: string): Promise<void> => {
+      const [plan, pack] = kind === 'plan_price' ? [id, null] : [null, id]
+      await callSql(
+        sql`select private.set_stripe_price(${plan}, ${pack}, ${priceId}, ${product_id}, ${livemode})`,
+        nothing,
+      )
+    },
   }
 }
+
+/** The same, and no reading stays: each batch is taken back once it is known what it would have changed. */
+export function createDryBillingDatabase(sql: Database, livemode: boolean): BillingDatabase {
+  const takenBack = new Error('taken back')
+  return {
+    ...createBillingDatabase(sql, livemode),
+    applyReadings: async (readings) => {
+      let outcomes: ReadingOutcome[] = []
+      await sql
+        .begin(async (transaction) => {
+          outcomes = await applyReadings(transaction, readings)
+          throw takenBack
+        })
+        .catch((error: unknown) => {
+          if (error !== takenBack) throw error
+        })
+      return outcomes
+    },
+  }
+}
+
+/** One run of the catalogue at a time: waits for whoever does the same with this database. `act` has connections of its own. */
+export async function alone<T>(sql: Database, act: () => Promise<T>): Promise<T> {
+  const { answer } = await sql.begin(async (lock) => {
+    await lock`set local idle_in_transaction_session_timeout = 0`
+    await lock`select pg_advisory_xact_lock(hashtextextended('stripe:sync', 0))`
+    return { answer: await act() }
+  })
+  return answer
+}
+
+/**
+ * Deliveries that wait together are kept by one statement, which is one commit. By their ids in order, so that two statements
+ * with the same events do not wait for each other.
+ */
+async function receiveTogether(sql: Queries, events: ReceivedEvent[]): Promise<boolean[]> {
+  const kept = events.map(({ payload, ...about }) =>
+    storable(`{"about":${JSON.stringify(about)},"payload":${payload}}`),
+  )
+  // In one row: where a statement fails after its first row, postgres.js 3.4.9 begins the next answer of that connection with holes.
+  const isNew = await callSql(
+    sql`
+      select json_object_agg(e.n, private.receive_stripe_event(
+        e.about ->> 'id', e.about ->> 'type', e.about ->> 'api_version', (e.about ->> 'livemode')::boolean, e.about ->> 'account',
+        to_timestamp((e.about ->> 'created')::float8), e.about ->> 'object', e.about ->> 'object_id', e.payload)) as answer
+      from (
+        select e.n, e.event -> 'about' as about, e.event -> 'payload' as payload
+        from jsonb_array_elements(${`[${kept.join(',')}]`}::text::jsonb) with ordinality e (event, n)
+        order by e.event #>> '{about,id}') e`,
+    answer(z.record(z.string(), z.boolean())),
+  )
+  return events.map((_, at) => isNew[at + 1] ?? false)
+}
+
+/** What Postgres refused, it may have refused for one of them; without a connection all fail alike. */
+function isOneEventsFault(error: unknown): boolean {
+  const { cause } = toAppError(error).details
+  return cause instanceof Error && 'code' in cause && /^[0-9A-Z]{5}$/.test(String(cause.code))
+}
+
+/**
+ * JSON whose texts jsonb holds. It takes neither a NUL nor half of a surrogate pair, which JSON may write as escapes, and an
+ * event with one in a name must not be refused for ever: each becomes the replacement character.
+ */
+const storable = (json: string): string =>
+  json.replace(escapes, (whole, unstorable?: string) => (unstorable ? '\\ufffd' : whole))
+
+/** One escape at a time, a surrogate pair and an escaped backslash as a whole; what jsonb refuses is in the group. */
+const escapes = /\\(?:ud[89ab][\da-f]{2}\\ud[c-f][\da-f]{2}|(u0000|ud[89a-f][\da-f]{2})|.)/gi
+
+/** Readings without an event: of reconciliation, and of what turned out while somebody was buying. */
+const applyReadings = (sql: Queries, readings: Reading[]): Promise<ReadingOutcome[]> =>
+  callSql(sql`select * from private.apply_stripe_readings(${JSON.stringify(readings)}::text::jsonb)`, readingOutcomes)
+
+/** What may still change, however old it is. Of sessions and customers nothing does. */
+const open = (sql: Queries) => ({
+  subscription: sql`select id from public.subscriptions where status not in ('canceled', 'incomplete_expired')`,
+  invoice: sql`select id from public.payments where kind = 'subscription' and status = 'open'`,
+  checkout_session: sql`select id from public.payments where kind = 'credit_pack' and status = 'processing'`,
+  refund: sql`select id from public.refunds where status in ('pending', 'requires_action')`,
+  dispute: sql`select id from public.disputes where status not in ('won', 'lost', 'warning_closed', 'prevented')`,
+  customer: sql`select id from private.stripe_customers where false`,
+})

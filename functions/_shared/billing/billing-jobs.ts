@@ -2,13 +2,11 @@
 import type { Queries } from '../db.ts'
 import { describeFailure } from '../failure.ts'
 import { type AppliedCounts, applyEvents } from './apply-events.ts'
-import { createInbox } from './inbox-database.ts'
-import { listings } from './list-objects.ts'
-import { createReadingStore } from './reading-database.ts'
-import type { Kind } from './reading-kinds.ts'
+import { type BillingDatabase, createBillingDatabase } from './billing-database.ts'
+import type { Kind } from './readings.ts'
 import { type Reconciled, reconcile } from './reconcile.ts'
 import { createStripe, isLiveKey } from './stripe-client.ts'
-import { createStripeReader } from './stripe-reader.ts'
+import { createStripeReader, listings } from './stripe-reader.ts'
 
 type Parts = {
   sql: Queries
@@ -27,13 +25,19 @@ const namedAtMost = 50
 export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
   const stripe = createStripe(secretKey, apiUrl)
   const livemode = isLiveKey(secretKey)
-  const inbox = createInbox(sql)
-  const applying = { ...inbox, reader: createStripeReader(stripe), livemode, now, log }
+  const database = createBillingDatabase(sql, livemode)
+  const applying = { database, reader: createStripeReader(stripe), livemode, now, log }
   /** Nobody reads the log of every night. */
   const warn = async (details: Record<string, unknown>) => {
     const dedupeKey = new Date(now()).toISOString().slice(0, 10)
     try {
-      await inbox.raise({ type: 'stripe_reconcile_incomplete', severity: 'medium', details, dedupeKey, ip: null })
+      await database.raiseSecurityEvent({
+        type: 'stripe_reconcile_incomplete',
+        severity: 'medium',
+        details,
+        dedupeKey,
+        ip: null,
+      })
     } catch (error) {
       const line = { message: 'a security event was not written', type: 'stripe_reconcile_incomplete' }
       log({ level: 'error', ...line, cause: describeFailure(error) })
@@ -44,7 +48,7 @@ export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
     /** The lists are for the log, which takes no thousands of lines; `npm run stripe:reconcile` shows all. */
     reconcile: async () => {
       const until = now() + nightlyMs
-      const parts = { sql, secretKey, apiUrl, days: nightlyDays, until, now, onProgress: () => {} }
+      const parts = { database, secretKey, apiUrl, days: nightlyDays, until, now, onProgress: () => {} }
       try {
         const { seen, repaired, unrepaired, foreign, is_complete } = await reconcileWithStripe(parts)
         const counts = { seen, repaired: repaired.length, foreign, is_complete }
@@ -60,16 +64,15 @@ export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
 
 /** `days` null: everything there ever was. */
 export function reconcileWithStripe({
-  sql,
+  database,
   secretKey,
   apiUrl,
   days,
-  store = createReadingStore(sql),
   ...rest
-}: Omit<Parts, 'log'> & {
+}: Pick<Parts, 'secretKey' | 'apiUrl' | 'now'> & {
+  database: BillingDatabase
   days: number | null
   until: number
-  store?: ReturnType<typeof createReadingStore>
   onProgress(kind: Kind, seen: number): void
 }): Promise<Reconciled> {
   const stripe = createStripe(secretKey, apiUrl, { isPatient: true })
@@ -77,7 +80,7 @@ export function reconcileWithStripe({
   return reconcile({
     ...rest,
     listings: listings(stripe, since === null ? undefined : Math.floor(since / 1000)),
-    ...{ reader: createStripeReader(stripe), store, livemode: isLiveKey(secretKey) },
+    ...{ reader: createStripeReader(stripe), database, livemode: isLiveKey(secretKey) },
     since: since === null ? null : new Date(since).toISOString(),
   })
 }

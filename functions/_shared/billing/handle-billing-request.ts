@@ -2,14 +2,13 @@
 import Stripe from 'stripe'
 import { z } from 'zod'
 import { requireUserToken } from '../auth/identify-caller.ts'
+import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { describeFailure } from '../failure.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import type { BillingWorld, Buyer, ShopWorld, Wanted } from './billing-world.ts'
-import { requireReturnUrl } from './return-url.ts'
-import { forgetCustomer, isCustomerMissing } from './shop-customer.ts'
-import { startCheckout } from './start-checkout.ts'
+import type { Buyer, Wanted } from './billing-database.ts'
+import { forgetCustomer, isCustomerMissing, type ShopWorld, startCheckout } from './start-checkout.ts'
 
 const item = z
   .string()
@@ -25,6 +24,16 @@ const checkout = z
   })
 const portal = z.strictObject({ return_url: address })
 
+export type BillingWorld = Omit<ShopWorld, 'stripe'> & {
+  /** Undefined when this deployment has no Stripe account. */
+  stripe: Stripe | undefined
+  verifyUserToken(token: string): Promise<UserCaller>
+  returnUrls: readonly string[]
+  now(): number
+  newId(): string
+  log(line: Record<string, unknown>): void
+}
+
 export function handleBillingRequest(request: Request, world: BillingWorld): Promise<Response> {
   const route = (path: string) => answer(request, path, world)
   // Answers of Stripe and its errors hold nothing that a caller sent; their words are left out all the same.
@@ -36,11 +45,11 @@ async function answer(request: Request, path: string, world: BillingWorld): Prom
   const act = /^\/billing\/(checkout|portal)\/?$/.exec(path)?.[1]
   if (act === undefined) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
-  const { stripe, store, livemode } = world
+  const { database, stripe, livemode } = world
   if (!stripe) throw new AppError('billing_not_configured')
   const buyer = await requireUserToken(request.headers, 'Billing needs', world)
   const open = act === 'checkout' ? await readCheckout(request, world) : await readPortal(request, world)
-  return { status: 200, body: { url: await ofStripe(() => open(buyer, { store, stripe, livemode })) } }
+  return { status: 200, body: { url: await ofStripe(() => open(buyer, { database, stripe, livemode })) } }
 }
 
 type Open = (buyer: Buyer, world: ShopWorld) => Promise<string>
@@ -62,14 +71,14 @@ async function readPortal(request: Request, { returnUrls }: BillingWorld): Promi
 }
 
 async function openPortal(buyer: Buyer, return_url: string, world: ShopWorld): Promise<string> {
-  const customer = await world.store.preparePortal(buyer)
+  const customer = await world.database.preparePortal(buyer)
   try {
     return (await world.stripe.billingPortal.sessions.create({ customer, return_url })).url
   } catch (error) {
     if (!isCustomerMissing(error)) throw error
     await forgetCustomer(customer, error, world)
     // Now it says that there is nothing to manage.
-    await world.store.preparePortal(buyer)
+    await world.database.preparePortal(buyer)
     throw error
   }
 }
@@ -85,4 +94,38 @@ async function ofStripe<T>(ask: () => Promise<T>): Promise<T> {
     )
     throw isPassing ? new AppError('billing_unavailable', { cause }) : cause
   }
+}
+
+/** Of the address as it is sent on; what is written in it as %XX takes three times as many characters as were given. */
+const maxUrlLength = 2_000
+
+/** What Stripe puts the session's id in the place of. */
+const placeholder = '{CHECKOUT_SESSION_ID}'
+
+/**
+ * Where callers may be sent after a checkout: anything else would make our payment pages a way to anywhere. The URL as the standard
+ * reads it, so that Stripe cannot read it differently than we do; refused unless it is allowed.
+ */
+export function requireReturnUrl(given: string, allowed: readonly string[], param: string): string {
+  const url = URL.canParse(given) ? new URL(given) : undefined
+  if (!url || !allowed.some((prefix) => isBelow(url, new URL(prefix)))) {
+    throw new AppError('invalid_request_error', {
+      message: `${param}: is not one of the addresses that are allowed here.`,
+      param,
+    })
+  }
+  const href = url.href.replaceAll(encodeURI(placeholder), placeholder)
+  if (href.length > maxUrlLength)
+    throw new AppError('invalid_request_error', {
+      message: `${param}: is longer than ${maxUrlLength} characters.`,
+      param,
+    })
+  return href
+}
+
+/** The same origin, and a path that goes on after a whole segment: /app allows /app/paid and not /apparel. */
+function isBelow(url: URL, prefix: URL): boolean {
+  if (url.origin !== prefix.origin || url.username !== '' || url.password !== '') return false
+  const path = prefix.pathname.replace(/\/+$/, '')
+  return url.pathname === path || url.pathname.startsWith(`${path}/`)
 }

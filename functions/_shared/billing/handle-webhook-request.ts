@@ -2,18 +2,19 @@
  * The webhook without its environment: verify, keep, answer. What an event does is done afterwards by apply-events.ts, so that
  * Stripe never waits for us, and what it sent is never lost to an error of ours.
  */
+import Stripe from 'stripe'
+import { z } from 'zod'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { describeFailure } from '../failure.ts'
 import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
 import { clientAddress } from '../http/request-headers.ts'
-import { networkOf } from './raise-limit.ts'
+import type { BillingDatabase, ReceivedEvent, SecurityEvent } from './billing-database.ts'
 import { apiVersion } from './stripe-client.ts'
-import { verifyEvent } from './verify-event.ts'
-import type { InboxWorld, ReceivedEvent, SecurityEvent } from './world.ts'
 
 const bodyLimitBytes = 1_000_000
 
-export type WebhookWorld = InboxWorld & {
+export type WebhookWorld = {
+  database: BillingDatabase
   /** Undefined when this deployment has no Stripe account. */
   stripe: { secrets: readonly string[]; livemode: boolean } | undefined
   /** Whether a security event of this type and source may be written now. */
@@ -27,7 +28,7 @@ export type WebhookWorld = InboxWorld & {
 export async function handleWebhookRequest(request: Request, world: WebhookWorld): Promise<Response> {
   try {
     const event = await verify(request, world)
-    const isNew = await world.receive(event)
+    const isNew = await world.database.receiveEvent(event)
     world.log({ level: 'info', message: 'stripe-webhook', event_id: event.id, type: event.type, is_new: isNew })
     if (isNew) world.startApplying()
     return Response.json({ received: true })
@@ -111,7 +112,7 @@ async function warnOfVersion({ api_version }: ReceivedEvent, world: WebhookWorld
 async function raise(event: SecurityEvent, world: WebhookWorld): Promise<void> {
   if (!world.mayRaise(event.type, event.dedupeKey)) return
   try {
-    await world.raise(event)
+    await world.database.raiseSecurityEvent(event)
   } catch (error) {
     world.log({
       level: 'error',
@@ -121,3 +122,92 @@ async function raise(event: SecurityEvent, world: WebhookWorld): Promise<void> {
     })
   }
 }
+
+const event = z.object({
+  id: z.string().min(1).max(255),
+  type: z.string().min(1).max(255),
+  api_version: z.string().nullish(),
+  livemode: z.boolean(),
+  account: z.string().nullish(),
+  created: z.int(),
+  data: z.object({ object: z.object({ object: z.string().optional(), id: z.string().optional() }) }),
+})
+
+/** Of Stripe's v2 API: it names what it is about, and has neither a version nor the object. */
+const thinEvent = z.object({
+  ...{ id: event.shape.id, type: event.shape.type, livemode: z.boolean() },
+  object: z.literal('v2.core.event'),
+  created: z.iso.datetime({ offset: true }),
+  related_object: z.object({ id: z.string() }).nullish(),
+})
+const anyEvent = z.union([thinEvent, event])
+
+const toleranceSeconds = 300
+const cryptoProvider = Stripe.createSubtleCryptoProvider()
+
+/**
+ * The event, or null when no secret signed this text within the last five minutes. Two secrets hold during a rotation. Throws for
+ * what was signed and is no event. `now` is in epoch milliseconds.
+ */
+export async function verifyEvent(
+  payload: string,
+  signature: string,
+  secrets: readonly string[],
+  now: number,
+): Promise<ReceivedEvent | null> {
+  // Not constructEventAsync, which refuses thin events after it verified them.
+  const { signature: verifier } = Stripe.webhooks
+  if (!verifier) throw new Error('stripe-node verifies no signatures')
+  for (const secret of secrets) {
+    try {
+      await verifier.verifyHeaderAsync(payload, signature, secret, toleranceSeconds, cryptoProvider, now)
+    } catch (error) {
+      if (!(error instanceof Stripe.errors.StripeSignatureVerificationError)) throw error
+      continue
+    }
+    return describeEvent(JSON.parse(payload), payload)
+  }
+  return null
+}
+
+function describeEvent(signed: unknown, payload: string): ReceivedEvent {
+  const read = anyEvent.parse(signed)
+  const { id, type, livemode } = read
+  if (!('data' in read)) {
+    const created = Math.floor(Date.parse(read.created) / 1000)
+    const about = { object: read.object, object_id: read.related_object?.id ?? null }
+    return { id, type, livemode, created, payload, api_version: null, account: null, ...about }
+  }
+  const { api_version, account, created, data } = read
+  return {
+    ...{ id, type, livemode, created, payload },
+    api_version: api_version ?? null,
+    account: account ?? null,
+    object: data.object.object ?? null,
+    object_id: data.object.id ?? null,
+  }
+}
+
+const perSourceMs = 10_000
+const perMinute = 30
+
+/**
+ * How often refused deliveries may become a write: whoever sends garbage must not make us do more work than he does. Answers whether this one may be noted: of a type one in ten seconds from a source, and thirty a minute from all. Each type
+ * has its own, so that garbage from everywhere does not hide an alert about what Stripe did sign.
+ */
+export function createRaiseLimit(now: () => number): (type: string, source: string) => boolean {
+  let noted: { type: string; source: string; at: number }[] = []
+  return (type, source) => {
+    const time = now()
+    noted = noted.filter(({ at }) => time - at < 60_000)
+    const ofType = noted.filter((note) => note.type === type)
+    const isTooSoon = ofType.some((note) => note.source === source && time - note.at < perSourceMs)
+    if (isTooSoon || ofType.length >= perMinute) return false
+    noted.push({ type, source, at: time })
+    return true
+  }
+}
+
+/** The first 24 bits of an IPv4 address, the first three groups of an IPv6 one: neighbours count as one. */
+const networkOf = (address: string | null): string =>
+  address === null ? 'unknown' : address.split(/[.:]/).slice(0, 3).join('.')

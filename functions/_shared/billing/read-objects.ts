@@ -3,12 +3,8 @@
  * read where Stripe has the object no more.
  */
 import { z } from 'zod'
-import { checkoutSessionReading } from './read-checkout-session.ts'
-import { customerReading } from './read-customer.ts'
-import { invoiceReading } from './read-invoice.ts'
-import { disputeReading, refundReading } from './read-money-back.ts'
-import { subscriptionReading } from './read-subscription.ts'
-import type { Reading } from './reading.ts'
+import { checkoutSessionReading, disputeReading, invoiceReading, refundReading } from './read-payments.ts'
+import { customerReading, type Reading, subscriptionReading } from './readings.ts'
 import type { StripeReader } from './stripe-reader.ts'
 import { reference } from './stripe-shapes.ts'
 

@@ -1,12 +1,9 @@
 /** Compares Stripe with what we have, repairs what differs and says what it cannot repair. */
 import Stripe from 'stripe'
 import { describeFailure } from '../failure.ts'
-import type { Listing } from './list-objects.ts'
-import type { Reading } from './reading.ts'
-import type { ReadingOutcome, ReadingStore } from './reading-database.ts'
-import { fetchObject, type Kind, makeReading } from './reading-kinds.ts'
-import { settleEach } from './settle-each.ts'
-import type { StripeReader } from './stripe-reader.ts'
+import type { BillingDatabase, ReadingOutcome } from './billing-database.ts'
+import { type Kind, makeReading, type Reading } from './readings.ts'
+import { type Listing, type StripeReader, settleEach } from './stripe-reader.ts'
 
 export type Difference = { object: Kind; id: string; why: string }
 export type Reconciled = {
@@ -21,7 +18,7 @@ export type Reconciled = {
 export type ReconcileWorld = {
   listings: Listing[]
   reader: StripeReader
-  store: ReadingStore
+  database: BillingDatabase
   livemode: boolean
   /** What we have is compared when it was made since then (ISO), or is open; null: all of it. */
   since: string | null
@@ -58,7 +55,7 @@ export async function reconcile(world: ReconcileWorld): Promise<Reconciled> {
 async function compareListed(listing: Listing, listed: Set<string>, world: ReconcileWorld, result: Reconciled) {
   let after: string | undefined
   do {
-    const origin = { read_at: await world.store.databaseTime(), deleted: false }
+    const origin = { read_at: await world.database.databaseTime(), deleted: false }
     const page = await nextPage(listing, after, result)
     if (!page) return
     const { objects, failed = [], next } = page
@@ -84,14 +81,14 @@ async function nextPage(listing: Listing, after: string | undefined, result: Rec
 
 /** What Stripe did not list of what we have: it is older than the listing, or Stripe has it no more. */
 async function compareKnown(kind: Kind, listed: Set<string>, world: ReconcileWorld, result: Reconciled) {
-  const unlisted = (await world.store.knownObjects(kind, world.since)).filter((id) => !listed.has(id))
+  const unlisted = (await world.database.knownObjects(kind, world.since)).filter((id) => !listed.has(id))
   // Each day begins elsewhere, so that all have their turn where there is no time for all of them.
   const first = Math.floor(((Math.floor(world.now() / dayMs) * goldenRatio) % 1) * unlisted.length)
   const turned = [...unlisted.slice(first), ...unlisted.slice(0, first)]
   for (let at = 0; at < turned.length; at += fetchedAtOnce) {
     if (at > 0 && isLate(world, result)) return
     const ids = turned.slice(at, at + fetchedAtOnce)
-    const origin = { read_at: await world.store.databaseTime(), deleted: false }
+    const origin = { read_at: await world.database.databaseTime(), deleted: false }
     const fetched = await settleEach(ids, fetchedAtOnce, (id) => fetchObject(world.reader, kind, id))
     const found: { id: string; raw: unknown }[] = []
     for (const [place, id] of ids.entries()) {
@@ -108,6 +105,10 @@ async function compareKnown(kind: Kind, listed: Set<string>, world: ReconcileWor
     }
   }
 }
+
+/** Undefined when Stripe has it not. */
+const fetchObject = (reader: StripeReader, kind: Kind, id: string): Promise<unknown> =>
+  reader[kind === 'checkout_session' ? 'checkoutSession' : kind](id)
 
 /** Throws when the key is refused, or Stripe cannot be reached to begin with. */
 function whyNot(error: unknown, { seen }: Reconciled): string {
@@ -146,21 +147,21 @@ async function compare(
     }
   }
   result.seen += objects.length
-  for (const { id, outcome } of await apply(readings, world.store))
+  for (const { id, outcome } of await apply(readings, world.database))
     note({ object: kind, id, why: outcome }, readings, result)
   world.onProgress(kind, result.seen)
 }
 
 /** Together, and one by one when that fails, so that one object cannot hide what is wrong with others. */
-async function apply(readings: Reading[], store: ReadingStore): Promise<ReadingOutcome[]> {
+async function apply(readings: Reading[], database: BillingDatabase): Promise<ReadingOutcome[]> {
   if (readings.length === 0) return []
   try {
-    return await store.applyReadings(readings)
+    return await database.applyReadings(readings)
   } catch (error) {
     const [only, another] = readings
     if (only && !another) return [{ object: only.object, id: only.id, outcome: describeFailure(error) }]
     const single = []
-    for (const reading of readings) single.push(...(await apply([reading], store)))
+    for (const reading of readings) single.push(...(await apply([reading], database)))
     return single
   }
 }

@@ -1,5 +1,6 @@
-/** Reads single objects from Stripe, whole: with what they refer to, and with every page of the lists inside. */
+/** Reads objects from Stripe, one by one or all there are of a kind: whole, with every page of the lists inside. */
 import Stripe from 'stripe'
+import type { Kind } from './readings.ts'
 
 /** Undefined for what Stripe has not, or not any more. What comes is read by functions that know Stripe's older shapes, too. */
 export type StripeReader = {
@@ -48,7 +49,7 @@ async function orMissing<T>(asked: Promise<T>): Promise<T | undefined> {
 }
 
 /** With how each payment stands: a list of invoices cannot be asked for that much. */
-export async function readInvoice(stripe: Stripe, id: string): Promise<Stripe.Invoice> {
+async function readInvoice(stripe: Stripe, id: string): Promise<Stripe.Invoice> {
   const expand = ['payments', 'payments.data.payment.payment_intent']
   return completeInvoice(stripe, await stripe.invoices.retrieve(id, { expand }))
 }
@@ -59,7 +60,7 @@ async function readSession(stripe: Stripe, id: string): Promise<Stripe.Checkout.
 }
 
 /** Stripe sends the first ten lines and payments with an invoice. */
-export async function completeInvoice(stripe: Stripe, invoice: Stripe.Invoice): Promise<Stripe.Invoice> {
+async function completeInvoice(stripe: Stripe, invoice: Stripe.Invoice): Promise<Stripe.Invoice> {
   const { id, lines, payments } = invoice
   if (lines.has_more)
     lines.data = await stripe.invoices.listLineItems(id, { limit: 100 }).autoPagingToArray({ limit: most })
@@ -68,14 +69,103 @@ export async function completeInvoice(stripe: Stripe, invoice: Stripe.Invoice): 
   return invoice
 }
 
-export async function completeSession(
-  stripe: Stripe,
-  session: Stripe.Checkout.Session,
-): Promise<Stripe.Checkout.Session> {
+async function completeSession(stripe: Stripe, session: Stripe.Checkout.Session): Promise<Stripe.Checkout.Session> {
   const { id, line_items } = session
   if (line_items?.has_more)
     line_items.data = await stripe.checkout.sessions
       .listLineItems(id, { limit: 100 })
       .autoPagingToArray({ limit: most })
   return session
+}
+
+export type Page = {
+  objects: { id: string }[]
+  /** What is in the list, and could not be read whole. */
+  failed?: { id: string; error: unknown }[]
+  next: string | undefined
+}
+export type Listing = { kind: Kind; page(after: string | undefined): Promise<Page> }
+
+/** Stripe lets a key ask so often a second, and customers wait for answers, too. */
+const readAtOnce = 5
+
+/**
+ * Everything that Stripe has of each kind, a page at a time, as whole as single objects are read.
+ *
+ * In the order in which they are understood: whose a payment is, its subscription or session says. `since` is in Unix seconds,
+ * undefined is everything. Subscriptions that live and invoices that are open are listed whenever they were made.
+ */
+export function listings(stripe: Stripe, since: number | undefined): Listing[] {
+  const made = since === undefined ? {} : { created: { gte: since } }
+  const { subscriptions, checkout, refunds, disputes, customers } = stripe
+  const money = { expand: ['data.charge', 'data.payment_intent'], ...made }
+  const sessions = ['data.line_items', 'data.payment_intent', 'data.payment_intent.latest_charge']
+  const whole = (invoice: Stripe.Invoice) =>
+    invoice.status === 'open' ? readInvoice(stripe, invoice.id) : completeInvoice(stripe, invoice)
+  const all: Listing[] = [
+    paged('subscription', (page) => subscriptions.list({ ...page, status: 'all', ...made })),
+    paged(
+      'checkout_session',
+      (page) => checkout.sessions.list({ ...page, status: 'complete', expand: sessions, ...made }),
+      (session) => completeSession(stripe, session),
+    ),
+    paged('invoice', (page) => listInvoices(stripe, { ...page, ...made }), whole),
+    paged('refund', (page) => refunds.list({ ...page, ...money })),
+    paged('dispute', (page) => disputes.list({ ...page, ...money })),
+  ]
+  if (since === undefined) return [paged('customer', (page) => customers.list(page)), ...all]
+  return [
+    paged('subscription', (page) => subscriptions.list(page)),
+    paged('invoice', (page) => listInvoices(stripe, { ...page, status: 'open' }), whole),
+    ...all,
+  ]
+}
+
+const listInvoices = (stripe: Stripe, params: Stripe.InvoiceListParams) =>
+  stripe.invoices.list({ ...params, expand: ['data.payments'] })
+
+function paged<T extends { id: string }>(
+  kind: Kind,
+  list: (page: { limit: number; starting_after?: string }) => Promise<{ data: T[]; has_more: boolean }>,
+  complete?: (object: T) => Promise<{ id: string }>,
+): Listing {
+  return {
+    kind,
+    page: async (after) => {
+      const { data, has_more } = await list({ limit: 100, ...(after !== undefined && { starting_after: after }) })
+      const next = has_more ? data.at(-1)?.id : undefined
+      if (!complete) return { objects: data, failed: [], next }
+      const objects: { id: string }[] = []
+      const failed: { id: string; error: unknown }[] = []
+      for (const [place, one] of (await settleEach(data, readAtOnce, complete)).entries()) {
+        if (one.ok) objects.push(one.value)
+        else failed.push({ id: data[place]?.id ?? '', error: one.error })
+      }
+      return { objects, failed, next }
+    },
+  }
+}
+
+type Settled<T> = { ok: true; value: T } | { ok: false; error: unknown }
+
+/** Does something for each item, so many at a time. One that fails says so in its place, and stops no other. */
+export async function settleEach<Item, T>(
+  items: Item[],
+  atOnce: number,
+  act: (item: Item) => T | Promise<T>,
+): Promise<Settled<T>[]> {
+  const settled: Settled<T>[] = []
+  const left = [...items.entries()]
+  const work = async () => {
+    for (let next = left.shift(); next; next = left.shift()) {
+      const [place, item] = next
+      try {
+        settled[place] = { ok: true, value: await act(item) }
+      } catch (error) {
+        settled[place] = { ok: false, error }
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: atOnce }, work))
+  return settled
 }

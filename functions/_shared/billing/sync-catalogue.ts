@@ -1,20 +1,7 @@
 /** Brings what we sell to Stripe: a product for each plan and pack, a price for each amount; and reads it back to compare. */
 import type Stripe from 'stripe'
+import type { BillingDatabase, Item } from './billing-database.ts'
 import { isMissing } from './stripe-reader.ts'
-
-/** A plan's price or a credit pack, as our rows have it. Amounts in the currency's smallest unit. */
-export type Item = {
-  kind: 'plan_price' | 'credit_pack'
-  id: string
-  /** The product's id at Stripe, which is ours to choose: the same for all prices of one plan. */
-  product_id: string
-  product_name: string
-  amount: number
-  currency: string
-  /** Null for what is paid once. */
-  interval: 'month' | 'year' | null
-  enabled: boolean
-}
 
 type Action = 'same' | 'created' | 'replaced' | 'archived' | 'restored' | 'not sold'
 type ProductChange = 'renamed' | 'activated'
@@ -28,8 +15,8 @@ export type Synced = {
 }
 
 export type CatalogueWorld = {
+  database: BillingDatabase
   stripe: Stripe
-  setPrice(item: Item, priceId: string): Promise<void>
   dryRun: boolean
 }
 
@@ -59,7 +46,7 @@ async function syncItem(item: Item, run: Run): Promise<Synced> {
   if (run.dryRun) return { item, action: said, price_id: known?.id ?? null, differences: [] }
   const price = await keepPrice(item, known, action, run)
   const differences = await differencesOf(item, price.id, run.stripe)
-  if (differences.length === 0) await run.setPrice(item, price.id)
+  if (differences.length === 0) await run.database.setPrice(item, price.id)
   return { item, action: said, price_id: price.id, differences }
 }
 

@@ -1,6 +1,6 @@
 /** How many events one worker applies in a second: claims, readings, rows, credits and entitlements, all in SQL. */
 import { applyEvents } from '../../../../functions/_shared/billing/apply-events.ts'
-import { createInbox } from '../../../../functions/_shared/billing/inbox-database.ts'
+import { type BillingDatabase, createBillingDatabase } from '../../../../functions/_shared/billing/billing-database.ts'
 import { apiVersion } from '../../../../functions/_shared/billing/stripe-client.ts'
 import type { StripeReader } from '../../../../functions/_shared/billing/stripe-reader.ts'
 import { connectDatabase, type Database } from '../../../../functions/_shared/db.ts'
@@ -14,13 +14,13 @@ export async function measureApplying(url: string, users: number): Promise<{ eve
   try {
     await sql`delete from private.stripe_events`
     await makeBuyers(sql, users)
-    const inbox = createInbox(sql)
+    const database = createBillingDatabase(sql, false)
     for (let n = 0; n < users; n += 1) {
-      await receive(inbox, `evt_s_${n}`, 'customer.subscription.created', subscriptionOf(n, price))
-      await receive(inbox, `evt_i_${n}`, 'invoice.paid', invoiceOf(n, price))
+      await receive(database, `evt_s_${n}`, 'customer.subscription.created', subscriptionOf(n, price))
+      await receive(database, `evt_i_${n}`, 'invoice.paid', invoiceOf(n, price))
     }
     const began = performance.now()
-    const world = { ...inbox, reader: instantReader(), livemode: false, now: Date.now, log: () => {} }
+    const world = { database, reader: instantReader(), livemode: false, now: Date.now, log: () => {} }
     const { applied } = await applyEvents(world, 600_000)
     const perSecond = (1000 * applied) / (performance.now() - began)
     if (applied !== 2 * users) throw new Error(`${applied} of ${2 * users} events were applied`)
@@ -45,10 +45,10 @@ async function makeBuyers(sql: Database, count: number): Promise<void> {
 
 type Thing = { id: string; object: string }
 
-async function receive(inbox: ReturnType<typeof createInbox>, id: string, type: string, object: Thing): Promise<void> {
+async function receive(database: BillingDatabase, id: string, type: string, object: Thing): Promise<void> {
   const payload = eventOf(id, type, object, apiVersion)
   const about = { object: object.object, object_id: object.id }
-  await inbox.receive({
+  await database.receiveEvent({
     ...{ id, type, api_version: apiVersion, livemode: false, account: null, payload, ...about },
     created: Math.floor(Date.now() / 1000),
   })

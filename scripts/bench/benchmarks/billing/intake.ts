@@ -1,11 +1,11 @@
 /** Deliveries through our webhook and through a bare one, in turns, over the same kind of connection to the same database. */
 import { randomBytes } from 'node:crypto'
 import Stripe from 'stripe'
+import { createBillingDatabase } from '../../../../functions/_shared/billing/billing-database.ts'
 import {
   handleWebhookRequest,
   type WebhookWorld,
 } from '../../../../functions/_shared/billing/handle-webhook-request.ts'
-import { createInbox } from '../../../../functions/_shared/billing/inbox-database.ts'
 import { apiVersion } from '../../../../functions/_shared/billing/stripe-client.ts'
 import { connectDatabase, type Database } from '../../../../functions/_shared/db.ts'
 import { eventOf, invoiceOf, sign } from './events.ts'
@@ -38,7 +38,7 @@ export async function measureIntake(url: string, rounds: number): Promise<{ ours
 
 function ourWebhook(sql: Database, secret: string): Handle {
   const world: WebhookWorld = {
-    ...createInbox(sql),
+    database: createBillingDatabase(sql, false),
     stripe: { secrets: [secret], livemode: false },
     ...{ mayRaise: () => true, startApplying: () => {}, now: Date.now, log: (line) => void JSON.stringify(line) },
   }

@@ -1,6 +1,45 @@
-/** A subscription as a reading. Its periods are at the items since 2025-03-31.basil, and were at the top before. */
+/** What Stripe said of an object at a time: the one form in which the database takes it. Amounts in the smallest unit, times in Unix seconds. */
 import { z } from 'zod'
+import { checkoutSessionReading, disputeReading, invoiceReading, refundReading } from './read-payments.ts'
 import { common, metadata, type Origin, reference, seconds } from './stripe-shapes.ts'
+
+export type Reading =
+  | ReturnType<typeof checkoutSessionReading>
+  | ReturnType<typeof customerReading>
+  | ReturnType<typeof disputeReading>
+  | ReturnType<typeof invoiceReading>
+  | ReturnType<typeof refundReading>
+  | ReturnType<typeof subscriptionReading>
+
+/** The kinds of objects that readings are of. */
+export type Kind = Reading['object']
+
+/** How Stripe's form of each is read. `livemode` is that of the key, for objects that do not say it. */
+export const makeReading: Record<Kind, (raw: unknown, origin: Origin, livemode: boolean) => Reading> = {
+  customer: customerReading,
+  subscription: subscriptionReading,
+  checkout_session: checkoutSessionReading,
+  invoice: invoiceReading,
+  refund: refundReading,
+  dispute: disputeReading,
+}
+
+const customer = z.object({
+  id: z.string(),
+  livemode: z.boolean().optional(),
+  deleted: z.boolean().optional(),
+  metadata: metadata.optional(),
+})
+
+/** One that was deleted answers with its id and nothing else. */
+export function customerReading(raw: unknown, { read_at, deleted }: Origin, livemode: boolean) {
+  const read = customer.parse(raw)
+  const origin = { read_at, deleted: deleted || read.deleted === true }
+  return {
+    ...common('customer', { id: read.id, livemode: read.livemode ?? livemode }, read.id, origin),
+    user_id: read.metadata?.user_id ?? null,
+  }
+}
 
 const item = z.object({
   id: z.string(),
@@ -33,9 +72,10 @@ const subscription = z.object({
 
 const hasEnded = (status: string) => status === 'canceled' || status === 'incomplete_expired'
 
-export type SubscriptionReading = ReturnType<typeof subscriptionReading>
-
-/** One that Stripe has no more entitles to nothing, whatever the event still said of it. */
+/**
+ * One that Stripe has no more entitles to nothing, whatever the event still said of it. Its periods are at the items since
+ * 2025-03-31.basil, and were at the top before.
+ */
 export function subscriptionReading(raw: unknown, origin: Origin) {
   const read = subscription.parse(raw)
   const { items, latest_invoice, start_date, created, pause_collection, cancel_at_period_end } = read
