@@ -2,8 +2,7 @@
 import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { createCredentialDatabase } from '../_shared/credentials/credential-database.ts'
-import { handleCredentialsRequest } from '../_shared/credentials/handle-credentials-request.ts'
-import type { CredentialsWorld } from '../_shared/credentials/world.ts'
+import { type CredentialsWorld, handleCredentialsRequest } from '../_shared/credentials/handle-credentials-request.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
 
@@ -14,7 +13,7 @@ const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHAB
 
 const world: CredentialsWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  ...createCredentialDatabase({
+  database: createCredentialDatabase({
     sql: connectDatabase(env.SUPABASE_DB_URL),
     apiUrl: env.SUPABASE_URL,
     publishableKey: Object.values(env.SUPABASE_PUBLISHABLE_KEYS)[0] ?? '',

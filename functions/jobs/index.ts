@@ -4,15 +4,15 @@ import { hasSecretKey } from '../_shared/auth/identify-caller.ts'
 import { createBillingJobs } from '../_shared/billing/billing-jobs.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
-import { createArchiveStore } from '../_shared/jobs/archive-store.ts'
-import { handleJobsRequest } from '../_shared/jobs/handle-jobs-request.ts'
+import { connectExchange } from '../_shared/exchanges/connect.ts'
+import { createArchive } from '../_shared/jobs/archive-audit.ts'
+import { handleJobsRequest, type JobsWorld } from '../_shared/jobs/handle-jobs-request.ts'
 import { createJobDatabase } from '../_shared/jobs/job-database.ts'
-import { createMailTransport } from '../_shared/jobs/mail-transport.ts'
-import type { JobsWorld } from '../_shared/jobs/world.ts'
-import { createPortfolioWorld } from '../_shared/portfolio/portfolio-database.ts'
-import { countOutcomes, runSyncs } from '../_shared/portfolio/run-syncs.ts'
-import { checkUploads } from '../_shared/storage/check-uploads.ts'
-import { createUploadWorld } from '../_shared/storage/upload-world.ts'
+import { createMailTransport } from '../_shared/jobs/send-mails.ts'
+import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
+import { countOutcomes, type PortfolioWorld, runSyncs } from '../_shared/portfolio/run-syncs.ts'
+import { checkUploads, createUploadFiles, type UploadWorld } from '../_shared/storage/check-uploads.ts'
+import { createUploadDatabase } from '../_shared/storage/upload-database.ts'
 
 const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_SECRET_KEYS, SMTP_URL, MAIL_FROM, STRIPE_SECRET_KEY, STRIPE_API_URL } =
   variables
@@ -33,14 +33,23 @@ const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 120_000 }
 
 const secretKey = Object.values(env.SUPABASE_SECRET_KEYS)[0] ?? ''
 const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
-const uploads = createUploadWorld({ sql, apiUrl: env.SUPABASE_URL, secretKey, fetch, log })
+const uploads: UploadWorld = {
+  database: createUploadDatabase(sql),
+  files: createUploadFiles({ apiUrl: env.SUPABASE_URL, secretKey, fetch }),
+  log,
+}
 
-const portfolios = createPortfolioWorld(sql, { fetch, now: Date.now, log })
+const portfolios: PortfolioWorld = {
+  database: createPortfolioDatabase(sql),
+  connect: (target) => connectExchange(target, { fetch, now: Date.now }),
+  now: Date.now,
+  log,
+}
 
 const world: JobsWorld = {
   hasSecretKey: (headers) => hasSecretKey(headers, env.SUPABASE_SECRET_KEYS),
-  ...createJobDatabase(sql),
-  ...createArchiveStore(env.SUPABASE_URL, secretKey),
+  database: createJobDatabase(sql),
+  archive: createArchive(env.SUPABASE_URL, secretKey),
   checkUploads: () => checkUploads(uploads),
   syncPortfolios: async (requestId) => countOutcomes(await runSyncs({ ofUser: null, requestId }, portfolios)),
   sendMail: env.SMTP_URL && env.MAIL_FROM ? createMailTransport(env.SMTP_URL, env.MAIL_FROM) : undefined,

@@ -4,8 +4,9 @@ import { createUserRpc } from '../_shared/auth/user-rpc.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
+import { connectExchange } from '../_shared/exchanges/connect.ts'
 import { handlePortfolioRequest, type PortfolioEndpointWorld } from '../_shared/portfolio/handle-portfolio-request.ts'
-import { createPortfolioWorld } from '../_shared/portfolio/portfolio-database.ts'
+import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
 
 const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS } = variables
 const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS }), (name) =>
@@ -19,7 +20,10 @@ const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
 const world: PortfolioEndpointWorld = {
   verifyUserToken: createUserTokenVerifier({ url: apiUrl, jwks: env.SUPABASE_JWKS, now: Date.now }),
   rpc: createUserRpc({ apiUrl, publishableKey, fetch }),
-  ...createPortfolioWorld(sql, { fetch, now: Date.now, log: (line) => console.log(JSON.stringify(line)) }),
+  database: createPortfolioDatabase(sql),
+  connect: (target) => connectExchange(target, { fetch, now: Date.now }),
+  now: Date.now,
+  log: (line) => console.log(JSON.stringify(line)),
   newId: () => crypto.randomUUID(),
 }
 

@@ -1,6 +1,7 @@
 /** The look at the bytes of uploads, with files and a queue in memory. */
 import { describe, expect, test } from 'vitest'
-import { checkUploads, type Upload, type UploadWorld } from '../../functions/_shared/storage/check-uploads.ts'
+import { checkUploads, createUploadFiles, type UploadWorld } from '../../functions/_shared/storage/check-uploads.ts'
+import type { Upload, UploadDatabase } from '../../functions/_shared/storage/upload-database.ts'
 
 const bytes = {
   png: Buffer.from(
@@ -16,7 +17,7 @@ const bytes = {
 }
 
 /** A queue of one upload; `done` is what happened to it, in order. */
-function worldOf(upload: Partial<Upload>, content: Uint8Array, more: Partial<UploadWorld> = {}) {
+function worldOf(upload: Partial<Upload>, content: Uint8Array, said: Partial<UploadDatabase> = {}) {
   const done: string[] = []
   const one = {
     objectId: 'o',
@@ -27,12 +28,13 @@ function worldOf(upload: Partial<Upload>, content: Uint8Array, more: Partial<Upl
     rejected: false,
   }
   const world: UploadWorld = {
-    claim: async () => [{ ...one, ...upload }],
-    readHead: async () => content,
-    remove: async ({ name }) => void done.push(`remove ${name}`),
-    finish: async (_upload, verdict, found) => Boolean(done.push(`${verdict} ${found}`)),
-    log: (line) => void done.push(`log ${line.event}`),
-    ...more,
+    database: {
+      claim: async () => [{ ...one, ...upload }],
+      finish: async (_upload, verdict, found) => Boolean(done.push(`${verdict} ${found}`)),
+      ...said,
+    },
+    files: { readHead: async () => content, remove: async ({ name }) => void done.push(`remove ${name}`) },
+    log: (line) => void done.push(`log ${line.event} ${line.cause}`),
   }
   return { world, done }
 }
@@ -94,13 +96,18 @@ test.each([
 
 test('a file that cannot be read is left for later and keeps no other from its turn', async () => {
   const { world, done } = worldOf({}, bytes.png)
-  const [upload] = await world.claim(1)
+  const [upload] = await world.database.claim(1)
+  const storage = createUploadFiles({
+    ...{ apiUrl: 'http://127.0.0.1', secretKey: 'sb_secret_x' },
+    fetch: async (url) =>
+      url.endsWith('/object/images/u/broken.png') ? new Response(null, { status: 503 }) : new Response(bytes.png),
+  })
   const two = {
     ...world,
-    claim: async () => [{ ...upload, name: 'u/broken.png' }, upload] as Upload[],
-    readHead: async ({ name }: Upload) => (name === 'u/broken.png' ? Promise.reject(new Error('503')) : bytes.png),
+    database: { ...world.database, claim: async () => [{ ...upload, name: 'u/broken.png' }, upload] as Upload[] },
+    files: storage,
   }
 
   expect(await checkUploads(two)).toEqual({ ok: 1, rejected: 0, failed: 1 })
-  expect(done).toEqual(['log upload_check_failed', 'ok image/png'])
+  expect(done).toEqual(['log upload_check_failed Storage answered 503 to GET', 'ok image/png'])
 })

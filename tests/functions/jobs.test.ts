@@ -2,42 +2,54 @@
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { hasSecretKey } from '../../functions/_shared/auth/identify-caller.ts'
-import { handleJobsRequest } from '../../functions/_shared/jobs/handle-jobs-request.ts'
-import { messageId } from '../../functions/_shared/jobs/send-mails.ts'
-import type { ArchivePart, JobsWorld, Mail } from '../../functions/_shared/jobs/world.ts'
+import { AppError } from '../../functions/_shared/errors.ts'
+import { handleJobsRequest, type JobsWorld } from '../../functions/_shared/jobs/handle-jobs-request.ts'
+import type { ArchivePart, JobDatabase, Mail } from '../../functions/_shared/jobs/job-database.ts'
+import { describeSmtp, messageId } from '../../functions/_shared/jobs/send-mails.ts'
 
 const keys = { default: 'sb_secret_right', spare: 'sb_secret_spare' }
 const post = (path: string, apikey = keys.default, method = 'POST') =>
   new Request(`http://127.0.0.1/jobs/${path}`, { method, headers: { apikey } })
 const mail: Mail = { id: 'mail-1', address: 'a@example.com', subject: 'Hello', body: 'Text', attempt: 1 }
 
+type Changes = Partial<Omit<JobsWorld, 'database' | 'archive'>> & {
+  database?: Partial<JobDatabase>
+  archive?: Partial<JobsWorld['archive']>
+}
+
 /** Two entries of one month, archived one by one, as the SQL functions would lead the job. */
-function createWorld(changes: Partial<JobsWorld> = {}) {
+function createWorld({ database = {}, archive = {}, ...changes }: Changes = {}) {
   const files = new Map<string, Uint8Array<ArrayBuffer>>()
   const recorded: { part: ArchivePart; sha256: string; path: string }[] = []
   const finished: (string | null)[] = []
   const state = { isDropped: false, uploads: 0, waiting: [mail] }
   const world: JobsWorld = {
     hasSecretKey: (headers) => hasSecretKey(headers, keys),
-    claimMails: async () => state.waiting.splice(0),
-    finishMail: async (_mail, error) => void finished.push(error),
+    database: {
+      claimMails: async () => state.waiting.splice(0),
+      finishMail: async (_mail, error) => void finished.push(error),
+      nextArchive: async () => {
+        if (state.isDropped) return null
+        const at = recorded.length + 1
+        return { month: '2020-02-01', part: at, first_seq: at, last_seq: Math.min(at, 2), is_complete: at === 3 }
+      },
+      readEntries: async ({ first_seq }) => [`{"seq": ${first_seq}}`],
+      recordArchive: async (part, sha256, path) => void recorded.push({ part, sha256, path }),
+      dropMonth: async () => {
+        state.isDropped = true
+        return true
+      },
+      ...database,
+    },
+    archive: {
+      upload: async (path, bytes) => {
+        state.uploads += 1
+        files.set(path, files.get(path) ?? bytes)
+      },
+      download: async (path) => files.get(path) ?? new Uint8Array(),
+      ...archive,
+    },
     sendMail: async () => {},
-    nextArchive: async () => {
-      if (state.isDropped) return null
-      const at = recorded.length + 1
-      return { month: '2020-02-01', part: at, first_seq: at, last_seq: Math.min(at, 2), is_complete: at === 3 }
-    },
-    readEntries: async ({ first_seq }) => [`{"seq": ${first_seq}}`],
-    recordArchive: async (part, sha256, path) => void recorded.push({ part, sha256, path }),
-    dropMonth: async () => {
-      state.isDropped = true
-      return true
-    },
-    upload: async (path, bytes) => {
-      state.uploads += 1
-      files.set(path, files.get(path) ?? bytes)
-    },
-    download: async (path) => files.get(path) ?? new Uint8Array(),
     checkUploads: async () => ({ ok: 1, rejected: 0, failed: 0 }),
     syncPortfolios: async () => ({ synced: 1 }),
     billing: undefined,
@@ -98,10 +110,30 @@ describe('mails', () => {
   })
 
   test('that cannot be sent are finished with the reason', async () => {
-    const { world, finished } = createWorld({ sendMail: failing('550 no such mailbox') })
+    const sendMail = () => Promise.reject(new AppError('internal', { cause: 'SMTP: EENVELOPE RCPT TO 550' }))
+    const { world, finished } = createWorld({ sendMail })
 
     expect(await run(world, 'send-mails')).toMatchObject({ status: 200, body: { sent: 0, failed: 1 } })
-    expect(finished).toEqual(['550 no such mailbox'])
+    expect(finished).toEqual(['SMTP: EENVELOPE RCPT TO 550'])
+  })
+
+  test.each([
+    [
+      'a server that refuses, with its codes and without its words',
+      {
+        ...{ code: 'EENVELOPE', command: 'RCPT TO', responseCode: 550 },
+        response: '550 5.1.1 <a@example.com>: no such mailbox',
+      },
+      'SMTP: EENVELOPE RCPT TO 550 5.1.1',
+    ],
+    [
+      'a server that is not there',
+      { code: 'ESOCKET', originalCode: 'ECONNREFUSED', command: 'CONN' },
+      'SMTP: ESOCKET ECONNREFUSED CONN',
+    ],
+    ['anything else, by its name', {}, 'Error'],
+  ])('say of %s why they were not sent', (_what, more, said) => {
+    expect(describeSmtp(Object.assign(new Error('a@example.com'), more))).toBe(said)
   })
 
   test('carry the same Message-ID at every attempt, in the domain of the sender', () => {
@@ -111,12 +143,12 @@ describe('mails', () => {
 })
 
 describe('nothing is dropped', () => {
-  test.each<[string, Partial<JobsWorld>]>([
-    ['the upload fails', { upload: failing('storage is down') }],
-    ['the file cannot be read back', { download: failing('gone') }],
-    ['the file reads back differently', { download: async () => new Uint8Array([1, 2, 3]) }],
-    ['an entry is missing', { readEntries: async () => [] }],
-    ['the part cannot be noted', { recordArchive: failing('the database is down') }],
+  test.each<[string, Changes]>([
+    ['the upload fails', { archive: { upload: failing('storage is down') } }],
+    ['the file cannot be read back', { archive: { download: failing('gone') } }],
+    ['the file reads back differently', { archive: { download: async () => new Uint8Array([1, 2, 3]) } }],
+    ['an entry is missing', { database: { readEntries: async () => [] } }],
+    ['the part cannot be noted', { database: { recordArchive: failing('the database is down') } }],
   ])('when %s, and the answer says that it failed', async (_name, changes) => {
     const { world, recorded, state } = createWorld(changes)
 
@@ -124,6 +156,23 @@ describe('nothing is dropped', () => {
     expect(recorded).toEqual([])
     expect(state.isDropped).toBe(false)
   })
+})
+
+test.each<[string, Changes, string]>([
+  [
+    'what does not fit is counted',
+    { database: { readEntries: async () => [] } },
+    '2020-02-01: 0 entries where 1 should be',
+  ],
+  ['an error of others has a name', { database: { recordArchive: failing('parameter $1 = hush') } }, 'Error'],
+])('the log says why a job failed: %s', async (_what, changes, cause) => {
+  const lines: unknown[] = []
+  const { world } = createWorld({ ...changes, log: (line) => void lines.push(line) })
+
+  await run(world, 'archive-audit')
+
+  expect(lines).toMatchObject([{ level: 'error', error_code: 'internal', cause }])
+  expect(JSON.stringify(lines)).not.toContain('hush')
 })
 
 describe('the archive', () => {
@@ -141,29 +190,34 @@ describe('the archive', () => {
     expect(state.isDropped).toBe(true)
   })
 
-  test.each(['upload', 'download', 'recordArchive', 'dropMonth'] as const)(
-    'goes on where it stopped after a crash right after %s',
-    async (step) => {
-      const { world, files, recorded, state } = createWorld()
-      const real = world[step] as (...args: unknown[]) => Promise<unknown>
-      let crashes = 1
-      const crashing = {
-        ...world,
+  test.each([
+    ['archive', 'upload'],
+    ['archive', 'download'],
+    ['database', 'recordArchive'],
+    ['database', 'dropMonth'],
+  ] as const)('goes on where it stopped after a crash right after %s %s', async (part, step) => {
+    const { world, files, recorded, state } = createWorld()
+    const real = Reflect.get(world[part], step) as (...args: unknown[]) => Promise<unknown>
+    let crashes = 1
+    const crashing = {
+      ...world,
+      [part]: {
+        ...world[part],
         [step]: async (...args: unknown[]) => {
           const answer = await real(...args)
           if (crashes-- > 0) throw new Error('the process died')
           return answer
         },
-      }
+      },
+    }
 
-      expect((await run(crashing, 'archive-audit')).status).toBe(500)
-      expect((await run(crashing, 'archive-audit')).status).toBe(200)
+    expect((await run(crashing, 'archive-audit')).status).toBe(500)
+    expect((await run(crashing, 'archive-audit')).status).toBe(200)
 
-      expect(recorded.map(({ part }) => part.part)).toEqual([1, 2])
-      expect(files.size).toBe(2)
-      expect(state.isDropped).toBe(true)
-    },
-  )
+    expect(recorded.map(({ part }) => part.part)).toEqual([1, 2])
+    expect(files.size).toBe(2)
+    expect(state.isDropped).toBe(true)
+  })
 })
 
 test('a check of uploads answers what it found', async () => {

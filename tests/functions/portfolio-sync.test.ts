@@ -1,8 +1,12 @@
 /** How a sync ends when something goes wrong, against the stand-in exchanges and a ledger of leases in memory. */
 import { afterEach, describe, expect, test } from 'vitest'
-import { countOutcomes, runSyncs } from '../../functions/_shared/portfolio/run-syncs.ts'
-import { syncCredential } from '../../functions/_shared/portfolio/sync-credential.ts'
-import type { Failed, Lease, PortfolioWorld, Read } from '../../functions/_shared/portfolio/world.ts'
+import type { Failed, Lease, PortfolioDatabase, Read } from '../../functions/_shared/portfolio/portfolio-database.ts'
+import {
+  countOutcomes,
+  type PortfolioWorld,
+  runSyncs,
+  syncCredential,
+} from '../../functions/_shared/portfolio/run-syncs.ts'
 import { createWorld, type Name } from './exchanges-world.ts'
 
 const exchanges = createWorld()
@@ -13,8 +17,13 @@ const buy = (minute: number) => ({
   at_ms: Date.UTC(2025, 0, 2, 0, minute),
 })
 
-/** A key at each exchange, whose leases are due once; `changes` replaces what the test is about. */
-async function scene(names: Name[], settings: object = {}, changes: Partial<PortfolioWorld> = {}) {
+/** A key at each exchange, whose leases are due once; `said` and `now` replace what the test is about. */
+async function scene(
+  names: Name[],
+  settings: object = {},
+  said: Partial<PortfolioDatabase> = {},
+  now: () => number = Date.now,
+) {
   const keys = new Map(
     await Promise.all(names.map(async (name) => [name, await exchanges.makeKey(name, settings)] as const)),
   )
@@ -23,7 +32,7 @@ async function scene(names: Name[], settings: object = {}, changes: Partial<Port
     ...{ price_asset: name === 'binance' ? 'USDT' : null, cursor: null, held: [] },
   }))
   const kept = { reads: [] as Read[], failed: [] as Failed[], paused: [] as string[], lines: [] as unknown[] }
-  const world: PortfolioWorld = {
+  const database: PortfolioDatabase = {
     lease: async (_user, notOf) => {
       const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
       return at < 0 ? undefined : due.splice(at, 1)[0]
@@ -35,13 +44,16 @@ async function scene(names: Name[], settings: object = {}, changes: Partial<Port
     },
     pause: async (lease) => void kept.paused.push(lease),
     fail: async (_lease, failed) => void kept.failed.push(failed),
+    ...said,
+  }
+  const world: PortfolioWorld = {
+    database,
     connect: ({ exchange, credentials }) => {
       const name = names.find((candidate) => candidate === exchange) ?? 'kraken'
       return exchanges.connect(name, credentials)
     },
-    now: Date.now,
+    now,
     log: (line) => void kept.lines.push(line),
-    ...changes,
   }
   const keyOf = (id: string) => {
     const key = [...keys].find(([name]) => name === id)?.[1]
@@ -58,11 +70,11 @@ describe('a sync', () => {
     const trades = Array.from({ length: 120 }, (_, n) => buy(n))
     const { world, kept, keyOf } = await scene(['kraken'])
     await exchanges.addTrades('kraken', keyOf('kraken').api_key, trades)
-    const lease = await world.lease(null, [])
+    const lease = await world.database.lease(null, [])
     if (!lease) throw new Error('nothing is due')
 
     const first = await syncCredential(lease, { until: Date.now(), requestId: 'r' }, world)
-    const cursor = kept.reads.at(-1)?.cursor
+    const cursor = kept.reads.at(-1)?.cursor ?? null
     const second = await syncCredential({ ...lease, cursor }, { until: Date.now() + 60_000, requestId: 'r' }, world)
 
     expect(first).toMatchObject({ status: 'incomplete', new_trades: 50, value: null })
@@ -135,6 +147,7 @@ describe('a sync', () => {
 
     expect(outcomes).toMatchObject([{ status: 'failed', reason: 'internal' }])
     expect(kept.lines).toHaveLength(2)
+    expect(kept.lines).toMatchObject([{ cause: 'Error 40001' }, { cause: 'Error 40001' }])
     expect(JSON.stringify([outcomes, kept.lines])).not.toContain('hush')
   })
 
@@ -178,14 +191,18 @@ describe('syncs', () => {
     const running = new Map<string, number>()
     const most = { atOnce: 0, ofOne: 0 }
     const { world } = await scene(['kraken', 'coinbase', 'binance'])
-    const { open } = world
-    const twice = [await world.lease(null, []), await world.lease(null, []), await world.lease(null, [])]
+    const { open } = world.database
+    const twice = [
+      await world.database.lease(null, []),
+      await world.database.lease(null, []),
+      await world.database.lease(null, []),
+    ]
     const due = [...twice, ...twice].filter((lease) => lease !== undefined)
-    world.lease = async (_user, notOf) => {
+    world.database.lease = async (_user, notOf) => {
       const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
       return at < 0 ? undefined : due.splice(at, 1)[0]
     }
-    world.open = async (id, requestId) => {
+    world.database.open = async (id, requestId) => {
       running.set(id, (running.get(id) ?? 0) + 1)
       most.ofOne = Math.max(most.ofOne, ...running.values())
       most.atOnce = Math.max(most.atOnce, [...running.values()].filter((count) => count > 0).length)
@@ -202,7 +219,7 @@ describe('syncs', () => {
 
   test('begin none after their time', async () => {
     let now = 0
-    const { world } = await scene(['kraken', 'coinbase'], {}, { now: () => (now += 25_000) })
+    const { world } = await scene(['kraken', 'coinbase'], {}, {}, () => (now += 25_000))
 
     expect(await runSyncs(whenever, world)).toHaveLength(1)
   })

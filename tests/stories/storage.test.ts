@@ -1,8 +1,8 @@
 /** Files with plain supabase-js: what an owner can do, and what nobody can do to another's. */
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { checkUploads } from '../../functions/_shared/storage/check-uploads.ts'
-import { createUploadWorld } from '../../functions/_shared/storage/upload-world.ts'
+import { checkUploads, createUploadFiles } from '../../functions/_shared/storage/check-uploads.ts'
+import { createUploadDatabase } from '../../functions/_shared/storage/upload-database.ts'
 import { clientWith, newUser, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
@@ -212,7 +212,11 @@ describe('access that ends', () => {
 describe('the look at the bytes', () => {
   const look = () =>
     checkUploads(
-      createUploadWorld({ sql: db(), apiUrl: target().apiUrl, secretKey: target().secretKey, fetch, log: () => {} }),
+      {
+        database: createUploadDatabase(db()),
+        files: createUploadFiles({ apiUrl: target().apiUrl, secretKey: target().secretKey, fetch }),
+        log: () => {},
+      },
       1000,
     )
   const statusOf = async (path: string) =>

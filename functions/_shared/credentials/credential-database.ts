@@ -1,71 +1,134 @@
-/** What the credentials endpoint asks the database: in the caller's name through the Data API, as the service role directly. */
+/** The SQL functions behind credentials. Who may, what is sealed and what opens is theirs; this only carries it. */
 import { z } from 'zod'
 import { type ApiAccess, createUserRpc } from '../auth/user-rpc.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import { AppError } from '../errors.ts'
-import type { CredentialsWorld } from './world.ts'
 
-type Parts = ApiAccess & { sql: Database }
-type CredentialDatabase = Pick<
-  CredentialsWorld,
-  'startTransfer' | 'requireTest' | 'change' | 'save' | 'open' | 'noteTest' | 'findTarget' | 'placeOf'
->
+export type CredentialDatabase = ReturnType<typeof createCredentialDatabase>
 
 const transfers = z.array(z.object({ transfer_id: z.guid(), key: z.string() })).length(1)
-const saved = z.object({ id: z.guid(), version: z.int() })
-const places = z.array(z.object({ kind: z.enum(['ai_provider', 'exchange']), provider: z.string() })).max(1)
-const targets = z
-  .array(
-    z.discriminatedUnion('kind', [
-      z.object({ kind: z.literal('ai_provider'), provider: z.string(), baseUrl: z.string() }),
-      z.object({ kind: z.literal('exchange'), provider: z.string(), baseUrl: z.string().nullable() }),
-    ]),
-  )
-  .max(1)
+type Transfer = z.infer<typeof transfers>[number]
+
+/** Whose key it is: an AI provider of ours, or an exchange, whose address is null when it is the exchange's own. */
+const target = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('ai_provider'), provider: z.string(), baseUrl: z.string() }),
+  z.object({ kind: z.literal('exchange'), provider: z.string(), baseUrl: z.string().nullable() }),
+])
+export type Target = z.infer<typeof target>
+
+/** What a caller gives; never logged, never answered. */
 const fields = z.object({ api_key: z.string(), api_secret: z.string().optional(), passphrase: z.string().optional() })
+export type Secrets = z.infer<typeof fields>
+
 const opened = z.discriminatedUnion('opened', [
   z.object({ opened: z.literal(true), version: z.int(), fields }),
   z.object({ opened: z.literal(false), code: z.enum(['not_found', 'credential_unreadable']) }),
 ])
 
-export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }: Parts): CredentialDatabase {
+/** A new credential, or one that is there and gets another key. */
+export type Place = { id: string } | { target: Target; name: string }
+
+type Parts = ApiAccess & { sql: Database }
+
+export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }: Parts) {
   const rpc = createUserRpc({ apiUrl, publishableKey, fetch })
   return {
-    startTransfer: async (token) => {
+    /** These four ask in the caller's own name, with the caller's token: session, second factor and limits are decided in SQL. */
+    startTransfer: async (token: string): Promise<Transfer> => {
       const [transfer] = transfers.parse(await rpc(token, 'start_secret_transfer', {}))
       if (!transfer) throw new AppError('internal')
       return transfer
     },
-    requireTest: async (token, id) => {
+    requireTest: async (token: string, id: string): Promise<void> => {
       await rpc(token, 'start_credential_test', { id })
     },
-    change: async (token, id, name) => {
-      await (name === null ? rpc(token, 'delete_credential', { id }) : rpc(token, 'rename_credential', { id, name }))
+    rename: async (token: string, id: string, name: string): Promise<void> => {
+      await rpc(token, 'rename_credential', { id, name })
     },
-    save: async (transferId, { nonce, ciphertext }, place) => {
+    remove: async (token: string, id: string): Promise<void> => {
+      await rpc(token, 'delete_credential', { id })
+    },
+
+    /** The secrets are sealed there; a transfer is used once. */
+    save: async ({ transfer_id, key }: Transfer, secrets: Secrets, place: Place) => {
+      const { nonce, ciphertext } = await encryptTransfer(key, transfer_id, JSON.stringify(secrets))
       const [id, kind, provider, name] =
         'id' in place ? [place.id, null, null, null] : [null, place.target.kind, place.target.provider, place.name]
       return callSql(
         sql`
-          select private.save_credential(${transferId}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`,
-        answer(saved),
+          select private.save_credential(${transfer_id}, ${nonce}, ${ciphertext}, ${id}, ${kind}, ${provider}, ${name}) as answer`,
+        answer(z.object({ id: z.guid(), version: z.int() })),
       )
     },
-    open: (id, purpose, requestId) =>
+    open: (id: string, purpose: 'test', requestId: string) =>
       callSql(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`, answer(opened)),
-    noteTest: async (id, version, { reason, permissions }) => {
+    /** `version` is that of the key that was tested; `reason` null: it works. */
+    noteTest: async (
+      id: string,
+      version: number,
+      { reason, permissions }: { reason: string | null; permissions: string[] },
+    ): Promise<void> => {
       await callSql(sql`select private.note_credential_test(${id}, ${version}, ${reason}, ${permissions})`, nothing)
     },
-    findTarget: async (kind, provider) => {
+    /** Undefined when there is no such AI provider or exchange here. */
+    findTarget: async (kind: Target['kind'], provider: string): Promise<Target | undefined> => {
       const found =
         kind === 'exchange'
           ? sql`select 'exchange' as kind, id as provider, base_url as "baseUrl" from private.exchanges where id = ${provider} and enabled`
           : sql`select 'ai_provider' as kind, id as provider, base_url as "baseUrl" from private.providers where id = ${provider}`
-      return (await callSql(found, targets))[0]
+      return (await callSql(found, z.array(target).max(1)))[0]
     },
-    placeOf: async (id, userId) => {
+    /** Whose key a credential of this user's is; of anybody else's, undefined. */
+    placeOf: async (id: string, userId: string) => {
       const found = sql`select kind, provider from public.credentials where id = ${id} and user_id = ${userId}`
+      const places = z.array(z.object({ kind: z.enum(['ai_provider', 'exchange']), provider: z.string() })).max(1)
       return (await callSql(found, places))[0]
     },
   }
+}
+
+type Bytes = Uint8Array<ArrayBuffer>
+
+const tagBytes = 32
+
+type Encrypted = { nonce: Bytes; ciphertext: Bytes }
+
+/**
+ * How secrets travel to the database: A256CBC-HS512 (RFC 7518, 5.2.5), so that a statement log with parameters holds none in clear.
+ * `key` is 64 bytes as hex, half for the MAC and half for AES; `associatedData` is bound to the text and not
+ * sent with it.
+ */
+async function encryptTransfer(key: string, associatedData: string, text: string): Promise<Encrypted> {
+  const encoder = new TextEncoder()
+  const bytes = fromHex(key)
+  const nonce = crypto.getRandomValues(new Uint8Array(16))
+  const aes = await crypto.subtle.importKey('raw', bytes.subarray(32), 'AES-CBC', false, ['encrypt'])
+  const body = new Uint8Array(await crypto.subtle.encrypt({ name: 'AES-CBC', iv: nonce }, aes, encoder.encode(text)))
+  const data = encoder.encode(associatedData)
+  const hash = { name: 'HMAC', hash: 'SHA-512' }
+  const hmac = await crypto.subtle.importKey('raw', bytes.subarray(0, 32), hash, false, ['sign'])
+  const signed = await crypto.subtle.sign('HMAC', hmac, concat(data, nonce, body, bitLength(data)))
+  return { nonce, ciphertext: concat(body, new Uint8Array(signed).subarray(0, tagBytes)) }
+}
+
+function fromHex(hex: string): Bytes {
+  if (!/^[0-9a-f]{128}$/.test(hex)) throw new Error('a transfer key is 64 bytes as hex')
+  return Uint8Array.from(hex.match(/../g) ?? [], (byte) => Number.parseInt(byte, 16))
+}
+
+/** 64 bits, big end first. */
+function bitLength({ byteLength }: Bytes): Bytes {
+  const bytes = new Uint8Array(8)
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(8 * byteLength))
+  return bytes
+}
+
+function concat(...parts: Bytes[]): Bytes {
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0))
+  let at = 0
+  for (const part of parts) {
+    bytes.set(part, at)
+    at += part.byteLength
+  }
+  return bytes
 }

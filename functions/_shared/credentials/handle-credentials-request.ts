@@ -1,13 +1,51 @@
 /** The credentials endpoint without its environment: add a key, test it, put another in its place, rename it, delete it. */
+import { z } from 'zod'
 import { requireUserToken } from '../auth/identify-caller.ts'
+import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import { encryptTransfer } from './encrypt-transfer.ts'
-import { newCredential, newName, newSecrets } from './read-credential.ts'
-import { requireFields, testExchangeKey } from './test-exchange-key.ts'
-import { testProviderKey } from './test-provider-key.ts'
-import type { CredentialsWorld, KeyTest, Secrets, Target } from './world.ts'
+import type { CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
+import { type KeyTest, requireFields, testKey } from './test-key.ts'
+
+export type CredentialsWorld = {
+  database: CredentialDatabase
+  verifyUserToken(token: string): Promise<UserCaller>
+  fetch: typeof fetch
+  /** Epoch milliseconds. */
+  now(): number
+  newId(): string
+  log(line: Record<string, unknown>): void
+}
+
+/** What goes into a header: nothing that could end it, because the runtime's error about that repeats the value. */
+const headerValue = z
+  .string()
+  .min(1)
+  .max(4_000)
+  .regex(/^[\x21-\x7e]+$/)
+/** Secrets that sign may have spaces, and those in PEM have line ends. */
+const secret = (max: number) =>
+  z
+    .string()
+    .min(1)
+    .max(max)
+    .regex(/^[\x20-\x7e\r\n]+$/)
+
+const secretFields = {
+  api_key: headerValue,
+  api_secret: secret(4_000).optional(),
+  passphrase: secret(200).optional(),
+}
+const givenName = z.string().trim().min(1).max(100)
+
+const whose = z.string().min(1).max(80).optional()
+/** A key of an exchange or of an AI provider, whichever is named. */
+const newCredential = z
+  .strictObject({ exchange: whose, provider: whose, name: givenName, ...secretFields })
+  .refine(({ exchange, provider }) => (exchange === undefined) !== (provider === undefined), { path: ['exchange'] })
+const newSecrets = z.strictObject(secretFields)
+const newName = z.strictObject({ name: givenName })
 
 const form = /^\/credentials(?:\/(?<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?<act>test|rotate))?)?\/?$/
 
@@ -29,11 +67,11 @@ async function route(request: Request, path: string, requestId: string, world: C
   if (id && asked === 'POST test') return test(token, userId, id, requestId, world)
   if (id && asked === 'PATCH one') {
     const { name } = await readJson(request, newName)
-    await world.change(token, id, name)
+    await world.database.rename(token, id, name)
     return { status: 200, body: { id, name } }
   }
   if (id && asked === 'DELETE one') {
-    await world.change(token, id, null)
+    await world.database.remove(token, id)
     return { status: 204, body: null }
   }
   throw new AppError('method_not_allowed', {
@@ -43,7 +81,7 @@ async function route(request: Request, path: string, requestId: string, world: C
 
 async function add(request: Request, token: string, world: CredentialsWorld): Promise<Answer> {
   const { exchange, provider = '', name, ...secrets } = await readJson(request, newCredential)
-  const target = await world.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
+  const target = await world.database.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
   if (!target) {
     const [what, param] = exchange ? ['exchange', 'exchange'] : ['AI provider', 'provider']
     throw new AppError('not_found', { message: `There is no such ${what} here.`, param })
@@ -69,19 +107,19 @@ async function test(
   requestId: string,
   world: CredentialsWorld,
 ): Promise<Answer> {
-  await world.requireTest(token, id)
+  await world.database.requireTest(token, id)
   const target = await targetOf(id, userId, world)
-  const opened = await world.open(id, 'test', requestId)
+  const opened = await world.database.open(id, 'test', requestId)
   if (!opened.opened) throw new AppError(opened.code)
   const tested = await testKey(target, opened.fields, world)
-  await world.noteTest(id, opened.version, tested)
+  await world.database.noteTest(id, opened.version, tested)
   return { status: 200, body: describe(id, tested) }
 }
 
 /** The same answer for a credential that is not there, another's, and one of an exchange that is not used here any more. */
 async function targetOf(id: string, userId: string, world: CredentialsWorld): Promise<Target> {
-  const place = await world.placeOf(id, userId)
-  const target = place && (await world.findTarget(place.kind, place.provider))
+  const place = await world.database.placeOf(id, userId)
+  const target = place && (await world.database.findTarget(place.kind, place.provider))
   if (!target) throw new AppError('not_found')
   return target
 }
@@ -94,26 +132,17 @@ async function keep(
   token: string,
   target: Target,
   secrets: Secrets,
-  place: { id: string } | { target: Target; name: string },
+  place: Place,
   world: CredentialsWorld,
 ): Promise<Record<string, unknown>> {
   if (target.kind === 'exchange') await requireFields(target.provider, secrets)
-  const { transfer_id, key } = await world.startTransfer(token)
+  const transfer = await world.database.startTransfer(token)
   const tested = await testKey(target, secrets, world)
   if (tested.reason === 'can_withdraw') throw new AppError('key_can_withdraw')
-  const { id, version } = await world.save(
-    transfer_id,
-    await encryptTransfer(key, transfer_id, JSON.stringify(secrets)),
-    place,
-  )
-  await world.noteTest(id, version, tested)
+  const { id, version } = await world.database.save(transfer, secrets, place)
+  await world.database.noteTest(id, version, tested)
   return describe(id, tested)
 }
-
-const testKey = (target: Target, secrets: Secrets, world: CredentialsWorld): Promise<KeyTest> =>
-  target.kind === 'exchange'
-    ? testExchangeKey(target.provider, target.baseUrl, secrets, world)
-    : testProviderKey(target.baseUrl, secrets.api_key, world)
 
 const describe = (id: string, { reason, message, permissions }: KeyTest): Record<string, unknown> => ({
   id,

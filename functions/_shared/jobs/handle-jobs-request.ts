@@ -1,9 +1,23 @@
 /** The jobs endpoint without its environment: who calls, which job, and an answer that says what was done. */
 import { AppError, renderError, toAppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import { requestId as requestIdOf } from '../http/request-headers.ts'
-import { archiveAudit } from './archive-audit.ts'
-import { sendMails } from './send-mails.ts'
-import type { JobsWorld } from './world.ts'
+import { type ArchiveWorld, archiveAudit } from './archive-audit.ts'
+import { type MailWorld, sendMails } from './send-mails.ts'
+
+export type JobsWorld = ArchiveWorld &
+  MailWorld & {
+    hasSecretKey(headers: Headers): Promise<boolean>
+    /** Looks at the bytes of new uploads. */
+    checkUploads(): Promise<{ ok: number; rejected: number; failed: number }>
+    /** Syncs every portfolio that is due. */
+    syncPortfolios(requestId: string): Promise<Record<string, number>>
+    /** Undefined when this deployment has no Stripe account. */
+    billing:
+      | { applyEvents(): Promise<Record<string, number>>; reconcile(): Promise<Record<string, unknown>> }
+      | undefined
+    newId(): string
+  }
 
 const jobs = new Map<string, (world: JobsWorld, requestId: string) => Promise<Record<string, unknown>>>([
   ['/jobs/send-mails', sendMails],
@@ -31,8 +45,8 @@ export async function handleJobsRequest(request: Request, world: JobsWorld): Pro
     })
     .catch((cause: unknown) => {
       const error = toAppError(cause)
-      const why = error.cause instanceof Error ? { cause: error.cause.message } : {}
-      world.log({ ...line, level: error.status >= 500 ? 'error' : 'info', error_code: error.code, ...why })
+      const level = error.status >= 500 ? 'error' : 'info'
+      world.log({ ...line, level, error_code: error.code, ...causeOf(error) })
       return renderError(error, world.now())
     })
   response.headers.set('x-request-id', requestId)

@@ -1,8 +1,15 @@
 /** The SQL functions behind the jobs. The decisions are theirs; this only carries them. */
 import { z } from 'zod'
-import type { Database } from '../db.ts'
-import type { ArchivePart, JobsWorld, Mail } from './world.ts'
+import { answer, callSql, type Database, nothing } from '../db.ts'
 
+export type JobDatabase = ReturnType<typeof createJobDatabase>
+
+const mails = z.array(
+  z.object({ id: z.string(), address: z.string(), subject: z.string(), body: z.string(), attempt: z.number().int() }),
+)
+export type Mail = z.infer<typeof mails>[number]
+
+/** A range of one month's chain. */
 const archivePart = z.object({
   month: z.string(),
   part: z.number().int(),
@@ -10,36 +17,28 @@ const archivePart = z.object({
   last_seq: z.number().int(),
   is_complete: z.boolean(),
 })
-const mails = z.array(
-  z.object({ id: z.string(), address: z.string(), subject: z.string(), body: z.string(), attempt: z.number().int() }),
-)
+export type ArchivePart = z.infer<typeof archivePart>
 
-type JobDatabase = Pick<
-  JobsWorld,
-  'claimMails' | 'finishMail' | 'nextArchive' | 'readEntries' | 'recordArchive' | 'dropMonth'
->
-
-export function createJobDatabase(sql: Database): JobDatabase {
+export function createJobDatabase(sql: Database) {
   return {
-    claimMails: async (limit) => mails.parse([...(await sql`select * from private.claim_mails(${limit})`)]),
-    finishMail: async (mail: Mail, error) => {
-      await sql`select private.finish_mail(${mail.id}::uuid, ${mail.attempt}, ${error})`
+    claimMails: (limit: number) => callSql(sql`select * from private.claim_mails(${limit})`, mails),
+    /** Null when the mail was sent, else why not. */
+    finishMail: async ({ id, attempt }: Mail, why: string | null): Promise<void> => {
+      await callSql(sql`select private.finish_mail(${id}::uuid, ${attempt}, ${why})`, nothing)
     },
-    nextArchive: async () => {
-      const [row] = await sql`select private.next_audit_archive() as part`
-      return archivePart.nullable().parse(row?.part ?? null)
-    },
-    readEntries: async ({ month, first_seq, last_seq }: ArchivePart) => {
-      const rows = await sql<{ line: string }[]>`
-        select line from private.read_audit_entries(${month}::date, ${first_seq}, ${last_seq}) line`
+    nextArchive: () => callSql(sql`select private.next_audit_archive() as answer`, answer(archivePart.nullable())),
+    readEntries: async ({ month, first_seq, last_seq }: ArchivePart): Promise<string[]> => {
+      const rows = await callSql(
+        sql`select line from private.read_audit_entries(${month}::date, ${first_seq}, ${last_seq}) line`,
+        z.array(z.object({ line: z.string() })),
+      )
       return rows.map(({ line }) => line)
     },
-    recordArchive: async (part, sha256, path) => {
-      await sql`select private.record_audit_archive(${sql.json(part)}, ${sha256}, ${path})`
+    recordArchive: async (part: ArchivePart, sha256: string, path: string): Promise<void> => {
+      await callSql(sql`select private.record_audit_archive(${sql.json(part)}, ${sha256}, ${path})`, nothing)
     },
-    dropMonth: async (month) => {
-      const [row] = await sql`select private.drop_archived_audit_month(${month}::date) as dropped`
-      return row?.dropped === true
-    },
+    /** False when the month is gone already. */
+    dropMonth: (month: string) =>
+      callSql(sql`select private.drop_archived_audit_month(${month}::date) as answer`, answer(z.boolean())),
   }
 }

@@ -4,8 +4,7 @@ import type { UserRpc } from '../auth/user-rpc.ts'
 import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
-import { runSyncs } from './run-syncs.ts'
-import type { PortfolioWorld } from './world.ts'
+import { type PortfolioWorld, runSyncs } from './run-syncs.ts'
 
 export type PortfolioEndpointWorld = PortfolioWorld & {
   verifyUserToken(token: string): Promise<UserCaller>

@@ -1,9 +1,12 @@
 /** The SQL functions behind a sync. Leases, limits and exactly-once are theirs; this only carries them. */
 import { z } from 'zod'
 import { answer, callSql, type Database, nothing } from '../db.ts'
-import { connectExchange } from '../exchanges/connect.ts'
-import type { PortfolioWorld } from './world.ts'
+import type { Holding } from '../exchanges/read-holdings.ts'
+import type { Trade } from '../exchanges/read-trades.ts'
 
+export type PortfolioDatabase = ReturnType<typeof createPortfolioDatabase>
+
+/** The right to sync one credential. */
 const leases = z
   .array(
     z.object({
@@ -12,12 +15,17 @@ const leases = z
       exchange_id: z.string(),
       base_url: z.string().nullable(),
       quote_currency: z.string(),
+      /** What this exchange prices assets in; one of it counts as one of the currency. Null: the currency itself. */
       price_asset: z.string().nullable(),
+      /** Where the last sync was in the history of trades; null at the beginning. */
       cursor: z.record(z.string(), z.unknown()).transform((cursor) => (Object.keys(cursor).length ? cursor : null)),
+      /** The assets of the last sync. */
       held: z.array(z.string()),
     }),
   )
   .max(1)
+export type Lease = z.infer<typeof leases>[number]
+
 const opened = z.discriminatedUnion('opened', [
   z.object({
     opened: z.literal(true),
@@ -31,19 +39,39 @@ const recorded = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(true), new_trades: z.int(), value: z.string().nullable() }),
 ])
 
-export function createPortfolioWorld(
-  sql: Database,
-  outside: Pick<PortfolioWorld, 'now' | 'log'> & { fetch: typeof fetch },
-): PortfolioWorld {
+export type TradeRow = Omit<Trade, 'exchange_trade_id' | 'symbol'> & {
+  id: string
+  /** In the portfolio currency; absent when the sync's prices say it, or nobody does. */
+  quote_price?: string
+  fee_price?: string
+}
+
+/** `holdings` null: a page of a history that goes on. */
+export type Read = {
+  holdings: Holding[] | null
+  prices: Record<string, string>
+  trades: TradeRow[]
+  /** Null: it stays as it is. */
+  cursor: Record<string, unknown> | null
+}
+
+export type Failed = {
+  reason: string
+  /** For how long nobody may ask this exchange. */
+  pauseSeconds?: number | undefined
+  /** Of the key that its owner must look at. */
+  refusedVersion?: number | undefined
+}
+
+export function createPortfolioDatabase(sql: Database) {
   return {
-    ...outside,
-    connect: (target) => connectExchange(target, outside),
-    lease: async (ofUser, notOf) => {
+    /** The next sync that is due: anybody's, or one user's even before that. */
+    lease: async (ofUser: string | null, notOf: string[]): Promise<Lease | undefined> => {
       return (await callSql(sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`, leases))[0]
     },
-    open: (credentialId, requestId) =>
+    open: (credentialId: string, requestId: string) =>
       callSql(sql`select private.open(${credentialId}, 'sync', ${requestId}) as answer`, answer(opened)),
-    record: async (leaseId, { holdings, prices, trades, cursor }) => {
+    record: async (leaseId: string, { holdings, prices, trades, cursor }: Read) => {
       const json = (value: unknown) => (value === null ? null : JSON.stringify(value))
       // Numbers leave jsonb as text: JavaScript's would lose digits.
       const [row] = await callSql(
@@ -56,12 +84,14 @@ export function createPortfolioWorld(
       )
       return row
     },
-    pause: async (leaseId) => {
+    /** These two answer nothing when the lease is another's already. */
+    pause: async (leaseId: string): Promise<void> => {
       await callSql(sql`select private.pause_portfolio_sync(${leaseId})`, nothing)
     },
-    fail: async (leaseId, { reason, pauseSeconds = null, refusedVersion = null }) => {
+    fail: async (leaseId: string, { reason, pauseSeconds, refusedVersion }: Failed): Promise<void> => {
       await callSql(
-        sql`select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds}, ${refusedVersion})`,
+        sql`
+          select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds ?? null}, ${refusedVersion ?? null})`,
         nothing,
       )
     },
