@@ -1,6 +1,6 @@
 /** What the tests of sql/ share: accounts made by SQL, transactions that roll back, and many real connections. */
 import postgres from 'postgres'
-import { noonZone } from '../support/noon-zone.ts'
+import { moveToNoon } from '../support/noon-zone.ts'
 import { target } from '../target.ts'
 
 export type Sql = postgres.Sql
@@ -106,8 +106,9 @@ export async function racing<T>(connections: number, race: (sql: Sql, accounts: 
   try {
     await Promise.all(Array.from({ length: connections }, () => sql`select pg_sleep(0.02)`))
     await hourToCome(sql)
-    return await race(sql, async ({ metadata, ...options } = {}) => {
-      const account = await newAccount(sql, { ...options, metadata: { time_zone: noonZone(), ...Object(metadata) } })
+    return await race(sql, async (options) => {
+      const account = await newAccount(sql, options)
+      await moveToNoon(sql, account.id)
       made.push(account.id)
       return account
     })

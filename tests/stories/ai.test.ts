@@ -4,7 +4,15 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { callsAtProvider, modelThat } from '../support/models.ts'
-import { clientWith, newUser, openaiFor, password, signUpData, type TestUser } from '../support/users.ts'
+import { moveToNoon } from '../support/noon-zone.ts'
+import {
+  clientWith,
+  newUser as newUserAnywhere,
+  openaiFor,
+  password,
+  signUpData,
+  type TestUser,
+} from '../support/users.ts'
 import { target } from '../target.ts'
 
 const model = 'demo/echo'
@@ -17,6 +25,13 @@ beforeAll(() => {
   sql = postgres(target().dbUrl, { max: 2, onnotice: () => {} })
 })
 afterAll(() => sql.end())
+
+/** Their limits of a day are counted here. */
+async function newUser(): Promise<TestUser> {
+  const user = await newUserAnywhere()
+  await moveToNoon(sql, user.id)
+  return user
+}
 
 /** A settlement that takes its time goes on behind the answer: balances are awaited, never longer than this. */
 const patience = { timeout: 20_000 }

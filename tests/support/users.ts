@@ -4,7 +4,6 @@ import OpenAI from 'openai'
 import type { Database } from '../../functions/_shared/database.types.ts'
 import { confirmationLink } from '../../stack/demo-user.ts'
 import { target } from '../target.ts'
-import { noonZone } from './noon-zone.ts'
 
 export type TestUser = {
   id: string
@@ -18,14 +17,8 @@ export type TestUser = {
 
 export const password = 'Correct1Horse'
 
-/** What registration asks for, and a zone in which no day ends. */
-export const signUpData = {
-  first_name: 'Ada',
-  last_name: 'Test',
-  birth_date: '1990-12-10',
-  accept_terms: true,
-  time_zone: noonZone(),
-}
+/** What registration asks for. */
+export const signUpData = { first_name: 'Ada', last_name: 'Test', birth_date: '1990-12-10', accept_terms: true }
 
 /** A client without a session: anonymous, or with the secret key. */
 export const clientWith = (key: string) =>
