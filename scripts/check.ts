@@ -9,6 +9,11 @@ import { type Scratch, startScratch } from '../stack/platform/scratch.ts'
 import { rowDifference } from '../stack/rows.ts'
 import { applySources, generateTypes, prepareForComparison, pushMigrations, schemaDifference } from '../stack/schema.ts'
 import { reviewAdvisors } from './checks/advisors.ts'
+import { findWrongCode } from './checks/docs/code.ts'
+import { findBrokenLinks } from './checks/docs/links.ts'
+import { findUnknownNames } from './checks/docs/names.ts'
+import { findWrongSql } from './checks/docs/sql.ts'
+import { findImportCircles } from './checks/import-circles.ts'
 import { findImportViolations } from './checks/imports.ts'
 import { findSecrets } from './checks/secrets.ts'
 import { findUnguardedStatements } from './checks/where-clauses.ts'
@@ -16,8 +21,10 @@ import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run check
 
-Format and lint (biome), types (tsc), import direction, secrets, migrations (squawk), drift, generated types,
-UPDATE/DELETE without WHERE, Supabase's advisors, and the access matrix. Exits 1 when any of them fails.`
+Code: format and lint (biome), types (tsc), what nobody uses (knip), import direction and circles, secrets.
+Schema: migrations (squawk), drift, generated types, UPDATE/DELETE without WHERE, Supabase's advisors, the access matrix.
+Pages: links, names of the database, settings, variables, commands and files, examples in TypeScript and SQL.
+Exits 1 when any of them fails.`
 
 const execute = promisify(execFile)
 
@@ -32,9 +39,8 @@ const run =
     )
   }
 
-async function checkDrift(scratch: Scratch, migrated: string): Promise<string[]> {
-  const sources = await scratch.createDatabase('sources')
-  await applySources(sources, { seed: true })
+/** Last of all: it takes away what only one of the two has. */
+async function checkDrift(migrated: string, sources: string): Promise<string[]> {
   const stale = await staleBaselineFiles()
   if (stale.length > 0) return [`The baseline is stale (${stale.join(', ')}): run "npm run db:baseline".`]
   await Promise.all([prepareForComparison(migrated), prepareForComparison(sources)])
@@ -64,33 +70,62 @@ const onDatabase = (url: string) => ({
   DB_URL: url,
 })
 
+type Check = [name: string, find: () => Promise<string[]>]
+
+const ofCode: Check[] = [
+  ['format and lint', run('biome', ['ci', '--error-on-warnings', '.'])],
+  ['types', run('tsc', ['-p', '.'])],
+  ['files, exports and dependencies are used', run('knip', ['--no-progress', '--treat-config-hints-as-errors'])],
+  ['import direction', findImportViolations],
+  ['no import circles', findImportCircles],
+  ['secrets', findSecrets],
+  ['pages: links, and what README leads to', findBrokenLinks],
+  ['pages: examples in TypeScript', findWrongCode],
+  ['migrations: squawk', run('squawk', ['supabase/migrations/*.sql'])],
+]
+
+const ofSchema = (url: string): Check[] => [
+  ['generated types', () => checkTypes(url)],
+  ['advisors', () => reviewAdvisors(url)],
+  ['UPDATE and DELETE have a WHERE', () => findUnguardedStatements(url)],
+  ['pages: names', () => findUnknownNames(url)],
+  ['pages: examples in SQL', () => findWrongSql(url)],
+]
+
 await runScript(help, async () => {
   let failures = 0
-  const check = async (name: string, find: () => Promise<string[]>) => {
-    const began = performance.now()
-    const findings = await find().catch((error: unknown) => [error instanceof Error ? error.message : String(error)])
-    const seconds = ((performance.now() - began) / 1000).toFixed(1)
-    console.log(`${findings.length === 0 ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)`)
-    for (const finding of findings) console.log(`     ${finding.replaceAll('\n', '\n     ')}`)
-    if (findings.length > 0) failures += 1
+  const startedAt = performance.now()
+  const secondsSince = (began: number) => ((performance.now() - began) / 1000).toFixed(1)
+  const check = async (...checks: Check[]) => {
+    for (const [name, find] of checks) {
+      const began = performance.now()
+      const findings = await find().catch((error: unknown) => [error instanceof Error ? error.message : String(error)])
+      console.log(`${findings.length === 0 ? 'ok  ' : 'FAIL'} ${name} (${secondsSince(began)} s)`)
+      for (const finding of findings) console.log(`     ${finding.replaceAll('\n', '\n     ')}`)
+      if (findings.length > 0) failures += 1
+    }
   }
-  await check('format and lint', run('biome', ['ci', '--error-on-warnings', '.']))
-  await check('types', run('tsc', ['-p', '.']))
-  await check('import direction', findImportViolations)
-  await check('secrets', findSecrets)
-  await check('migrations: squawk', run('squawk', ['supabase/migrations/*.sql']))
+  const checkDatabase = async (scratch: Scratch) => {
+    const [migrated, sources] = [await scratch.createDatabase('migrated'), await scratch.createDatabase('sources')]
+    await Promise.all([
+      check(['migrations apply to an empty project', () => pushMigrations(migrated, { seed: true }).then(() => [])]),
+      check(['sources apply to an empty project', () => applySources(sources, { seed: true }).then(() => [])]),
+    ])
+    await Promise.all([
+      check(['access matrix', run('vitest', ['run', 'tests/access'], onDatabase(migrated))]),
+      check(...ofSchema(migrated)),
+    ])
+    await check(['drift', () => checkDrift(migrated, sources)])
+  }
+  // What needs no database runs beside what does.
+  const code = check(...ofCode)
   const scratch = await startScratch()
   try {
-    const url = await scratch.createDatabase('migrated')
-    await check('migrations apply to an empty project', () => pushMigrations(url, { seed: true }).then(() => []))
-    await check('access matrix', run('vitest', ['run', 'tests/access'], onDatabase(url)))
-    await check('generated types', () => checkTypes(url))
-    await check('advisors', () => reviewAdvisors(url))
-    await check('UPDATE and DELETE have a WHERE', () => findUnguardedStatements(url))
-    await check('drift', () => checkDrift(scratch, url))
+    await Promise.all([code, checkDatabase(scratch)])
   } finally {
     await scratch.stop()
   }
-  console.log(failures === 0 ? '\nAll checks passed.' : `\n${failures} checks failed.`)
+  const total = `${secondsSince(startedAt)} s`
+  console.log(failures === 0 ? `\nAll checks passed (${total}).` : `\n${failures} checks failed (${total}).`)
   return failures === 0 ? 0 : 1
 })

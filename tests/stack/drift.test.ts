@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
-import { violationsIn } from '../../scripts/checks/imports.ts'
-import { secretsIn } from '../../scripts/checks/secrets.ts'
+import { readCatalogue } from '../../scripts/checks/docs/catalogue.ts'
+import { readPage } from '../../scripts/checks/docs/pages.ts'
+import { wrongSqlIn } from '../../scripts/checks/docs/sql.ts'
 import { makeBaseline, staleBaselineFiles } from '../../stack/baseline.ts'
 import { root } from '../../stack/config.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
@@ -68,6 +69,22 @@ describe('schema', { timeout: 120_000 }, () => {
     expect(await servicePolicyDifference(migrated, sources)).toBe('')
   })
 
+  test('SQL in a page that the schema does not know is found, by its line, and nothing of it stays', async () => {
+    const wrongIn = (sql: string) =>
+      wrongSqlIn([readPage('docs/page.md', `# Page\n\n\`\`\`sql\n${sql}\n\`\`\`\n`)], migrated)
+    const right =
+      "create table private.example (id uuid); -- ‘one’\nselect id from private.example;\nselect public.find_account('...');"
+
+    expect(await wrongIn(right)).toEqual([])
+    expect(await wrongIn(`${right}\n\n-- two\nselect nothing from private.example;`)).toEqual([
+      'docs/page.md:9 column "nothing" does not exist',
+    ])
+    expect(await wrongIn("update private.settings set wert = '1'")).toHaveLength(1)
+    expect(await wrongIn('select public.lose_account(1)')).toHaveLength(1)
+    expect(await wrongIn('selekt 1')).toEqual(['docs/page.md:4 syntax error at or near "selekt"'])
+    expect((await readCatalogue(migrated)).relations.has('private.example')).toBe(false)
+  })
+
   test('the advisors find nothing that was not reviewed; a careless function is found', async () => {
     expect(await reviewAdvisors(migrated)).toEqual([])
 
@@ -120,51 +137,4 @@ test('the functions run on the versions that package-lock.json has', () => {
     const { version } = packages[`node_modules/ccxt/node_modules/${name}`] ?? packages[`node_modules/${name}`]
     expect(specifier).toBe(`npm:${slash}${name}@${version}${slash}`)
   }
-})
-
-describe('the other checks can fail', () => {
-  test('an endpoint that imports another, and a domain that imports an endpoint', () => {
-    expect(violationsIn('functions/ai/index.ts', "import { x } from '../billing/index.ts'")).toHaveLength(1)
-    expect(violationsIn('functions/_shared/ai/x.ts', "import { x } from '../credentials/open.ts'")).toHaveLength(1)
-    expect(violationsIn('stack/x.ts', "import { x } from '../tests/y.ts'")).toHaveLength(1)
-    expect(
-      violationsIn('functions/_shared/ai/x.ts', "import { AppError } from '../errors.ts'\nimport { y } from './y.ts'"),
-    ).toEqual([])
-  })
-
-  test.each([
-    ['the platform that imports the stack', 'stack/platform/gateway.ts', '../config.ts', false],
-    ['and from a folder of it, a type', 'stack/platform/auth/settings.ts', '../../keys.ts', false],
-    ['the platform that imports a double', 'stack/platform/gateway.ts', '../doubles/stripe.ts', false],
-    ['the platform that imports a function', 'stack/platform/jobs.ts', '../../functions/_shared/db.ts', false],
-    ['a double that imports the platform', 'stack/doubles/stripe/events.ts', '../../platform/jobs.ts', false],
-    ['a double that imports the stack', 'stack/doubles/stripe.ts', '../config.ts', false],
-    ['a double that imports another', 'stack/doubles/stripe/events.ts', '../exchanges/state.ts', false],
-    ['the same by its first file', 'stack/doubles/stripe.ts', './exchanges.ts', false],
-    ['the platform that imports itself', 'stack/platform/auth/service.ts', '../gateway/callers.ts', true],
-    ['a double that imports itself', 'stack/doubles/stripe.ts', './stripe/state.ts', true],
-    ['the stack that starts the platform', 'stack/stack.ts', './platform/gateway.ts', true],
-    ['the stack that starts a double', 'stack/stack.ts', './doubles/stripe.ts', true],
-  ])('the direction of stack/: %s', (_what, file, imported, isAllowed) => {
-    expect(violationsIn(file, `import type { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
-    expect(violationsIn(file, `export { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
-  })
-
-  test('the platform names neither Palisade nor its commands; who made a stand-in extension may say so', () => {
-    const platform = join(root, 'stack', 'platform')
-    const files = readdirSync(platform, { recursive: true, encoding: 'utf8' })
-    const read = files.filter((file) => /^(?!extensions).*\.(?:ts|sql)$/.test(file))
-
-    expect(read.length).toBeGreaterThan(30)
-    expect(read.filter((file) => /palisade|npm run/i.test(readFileSync(join(platform, file), 'utf8')))).toEqual([])
-  })
-
-  test('a key in a file is found, and the finding does not repeat it', () => {
-    const key = `sb_secret_${'x'.repeat(30)}`
-
-    const found = secretsIn('notes.md', `one\nkey: ${key}\n`)
-
-    expect(found).toEqual(['notes.md:2 looks like a Supabase key'])
-    expect(secretsIn('notes.md', 'sb_secret_... is not a key')).toEqual([])
-  })
 })

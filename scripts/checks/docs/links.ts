@@ -1,11 +1,14 @@
-/** Links lead somewhere: to a file or folder of the repository, and to a heading in it. README names every page and folder. */
+/** Links lead somewhere: to a file or folder of the repository, and to a heading in it. README names all pages, folders and commands. */
+import { readFile } from 'node:fs/promises'
 import { dirname, join, normalize } from 'node:path'
+import { root } from '../../../stack/config.ts'
 import { trackedFiles } from '../tracked-files.ts'
 import { type Page, readPages } from './pages.ts'
 
 export async function findBrokenLinks(): Promise<string[]> {
   const [pages, files] = await Promise.all([readPages(), trackedFiles()])
-  return [...brokenLinksIn(pages, files), ...missingInReadme(pages, files)]
+  const { scripts } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'))
+  return [...brokenLinksIn(pages, files), ...missingInReadme(pages, files, new Set(Object.keys(scripts)))]
 }
 
 export function brokenLinksIn(pages: Page[], files: string[]): string[] {
@@ -23,15 +26,17 @@ export function brokenLinksIn(pages: Page[], files: string[]): string[] {
   )
 }
 
-/** The map of the folders is what a newcomer reads first: it leads to every page of docs/ and to every folder. */
-export function missingInReadme(pages: Page[], files: string[]): string[] {
+/** README is what a newcomer reads first: it leads to every page of docs/ and every folder, and tells of every command. */
+export function missingInReadme(pages: Page[], files: string[], commands: Set<string>): string[] {
   const readme = pages.find(({ file }) => file === 'README.md')
   const named = new Set(readme?.links.map(({ text }) => text.replace(/\/$/, '')))
   const folders = files.filter((file) => file.includes('/') && !file.startsWith('.')).map((file) => file.split('/')[0])
   const wanted = [...new Set(folders), ...files.filter((file) => /^docs\/.*\.md$/.test(file))]
-  return wanted.flatMap((path) =>
-    path === undefined || named.has(path) ? [] : [`README.md does not lead to ${path}: its table names every page`],
-  )
+  const told = new Set([...(readme?.prose.matchAll(/npm (?:run (?:-s )?)?([\w:]+)/g) ?? [])].map(([, name]) => name))
+  return [
+    ...wanted.filter((path = '') => !named.has(path)).map((path) => `README.md does not lead to ${path}`),
+    ...[...commands].filter((name) => !told.has(name)).map((name) => `README.md does not tell of npm run ${name}`),
+  ]
 }
 
 /** Every file, and every folder that holds one. */

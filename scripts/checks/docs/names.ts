@@ -11,13 +11,12 @@ import { type Catalogue, readCatalogue } from './catalogue.ts'
 import { withFolders } from './links.ts'
 import { lineAt, type Page, type Piece, readPages } from './pages.ts'
 
-const here = 'scripts/checks/docs/names.ts'
-
 /** Names of others that pages speak of, and whose they are. One that no page names any more must go. */
 const others: Record<string, string> = {
   'options.data': 'supabase-js',
   'supabase.auth.mfa': 'supabase-js',
   GOTRUE_JWT_KEYS: "Supabase's Auth",
+  TZ: 'the system',
 }
 
 /** What there is to be named. */
@@ -36,9 +35,9 @@ export type Known = {
 
 export async function findUnknownNames(url: string): Promise<string[]> {
   const [pages, known] = await Promise.all([readPages(), readKnown(url)])
-  const named = new Set(pages.flatMap((page) => page.spans.map(({ text }) => text)))
-  const gone = Object.keys(others).filter((name) => !named.has(name))
-  return [...unknownNamesIn(pages, known), ...gone.map((name) => `no page names ${name}: remove it from ${here}`)]
+  const gone = Object.keys(others).filter((name) => !pages.some(({ prose }) => prose.includes(name)))
+  const stale = gone.map((name) => `no page names ${name} any more: remove it from scripts/checks/docs/names.ts`)
+  return [...unknownNamesIn(pages, known), ...stale]
 }
 
 async function readKnown(url: string): Promise<Known> {
@@ -193,6 +192,11 @@ function rulesOfTheRepository({ files, commands, variables, code }: Known): Rule
       places: (page) => [...prose(page), ...shell(page)],
       pattern: /\bnpm (?:run (?:-s )?([\w:]+)|(start|stop|test)\b)/g,
       problem: (run, short) => !commands.has(run || short) && `package.json has no command ${run || short}`,
+    },
+    {
+      places: (page) => page.blocks,
+      pattern: /\.functions\.invoke\('([\w-]+)/g,
+      problem: (name) => !there.has(`functions/${name}`) && `there is no function ${name}`,
     },
     {
       places: shell,

@@ -1,0 +1,211 @@
+/** The guards of `npm run check` that need nothing but code can fail: clean, offend, caught, mend, clean. */
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { describe, expect, test } from 'vitest'
+import { wrongCodeIn } from '../../scripts/checks/docs/code.ts'
+import { brokenLinksIn, missingInReadme } from '../../scripts/checks/docs/links.ts'
+import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
+import { readPage } from '../../scripts/checks/docs/pages.ts'
+import { circlesIn } from '../../scripts/checks/import-circles.ts'
+import { violationsIn } from '../../scripts/checks/imports.ts'
+import { importsOf } from '../../scripts/checks/read-imports.ts'
+import { secretsIn } from '../../scripts/checks/secrets.ts'
+import { root } from '../../stack/config.ts'
+
+describe('imports', () => {
+  test('an endpoint that imports another, and a domain that imports an endpoint', () => {
+    expect(violationsIn('functions/ai/index.ts', "import { x } from '../billing/index.ts'")).toHaveLength(1)
+    expect(violationsIn('functions/_shared/ai/x.ts', "import { x } from '../credentials/open.ts'")).toHaveLength(1)
+    expect(violationsIn('stack/x.ts', "import { x } from '../tests/y.ts'")).toHaveLength(1)
+    expect(
+      violationsIn('functions/_shared/ai/x.ts', "import { AppError } from '../errors.ts'\nimport { y } from './y.ts'"),
+    ).toEqual([])
+  })
+
+  test.each([
+    ['the platform that imports the stack', 'stack/platform/gateway.ts', '../config.ts', false],
+    ['and from a folder of it, a type', 'stack/platform/auth/settings.ts', '../../keys.ts', false],
+    ['the platform that imports a double', 'stack/platform/gateway.ts', '../doubles/stripe.ts', false],
+    ['the platform that imports a function', 'stack/platform/jobs.ts', '../../functions/_shared/db.ts', false],
+    ['a double that imports the platform', 'stack/doubles/stripe/events.ts', '../../platform/jobs.ts', false],
+    ['a double that imports the stack', 'stack/doubles/stripe.ts', '../config.ts', false],
+    ['a double that imports another', 'stack/doubles/stripe/events.ts', '../exchanges/state.ts', false],
+    ['the same by its first file', 'stack/doubles/stripe.ts', './exchanges.ts', false],
+    ['the platform that imports itself', 'stack/platform/auth/service.ts', '../gateway/callers.ts', true],
+    ['a double that imports itself', 'stack/doubles/stripe.ts', './stripe/state.ts', true],
+    ['the stack that starts the platform', 'stack/stack.ts', './platform/gateway.ts', true],
+    ['the stack that starts a double', 'stack/stack.ts', './doubles/stripe.ts', true],
+  ])('the direction of stack/: %s', (_what, file, imported, isAllowed) => {
+    expect(violationsIn(file, `import type { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
+    expect(violationsIn(file, `export { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
+  })
+
+  test('the platform names neither Palisade nor its commands; who made a stand-in extension may say so', () => {
+    const platform = join(root, 'stack', 'platform')
+    const files = readdirSync(platform, { recursive: true, encoding: 'utf8' })
+    const read = files.filter((file) => /^(?!extensions).*\.(?:ts|sql)$/.test(file))
+
+    expect(read.length).toBeGreaterThan(30)
+    expect(read.filter((file) => /palisade|npm run/i.test(readFileSync(join(platform, file), 'utf8')))).toEqual([])
+  })
+
+  test('a circle, also one of types, is told once, by its shortest way', () => {
+    const files = {
+      'stack/a.ts': "import { b } from './b.ts'",
+      'stack/b.ts': "import type { C } from './c.ts'\nimport { d } from './d.ts'",
+      'stack/c.ts': "export { d } from './d.ts'\nconst a = await import('./a.ts')",
+      'stack/d.ts': "import { other } from 'other'",
+    }
+    const importsWith = (changed: Partial<typeof files>) =>
+      new Map(Object.entries({ ...files, ...changed }).map(([file, text]) => [file, importsOf(file, text)]))
+
+    expect(circlesIn(importsWith({}))).toEqual(['stack/a.ts -> stack/b.ts -> stack/c.ts -> stack/a.ts'])
+    expect(circlesIn(importsWith({ 'stack/c.ts': "export { d } from './d.ts'" }))).toEqual([])
+  })
+})
+
+test('a key in a file is found, and the finding does not repeat it', () => {
+  const key = `sb_secret_${'x'.repeat(30)}`
+
+  const found = secretsIn('notes.md', `one\nkey: ${key}\n`)
+
+  expect(found).toEqual(['notes.md:2 looks like a Supabase key'])
+  expect(secretsIn('notes.md', 'sb_secret_... is not a key')).toEqual([])
+})
+
+test('a file, an export, a type and a package that nobody uses', { timeout: 60_000 }, async () => {
+  const project = await mkdtemp(join(tmpdir(), 'palisade-unused-'))
+  const write = async (file: string, text: string) => {
+    await mkdir(dirname(join(project, file)), { recursive: true })
+    await writeFile(join(project, file), text)
+  }
+  const knip = () =>
+    promisify(execFile)(join(root, 'node_modules', '.bin', 'knip'), ['--no-progress'], { cwd: project }).then(
+      () => '',
+      ({ stdout }: { stdout: string }) => stdout,
+    )
+  try {
+    await cp(join(root, 'knip.jsonc'), join(project, 'knip.jsonc'))
+    await write('package.json', '{ "name": "example", "type": "module" }')
+    await write('functions/ai/index.ts', "import { used } from '../_shared/ai.ts'\nused()\n")
+    await write('functions/_shared/ai.ts', 'export const used = () => {}\n')
+    expect(await knip()).toBe('')
+
+    await write('package.json', '{ "name": "example", "type": "module", "dependencies": { "left-over": "1.0.0" } }')
+    await write(
+      'functions/_shared/ai.ts',
+      'export const used = () => {}\nexport const lone = 1\nexport type Lone = 1\n',
+    )
+    await write('functions/_shared/lost.ts', 'export const lost = 1\n')
+
+    expect(await knip()).toMatch(/lost\.ts[\s\S]*left-over[\s\S]*lone[\s\S]*Lone/)
+  } finally {
+    await rm(project, { recursive: true, force: true })
+  }
+})
+
+test('a file at the top of scripts/ is a command, and every command is one of these or has a package', async () => {
+  const { scripts } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'))
+  const called = Object.values<string>(scripts).flatMap((script) => /^node (scripts\/\S+)/.exec(script)?.[1] ?? [])
+  const files = (await readdir(join(root, 'scripts'))).filter((name) => name.endsWith('.ts'))
+
+  expect(called.toSorted()).toEqual([...files.map((name) => `scripts/${name}`), 'scripts/bench/bench.ts'].toSorted())
+})
+
+describe('pages', () => {
+  const known: Known = {
+    catalogue: {
+      schemas: new Set(['public', 'private', 'auth']),
+      relations: new Map([['private.accounts', new Set(['user_id', 'balance'])]]),
+      functions: new Map([['public.grant_credits', [['user_id', 'amount']]]]),
+      settings: new Set(['billing.grace_days']),
+    },
+    files: ['README.md', 'docs/errors.md', 'sql/20_plans.sql', 'functions/ai/index.ts'],
+    config: ['auth.sessions.timebox'],
+    commands: new Set(['check', 'test']),
+    variables: new Set(['API_URL']),
+    code: "code: 'past_due', settings: 'request.jwt.claims', files: 'keys.json'",
+  }
+  const namesIn = (text: string) => unknownNamesIn([readPage('docs/page.md', text)], known)
+
+  test.each([
+    ['a table', '`private.accounts` and private.accounts.balance', '`private.credit_accounts`'],
+    ['a table in prose', 'a row in private.accounts', 'a row in private.credit_accounts'],
+    ['a table in a drawing', '```\nprivate.accounts -> 200\n```', '```\nprivate.gone -> 200\n```'],
+    ['a column', '`accounts.balance`', '`accounts.total`'],
+    ['a column with its schema', '`private.accounts.user_id`', '`private.accounts.owner`'],
+    ['a function', '`grant_credits(...)`', '`give_credits(...)`'],
+    ['an argument', '`grant_credits(user_id, amount)`', '`grant_credits(user, amount)`'],
+    ['a setting', '`billing.grace_days`', '`billing.grace_weeks`'],
+    ['a key of config.toml', '`sessions.timebox`', '`auth.sessions.time`'],
+    ['a word of the code', '`past_due` `request.jwt.claims`', '`over_due`'],
+    ['a variable', '`API_URL`', '`API_ADDRESS`'],
+    ['a variable in a shell', '```sh\nTOKEN=$(x)\ncurl $API_URL $TOKEN\n```', '```sh\ncurl $API_ADDRESS\n```'],
+    ['a command', '`npm run check`, `npm test`', '`npm run czech`'],
+    ['a file', '`sql/20_plans.sql`, sql/*.sql, docs/errors.md', '`sql/21_plans.sql`'],
+    ['a folder', '`functions/ai/` and `ai/`', '`functions/aid/`'],
+    ['a file without its folder', '`errors.md`, `keys.json`', '`mistakes.md`'],
+    [
+      'a function that is invoked',
+      "```js\nsupabase.functions.invoke('ai/v1')\n```",
+      "```js\nsupabase.functions.invoke('aid')\n```",
+    ],
+  ])('name %s that is not there', (_name, right, wrong) => {
+    expect(namesIn(right)).toEqual([])
+
+    expect(namesIn(`one\n\n${wrong}`)).toEqual([expect.stringMatching(/^docs\/page\.md:[34] /)])
+  })
+
+  test('link to a page, a heading or a folder that is not there', () => {
+    const errors = readPage('docs/errors.md', '# Errors\n\n## not_found\n\n## Who `may` sign up?\n\n## not_found\n')
+    const linksIn = (text: string) => brokenLinksIn([readPage('README.md', text), errors], known.files)
+
+    expect(
+      linksIn(
+        `[a](docs/errors.md) [b](docs/errors.md#who-may-sign-up) [c](docs/errors.md#not_found-1) [d](sql) [e](sql/) [f](#top)
+        [g](https://example.com)
+# Top`,
+      ),
+    ).toEqual([])
+    expect(linksIn('[a](docs/mistakes.md)')).toEqual(['README.md:1 links to docs/mistakes.md, which is not there'])
+    expect(linksIn('\n[a](docs/errors.md#lost)')).toEqual([
+      'README.md:2 links to docs/errors.md#lost, but docs/errors.md has no such heading',
+    ])
+    expect(linksIn('[a](#lost)')).toHaveLength(1)
+    expect(linksIn('[a](sql/21_plans.sql)')).toHaveLength(1)
+  })
+
+  test('a page, a folder or a command that README does not lead to', () => {
+    const whole = '[s](sql) [f](functions/) [d](docs): [errors](docs/errors.md); `npm run check`, `npm test`'
+    const missingWithout = (part: string) =>
+      missingInReadme([readPage('README.md', whole.replace(part, ''))], known.files, known.commands)
+
+    expect(missingWithout('')).toEqual([])
+    expect(missingWithout('[errors](docs/errors.md)')).toEqual(['README.md does not lead to docs/errors.md'])
+    expect(missingWithout('[s](sql)')).toEqual(['README.md does not lead to sql'])
+    expect(missingWithout('`npm run check`')).toEqual(['README.md does not tell of npm run check'])
+  })
+
+  test('examples that the compiler refuses, by the lines of the page', { timeout: 60_000 }, async () => {
+    const example = (call: string) =>
+      readPage(
+        'docs/page.md',
+        `# Page\n\n- a list\n\n  \`\`\`ts\n  const { data } = await ${call}\n  show(data)\n  \`\`\`\n`,
+      )
+
+    const found = await wrongCodeIn([
+      example("supabase.rpc('get_my_credits')"),
+      example("supabase.rpc('get_my_debts')"),
+      example("supabase.from('ai_calls').select('*').nonsense()"),
+    ])
+
+    expect(found).toEqual([
+      expect.stringMatching(/^docs\/page\.md:6 .*get_my_debts/),
+      expect.stringMatching(/^docs\/page\.md:6 .*nonsense/),
+    ])
+  })
+})
