@@ -120,7 +120,10 @@ describe('pages', () => {
   const known: Known = {
     catalogue: {
       schemas: new Set(['public', 'private', 'auth']),
-      relations: new Map([['private.accounts', new Set(['user_id', 'balance'])]]),
+      relations: new Map([
+        ['private.accounts', new Set(['user_id', 'balance'])],
+        ['public.plans', new Set(['id'])],
+      ]),
       functions: new Map([['public.grant_credits', [['user_id', 'amount']]]]),
       settings: new Set(['billing.grace_days']),
     },
@@ -140,6 +143,8 @@ describe('pages', () => {
     ['a column with its schema', '`private.accounts.user_id`', '`private.accounts.owner`'],
     ['a function', '`grant_credits(...)`', '`give_credits(...)`'],
     ['an argument', '`grant_credits(user_id, amount)`', '`grant_credits(user, amount)`'],
+    ['a function that is called', "`rpc('grant_credits', {...})`", "`rpc('give_credits')`"],
+    ['a table that is read', "`supabase.from('plans').select()`", "`supabase.from('plane').select()`"],
     ['a setting', '`billing.grace_days`', '`billing.grace_weeks`'],
     ['a key of config.toml', '`sessions.timebox`', '`auth.sessions.time`'],
     ['a word of the code', '`past_due` `request.jwt.claims`', '`over_due`'],

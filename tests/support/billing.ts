@@ -8,7 +8,7 @@ import { z } from 'zod'
 import { target } from '../target.ts'
 import type { TestUser } from './users.ts'
 
-export const day = 86_400
+const day = 86_400
 export const returnUrls = {
   success_url: 'http://localhost:3000/paid?session={CHECKOUT_SESSION_ID}',
   cancel_url: 'http://localhost:3000/plans',

@@ -160,6 +160,16 @@ function rulesOfTheDatabase({ catalogue, config, code }: Known): Rule[] {
     },
     {
       places: spans,
+      pattern: /\brpc\('(\w+)'/g,
+      problem: (name) => !functions.has(`public.${name}`) && `there is no function public.${name}`,
+    },
+    {
+      places: spans,
+      pattern: /(?<!storage)\.from\('(\w+)'/g,
+      problem: (name) => !relations.has(`public.${name}`) && `there is no table public.${name}`,
+    },
+    {
+      places: spans,
       pattern: /^([a-z][a-z0-9]*(?:_[a-z0-9]+)+)$/g,
       problem: (name) =>
         !tables.has(name) && !routines.has(name) && !words.has(name) && `${name} is named nowhere in the code`,
