@@ -3,18 +3,14 @@
 create function private.check_buyer(user_id uuid, session_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
-declare
-  v_refusal jsonb := (private.check_account(check_buyer.user_id, check_buyer.session_id)).refusal;
 begin
-  if v_refusal is not null then
-    perform private.raise_error(v_refusal ->> 'code', v_refusal ->> 'message');
-  end if;
+  perform private.require_account(check_buyer.user_id, check_buyer.session_id);
   -- Each request asks Stripe for something, and Stripe limits us all together.
   perform private.consume(check_buyer.user_id, 'billing_requests', 'minute', 1);
   perform private.consume(check_buyer.user_id, 'billing_requests', 'day', 1);
 end $$;
 comment on function private.check_buyer(uuid, uuid) is
-  'Raises what private.check_account refuses, and rate_limit_exceeded or daily_quota_exceeded for who asks more often than billing_requests/minute and /day allow.';
+  'Raises what private.require_account refuses, and rate_limit_exceeded or daily_quota_exceeded for who asks more often than billing_requests/minute and /day allow.';
 
 create function private.stripe_price_to_buy(plan_price text, credit_pack text, livemode boolean) returns private.stripe_prices
 language plpgsql stable security invoker set search_path = ''

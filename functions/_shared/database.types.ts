@@ -1735,14 +1735,6 @@ export type Database = {
       set_account_role: { Args: { role: string; user_id: string }; Returns: string }
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
       sign_api_key: { Args: { id: string; required?: boolean }; Returns: string }
-      start_credential_test: { Args: { id: string }; Returns: undefined }
-      start_secret_transfer: {
-        Args: Record<PropertyKey, never>
-        Returns: {
-          key: string
-          transfer_id: string
-        }[]
-      }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
       use_recovery_code: { Args: { code: string }; Returns: string }
     }

@@ -6,19 +6,12 @@ import { type CredentialsWorld, handleCredentialsRequest } from '../_shared/cred
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS } = variables
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS }), (name) =>
-  Deno.env.get(name),
-)
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS }), (name) => Deno.env.get(name))
 
 const world: CredentialsWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  database: createCredentialDatabase({
-    sql: connectDatabase(env.SUPABASE_DB_URL),
-    apiUrl: env.SUPABASE_URL,
-    publishableKey: Object.values(env.SUPABASE_PUBLISHABLE_KEYS)[0] ?? '',
-    fetch,
-  }),
+  database: createCredentialDatabase(connectDatabase(env.SUPABASE_DB_URL)),
   fetch,
   now: Date.now,
   newId: () => crypto.randomUUID(),

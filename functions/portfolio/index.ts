@@ -1,6 +1,5 @@
 /** The Edge Function `portfolio`: users' portfolios, read from their exchanges when they ask. */
 import { z } from 'zod'
-import { createUserRpc } from '../_shared/auth/user-rpc.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
@@ -8,18 +7,13 @@ import { connectExchange } from '../_shared/exchanges/connect.ts'
 import { handlePortfolioRequest, type PortfolioEndpointWorld } from '../_shared/portfolio/handle-portfolio-request.ts'
 import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS } = variables
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_PUBLISHABLE_KEYS, SUPABASE_JWKS }), (name) =>
-  Deno.env.get(name),
-)
-const apiUrl = env.SUPABASE_URL
-const publishableKey = Object.values(env.SUPABASE_PUBLISHABLE_KEYS)[0] ?? ''
+const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS }), (name) => Deno.env.get(name))
 // A trade that comes late has everything after it counted anew.
 const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
 
 const world: PortfolioEndpointWorld = {
-  verifyUserToken: createUserTokenVerifier({ url: apiUrl, jwks: env.SUPABASE_JWKS, now: Date.now }),
-  rpc: createUserRpc({ apiUrl, publishableKey, fetch }),
+  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
   database: createPortfolioDatabase(sql),
   connect: (target) => connectExchange(target, { fetch, now: Date.now }),
   now: Date.now,

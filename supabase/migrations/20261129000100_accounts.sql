@@ -1234,6 +1234,42 @@ end $$;
 comment on function private.require_aal2() is
   'For sensitive actions: refuses a caller with a second factor who has not used it, and support and admins without one. Definer: the Auth service''s tables.';
 
+create function private.require_account(
+  user_id uuid, session_id uuid, aal2 boolean default false, request jsonb default null
+) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb;
+begin
+  if require_account.request is not null then
+    -- Until the transaction ends, and as the Data API does it: the log names who acted, and from where.
+    perform set_config('request.jwt.claims', jsonb_build_object('role', 'authenticated', 'sub', require_account.user_id,
+        'session_id', require_account.session_id, 'aal', require_account.request ->> 'aal')::text, true),
+      set_config('request.headers', jsonb_strip_nulls(jsonb_build_object(
+        private.setting('http.client_ip_header') ->> 0, require_account.request ->> 'ip',
+        'user-agent', require_account.request ->> 'user_agent', 'x-request-id', require_account.request ->> 'request_id'))::text, true);
+  end if;
+  v_refusal := (private.check_account(require_account.user_id, require_account.session_id)).refusal;
+  if v_refusal ->> 'code' = 'mfa_required' and require_account.aal2 then
+    perform private.raise_error('insufficient_aal', v_refusal ->> 'message');
+  elsif v_refusal is not null then
+    perform private.raise_error(v_refusal ->> 'code', v_refusal ->> 'message');
+  end if;
+  -- Who may do most must prove most: the team has no way around a second factor. A token from before the factor proves nothing.
+  if require_account.aal2 and exists (
+    select from public.profiles p
+    where p.id = require_account.user_id and (p.role <> 'user' or exists (
+      select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified')))
+    and (coalesce(auth.jwt() ->> 'aal', 'aal2') <> 'aal2' or not exists (
+      select from auth.sessions s
+      where s.id = require_account.session_id and s.user_id = require_account.user_id and s.aal = 'aal2')) then
+    perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
+  end if;
+end $$;
+comment on function private.require_account(uuid, uuid, boolean, jsonb) is
+  'How a function for users authorises: TypeScript verifies the token and hands over its user and session; this raises what private.check_account refuses. aal2, for sensitive actions: refuses with insufficient_aal a user with a second factor who has not used it, and support and admins without one. request {aal, ip, user_agent, request_id}: of the call, for private.audit and the token''s level; null inside the Data API, which says it itself.';
+
 create function private.require_admin() returns void
 language plpgsql stable security definer set search_path = ''
 as $$

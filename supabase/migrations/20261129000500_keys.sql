@@ -948,37 +948,30 @@ comment on function private.keep_credentials_sealed() is
 
 -- What owners do -------------------------------------------------------------------------------------------------------------
 
-create function private.start_secret_transfer() returns table (transfer_id uuid, key text)
-language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
+create function private.start_secret_transfer(user_id uuid, session_id uuid, request jsonb default null) returns jsonb
+language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_user_id uuid := private.require_user();
+  v_id uuid := private.uuid_v7();
+  v_key text := encode(extensions.gen_random_bytes(64), 'hex');
   v_sealed private.sealed;
 begin
-  perform private.require_aal2();
+  perform private.require_account(start_secret_transfer.user_id, start_secret_transfer.session_id, true, start_secret_transfer.request);
   -- Attempts of one user come one after the other, so that the limit holds.
-  perform private.lock_account(v_user_id);
-  if (select count(*) from private.secret_transfers t where t.user_id = v_user_id and t.created_at > now() - interval '1 hour')
+  perform private.lock_account(start_secret_transfer.user_id);
+  if (select count(*) from private.secret_transfers t
+      where t.user_id = start_secret_transfer.user_id and t.created_at > now() - interval '1 hour')
     >= (private.setting('credentials.changes_per_hour'))::integer then
     perform private.raise_error('rate_limit_exceeded',
       format('Credentials can be added or changed %s times an hour. Try again later.', private.setting('credentials.changes_per_hour')));
   end if;
-  transfer_id := private.uuid_v7();
-  key := encode(extensions.gen_random_bytes(64), 'hex');
-  v_sealed := private.seal(key, v_user_id, 'secret_transfers/' || transfer_id, 'transfers');
+  v_sealed := private.seal(v_key, start_secret_transfer.user_id, 'secret_transfers/' || v_id, 'transfers');
   insert into private.secret_transfers (id, user_id, scheme, data_key_id, nonce, ciphertext)
-  values (transfer_id, v_user_id, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext);
-  return next;
+  values (v_id, start_secret_transfer.user_id, v_sealed.scheme, v_sealed.data_key_id, v_sealed.nonce, v_sealed.ciphertext);
+  return jsonb_build_object('transfer_id', v_id, 'key', v_key);
 end $$;
-comment on function private.start_secret_transfer() is 'Behind public.start_secret_transfer. Definer: transfers are written by functions only.';
-grant execute on function private.start_secret_transfer() to authenticated;
-
-create function public.start_secret_transfer() returns table (transfer_id uuid, key text)
-language sql volatile security invoker set search_path = ''
-as $$ select * from private.start_secret_transfer() $$;
-comment on function public.start_secret_transfer() is
-  'For the function credentials, in the caller''s name: a key, 64 bytes as hex and valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
-grant execute on function public.start_secret_transfer() to authenticated;
+comment on function private.start_secret_transfer(uuid, uuid, jsonb) is
+  'For the function credentials: {transfer_id, key}, a key of 64 bytes as hex, valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
 
 create function private.take_secret_transfer(transfer_id uuid, nonce bytea, ciphertext bytea, out user_id uuid, out content jsonb)
 language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
@@ -1099,71 +1092,91 @@ comment on function private.note_credential_test(uuid, integer, text, text[]) is
   'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role. Definer: credentials are written by functions only.';
 grant execute on function private.note_credential_test(uuid, integer, text, text[]) to service_role;
 
-create function private.begin_credential_test(id uuid) returns void
-language plpgsql volatile security definer set search_path = ''
+create function private.start_credential_test(user_id uuid, session_id uuid, id uuid, request jsonb default null) returns void
+language plpgsql volatile security invoker set search_path = ''
 as $$
-declare
-  v_user_id uuid := private.require_user();
 begin
-  perform private.require_aal2();
-  perform private.lock_account(v_user_id);
-  if not exists (select from public.credentials c where c.id = begin_credential_test.id and c.user_id = v_user_id) then
+  perform private.require_account(start_credential_test.user_id, start_credential_test.session_id, true, start_credential_test.request);
+  perform private.lock_account(start_credential_test.user_id);
+  if not exists (
+    select from public.credentials c where c.id = start_credential_test.id and c.user_id = start_credential_test.user_id) then
     perform private.raise_error('not_found', 'You have no such credential.');
   end if;
   -- Providers count failed keys against the address they come from, and that is ours.
   update public.credentials c set last_tested_at = now()
-  where c.id = begin_credential_test.id
+  where c.id = start_credential_test.id
     and coalesce(c.last_tested_at, '-infinity') <= now() - make_interval(secs => (private.setting('credentials.test_pause_seconds'))::integer);
   if not found then
     perform private.raise_error('rate_limit_exceeded', 'This credential was tested a moment ago. Try again in a while.');
   end if;
 end $$;
-comment on function private.begin_credential_test(uuid) is 'Behind public.start_credential_test. Definer: credentials are written by functions only.';
-grant execute on function private.begin_credential_test(uuid) to authenticated;
+comment on function private.start_credential_test(uuid, uuid, uuid, jsonb) is
+  'For the function credentials: whether the user may have a credential tested now. Once in credentials.test_pause_seconds; needs the second factor when there is one.';
 
-create function public.start_credential_test(id uuid) returns void
-language sql volatile security invoker set search_path = ''
-as $$ select private.begin_credential_test(start_credential_test.id) $$;
-comment on function public.start_credential_test(uuid) is
-  'For the function credentials, in the caller''s name: whether the caller may have a credential tested now. Once in credentials.test_pause_seconds; needs the second factor when there is one.';
-grant execute on function public.start_credential_test(uuid) to authenticated;
-
-create function private.change_credential(id uuid, name text) returns void
-language plpgsql volatile security definer set search_path = ''
+create function private.rename_credential(user_id uuid, session_id uuid, id uuid, name text, request jsonb default null) returns void
+language plpgsql volatile security invoker set search_path = ''
 as $$
-declare
-  v_user_id uuid := private.require_user();
 begin
-  perform private.require_aal2();
-  if change_credential.name is not null and private.text_or_null(change_credential.name, 100) is null then
+  perform private.require_account(rename_credential.user_id, rename_credential.session_id, true, rename_credential.request);
+  if private.text_or_null(rename_credential.name, 100) is null then
     perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
   end if;
-  if change_credential.name is null then
-    delete from public.credentials c where c.id = change_credential.id and c.user_id = v_user_id;
-  else
-    update public.credentials c set name = private.text_or_null(change_credential.name, 100)
-    where c.id = change_credential.id and c.user_id = v_user_id;
-  end if;
+  update public.credentials c set name = private.text_or_null(rename_credential.name, 100)
+  where c.id = rename_credential.id and c.user_id = rename_credential.user_id;
   if not found then
     perform private.raise_error('not_found', 'You have no such credential.');
   end if;
-  perform private.audit(action => case when change_credential.name is null then 'credential.delete' else 'credential.rename' end,
-    resource_type => 'credential', resource_id => change_credential.id::text, user_id => v_user_id);
+  perform private.audit(action => 'credential.rename', resource_type => 'credential', resource_id => rename_credential.id::text,
+    user_id => rename_credential.user_id);
 end $$;
-comment on function private.change_credential(uuid, text) is
-  'Behind public.rename_credential and, with name null, public.delete_credential. Definer: credentials are written by functions only.';
-grant execute on function private.change_credential(uuid, text) to authenticated;
+comment on function private.rename_credential(uuid, uuid, uuid, text, jsonb) is
+  'Gives a credential of the user''s another name, of 1 to 100 characters. Needs the second factor when there is one.';
+
+create function private.delete_credential(user_id uuid, session_id uuid, id uuid, request jsonb default null) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.require_account(delete_credential.user_id, delete_credential.session_id, true, delete_credential.request);
+  delete from public.credentials c where c.id = delete_credential.id and c.user_id = delete_credential.user_id;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such credential.');
+  end if;
+  perform private.audit(action => 'credential.delete', resource_type => 'credential', resource_id => delete_credential.id::text,
+    user_id => delete_credential.user_id);
+end $$;
+comment on function private.delete_credential(uuid, uuid, uuid, jsonb) is
+  'Deletes a credential of the user''s with its sealed secrets, at once. Needs the second factor when there is one.';
+
+-- The same two for the Data API, where the caller is whom the token names.
+
+create function private.rename_my_credential(id uuid, name text) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  -- Definer: credentials are written by functions only.
+  select private.rename_credential((select auth.uid()), private.my_session_id(), rename_my_credential.id, rename_my_credential.name)
+$$;
+comment on function private.rename_my_credential(uuid, text) is 'Behind public.rename_credential.';
+grant execute on function private.rename_my_credential(uuid, text) to authenticated;
 
 create function public.rename_credential(id uuid, name text) returns void
 language sql volatile security invoker set search_path = ''
-as $$ select private.change_credential(rename_credential.id, coalesce(rename_credential.name, '')) $$;
+as $$ select private.rename_my_credential(rename_credential.id, rename_credential.name) $$;
 comment on function public.rename_credential(uuid, text) is
   'Gives a credential of the caller''s another name, of 1 to 100 characters. Needs the second factor when there is one.';
 grant execute on function public.rename_credential(uuid, text) to authenticated;
 
+create function private.delete_my_credential(id uuid) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  -- Definer: credentials are written by functions only.
+  select private.delete_credential((select auth.uid()), private.my_session_id(), delete_my_credential.id)
+$$;
+comment on function private.delete_my_credential(uuid) is 'Behind public.delete_credential.';
+grant execute on function private.delete_my_credential(uuid) to authenticated;
+
 create function public.delete_credential(id uuid) returns void
 language sql volatile security invoker set search_path = ''
-as $$ select private.change_credential(delete_credential.id, null) $$;
+as $$ select private.delete_my_credential(delete_credential.id) $$;
 comment on function public.delete_credential(uuid) is
   'Deletes a credential of the caller''s with its sealed secrets, at once. Needs the second factor when there is one.';
 grant execute on function public.delete_credential(uuid) to authenticated;

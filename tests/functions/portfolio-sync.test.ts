@@ -37,6 +37,7 @@ async function scene(
       const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
       return at < 0 ? undefined : due.splice(at, 1)[0]
     },
+    listSyncs: async () => [],
     open: async (id) => ({ opened: true, version: 3, fields: keyOf(id) }),
     record: async (_lease, read) => {
       kept.reads.push(read)
@@ -63,7 +64,7 @@ async function scene(
   return { world, kept, keyOf }
 }
 
-const whenever = { ofUser: null, requestId: 'r' }
+const whenever = { owner: null, requestId: 'r' }
 
 describe('a sync', () => {
   test('that outlives its time gives back its lease with what it has, and the next goes on from there', async () => {

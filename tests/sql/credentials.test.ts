@@ -31,10 +31,11 @@ function encrypted(key: Buffer, data: string, text: string) {
 }
 
 type Transfer = { transfer_id: string; key: string }
-const start = async (as: Sql | Tx) => {
-  const [transfer] = await as<Transfer[]>`select * from public.start_secret_transfer()`
-  if (!transfer) throw new Error('no transfer')
-  return transfer
+/** `request` is what the function `credentials` says of the call. */
+const start = async (as: Sql | Tx, { id, sessionId }: Account, request: object | null = null): Promise<Transfer> => {
+  const said = request && JSON.stringify(request)
+  const [row] = await as`select private.start_secret_transfer(${id}, ${sessionId}, ${said}::text::jsonb) as transfer`
+  return row?.transfer
 }
 
 type Place = { credential_id?: string; kind?: string; provider?: string; name?: string }
@@ -51,8 +52,8 @@ const save = async (
   return row?.saved.id
 }
 
-const add = async (tx: Tx, { id }: Account, fields: Fields = given, place: Place = {}) =>
-  save(tx, await asUser(tx, id, start), fields, place)
+const add = async (tx: Tx, account: Account, fields: Fields = given, place: Place = {}) =>
+  save(tx, await start(tx, account), fields, place)
 
 const open = async (as: Sql | Tx, id: string, purpose = 'sync') =>
   (await as`select private.open(${id}, ${purpose}, 'req-1') as opened`)[0]?.opened
@@ -275,7 +276,7 @@ describe('a transfer', () => {
     ['too old', "update private.secret_transfers set created_at = now() - interval '61 seconds'"],
   ])('%s is refused', (name, before) =>
     rolledBack(async (tx) => {
-      const transfer = await asUser(tx, (await newAccount(tx)).id, start)
+      const transfer = await start(tx, await newAccount(tx))
       if (name === 'used twice') await save(tx, transfer, given)
       await tx.unsafe(before)
 
@@ -288,7 +289,7 @@ describe('a transfer', () => {
     (how) =>
       rolledBack(async (tx) => {
         const account = await newAccount(tx)
-        const [transfer, other] = [await asUser(tx, account.id, start), await asUser(tx, account.id, start)]
+        const [transfer, other] = [await start(tx, account), await start(tx, account)]
         const key = how === 'another key' ? randomBytes(64) : Buffer.from(transfer.key, 'hex')
         const data = how === 'another transfer' ? other.transfer_id : transfer.transfer_id
         const { nonce, ciphertext } = encrypted(
@@ -312,10 +313,12 @@ describe('a transfer', () => {
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
       await addFactor(tx, account.id)
-      expect(await refusal(tx, (as) => asUser(as, account.id, start))).toMatchObject({ code: 'insufficient_aal' })
+      expect(await refusal(tx, (as) => start(as, account))).toMatchObject({ code: 'insufficient_aal' })
 
       await tx`update auth.sessions set aal = 'aal2' where id = ${account.sessionId}`
-      expect(await asUser(tx, account.id, start, { aal: 'aal2' })).toMatchObject({
+      // A token from before the second factor.
+      expect(await refusal(tx, (as) => start(as, account, { aal: 'aal1' }))).toMatchObject({ code: 'insufficient_aal' })
+      expect(await start(tx, account, { aal: 'aal2' })).toMatchObject({
         key: expect.stringMatching(/^[0-9a-f]{128}$/),
       })
     }))
@@ -327,10 +330,98 @@ describe('a transfer', () => {
         select ${account.id}, k.scheme, k.id, decode(repeat('00', 16), 'hex'), decode(repeat('00', 64), 'hex')
         from private.current_data_key('transfers') k, generate_series(1, 15)`
 
-      const results = await together(10, () => sql.begin((tx) => asUser(tx, account.id, start)))
+      const results = await together(10, () => start(sql, account))
 
       expect(results.filter((result) => 'key' in result)).toHaveLength(5)
       expect(results.filter((result) => 'code' in result && result.code === 'rate_limit_exceeded')).toHaveLength(5)
+    }))
+})
+
+describe('a function for users', () => {
+  const acts = (id: string) => ({
+    'start a transfer': (as: Tx, { id: user, sessionId }: Account) =>
+      as`select private.start_secret_transfer(${user}, ${sessionId})`,
+    'test it': (as: Tx, { id: user, sessionId }: Account) =>
+      as`select private.start_credential_test(${user}, ${sessionId}, ${id})`,
+    'rename it': (as: Tx, { id: user, sessionId }: Account) =>
+      as`select private.rename_credential(${user}, ${sessionId}, ${id}, 'x')`,
+    'delete it': (as: Tx, { id: user, sessionId }: Account) =>
+      as`select private.delete_credential(${user}, ${sessionId}, ${id})`,
+  })
+  /** What each state of an account, or each wrong session, is refused with, as a change to both. */
+  const states: [string, string, (tx: Tx, account: Account) => Promise<unknown>][] = [
+    [
+      'whose session has ended',
+      'invalid_api_key',
+      (tx, { sessionId }) => tx`delete from auth.sessions where id = ${sessionId}`,
+    ],
+    [
+      'with another’s session',
+      'invalid_api_key',
+      async (tx, account) => {
+        account.sessionId = (await newAccount(tx)).sessionId
+      },
+    ],
+    [
+      'without a session',
+      'invalid_api_key',
+      async (_tx, account) => {
+        account.sessionId = crypto.randomUUID()
+      },
+    ],
+    [
+      'that is suspended',
+      'account_suspended',
+      (tx, { id }) => tx`update public.profiles set status = 'suspended' where id = ${id}`,
+    ],
+    [
+      'that is banned',
+      'account_suspended',
+      (tx, { id }) => tx`update auth.users set banned_until = now() + interval '1 day' where id = ${id}`,
+    ],
+    [
+      'that is not confirmed',
+      'account_pending',
+      (tx, { id }) => tx`update public.profiles set status = 'pending' where id = ${id}`,
+    ],
+    ['with a second factor it did not use', 'insufficient_aal', (tx, { id }) => addFactor(tx, id)],
+    [
+      'of the team without a second factor',
+      'insufficient_aal',
+      (tx, { id }) => tx`update public.profiles set role = 'support' where id = ${id}`,
+    ],
+  ]
+
+  test.each(states)('refuses an account %s', (_state, code, change) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      const id = await add(tx, account)
+      await change(tx, account)
+
+      for (const [what, act] of Object.entries(acts(id)))
+        expect(await refusal(tx, (as) => act(as, account)), what).toMatchObject({ code })
+    }),
+  )
+
+  test('is in the log with who acted, and from where', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      const id = await add(tx, account)
+      const request = { aal: 'aal1', ip: '203.0.113.9', user_agent: 'An app', request_id: 'req-7' }
+
+      await tx`
+        select private.rename_credential(${account.id}, ${account.sessionId}, ${id}, 'x', ${JSON.stringify(request)}::text::jsonb)`
+
+      expect(
+        await tx`
+          select actor_id, actor_role, host(ip) as ip, user_agent, request_id
+          from private.audit_log where user_id = ${account.id} and action = 'credential.rename'`,
+      ).toEqual([
+        {
+          ...{ actor_id: account.id, actor_role: 'authenticated', ip: '203.0.113.9', user_agent: 'An app' },
+          request_id: 'req-7',
+        },
+      ])
     }))
 })
 
@@ -440,7 +531,7 @@ describe('a credential', () => {
 test('a rotation passes over what somebody is opening, and no key is retired under it', () =>
   racing(2, async (sql, accounts) => {
     const account = await accounts()
-    const id = await sql.begin(async (tx) => save(tx, await asUser(tx, account.id, start), given))
+    const id = await sql.begin(async (tx) => save(tx, await start(tx, account), given))
     const keyOf = () =>
       sql`select data_key_id from private.credential_secrets where credential_id = ${id} and field = 'api_key'`
     const [before] = await keyOf()
@@ -462,7 +553,7 @@ test('a rotation disturbs neither readers nor writers, and crashes in the middle
   racing(6, async (sql, accounts) => {
     const owners = await Promise.all(Array.from({ length: 4 }, () => accounts()))
     const mine = (account: Account, place: Place = {}, fields: Fields = given) =>
-      sql.begin(async (tx) => save(tx, await asUser(tx, account.id, start), fields, place))
+      sql.begin(async (tx) => save(tx, await start(tx, account), fields, place))
     const ids = (await Promise.all(owners.map((owner) => Promise.all([mine(owner), mine(owner), mine(owner)])))).flat()
     await sql`select private.rotate_credential_keys()`
     let left = Number.POSITIVE_INFINITY

@@ -98,8 +98,10 @@ describe('has_feature', () => {
 })
 
 describe('a portfolio', () => {
-  const leased = async (tx: Tx, ofUser: string | null) =>
-    (await tx`select user_id from private.lease_portfolio_sync(100, ${ofUser})`).map((row) => row.user_id)
+  const leased = async (tx: Tx, of: Account | null) =>
+    (await tx`select user_id from private.lease_portfolio_sync(100, ${of?.id ?? null}, ${of?.sessionId ?? null})`).map(
+      (row) => row.user_id,
+    )
 
   test('is synced at once, and by schedule, only with the feature', () =>
     rolledBack(async (tx) => {
@@ -107,13 +109,13 @@ describe('a portfolio', () => {
       await onlyPremium(tx, 'portfolio_sync')
 
       expect(await leased(tx, null)).not.toContain(account.id)
-      expect(await refusal(tx, (sp) => leased(sp, account.id))).toMatchObject({
+      expect(await refusal(tx, (sp) => leased(sp, account))).toMatchObject({
         code: 'entitlement_required',
         status: 402,
       })
 
       await putSubscription(tx, account.id)
-      expect(await leased(tx, account.id)).toEqual([account.id])
+      expect(await leased(tx, account)).toEqual([account.id])
     }))
 
   test('that is due and may not be synced wakes nobody', () =>

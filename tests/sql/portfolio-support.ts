@@ -58,7 +58,8 @@ export async function newConnection(sql: Sql | Tx, of?: { account?: Account; exc
 export async function lease(sql: Sql | Tx, { account, credentialId }: Connection): Promise<string> {
   await sql`
     update private.portfolio_syncs set next_sync_at = now() - interval '100 years' where credential_id = ${credentialId}`
-  const [row] = await sql`select credential_id, lease_id from private.lease_portfolio_sync(1, ${account.id})`
+  const [row] =
+    await sql`select credential_id, lease_id from private.lease_portfolio_sync(1, ${account.id}, ${account.sessionId})`
   if (row?.credential_id !== credentialId) throw new Error('another sync was due earlier')
   return row.lease_id
 }

@@ -1,11 +1,12 @@
 /** Who syncs a credential, and when: one worker at a time, whatever crashes, races or is told to slow down. */
 import { describe, expect, test } from 'vitest'
+import { addFactor } from '../support/sql.ts'
 import { type Connection, lease, lotsOf, newConnection, positionsOf, record, sync, trade } from './portfolio-support.ts'
-import { newAccount, racing, rolledBack, type Sql, type Tx, together } from './support.ts'
+import { type Account, newAccount, racing, refusal, rolledBack, type Sql, type Tx, together } from './support.ts'
 
 const take = async (sql: Sql | Tx, { account }: Connection, max = 10): Promise<{ id: string; lease: string }[]> => {
   const rows = await sql`
-    select credential_id, lease_id from private.lease_portfolio_sync(${max}, ${account.id})`
+    select credential_id, lease_id from private.lease_portfolio_sync(${max}, ${account.id}, ${account.sessionId})`
   return rows.map((row) => ({ id: row.credential_id, lease: row.lease_id }))
 }
 const fail = async (sql: Sql | Tx, leaseId: string, pause: number | null = null) =>
@@ -49,15 +50,51 @@ describe('a lease', () => {
       'a sync that is not due',
       "update private.portfolio_syncs set next_sync_at = now() + interval '1 minute' where credential_id = $1",
     ],
-  ])('is not given for %s', (_, change) =>
+  ])('is not given for %s', (what, change) =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
 
       await tx.unsafe(change, [connection.credentialId])
 
-      expect(await take(tx, connection)).toEqual([])
+      const leased = await tx`select credential_id from private.lease_portfolio_sync(100)`
+      expect(leased.map((row) => row.credential_id)).not.toContain(connection.credentialId)
+      if (what !== 'a suspended account') expect(await take(tx, connection)).toEqual([])
     }),
   )
+
+  test.each<[string, string, (tx: Tx, account: Account) => Promise<unknown>]>([
+    [
+      'a suspended account',
+      'account_suspended',
+      (tx, { id }) => tx`update public.profiles set status = 'suspended' where id = ${id}`,
+    ],
+    [
+      'a session that has ended',
+      'invalid_api_key',
+      (tx, { sessionId }) => tx`delete from auth.sessions where id = ${sessionId}`,
+    ],
+    ['a second factor that was not used', 'insufficient_aal', (tx, { id }) => addFactor(tx, id)],
+  ])('is refused to who asks with %s, and so is the list of syncs', (_, code, change) =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const { id, sessionId } = connection.account
+
+      await change(tx, connection.account)
+
+      expect(await refusal(tx, (as) => take(as, connection))).toMatchObject({ code })
+      expect(
+        await refusal(tx, (as) => as`select from private.list_portfolio_syncs(${id}, ${sessionId})`),
+      ).toMatchObject({ code })
+    }),
+  )
+
+  test('is given to an admin without a second factor, who may look at a portfolio like anybody', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await tx`update public.profiles set role = 'admin' where id = ${connection.account.id}`
+
+      expect(await take(tx, connection)).toHaveLength(1)
+    }))
 
   test('goes to exactly one of many workers at the same time', () =>
     racing(8, async (sql, accounts) => {
@@ -97,7 +134,8 @@ describe('a lease', () => {
       await record(tx, first?.lease ?? '', { holdings: null, trades: pages[1], cursor: { page: 2 } })
       await pass(tx, connection, '3 minutes')
 
-      const [second] = await tx`select lease_id, cursor from private.lease_portfolio_sync(1, ${connection.account.id})`
+      const { id, sessionId } = connection.account
+      const [second] = await tx`select lease_id, cursor from private.lease_portfolio_sync(1, ${id}, ${sessionId})`
       const last = await record(tx, second?.lease_id, {
         holdings: { BTC: '2' },
         prices: { BTC: '12' },
@@ -124,7 +162,8 @@ describe('a lease', () => {
 
       expect([await pause(), await pause()]).toEqual([true, false])
 
-      const [second] = await tx`select lease_id, cursor from private.lease_portfolio_sync(1, ${connection.account.id})`
+      const { id, sessionId } = connection.account
+      const [second] = await tx`select lease_id, cursor from private.lease_portfolio_sync(1, ${id}, ${sessionId})`
       expect(second?.cursor).toEqual({ page: 1 })
       expect(await lotsOf(tx, connection)).toEqual(['2/2 BTC for 20'])
     }))
@@ -135,7 +174,7 @@ describe('a lease', () => {
       const [one, two] = [await newConnection(tx, { account }), await newConnection(tx, { account })]
 
       const leased = await tx`
-        select credential_id from private.lease_portfolio_sync(10, ${account.id}, ${[one.exchange]})`
+        select credential_id from private.lease_portfolio_sync(10, ${account.id}, ${account.sessionId}, ${[one.exchange]})`
 
       expect([...leased]).toEqual([{ credential_id: two.credentialId }])
     }))

@@ -21,17 +21,19 @@ export async function identifyCaller(
   return token.startsWith('pal_') ? verifyApiKey(token) : world.verifyUserToken(token)
 }
 
-/** A person's token: API keys may make AI calls and nothing else. `what` begins the sentence, as `Credentials need`. */
+/**
+ * A person's token: API keys may make AI calls and nothing else. `what` begins the sentence, as `Credentials need`. Whether this user
+ * may, with this session, is for the SQL that is called with both: it begins with private.require_account.
+ */
 export async function requireUserToken(
   headers: Headers,
   what: string,
   world: { verifyUserToken(token: string): Promise<UserCaller> },
-): Promise<{ token: string; userId: string; sessionId: string }> {
+): Promise<UserCaller> {
   const caller = await identifyCaller(headers, world)
   if (caller.kind !== 'user')
     throw new AppError('not_allowed', { message: `${what} a signed-in user, not an API key.` })
-  const { userId, sessionId } = caller
-  return { token: (headers.get('authorization') ?? '').replace(/^Bearer +/i, '').trim(), userId, sessionId }
+  return caller
 }
 
 const keyForm = /^pal_[a-z]{1,10}_[0-9a-hjkmnp-tv-z]{32}[0-9a-f]{8}$/

@@ -1,13 +1,18 @@
 /** The SQL functions behind credentials. Who may, what is sealed and what opens is theirs; this only carries it. */
 import { z } from 'zod'
-import { type ApiAccess, createUserRpc } from '../auth/user-rpc.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
-import { AppError } from '../errors.ts'
 
 export type CredentialDatabase = ReturnType<typeof createCredentialDatabase>
 
-const transfers = z.array(z.object({ transfer_id: z.guid(), key: z.string() })).length(1)
-type Transfer = z.infer<typeof transfers>[number]
+/** Who acts, and from where: the log of the database says it. */
+export type Caller = {
+  userId: string
+  sessionId: string
+  request: { aal: string; ip: string | null; user_agent: string | null; request_id: string }
+}
+
+const transfer = z.object({ transfer_id: z.guid(), key: z.string() })
+type Transfer = z.infer<typeof transfer>
 
 /** Whose key it is: an AI provider of ours, or an exchange, whose address is null when it is the exchange's own. */
 const target = z.discriminatedUnion('kind', [
@@ -28,28 +33,34 @@ const opened = z.discriminatedUnion('opened', [
 /** A new credential, or one that is there and gets another key. */
 export type Place = { id: string } | { target: Target; name: string }
 
-type Parts = ApiAccess & { sql: Database }
-
-export function createCredentialDatabase({ sql, apiUrl, publishableKey, fetch }: Parts) {
-  const rpc = createUserRpc({ apiUrl, publishableKey, fetch })
+export function createCredentialDatabase(sql: Database) {
   return {
-    /** These four ask in the caller's own name, with the caller's token: session, second factor and limits are decided in SQL. */
-    startTransfer: async (token: string): Promise<Transfer> => {
-      const [transfer] = transfers.parse(await rpc(token, 'start_secret_transfer', {}))
-      if (!transfer) throw new AppError('internal')
-      return transfer
+    /** A key under which secrets travel, once and within a minute. */
+    startTransfer: ({ userId, sessionId, request }: Caller): Promise<Transfer> =>
+      callSql(
+        sql`select private.start_secret_transfer(${userId}, ${sessionId}, ${sql.json(request)}) as answer`,
+        answer(transfer),
+      ),
+    startTest: async ({ userId, sessionId, request }: Caller, id: string): Promise<void> => {
+      await callSql(
+        sql`select private.start_credential_test(${userId}, ${sessionId}, ${id}, ${sql.json(request)})`,
+        nothing,
+      )
     },
-    requireTest: async (token: string, id: string): Promise<void> => {
-      await rpc(token, 'start_credential_test', { id })
+    rename: async ({ userId, sessionId, request }: Caller, id: string, name: string): Promise<void> => {
+      await callSql(
+        sql`select private.rename_credential(${userId}, ${sessionId}, ${id}, ${name}, ${sql.json(request)})`,
+        nothing,
+      )
     },
-    rename: async (token: string, id: string, name: string): Promise<void> => {
-      await rpc(token, 'rename_credential', { id, name })
-    },
-    remove: async (token: string, id: string): Promise<void> => {
-      await rpc(token, 'delete_credential', { id })
+    remove: async ({ userId, sessionId, request }: Caller, id: string): Promise<void> => {
+      await callSql(
+        sql`select private.delete_credential(${userId}, ${sessionId}, ${id}, ${sql.json(request)})`,
+        nothing,
+      )
     },
 
-    /** The secrets are sealed there; a transfer is used once. */
+    /** The secrets are sealed there, as the key of whoever started the transfer. */
     save: async ({ transfer_id, key }: Transfer, secrets: Secrets, place: Place) => {
       const { nonce, ciphertext } = await encryptTransfer(key, transfer_id, JSON.stringify(secrets))
       const [id, kind, provider, name] =

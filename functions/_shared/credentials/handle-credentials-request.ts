@@ -5,7 +5,8 @@ import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import type { CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
+import { clientAddress } from '../http/request-headers.ts'
+import type { Caller, CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
 import { type KeyTest, requireFields, testKey } from './test-key.ts'
 
 export type CredentialsWorld = {
@@ -60,18 +61,20 @@ async function route(request: Request, path: string, requestId: string, world: C
   const match = form.exec(path)
   if (!match) throw new AppError('not_found')
   const { id, act } = match.groups ?? {}
-  const { token, userId } = await requireUserToken(request.headers, 'Credentials need', world)
+  const { userId, sessionId, aal } = await requireUserToken(request.headers, 'Credentials need', world)
+  const origin = { ip: clientAddress(request.headers), user_agent: request.headers.get('user-agent') }
+  const caller = { userId, sessionId, request: { aal, ...origin, request_id: requestId } }
   const asked = `${request.method} ${act ?? (id ? 'one' : 'all')}`
-  if (asked === 'POST all') return add(request, token, world)
-  if (id && asked === 'POST rotate') return rotate(request, token, userId, id, world)
-  if (id && asked === 'POST test') return test(token, userId, id, requestId, world)
+  if (asked === 'POST all') return add(request, caller, world)
+  if (id && asked === 'POST rotate') return rotate(request, caller, id, world)
+  if (id && asked === 'POST test') return test(caller, id, requestId, world)
   if (id && asked === 'PATCH one') {
     const { name } = await readJson(request, newName)
-    await world.database.rename(token, id, name)
+    await world.database.rename(caller, id, name)
     return { status: 200, body: { id, name } }
   }
   if (id && asked === 'DELETE one') {
-    await world.database.remove(token, id)
+    await world.database.remove(caller, id)
     return { status: 204, body: null }
   }
   throw new AppError('method_not_allowed', {
@@ -79,36 +82,24 @@ async function route(request: Request, path: string, requestId: string, world: C
   })
 }
 
-async function add(request: Request, token: string, world: CredentialsWorld): Promise<Answer> {
+async function add(request: Request, caller: Caller, world: CredentialsWorld): Promise<Answer> {
   const { exchange, provider = '', name, ...secrets } = await readJson(request, newCredential)
   const target = await world.database.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
   if (!target) {
     const [what, param] = exchange ? ['exchange', 'exchange'] : ['AI provider', 'provider']
     throw new AppError('not_found', { message: `There is no such ${what} here.`, param })
   }
-  return { status: 201, body: await keep(token, target, secrets, { target, name }, world) }
+  return { status: 201, body: await keep(caller, target, secrets, { target, name }, world) }
 }
 
-async function rotate(
-  request: Request,
-  token: string,
-  userId: string,
-  id: string,
-  world: CredentialsWorld,
-): Promise<Answer> {
+async function rotate(request: Request, caller: Caller, id: string, world: CredentialsWorld): Promise<Answer> {
   const secrets = await readJson(request, newSecrets)
-  return { status: 200, body: await keep(token, await targetOf(id, userId, world), secrets, { id }, world) }
+  return { status: 200, body: await keep(caller, await targetOf(id, caller.userId, world), secrets, { id }, world) }
 }
 
-async function test(
-  token: string,
-  userId: string,
-  id: string,
-  requestId: string,
-  world: CredentialsWorld,
-): Promise<Answer> {
-  await world.database.requireTest(token, id)
-  const target = await targetOf(id, userId, world)
+async function test(caller: Caller, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
+  await world.database.startTest(caller, id)
+  const target = await targetOf(id, caller.userId, world)
   const opened = await world.database.open(id, 'test', requestId)
   if (!opened.opened) throw new AppError(opened.code)
   const tested = await testKey(target, opened.fields, world)
@@ -125,18 +116,18 @@ async function targetOf(id: string, userId: string, world: CredentialsWorld): Pr
 }
 
 /**
- * The transfer is started in the caller's name, which decides whether the caller may; what follows trusts its user. The
+ * The transfer is started for the caller, which decides whether the caller may; what follows trusts its user. The
  * key is tried before it is kept, so that one that may withdraw never is, and an older one stays where it would have gone.
  */
 async function keep(
-  token: string,
+  caller: Caller,
   target: Target,
   secrets: Secrets,
   place: Place,
   world: CredentialsWorld,
 ): Promise<Record<string, unknown>> {
   if (target.kind === 'exchange') await requireFields(target.provider, secrets)
-  const transfer = await world.database.startTransfer(token)
+  const transfer = await world.database.startTransfer(caller)
   const tested = await testKey(target, secrets, world)
   if (tested.reason === 'can_withdraw') throw new AppError('key_can_withdraw')
   const { id, version } = await world.database.save(transfer, secrets, place)

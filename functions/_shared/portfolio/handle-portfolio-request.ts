@@ -1,6 +1,5 @@
 /** The portfolio endpoint without its environment: POST /portfolio/sync brings the caller's portfolio up to date. */
 import { requireUserToken } from '../auth/identify-caller.ts'
-import type { UserRpc } from '../auth/user-rpc.ts'
 import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
@@ -8,7 +7,6 @@ import { type PortfolioWorld, runSyncs } from './run-syncs.ts'
 
 export type PortfolioEndpointWorld = PortfolioWorld & {
   verifyUserToken(token: string): Promise<UserCaller>
-  rpc: UserRpc
   newId(): string
 }
 
@@ -25,10 +23,8 @@ async function sync(
 ): Promise<Answer> {
   if (!/^\/portfolio\/sync\/?$/.test(pathname)) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
-  const { token, userId } = await requireUserToken(request.headers, 'A sync needs', world)
-  // SQL decides by the token whether this caller may; what follows trusts the user's id.
-  await world.rpc(token, 'get_my_portfolio_syncs')
-  const syncs = await runSyncs({ ofUser: userId, requestId }, world)
-  const credentials = await world.rpc(token, 'get_my_portfolio_syncs')
+  const owner = await requireUserToken(request.headers, 'A sync needs', world)
+  const syncs = await runSyncs({ owner, requestId }, world)
+  const credentials = await world.database.listSyncs(owner)
   return { status: 200, body: { syncs, credentials }, log: { syncs: syncs.length } }
 }

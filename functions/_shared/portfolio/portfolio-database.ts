@@ -39,6 +39,23 @@ const recorded = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(true), new_trades: z.int(), value: z.string().nullable() }),
 ])
 
+/** Whose portfolio it is, who asks. */
+export type Owner = { userId: string; sessionId: string }
+
+/** How a user's exchanges are doing; times as ISO. */
+const syncList = z.array(
+  z.object({
+    credential_id: z.guid(),
+    exchange: z.string(),
+    name: z.string(),
+    status: z.string(),
+    is_running: z.boolean(),
+    error: z.string().nullable(),
+    last_synced_at: z.string().nullable(),
+    next_sync_at: z.string().nullable(),
+  }),
+)
+
 export type TradeRow = Omit<Trade, 'exchange_trade_id' | 'symbol'> & {
   id: string
   /** In the portfolio currency; absent when the sync's prices say it, or nobody does. */
@@ -65,10 +82,19 @@ export type Failed = {
 
 export function createPortfolioDatabase(sql: Database) {
   return {
-    /** The next sync that is due: anybody's, or one user's even before that. */
-    lease: async (ofUser: string | null, notOf: string[]): Promise<Lease | undefined> => {
-      return (await callSql(sql`select * from private.lease_portfolio_sync(1, ${ofUser}, ${notOf})`, leases))[0]
+    /** The next sync that is due: anybody's, or one user's even before that, who is refused here. */
+    lease: async (owner: Owner | null, notOf: string[]): Promise<Lease | undefined> => {
+      const [userId, sessionId] = owner ? [owner.userId, owner.sessionId] : [null, null]
+      return (
+        await callSql(sql`select * from private.lease_portfolio_sync(1, ${userId}, ${sessionId}, ${notOf})`, leases)
+      )[0]
     },
+    listSyncs: ({ userId, sessionId }: Owner) =>
+      callSql(
+        sql`
+          select coalesce(json_agg(s), '[]') as answer from private.list_portfolio_syncs(${userId}, ${sessionId}) s`,
+        answer(syncList),
+      ),
     open: (credentialId: string, requestId: string) =>
       callSql(sql`select private.open(${credentialId}, 'sync', ${requestId}) as answer`, answer(opened)),
     record: async (leaseId: string, { holdings, prices, trades, cursor }: Read) => {

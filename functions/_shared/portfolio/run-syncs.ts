@@ -6,7 +6,7 @@ import { type Holding, readHoldings, readPrices } from '../exchanges/read-holdin
 import { readTradesSince, type Trade } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
-import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
+import type { Lease, Owner, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
 
 export type PortfolioWorld = {
   database: PortfolioDatabase
@@ -32,7 +32,7 @@ const budgetMs = 40_000
 const exchangesAtOnce = 4
 
 export async function runSyncs(
-  { ofUser, requestId }: { ofUser: string | null; requestId: string },
+  { owner, requestId }: { owner: Owner | null; requestId: string },
   world: PortfolioWorld,
 ): Promise<Outcome[]> {
   const until = world.now() + budgetMs
@@ -40,7 +40,7 @@ export async function runSyncs(
   const outcomes: Outcome[] = []
   while (world.now() < until) {
     // An exchange limits how often we ask it, whoever's key that is.
-    const lease = running.size < exchangesAtOnce ? await world.database.lease(ofUser, [...running.keys()]) : undefined
+    const lease = running.size < exchangesAtOnce ? await world.database.lease(owner, [...running.keys()]) : undefined
     if (lease) {
       const sync = syncCredential(lease, { until, requestId }, world).then((outcome) => {
         outcomes.push(outcome)
