@@ -9,7 +9,7 @@ create policy "owners change their profile"
 
 create policy "only live sessions of accounts that are not suspended"
   on public.profiles as restrictive for select to authenticated
-  using ((select private.session_is_live()) and (select private.account_is_open()));
+  using ((select private.session_is_open()));
 
 create policy "only live, active and fully signed-in callers"
   on public.profiles as restrictive for update to authenticated

@@ -453,16 +453,14 @@ create function private.complete_my_registration(birth_date text, accept_terms b
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_user_id uuid := (select auth.uid());
+  -- An account that is not complete is not active either.
+  v_user_id uuid := private.require_user(allow_pending => true, allow_aal1 => true);
   v_birth_date date := private.birth_date_or_null(complete_my_registration.birth_date);
   v_profile public.profiles;
 begin
-  -- Not require_user: an account that is not complete is not active either.
-  if v_user_id is null or not private.session_is_live() then
-    perform private.raise_error('invalid_api_key', 'Sign in first: this function needs a user''s token.');
-  end if;
   perform private.lock_account(v_user_id);
   select p.* into v_profile from public.profiles p where p.id = v_user_id for update;
+  -- In the meantime.
   if v_profile.status in ('suspended', 'deleted') then
     perform private.raise_error('account_suspended', 'This account is suspended.');
   end if;

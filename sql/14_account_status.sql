@@ -1,5 +1,39 @@
 -- Status and role of accounts: suspended and deleted accounts lose access at once, and every change has a reason.
 
+-- What state an account is in: decided here, and read by all who ask. A view and not a function, because admission joins it for
+-- many callers at once; left, so that who asks nothing of auth.users pays nothing for it.
+create view private.account_states with (security_invoker = true) as
+select p.id, p.role, p.plan_id, p.quota_time_zone,
+  -- Of users who were there before their profile, too.
+  coalesce(u.created_at, p.created_at) as signed_up_at,
+  case
+    when p.status in ('pending', 'active') and u.banned_until > now() then 'suspended'
+    when p.status = 'active' and u.is_anonymous then 'pending'
+    else p.status
+  end as state,
+  -- The same as state = 'active', in words that the planner has statistics for.
+  p.status = 'active' and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now()) as is_active,
+  -- An unfinished factor is none yet.
+  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
+from public.profiles p left join auth.users u on u.id = p.id;
+comment on view private.account_states is
+  'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted; is_active: it may use everything, once its session is live and has its second factor.';
+revoke all on private.account_states from anon, authenticated, service_role;
+
+create function private.account_refusal(state text, has_session boolean, lacks_factor boolean, by_api_key boolean default false)
+returns jsonb
+language sql immutable security invoker set search_path = ''
+return case
+  when account_refusal.state is null or account_refusal.state = 'deleted' or not account_refusal.has_session then
+    jsonb_build_object('code', 'invalid_api_key', 'message',
+      case when by_api_key then 'There is no such account.' else 'This session has ended. Sign in again.' end)
+  when account_refusal.state = 'suspended' then jsonb_build_object('code', 'account_suspended', 'message', 'This account is suspended.')
+  when account_refusal.state = 'pending' then jsonb_build_object('code', 'account_pending', 'message', 'Confirm your e-mail address first.')
+  when lacks_factor then jsonb_build_object('code', 'mfa_required', 'message', 'Sign in with your second factor first.')
+end;
+comment on function private.account_refusal(text, boolean, boolean, boolean) is
+  'Why an account in this state, with this session, may not go on: {code, message}; null when it may.';
+
 create table private.account_status_changes (
   id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,

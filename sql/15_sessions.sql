@@ -10,13 +10,16 @@ on conflict (key) do nothing;
 
 create view private.live_sessions with (security_invoker = true) as
 select s.id, s.user_id, s.aal::text as aal, s.created_at
-from auth.sessions s
+from auth.sessions s,
+  -- Both in one scan: this is asked in every statement of every user.
+  (select
+    now() - make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.absolute_hours')) as created_after,
+    now() - make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.idle_hours')) as refreshed_after
+  from private.settings l where l.key in ('sessions.absolute_hours', 'sessions.idle_hours')) l
 where (s.not_after is null or s.not_after > now())
-  and s.created_at > now() - make_interval(
-    hours => (select value from private.settings where key = 'sessions.absolute_hours')::integer)
+  and s.created_at > l.created_after
   -- The Auth service writes refreshed_at in UTC, without a zone; it is null until the first refresh.
-  and coalesce(s.refreshed_at at time zone 'UTC', s.created_at) > now() - make_interval(
-    hours => (select value from private.settings where key = 'sessions.idle_hours')::integer);
+  and coalesce(s.refreshed_at at time zone 'UTC', s.created_at) > l.refreshed_after;
 comment on view private.live_sessions is
   'The sessions that still count: there, not past their end, not idle for sessions.idle_hours, not older than sessions.absolute_hours. A missing setting leaves none.';
 revoke all on private.live_sessions from anon, authenticated, service_role;
@@ -29,49 +32,21 @@ language sql stable security invoker set search_path = ''
 return nullif((select auth.jwt()) ->> 'session_id', '')::uuid;
 comment on function private.my_session_id() is 'The session of the caller''s token; null without one.';
 
-create function private.session_is_live() returns boolean
+create function private.session_is_open() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_claims jsonb := auth.jwt();
+  v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
+  v_user_id uuid := (v_claims ->> 'sub')::uuid;
 begin
-  return exists (
-    select from private.live_sessions s
-    where s.id = nullif(v_claims ->> 'session_id', '')::uuid and s.user_id = (v_claims ->> 'sub')::uuid);
+  perform from private.live_sessions s, private.account_states a
+  where s.id = v_session_id and s.user_id = v_user_id and a.id = v_user_id and a.state in ('pending', 'active');
+  return found;
 end $$;
-comment on function private.session_is_live() is
-  'Whether the session of the caller''s token still exists, within the idle and the absolute limit. Definer: auth.sessions is the Auth service''s.';
-grant execute on function private.session_is_live() to authenticated;
-
-create function private.account_is_active() returns boolean
-language plpgsql stable security definer set search_path = ''
-as $$
-declare
-  v_user_id uuid := auth.uid();
-begin
-  return exists (
-    select from public.profiles p join auth.users u on u.id = p.id
-    where p.id = v_user_id and p.status = 'active'
-      and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now()));
-end $$;
-comment on function private.account_is_active() is
-  'Whether the caller''s account is active: verified, not suspended, banned or deleted, and not anonymous. Definer: it answers also where the caller may not see the profile.';
-grant execute on function private.account_is_active() to authenticated;
-
-create function private.account_is_open() returns boolean
-language plpgsql stable security definer set search_path = ''
-as $$
-declare
-  v_user_id uuid := auth.uid();
-begin
-  return exists (
-    select from public.profiles p join auth.users u on u.id = p.id
-    where p.id = v_user_id and p.status in ('pending', 'active')
-      and (u.banned_until is null or u.banned_until <= now()));
-end $$;
-comment on function private.account_is_open() is
-  'Whether the caller''s account is active or on its way there (pending, anonymous): enough to see the own profile. Definer: as account_is_active.';
-grant execute on function private.account_is_open() to authenticated;
+comment on function private.session_is_open() is
+  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile. Definer: the Auth service''s tables, and it answers also where the caller may not see the profile.';
+grant execute on function private.session_is_open() to authenticated;
 
 create function private.has_aal2() returns boolean
 language plpgsql stable security definer set search_path = ''
@@ -88,19 +63,6 @@ comment on function private.has_aal2() is
   'Whether the caller proved a second factor in this session: the token says so and the session still does. Definer: auth.sessions is the Auth service''s.';
 grant execute on function private.has_aal2() to authenticated;
 
-create function private.mfa_is_satisfied() returns boolean
-language plpgsql stable security definer set search_path = ''
-as $$
-declare
-  v_user_id uuid := auth.uid();
-begin
-  return not exists (select from auth.mfa_factors f where f.user_id = v_user_id and f.status = 'verified')
-    or private.has_aal2();
-end $$;
-comment on function private.mfa_is_satisfied() is
-  'Whether the caller has proven as much as the account can: aal2 when it has a verified factor. Definer: auth.mfa_factors is the Auth service''s.';
-grant execute on function private.mfa_is_satisfied() to authenticated;
-
 create function private.access_is_allowed() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -111,15 +73,13 @@ declare
   v_has_aal2 boolean := v_claims ->> 'aal' = 'aal2';
 begin
   -- Every lookup by a variable, not by a join's column: the plan is four index lookups and nothing else.
-  return exists (
-    select from private.live_sessions s, auth.users u, public.profiles p
-    where s.id = v_session_id and s.user_id = v_user_id and u.id = v_user_id and p.id = v_user_id
-      and p.status = 'active' and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now())
-      and ((s.aal = 'aal2' and v_has_aal2) or not exists (
-        select from auth.mfa_factors f where f.user_id = v_user_id and f.status = 'verified')));
+  perform from private.live_sessions s, private.account_states a
+  where s.id = v_session_id and s.user_id = v_user_id and a.id = v_user_id
+    and a.is_active and ((s.aal = 'aal2' and v_has_aal2) or not a.has_factor);
+  return found;
 end $$;
 comment on function private.access_is_allowed() is
-  'session_is_live, account_is_active and mfa_is_satisfied in one lookup, for the restrictive policy of every table with users'' data. Three helpers cost three times as much, and three conditions of unknown truth make the planner expect too few rows. Definer: the Auth service''s tables.';
+  'Whether the caller''s session is live, the account active and its second factor used, in one lookup, for the restrictive policy of every table with users'' data. Three helpers cost three times as much, and three conditions of unknown truth make the planner expect too few rows. Definer: the Auth service''s tables.';
 grant execute on function private.access_is_allowed() to authenticated;
 
 create function private.is_admin() returns boolean
@@ -139,21 +99,25 @@ create function private.require_user(allow_pending boolean default false, allow_
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
-  v_user_id uuid := (select auth.uid());
-  v_status text;
+  v_claims jsonb := auth.jwt();
+  v_user_id uuid := auth.uid();
+  v_account record;
+  v_refusal jsonb;
 begin
   if v_user_id is null then
     perform private.raise_error('invalid_api_key', 'Sign in first: this function needs a user''s token.');
   end if;
-  select p.status into v_status from public.profiles p where p.id = v_user_id;
-  if v_status is null or v_status = 'deleted' or not private.session_is_live() then
-    perform private.raise_error('invalid_api_key', 'This session has ended. Sign in again.');
-  elsif not private.account_is_open() then
-    perform private.raise_error('account_suspended', 'This account is suspended.');
-  elsif not require_user.allow_pending and not private.account_is_active() then
-    perform private.raise_error('account_pending', 'Confirm your e-mail address first.');
-  elsif not require_user.allow_aal1 and not private.mfa_is_satisfied() then
-    perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
+  select case when a.state = 'pending' and require_user.allow_pending then 'active' else a.state end as state, s.id is not null as has_session,
+    not require_user.allow_aal1 and not (s.aal = 'aal2' and v_claims ->> 'aal' = 'aal2') and a.has_factor as lacks_factor
+  into v_account
+  from private.account_states a
+    left join private.live_sessions s on s.id = nullif(v_claims ->> 'session_id', '')::uuid and s.user_id = a.id
+  where a.id = v_user_id;
+  v_refusal := private.account_refusal(v_account.state, v_account.has_session, v_account.lacks_factor);
+  if v_refusal is not null then
+    -- mfa_required is the gateway's word for it.
+    perform private.raise_error(
+      case v_refusal ->> 'code' when 'mfa_required' then 'insufficient_aal' else v_refusal ->> 'code' end, v_refusal ->> 'message');
   end if;
   return v_user_id;
 end $$;
@@ -167,8 +131,8 @@ declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
   -- Who may do most must prove most: the team has no way around a second factor.
-  if not private.mfa_is_satisfied() or (not private.has_aal2() and exists (
-    select from public.profiles p where p.id = v_user_id and p.role <> 'user')) then
+  if not private.has_aal2() and exists (
+    select from private.account_states a where a.id = v_user_id and (a.has_factor or a.role <> 'user')) then
     perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
   end if;
 end $$;
@@ -181,6 +145,7 @@ create function private.require_account(
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
+  v_account record;
   v_refusal jsonb;
 begin
   if require_account.request is not null then
@@ -191,20 +156,18 @@ begin
         private.setting('http.client_ip_header') ->> 0, require_account.request ->> 'ip',
         'user-agent', require_account.request ->> 'user_agent', 'x-request-id', require_account.request ->> 'request_id'))::text, true);
   end if;
-  v_refusal := (private.check_account(require_account.user_id, require_account.session_id)).refusal;
-  if v_refusal ->> 'code' = 'mfa_required' and require_account.aal2 then
-    perform private.raise_error('insufficient_aal', v_refusal ->> 'message');
-  elsif v_refusal is not null then
+  select a.state, a.role, a.has_factor, s.id is not null as has_session, s.aal is not distinct from 'aal2' as has_aal2 into v_account
+  from private.account_states a
+    left join private.live_sessions s on s.id = require_account.session_id and s.user_id = a.id
+  where a.id = require_account.user_id;
+  v_refusal := private.account_refusal(
+    v_account.state, v_account.has_session, not require_account.aal2 and v_account.has_factor and not v_account.has_aal2);
+  if v_refusal is not null then
     perform private.raise_error(v_refusal ->> 'code', v_refusal ->> 'message');
   end if;
   -- Who may do most must prove most: the team has no way around a second factor. A token from before the factor proves nothing.
-  if require_account.aal2 and exists (
-    select from public.profiles p
-    where p.id = require_account.user_id and (p.role <> 'user' or exists (
-      select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified')))
-    and (coalesce(auth.jwt() ->> 'aal', 'aal2') <> 'aal2' or not exists (
-      select from auth.sessions s
-      where s.id = require_account.session_id and s.user_id = require_account.user_id and s.aal = 'aal2')) then
+  if require_account.aal2 and (v_account.has_factor or v_account.role <> 'user')
+    and not (v_account.has_aal2 and coalesce(auth.jwt() ->> 'aal', 'aal2') = 'aal2') then
     perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
   end if;
 end $$;

@@ -166,9 +166,8 @@ declare
   v_session_id uuid := nullif(event #>> '{claims,session_id}', '')::uuid;
   v_account record;
 begin
-  select p.status, p.role, u.banned_until > now() as is_banned into v_account
-  from public.profiles p join auth.users u on u.id = p.id where p.id = v_user_id;
-  if v_account.status in ('suspended', 'deleted') or v_account.is_banned then
+  select a.state, a.role into v_account from private.account_states a where a.id = v_user_id;
+  if v_account.state in ('suspended', 'deleted') then
     return '{"error": {"http_code": 403, "message": "This account is suspended."}}';
   end if;
   -- A running session goes on, and a mailed link proves more than a password does.

@@ -55,27 +55,18 @@ as $$
 declare
   v_account record;
 begin
-  select p.status, p.plan_id, p.quota_time_zone, coalesce(u.created_at, p.created_at) as signed_up_at,
-    u.banned_until > now() as is_banned, u.is_anonymous, s.id is not null as has_session,
-    s.aal is distinct from 'aal2' and exists (
-      select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as lacks_factor
+  select p.account_state, p.plan_id, p.quota_time_zone, p.signed_up_at, s.id is not null or by_api_key as has_session,
+    not by_api_key and s.aal is distinct from 'aal2' and p.has_factor as lacks_factor
   into v_account
   from private.entitled_profiles p
-    join auth.users u on u.id = p.id
     left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
   where p.id = check_account.user_id;
   plan_id := v_account.plan_id;
   time_zone := v_account.quota_time_zone;
   signed_up_at := v_account.signed_up_at;
-  if v_account.status is null or v_account.status = 'deleted' or not (v_account.has_session or by_api_key) then
-    refusal := jsonb_build_object('code', 'invalid_api_key', 'message',
-      case when by_api_key then 'There is no such account.' else 'This session has ended. Sign in again.' end);
-  elsif v_account.status = 'suspended' or v_account.is_banned then
-    refusal := jsonb_build_object('code', 'account_suspended', 'message', 'This account is suspended.');
-  elsif v_account.status <> 'active' or v_account.is_anonymous then
-    refusal := jsonb_build_object('code', 'account_pending', 'message', 'Confirm your e-mail address first.');
-  elsif v_account.lacks_factor and not by_api_key then
-    refusal := jsonb_build_object('code', 'mfa_required', 'message', 'Sign in with your second factor first.');
+  -- Most may go on, and a call costs microseconds.
+  if v_account.account_state is distinct from 'active' or not v_account.has_session or v_account.lacks_factor then
+    refusal := private.account_refusal(v_account.account_state, v_account.has_session, v_account.lacks_factor, by_api_key);
   end if;
 end $$;
 comment on function private.check_account(uuid, uuid, boolean) is
@@ -596,12 +587,11 @@ begin
       ) with ordinality r (
         request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
         choices, images, stream, request_bytes, api_key_hash, idempotency_key, credential_id, position)
-      join private.entitled_profiles p on p.id = r.user_id and p.status = 'active'
-      join auth.users u on u.id = r.user_id and not u.is_anonymous and coalesce(u.banned_until <= now(), true)
+      join private.entitled_profiles p on p.id = r.user_id and p.is_active
       join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
     where r.api_key_hash is null and r.idempotency_key is null and r.credential_id is null and length(r.request_id) between 1 and 64
       and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
-      and (s.aal = 'aal2' or not exists (select from auth.mfa_factors f where f.user_id = r.user_id and f.status = 'verified'))
+      and (s.aal = 'aal2' or not p.has_factor)
       and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
   ), routes as materialized (
     -- What calls have in common is looked up once for all of them.

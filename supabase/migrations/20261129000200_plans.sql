@@ -123,13 +123,13 @@ $$;
 comment on function private.plans_outranked_by(text) is 'The plans that are no better than this one, itself included; null for no plan.';
 
 create view private.entitled_profiles with (security_invoker = true) as
-select p.id, p.status, p.quota_time_zone, p.created_at,
-  case when p.plan_id = any (e.outranks) then e.plan_id else p.plan_id end as plan_id,
+select a.id, a.state as account_state, a.is_active, a.has_factor, a.quota_time_zone, a.signed_up_at,
+  case when a.plan_id = any (e.outranks) then e.plan_id else a.plan_id end as plan_id,
   coalesce(e.state, 'none') as state, e.plan_id is not null as is_paid, e.subscription_id, e.valid_until, e.grace_until
-from public.profiles p
-  left join private.entitlements e on e.user_id = p.id and e.starts_at <= now() and e.ends_at > now();
+from private.account_states a
+  left join private.entitlements e on e.user_id = a.id and e.starts_at <= now() and e.ends_at > now();
 comment on view private.entitled_profiles is
-  'Profiles with the plan that counts now: the one that is paid for, or the one in the profile when that is better or nothing is paid for. A view and not a function, because admission joins it for many callers at once.';
+  'Accounts with their state and the plan that counts now: the one that is paid for, or the one in the profile when that is better or nothing is paid for. A view and not a function, because admission joins it for many callers at once.';
 revoke all on private.entitled_profiles from anon, authenticated, service_role;
 
 create function private.entitlement(
@@ -277,10 +277,8 @@ as $$
     case when r.at > now() then coalesce((a.counts).used[m.slot], 0) else 0 end,
     case when r.at > now() then coalesce((a.counts).held[m.slot], 0) else 0 end,
     case when r.at > now() then r.at
-      else private.period_resets_at(l.period, p.quota_time_zone, coalesce(s.created_at, p.created_at), now()) end
+      else private.period_resets_at(l.period, p.quota_time_zone, p.signed_up_at, now()) end
   from private.entitled_profiles p
-    -- The sign-up, also of users who were there before their profile.
-    join auth.users s on s.id = p.id
     left join private.accounts a on a.user_id = p.id
     cross join lateral (
       select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
@@ -407,8 +405,8 @@ declare
   v_limits private.meter_limit[];
   v_taken record;
 begin
-  select p.plan_id, p.quota_time_zone, coalesce(u.created_at, p.created_at) as signed_up_at into strict v_profile
-  from private.entitled_profiles p join auth.users u on u.id = p.id where p.id = consume.user_id;
+  select p.plan_id, p.quota_time_zone, p.signed_up_at into strict v_profile
+  from private.entitled_profiles p where p.id = consume.user_id;
   select array_agg(l) into v_limits
   from unnest(private.meter_limits(consume.user_id, v_profile.plan_id, array[consume.meter])) l where l.period = consume.period;
   if v_limits is null then

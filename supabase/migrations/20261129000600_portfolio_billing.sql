@@ -411,7 +411,7 @@ begin
       from private.portfolio_syncs s
         join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
         join private.exchanges e on e.id = c.provider and e.enabled
-        join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+        join private.entitled_profiles p on p.id = s.user_id and p.is_active
         join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
       where (s.leased_until is null or s.leased_until <= now()) and c.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
@@ -622,7 +622,7 @@ begin
   if exists (
     select from private.portfolio_syncs s
       join public.credentials c on c.id = s.credential_id and c.status = 'active'
-      join private.entitled_profiles p on p.id = s.user_id and p.status = 'active'
+      join private.entitled_profiles p on p.id = s.user_id and p.is_active
       join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
     where s.next_sync_at <= now() and (s.leased_until is null or s.leased_until <= now()))
   then

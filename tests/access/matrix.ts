@@ -96,6 +96,7 @@ export const relations = {
   'private.uploads_to_check': 'table, rls off; anon -; authenticated -; service_role -',
 
   // Sessions, lock-out, second factors.
+  'private.account_states': 'view, invoker; anon -; authenticated -; service_role -',
   'private.api_key_secrets': 'table, rls off; anon -; authenticated -; service_role -',
   'private.known_networks': 'table, rls off; anon -; authenticated -; service_role -',
   'private.live_sessions': 'view, invoker; anon -; authenticated -; service_role -',
@@ -359,8 +360,7 @@ export const functions = {
 
   // Sessions, lock-out, second factors. The hooks are executable by supabase_auth_admin, too.
   'private.access_is_allowed()': 'definer; authenticated',
-  'private.account_is_active()': 'definer; authenticated',
-  'private.account_is_open()': 'definer; authenticated',
+  'private.account_refusal(text, boolean, boolean, boolean)': 'invoker; -',
   'private.client_name(text)': 'invoker; -',
   'private.count_my_recovery_codes()': 'definer; authenticated',
   'private.create_recovery_codes()': 'definer; authenticated',
@@ -372,7 +372,6 @@ export const functions = {
   'private.is_admin()': 'definer; authenticated',
   'private.list_my_sessions()': 'definer; authenticated',
   'private.lock_mfa(uuid)': 'invoker; -',
-  'private.mfa_is_satisfied()': 'definer; authenticated',
   'private.mfa_verification_attempt(jsonb)': 'definer; -',
   'private.my_session_id()': 'invoker; -',
   'private.network_of(inet, integer, integer)': 'invoker; -',
@@ -389,7 +388,7 @@ export const functions = {
   'private.revoke_all_sessions(uuid)': 'definer; authenticated service_role',
   'private.revoke_my_other_sessions()': 'definer; authenticated',
   'private.revoke_my_session(uuid)': 'definer; authenticated',
-  'private.session_is_live()': 'definer; authenticated',
+  'private.session_is_open()': 'definer; authenticated',
   'private.tg_mfa_factors__removed()': 'definer; -',
   'private.tg_profiles__role_changed()': 'definer; -',
   'private.tg_refresh_tokens__reuse()': 'definer; -',

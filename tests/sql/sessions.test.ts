@@ -85,22 +85,22 @@ describe('a session that does not count', () => {
   })
 })
 
-describe('an account that may not', () => {
-  const states: [string, string, (tx: Tx, id: string) => PromiseLike<unknown>][] = [
-    [
-      'is suspended',
-      'account_suspended',
-      (tx, id) => tx`update public.profiles set status = 'suspended' where id = ${id}`,
-    ],
-    ['is deleted', 'invalid_api_key', (tx, id) => tx`update public.profiles set status = 'deleted' where id = ${id}`],
-    [
-      'is banned',
-      'account_suspended',
-      (tx, id) => tx`update auth.users set banned_until = now() + interval '1 hour' where id = ${id}`,
-    ],
-    ['has a second factor it did not use', 'insufficient_aal', (tx, id) => addFactor(tx, id)],
-  ]
+const states: [string, string, (tx: Tx, id: string) => PromiseLike<unknown>][] = [
+  [
+    'is suspended',
+    'account_suspended',
+    (tx, id) => tx`update public.profiles set status = 'suspended' where id = ${id}`,
+  ],
+  ['is deleted', 'invalid_api_key', (tx, id) => tx`update public.profiles set status = 'deleted' where id = ${id}`],
+  [
+    'is banned',
+    'account_suspended',
+    (tx, id) => tx`update auth.users set banned_until = now() + interval '1 hour' where id = ${id}`,
+  ],
+  ['has a second factor it did not use', 'insufficient_aal', (tx, id) => addFactor(tx, id)],
+]
 
+describe('an account that may not', () => {
   test.each(states)('because it %s reads nothing and is told so', async (_why, expected, change) => {
     await rolledBack(async (tx) => {
       const { id } = await ownerOfAChat(tx)
@@ -178,6 +178,76 @@ describe('an account that may not', () => {
       expect(lines).toEqual([expect.stringMatching(/^ +Output: private\.access_is_allowed\(\)$/)])
     })
   })
+})
+
+describe('what state an account is in', () => {
+  test('is active only when nothing speaks against it, and is_active says the same', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      const seen: string[] = []
+      for (const status of ['pending', 'active', 'suspended', 'deleted'])
+        for (const ban of ['-1 hour', null, '1 hour'])
+          for (const anonymous of [false, true]) {
+            await tx`update public.profiles set status = ${status} where id = ${id}`
+            await tx`
+              update auth.users set banned_until = now() + ${ban}::interval, is_anonymous = ${anonymous} where id = ${id}`
+            const [row] = await tx`select state, is_active from private.account_states where id = ${id}`
+            expect(row?.is_active).toBe(row?.state === 'active')
+            seen.push(`${status}${ban === '1 hour' ? ', banned' : ''}${anonymous ? ', anonymous' : ''}: ${row?.state}`)
+          }
+
+      expect([...new Set(seen)]).toEqual([
+        'pending: pending',
+        'pending, anonymous: pending',
+        'pending, banned: suspended',
+        'pending, banned, anonymous: suspended',
+        'active: active',
+        'active, anonymous: pending',
+        'active, banned: suspended',
+        'active, banned, anonymous: suspended',
+        'suspended: suspended',
+        'suspended, anonymous: suspended',
+        'suspended, banned: suspended',
+        'suspended, banned, anonymous: suspended',
+        'deleted: deleted',
+        'deleted, anonymous: deleted',
+        'deleted, banned: deleted',
+        'deleted, banned, anonymous: deleted',
+      ])
+    }))
+
+  const required = async (tx: Tx, userId: string, sessionId: string, aal2: boolean) =>
+    (await refusal(tx, (sp) => sp`select private.require_account(${userId}, ${sessionId}, ${aal2})`)).code
+
+  test.each(states)(
+    'require_account tells who comes with the service role that an account %s',
+    (_why, expected, change) =>
+      rolledBack(async (tx) => {
+        const { id, sessionId } = await newAccount(tx)
+        await tx`select private.require_account(${id}, ${sessionId}), private.require_account(${id}, ${sessionId}, true)`
+
+        await change(tx, id)
+
+        expect(await required(tx, id, sessionId, true)).toBe(expected)
+        // The gateway's word for it.
+        expect(await required(tx, id, sessionId, false)).toBe(
+          expected === 'insufficient_aal' ? 'mfa_required' : expected,
+        )
+      }),
+  )
+
+  test("require_account refuses somebody else's session, and the team without a second factor where it counts", () =>
+    rolledBack(async (tx) => {
+      const [admin, other] = [await newAccount(tx), await newAccount(tx)]
+      await tx`update public.profiles set role = 'support' where id = ${admin.id}`
+
+      expect(await required(tx, admin.id, other.sessionId, false)).toBe('invalid_api_key')
+      expect(await required(tx, crypto.randomUUID(), other.sessionId, false)).toBe('invalid_api_key')
+      expect(await required(tx, admin.id, admin.sessionId, true)).toBe('insufficient_aal')
+      await tx`select private.require_account(${admin.id}, ${admin.sessionId})`
+      await tx`update auth.sessions set aal = 'aal2' where id = ${admin.sessionId}`
+      await tx`select private.require_account(${admin.id}, ${admin.sessionId}, true)`
+    }))
 })
 
 describe('admins', () => {
