@@ -91,6 +91,28 @@ test('is renamed, renewed, tested again, and deleted at once', async () => {
   await expect(call(user, id)).rejects.toMatchObject({ status: 404 })
 })
 
+test('is in the log as renamed by its owner, from where the request came', async () => {
+  const user = await newUser()
+  const id = await add(user)
+  const headers = {
+    authorization: `Bearer ${user.accessToken}`,
+    'x-request-id': 'rename-7',
+    'user-agent': 'an-app/1.0',
+  }
+  const body = JSON.stringify({ name: 'Work' })
+
+  await fetch(`${target().functionsUrl}/credentials/${id}`, { method: 'PATCH', headers, body })
+
+  const columns = 'actor_id, actor_role, user_agent, request_id, ip'
+  const { data } = await user.client.from('audit_log').select(columns).eq('action', 'credential.rename')
+  expect(data).toEqual([
+    {
+      ...{ actor_id: user.id, actor_role: 'authenticated', user_agent: 'an-app/1.0', request_id: 'rename-7' },
+      ip: expect.stringMatching(/^[\d.:a-f]+$/),
+    },
+  ])
+})
+
 test('a browser may rename and delete, not only add', async () => {
   const preflight = await fetch(`${target().functionsUrl}/credentials/${crypto.randomUUID()}`, {
     method: 'OPTIONS',
