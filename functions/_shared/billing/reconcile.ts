@@ -5,7 +5,7 @@ import type { BillingDatabase, ReadingOutcome } from './billing-database.ts'
 import { type Kind, makeReading, type Reading } from './readings.ts'
 import { type Listing, type StripeReader, settleEach } from './stripe-reader.ts'
 
-export type Difference = { object: Kind; id: string; why: string }
+type Difference = { object: Kind; id: string; why: string }
 export type Reconciled = {
   seen: number
   repaired: Difference[]

@@ -78,7 +78,7 @@ async function completeSession(stripe: Stripe, session: Stripe.Checkout.Session)
   return session
 }
 
-export type Page = {
+type Page = {
   objects: { id: string }[]
   /** What is in the list, and could not be read whole. */
   failed?: { id: string; error: unknown }[]

@@ -4,7 +4,7 @@ import type { Connection, ReadMethod } from './connect.ts'
 import { ExchangeFailure, type Reason } from './failure.ts'
 
 /** `permissions` are the exchange's own words. Null: this exchange does not tell. */
-export type KeyPermissions = { permissions: string[]; can_withdraw: boolean | null; can_trade: boolean | null }
+type KeyPermissions = { permissions: string[]; can_withdraw: boolean | null; can_trade: boolean | null }
 export type TestResult =
   | ({ ok: true } & KeyPermissions)
   | { ok: false; reason: Reason; message: string; detail: string }
