@@ -77,7 +77,7 @@ test('a key in a file is found, and the finding does not repeat it', () => {
   expect(secretsIn('notes.md', 'sb_secret_... is not a key')).toEqual([])
 })
 
-test('a file, an export, a type and a package that nobody uses', { timeout: 60_000 }, async () => {
+test('a file, an export, a type and a package that nobody uses', { timeout: 180_000 }, async () => {
   const project = await mkdtemp(join(tmpdir(), 'palisade-unused-'))
   const write = async (file: string, text: string) => {
     await mkdir(dirname(join(project, file)), { recursive: true })
@@ -195,7 +195,7 @@ describe('pages', () => {
     expect(missingWithout('`npm run check`')).toEqual(['README.md does not tell of npm run check'])
   })
 
-  test('examples that the compiler refuses, by the lines of the page', { timeout: 60_000 }, async () => {
+  test('examples that the compiler refuses, by the lines of the page', { timeout: 180_000 }, async () => {
     const example = (call: string) =>
       readPage(
         'docs/page.md',
