@@ -32,6 +32,7 @@ const environment = z.object({
   PALISADE_REST_URL: url,
   PALISADE_STORAGE_URL: url,
   PALISADE_EXCHANGES_URL: z.literal('real').or(url),
+  PALISADE_EXCHANGES_GAP_MS: z.coerce.number().int().min(1).optional(),
   STRIPE_SECRET_KEY: z.string().optional(),
   STRIPE_WEBHOOK_SECRETS: z.string().optional(),
   BILLING_RETURN_URLS: z.string().optional(),
@@ -96,6 +97,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
     },
     /** Where a payment may lead back to: origins, or the beginnings of addresses. */
     returnUrls: vars.BILLING_RETURN_URLS ?? `http://localhost:3000,http://127.0.0.1:3000,http://127.0.0.1:${port + 2}`,
+    /** Between two calls to a stand-in exchange; undefined: what the exchange itself asks for. */
+    exchangesGapMs: vars.PALISADE_EXCHANGES_GAP_MS,
     real: {
       db: vars.PALISADE_DB_URL,
       ...platform.real,

@@ -253,6 +253,7 @@ function functionsEnvironment(
     SMTP_URL: `smtp://127.0.0.1:${config.ports.smtp}`,
     MAIL_FROM: mailFrom,
     ...(OPENROUTER_API_KEY ? { OPENROUTER_API_KEY } : {}),
+    ...(config.exchangesGapMs === undefined ? {} : { EXCHANGES_GAP_MS: String(config.exchangesGapMs) }),
     ...stripeEnvironment(config, keys),
   }
 }

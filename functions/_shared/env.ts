@@ -34,6 +34,8 @@ export const variables = {
   STRIPE_WEBHOOK_SECRETS: list(z.string().regex(/^[\x21-\x7e]+$/)),
   /** A stand-in's address; unset, Stripe's own. */
   STRIPE_API_URL: z.url({ protocol: /^https?$/ }),
+  /** Milliseconds between two calls to a stand-in exchange; unset, and to the exchanges themselves, it is what each asks for. */
+  EXCHANGES_GAP_MS: z.coerce.number().int().min(1),
   /** Where callers may be sent after a checkout: origins or the beginnings of URLs, separated by commas. */
   BILLING_RETURN_URLS: list(z.url({ protocol: /^https?$/ })),
 }

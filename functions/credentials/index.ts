@@ -7,13 +7,17 @@ import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
 
 const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS }), (name) => Deno.env.get(name))
+const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS, EXCHANGES_GAP_MS }), (name) =>
+  Deno.env.get(name),
+)
 
 const world: CredentialsWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
   database: createCredentialDatabase(connectDatabase(env.SUPABASE_DB_URL)),
   fetch,
   now: Date.now,
+  gapMs: env.EXCHANGES_GAP_MS,
   newId: () => crypto.randomUUID(),
   log: (line) => console.log(JSON.stringify(line)),
 }

@@ -25,6 +25,7 @@ const env = readEnv(
     MAIL_FROM: MAIL_FROM.optional(),
     STRIPE_SECRET_KEY: STRIPE_SECRET_KEY.optional(),
     STRIPE_API_URL: STRIPE_API_URL.optional(),
+    EXCHANGES_GAP_MS: variables.EXCHANGES_GAP_MS.optional(),
   }),
   (name) => Deno.env.get(name),
 )
@@ -41,7 +42,7 @@ const uploads: UploadWorld = {
 
 const portfolios: PortfolioWorld = {
   database: createPortfolioDatabase(sql),
-  connect: (target) => connectExchange(target, { fetch, now: Date.now }),
+  connect: (target) => connectExchange(target, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
   now: Date.now,
   log,
 }

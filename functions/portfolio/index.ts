@@ -8,14 +8,17 @@ import { handlePortfolioRequest, type PortfolioEndpointWorld } from '../_shared/
 import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
 
 const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS }), (name) => Deno.env.get(name))
+const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
+const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS, EXCHANGES_GAP_MS }), (name) =>
+  Deno.env.get(name),
+)
 // A trade that comes late has everything after it counted anew.
 const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
 
 const world: PortfolioEndpointWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
   database: createPortfolioDatabase(sql),
-  connect: (target) => connectExchange(target, { fetch, now: Date.now }),
+  connect: (target) => connectExchange(target, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
   now: Date.now,
   log: (line) => console.log(JSON.stringify(line)),
   newId: () => crypto.randomUUID(),

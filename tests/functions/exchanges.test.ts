@@ -1,6 +1,7 @@
 /** Our reading of exchanges, with ccxt against the stand-ins: every request is signed and checked as the real ones do. */
 import { expect, test } from 'vitest'
-import type { Connection } from '../../functions/_shared/exchanges/connect.ts'
+import { z } from 'zod'
+import { type Connection, connectExchange } from '../../functions/_shared/exchanges/connect.ts'
 import { readHoldings, readPrices } from '../../functions/_shared/exchanges/read-holdings.ts'
 import { readTradesSince, type Trade } from '../../functions/_shared/exchanges/read-trades.ts'
 import { testConnection } from '../../functions/_shared/exchanges/test-connection.ts'
@@ -146,3 +147,18 @@ async function readAll(connection: Connection, from: unknown) {
   }
   return { trades, cursor }
 }
+
+test('an exchange itself is never asked faster than it wants to be, whatever gap stand-ins get', async () => {
+  const times: number[] = []
+  const fetch = async () => {
+    times.push(performance.now())
+    return Response.json({ data: { iso: '2025-01-01T00:00:00Z', epoch: 1735689600 } })
+  }
+  const credentials = { api_key: 'k', api_secret: 's' }
+  const connection = await connectExchange({ exchange: 'coinbase', credentials }, { fetch, now: Date.now, gapMs: 1 })
+
+  for (let n = 0; n < 2; n += 1) await connection.call(z.unknown(), 'fetchTime')
+
+  const [first = 0, second = 0] = times
+  expect(second - first).toBeGreaterThan(200)
+})

@@ -45,7 +45,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
 async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise<void> }> {
   const home = await mkdtemp(join(tmpdir(), 'palisade-test-'))
   const data = join(home, 'data')
-  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data, PALISADE_AUTH_RATE_LIMITS: 'off' }
+  const place = { PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const env = { ...process.env, ...place, PALISADE_AUTH_RATE_LIMITS: 'off', PALISADE_EXCHANGES_GAP_MS: '1' }
   const config = readConfig(env)
   // Made before the stack looks for them, so that the address of everything is known at once.
   const keys = await loadKeys(config.files.keys)

@@ -13,6 +13,8 @@ export type CredentialsWorld = {
   database: CredentialDatabase
   verifyUserToken(token: string): Promise<UserCaller>
   fetch: typeof fetch
+  /** Between two calls to a stand-in exchange: see connectExchange. */
+  gapMs?: number | undefined
   /** Epoch milliseconds. */
   now(): number
   newId(): string

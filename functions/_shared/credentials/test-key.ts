@@ -9,7 +9,8 @@ import type { Secrets, Target } from './credential-database.ts'
 /** A word that the owner sees as `status_reason` (null: the key works), and a sentence about it. */
 export type KeyTest = { reason: string | null; message: string | null; permissions: string[] }
 
-type World = { fetch: typeof fetch; now(): number }
+/** `gapMs`: see connectExchange. */
+type World = { fetch: typeof fetch; now(): number; gapMs?: number | undefined }
 
 export const testKey = (target: Target, secrets: Secrets, world: World): Promise<KeyTest> =>
   target.kind === 'exchange'
@@ -35,11 +36,11 @@ async function testExchangeKey(
   exchange: string,
   baseUrl: string | null,
   { api_key, api_secret = '', passphrase }: Secrets,
-  { fetch, now }: World,
+  { fetch, now, gapMs }: World,
 ): Promise<KeyTest> {
   const credentials = { api_key, api_secret, passphrase }
   const result = await testConnection(
-    await connectExchange({ exchange, credentials, base_url: baseUrl }, { fetch, now }),
+    await connectExchange({ exchange, credentials, base_url: baseUrl }, { fetch, now, gapMs }),
   )
   if (!result.ok) return { reason: result.reason, message: result.message, permissions: [] }
   const { permissions, can_withdraw } = result

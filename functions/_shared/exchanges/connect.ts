@@ -21,8 +21,8 @@ export type ReadMethod = (typeof readMethods)[number]
 
 export type Credentials = { api_key: string; api_secret: string; passphrase?: string | undefined }
 
-/** `gapMs` is the least time between two calls; without it, it is what ccxt knows of the exchange. */
-export type World = { fetch: typeof fetch; now(): number; timeoutMs?: number; gapMs?: number }
+/** `gapMs` is the least time between two calls to a stand-in; without it, and to the exchange itself, it is what ccxt knows. */
+export type World = { fetch: typeof fetch; now(): number; timeoutMs?: number; gapMs?: number | undefined }
 
 export type Connection = {
   exchange: string
@@ -44,7 +44,7 @@ export async function connectExchange({ exchange, credentials, base_url }: Targe
     secret: credentials.api_secret.trim().replaceAll('\\n', '\n'),
     password: credentials.passphrase,
     enableRateLimit: true,
-    ...(world.gapMs === undefined ? {} : { rateLimit: world.gapMs }),
+    ...(base_url && world.gapMs !== undefined ? { rateLimit: world.gapMs } : {}),
     timeout: world.timeoutMs ?? 10_000,
     // Amounts stay the decimal strings that they are.
     number: String,
