@@ -1,4 +1,4 @@
-/** start, status, stop, reset as a person meets them: a stack of its own for each test, on free ports, in an empty folder. */
+/** start, status, stop, reset as a person meets them, on free ports and in folders of the tests' own. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -7,26 +7,24 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
 import { claimDataFolder, dropState } from '../../stack/state.ts'
 import { freeRange } from '../support/ports.ts'
+import { runScript } from '../support/run-script.ts'
 
 type Ended = { code: number; output: string }
 type Place = { env: NodeJS.ProcessEnv; data: string; port: number }
 
-const places: Place[] = []
-const children: ChildProcess[] = []
+type Stack = { place: Place; child: ChildProcess; screen: string; ended: Promise<number | null> }
 
 async function newPlace(): Promise<Place> {
   const data = await mkdtemp(join(tmpdir(), 'palisade-commands-'))
   const port = await freeRange(20_000)
-  const place = { data, port, env: { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) } }
-  places.push(place)
-  return place
+  return { data, port, env: { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) } }
 }
 
-const script = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Promise<Ended> =>
+const spawnScript = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Promise<Ended> =>
   promisify(execFile)(process.execPath, [join('scripts', `${name}.ts`), ...args], { cwd: root, env }).then(
     ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
     (error: { code: number; stdout: string; stderr: string }) => ({
@@ -35,6 +33,9 @@ const script = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Prom
     }),
   )
 
+const script = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Promise<Ended> =>
+  runScript(name, args, env).then(({ code, output }) => ({ code, output }))
+
 /** Starts a stack and waits for its screen. */
 async function start({ env }: Place): Promise<{ child: ChildProcess; screen: string; ended: Promise<number | null> }> {
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
@@ -42,7 +43,6 @@ async function start({ env }: Place): Promise<{ child: ChildProcess; screen: str
     env,
     stdio: ['ignore', 'pipe', 'pipe'],
   })
-  children.push(child)
   const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
   let screen = ''
   await new Promise<void>((resolve, reject) => {
@@ -77,17 +77,22 @@ const hold = (port: number) =>
     const server = createServer().listen(port, '127.0.0.1', () => resolve(server))
   })
 
-afterEach(async () => {
-  for (const child of children.splice(0)) child.kill('SIGKILL')
-  for (const { env, data } of places.splice(0)) {
-    await script('stop', env)
-    await rm(data, { recursive: true, force: true })
-  }
-})
+/** A place for one test. */
+async function usedPlace(): Promise<Place> {
+  const place = await newPlace()
+  onTestFinished(() => remove(place))
+  return place
+}
+
+async function remove({ env, data }: Place, child?: ChildProcess): Promise<void> {
+  child?.kill('SIGKILL')
+  await script('stop', env)
+  await rm(data, { recursive: true, force: true })
+}
 
 describe('refusals are one clear line that says what to do', () => {
   test('status when nothing runs', async () => {
-    const { env } = await newPlace()
+    const { env } = await usedPlace()
 
     const { code, output } = await script('status', env)
 
@@ -96,10 +101,10 @@ describe('refusals are one clear line that says what to do', () => {
   })
 
   test('a taken port', async () => {
-    const place = await newPlace()
+    const place = await usedPlace()
     const server = await hold(place.port)
 
-    const { code, output } = await script('start', place.env)
+    const { code, output } = await spawnScript('start', place.env)
     server.close()
 
     expect(code).toBe(1)
@@ -107,27 +112,31 @@ describe('refusals are one clear line that says what to do', () => {
   })
 
   test('a data folder of another PostgreSQL version', async () => {
-    const { env, data } = await newPlace()
+    const { env, data } = await usedPlace()
     mkdirSync(join(data, 'postgres'))
     writeFileSync(join(data, 'postgres', 'PG_VERSION'), '15\n')
 
-    const { code, output } = await script('start', env)
+    const { code, output } = await spawnScript('start', env)
 
     expect(code).toBe(1)
     expect(output).toMatch(/^palisade: .* was made by PostgreSQL 15, this is 17\. .*npm run reset.*\n$/)
   })
 
   test('a variable that is not usable', async () => {
-    const { env } = await newPlace()
+    const { env } = await usedPlace()
 
-    const { code, output } = await script('start', { ...env, PALISADE_PORT: 'eighty', PALISADE_REST_URL: 'nowhere' })
+    const { code, output } = await spawnScript('start', {
+      ...env,
+      PALISADE_PORT: 'eighty',
+      PALISADE_REST_URL: 'nowhere',
+    })
 
     expect(code).toBe(1)
     expect(output).toMatch(/^palisade: The environment is not usable\. PALISADE_PORT: .*PALISADE_REST_URL: .*\n$/)
   })
 
   test('reset of a folder that holds something else', async () => {
-    const { env, data } = await newPlace()
+    const { env, data } = await usedPlace()
     writeFileSync(join(data, 'thesis.odt'), 'years of work')
 
     const { code, output } = await script('reset', env)
@@ -148,9 +157,35 @@ describe('refusals are one clear line that says what to do', () => {
 })
 
 describe('a stack', { timeout: 120_000 }, () => {
+  const homes: Partial<Record<'one' | 'two', Stack>> = {}
+  afterAll(async () => {
+    for (const { place, child } of Object.values(homes)) await remove(place, child)
+  })
+
+  /** The stack of that name, started when it does not run: its tests share a folder, in which each leaves it stopped or running. */
+  async function running(name: 'one' | 'two'): Promise<Stack> {
+    const home = homes[name]
+    if (home && home.child.exitCode === null && home.child.signalCode === null) return home
+    const place = home?.place ?? (await newPlace())
+    homes[name] = { place, ...(await start(place)) }
+    return homes[name]
+  }
+  const postmasterOf = ({ data }: Place) =>
+    Number(readFileSync(join(data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+  const keep = async ({ screen }: Stack, name: string) => {
+    const sql = postgres(dbUrl(screen), { max: 1, onnotice: () => {} })
+    await sql`create table ${sql(`private.${name}`)} as select 42 as answer`
+    return sql
+  }
+  const kept = async ({ screen }: Stack, name: string) => {
+    const sql = postgres(dbUrl(screen), { max: 1 })
+    const rows = await sql`select answer from ${sql(`private.${name}`)}`
+    await sql.end()
+    return rows
+  }
+
   test('prints a curl that works when pasted, and status prints what supabase status prints', async () => {
-    const place = await newPlace()
-    const { screen } = await start(place)
+    const { place, screen } = await running('one')
 
     const pasted = await promisify(execFile)('bash', ['-c', /^curl .*$/m.exec(screen)?.[0] ?? 'false'])
     const status = await script('status', place.env)
@@ -177,58 +212,45 @@ describe('a stack', { timeout: 120_000 }, () => {
   })
 
   test('refuses a second start on its folder, and a second stack runs beside it', async () => {
-    const [one, two] = [await newPlace(), await newPlace()]
-    await start(one)
+    const one = await running('one')
 
-    const again = await script('start', { ...one.env, PALISADE_PORT: String(one.port + 100) })
-    const { screen } = await start(two)
+    const again = await spawnScript('start', { ...one.place.env, PALISADE_PORT: String(one.place.port + 100) })
+    const two = await running('two')
 
     expect(again.code).toBe(1)
     expect(again.output).toMatch(/already runs on .*npm stop.*PALISADE_DATA and PALISADE_PORT/)
-    expect(screen).toContain(`http://127.0.0.1:${two.port}`)
+    expect(two.screen).toContain(`http://127.0.0.1:${two.place.port}`)
+    expect(await script('status', one.place.env)).toMatchObject({ code: 0 })
   })
 
   test('leaves no process behind on Ctrl-C, and its data is there the next time', async () => {
-    const place = await newPlace()
-    const { child, screen, ended } = await start(place)
-    const sql = postgres(dbUrl(screen), { max: 1 })
-    await sql`create table private.kept as select 42 as answer`
-    await sql.end()
-    const postmaster = Number(readFileSync(join(place.data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
-    const { functionsPid } = JSON.parse(readFileSync(join(place.data, 'stack.json'), 'utf8'))
+    const stack = await running('one')
+    await (await keep(stack, 'stopped')).end()
+    const postmaster = postmasterOf(stack.place)
+    const { functionsPid } = JSON.parse(readFileSync(join(stack.place.data, 'stack.json'), 'utf8'))
 
-    child.kill('SIGINT')
+    stack.child.kill('SIGINT')
 
-    expect(await ended).toBe(0)
+    expect(await stack.ended).toBe(0)
     expect([postmaster, functionsPid].map(alive)).toEqual([false, false])
-    const next = await start(place)
-    const again = postgres(dbUrl(next.screen), { max: 1 })
-    expect(await again`select answer from private.kept`).toEqual([{ answer: 42 }])
-    await again.end()
+    expect(await kept(await running('one'), 'stopped')).toEqual([{ answer: 42 }])
   })
 
   test('survives kill -9 of everything: what was committed is there the next time', async () => {
-    const place = await newPlace()
-    const { child, screen, ended } = await start(place)
-    const sql = postgres(dbUrl(screen), { max: 1, onnotice: () => {} })
-    await sql`create table private.kept as select 42 as answer`
-    const postmaster = Number(readFileSync(join(place.data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+    const stack = await running('one')
+    const sql = await keep(stack, 'killed')
 
-    child.kill('SIGKILL')
-    process.kill(postmaster, 'SIGKILL')
-    await ended
+    stack.child.kill('SIGKILL')
+    process.kill(postmasterOf(stack.place), 'SIGKILL')
+    await stack.ended
     await sql.end({ timeout: 0 }).catch(() => {})
-    const next = await start(place)
 
-    const again = postgres(dbUrl(next.screen), { max: 1 })
-    expect(await again`select answer from private.kept`).toEqual([{ answer: 42 }])
-    await again.end()
+    expect(await kept(await running('one'), 'killed')).toEqual([{ answer: 42 }])
   })
 
   test('stop ends a stack and what a killed one left behind', async () => {
-    const place = await newPlace()
-    const { child, ended } = await start(place)
-    const postmaster = Number(readFileSync(join(place.data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+    const { place, child, ended } = await running('one')
+    const postmaster = postmasterOf(place)
     child.kill('SIGKILL')
     await ended
     expect(alive(postmaster)).toBe(true)
@@ -239,14 +261,14 @@ describe('a stack', { timeout: 120_000 }, () => {
   })
 
   test('stop is content when the database dies another way while it waits', async () => {
-    const place = await newPlace()
-    const { child, ended } = await start(place)
-    const postmaster = Number(readFileSync(join(place.data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+    const { place, child, ended } = await running('two')
+    const postmaster = postmasterOf(place)
     child.kill('SIGKILL')
     await ended
     process.kill(postmaster, 'SIGSTOP')
 
-    const stopped = script('stop', place.env)
+    // In a process of its own: it waits without giving way.
+    const stopped = spawnScript('stop', place.env)
     await vi.waitUntil(() => isStopping(place), { timeout: 30_000 })
     process.kill(postmaster, 'SIGKILL')
 
@@ -255,11 +277,11 @@ describe('a stack', { timeout: 120_000 }, () => {
 })
 
 test('a data folder is none of git, under any name; a folder that is in use is left as it is', async () => {
-  const { data, env } = await newPlace()
+  const { data, env } = await usedPlace()
   const config = readConfig(env)
   claimDataFolder(config)
   dropState(config)
-  const other = await newPlace()
+  const other = await usedPlace()
   writeFileSync(join(other.data, 'notes.txt'), 'mine')
   claimDataFolder(readConfig(other.env))
 
