@@ -1,9 +1,6 @@
 /** The commands as an operator runs them: what they print, and how they end. Dry runs only: the database is everybody's. */
-import { execFile } from 'node:child_process'
-import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { root } from '../../stack/config.ts'
-import { movedClock } from '../../stack/platform/postgres.ts'
+import { runScript } from '../support/run-script.ts'
 import { createWorld, type StripeWorld } from '../support/stripe.ts'
 import { target } from '../target.ts'
 import { makeKey } from './billing-world.ts'
@@ -14,16 +11,11 @@ beforeEach(async () => {
 })
 afterEach(() => shop.close())
 
-type Ended = { code: number | string | undefined | null; out: string; err: string }
-
-const run = (name: string, args: string[], changes: Record<string, string> = {}): Promise<Ended> => {
+const run = async (name: string, args: string[], changes: Record<string, string> = {}) => {
   const stripe = { STRIPE_SECRET_KEY: shop.secretKey, STRIPE_API_URL: shop.url }
-  const env = { ...movedClock(), PATH: process.env.PATH, DB_URL: target().dbUrl, ...stripe, NO_COLOR: '1', ...changes }
-  return new Promise((done) => {
-    execFile(process.execPath, [join(root, 'scripts', `${name}.ts`), ...args], { env }, (error, out, err) =>
-      done({ code: error ? error.code : 0, out, err }),
-    )
-  })
+  const env = { PATH: process.env.PATH, DB_URL: target().dbUrl, ...stripe, NO_COLOR: '1', ...changes }
+  const { code, stdout, stderr } = await runScript(name, args, env)
+  return { code, out: stdout, err: stderr }
 }
 
 test('stripe:sync shows what it would do, and does not do it', async () => {

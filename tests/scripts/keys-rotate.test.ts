@@ -1,13 +1,11 @@
 /** npm run keys:rotate as an operator meets it. */
-import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { root } from '../../stack/config.ts'
 import { newAccount } from '../sql/support.ts'
+import { runScript } from '../support/run-script.ts'
 import { target } from '../target.ts'
 
 const sql = postgres(target().dbUrl, { max: 1, onnotice: () => {} })
@@ -15,13 +13,7 @@ const owner: { id: string } = { id: '' }
 const ids: string[] = []
 
 const rotate = (args: string[], env: Record<string, string> = { DB_URL: target().dbUrl }) =>
-  promisify(execFile)(process.execPath, ['scripts/keys-rotate.ts', ...args], {
-    cwd: root,
-    env: { ...process.env, DB_URL: '', ...env },
-  }).then(
-    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-    (error: { code: number; stdout: string; stderr: string }) => error,
-  )
+  runScript('keys-rotate', args, { ...process.env, DB_URL: '', ...env })
 const schemes = async () =>
   (await sql`select distinct scheme from private.credential_secrets where credential_id = any(${ids})`).map(
     (row) => row.scheme,

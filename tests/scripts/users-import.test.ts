@@ -1,12 +1,13 @@
-/** npm run users:import as people run it: a process, a file and a project, which here is a small server with real state. */
+/** npm run users:import as people run it, with a file and a project, which here is a small server with real state. */
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { accountId } from '../../scripts/import/account-id.ts'
 import { root } from '../../stack/config.ts'
 import { type AdminApi, secretKey, startAdminApi } from '../support/admin-api.ts'
+import { runScript } from '../support/run-script.ts'
 
 const bcrypt = `$2b$10$${'a'.repeat(53)}`
 const row = (n: number, more: object = {}) => ({
@@ -52,7 +53,21 @@ function start(args: string[], env: Record<string, string> = {}) {
   )
   return { child, ended }
 }
-const run = (args: string[], env = {}) => start(args, env).ended
+/** The pauses between tries are a hundredth of what they are, until the test ends. */
+function hurry(): void {
+  const { setTimeout } = globalThis
+  vi.spyOn(globalThis, 'setTimeout').mockImplementation(((wake: () => void, ms = 0) =>
+    setTimeout(wake, ms / 100)) as typeof setTimeout)
+}
+afterEach(() => void vi.restoreAllMocks())
+
+const run = (args: string[], env = {}) =>
+  runScript('users-import', args, {
+    ...process.env,
+    SUPABASE_URL: api.url,
+    SUPABASE_SECRET_KEY: secretKey,
+    ...env,
+  })
 
 test.each([
   [[], /Name one FILE/],
@@ -159,6 +174,7 @@ test('a second run finds everything and changes nothing', async () => {
 })
 
 test('busy, ill and lost answers lose nobody and double nobody', async () => {
+  hurry()
   const faults = [{ status: 429 }, 'lost', { status: 503 }, 'lost'] as const
   api.fault = (n) => faults[n % 6]
   writeRows(Array.from({ length: 12 }, (_, n) => row(n)))
@@ -169,6 +185,7 @@ test('busy, ill and lost answers lose nobody and double nobody', async () => {
 })
 
 test('a project that only fails stops the import early, and the report says why', async () => {
+  hurry()
   api.fault = () => ({ status: 500 })
   writeRows(Array.from({ length: 60 }, (_, n) => row(n)))
 
@@ -247,6 +264,7 @@ test('CSV in, CSV out, with Firebase hashes', async () => {
 
 test('no hash and no password is ever printed or reported', async () => {
   writeRows([row(1), row(2, { password_hash: 'md5-of-something' }), row(3, { password: 'Plain1text' }), row(1)])
+  hurry()
   api.fault = (n) => (n > 1 ? { status: 500 } : undefined)
 
   const { output } = await run([file()])
