@@ -17,6 +17,7 @@ const cluster = [
   'tests/stack/*.test.ts',
   'tests/platform/{auth-*,realtime-limits}.test.ts',
   'tests/stories/chaos.test.ts',
+  'tests/scripts/users-import.test.ts',
 ]
 
 /** PostgreSQL, in a database of the file's own. */

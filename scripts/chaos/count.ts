@@ -6,8 +6,12 @@ export type Finding = { what: string; details: unknown }
 
 export async function countEverything(world: ChaosWorld): Promise<Finding[]> {
   const { sql, warnings } = world
-  // Gateways that live settle what they can; the rest is the sweeper's.
-  await sleep(8_000)
+  // Gateways that live settle what they can, no later than their last call ends; the rest is the sweeper's.
+  const restMs = 8_000
+  for (const until = Date.now() + restMs; Date.now() < until; await sleep(100)) {
+    const [row] = await sql`select exists (select from private.ai_holds) as is_open`
+    if (!row?.is_open) break
+  }
   await sql`update private.ai_holds set expires_at = now() - interval '1 second' where true`
   const before = warnings.length
   for (let closed = 1; closed > 0; ) {

@@ -9,6 +9,15 @@ import { root } from '../../stack/config.ts'
 import { type AdminApi, secretKey, startAdminApi } from '../support/admin-api.ts'
 import { runScript } from '../support/run-script.ts'
 
+// The pauses between tries are a hundredth of what they are; how long those are is tested in import-rows.test.ts.
+vi.mock('../../scripts/import/retrying-fetch.ts', async (original) => {
+  const { retryingFetch } = await original<typeof import('../../scripts/import/retrying-fetch.ts')>()
+  return {
+    retryingFetch: (...[fetchOnce, { sleep, random }]: Parameters<typeof retryingFetch>) =>
+      retryingFetch(fetchOnce, { sleep: (ms) => sleep(ms / 100), random }),
+  }
+})
+
 const bcrypt = `$2b$10$${'a'.repeat(53)}`
 const row = (n: number, more: object = {}) => ({
   email: `u${n}@example.com`,
@@ -53,14 +62,6 @@ function start(args: string[], env: Record<string, string> = {}) {
   )
   return { child, ended }
 }
-/** The pauses between tries are a hundredth of what they are, until the test ends. */
-function hurry(): void {
-  const { setTimeout } = globalThis
-  vi.spyOn(globalThis, 'setTimeout').mockImplementation(((wake: () => void, ms = 0) =>
-    setTimeout(wake, ms / 100)) as typeof setTimeout)
-}
-afterEach(() => void vi.restoreAllMocks())
-
 const run = (args: string[], env = {}) =>
   runScript('users-import', args, {
     ...process.env,
@@ -174,7 +175,6 @@ test('a second run finds everything and changes nothing', async () => {
 })
 
 test('busy, ill and lost answers lose nobody and double nobody', async () => {
-  hurry()
   const faults = [{ status: 429 }, 'lost', { status: 503 }, 'lost'] as const
   api.fault = (n) => faults[n % 6]
   writeRows(Array.from({ length: 12 }, (_, n) => row(n)))
@@ -185,7 +185,6 @@ test('busy, ill and lost answers lose nobody and double nobody', async () => {
 })
 
 test('a project that only fails stops the import early, and the report says why', async () => {
-  hurry()
   api.fault = () => ({ status: 500 })
   writeRows(Array.from({ length: 60 }, (_, n) => row(n)))
 
@@ -264,7 +263,6 @@ test('CSV in, CSV out, with Firebase hashes', async () => {
 
 test('no hash and no password is ever printed or reported', async () => {
   writeRows([row(1), row(2, { password_hash: 'md5-of-something' }), row(3, { password: 'Plain1text' }), row(1)])
-  hurry()
   api.fault = (n) => (n > 1 ? { status: 500 } : undefined)
 
   const { output } = await run([file()])
