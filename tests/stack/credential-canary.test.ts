@@ -35,7 +35,7 @@ function formsOf(secret: string): string[] {
 }
 
 async function startStack(data: string, port: number) {
-  const env = { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) }
+  const env = { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port), PALISADE_EXCHANGES_GAP_MS: '1' }
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,
     env,
