@@ -24,7 +24,7 @@ const cluster = [
 const database = [
   'tests/sql/*.test.ts',
   'tests/access/*.test.ts',
-  'tests/functions/{ai-ledger,billing-database,billing-scripts,catalogue}.test.ts',
+  'tests/functions/{ai-ledger,call-sql,billing-database,billing-scripts,catalogue}.test.ts',
   'tests/platform/{extensions,platform}.test.ts',
   'tests/scripts/keys-rotate.test.ts',
 ]
