@@ -268,9 +268,11 @@ comment on function private.period_resets_at(text, text, timestamptz, timestampt
 
 create function private.limits_of(user_id uuid)
 returns table (meter text, period text, amount bigint, used bigint, held bigint, resets_at timestamptz)
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  select
+begin
+  -- plpgsql, because it keeps the plan, which costs more to make than to run.
+  return query select
     l.meter,
     l.period,
     case when o.user_id is not null then o.amount else l.amount end,
@@ -292,8 +294,8 @@ as $$
     left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
     left join private.meters m on m.meter = l.meter and m.period = l.period
     cross join lateral (select (a.counts).resets_at[m.slot] as at) r
-  where p.id = limits_of.user_id
-$$;
+  where p.id = limits_of.user_id;
+end $$;
 comment on function private.limits_of(uuid) is
   'Every limit of one account with what is used and held in the running period. Definer: counters are private. Callers pass an id they have checked.';
 
