@@ -577,6 +577,15 @@ create function private.admit_plain_ai_calls(requests jsonb, out positions bigin
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
+  -- Slots, by their names in private.meters; a test compares them.
+  c_ai_requests constant integer := 1;
+  c_chat_completions_requests constant integer := 2;
+  c_embeddings_requests constant integer := 3;
+  c_images_generations_requests constant integer := 4;
+  c_ai_concurrency constant integer := 5;
+  c_ai_calls constant integer := 6;
+  c_ai_tokens constant integer := 7;
+  c_ai_spend_micros constant integer := 8;
   v_no_limit constant bigint := 9223372036854775807;
 begin
   with calls as materialized (
@@ -601,7 +610,9 @@ begin
       json_build_array(json_build_object(
         'model', m.id, 'upstream_model', m.upstream_id, 'max_output_tokens', w.output_tokens, 'provider', to_jsonb(v) - 'enabled')) as answer
     from (select distinct d.plan_id, d.endpoint, d.model, d.max_output_tokens from calls d) c
-      join (values ('chat.completions', 'chat', 2), ('embeddings', 'embedding', 3), ('images.generations', 'image', 4)) e (endpoint, kind, slot)
+      join (values
+        ('chat.completions', 'chat', c_chat_completions_requests), ('embeddings', 'embedding', c_embeddings_requests),
+        ('images.generations', 'image', c_images_generations_requests)) e (endpoint, kind, slot)
         on e.endpoint = c.endpoint
       join public.models m on m.id = c.model and m.enabled and m.kind = e.kind
       join private.providers v on v.id = m.provider_id and v.enabled
@@ -646,17 +657,18 @@ begin
       join private.accounts a on a.user_id = w.user_id
       -- A minute that is over is as good as empty; the other periods begin the long way, once each.
       cross join lateral (select
-        case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end as requests,
+        case when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).used[c_ai_requests] else 0 end as requests,
         case when (a.counts).resets_at[w.slot] > now() then (a.counts).used[w.slot] else 0 end as route_requests) k
     where a.next_expiry_at > now() and a.balance - a.held >= w.credits
-      and (a.counts).resets_at[5] > now() and (a.counts).resets_at[6] > now()
-      and (a.counts).resets_at[7] > now() and (a.counts).resets_at[8] > now()
+      and (a.counts).resets_at[c_ai_concurrency] > now() and (a.counts).resets_at[c_ai_calls] > now()
+      and (a.counts).resets_at[c_ai_tokens] > now() and (a.counts).resets_at[c_ai_spend_micros] > now()
       and k.requests + w.calls <= l.requests
-      and k.route_requests + w.calls <= case w.slot when 2 then l.chats when 3 then l.embeddings else l.images end
-      and (a.counts).held[5] + w.calls <= l.concurrency
-      and (a.counts).used[6] + (a.counts).held[6] + w.calls <= l.calls
-      and (a.counts).used[7] + (a.counts).held[7] + w.tokens <= l.tokens
-      and (a.counts).used[8] + (a.counts).held[8] + w.micros <= l.micros
+      and k.route_requests + w.calls <= case w.slot
+        when c_chat_completions_requests then l.chats when c_embeddings_requests then l.embeddings else l.images end
+      and (a.counts).held[c_ai_concurrency] + w.calls <= l.concurrency
+      and (a.counts).used[c_ai_calls] + (a.counts).held[c_ai_calls] + w.calls <= l.calls
+      and (a.counts).used[c_ai_tokens] + (a.counts).held[c_ai_tokens] + w.tokens <= l.tokens
+      and (a.counts).used[c_ai_spend_micros] + (a.counts).held[c_ai_spend_micros] + w.micros <= l.micros
   ), spent as (
     update private.spend_shards s set left_micros = s.left_micros - f.micros
     from (select sum(g.micros)::bigint as micros from fitting g) f
@@ -665,21 +677,22 @@ begin
   ), taken as (
     update private.accounts a set
       held = a.held + f.credits,
-      counts.used[1] = case when (a.counts).resets_at[1] > now() then (a.counts).used[1] else 0 end + f.calls,
-      counts.resets_at[1] = case when (a.counts).resets_at[1] > now() then (a.counts).resets_at[1] else now() + interval '1 minute' end,
+      counts.used[c_ai_requests] = case when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).used[c_ai_requests] else 0 end + f.calls,
+      counts.resets_at[c_ai_requests] = case
+        when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).resets_at[c_ai_requests] else now() + interval '1 minute' end,
       counts.used[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).used[f.slot] else 0 end + f.calls,
       counts.resets_at[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).resets_at[f.slot] else now() + interval '1 minute' end,
-      counts.held[5] = (a.counts).held[5] + f.calls,
-      counts.held[6] = (a.counts).held[6] + f.calls,
-      counts.held[7] = (a.counts).held[7] + f.tokens,
-      counts.held[8] = (a.counts).held[8] + f.micros
+      counts.held[c_ai_concurrency] = (a.counts).held[c_ai_concurrency] + f.calls,
+      counts.held[c_ai_calls] = (a.counts).held[c_ai_calls] + f.calls,
+      counts.held[c_ai_tokens] = (a.counts).held[c_ai_tokens] + f.tokens,
+      counts.held[c_ai_spend_micros] = (a.counts).held[c_ai_spend_micros] + f.micros
     from fitting f
     where a.user_id = f.user_id and (select s.is_enough from spent s)
-    returning a.user_id, a.balance - a.held as credits, (a.counts).resets_at[6] as day_resets_at, (a.counts).resets_at[7] as month_resets_at,
+    returning a.user_id, a.balance - a.held as credits, (a.counts).resets_at[c_ai_calls] as day_resets_at, (a.counts).resets_at[c_ai_tokens] as month_resets_at,
       (select coalesce(json_agg(private.limit_row(v.l, a.counts)), '[]') from (values
-        (row(1, 'ai_requests', 'minute', false, f.limit_requests)::private.meter_limit),
-        (row(6, 'ai_calls', 'day', true, f.limit_calls)::private.meter_limit),
-        (row(7, 'ai_tokens', 'month', true, f.limit_tokens)::private.meter_limit)) v (l)
+        (row(c_ai_requests, 'ai_requests', 'minute', false, f.limit_requests)::private.meter_limit),
+        (row(c_ai_calls, 'ai_calls', 'day', true, f.limit_calls)::private.meter_limit),
+        (row(c_ai_tokens, 'ai_tokens', 'month', true, f.limit_tokens)::private.meter_limit)) v (l)
       where (v.l).amount < v_no_limit) as limits
   ), admitted as materialized (
     select c.*, t.credits as credits_remaining, t.day_resets_at, t.month_resets_at, t.limits
@@ -699,7 +712,7 @@ begin
   from admitted c;
 end $$;
 comment on function private.admit_plain_ai_calls(jsonb) is
-  'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. Slots are those of private.meters. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+  'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
 
 create function private.admit_ai_calls(requests jsonb) returns json
 language plpgsql volatile security definer set search_path = ''

@@ -144,6 +144,12 @@ create function private.settle_plain_ai_calls(settlements jsonb)
 returns table (at_position integer, answer jsonb, month date, unspent_micros bigint)
 language plpgsql volatile security invoker set search_path = ''
 as $$
+declare
+  -- Slots, by their names in private.meters; a test compares them.
+  c_ai_concurrency constant integer := 5;
+  c_ai_calls constant integer := 6;
+  c_ai_tokens constant integer := 7;
+  c_ai_spend_micros constant integer := 8;
 begin
   return query
   with outcomes as materialized (
@@ -190,17 +196,22 @@ begin
       coalesce(sum(p.cost) filter (where d.is_this_month), 0)::bigint as used_micros
     from priced p
       join private.accounts a on a.user_id = p.user_id
-      cross join lateral (select p.day_resets_at = (a.counts).resets_at[6] as is_today, p.month_resets_at = (a.counts).resets_at[7] as is_this_month) d
+      cross join lateral (select
+        p.day_resets_at = (a.counts).resets_at[c_ai_calls] as is_today,
+        p.month_resets_at = (a.counts).resets_at[c_ai_tokens] as is_this_month) d
     group by p.user_id
   ), returned as (
     update private.accounts a set
       held = a.held - f.credits,
       balance = a.balance - f.charged,
       unburned = a.unburned + f.charged,
-      counts.held[5] = (a.counts).held[5] - f.calls,
-      counts.held[6] = (a.counts).held[6] - f.held_calls, counts.used[6] = (a.counts).used[6] + f.used_calls,
-      counts.held[7] = (a.counts).held[7] - f.held_tokens, counts.used[7] = (a.counts).used[7] + f.used_tokens,
-      counts.held[8] = (a.counts).held[8] - f.held_micros, counts.used[8] = (a.counts).used[8] + f.used_micros
+      counts.held[c_ai_concurrency] = (a.counts).held[c_ai_concurrency] - f.calls,
+      counts.held[c_ai_calls] = (a.counts).held[c_ai_calls] - f.held_calls,
+      counts.used[c_ai_calls] = (a.counts).used[c_ai_calls] + f.used_calls,
+      counts.held[c_ai_tokens] = (a.counts).held[c_ai_tokens] - f.held_tokens,
+      counts.used[c_ai_tokens] = (a.counts).used[c_ai_tokens] + f.used_tokens,
+      counts.held[c_ai_spend_micros] = (a.counts).held[c_ai_spend_micros] - f.held_micros,
+      counts.used[c_ai_spend_micros] = (a.counts).used[c_ai_spend_micros] + f.used_micros
     from freed f
     where a.user_id = f.user_id
     returning a.user_id, a.balance + f.charged as balance_before, a.balance - a.held as credits_remaining
@@ -229,7 +240,7 @@ begin
   from priced p join returned r on r.user_id = p.user_id;
 end $$;
 comment on function private.settle_plain_ai_calls(jsonb) is
-  'Ends, in one statement, what most calls are: of a session, by one route, without an answer to keep. The same as private.close_ai_call, which the others take. Slots are those of private.meters. The caller has locked the accounts in a statement before this one.';
+  'Ends, in one statement, what most calls are: of a session, by one route, without an answer to keep. The same as private.close_ai_call, which the others take. The caller has locked the accounts in a statement before this one.';
 
 create function private.settle_ai_calls(settlements jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -386,7 +386,7 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   perform private.require_account(require_portfolio.user_id, require_portfolio.session_id, aal2 => exists (
-    select from auth.mfa_factors f where f.user_id = require_portfolio.user_id and f.status = 'verified'));
+    select from private.account_states a where a.id = require_portfolio.user_id and a.has_factor));
 end $$;
 comment on function private.require_portfolio(uuid, uuid) is
   'Raises what private.require_account refuses. Who has a second factor must have used it; the team needs none to look at a portfolio of its own.';

@@ -209,6 +209,40 @@ describe('get_my_limits', () => {
     }))
 })
 
+describe('slots that functions name', () => {
+  /** Constants that are not the slot of the meter they are named for, and slots without a name. */
+  const wrong = async (tx: Tx) => {
+    const rows = await tx`
+      select p.proname || ': ' || f.found as found
+      from pg_catalog.pg_proc p, lateral (
+        select c.name || ' is not ' || c.slot as found
+        from regexp_matches(p.prosrc, 'c_(\\w+) constant integer := (\\d+);', 'g') r,
+          lateral (select r[1] as name, r[2]::integer as slot) c
+        where not exists (
+          select from private.meters m where m.slot = c.slot and c.name in (m.meter, m.meter || '_' || m.period))
+        union all
+        select r[1] || ' has no name' from regexp_matches(p.prosrc, '((?:used|held|resets_at)\\[\\d+\\])', 'g') r) f
+      where p.pronamespace = 'private'::regnamespace order by 1`
+    return rows.map((row) => row.found)
+  }
+
+  test('are those of private.meters; one that moved is found, and so is a bare number', () =>
+    rolledBack(async (tx) => {
+      expect(await wrong(tx)).toEqual([])
+
+      await tx`update private.meters set slot = 100 where meter = 'ai_tokens'`
+      await tx.unsafe(`
+        create function private.bare() returns bigint language plpgsql
+        as $$ begin return (select (a.counts).used[7] from private.accounts a); end $$`)
+
+      expect(await wrong(tx)).toEqual([
+        'admit_plain_ai_calls: ai_tokens is not 7',
+        'bare: used[7] has no name',
+        'settle_plain_ai_calls: ai_tokens is not 7',
+      ])
+    }))
+})
+
 describe('consume', () => {
   const consume = (tx: Tx, id: string, meter: string, period: string, units: number) =>
     tx`select private.consume(${id}, ${meter}, ${period}, ${units})`
