@@ -50,6 +50,7 @@ create trigger tg_profiles__timestamps before insert or update on public.profile
 create function private.tg_profiles__time_zone() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the settings are private.
 declare
   v_days integer := (private.setting('quota.time_zone_change_days'))::integer;
 begin
@@ -63,7 +64,7 @@ begin
   return new;
 end $$;
 comment on function private.tg_profiles__time_zone() is
-  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days. Definer: the settings are private.';
+  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days.';
 create trigger tg_profiles__time_zone before update of time_zone on public.profiles
   -- Also when the zone is saved again: after the wait the quota can then catch up with it.
   for each row when (new.time_zone is distinct from old.time_zone or new.time_zone is distinct from old.quota_time_zone)
@@ -107,6 +108,7 @@ comment on function private.time_zone_or_default(text) is 'An IANA time zone tha
 create function private.create_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_user auth.users;
   v_data jsonb;
@@ -139,30 +141,32 @@ begin
   end if;
 end $$;
 comment on function private.create_account(uuid) is
-  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked. Definer: runs in the Auth service''s transaction.';
+  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
 
 create function private.tg_users__create_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.create_account(new.id);
   return new;
 end $$;
 comment on function private.tg_users__create_account() is
-  'Every user has its profile, credits and limits, whoever made the user. Definer: it runs as the Auth service.';
+  'Every user has its profile, credits and limits, whoever made the user.';
 create trigger palisade_create_account after insert on auth.users
   for each row execute function private.tg_users__create_account();
 
 create function private.tg_users__activate_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.complete_anonymous_account(new.id);
   update public.profiles set status = 'active' where id = new.id and status = 'pending' and parked_reason is null;
   return new;
 end $$;
 comment on function private.tg_users__activate_account() is
-  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended. Definer: it runs as the Auth service.';
+  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended.';
 create trigger palisade_activate_account after update of email_confirmed_at on auth.users
   for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
   execute function private.tg_users__activate_account();

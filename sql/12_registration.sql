@@ -302,6 +302,7 @@ comment on function private.reserve_registration(uuid, jsonb, boolean, inet, tex
 create function private.before_user_created(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service, which may call it and nothing else.
 declare
   v_user jsonb := event -> 'user';
   v_ip text := event -> 'metadata' ->> 'ip_address';
@@ -321,13 +322,14 @@ begin
   return jsonb_build_object('error', jsonb_build_object('http_code', 403, 'message', v_refusal));
 end $$;
 comment on function private.before_user_created(jsonb) is
-  'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason. Definer: it runs as the Auth service, which may call it and nothing else.';
+  'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason.';
 grant usage on schema private to supabase_auth_admin;
 grant execute on function private.before_user_created(jsonb) to supabase_auth_admin;
 
 create function private.confirm_registration(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_user auth.users;
   v_registration private.registrations;
@@ -356,17 +358,18 @@ begin
   end if;
 end $$;
 comment on function private.confirm_registration(uuid) is
-  'Turns a reservation into a registration and records the accepted terms. A user without a reservation passes phase, cap, invite and age here or is refused. Definer: runs in the Auth service''s transaction.';
+  'Turns a reservation into a registration and records the accepted terms. A user without a reservation passes phase, cap, invite and age here or is refused.';
 
 create function private.tg_users__confirm_registration() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.confirm_registration(new.id);
   return null;
 end $$;
 comment on function private.tg_users__confirm_registration() is
-  'The second line of the registration gate. Definer: it runs as the Auth service.';
+  'The second line of the registration gate.';
 -- Deferred: the Auth service writes app_metadata after the insert, and the lock lasts no longer than the commit.
 create constraint trigger palisade_confirm_registration after insert on auth.users
   deferrable initially deferred
@@ -402,6 +405,7 @@ comment on function private.complete_account(uuid, date) is
 create function private.complete_anonymous_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_data jsonb;
   v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
@@ -423,13 +427,14 @@ begin
   end if;
 end $$;
 comment on function private.complete_anonymous_account(uuid) is
-  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others. Definer: runs in the Auth service''s transaction.';
+  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others.';
 
 -- Functions of the API -------------------------------------------------------------------------------------------------
 
 create function private.accept_my_terms() returns setof public.consents
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: nobody writes consents directly.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -439,7 +444,7 @@ begin
     where c.user_id = v_user_id and d.published_at <= now()
     order by c.kind, d.published_at desc, d.version desc;
 end $$;
-comment on function private.accept_my_terms() is 'What accept_terms() calls. Definer: nobody writes consents directly.';
+comment on function private.accept_my_terms() is 'What accept_terms() calls.';
 grant execute on function private.accept_my_terms() to authenticated;
 
 create function public.accept_terms() returns setof public.consents
@@ -452,6 +457,7 @@ grant execute on function public.accept_terms() to authenticated;
 create function private.complete_my_registration(birth_date text, accept_terms boolean) returns public.profiles
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: birth date and status are not user-writable.
 declare
   -- An account that is not complete is not active either.
   v_user_id uuid := private.require_user(allow_pending => true, allow_aal1 => true);
@@ -478,7 +484,7 @@ begin
   return v_profile;
 end $$;
 comment on function private.complete_my_registration(text, boolean) is
-  'What complete_registration() calls. Definer: birth date and status are not user-writable.';
+  'What complete_registration() calls.';
 grant execute on function private.complete_my_registration(text, boolean) to authenticated;
 
 create function public.complete_registration(birth_date text, accept_terms boolean) returns public.profiles
@@ -491,6 +497,7 @@ grant execute on function public.complete_registration(text, boolean) to authent
 create function private.set_my_do_not_sell(value boolean) returns boolean
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: nobody writes consents directly.
 declare
   v_user_id uuid := private.require_user();
   v_before boolean;
@@ -508,7 +515,7 @@ begin
   end if;
   return value;
 end $$;
-comment on function private.set_my_do_not_sell(boolean) is 'What set_do_not_sell() calls. Definer: nobody writes consents directly.';
+comment on function private.set_my_do_not_sell(boolean) is 'What set_do_not_sell() calls.';
 grant execute on function private.set_my_do_not_sell(boolean) to authenticated;
 
 create function public.set_do_not_sell(value boolean) returns boolean
@@ -521,6 +528,7 @@ grant execute on function public.set_do_not_sell(boolean) to authenticated;
 create function private.record_consent_of_guardian(user_id uuid, note text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
   if (private.lock_account(record_consent_of_guardian.user_id)).user_id is null then
@@ -544,19 +552,20 @@ begin
   perform private.audit(action => 'account.guardian_consent', resource_type => 'account',
     resource_id => record_consent_of_guardian.user_id::text, user_id => record_consent_of_guardian.user_id);
 end $$;
-comment on function private.record_consent_of_guardian(uuid, text) is 'What record_guardian_consent() calls. Definer: it changes what no API role may.';
+comment on function private.record_consent_of_guardian(uuid, text) is 'What record_guardian_consent() calls.';
 grant execute on function private.record_consent_of_guardian(uuid, text) to authenticated, service_role;
 
 create function public.record_guardian_consent(user_id uuid, note text) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.record_consent_of_guardian(user_id, note) $$;
 comment on function public.record_guardian_consent(uuid, text) is
-  'For admins and the service role: a guardian agreed, so the parked account becomes active as soon as its e-mail is verified. note says who, and how it was checked. A repeated call changes nothing.';
+  'For admins and the service role: a guardian agreed, so the parked account becomes active as soon as its e-mail is verified; a repeated call changes nothing. note says who, and how it was checked.';
 grant execute on function public.record_guardian_consent(uuid, text) to authenticated, service_role;
 
 create function private.make_invite(label text, max_uses integer, expires_at timestamptz, out id uuid, out code text)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   if private.text_or_null(label, 200) is null or coalesce(max_uses not between 1 and 10000, true) or expires_at <= now() then
@@ -571,7 +580,7 @@ begin
   perform private.audit(action => 'invite.create', resource_type => 'invite', resource_id => make_invite.id::text,
     details => jsonb_build_object('label', private.text_or_null(make_invite.label, 200), 'max_uses', make_invite.max_uses));
 end $$;
-comment on function private.make_invite(text, integer, timestamptz) is 'What create_invite() calls. Definer: invites are private.';
+comment on function private.make_invite(text, integer, timestamptz) is 'What create_invite() calls.';
 grant execute on function private.make_invite(text, integer, timestamptz) to authenticated, service_role;
 
 create function public.create_invite(
@@ -587,6 +596,7 @@ create function private.invites_with_uses() returns table (
   id uuid, label text, max_uses integer, uses bigint, expires_at timestamptz, revoked_at timestamptz, created_by uuid, created_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   return query
@@ -595,7 +605,7 @@ begin
       i.expires_at, i.revoked_at, i.created_by, i.created_at
     from private.invites i order by i.id desc;
 end $$;
-comment on function private.invites_with_uses() is 'What list_invites() calls. Definer: invites are private.';
+comment on function private.invites_with_uses() is 'What list_invites() calls.';
 grant execute on function private.invites_with_uses() to authenticated, service_role;
 
 create function public.list_invites() returns table (
@@ -608,6 +618,7 @@ grant execute on function public.list_invites() to authenticated, service_role;
 create function private.close_invite(invite_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   if not exists (select from private.invites i where i.id = close_invite.invite_id) then
@@ -618,7 +629,7 @@ begin
     perform private.audit(action => 'invite.revoke', resource_type => 'invite', resource_id => close_invite.invite_id::text);
   end if;
 end $$;
-comment on function private.close_invite(uuid) is 'What revoke_invite() calls. Definer: invites are private.';
+comment on function private.close_invite(uuid) is 'What revoke_invite() calls.';
 grant execute on function private.close_invite(uuid) to authenticated, service_role;
 
 create function public.revoke_invite(invite_id uuid) returns void
@@ -630,13 +641,14 @@ grant execute on function public.revoke_invite(uuid) to authenticated, service_r
 create function private.registration_policy() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: settings are private.
 begin
   perform private.require_admin();
   return (
     select jsonb_object_agg(s.key, s.value) from private.settings s
     where s.key like 'launch.%' or s.key like 'registration.%');
 end $$;
-comment on function private.registration_policy() is 'What get_registration_policy() calls. Definer: settings are private.';
+comment on function private.registration_policy() is 'What get_registration_policy() calls.';
 grant execute on function private.registration_policy() to authenticated, service_role;
 
 create function public.get_registration_policy() returns jsonb

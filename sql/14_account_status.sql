@@ -140,6 +140,7 @@ comment on function private.enforce_account_status(uuid, text) is
 create function private.change_status_of(user_id uuid, to_status text, reason text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
   if user_id = (select auth.uid()) then
@@ -151,7 +152,7 @@ begin
   return private.change_account_status(user_id, to_status, reason);
 end $$;
 comment on function private.change_status_of(uuid, text, text) is
-  'What suspend_account, reinstate_account and delete_account call. Definer: it changes what no API role may.';
+  'What suspend_account, reinstate_account and delete_account call.';
 grant execute on function private.change_status_of(uuid, text, text) to authenticated, service_role;
 
 create function public.suspend_account(user_id uuid, reason text) returns text
@@ -178,13 +179,14 @@ grant execute on function public.delete_account(uuid, text) to authenticated, se
 create function private.delete_own_account() returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 declare
   v_user_id uuid := private.require_user();
 begin
   perform private.require_aal2();
   return private.change_account_status(v_user_id, 'deleted', 'deleted by its owner');
 end $$;
-comment on function private.delete_own_account() is 'What delete_my_account() calls. Definer: it changes what no API role may.';
+comment on function private.delete_own_account() is 'What delete_my_account() calls.';
 grant execute on function private.delete_own_account() to authenticated;
 
 create function public.delete_my_account() returns text
@@ -199,6 +201,7 @@ grant execute on function public.delete_my_account() to authenticated;
 create function private.change_role_of(user_id uuid, role text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 declare
   v_before text;
 begin
@@ -225,14 +228,14 @@ begin
   update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;
   return change_role_of.role;
 end $$;
-comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls. Definer: it changes what no API role may.';
+comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls.';
 grant execute on function private.change_role_of(uuid, text) to authenticated, service_role;
 
 create function public.set_account_role(user_id uuid, role text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_role_of(user_id, role) $$;
 comment on function public.set_account_role(uuid, text) is
-  'For admins and the service role: user, support or admin. Never the caller''s own role, and the last active admin stays one. Tokens carry it from the next refresh on. Answers the role.';
+  'For admins and the service role: makes an account user, support or admin, never the caller''s own and never the last active admin, and answers the role. Tokens carry it from the next refresh on.';
 grant execute on function public.set_account_role(uuid, text) to authenticated, service_role;
 
 create function private.account_by_email(email text) returns table (
@@ -240,6 +243,7 @@ create function private.account_by_email(email text) returns table (
   last_sign_in_at timestamptz, created_at timestamptz, registered_by text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: addresses are the Auth service's.
 begin
   perform private.require_admin();
   return query
@@ -248,7 +252,7 @@ begin
     from auth.users u join public.profiles p using (id)
     where u.email = lower(btrim(account_by_email.email)) and not u.is_sso_user;
 end $$;
-comment on function private.account_by_email(text) is 'What find_account() calls. Definer: addresses are the Auth service''s.';
+comment on function private.account_by_email(text) is 'What find_account() calls.';
 grant execute on function private.account_by_email(text) to authenticated, service_role;
 
 create function public.find_account(email text) returns table (

@@ -35,6 +35,7 @@ comment on function private.my_session_id() is 'The session of the caller''s tok
 create function private.session_is_open() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables, and it answers also where the caller may not see the profile.
 declare
   v_claims jsonb := auth.jwt();
   v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
@@ -45,12 +46,13 @@ begin
   return found;
 end $$;
 comment on function private.session_is_open() is
-  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile. Definer: the Auth service''s tables, and it answers also where the caller may not see the profile.';
+  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile.';
 grant execute on function private.session_is_open() to authenticated;
 
 create function private.has_aal2() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's.
 declare
   v_claims jsonb := auth.jwt();
 begin
@@ -60,12 +62,14 @@ begin
       and s.aal = 'aal2');
 end $$;
 comment on function private.has_aal2() is
-  'Whether the caller proved a second factor in this session: the token says so and the session still does. Definer: auth.sessions is the Auth service''s.';
+  'Whether the caller proved a second factor in this session: the token says so and the session still does.';
 grant execute on function private.has_aal2() to authenticated;
 
 create function private.access_is_allowed() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables. One lookup: three helpers cost three times as much, and three conditions of unknown truth make
+-- the planner expect too few rows.
 declare
   v_claims jsonb := auth.jwt();
   v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
@@ -79,12 +83,13 @@ begin
   return found;
 end $$;
 comment on function private.access_is_allowed() is
-  'Whether the caller''s session is live, the account active and its second factor used, in one lookup, for the restrictive policy of every table with users'' data. Three helpers cost three times as much, and three conditions of unknown truth make the planner expect too few rows. Definer: the Auth service''s tables.';
+  'Whether the caller''s session is live, the account active and its second factor used, for the restrictive policy of every table with users'' data.';
 grant execute on function private.access_is_allowed() to authenticated;
 
 create function private.is_admin() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: profiles of others stay hidden.
 declare
   v_user_id uuid := auth.uid();
 begin
@@ -92,7 +97,7 @@ begin
     and private.has_aal2() and private.access_is_allowed();
 end $$;
 comment on function private.is_admin() is
-  'Whether the caller is an active admin in a live session at aal2; the role is read from the profile, not from the token. Definer: profiles of others stay hidden.';
+  'Whether the caller is an active admin in a live session at aal2; the role is read from the profile, not from the token.';
 grant execute on function private.is_admin() to authenticated;
 
 create function private.require_user(allow_pending boolean default false, allow_aal1 boolean default false) returns uuid
@@ -127,6 +132,7 @@ comment on function private.require_user(boolean, boolean) is
 create function private.require_aal2() returns void
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
@@ -137,7 +143,7 @@ begin
   end if;
 end $$;
 comment on function private.require_aal2() is
-  'For sensitive actions: refuses a caller with a second factor who has not used it, and support and admins without one. Definer: the Auth service''s tables.';
+  'For sensitive actions: refuses a caller with a second factor who has not used it, and support and admins without one.';
 
 create function private.require_account(
   user_id uuid, session_id uuid, aal2 boolean default false, request jsonb default null
@@ -177,6 +183,7 @@ comment on function private.require_account(uuid, uuid, boolean, jsonb) is
 create function private.require_admin() returns void
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the role is read from the profile.
 declare
   v_user_id uuid;
 begin
@@ -190,13 +197,14 @@ begin
   perform private.require_aal2();
 end $$;
 comment on function private.require_admin() is
-  'Lets in the service role, direct connections of the project''s owner, and active admins at aal2. Definer: the role is read from the profile.';
+  'Lets in the service role, direct connections of the project''s owner, and active admins at aal2.';
 
 create function private.warn_user(
   user_id uuid, type text, severity text, title text, body text, details jsonb default '{}', dedupe_key text default null
 ) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: both tables are written by functions only.
 begin
   perform private.raise_security_event(
     type => warn_user.type, severity => warn_user.severity, user_id => warn_user.user_id,
@@ -206,7 +214,7 @@ begin
     data => warn_user.details);
 end $$;
 comment on function private.warn_user(uuid, text, text, text, text, jsonb, text) is
-  'A security event and a notification about it for the account''s owner. Definer: both tables are written by functions only.';
+  'A security event and a notification about it for the account''s owner.';
 
 -- What a user agent is called ------------------------------------------------------------------------------------------
 
@@ -281,15 +289,17 @@ grant select on public.devices to authenticated, service_role;
 create function private.request_country() returns text
 language sql stable security definer set search_path = ''
 as $$
+-- Definer: the settings are private.
   select nullif(left(upper(nullif(current_setting('request.headers', true), '')::jsonb
     ->> (select value #>> '{}' from private.settings where key = 'sessions.country_header')), 10), '')
 $$;
 comment on function private.request_country() is
-  'The country of the request, from the header that sessions.country_header names; null while the setting is null. Set it only where the platform itself writes that header. Definer: the settings are private.';
+  'The country of the request, from the header that sessions.country_header names; null while the setting is null. Set it only where the platform itself writes that header.';
 
 create function private.register_device(device_id text, name text, type text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: devices are written here only, and the replaced session is the Auth service's.
 declare
   v_user_id uuid := private.require_user();
   v_session_id uuid := private.my_session_id();
@@ -341,14 +351,14 @@ begin
   end if;
 end $$;
 comment on function private.register_device(text, text, text) is
-  'Behind public.register_device. Definer: devices are written here only, and the replaced session is the Auth service''s.';
+  'Behind public.register_device.';
 grant execute on function private.register_device(text, text, text) to authenticated;
 
 create function public.register_device(device_id text, name text, type text) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.register_device(register_device.device_id, register_device.name, register_device.type) $$;
 comment on function public.register_device(text, text, text) is
-  'Tells which device the caller''s session runs on; call it after sign-in. type: android, ios, web or desktop. An older session of the same device ends.';
+  'Tells which device (type: android, ios, web or desktop) the caller''s session runs on; call it after sign-in. An older session of the same device ends.';
 grant execute on function public.register_device(text, text, text) to authenticated;
 
 -- The owner's list -----------------------------------------------------------------------------------------------------
@@ -360,6 +370,7 @@ returns table (
 )
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
@@ -374,7 +385,7 @@ begin
     order by s.id = v_session_id desc, 9 desc, s.id;
 end $$;
 comment on function private.list_my_sessions() is
-  'Behind public.list_my_sessions. Definer: auth.sessions is the Auth service''s; it answers for the caller only.';
+  'Behind public.list_my_sessions.';
 grant execute on function private.list_my_sessions() to authenticated;
 
 create function public.list_my_sessions()
@@ -391,6 +402,7 @@ grant execute on function public.list_my_sessions() to authenticated;
 create function private.revoke_my_session(session_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -402,7 +414,7 @@ begin
     resource_id => revoke_my_session.session_id::text, user_id => v_user_id);
 end $$;
 comment on function private.revoke_my_session(uuid) is
-  'Behind public.revoke_my_session. Definer: auth.sessions is the Auth service''s; it deletes the caller''s only.';
+  'Behind public.revoke_my_session.';
 grant execute on function private.revoke_my_session(uuid) to authenticated;
 
 create function public.revoke_my_session(session_id uuid) returns void
@@ -415,6 +427,7 @@ grant execute on function public.revoke_my_session(uuid) to authenticated;
 create function private.revoke_my_other_sessions() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
@@ -427,7 +440,7 @@ begin
   return v_revoked;
 end $$;
 comment on function private.revoke_my_other_sessions() is
-  'Behind public.revoke_my_other_sessions. Definer: auth.sessions is the Auth service''s; it deletes the caller''s only.';
+  'Behind public.revoke_my_other_sessions.';
 grant execute on function private.revoke_my_other_sessions() to authenticated;
 
 create function public.revoke_my_other_sessions() returns integer
@@ -439,6 +452,7 @@ grant execute on function public.revoke_my_other_sessions() to authenticated;
 create function private.revoke_all_sessions(user_id uuid) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; service role and admins only.
 declare
   v_revoked integer;
 begin
@@ -454,7 +468,7 @@ begin
   return v_revoked;
 end $$;
 comment on function private.revoke_all_sessions(uuid) is
-  'Behind public.revoke_all_sessions. Definer: auth.sessions is the Auth service''s; service role and admins only.';
+  'Behind public.revoke_all_sessions.';
 grant execute on function private.revoke_all_sessions(uuid) to authenticated, service_role;
 
 create function public.revoke_all_sessions(user_id uuid) returns integer
@@ -486,6 +500,7 @@ comment on function private.network_of(inet, integer, integer) is 'The network o
 create function private.tg_sessions__limit() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   -- Sign-ins of one user take turns, so that none misses another's session.
   perform pg_advisory_xact_lock(hashtextextended('sessions of ' || new.user_id, 0));
@@ -498,13 +513,14 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_sessions__limit() is
-  'A user has at most sessions.max_per_user sessions: the oldest ends. Definer: it runs as the Auth service.';
+  'A user has at most sessions.max_per_user sessions: the oldest ends.';
 create trigger palisade_limit_sessions after insert on auth.sessions
   for each row execute function private.tg_sessions__limit();
 
 create function private.tg_sessions__network() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 declare
   v_network cidr := private.network_of(new.ip, 24, 48);
 begin
@@ -524,7 +540,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_sessions__network() is
-  'Notes the network of a sign-in; the first is silent, every other new one warns the user. Definer: it runs as the Auth service.';
+  'Notes the network of a sign-in; the first is silent, every other new one warns the user.';
 create trigger palisade_note_network after insert on auth.sessions
   for each row when (new.ip is not null) execute function private.tg_sessions__network();
 
@@ -543,6 +559,7 @@ comment on function private.delete_old_networks() is 'Forgets networks that nobo
 create function private.tg_users__password_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.warn_user(new.id, 'password_changed', 'medium', 'Your password was changed',
     'If it was not you, reset your password now and end your other sessions.');
@@ -552,7 +569,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_users__password_changed() is
-  'Warns the user of a new password; ending the other sessions is the Auth service''s. Definer: it runs as the Auth service.';
+  'Warns the user of a new password; ending the other sessions is the Auth service''s.';
 create trigger palisade_password_changed after update of encrypted_password on auth.users
   for each row when (
     old.encrypted_password <> '' and old.encrypted_password is distinct from new.encrypted_password)
@@ -561,6 +578,7 @@ create trigger palisade_password_changed after update of encrypted_password on a
 create function private.tg_profiles__role_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: those tables are written by functions only.
 begin
   perform private.warn_user(new.id, 'role_changed', 'high', 'Your role was changed',
     format('Your role is now %s; it was %s.', new.role, old.role), jsonb_build_object('from', old.role, 'to', new.role));
@@ -569,13 +587,14 @@ begin
   return null;
 end $$;
 comment on function private.tg_profiles__role_changed() is
-  'A new role is audited, a security event, and told to the user. Definer: those tables are written by functions only.';
+  'A new role is audited, a security event, and told to the user.';
 create trigger tg_profiles__role_changed after update of role on public.profiles
   for each row when (old.role is distinct from new.role) execute function private.tg_profiles__role_changed();
 
 create function private.tg_refresh_tokens__reuse() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 declare
   v_user_id uuid;
 begin
@@ -594,7 +613,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_refresh_tokens__reuse() is
-  'A session whose last refresh token was revoked without a new one: the Auth service saw a spent token again and revoked the family. The session goes, and with it the access token. Definer: it runs as the Auth service.';
+  'A session whose last refresh token was revoked without a new one: the Auth service saw a spent token again and revoked the family. The session goes, and with it the access token.';
 -- At commit: a rotation revokes first and inserts the new token after.
 create constraint trigger palisade_token_reuse after update of revoked on auth.refresh_tokens
   deferrable initially deferred

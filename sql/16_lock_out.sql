@@ -43,6 +43,7 @@ comment on function private.hook_network(jsonb) is
 create function private.password_verification_attempt(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_user_id uuid := event ->> 'user_id';
   v_is_valid boolean := coalesce((event ->> 'valid')::boolean, false);
@@ -70,7 +71,7 @@ begin
   return '{"decision": "continue"}';
 end $$;
 comment on function private.password_verification_attempt(jsonb) is
-  'Auth hook: counts wrong passwords and refuses also the right one while the account is locked for the caller''s network. It returns its refusals, so that what it counted stays. Definer: executable by the Auth service only.';
+  'Auth hook: counts wrong passwords and refuses also the right one while the account is locked for the caller''s network. It returns its refusals, so that what it counted stays.';
 grant execute on function private.password_verification_attempt(jsonb) to supabase_auth_admin;
 
 create function private.note_sign_in_failure(lock private.sign_in_locks) returns void
@@ -161,6 +162,7 @@ comment on function private.delete_old_sign_in_failures() is
 create function private.custom_access_token(event jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_user_id uuid := event ->> 'user_id';
   v_session_id uuid := nullif(event #>> '{claims,session_id}', '')::uuid;
@@ -183,5 +185,5 @@ begin
   return jsonb_build_object('claims', (event -> 'claims') || jsonb_build_object('user_role', coalesce(v_account.role, 'user')));
 end $$;
 comment on function private.custom_access_token(jsonb) is
-  'Auth hook: adds the claim user_role and refuses a token, also at refresh, to suspended and deleted accounts and to sessions past their limits, and to sign-ins while locked out. Definer: executable by the Auth service only.';
+  'Auth hook: adds the claim user_role and refuses a token, also at refresh, to suspended and deleted accounts and to sessions past their limits, and to sign-ins while locked out.';
 grant execute on function private.custom_access_token(jsonb) to supabase_auth_admin;

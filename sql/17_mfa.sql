@@ -59,6 +59,7 @@ comment on function private.note_mfa_failure(uuid, uuid) is
 create function private.mfa_verification_attempt(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_factor_id uuid := event ->> 'factor_id';
 begin
@@ -72,12 +73,13 @@ begin
   return '{"decision": "continue"}';
 end $$;
 comment on function private.mfa_verification_attempt(jsonb) is
-  'Auth hook: after mfa.failures wrong codes within mfa.window_minutes a factor takes none, not even the right one; the Auth service then ends the user''s sessions. Definer: executable by the Auth service only.';
+  'Auth hook: after mfa.failures wrong codes within mfa.window_minutes a factor takes none, not even the right one; the Auth service then ends the user''s sessions.';
 grant execute on function private.mfa_verification_attempt(jsonb) to supabase_auth_admin;
 
 create function private.tg_mfa_factors__removed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   -- With the account go its factors: nobody is left to be warned.
   if not exists (select from auth.users u where u.id = old.user_id) then
@@ -95,7 +97,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_mfa_factors__removed() is
-  'Warns the user of a removed factor; with the last one the recovery codes go. Definer: it runs as the Auth service.';
+  'Warns the user of a removed factor; with the last one the recovery codes go.';
 create trigger palisade_factor_removed after delete on auth.mfa_factors
   for each row when (old.status = 'verified') execute function private.tg_mfa_factors__removed();
 
@@ -122,6 +124,7 @@ comment on function private.recovery_code_hash(uuid, text) is
 create function private.create_recovery_codes() returns text[]
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: codes are private; it writes the caller's only.
 declare
   v_user_id uuid := private.require_user();
   v_codes text[];
@@ -139,7 +142,7 @@ begin
   return v_codes;
 end $$;
 comment on function private.create_recovery_codes() is
-  'Behind public.create_recovery_codes. Definer: codes are private; it writes the caller''s only.';
+  'Behind public.create_recovery_codes.';
 grant execute on function private.create_recovery_codes() to authenticated;
 
 create function public.create_recovery_codes() returns text[]
@@ -152,6 +155,7 @@ grant execute on function public.create_recovery_codes() to authenticated;
 create function private.use_recovery_code(code text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: codes are private, factors and sessions the Auth service's; it touches the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
@@ -174,26 +178,27 @@ begin
   return 'accepted';
 end $$;
 comment on function private.use_recovery_code(text) is
-  'Behind public.use_recovery_code. Definer: codes are private, factors and sessions the Auth service''s; it touches the caller''s only.';
+  'Behind public.use_recovery_code.';
 grant execute on function private.use_recovery_code(text) to authenticated;
 
 create function public.use_recovery_code(code text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.use_recovery_code(use_recovery_code.code) $$;
 comment on function public.use_recovery_code(text) is
-  'For a user who signed in and lost the second factor. accepted: the factors, the other codes and all other sessions are gone; enrol a new factor. wrong: no such code. locked: too many wrong ones; wait.';
+  'For a user who signed in and lost the second factor. Answers accepted (the factors, the other codes and all other sessions are gone; enrol a new factor), wrong (no such code) or locked (too many wrong ones; wait).';
 grant execute on function public.use_recovery_code(text) to authenticated;
 
 create function private.count_my_recovery_codes() returns integer
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: codes are private; it counts the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
   return (select count(*) from private.recovery_codes c where c.user_id = v_user_id);
 end $$;
 comment on function private.count_my_recovery_codes() is
-  'Behind public.count_my_recovery_codes. Definer: codes are private; it counts the caller''s only.';
+  'Behind public.count_my_recovery_codes.';
 grant execute on function private.count_my_recovery_codes() to authenticated;
 
 create function public.count_my_recovery_codes() returns integer

@@ -19,13 +19,14 @@ on conflict (plan_id, feature) do nothing;
 create function private.has_feature(feature text) returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: entitlements are private.
 begin
   return exists (
     select from public.plan_features f
     where f.plan_id = (private.entitlement(auth.uid())).plan_id and f.feature = has_feature.feature);
 end $$;
 comment on function private.has_feature(text) is
-  'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row. Definer: entitlements are private.';
+  'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row.';
 grant execute on function private.has_feature(text) to authenticated;
 
 create function private.payment_hint(user_id uuid) returns text

@@ -214,6 +214,7 @@ create function private.change_credits(
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the ledger is writable by nobody else; refuses all but the service role.
 declare
   v_entry public.credit_entries;
 begin
@@ -246,14 +247,14 @@ begin
   return jsonb_build_object('entry_id', v_entry.id, 'balance', v_entry.balance_after);
 end $$;
 comment on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) is
-  'Behind the public credit functions. Definer: the ledger is writable by nobody else; refuses all but the service role.';
+  'Behind the public credit functions.';
 grant execute on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) to service_role;
 
 create function public.deduct_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'deduction', reason, idempotency_key) $$;
 comment on function public.deduct_credits(uuid, bigint, text, text) is
-  'Takes credits (service role). Answers {entry_id, balance}. 402 insufficient_credits when fewer are free; the same idempotency_key changes nothing twice; 422 idempotency_key_reused with another amount.';
+  'Takes credits (service role) and answers {entry_id, balance}; 402 insufficient_credits when fewer are free. The same idempotency_key changes nothing twice; with another amount it is 422 idempotency_key_reused.';
 grant execute on function public.deduct_credits(uuid, bigint, text, text) to service_role;
 
 create function public.grant_credits(
@@ -262,26 +263,27 @@ create function public.grant_credits(
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'grant', reason, idempotency_key, kind, expires_at) $$;
 comment on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) is
-  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. What expires first is spent first, then promotional before monthly before purchased. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. Answers {entry_id, balance}; the same idempotency_key changes nothing twice, and what expires first is spent first, then promotional before monthly before purchased.';
 grant execute on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) to service_role;
 
 create function public.refund_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'refund', reason, idempotency_key, 'purchased') $$;
 comment on function public.refund_credits(uuid, bigint, text, text) is
-  'Gives credits back (service role); they do not expire. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Gives credits back (service role); they do not expire. Answers {entry_id, balance}; the same idempotency_key changes nothing twice.';
 grant execute on function public.refund_credits(uuid, bigint, text, text) to service_role;
 
 create function public.claw_back_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'clawback', reason, idempotency_key) $$;
 comment on function public.claw_back_credits(uuid, bigint, text, text) is
-  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}; the same idempotency_key changes nothing twice.';
 grant execute on function public.claw_back_credits(uuid, bigint, text, text) to service_role;
 
 create function private.my_credits(out balance bigint, out held bigint)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: accounts are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -290,7 +292,7 @@ begin
   end if;
   select a.balance, a.held into balance, held from private.accounts a where a.user_id = v_user_id;
 end $$;
-comment on function private.my_credits() is 'Behind public.get_my_credits. Definer: accounts are private; it answers for the caller only.';
+comment on function private.my_credits() is 'Behind public.get_my_credits.';
 grant execute on function private.my_credits() to authenticated;
 
 create function public.get_my_credits(out balance bigint, out held bigint)
@@ -304,6 +306,7 @@ create function private.my_credit_lots()
 returns table (kind text, amount bigint, remaining bigint, expires_at timestamptz)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: lots are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -311,7 +314,7 @@ begin
   return query
     select l.kind, l.amount, l.remaining, nullif(l.expires_at, 'infinity') from private.open_lots(v_user_id) l;
 end $$;
-comment on function private.my_credit_lots() is 'Behind public.get_my_credit_lots. Definer: lots are private; it answers for the caller only.';
+comment on function private.my_credit_lots() is 'Behind public.get_my_credit_lots.';
 grant execute on function private.my_credit_lots() to authenticated;
 
 create function public.get_my_credit_lots()

@@ -115,6 +115,7 @@ comment on function private.give_back_spend(date, bigint) is
 create function private.tg_settings__spend_cap() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: for whoever may change settings.
 declare
   v_month date := date_trunc('month', now() at time zone 'UTC');
 begin
@@ -130,7 +131,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_settings__spend_cap() is
-  'A cap that is lowered holds at once: what the shards have left of the old one comes back. Definer: for whoever may change settings.';
+  'A cap that is lowered holds at once: what the shards have left of the old one comes back.';
 create trigger tg_settings__spend_cap after update on private.settings
   for each row when (new.key = 'ai.project_usd_per_month' and new.value is distinct from old.value)
   execute function private.tg_settings__spend_cap();

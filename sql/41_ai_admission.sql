@@ -719,6 +719,7 @@ language plpgsql volatile security definer set search_path = ''
 -- Indexes also while tables are small: the plans of an empty project must be those of a full one.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_count integer := jsonb_array_length(requests);
   v_answers json[];
@@ -775,7 +776,7 @@ begin
   return array_to_json(v_answers);
 end $$;
 comment on function private.admit_ai_calls(jsonb) is
-  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
+  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock.';
 
 create function private.admit_ai_call(request jsonb) returns json
 language plpgsql volatile security invoker set search_path = ''

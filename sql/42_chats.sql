@@ -23,12 +23,13 @@ create trigger tg_chats__timestamps before insert or update on public.chats
 create function private.tg_chats__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: counters are private.
 begin
   perform private.consume(new.user_id, 'chat_sessions', 'day', 1);
   return null;
 end $$;
 comment on function private.tg_chats__count() is
-  'Counts a new chat against the daily limit, after the policies let it in. Definer: counters are private.';
+  'Counts a new chat against the daily limit, after the policies let it in.';
 create trigger tg_chats__count after insert on public.chats
   for each row execute function private.tg_chats__count();
 

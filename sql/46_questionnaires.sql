@@ -71,11 +71,12 @@ create trigger tg_psychology_tests__times before insert or update on public.psyc
 create function private.tg_psychology_tests__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: counters are private.
 begin
   perform private.consume(new.user_id, 'psychology_tests', 'month', 1);
   return null;
 end $$;
 comment on function private.tg_psychology_tests__count() is
-  'Counts a new run against the monthly limit, after the policies let it in. Definer: counters are private.';
+  'Counts a new run against the monthly limit, after the policies let it in.';
 create trigger tg_psychology_tests__count after insert on public.psychology_tests
   for each row execute function private.tg_psychology_tests__count();

@@ -5,6 +5,7 @@ language plpgsql volatile security definer set search_path = ''
 -- The index also while the table is small, as in admit_ai_calls.
 set enable_seqscan = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 begin
   update private.ai_holds h set started_at = now()
   from (
@@ -13,7 +14,7 @@ begin
   where h.call_id = o.call_id;
 end $$;
 comment on function private.start_ai_calls(uuid[]) is
-  'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold. Definer: the gateway''s role can do this and nothing else.';
+  'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold.';
 
 create function private.return_units(
   inout counts private.meter_counts, hold private.ai_holds, is_charged boolean, tokens bigint, cost_micros bigint
@@ -247,6 +248,7 @@ language plpgsql volatile security definer set search_path = ''
 -- Indexes also while tables are small: the plans of an empty project must be those of a full one.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_call_id uuid;
   v_user_id uuid;
@@ -299,7 +301,7 @@ begin
   return to_jsonb(v_answers);
 end $$;
 comment on function private.settle_ai_calls(jsonb) is
-  'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before. Definer: the gateway''s role can do this and nothing else.';
+  'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before.';
 
 create function private.settle_ai_call(call_id uuid, outcome jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
@@ -357,6 +359,7 @@ comment on function private.settle_abandoned_ai_calls(integer, uuid) is
 create function private.report_ai_attempts(reports jsonb) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_report record;
 begin
@@ -387,11 +390,12 @@ begin
   end loop;
 end $$;
 comment on function private.report_ai_attempts(jsonb) is
-  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it. Definer: the gateway''s role can do this and nothing else.';
+  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it.';
 
 create function private.list_ai_models(caller jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_caller record;
   v_account record;
@@ -417,7 +421,7 @@ begin
   ), '[]'));
 end $$;
 comment on function private.list_ai_models(jsonb) is
-  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}. Definer: the gateway''s role can do this and nothing else.';
+  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
 
 create function private.delete_old_idempotency_keys() returns integer
 language plpgsql volatile security invoker set search_path = ''

@@ -87,6 +87,7 @@ comment on function private.add_up_ai_usage() is
 create function private.my_usage(from_day date, to_day date) returns setof public.ai_usage_daily
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: it looks which days are added up; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_live_from date;
@@ -103,7 +104,7 @@ begin
       v_live_from::timestamp at time zone 'UTC', (to_day + 1)::timestamp at time zone 'UTC', v_user_id) u
     order by 2, 3, 4;
 end $$;
-comment on function private.my_usage(date, date) is 'Behind public.get_my_usage. Definer: it looks which days are added up; it answers for the caller only.';
+comment on function private.my_usage(date, date) is 'Behind public.get_my_usage.';
 grant execute on function private.my_usage(date, date) to authenticated;
 
 create function public.get_my_usage(from_day date, to_day date)

@@ -88,11 +88,12 @@ revoke all on private.used_signatures from anon, authenticated, service_role;
 create function private.tg_api_key_signing_secrets__forget() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: Vault belongs to the project's owner.
 begin
   delete from vault.secrets s where s.id = old.vault_id;
   return null;
 end $$;
-comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased. Definer: Vault belongs to the project''s owner.';
+comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased.';
 create trigger tg_api_key_signing_secrets__forget after delete on private.api_key_signing_secrets
   for each row execute function private.tg_api_key_signing_secrets__forget();
 
@@ -132,6 +133,7 @@ create function private.make_api_key(name text, scopes text[], expires_at timest
 returns table (id uuid, prefix text, secret text)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
   v_id uuid := private.uuid_v7();
@@ -174,7 +176,7 @@ begin
     details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
   return next;
 end $$;
-comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key. Definer: keys are written by functions only.';
+comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key.';
 grant execute on function private.make_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function public.create_api_key(
@@ -186,13 +188,14 @@ as $$
     create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
 $$;
 comment on function public.create_api_key(text, text[], timestamptz, text[]) is
-  'Makes an API key for the caller. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere. Answers {id, prefix, secret}; the secret is shown this once. Needs the second factor when there is one.';
+  'Makes an API key for the caller, who needs the second factor when there is one, and answers {id, prefix, secret}; the secret is shown this once. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere.';
 grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function private.renew_api_key(id uuid, overlap_seconds integer)
 returns table (prefix text, secret text, old_valid_until timestamptz)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -216,7 +219,7 @@ begin
     user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
   return next;
 end $$;
-comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key. Definer: keys are written by functions only.';
+comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key.';
 grant execute on function private.renew_api_key(uuid, integer) to authenticated;
 
 create function public.rotate_api_key(id uuid, overlap_seconds integer default 86400)
@@ -224,12 +227,13 @@ returns table (prefix text, secret text, old_valid_until timestamptz)
 language sql volatile security invoker set search_path = ''
 as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
 comment on function public.rotate_api_key(uuid, integer) is
-  'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
+  'Gives a key of the caller''s a new secret, shown this once: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
 grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
 
 create function private.close_api_key(id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -244,7 +248,7 @@ begin
       user_id => v_user_id);
   end if;
 end $$;
-comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key. Definer: keys are written by functions only.';
+comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key.';
 grant execute on function private.close_api_key(uuid) to authenticated;
 
 create function public.revoke_api_key(id uuid) returns void
@@ -257,6 +261,7 @@ grant execute on function public.revoke_api_key(uuid) to authenticated;
 create function private.set_api_key_limit(id uuid, meter text, period text, amount bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: limits are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -284,19 +289,20 @@ begin
     user_id => v_user_id, details => jsonb_build_object(
       'meter', set_api_key_limit.meter, 'period', set_api_key_limit.period, 'amount', set_api_key_limit.amount));
 end $$;
-comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key. Definer: limits are written by functions only.';
+comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key.';
 grant execute on function private.set_api_key_limit(uuid, text, text, bigint) to authenticated;
 
 create function public.limit_api_key(id uuid, meter text, period text, amount bigint) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.set_api_key_limit(limit_api_key.id, limit_api_key.meter, limit_api_key.period, limit_api_key.amount) $$;
 comment on function public.limit_api_key(uuid, text, text, bigint) is
-  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
+  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). It applies to the next call; amount null takes it away.';
 grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
 
 create function private.set_api_key_signing(id uuid, required boolean) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
   v_secret text;
@@ -318,7 +324,7 @@ begin
     user_id => v_user_id, details => jsonb_build_object('required', v_secret is not null));
   return v_secret;
 end $$;
-comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key. Definer: keys are written by functions only.';
+comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key.';
 grant execute on function private.set_api_key_signing(uuid, boolean) to authenticated;
 
 create function public.sign_api_key(id uuid, required boolean default true) returns text
@@ -414,6 +420,7 @@ comment on function private.check_api_key(bytea, text, inet, jsonb) is
 create function private.report_signature_failure(secret_hash bytea, ip inet) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_key public.api_keys;
 begin
@@ -425,7 +432,7 @@ begin
   end if;
 end $$;
 comment on function private.report_signature_failure(bytea, inet) is
-  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for. Definer: the gateway''s role can do this and nothing else.';
+  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for.';
 
 create function private.delete_old_signatures() returns integer
 language plpgsql volatile security invoker set search_path = ''

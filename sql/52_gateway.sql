@@ -36,6 +36,7 @@ revoke all on private.anonymous_requests from anon, authenticated, service_role;
 create function private.count_anonymous_request(ip inet, route text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
   v_limit private.rate_limits;
@@ -62,7 +63,7 @@ begin
       'used', v_row.used, 'held', 0, 'remaining', 0, 'resets_at', v_row.resets_at));
 end $$;
 comment on function private.count_anonymous_request(inet, text) is
-  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}. Definer: the gateway''s role can do this and nothing else.';
+  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}.';
 
 create function private.delete_old_anonymous_requests() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -79,6 +80,7 @@ comment on function private.delete_old_anonymous_requests() is 'Forgets addresse
 create function private.provider_secret(name text) returns text
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_secret text;
 begin
@@ -89,7 +91,7 @@ begin
   return v_secret;
 end $$;
 comment on function private.provider_secret(text) is
-  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none. Definer: the gateway''s role can do this and nothing else.';
+  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
 
 grant usage on schema private to palisade_gateway;
 grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;

@@ -244,6 +244,7 @@ comment on function private.secret_context(uuid, text) is 'The place that a seal
 create function private.open(credential_id uuid, purpose text, request_id text default null) returns jsonb
 language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+-- Definer: nobody may read the secrets.
 declare
   v_credential public.credentials;
   v_secret private.credential_secrets;
@@ -290,7 +291,7 @@ begin
     'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
 end $$;
 comment on function private.open(uuid, text, text) is
-  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
 grant execute on function private.open(uuid, text, text) to service_role;
 
 -- Rotation -----------------------------------------------------------------------------------------------------------------
@@ -460,6 +461,7 @@ create function private.save_credential(
 ) returns jsonb
 language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+-- Definer: credentials are written by functions only.
 declare
   v_transfer record;
   v_credential public.credentials;
@@ -518,13 +520,14 @@ begin
   return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
 end $$;
 comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is
-  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role. Definer: credentials are written by functions only.';
+  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role.';
 grant execute on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) to service_role;
 
 create function private.note_credential_test(credential_id uuid, version integer, reason text, permissions text[] default '{}')
 returns boolean
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: credentials are written by functions only.
 begin
   perform private.require_service();
   update public.credentials c set
@@ -534,7 +537,7 @@ begin
   return found;
 end $$;
 comment on function private.note_credential_test(uuid, integer, text, text[]) is
-  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role. Definer: credentials are written by functions only.';
+  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role.';
 grant execute on function private.note_credential_test(uuid, integer, text, text[]) to service_role;
 
 create function private.start_credential_test(user_id uuid, session_id uuid, id uuid, request jsonb default null) returns void
@@ -597,7 +600,7 @@ comment on function private.delete_credential(uuid, uuid, uuid, jsonb) is
 create function private.rename_my_credential(id uuid, name text) returns void
 language sql volatile security definer set search_path = ''
 as $$
-  -- Definer: credentials are written by functions only.
+-- Definer: credentials are written by functions only.
   select private.rename_credential((select auth.uid()), private.my_session_id(), rename_my_credential.id, rename_my_credential.name)
 $$;
 comment on function private.rename_my_credential(uuid, text) is 'Behind public.rename_credential.';
@@ -613,7 +616,7 @@ grant execute on function public.rename_credential(uuid, text) to authenticated;
 create function private.delete_my_credential(id uuid) returns void
 language sql volatile security definer set search_path = ''
 as $$
-  -- Definer: credentials are written by functions only.
+-- Definer: credentials are written by functions only.
   select private.delete_credential((select auth.uid()), private.my_session_id(), delete_my_credential.id)
 $$;
 comment on function private.delete_my_credential(uuid) is 'Behind public.delete_credential.';

@@ -356,6 +356,7 @@ revoke all on private.exchange_pauses from anon, authenticated, service_role;
 create function private.tg_credentials__portfolio_sync() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: whoever writes credentials cannot write syncs.
 begin
   if tg_op = 'UPDATE' and old.status = new.status then
     return null;
@@ -365,7 +366,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_credentials__portfolio_sync() is
-  'A credential of an exchange that becomes active is synced at once. Definer: whoever writes credentials cannot write syncs.';
+  'A credential of an exchange that becomes active is synced at once.';
 create trigger tg_credentials__portfolio_sync after insert or update of status on public.credentials
   for each row when (new.kind = 'exchange' and new.status = 'active') execute function private.tg_credentials__portfolio_sync();
 
@@ -649,7 +650,7 @@ returns table (
   next_sync_at timestamptz)
 language sql stable security definer set search_path = ''
 as $$
-  -- Definer: syncs are private.
+-- Definer: syncs are private.
   select * from private.list_portfolio_syncs((select auth.uid()), private.my_session_id())
 $$;
 comment on function private.my_portfolio_syncs() is 'Behind public.get_my_portfolio_syncs.';
@@ -673,6 +674,7 @@ returns table (
   unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: lots are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user();
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
@@ -717,7 +719,7 @@ begin
     from held h full join sold s on s.asset = h.asset
     order by h.value desc nulls last, 1;
 end $$;
-comment on function private.my_portfolio() is 'Behind public.get_my_portfolio. Definer: lots are private; it answers for the caller only.';
+comment on function private.my_portfolio() is 'Behind public.get_my_portfolio.';
 grant execute on function private.my_portfolio() to authenticated;
 
 create function public.get_my_portfolio()
@@ -727,13 +729,14 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio() $$;
 comment on function public.get_my_portfolio() is
-  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew. value and unrealised are null while a price is missing.';
+  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew; value and unrealised are null while a price is missing.';
 grant execute on function public.get_my_portfolio() to authenticated;
 
 create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)
 returns table (taken_at timestamptz, value numeric, quote_currency text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: as all that users ask of functions, it answers the caller only and says why it does not.
 declare
   v_user_id uuid := private.require_user();
   v_from timestamptz := my_portfolio_series."from";
@@ -770,7 +773,7 @@ begin
   end if;
 end $$;
 comment on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
-  'Behind public.get_my_portfolio_series: one look into the index for each bucket, however many snapshots there are. Definer: as all that users ask of functions, it answers the caller only and says why it does not.';
+  'Behind public.get_my_portfolio_series: one look into the index for each bucket, however many snapshots there are.';
 grant execute on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
 
 create function public.get_my_portfolio_series("from" timestamptz, "to" timestamptz, points integer default 200, credential_id uuid default null)

@@ -314,6 +314,7 @@ comment on function private.refresh_entitlement(uuid) is
 create function private.tg__refresh_entitlements() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: entitlements are private.
 begin
   perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
@@ -327,7 +328,7 @@ begin
   return null;
 end $$;
 comment on function private.tg__refresh_entitlements() is
-  'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
+  'The days of grace and the order of plans are part of what is written in private.entitlements.';
 create trigger tg_settings__entitlements after update on private.settings
   for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
 create trigger tg_plans__entitlements after insert or update of position on public.plans
@@ -354,6 +355,7 @@ create function private.my_entitlement(
 )
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: entitlements are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -362,7 +364,7 @@ begin
   into plan_id, state, is_paid, subscription_id, current_period_end, grace_until, cancel_at, trial_end, pay_url
   from private.entitlement(v_user_id) e left join public.subscriptions s on s.id = e.subscription_id;
 end $$;
-comment on function private.my_entitlement() is 'Behind public.get_my_entitlement. Definer: entitlements are private; it answers for the caller only.';
+comment on function private.my_entitlement() is 'Behind public.get_my_entitlement.';
 grant execute on function private.my_entitlement() to authenticated;
 
 create function public.get_my_entitlement(
@@ -372,5 +374,5 @@ create function public.get_my_entitlement(
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_entitlement() $$;
 comment on function public.get_my_entitlement() is
-  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete; pay_url: where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;

@@ -220,13 +220,14 @@ create function private.dead_stripe_events()
 returns table (id text, type text, created_at timestamptz, attempts integer, error text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the inbox is private; refuses all but admins and the service role.
 begin
   perform private.require_admin();
   return query
     select e.id, e.type, e.created_at, e.attempts, e.error from private.stripe_events e
     where e.state = 'dead' order by e.finished_at desc limit 1000;
 end $$;
-comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events. Definer: the inbox is private; refuses all but admins and the service role.';
+comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events.';
 grant execute on function private.dead_stripe_events() to authenticated, service_role;
 
 create function public.list_dead_stripe_events()
@@ -240,6 +241,7 @@ grant execute on function public.list_dead_stripe_events() to authenticated, ser
 create function private.revive_stripe_event(id text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the inbox is private; refuses all but admins and the service role.
 declare
   v_event private.stripe_events;
 begin
@@ -258,14 +260,14 @@ begin
     details => jsonb_build_object('type', v_event.type, 'attempts', v_event.attempts));
   return 'waiting';
 end $$;
-comment on function private.revive_stripe_event(text) is 'Behind public.retry_stripe_event. Definer: the inbox is private; refuses all but admins and the service role.';
+comment on function private.revive_stripe_event(text) is 'Behind public.retry_stripe_event.';
 grant execute on function private.revive_stripe_event(text) to authenticated, service_role;
 
 create function public.retry_stripe_event(id text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.revive_stripe_event(retry_stripe_event.id) $$;
 comment on function public.retry_stripe_event(text) is
-  'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one. Answers the event''s state: waiting, or what it was when it is not dead. 404 not_found when there is no such event.';
+  'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one; 404 not_found when there is no such event. Answers the event''s state: waiting, or what it was when it is not dead.';
 grant execute on function public.retry_stripe_event(text) to authenticated, service_role;
 
 create function private.retry_stripe_events(since timestamptz default null) returns integer

@@ -154,30 +154,33 @@ comment on function private.link_stripe_customer_by_metadata(text) is
 create function private.tg_stripe_customers__lock() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: as all that triggers do here.
 begin
   perform private.lock_stripe_objects(array[new.id]);
   return new;
 end $$;
 comment on function private.tg_stripe_customers__lock() is
-  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it. Definer: as all that triggers do here.';
+  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it.';
 create trigger tg_stripe_customers__lock before insert on private.stripe_customers
   for each row execute function private.tg_stripe_customers__lock();
 
 create function private.tg_stripe_customers__project() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: as all that triggers do here.
 begin
   perform private.project_stripe_customer(new.id);
   return null;
 end $$;
 comment on function private.tg_stripe_customers__project() is
-  'What was read of a customer before anybody knew whose it is counts from the moment they do. Definer: as all that triggers do here.';
+  'What was read of a customer before anybody knew whose it is counts from the moment they do.';
 create trigger tg_stripe_customers__project after insert on private.stripe_customers
   for each row execute function private.tg_stripe_customers__project();
 
 create function private.tg_stripe_customers__forget() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the Auth service erases users.
 begin
   delete from private.stripe_objects o where o.customer_id = old.id;
   -- One that a worker has at this moment is left to delete_old_stripe_events: waiting for it could be waiting for ever.
@@ -186,7 +189,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_stripe_customers__forget() is
-  'With an erased user go the readings and the events of their customers, which hold addresses. Definer: the Auth service erases users.';
+  'With an erased user go the readings and the events of their customers, which hold addresses.';
 create trigger tg_stripe_customers__forget after delete on private.stripe_customers
   for each row execute function private.tg_stripe_customers__forget();
 

@@ -141,6 +141,7 @@ comment on function private.audit_hash(private.audit_log, bigint, bytea) is
 create function private.tg_audit_log__seal() returns trigger
 language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+-- Definer: no role may write the log.
 declare
   v_month date := private.audit_month(new.created_at);
   v_head private.audit_chain_heads;
@@ -159,7 +160,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_audit_log__seal() is
-  'Gives an entry its place in the chain while its transaction commits: the head''s lock is the last one taken and soon released, so it can neither deadlock nor make others wait for work. Definer: no role may write the log.';
+  'Gives an entry its place in the chain while its transaction commits: the head''s lock is the last one taken and soon released, so it can neither deadlock nor make others wait for work.';
 create constraint trigger tg_audit_log__seal after insert on private.audit_log
   deferrable initially deferred
   for each row execute function private.tg_audit_log__seal();
@@ -246,6 +247,7 @@ create function private.audit(
 ) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: no role may write the log.
 begin
   insert into private.audit_log (
     actor_id, actor_role, user_id, action, resource_type, resource_id, result, ip, user_agent, request_id, details)
@@ -255,7 +257,7 @@ begin
     private.request_id(), coalesce(audit.details, '{}'));
 end $$;
 comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
-  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given. Definer: no role may write the log.';
+  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given.';
 
 create function private.verify_audit_chain(from_month date default null)
 returns table (month date, seq bigint, id uuid, problem text)
@@ -300,11 +302,12 @@ comment on function private.verify_audit_chain(date) is
 create function private.sees_audit_origin() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the service role cannot ask whether it is an admin.
 begin
   return coalesce((select auth.role()) = 'service_role', false) or private.is_admin();
 end $$;
 comment on function private.sees_audit_origin() is
-  'Whether the caller sees from where anybody acted: admins and the service role. Definer: the service role cannot ask whether it is an admin.';
+  'Whether the caller sees from where anybody acted: admins and the service role.';
 grant execute on function private.sees_audit_origin() to authenticated, service_role;
 
 create view public.audit_log with (security_invoker = true) as
@@ -353,6 +356,7 @@ create function private.raise_security_event(
 ) returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: no role may write events.
 declare
   v_event public.security_events;
 begin
@@ -373,4 +377,4 @@ begin
   return v_event.id;
 end $$;
 comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
-  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id. Definer: no role may write events.';
+  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id.';

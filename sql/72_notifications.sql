@@ -47,6 +47,7 @@ revoke all on private.mails from anon, authenticated, service_role;
 create function private.notify_user(user_id uuid, type text, title text, body text, data jsonb default '{}') returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: no role may write notifications.
 declare
   v_id uuid;
 begin
@@ -59,7 +60,7 @@ begin
   return v_id;
 end $$;
 comment on function private.notify_user(uuid, text, text, text, jsonb) is
-  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Answers the notification''s id. Definer: no role may write notifications.';
+  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Answers the notification''s id.';
 
 create function private.claim_mails(batch_size integer default 20)
 returns table (id uuid, address text, subject text, body text, attempt integer)

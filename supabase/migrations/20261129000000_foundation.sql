@@ -162,6 +162,7 @@ comment on function private.tg__timestamps() is 'Keeps created_at and updated_at
 create function private.tg__append_only() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it looks into auth.users, which callers cannot read.
 begin
   -- The one way out: the account itself is erased, and the rows go with it (on delete cascade).
   if tg_op = 'DELETE' and not exists (select from auth.users where id = old.user_id) then
@@ -170,4 +171,4 @@ begin
   raise exception using errcode = '42501', message = format('%I is append-only', tg_table_name);
 end $$;
 comment on function private.tg__append_only() is
-  'Refuses update, delete and truncate, for the table''s owner too. Definer: it looks into auth.users, which callers cannot read.';
+  'Refuses update, delete and truncate, for the table''s owner too.';

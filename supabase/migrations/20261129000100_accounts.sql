@@ -57,6 +57,7 @@ create trigger tg_profiles__timestamps before insert or update on public.profile
 create function private.tg_profiles__time_zone() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the settings are private.
 declare
   v_days integer := (private.setting('quota.time_zone_change_days'))::integer;
 begin
@@ -70,7 +71,7 @@ begin
   return new;
 end $$;
 comment on function private.tg_profiles__time_zone() is
-  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days. Definer: the settings are private.';
+  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days.';
 create trigger tg_profiles__time_zone before update of time_zone on public.profiles
   -- Also when the zone is saved again: after the wait the quota can then catch up with it.
   for each row when (new.time_zone is distinct from old.time_zone or new.time_zone is distinct from old.quota_time_zone)
@@ -114,6 +115,7 @@ comment on function private.time_zone_or_default(text) is 'An IANA time zone tha
 create function private.create_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_user auth.users;
   v_data jsonb;
@@ -146,30 +148,32 @@ begin
   end if;
 end $$;
 comment on function private.create_account(uuid) is
-  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked. Definer: runs in the Auth service''s transaction.';
+  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
 
 create function private.tg_users__create_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.create_account(new.id);
   return new;
 end $$;
 comment on function private.tg_users__create_account() is
-  'Every user has its profile, credits and limits, whoever made the user. Definer: it runs as the Auth service.';
+  'Every user has its profile, credits and limits, whoever made the user.';
 create trigger palisade_create_account after insert on auth.users
   for each row execute function private.tg_users__create_account();
 
 create function private.tg_users__activate_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.complete_anonymous_account(new.id);
   update public.profiles set status = 'active' where id = new.id and status = 'pending' and parked_reason is null;
   return new;
 end $$;
 comment on function private.tg_users__activate_account() is
-  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended. Definer: it runs as the Auth service.';
+  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended.';
 create trigger palisade_activate_account after update of email_confirmed_at on auth.users
   for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
   execute function private.tg_users__activate_account();
@@ -480,6 +484,7 @@ comment on function private.reserve_registration(uuid, jsonb, boolean, inet, tex
 create function private.before_user_created(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service, which may call it and nothing else.
 declare
   v_user jsonb := event -> 'user';
   v_ip text := event -> 'metadata' ->> 'ip_address';
@@ -499,13 +504,14 @@ begin
   return jsonb_build_object('error', jsonb_build_object('http_code', 403, 'message', v_refusal));
 end $$;
 comment on function private.before_user_created(jsonb) is
-  'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason. Definer: it runs as the Auth service, which may call it and nothing else.';
+  'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason.';
 grant usage on schema private to supabase_auth_admin;
 grant execute on function private.before_user_created(jsonb) to supabase_auth_admin;
 
 create function private.confirm_registration(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_user auth.users;
   v_registration private.registrations;
@@ -534,17 +540,18 @@ begin
   end if;
 end $$;
 comment on function private.confirm_registration(uuid) is
-  'Turns a reservation into a registration and records the accepted terms. A user without a reservation passes phase, cap, invite and age here or is refused. Definer: runs in the Auth service''s transaction.';
+  'Turns a reservation into a registration and records the accepted terms. A user without a reservation passes phase, cap, invite and age here or is refused.';
 
 create function private.tg_users__confirm_registration() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.confirm_registration(new.id);
   return null;
 end $$;
 comment on function private.tg_users__confirm_registration() is
-  'The second line of the registration gate. Definer: it runs as the Auth service.';
+  'The second line of the registration gate.';
 -- Deferred: the Auth service writes app_metadata after the insert, and the lock lasts no longer than the commit.
 create constraint trigger palisade_confirm_registration after insert on auth.users
   deferrable initially deferred
@@ -580,6 +587,7 @@ comment on function private.complete_account(uuid, date) is
 create function private.complete_anonymous_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: runs in the Auth service's transaction.
 declare
   v_data jsonb;
   v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
@@ -601,13 +609,14 @@ begin
   end if;
 end $$;
 comment on function private.complete_anonymous_account(uuid) is
-  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others. Definer: runs in the Auth service''s transaction.';
+  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others.';
 
 -- Functions of the API -------------------------------------------------------------------------------------------------
 
 create function private.accept_my_terms() returns setof public.consents
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: nobody writes consents directly.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -617,7 +626,7 @@ begin
     where c.user_id = v_user_id and d.published_at <= now()
     order by c.kind, d.published_at desc, d.version desc;
 end $$;
-comment on function private.accept_my_terms() is 'What accept_terms() calls. Definer: nobody writes consents directly.';
+comment on function private.accept_my_terms() is 'What accept_terms() calls.';
 grant execute on function private.accept_my_terms() to authenticated;
 
 create function public.accept_terms() returns setof public.consents
@@ -630,6 +639,7 @@ grant execute on function public.accept_terms() to authenticated;
 create function private.complete_my_registration(birth_date text, accept_terms boolean) returns public.profiles
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: birth date and status are not user-writable.
 declare
   -- An account that is not complete is not active either.
   v_user_id uuid := private.require_user(allow_pending => true, allow_aal1 => true);
@@ -656,7 +666,7 @@ begin
   return v_profile;
 end $$;
 comment on function private.complete_my_registration(text, boolean) is
-  'What complete_registration() calls. Definer: birth date and status are not user-writable.';
+  'What complete_registration() calls.';
 grant execute on function private.complete_my_registration(text, boolean) to authenticated;
 
 create function public.complete_registration(birth_date text, accept_terms boolean) returns public.profiles
@@ -669,6 +679,7 @@ grant execute on function public.complete_registration(text, boolean) to authent
 create function private.set_my_do_not_sell(value boolean) returns boolean
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: nobody writes consents directly.
 declare
   v_user_id uuid := private.require_user();
   v_before boolean;
@@ -686,7 +697,7 @@ begin
   end if;
   return value;
 end $$;
-comment on function private.set_my_do_not_sell(boolean) is 'What set_do_not_sell() calls. Definer: nobody writes consents directly.';
+comment on function private.set_my_do_not_sell(boolean) is 'What set_do_not_sell() calls.';
 grant execute on function private.set_my_do_not_sell(boolean) to authenticated;
 
 create function public.set_do_not_sell(value boolean) returns boolean
@@ -699,6 +710,7 @@ grant execute on function public.set_do_not_sell(boolean) to authenticated;
 create function private.record_consent_of_guardian(user_id uuid, note text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
   if (private.lock_account(record_consent_of_guardian.user_id)).user_id is null then
@@ -722,19 +734,20 @@ begin
   perform private.audit(action => 'account.guardian_consent', resource_type => 'account',
     resource_id => record_consent_of_guardian.user_id::text, user_id => record_consent_of_guardian.user_id);
 end $$;
-comment on function private.record_consent_of_guardian(uuid, text) is 'What record_guardian_consent() calls. Definer: it changes what no API role may.';
+comment on function private.record_consent_of_guardian(uuid, text) is 'What record_guardian_consent() calls.';
 grant execute on function private.record_consent_of_guardian(uuid, text) to authenticated, service_role;
 
 create function public.record_guardian_consent(user_id uuid, note text) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.record_consent_of_guardian(user_id, note) $$;
 comment on function public.record_guardian_consent(uuid, text) is
-  'For admins and the service role: a guardian agreed, so the parked account becomes active as soon as its e-mail is verified. note says who, and how it was checked. A repeated call changes nothing.';
+  'For admins and the service role: a guardian agreed, so the parked account becomes active as soon as its e-mail is verified; a repeated call changes nothing. note says who, and how it was checked.';
 grant execute on function public.record_guardian_consent(uuid, text) to authenticated, service_role;
 
 create function private.make_invite(label text, max_uses integer, expires_at timestamptz, out id uuid, out code text)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   if private.text_or_null(label, 200) is null or coalesce(max_uses not between 1 and 10000, true) or expires_at <= now() then
@@ -749,7 +762,7 @@ begin
   perform private.audit(action => 'invite.create', resource_type => 'invite', resource_id => make_invite.id::text,
     details => jsonb_build_object('label', private.text_or_null(make_invite.label, 200), 'max_uses', make_invite.max_uses));
 end $$;
-comment on function private.make_invite(text, integer, timestamptz) is 'What create_invite() calls. Definer: invites are private.';
+comment on function private.make_invite(text, integer, timestamptz) is 'What create_invite() calls.';
 grant execute on function private.make_invite(text, integer, timestamptz) to authenticated, service_role;
 
 create function public.create_invite(
@@ -765,6 +778,7 @@ create function private.invites_with_uses() returns table (
   id uuid, label text, max_uses integer, uses bigint, expires_at timestamptz, revoked_at timestamptz, created_by uuid, created_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   return query
@@ -773,7 +787,7 @@ begin
       i.expires_at, i.revoked_at, i.created_by, i.created_at
     from private.invites i order by i.id desc;
 end $$;
-comment on function private.invites_with_uses() is 'What list_invites() calls. Definer: invites are private.';
+comment on function private.invites_with_uses() is 'What list_invites() calls.';
 grant execute on function private.invites_with_uses() to authenticated, service_role;
 
 create function public.list_invites() returns table (
@@ -786,6 +800,7 @@ grant execute on function public.list_invites() to authenticated, service_role;
 create function private.close_invite(invite_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: invites are private.
 begin
   perform private.require_admin();
   if not exists (select from private.invites i where i.id = close_invite.invite_id) then
@@ -796,7 +811,7 @@ begin
     perform private.audit(action => 'invite.revoke', resource_type => 'invite', resource_id => close_invite.invite_id::text);
   end if;
 end $$;
-comment on function private.close_invite(uuid) is 'What revoke_invite() calls. Definer: invites are private.';
+comment on function private.close_invite(uuid) is 'What revoke_invite() calls.';
 grant execute on function private.close_invite(uuid) to authenticated, service_role;
 
 create function public.revoke_invite(invite_id uuid) returns void
@@ -808,13 +823,14 @@ grant execute on function public.revoke_invite(uuid) to authenticated, service_r
 create function private.registration_policy() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: settings are private.
 begin
   perform private.require_admin();
   return (
     select jsonb_object_agg(s.key, s.value) from private.settings s
     where s.key like 'launch.%' or s.key like 'registration.%');
 end $$;
-comment on function private.registration_policy() is 'What get_registration_policy() calls. Definer: settings are private.';
+comment on function private.registration_policy() is 'What get_registration_policy() calls.';
 grant execute on function private.registration_policy() to authenticated, service_role;
 
 create function public.get_registration_policy() returns jsonb
@@ -968,6 +984,7 @@ comment on function private.enforce_account_status(uuid, text) is
 create function private.change_status_of(user_id uuid, to_status text, reason text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
   if user_id = (select auth.uid()) then
@@ -979,7 +996,7 @@ begin
   return private.change_account_status(user_id, to_status, reason);
 end $$;
 comment on function private.change_status_of(uuid, text, text) is
-  'What suspend_account, reinstate_account and delete_account call. Definer: it changes what no API role may.';
+  'What suspend_account, reinstate_account and delete_account call.';
 grant execute on function private.change_status_of(uuid, text, text) to authenticated, service_role;
 
 create function public.suspend_account(user_id uuid, reason text) returns text
@@ -1006,13 +1023,14 @@ grant execute on function public.delete_account(uuid, text) to authenticated, se
 create function private.delete_own_account() returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 declare
   v_user_id uuid := private.require_user();
 begin
   perform private.require_aal2();
   return private.change_account_status(v_user_id, 'deleted', 'deleted by its owner');
 end $$;
-comment on function private.delete_own_account() is 'What delete_my_account() calls. Definer: it changes what no API role may.';
+comment on function private.delete_own_account() is 'What delete_my_account() calls.';
 grant execute on function private.delete_own_account() to authenticated;
 
 create function public.delete_my_account() returns text
@@ -1027,6 +1045,7 @@ grant execute on function public.delete_my_account() to authenticated;
 create function private.change_role_of(user_id uuid, role text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it changes what no API role may.
 declare
   v_before text;
 begin
@@ -1053,14 +1072,14 @@ begin
   update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;
   return change_role_of.role;
 end $$;
-comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls. Definer: it changes what no API role may.';
+comment on function private.change_role_of(uuid, text) is 'What set_account_role() calls.';
 grant execute on function private.change_role_of(uuid, text) to authenticated, service_role;
 
 create function public.set_account_role(user_id uuid, role text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_role_of(user_id, role) $$;
 comment on function public.set_account_role(uuid, text) is
-  'For admins and the service role: user, support or admin. Never the caller''s own role, and the last active admin stays one. Tokens carry it from the next refresh on. Answers the role.';
+  'For admins and the service role: makes an account user, support or admin, never the caller''s own and never the last active admin, and answers the role. Tokens carry it from the next refresh on.';
 grant execute on function public.set_account_role(uuid, text) to authenticated, service_role;
 
 create function private.account_by_email(email text) returns table (
@@ -1068,6 +1087,7 @@ create function private.account_by_email(email text) returns table (
   last_sign_in_at timestamptz, created_at timestamptz, registered_by text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: addresses are the Auth service's.
 begin
   perform private.require_admin();
   return query
@@ -1076,7 +1096,7 @@ begin
     from auth.users u join public.profiles p using (id)
     where u.email = lower(btrim(account_by_email.email)) and not u.is_sso_user;
 end $$;
-comment on function private.account_by_email(text) is 'What find_account() calls. Definer: addresses are the Auth service''s.';
+comment on function private.account_by_email(text) is 'What find_account() calls.';
 grant execute on function private.account_by_email(text) to authenticated, service_role;
 
 create function public.find_account(email text) returns table (
@@ -1126,6 +1146,7 @@ comment on function private.my_session_id() is 'The session of the caller''s tok
 create function private.session_is_open() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables, and it answers also where the caller may not see the profile.
 declare
   v_claims jsonb := auth.jwt();
   v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
@@ -1136,12 +1157,13 @@ begin
   return found;
 end $$;
 comment on function private.session_is_open() is
-  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile. Definer: the Auth service''s tables, and it answers also where the caller may not see the profile.';
+  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile.';
 grant execute on function private.session_is_open() to authenticated;
 
 create function private.has_aal2() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's.
 declare
   v_claims jsonb := auth.jwt();
 begin
@@ -1151,12 +1173,14 @@ begin
       and s.aal = 'aal2');
 end $$;
 comment on function private.has_aal2() is
-  'Whether the caller proved a second factor in this session: the token says so and the session still does. Definer: auth.sessions is the Auth service''s.';
+  'Whether the caller proved a second factor in this session: the token says so and the session still does.';
 grant execute on function private.has_aal2() to authenticated;
 
 create function private.access_is_allowed() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables. One lookup: three helpers cost three times as much, and three conditions of unknown truth make
+-- the planner expect too few rows.
 declare
   v_claims jsonb := auth.jwt();
   v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
@@ -1170,12 +1194,13 @@ begin
   return found;
 end $$;
 comment on function private.access_is_allowed() is
-  'Whether the caller''s session is live, the account active and its second factor used, in one lookup, for the restrictive policy of every table with users'' data. Three helpers cost three times as much, and three conditions of unknown truth make the planner expect too few rows. Definer: the Auth service''s tables.';
+  'Whether the caller''s session is live, the account active and its second factor used, for the restrictive policy of every table with users'' data.';
 grant execute on function private.access_is_allowed() to authenticated;
 
 create function private.is_admin() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: profiles of others stay hidden.
 declare
   v_user_id uuid := auth.uid();
 begin
@@ -1183,7 +1208,7 @@ begin
     and private.has_aal2() and private.access_is_allowed();
 end $$;
 comment on function private.is_admin() is
-  'Whether the caller is an active admin in a live session at aal2; the role is read from the profile, not from the token. Definer: profiles of others stay hidden.';
+  'Whether the caller is an active admin in a live session at aal2; the role is read from the profile, not from the token.';
 grant execute on function private.is_admin() to authenticated;
 
 create function private.require_user(allow_pending boolean default false, allow_aal1 boolean default false) returns uuid
@@ -1218,6 +1243,7 @@ comment on function private.require_user(boolean, boolean) is
 create function private.require_aal2() returns void
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the Auth service's tables.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
@@ -1228,7 +1254,7 @@ begin
   end if;
 end $$;
 comment on function private.require_aal2() is
-  'For sensitive actions: refuses a caller with a second factor who has not used it, and support and admins without one. Definer: the Auth service''s tables.';
+  'For sensitive actions: refuses a caller with a second factor who has not used it, and support and admins without one.';
 
 create function private.require_account(
   user_id uuid, session_id uuid, aal2 boolean default false, request jsonb default null
@@ -1268,6 +1294,7 @@ comment on function private.require_account(uuid, uuid, boolean, jsonb) is
 create function private.require_admin() returns void
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the role is read from the profile.
 declare
   v_user_id uuid;
 begin
@@ -1281,13 +1308,14 @@ begin
   perform private.require_aal2();
 end $$;
 comment on function private.require_admin() is
-  'Lets in the service role, direct connections of the project''s owner, and active admins at aal2. Definer: the role is read from the profile.';
+  'Lets in the service role, direct connections of the project''s owner, and active admins at aal2.';
 
 create function private.warn_user(
   user_id uuid, type text, severity text, title text, body text, details jsonb default '{}', dedupe_key text default null
 ) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: both tables are written by functions only.
 begin
   perform private.raise_security_event(
     type => warn_user.type, severity => warn_user.severity, user_id => warn_user.user_id,
@@ -1297,7 +1325,7 @@ begin
     data => warn_user.details);
 end $$;
 comment on function private.warn_user(uuid, text, text, text, text, jsonb, text) is
-  'A security event and a notification about it for the account''s owner. Definer: both tables are written by functions only.';
+  'A security event and a notification about it for the account''s owner.';
 
 -- What a user agent is called ------------------------------------------------------------------------------------------
 
@@ -1372,15 +1400,17 @@ grant select on public.devices to authenticated, service_role;
 create function private.request_country() returns text
 language sql stable security definer set search_path = ''
 as $$
+-- Definer: the settings are private.
   select nullif(left(upper(nullif(current_setting('request.headers', true), '')::jsonb
     ->> (select value #>> '{}' from private.settings where key = 'sessions.country_header')), 10), '')
 $$;
 comment on function private.request_country() is
-  'The country of the request, from the header that sessions.country_header names; null while the setting is null. Set it only where the platform itself writes that header. Definer: the settings are private.';
+  'The country of the request, from the header that sessions.country_header names; null while the setting is null. Set it only where the platform itself writes that header.';
 
 create function private.register_device(device_id text, name text, type text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: devices are written here only, and the replaced session is the Auth service's.
 declare
   v_user_id uuid := private.require_user();
   v_session_id uuid := private.my_session_id();
@@ -1432,14 +1462,14 @@ begin
   end if;
 end $$;
 comment on function private.register_device(text, text, text) is
-  'Behind public.register_device. Definer: devices are written here only, and the replaced session is the Auth service''s.';
+  'Behind public.register_device.';
 grant execute on function private.register_device(text, text, text) to authenticated;
 
 create function public.register_device(device_id text, name text, type text) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.register_device(register_device.device_id, register_device.name, register_device.type) $$;
 comment on function public.register_device(text, text, text) is
-  'Tells which device the caller''s session runs on; call it after sign-in. type: android, ios, web or desktop. An older session of the same device ends.';
+  'Tells which device (type: android, ios, web or desktop) the caller''s session runs on; call it after sign-in. An older session of the same device ends.';
 grant execute on function public.register_device(text, text, text) to authenticated;
 
 -- The owner's list -----------------------------------------------------------------------------------------------------
@@ -1451,6 +1481,7 @@ returns table (
 )
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
@@ -1465,7 +1496,7 @@ begin
     order by s.id = v_session_id desc, 9 desc, s.id;
 end $$;
 comment on function private.list_my_sessions() is
-  'Behind public.list_my_sessions. Definer: auth.sessions is the Auth service''s; it answers for the caller only.';
+  'Behind public.list_my_sessions.';
 grant execute on function private.list_my_sessions() to authenticated;
 
 create function public.list_my_sessions()
@@ -1482,6 +1513,7 @@ grant execute on function public.list_my_sessions() to authenticated;
 create function private.revoke_my_session(session_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -1493,7 +1525,7 @@ begin
     resource_id => revoke_my_session.session_id::text, user_id => v_user_id);
 end $$;
 comment on function private.revoke_my_session(uuid) is
-  'Behind public.revoke_my_session. Definer: auth.sessions is the Auth service''s; it deletes the caller''s only.';
+  'Behind public.revoke_my_session.';
 grant execute on function private.revoke_my_session(uuid) to authenticated;
 
 create function public.revoke_my_session(session_id uuid) returns void
@@ -1506,6 +1538,7 @@ grant execute on function public.revoke_my_session(uuid) to authenticated;
 create function private.revoke_my_other_sessions() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
@@ -1518,7 +1551,7 @@ begin
   return v_revoked;
 end $$;
 comment on function private.revoke_my_other_sessions() is
-  'Behind public.revoke_my_other_sessions. Definer: auth.sessions is the Auth service''s; it deletes the caller''s only.';
+  'Behind public.revoke_my_other_sessions.';
 grant execute on function private.revoke_my_other_sessions() to authenticated;
 
 create function public.revoke_my_other_sessions() returns integer
@@ -1530,6 +1563,7 @@ grant execute on function public.revoke_my_other_sessions() to authenticated;
 create function private.revoke_all_sessions(user_id uuid) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: auth.sessions is the Auth service's; service role and admins only.
 declare
   v_revoked integer;
 begin
@@ -1545,7 +1579,7 @@ begin
   return v_revoked;
 end $$;
 comment on function private.revoke_all_sessions(uuid) is
-  'Behind public.revoke_all_sessions. Definer: auth.sessions is the Auth service''s; service role and admins only.';
+  'Behind public.revoke_all_sessions.';
 grant execute on function private.revoke_all_sessions(uuid) to authenticated, service_role;
 
 create function public.revoke_all_sessions(user_id uuid) returns integer
@@ -1577,6 +1611,7 @@ comment on function private.network_of(inet, integer, integer) is 'The network o
 create function private.tg_sessions__limit() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   -- Sign-ins of one user take turns, so that none misses another's session.
   perform pg_advisory_xact_lock(hashtextextended('sessions of ' || new.user_id, 0));
@@ -1589,13 +1624,14 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_sessions__limit() is
-  'A user has at most sessions.max_per_user sessions: the oldest ends. Definer: it runs as the Auth service.';
+  'A user has at most sessions.max_per_user sessions: the oldest ends.';
 create trigger palisade_limit_sessions after insert on auth.sessions
   for each row execute function private.tg_sessions__limit();
 
 create function private.tg_sessions__network() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 declare
   v_network cidr := private.network_of(new.ip, 24, 48);
 begin
@@ -1615,7 +1651,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_sessions__network() is
-  'Notes the network of a sign-in; the first is silent, every other new one warns the user. Definer: it runs as the Auth service.';
+  'Notes the network of a sign-in; the first is silent, every other new one warns the user.';
 create trigger palisade_note_network after insert on auth.sessions
   for each row when (new.ip is not null) execute function private.tg_sessions__network();
 
@@ -1634,6 +1670,7 @@ comment on function private.delete_old_networks() is 'Forgets networks that nobo
 create function private.tg_users__password_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   perform private.warn_user(new.id, 'password_changed', 'medium', 'Your password was changed',
     'If it was not you, reset your password now and end your other sessions.');
@@ -1643,7 +1680,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_users__password_changed() is
-  'Warns the user of a new password; ending the other sessions is the Auth service''s. Definer: it runs as the Auth service.';
+  'Warns the user of a new password; ending the other sessions is the Auth service''s.';
 create trigger palisade_password_changed after update of encrypted_password on auth.users
   for each row when (
     old.encrypted_password <> '' and old.encrypted_password is distinct from new.encrypted_password)
@@ -1652,6 +1689,7 @@ create trigger palisade_password_changed after update of encrypted_password on a
 create function private.tg_profiles__role_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: those tables are written by functions only.
 begin
   perform private.warn_user(new.id, 'role_changed', 'high', 'Your role was changed',
     format('Your role is now %s; it was %s.', new.role, old.role), jsonb_build_object('from', old.role, 'to', new.role));
@@ -1660,13 +1698,14 @@ begin
   return null;
 end $$;
 comment on function private.tg_profiles__role_changed() is
-  'A new role is audited, a security event, and told to the user. Definer: those tables are written by functions only.';
+  'A new role is audited, a security event, and told to the user.';
 create trigger tg_profiles__role_changed after update of role on public.profiles
   for each row when (old.role is distinct from new.role) execute function private.tg_profiles__role_changed();
 
 create function private.tg_refresh_tokens__reuse() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 declare
   v_user_id uuid;
 begin
@@ -1685,7 +1724,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_refresh_tokens__reuse() is
-  'A session whose last refresh token was revoked without a new one: the Auth service saw a spent token again and revoked the family. The session goes, and with it the access token. Definer: it runs as the Auth service.';
+  'A session whose last refresh token was revoked without a new one: the Auth service saw a spent token again and revoked the family. The session goes, and with it the access token.';
 -- At commit: a rotation revokes first and inserts the new token after.
 create constraint trigger palisade_token_reuse after update of revoked on auth.refresh_tokens
   deferrable initially deferred
@@ -1739,6 +1778,7 @@ comment on function private.hook_network(jsonb) is
 create function private.password_verification_attempt(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_user_id uuid := event ->> 'user_id';
   v_is_valid boolean := coalesce((event ->> 'valid')::boolean, false);
@@ -1766,7 +1806,7 @@ begin
   return '{"decision": "continue"}';
 end $$;
 comment on function private.password_verification_attempt(jsonb) is
-  'Auth hook: counts wrong passwords and refuses also the right one while the account is locked for the caller''s network. It returns its refusals, so that what it counted stays. Definer: executable by the Auth service only.';
+  'Auth hook: counts wrong passwords and refuses also the right one while the account is locked for the caller''s network. It returns its refusals, so that what it counted stays.';
 grant execute on function private.password_verification_attempt(jsonb) to supabase_auth_admin;
 
 create function private.note_sign_in_failure(lock private.sign_in_locks) returns void
@@ -1857,6 +1897,7 @@ comment on function private.delete_old_sign_in_failures() is
 create function private.custom_access_token(event jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_user_id uuid := event ->> 'user_id';
   v_session_id uuid := nullif(event #>> '{claims,session_id}', '')::uuid;
@@ -1879,7 +1920,7 @@ begin
   return jsonb_build_object('claims', (event -> 'claims') || jsonb_build_object('user_role', coalesce(v_account.role, 'user')));
 end $$;
 comment on function private.custom_access_token(jsonb) is
-  'Auth hook: adds the claim user_role and refuses a token, also at refresh, to suspended and deleted accounts and to sessions past their limits, and to sign-ins while locked out. Definer: executable by the Auth service only.';
+  'Auth hook: adds the claim user_role and refuses a token, also at refresh, to suspended and deleted accounts and to sessions past their limits, and to sign-ins while locked out.';
 grant execute on function private.custom_access_token(jsonb) to supabase_auth_admin;
 
 -- sql/17_mfa.sql ======================================================================================================
@@ -1945,6 +1986,7 @@ comment on function private.note_mfa_failure(uuid, uuid) is
 create function private.mfa_verification_attempt(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: executable by the Auth service only.
 declare
   v_factor_id uuid := event ->> 'factor_id';
 begin
@@ -1958,12 +2000,13 @@ begin
   return '{"decision": "continue"}';
 end $$;
 comment on function private.mfa_verification_attempt(jsonb) is
-  'Auth hook: after mfa.failures wrong codes within mfa.window_minutes a factor takes none, not even the right one; the Auth service then ends the user''s sessions. Definer: executable by the Auth service only.';
+  'Auth hook: after mfa.failures wrong codes within mfa.window_minutes a factor takes none, not even the right one; the Auth service then ends the user''s sessions.';
 grant execute on function private.mfa_verification_attempt(jsonb) to supabase_auth_admin;
 
 create function private.tg_mfa_factors__removed() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs as the Auth service.
 begin
   -- With the account go its factors: nobody is left to be warned.
   if not exists (select from auth.users u where u.id = old.user_id) then
@@ -1981,7 +2024,7 @@ exception when others then
   return null;
 end $$;
 comment on function private.tg_mfa_factors__removed() is
-  'Warns the user of a removed factor; with the last one the recovery codes go. Definer: it runs as the Auth service.';
+  'Warns the user of a removed factor; with the last one the recovery codes go.';
 create trigger palisade_factor_removed after delete on auth.mfa_factors
   for each row when (old.status = 'verified') execute function private.tg_mfa_factors__removed();
 
@@ -2008,6 +2051,7 @@ comment on function private.recovery_code_hash(uuid, text) is
 create function private.create_recovery_codes() returns text[]
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: codes are private; it writes the caller's only.
 declare
   v_user_id uuid := private.require_user();
   v_codes text[];
@@ -2025,7 +2069,7 @@ begin
   return v_codes;
 end $$;
 comment on function private.create_recovery_codes() is
-  'Behind public.create_recovery_codes. Definer: codes are private; it writes the caller''s only.';
+  'Behind public.create_recovery_codes.';
 grant execute on function private.create_recovery_codes() to authenticated;
 
 create function public.create_recovery_codes() returns text[]
@@ -2038,6 +2082,7 @@ grant execute on function public.create_recovery_codes() to authenticated;
 create function private.use_recovery_code(code text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: codes are private, factors and sessions the Auth service's; it touches the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
@@ -2060,26 +2105,27 @@ begin
   return 'accepted';
 end $$;
 comment on function private.use_recovery_code(text) is
-  'Behind public.use_recovery_code. Definer: codes are private, factors and sessions the Auth service''s; it touches the caller''s only.';
+  'Behind public.use_recovery_code.';
 grant execute on function private.use_recovery_code(text) to authenticated;
 
 create function public.use_recovery_code(code text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.use_recovery_code(use_recovery_code.code) $$;
 comment on function public.use_recovery_code(text) is
-  'For a user who signed in and lost the second factor. accepted: the factors, the other codes and all other sessions are gone; enrol a new factor. wrong: no such code. locked: too many wrong ones; wait.';
+  'For a user who signed in and lost the second factor. Answers accepted (the factors, the other codes and all other sessions are gone; enrol a new factor), wrong (no such code) or locked (too many wrong ones; wait).';
 grant execute on function public.use_recovery_code(text) to authenticated;
 
 create function private.count_my_recovery_codes() returns integer
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: codes are private; it counts the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_aal1 => true);
 begin
   return (select count(*) from private.recovery_codes c where c.user_id = v_user_id);
 end $$;
 comment on function private.count_my_recovery_codes() is
-  'Behind public.count_my_recovery_codes. Definer: codes are private; it counts the caller''s only.';
+  'Behind public.count_my_recovery_codes.';
 grant execute on function private.count_my_recovery_codes() to authenticated;
 
 create function public.count_my_recovery_codes() returns integer

@@ -270,6 +270,7 @@ create function private.limits_of(user_id uuid)
 returns table (meter text, period text, amount bigint, used bigint, held bigint, resets_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: counters are private. Callers pass an id they have checked.
 begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query select
@@ -297,7 +298,7 @@ begin
   where p.id = limits_of.user_id;
 end $$;
 comment on function private.limits_of(uuid) is
-  'Every limit of one account with what is used and held in the running period. Definer: counters are private. Callers pass an id they have checked.';
+  'Every limit of one account with what is used and held in the running period.';
 
 create function private.remaining(amount bigint, taken bigint) returns bigint
 language sql immutable security invoker set search_path = ''
@@ -308,6 +309,7 @@ create function private.my_limits()
 returns table (meter text, period text, used bigint, held bigint, amount bigint, remaining bigint, resets_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: counters are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -328,7 +330,7 @@ begin
       ) u
     order by l.meter, l.period;
 end $$;
-comment on function private.my_limits() is 'Behind public.get_my_limits. Definer: counters are private; it answers for the caller only.';
+comment on function private.my_limits() is 'Behind public.get_my_limits.';
 grant execute on function private.my_limits() to authenticated;
 
 create function public.get_my_limits()
@@ -401,6 +403,7 @@ comment on function private.take_units(private.meter_counts, private.meter_limit
 create function private.consume(user_id uuid, meter text, period text, units bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: for triggers on users' tables.
 declare
   v_account private.accounts := private.lock_account(consume.user_id);
   v_profile record;
@@ -425,7 +428,7 @@ begin
   update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
-  'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first. Definer: for triggers on users'' tables.';
+  'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first.';
 
 -- sql/22_features.sql =================================================================================================
 
@@ -450,13 +453,14 @@ on conflict (plan_id, feature) do nothing;
 create function private.has_feature(feature text) returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: entitlements are private.
 begin
   return exists (
     select from public.plan_features f
     where f.plan_id = (private.entitlement(auth.uid())).plan_id and f.feature = has_feature.feature);
 end $$;
 comment on function private.has_feature(text) is
-  'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row. Definer: entitlements are private.';
+  'Whether the caller''s plan includes a feature now; false for who is not signed in. In a policy write it as (select private.has_feature(''x'')), so that it is asked once and not for every row.';
 grant execute on function private.has_feature(text) to authenticated;
 
 create function private.payment_hint(user_id uuid) returns text

@@ -221,6 +221,7 @@ create function private.change_credits(
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the ledger is writable by nobody else; refuses all but the service role.
 declare
   v_entry public.credit_entries;
 begin
@@ -253,14 +254,14 @@ begin
   return jsonb_build_object('entry_id', v_entry.id, 'balance', v_entry.balance_after);
 end $$;
 comment on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) is
-  'Behind the public credit functions. Definer: the ledger is writable by nobody else; refuses all but the service role.';
+  'Behind the public credit functions.';
 grant execute on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) to service_role;
 
 create function public.deduct_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'deduction', reason, idempotency_key) $$;
 comment on function public.deduct_credits(uuid, bigint, text, text) is
-  'Takes credits (service role). Answers {entry_id, balance}. 402 insufficient_credits when fewer are free; the same idempotency_key changes nothing twice; 422 idempotency_key_reused with another amount.';
+  'Takes credits (service role) and answers {entry_id, balance}; 402 insufficient_credits when fewer are free. The same idempotency_key changes nothing twice; with another amount it is 422 idempotency_key_reused.';
 grant execute on function public.deduct_credits(uuid, bigint, text, text) to service_role;
 
 create function public.grant_credits(
@@ -269,26 +270,27 @@ create function public.grant_credits(
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'grant', reason, idempotency_key, kind, expires_at) $$;
 comment on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) is
-  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. What expires first is spent first, then promotional before monthly before purchased. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. Answers {entry_id, balance}; the same idempotency_key changes nothing twice, and what expires first is spent first, then promotional before monthly before purchased.';
 grant execute on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) to service_role;
 
 create function public.refund_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'refund', reason, idempotency_key, 'purchased') $$;
 comment on function public.refund_credits(uuid, bigint, text, text) is
-  'Gives credits back (service role); they do not expire. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Gives credits back (service role); they do not expire. Answers {entry_id, balance}; the same idempotency_key changes nothing twice.';
 grant execute on function public.refund_credits(uuid, bigint, text, text) to service_role;
 
 create function public.claw_back_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'clawback', reason, idempotency_key) $$;
 comment on function public.claw_back_credits(uuid, bigint, text, text) is
-  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
+  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}; the same idempotency_key changes nothing twice.';
 grant execute on function public.claw_back_credits(uuid, bigint, text, text) to service_role;
 
 create function private.my_credits(out balance bigint, out held bigint)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: accounts are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -297,7 +299,7 @@ begin
   end if;
   select a.balance, a.held into balance, held from private.accounts a where a.user_id = v_user_id;
 end $$;
-comment on function private.my_credits() is 'Behind public.get_my_credits. Definer: accounts are private; it answers for the caller only.';
+comment on function private.my_credits() is 'Behind public.get_my_credits.';
 grant execute on function private.my_credits() to authenticated;
 
 create function public.get_my_credits(out balance bigint, out held bigint)
@@ -311,6 +313,7 @@ create function private.my_credit_lots()
 returns table (kind text, amount bigint, remaining bigint, expires_at timestamptz)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: lots are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -318,7 +321,7 @@ begin
   return query
     select l.kind, l.amount, l.remaining, nullif(l.expires_at, 'infinity') from private.open_lots(v_user_id) l;
 end $$;
-comment on function private.my_credit_lots() is 'Behind public.get_my_credit_lots. Definer: lots are private; it answers for the caller only.';
+comment on function private.my_credit_lots() is 'Behind public.get_my_credit_lots.';
 grant execute on function private.my_credit_lots() to authenticated;
 
 create function public.get_my_credit_lots()
@@ -448,6 +451,7 @@ comment on function private.give_back_spend(date, bigint) is
 create function private.tg_settings__spend_cap() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: for whoever may change settings.
 declare
   v_month date := date_trunc('month', now() at time zone 'UTC');
 begin
@@ -463,7 +467,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_settings__spend_cap() is
-  'A cap that is lowered holds at once: what the shards have left of the old one comes back. Definer: for whoever may change settings.';
+  'A cap that is lowered holds at once: what the shards have left of the old one comes back.';
 create trigger tg_settings__spend_cap after update on private.settings
   for each row when (new.key = 'ai.project_usd_per_month' and new.value is distinct from old.value)
   execute function private.tg_settings__spend_cap();

@@ -977,6 +977,7 @@ language plpgsql volatile security definer set search_path = ''
 -- Indexes also while tables are small: the plans of an empty project must be those of a full one.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_count integer := jsonb_array_length(requests);
   v_answers json[];
@@ -1033,7 +1034,7 @@ begin
   return array_to_json(v_answers);
 end $$;
 comment on function private.admit_ai_calls(jsonb) is
-  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock. Definer: the gateway''s role can do this and nothing else.';
+  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock.';
 
 create function private.admit_ai_call(request jsonb) returns json
 language plpgsql volatile security invoker set search_path = ''
@@ -1070,12 +1071,13 @@ create trigger tg_chats__timestamps before insert or update on public.chats
 create function private.tg_chats__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: counters are private.
 begin
   perform private.consume(new.user_id, 'chat_sessions', 'day', 1);
   return null;
 end $$;
 comment on function private.tg_chats__count() is
-  'Counts a new chat against the daily limit, after the policies let it in. Definer: counters are private.';
+  'Counts a new chat against the daily limit, after the policies let it in.';
 create trigger tg_chats__count after insert on public.chats
   for each row execute function private.tg_chats__count();
 
@@ -1240,12 +1242,13 @@ create trigger tg_psychology_tests__times before insert or update on public.psyc
 create function private.tg_psychology_tests__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: counters are private.
 begin
   perform private.consume(new.user_id, 'psychology_tests', 'month', 1);
   return null;
 end $$;
 comment on function private.tg_psychology_tests__count() is
-  'Counts a new run against the monthly limit, after the policies let it in. Definer: counters are private.';
+  'Counts a new run against the monthly limit, after the policies let it in.';
 create trigger tg_psychology_tests__count after insert on public.psychology_tests
   for each row execute function private.tg_psychology_tests__count();
 
@@ -1258,6 +1261,7 @@ language plpgsql volatile security definer set search_path = ''
 -- The index also while the table is small, as in admit_ai_calls.
 set enable_seqscan = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 begin
   update private.ai_holds h set started_at = now()
   from (
@@ -1266,7 +1270,7 @@ begin
   where h.call_id = o.call_id;
 end $$;
 comment on function private.start_ai_calls(uuid[]) is
-  'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold. Definer: the gateway''s role can do this and nothing else.';
+  'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold.';
 
 create function private.return_units(
   inout counts private.meter_counts, hold private.ai_holds, is_charged boolean, tokens bigint, cost_micros bigint
@@ -1500,6 +1504,7 @@ language plpgsql volatile security definer set search_path = ''
 -- Indexes also while tables are small: the plans of an empty project must be those of a full one.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_call_id uuid;
   v_user_id uuid;
@@ -1552,7 +1557,7 @@ begin
   return to_jsonb(v_answers);
 end $$;
 comment on function private.settle_ai_calls(jsonb) is
-  'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before. Definer: the gateway''s role can do this and nothing else.';
+  'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before.';
 
 create function private.settle_ai_call(call_id uuid, outcome jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
@@ -1610,6 +1615,7 @@ comment on function private.settle_abandoned_ai_calls(integer, uuid) is
 create function private.report_ai_attempts(reports jsonb) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_report record;
 begin
@@ -1640,11 +1646,12 @@ begin
   end loop;
 end $$;
 comment on function private.report_ai_attempts(jsonb) is
-  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it. Definer: the gateway''s role can do this and nothing else.';
+  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it.';
 
 create function private.list_ai_models(caller jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_caller record;
   v_account record;
@@ -1670,7 +1677,7 @@ begin
   ), '[]'));
 end $$;
 comment on function private.list_ai_models(jsonb) is
-  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}. Definer: the gateway''s role can do this and nothing else.';
+  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
 
 create function private.delete_old_idempotency_keys() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -1795,6 +1802,7 @@ comment on function private.add_up_ai_usage() is
 create function private.my_usage(from_day date, to_day date) returns setof public.ai_usage_daily
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: it looks which days are added up; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_live_from date;
@@ -1811,7 +1819,7 @@ begin
       v_live_from::timestamp at time zone 'UTC', (to_day + 1)::timestamp at time zone 'UTC', v_user_id) u
     order by 2, 3, 4;
 end $$;
-comment on function private.my_usage(date, date) is 'Behind public.get_my_usage. Definer: it looks which days are added up; it answers for the caller only.';
+comment on function private.my_usage(date, date) is 'Behind public.get_my_usage.';
 grant execute on function private.my_usage(date, date) to authenticated;
 
 create function public.get_my_usage(from_day date, to_day date)

@@ -95,11 +95,12 @@ revoke all on private.used_signatures from anon, authenticated, service_role;
 create function private.tg_api_key_signing_secrets__forget() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: Vault belongs to the project's owner.
 begin
   delete from vault.secrets s where s.id = old.vault_id;
   return null;
 end $$;
-comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased. Definer: Vault belongs to the project''s owner.';
+comment on function private.tg_api_key_signing_secrets__forget() is 'Takes the secret out of Vault when its key is revoked or erased.';
 create trigger tg_api_key_signing_secrets__forget after delete on private.api_key_signing_secrets
   for each row execute function private.tg_api_key_signing_secrets__forget();
 
@@ -139,6 +140,7 @@ create function private.make_api_key(name text, scopes text[], expires_at timest
 returns table (id uuid, prefix text, secret text)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
   v_id uuid := private.uuid_v7();
@@ -181,7 +183,7 @@ begin
     details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
   return next;
 end $$;
-comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key. Definer: keys are written by functions only.';
+comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key.';
 grant execute on function private.make_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function public.create_api_key(
@@ -193,13 +195,14 @@ as $$
     create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
 $$;
 comment on function public.create_api_key(text, text[], timestamptz, text[]) is
-  'Makes an API key for the caller. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere. Answers {id, prefix, secret}; the secret is shown this once. Needs the second factor when there is one.';
+  'Makes an API key for the caller, who needs the second factor when there is one, and answers {id, prefix, secret}; the secret is shown this once. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere.';
 grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function private.renew_api_key(id uuid, overlap_seconds integer)
 returns table (prefix text, secret text, old_valid_until timestamptz)
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -223,7 +226,7 @@ begin
     user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
   return next;
 end $$;
-comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key. Definer: keys are written by functions only.';
+comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key.';
 grant execute on function private.renew_api_key(uuid, integer) to authenticated;
 
 create function public.rotate_api_key(id uuid, overlap_seconds integer default 86400)
@@ -231,12 +234,13 @@ returns table (prefix text, secret text, old_valid_until timestamptz)
 language sql volatile security invoker set search_path = ''
 as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
 comment on function public.rotate_api_key(uuid, integer) is
-  'Gives a key of the caller''s a new secret, shown this once. The old one works for overlap_seconds more: a day by default, 0 to a week. Answers {prefix, secret, old_valid_until}.';
+  'Gives a key of the caller''s a new secret, shown this once: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
 grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
 
 create function private.close_api_key(id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -251,7 +255,7 @@ begin
       user_id => v_user_id);
   end if;
 end $$;
-comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key. Definer: keys are written by functions only.';
+comment on function private.close_api_key(uuid) is 'Behind public.revoke_api_key.';
 grant execute on function private.close_api_key(uuid) to authenticated;
 
 create function public.revoke_api_key(id uuid) returns void
@@ -264,6 +268,7 @@ grant execute on function public.revoke_api_key(uuid) to authenticated;
 create function private.set_api_key_limit(id uuid, meter text, period text, amount bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: limits are written by functions only.
 declare
   v_user_id uuid := private.require_user();
 begin
@@ -291,19 +296,20 @@ begin
     user_id => v_user_id, details => jsonb_build_object(
       'meter', set_api_key_limit.meter, 'period', set_api_key_limit.period, 'amount', set_api_key_limit.amount));
 end $$;
-comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key. Definer: limits are written by functions only.';
+comment on function private.set_api_key_limit(uuid, text, text, bigint) is 'Behind public.limit_api_key.';
 grant execute on function private.set_api_key_limit(uuid, text, text, bigint) to authenticated;
 
 create function public.limit_api_key(id uuid, meter text, period text, amount bigint) returns void
 language sql volatile security invoker set search_path = ''
 as $$ select private.set_api_key_limit(limit_api_key.id, limit_api_key.meter, limit_api_key.period, limit_api_key.amount) $$;
 comment on function public.limit_api_key(uuid, text, text, bigint) is
-  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). amount null takes it away. Applies to the next call.';
+  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). It applies to the next call; amount null takes it away.';
 grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
 
 create function private.set_api_key_signing(id uuid, required boolean) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: keys are written by functions only.
 declare
   v_user_id uuid := private.require_user();
   v_secret text;
@@ -325,7 +331,7 @@ begin
     user_id => v_user_id, details => jsonb_build_object('required', v_secret is not null));
   return v_secret;
 end $$;
-comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key. Definer: keys are written by functions only.';
+comment on function private.set_api_key_signing(uuid, boolean) is 'Behind public.sign_api_key.';
 grant execute on function private.set_api_key_signing(uuid, boolean) to authenticated;
 
 create function public.sign_api_key(id uuid, required boolean default true) returns text
@@ -421,6 +427,7 @@ comment on function private.check_api_key(bytea, text, inet, jsonb) is
 create function private.report_signature_failure(secret_hash bytea, ip inet) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_key public.api_keys;
 begin
@@ -432,7 +439,7 @@ begin
   end if;
 end $$;
 comment on function private.report_signature_failure(bytea, inet) is
-  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for. Definer: the gateway''s role can do this and nothing else.';
+  'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for.';
 
 create function private.delete_old_signatures() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -486,6 +493,7 @@ revoke all on private.anonymous_requests from anon, authenticated, service_role;
 create function private.count_anonymous_request(ip inet, route text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
   v_limit private.rate_limits;
@@ -512,7 +520,7 @@ begin
       'used', v_row.used, 'held', 0, 'remaining', 0, 'resets_at', v_row.resets_at));
 end $$;
 comment on function private.count_anonymous_request(inet, text) is
-  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}. Definer: the gateway''s role can do this and nothing else.';
+  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}.';
 
 create function private.delete_old_anonymous_requests() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -529,6 +537,7 @@ comment on function private.delete_old_anonymous_requests() is 'Forgets addresse
 create function private.provider_secret(name text) returns text
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the gateway's role can do this and nothing else.
 declare
   v_secret text;
 begin
@@ -539,7 +548,7 @@ begin
   return v_secret;
 end $$;
 comment on function private.provider_secret(text) is
-  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none. Definer: the gateway''s role can do this and nothing else.';
+  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
 
 grant usage on schema private to palisade_gateway;
 grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;
@@ -799,6 +808,7 @@ comment on function private.secret_context(uuid, text) is 'The place that a seal
 create function private.open(credential_id uuid, purpose text, request_id text default null) returns jsonb
 language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+-- Definer: nobody may read the secrets.
 declare
   v_credential public.credentials;
   v_secret private.credential_secrets;
@@ -845,7 +855,7 @@ begin
     'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
 end $$;
 comment on function private.open(uuid, text, text) is
-  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event. Definer: nobody may read the secrets.';
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
 grant execute on function private.open(uuid, text, text) to service_role;
 
 -- Rotation -----------------------------------------------------------------------------------------------------------------
@@ -1015,6 +1025,7 @@ create function private.save_credential(
 ) returns jsonb
 language plpgsql volatile security definer set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+-- Definer: credentials are written by functions only.
 declare
   v_transfer record;
   v_credential public.credentials;
@@ -1073,13 +1084,14 @@ begin
   return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
 end $$;
 comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is
-  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role. Definer: credentials are written by functions only.';
+  'Seals what travelled under a transfer as a new credential of its user (credential_id null; kind exchange | ai_provider, provider, name), or in the place of an existing one''s secrets. It is pending until note_credential_test. Answers {id, version}. For the service role.';
 grant execute on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) to service_role;
 
 create function private.note_credential_test(credential_id uuid, version integer, reason text, permissions text[] default '{}')
 returns boolean
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: credentials are written by functions only.
 begin
   perform private.require_service();
   update public.credentials c set
@@ -1089,7 +1101,7 @@ begin
   return found;
 end $$;
 comment on function private.note_credential_test(uuid, integer, text, text[]) is
-  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role. Definer: credentials are written by functions only.';
+  'What a test of a credential came to: reason null, and it is active; else why it failed, as a code. permissions as the provider told them. version is that of the key that was tested: of another one nothing is noted, and the answer is false. For the service role.';
 grant execute on function private.note_credential_test(uuid, integer, text, text[]) to service_role;
 
 create function private.start_credential_test(user_id uuid, session_id uuid, id uuid, request jsonb default null) returns void
@@ -1152,7 +1164,7 @@ comment on function private.delete_credential(uuid, uuid, uuid, jsonb) is
 create function private.rename_my_credential(id uuid, name text) returns void
 language sql volatile security definer set search_path = ''
 as $$
-  -- Definer: credentials are written by functions only.
+-- Definer: credentials are written by functions only.
   select private.rename_credential((select auth.uid()), private.my_session_id(), rename_my_credential.id, rename_my_credential.name)
 $$;
 comment on function private.rename_my_credential(uuid, text) is 'Behind public.rename_credential.';
@@ -1168,7 +1180,7 @@ grant execute on function public.rename_credential(uuid, text) to authenticated;
 create function private.delete_my_credential(id uuid) returns void
 language sql volatile security definer set search_path = ''
 as $$
-  -- Definer: credentials are written by functions only.
+-- Definer: credentials are written by functions only.
   select private.delete_credential((select auth.uid()), private.my_session_id(), delete_my_credential.id)
 $$;
 comment on function private.delete_my_credential(uuid) is 'Behind public.delete_credential.';

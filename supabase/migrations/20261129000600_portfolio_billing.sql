@@ -363,6 +363,7 @@ revoke all on private.exchange_pauses from anon, authenticated, service_role;
 create function private.tg_credentials__portfolio_sync() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: whoever writes credentials cannot write syncs.
 begin
   if tg_op = 'UPDATE' and old.status = new.status then
     return null;
@@ -372,7 +373,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_credentials__portfolio_sync() is
-  'A credential of an exchange that becomes active is synced at once. Definer: whoever writes credentials cannot write syncs.';
+  'A credential of an exchange that becomes active is synced at once.';
 create trigger tg_credentials__portfolio_sync after insert or update of status on public.credentials
   for each row when (new.kind = 'exchange' and new.status = 'active') execute function private.tg_credentials__portfolio_sync();
 
@@ -656,7 +657,7 @@ returns table (
   next_sync_at timestamptz)
 language sql stable security definer set search_path = ''
 as $$
-  -- Definer: syncs are private.
+-- Definer: syncs are private.
   select * from private.list_portfolio_syncs((select auth.uid()), private.my_session_id())
 $$;
 comment on function private.my_portfolio_syncs() is 'Behind public.get_my_portfolio_syncs.';
@@ -680,6 +681,7 @@ returns table (
   unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: lots are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user();
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
@@ -724,7 +726,7 @@ begin
     from held h full join sold s on s.asset = h.asset
     order by h.value desc nulls last, 1;
 end $$;
-comment on function private.my_portfolio() is 'Behind public.get_my_portfolio. Definer: lots are private; it answers for the caller only.';
+comment on function private.my_portfolio() is 'Behind public.get_my_portfolio.';
 grant execute on function private.my_portfolio() to authenticated;
 
 create function public.get_my_portfolio()
@@ -734,13 +736,14 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio() $$;
 comment on function public.get_my_portfolio() is
-  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew. value and unrealised are null while a price is missing.';
+  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew; value and unrealised are null while a price is missing.';
 grant execute on function public.get_my_portfolio() to authenticated;
 
 create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)
 returns table (taken_at timestamptz, value numeric, quote_currency text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: as all that users ask of functions, it answers the caller only and says why it does not.
 declare
   v_user_id uuid := private.require_user();
   v_from timestamptz := my_portfolio_series."from";
@@ -777,7 +780,7 @@ begin
   end if;
 end $$;
 comment on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
-  'Behind public.get_my_portfolio_series: one look into the index for each bucket, however many snapshots there are. Definer: as all that users ask of functions, it answers the caller only and says why it does not.';
+  'Behind public.get_my_portfolio_series: one look into the index for each bucket, however many snapshots there are.';
 grant execute on function private.my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
 
 create function public.get_my_portfolio_series("from" timestamptz, "to" timestamptz, points integer default 200, credential_id uuid default null)
@@ -1176,6 +1179,7 @@ comment on function private.refresh_entitlement(uuid) is
 create function private.tg__refresh_entitlements() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: entitlements are private.
 begin
   perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
@@ -1189,7 +1193,7 @@ begin
   return null;
 end $$;
 comment on function private.tg__refresh_entitlements() is
-  'The days of grace and the order of plans are part of what is written in private.entitlements. Definer: entitlements are private.';
+  'The days of grace and the order of plans are part of what is written in private.entitlements.';
 create trigger tg_settings__entitlements after update on private.settings
   for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
 create trigger tg_plans__entitlements after insert or update of position on public.plans
@@ -1216,6 +1220,7 @@ create function private.my_entitlement(
 )
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: entitlements are private; it answers for the caller only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
 begin
@@ -1224,7 +1229,7 @@ begin
   into plan_id, state, is_paid, subscription_id, current_period_end, grace_until, cancel_at, trial_end, pay_url
   from private.entitlement(v_user_id) e left join public.subscriptions s on s.id = e.subscription_id;
 end $$;
-comment on function private.my_entitlement() is 'Behind public.get_my_entitlement. Definer: entitlements are private; it answers for the caller only.';
+comment on function private.my_entitlement() is 'Behind public.get_my_entitlement.';
 grant execute on function private.my_entitlement() to authenticated;
 
 create function public.get_my_entitlement(
@@ -1234,7 +1239,7 @@ create function public.get_my_entitlement(
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_entitlement() $$;
 comment on function public.get_my_entitlement() is
-  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete. pay_url: where to pay or to choose a plan.';
+  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete; pay_url: where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;
 
 -- sql/65_checkout.sql =================================================================================================
@@ -1939,13 +1944,14 @@ create function private.dead_stripe_events()
 returns table (id text, type text, created_at timestamptz, attempts integer, error text)
 language plpgsql stable security definer set search_path = ''
 as $$
+-- Definer: the inbox is private; refuses all but admins and the service role.
 begin
   perform private.require_admin();
   return query
     select e.id, e.type, e.created_at, e.attempts, e.error from private.stripe_events e
     where e.state = 'dead' order by e.finished_at desc limit 1000;
 end $$;
-comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events. Definer: the inbox is private; refuses all but admins and the service role.';
+comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events.';
 grant execute on function private.dead_stripe_events() to authenticated, service_role;
 
 create function public.list_dead_stripe_events()
@@ -1959,6 +1965,7 @@ grant execute on function public.list_dead_stripe_events() to authenticated, ser
 create function private.revive_stripe_event(id text) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the inbox is private; refuses all but admins and the service role.
 declare
   v_event private.stripe_events;
 begin
@@ -1977,14 +1984,14 @@ begin
     details => jsonb_build_object('type', v_event.type, 'attempts', v_event.attempts));
   return 'waiting';
 end $$;
-comment on function private.revive_stripe_event(text) is 'Behind public.retry_stripe_event. Definer: the inbox is private; refuses all but admins and the service role.';
+comment on function private.revive_stripe_event(text) is 'Behind public.retry_stripe_event.';
 grant execute on function private.revive_stripe_event(text) to authenticated, service_role;
 
 create function public.retry_stripe_event(id text) returns text
 language sql volatile security invoker set search_path = ''
 as $$ select private.revive_stripe_event(retry_stripe_event.id) $$;
 comment on function public.retry_stripe_event(text) is
-  'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one. Answers the event''s state: waiting, or what it was when it is not dead. 404 not_found when there is no such event.';
+  'For admins and the service role: lets a dead event of Stripe''s be tried again, as often as a new one; 404 not_found when there is no such event. Answers the event''s state: waiting, or what it was when it is not dead.';
 grant execute on function public.retry_stripe_event(text) to authenticated, service_role;
 
 create function private.retry_stripe_events(since timestamptz default null) returns integer
@@ -2193,30 +2200,33 @@ comment on function private.link_stripe_customer_by_metadata(text) is
 create function private.tg_stripe_customers__lock() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: as all that triggers do here.
 begin
   perform private.lock_stripe_objects(array[new.id]);
   return new;
 end $$;
 comment on function private.tg_stripe_customers__lock() is
-  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it. Definer: as all that triggers do here.';
+  'Before the row is there: whoever stores readings of this customer meanwhile has finished, or waits and finds it.';
 create trigger tg_stripe_customers__lock before insert on private.stripe_customers
   for each row execute function private.tg_stripe_customers__lock();
 
 create function private.tg_stripe_customers__project() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: as all that triggers do here.
 begin
   perform private.project_stripe_customer(new.id);
   return null;
 end $$;
 comment on function private.tg_stripe_customers__project() is
-  'What was read of a customer before anybody knew whose it is counts from the moment they do. Definer: as all that triggers do here.';
+  'What was read of a customer before anybody knew whose it is counts from the moment they do.';
 create trigger tg_stripe_customers__project after insert on private.stripe_customers
   for each row execute function private.tg_stripe_customers__project();
 
 create function private.tg_stripe_customers__forget() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: the Auth service erases users.
 begin
   delete from private.stripe_objects o where o.customer_id = old.id;
   -- One that a worker has at this moment is left to delete_old_stripe_events: waiting for it could be waiting for ever.
@@ -2225,7 +2235,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_stripe_customers__forget() is
-  'With an erased user go the readings and the events of their customers, which hold addresses. Definer: the Auth service erases users.';
+  'With an erased user go the readings and the events of their customers, which hold addresses.';
 create trigger tg_stripe_customers__forget after delete on private.stripe_customers
   for each row execute function private.tg_stripe_customers__forget();
 

@@ -117,6 +117,7 @@ comment on function private.check_stored_bytes(uuid, jsonb, bigint) is
 create function private.tg_objects__check() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs inside the Storage service's transactions, as whichever role.
 declare
   v_user_id uuid := private.file_owner(new.name);
   v_type text := new.metadata ->> 'mimetype';
@@ -154,7 +155,7 @@ begin
   return null;
 end $$;
 comment on function private.tg_objects__check() is
-  'Holds every write of a user''s file to the rules: path, type, account, bytes. Definer: it runs inside the Storage service''s transactions, as whichever role.';
+  'Holds every write of a user''s file to the rules: path, type, account, bytes.';
 
 create function private.note_upload(file storage.objects, user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -185,13 +186,14 @@ comment on function private.note_upload(storage.objects, uuid) is
 create function private.tg_objects__forget() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
+-- Definer: it runs inside the Storage service's transactions.
 begin
   delete from private.uploads_to_check u where u.object_id = old.id and not u.rejected;
   delete from public.images i where i.id = old.id and i.status <> 'rejected';
   return null;
 end $$;
 comment on function private.tg_objects__forget() is
-  'Removes what we noted about a file that is gone; a rejected image stays, so that its owner can see why. Definer: it runs inside the Storage service''s transactions.';
+  'Removes what we noted about a file that is gone; a rejected image stays, so that its owner can see why.';
 
 create trigger tg_objects__check after insert or update on storage.objects
   for each row execute function private.tg_objects__check();

@@ -95,6 +95,15 @@ const readRuleBreakers = (sql: postgres.Sql) => sql<{ message: string }[]>`
   select p.oid::regprocedure || ' has no comment' from pg_proc p
   where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace) and obj_description(p.oid, 'pg_proc') is null
   union all
+  -- The reason is for who reads the code; the comment is for who calls it.
+  select p.oid::regprocedure || ' must begin with the reason: -- Definer: ...' from pg_proc p
+  where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
+    and p.prosecdef and p.prosrc !~ '^\\n-- Definer: \\S'
+  union all
+  select p.oid::regprocedure || ' gives its reason in its comment; it belongs into the body' from pg_proc p
+  where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
+    and obj_description(p.oid, 'pg_proc') like '%Definer%'
+  union all
   select c.oid::regclass || ' has no comment' from pg_class c
   where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p', 'v', 'm', 'f')
     and not c.relispartition and obj_description(c.oid, 'pg_class') is null
@@ -167,7 +176,15 @@ describe('grants, policies and functions', () => {
     [
       'a function that became security definer and public',
       'alter function private.uuid_v7() security definer; grant execute on function private.uuid_v7() to public',
-      [/^private\.uuid_v7\(\) differs.*'definer; PUBLIC anon authenticated service_role palisade_gateway'/s],
+      [
+        /^private\.uuid_v7\(\) differs.*'definer; PUBLIC anon authenticated service_role palisade_gateway'/s,
+        /^private\.uuid_v7\(\) must begin with the reason: -- Definer: \.\.\.$/,
+      ],
+    ],
+    [
+      'a reason for being definer that stands in the comment',
+      "comment on function private.is_admin() is 'Whether the caller is an admin. Definer: profiles are hidden.'",
+      [/^private\.is_admin\(\) gives its reason in its comment; it belongs into the body$/],
     ],
     [
       'an unlisted sequence',
