@@ -222,7 +222,7 @@ begin
     return v_before;
   end if;
   if v_before = 'admin' and not exists (
-    select from public.profiles p where p.role = 'admin' and p.status = 'active' and p.id <> change_role_of.user_id) then
+    select from private.account_states a where a.role = 'admin' and a.is_active and a.id <> change_role_of.user_id) then
     perform private.raise_error('not_allowed', 'The last admin stays one: make another admin first.');
   end if;
   update public.profiles p set role = change_role_of.role where p.id = change_role_of.user_id;

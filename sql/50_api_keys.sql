@@ -433,6 +433,7 @@ begin
 end $$;
 comment on function private.report_signature_failure(bytea, inet) is
   'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for.';
+grant execute on function private.report_signature_failure(bytea, inet) to palisade_gateway;
 
 create function private.delete_old_signatures() returns integer
 language plpgsql volatile security invoker set search_path = ''

@@ -135,7 +135,7 @@ begin
   if v_user_id is null then
     return null;
   end if;
-  if exists (select from public.profiles p where p.id = v_user_id and p.status in ('suspended', 'deleted')) then
+  if exists (select from private.account_states a where a.id = v_user_id and a.state in ('suspended', 'deleted')) then
     perform private.refuse_file('This account is suspended or deleted.');
   end if;
   if tg_op = 'UPDATE' and private.file_owner(old.name) = v_user_id then

@@ -332,7 +332,7 @@ comment on function public.get_my_credit_lots() is
   'The caller''s credits by origin and expiry, in the order in which they are spent: kind (promotional, monthly, purchased), amount granted, what remains, and when that expires (null: never).';
 grant execute on function public.get_my_credit_lots() to authenticated;
 
--- sql/39_spend_cap.sql ================================================================================================
+-- sql/32_spend_cap.sql ================================================================================================
 
 -- The project's spend cap: what all AI calls of a calendar month (UTC) may cost together. Exact, without a row for which
 -- every call would queue: parts of the cap are handed out to shards, and a call takes its hold from the shard of its connection.

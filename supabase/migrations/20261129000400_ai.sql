@@ -1044,215 +1044,7 @@ begin
 end $$;
 comment on function private.admit_ai_call(jsonb) is 'One call alone; see private.admit_ai_calls.';
 
--- sql/42_chats.sql ====================================================================================================
-
--- Chats: conversations that their owner chooses to keep. The AI proxy never writes here; the owner's client does.
-
-create table public.chats (
-  id uuid primary key default private.uuid_v7(),
-  user_id uuid not null default auth.uid() references auth.users (id) on delete cascade,
-  title text not null default '' check (length(title) <= 200),
-  model_id text check (length(model_id) <= 200),
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  unique (id, user_id)
-);
-comment on table public.chats is 'A conversation. A new one counts against chat_sessions/day.';
-create index chats_user_id_updated_at_idx on public.chats (user_id, updated_at desc);
-alter table public.chats enable row level security;
-alter table public.chats force row level security;
-revoke all on public.chats from anon, authenticated, service_role;
-grant select, delete on public.chats to authenticated;
-grant insert (id, user_id, title, model_id), update (title, model_id) on public.chats to authenticated;
-grant select on public.chats to service_role;
-create trigger tg_chats__timestamps before insert or update on public.chats
-  for each row execute function private.tg__timestamps();
-
-create function private.tg_chats__count() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: counters are private.
-begin
-  perform private.consume(new.user_id, 'chat_sessions', 'day', 1);
-  return null;
-end $$;
-comment on function private.tg_chats__count() is
-  'Counts a new chat against the daily limit, after the policies let it in.';
-create trigger tg_chats__count after insert on public.chats
-  for each row execute function private.tg_chats__count();
-
-create table public.messages (
-  id uuid primary key default private.uuid_v7(),
-  chat_id uuid not null,
-  user_id uuid not null default auth.uid(),
-  role text not null check (role in ('system', 'user', 'assistant', 'tool')),
-  content text not null check (length(content) <= 200000),
-  ai_call_id uuid,
-  created_at timestamptz not null default now(),
-  -- A message can only be in a chat of the same owner.
-  foreign key (chat_id, user_id) references public.chats (id, user_id) on delete cascade
-);
-comment on table public.messages is 'One message of a chat, kept because its owner saved it.';
-comment on column public.messages.ai_call_id is 'The call in ai_calls that made it, when there is one. No foreign key: the log is dropped by month.';
-create index messages_chat_id_user_id_idx on public.messages (chat_id, user_id, id);
-create index messages_user_id_idx on public.messages (user_id);
-alter table public.messages enable row level security;
-alter table public.messages force row level security;
-revoke all on public.messages from anon, authenticated, service_role;
-grant select, delete on public.messages to authenticated;
-grant insert (id, chat_id, user_id, role, content, ai_call_id) on public.messages to authenticated;
-grant select on public.messages to service_role;
-
--- sql/44_documents.sql ================================================================================================
-
--- Documents and images: what users keep besides their chats. A document is a row; an image is a file in Storage, and its
--- row here follows the file (sql/85_storage.sql), so that it never says more than what is stored.
-
-create table public.documents (
-  id uuid primary key default private.uuid_v7(),
-  user_id uuid not null default auth.uid() references auth.users (id) on delete cascade,
-  title text not null default '' check (length(title) <= 200),
-  kind text not null default 'note' check (kind ~ '^[a-z][a-z0-9_]{0,39}$'),
-  content jsonb not null default '{}' check (octet_length(content::text) <= 262144),
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  unique (id, user_id)
-);
-comment on table public.documents is 'A document of a user: any JSON up to 256 KiB, under a kind that the client chooses.';
-comment on column public.documents.kind is 'What the client takes it for, as note or journal_entry: lower case, digits and underscores.';
-create index documents_user_id_created_at_id_idx on public.documents (user_id, created_at desc, id desc);
-alter table public.documents enable row level security;
-alter table public.documents force row level security;
-revoke all on public.documents from anon, authenticated, service_role;
-grant select, delete on public.documents to authenticated;
-grant insert (id, user_id, title, kind, content), update (title, kind, content) on public.documents to authenticated;
-grant select on public.documents to service_role;
-create trigger tg_documents__timestamps before insert or update on public.documents
-  for each row execute function private.tg__timestamps();
-
-create table public.images (
-  id uuid primary key,
-  user_id uuid not null references auth.users (id) on delete cascade,
-  document_id uuid,
-  bucket_id text not null check (length(bucket_id) <= 100),
-  path text not null check (length(path) <= 1024),
-  content_type text not null check (length(content_type) <= 100),
-  bytes bigint not null check (bytes >= 0),
-  width integer check (width between 1 and 100000),
-  height integer check (height between 1 and 100000),
-  description text not null default '' check (length(description) <= 500),
-  status text not null default 'checking' check (status in ('checking', 'ok', 'rejected')),
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  unique (bucket_id, path),
-  -- An image can only belong to a document of the same owner.
-  foreign key (document_id, user_id) references public.documents (id, user_id) on delete set null (document_id)
-);
-comment on table public.images is
-  'One stored image: made, moved and removed with its file in bucket images. Owners may describe it and hang it under a document.';
-comment on column public.images.id is 'The id of the file''s row in storage.objects.';
-comment on column public.images.path is 'The file''s name in its bucket; it begins with the owner''s id.';
-comment on column public.images.content_type is 'What the upload declared; status says whether the bytes agree.';
-comment on column public.images.width is 'Pixels, as the client says.';
-comment on column public.images.height is 'Pixels, as the client says.';
-comment on column public.images.status is
-  'checking until the bytes were looked at; rejected when they were not what the upload declared: then the file is gone.';
-create index images_user_id_created_at_id_idx on public.images (user_id, created_at desc, id desc);
-create index images_document_id_user_id_idx on public.images (document_id, user_id);
-alter table public.images enable row level security;
-alter table public.images force row level security;
-revoke all on public.images from anon, authenticated, service_role;
-grant select, update (document_id, description, width, height) on public.images to authenticated;
-grant select on public.images to service_role;
-create trigger tg_images__timestamps before insert or update on public.images
-  for each row execute function private.tg__timestamps();
-
--- sql/46_questionnaires.sql ===========================================================================================
-
--- Questionnaires: a catalogue that everybody reads, and each user's own runs through it.
-
-create table public.questionnaires (
-  id text not null check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
-  version integer not null check (version > 0),
-  title text not null check (length(title) between 1 and 200),
-  description text not null default '' check (length(description) <= 2000),
-  questions jsonb not null check (jsonb_typeof(questions) = 'array' and octet_length(questions::text) <= 262144),
-  enabled boolean not null default true,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  primary key (id, version)
-);
-comment on table public.questionnaires is 'Questionnaires to choose from. A change of questions is a new version, so that old runs keep their meaning.';
-comment on column public.questionnaires.questions is 'An array of questions, in order.';
-comment on column public.questionnaires.enabled is 'Whether new runs may begin. Runs that exist can be read and finished either way.';
-alter table public.questionnaires enable row level security;
-alter table public.questionnaires force row level security;
-revoke all on public.questionnaires from anon, authenticated, service_role;
-grant select on public.questionnaires to authenticated;
-grant select, insert, update, delete on public.questionnaires to service_role;
-insert into public.questionnaires (id, version, title, description, questions) values
-  ('mood_check', 1, 'Mood check', 'Four questions about the past two weeks.', '[
-    {"id": "rested", "text": "How often did you wake up rested?", "scale": ["never", "sometimes", "often", "always"]},
-    {"id": "calm", "text": "How often did you feel calm?", "scale": ["never", "sometimes", "often", "always"]},
-    {"id": "active", "text": "How often did you do something you enjoy?", "scale": ["never", "sometimes", "often", "always"]},
-    {"id": "company", "text": "How often did you feel close to somebody?", "scale": ["never", "sometimes", "often", "always"]}
-  ]')
-on conflict (id, version) do nothing;
-create trigger tg_questionnaires__timestamps before insert or update on public.questionnaires
-  for each row execute function private.tg__timestamps();
-
-create table public.psychology_tests (
-  id uuid primary key default private.uuid_v7(),
-  user_id uuid not null default auth.uid() references auth.users (id) on delete cascade,
-  questionnaire_id text not null check (length(questionnaire_id) <= 60),
-  questionnaire_version integer not null,
-  answers jsonb not null default '{}' check (octet_length(answers::text) <= 262144),
-  result jsonb check (octet_length(result::text) <= 262144),
-  started_at timestamptz not null default now(),
-  completed_at timestamptz,
-  updated_at timestamptz not null default now(),
-  foreign key (questionnaire_id, questionnaire_version) references public.questionnaires (id, version) on delete restrict
-);
-comment on table public.psychology_tests is 'A user''s run through a questionnaire. A new one counts against psychology_tests/month; deleting it gives nothing back.';
-comment on column public.psychology_tests.completed_at is
-  'Set it, to whatever time, to finish the run: the present is written, and answers and result stay as they are.';
-create index psychology_tests_user_id_started_at_id_idx on public.psychology_tests (user_id, started_at desc, id desc);
-create index psychology_tests_questionnaire_idx on public.psychology_tests (questionnaire_id, questionnaire_version);
-alter table public.psychology_tests enable row level security;
-alter table public.psychology_tests force row level security;
-revoke all on public.psychology_tests from anon, authenticated, service_role;
-grant select, delete on public.psychology_tests to authenticated;
-grant insert (id, user_id, questionnaire_id, questionnaire_version, answers), update (answers, result, completed_at)
-  on public.psychology_tests to authenticated;
-grant select on public.psychology_tests to service_role;
-
-create function private.tg_psychology_tests__times() returns trigger
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  new.started_at := case when tg_op = 'INSERT' then now() else old.started_at end;
-  new.updated_at := now();
-  new.completed_at := case when new.completed_at is not null then now() end;
-  return new;
-end $$;
-comment on function private.tg_psychology_tests__times() is 'Keeps the times of a run true, whatever a client sends.';
-create trigger tg_psychology_tests__times before insert or update on public.psychology_tests
-  for each row execute function private.tg_psychology_tests__times();
-
-create function private.tg_psychology_tests__count() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: counters are private.
-begin
-  perform private.consume(new.user_id, 'psychology_tests', 'month', 1);
-  return null;
-end $$;
-comment on function private.tg_psychology_tests__count() is
-  'Counts a new run against the monthly limit, after the policies let it in.';
-create trigger tg_psychology_tests__count after insert on public.psychology_tests
-  for each row execute function private.tg_psychology_tests__count();
-
--- sql/47_ai_settlement.sql ============================================================================================
+-- sql/42_ai_settlement.sql ============================================================================================
 
 -- Settlement of AI calls: once, to what was used; by the gateway, or by the sweeper for processes that died.
 
@@ -1711,7 +1503,7 @@ $$;
 comment on function private.verify_accounts() is
   'Accounts whose balance is not the sum of their entries, or of what remains of their lots, or whose holds are not those of their open calls. Always empty; run it whenever you like.';
 
--- sql/48_ai_usage.sql =================================================================================================
+-- sql/44_ai_usage.sql =================================================================================================
 
 -- AI usage over time: calls added up by day, for charts and bills, so that nobody reads a year of the log.
 
@@ -1863,6 +1655,112 @@ end $$;
 comment on function private.warn_of_price_drift() is
   'Raises a security event for each model whose provider charged more or less yesterday (UTC) than our prices say, by more than ai.price_drift_percent. A job runs it. Answers how many.';
 
+-- sql/46_ai_gateway.sql ===============================================================================================
+
+-- The gateway's own way into the database: a login that can admit and settle calls, and nothing else.
+
+do $$
+begin
+  -- Roles belong to the cluster, not to one database.
+  if not exists (select from pg_roles where rolname = 'palisade_gateway') then
+    create role palisade_gateway with login noinherit;
+  end if;
+end $$;
+-- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
+alter role palisade_gateway set statement_timeout = '4s';
+alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+
+create table private.rate_limits (
+  route text primary key check (route ~ '^[a-z][a-z0-9_-]{0,39}$'),
+  amount integer not null check (amount > 0),
+  window_seconds integer not null check (window_seconds between 1 and 86400)
+);
+comment on table private.rate_limits is 'How many requests without a valid token or key one network may send to a route in a window. What users and keys may do: plan_limits, api_key_limits.';
+revoke all on private.rate_limits from anon, authenticated, service_role;
+insert into private.rate_limits (route, amount, window_seconds) values ('ai', 100, 900)
+on conflict (route) do nothing;
+
+create table private.anonymous_requests (
+  network cidr not null,
+  route text not null references private.rate_limits (route) on delete cascade,
+  used integer not null check (used >= 0),
+  resets_at timestamptz not null,
+  primary key (network, route)
+) with (fillfactor = 70);
+comment on table private.anonymous_requests is 'Requests of the running window without a valid token or key: by network (/24 or /56), as the last proxy saw it.';
+create index anonymous_requests_route_idx on private.anonymous_requests (route);
+create index anonymous_requests_resets_at_idx on private.anonymous_requests (resets_at);
+revoke all on private.anonymous_requests from anon, authenticated, service_role;
+
+create function private.count_anonymous_request(ip inet, route text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+declare
+  v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
+  v_limit private.rate_limits;
+  v_row private.anonymous_requests;
+begin
+  select l.* into v_limit from private.rate_limits l where l.route = count_anonymous_request.route;
+  if not found or v_network is null then
+    return jsonb_build_object('allowed', true);
+  end if;
+  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race.
+  insert into private.anonymous_requests as r (network, route, used, resets_at)
+  values (v_network, v_limit.route, 1, now() + make_interval(secs => v_limit.window_seconds))
+  on conflict on constraint anonymous_requests_pkey do update set
+    used = case when r.resets_at > now() then r.used + 1 else 1 end,
+    resets_at = case when r.resets_at > now() then r.resets_at else excluded.resets_at end
+  where r.resets_at <= now() or r.used < v_limit.amount
+  returning r.* into v_row;
+  if found then
+    return jsonb_build_object('allowed', true);
+  end if;
+  select r.* into v_row from private.anonymous_requests r where r.network = v_network and r.route = v_limit.route;
+  return jsonb_build_object('allowed', false, 'retry_after_s', ceil(extract(epoch from v_row.resets_at - now())),
+    'limit', jsonb_build_object('meter', 'anonymous_requests', 'period', v_limit.window_seconds || ' seconds', 'amount', v_limit.amount,
+      'used', v_row.used, 'held', 0, 'remaining', 0, 'resets_at', v_row.resets_at));
+end $$;
+comment on function private.count_anonymous_request(inet, text) is
+  'Counts a request without a valid token or key. Answers {allowed} or {allowed: false, retry_after_s, limit}.';
+
+create function private.delete_old_anonymous_requests() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.anonymous_requests r where r.resets_at < now();
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_anonymous_requests() is 'Forgets addresses when their window is over. A job runs it. Answers how many.';
+
+create function private.provider_secret(name text) returns text
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+declare
+  v_secret text;
+begin
+  -- Only what a provider names: this is no way to the other secrets of the project.
+  select s.decrypted_secret into v_secret from vault.decrypted_secrets s
+  where s.name = provider_secret.name and exists (
+    select from private.providers p where p.api_key_secret = provider_secret.name);
+  return v_secret;
+end $$;
+comment on function private.provider_secret(text) is
+  'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
+
+grant usage on schema private to palisade_gateway;
+grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.start_ai_calls(uuid[]) to palisade_gateway;
+grant execute on function private.settle_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
+grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
+grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;
+grant execute on function private.provider_secret(text) to palisade_gateway;
+
 -- policies/40_ai.sql ==================================================================================================
 
 create policy "signed-in users see the enabled models"
@@ -1885,115 +1783,7 @@ create policy "only live, active and fully signed-in callers"
   on public.ai_calls as restrictive for all to authenticated
   using ((select private.access_is_allowed()));
 
--- policies/42_chats.sql ===============================================================================================
-
-create policy "owners see their chats"
-  on public.chats for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners start chats"
-  on public.chats for insert to authenticated
-  with check (user_id = (select auth.uid()));
-
-create policy "owners rename their chats"
-  on public.chats for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
-
-create policy "owners delete their chats"
-  on public.chats for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners see their messages"
-  on public.messages for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners save messages"
-  on public.messages for insert to authenticated
-  with check (user_id = (select auth.uid()));
-
-create policy "owners delete their messages"
-  on public.messages for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.chats as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.messages as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
--- policies/44_documents.sql ===========================================================================================
-
-create policy "owners see their documents"
-  on public.documents for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners write their documents"
-  on public.documents for insert to authenticated
-  with check (user_id = (select auth.uid()));
-
-create policy "owners change their documents"
-  on public.documents for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
-
-create policy "owners delete their documents"
-  on public.documents for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.documents as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
-create policy "owners see their images"
-  on public.images for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners describe their images"
-  on public.images for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.images as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
--- policies/46_questionnaires.sql ======================================================================================
-
-create policy "signed-in users see the questionnaires"
-  on public.questionnaires for select to authenticated
-  using (true);
-
-create policy "only live, active and fully signed-in callers"
-  on public.questionnaires as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
-create policy "owners see their tests"
-  on public.psychology_tests for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "owners start tests of enabled questionnaires"
-  on public.psychology_tests for insert to authenticated
-  with check (user_id = (select auth.uid()) and exists (
-    select from public.questionnaires q
-    where q.id = questionnaire_id and q.version = questionnaire_version and q.enabled));
-
-create policy "owners answer their tests until they are completed"
-  on public.psychology_tests for update to authenticated
-  using (user_id = (select auth.uid()) and completed_at is null)
-  with check (user_id = (select auth.uid()));
-
-create policy "owners delete their tests"
-  on public.psychology_tests for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.psychology_tests as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
--- policies/48_ai_usage.sql ============================================================================================
+-- policies/44_ai_usage.sql ============================================================================================
 
 create policy "owners see their usage"
   on public.ai_usage_daily for select to authenticated

@@ -868,10 +868,7 @@ comment on function private.downsample_portfolio_snapshots(integer) is
 
 insert into private.settings (key, value, description) values
   ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
-  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.'),
-  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
-  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
-  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
+  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
 on conflict (key) do nothing;
 
 -- What can be bought ---------------------------------------------------------------------------------------------------
@@ -1242,8 +1239,7 @@ comment on function public.get_my_entitlement() is
   'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete; pay_url: where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;
 
--- sql/65_checkout.sql =================================================================================================
-
+-- Checkout and portal =================================================================================================
 -- Checkout and portal: what functions/billing may ask Stripe for, decided here. Clients name our items and nothing else.
 
 create function private.check_buyer(user_id uuid, session_id uuid) returns void
@@ -1481,248 +1477,18 @@ begin
 end $$;
 comment on function private.delete_old_checkouts() is 'Forgets checkouts 90 days after their end. A job runs it. Answers how many.';
 
--- sql/65_dunning.sql ==================================================================================================
+-- sql/66_stripe_inbox.sql =============================================================================================
 
--- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
+-- What Stripe says: its events, and its objects as they were last read.
+
+-- Events ==============================================================================================================
+-- Stripe's events: an inbox that keeps each once, hands it to one worker at a time and tries again, until it is applied or dead.
 
 insert into private.settings (key, value, description) values
-  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
+  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
+  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
 on conflict (key) do nothing;
-
--- Notices --------------------------------------------------------------------------------------------------------------
-
-create table private.billing_notices (
-  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
-  title text not null check (length(title) between 1 and 200),
-  body text not null check (length(body) between 1 and 1500),
-  is_mailed boolean not null default true
-);
-comment on table private.billing_notices is
-  'What users are told, each as a row. Without its row nobody is told. {pay_url}, {plan}, {amount}, {date} and {description} are filled in, as far as they are known.';
-comment on column private.billing_notices.is_mailed is 'Also by mail, whatever notifications.mail_types says.';
-revoke all on private.billing_notices from anon, authenticated, service_role;
-insert into private.billing_notices (id, title, body) values
-  ('payment_failed', 'Your payment did not go through', 'We could not collect {amount} for {description}. Pay it or choose another way to pay here: {pay_url}'),
-  ('payment_action_required', 'Your bank asks you to confirm a payment', 'Your bank wants you to confirm {amount} for {description}. You can do it here: {pay_url}'),
-  ('payment_recovered', 'Your payment has arrived', 'We have received {amount} for {description}. Everything goes on as before.'),
-  ('trial_ends', 'Your trial ends soon', 'Your trial of {plan} ends on {date}, and your first payment follows. You can cancel before that day in the billing portal.'),
-  ('subscription_ended', 'Your subscription has ended', 'Your subscription of {plan} ended on {date}. You can subscribe again at any time: {pay_url}'),
-  ('refunded', 'You have been refunded', 'We have sent {amount} back to you for {description}. Credits that it paid for are taken back in proportion.'),
-  ('dispute_opened', 'Your bank disputes a payment', 'Your bank asks for {amount} back for {description}. The credits that it paid for are on hold until this is settled.'),
-  ('dispute_won', 'A disputed payment stands', 'The dispute about {amount} for {description} is settled, and your credits are back.'),
-  ('dispute_lost', 'A disputed payment went back', 'The dispute about {amount} for {description} is settled: your bank has the money back, and the credits that it paid for are gone.'),
-  ('dunning_reminder', 'A payment is still open', 'Your payment for {plan} is overdue. You keep it until {date}, and longer if you pay here: {pay_url}'),
-  ('dunning_last_day', 'Your plan ends tomorrow', 'Your payment for {plan} is still missing, and {plan} ends on {date}. Pay here to keep it: {pay_url}'),
-  ('dunning_access_ended', 'Your plan is on hold', 'Your payment for {plan} did not arrive, so its features are off. They are back as soon as it is paid: {pay_url}')
-on conflict (id) do nothing;
-
-create table private.billing_notices_sent (
-  user_id uuid not null references auth.users (id) on delete cascade,
-  dedupe_key text not null check (length(dedupe_key) between 1 and 400),
-  notice text not null check (length(notice) <= 60),
-  sent_at timestamptz not null default now(),
-  primary key (user_id, dedupe_key)
-);
-comment on table private.billing_notices_sent is 'What users were told, so that nobody is told twice, however often the reason is read again.';
-revoke all on private.billing_notices_sent from anon, authenticated, service_role;
-
-create function private.fill_placeholders(template text, data jsonb) returns text
-language plpgsql immutable security invoker set search_path = ''
-as $$
-declare
-  v_text text := template;
-  v_value record;
-begin
-  for v_value in select d.key, d.value from jsonb_each_text(data) d loop
-    v_text := replace(v_text, '{' || v_value.key || '}', coalesce(v_value.value, ''));
-  end loop;
-  return regexp_replace(v_text, '\{[a-z_]+\}', '', 'g');
-end $$;
-comment on function private.fill_placeholders(text, jsonb) is 'The template with each {key} replaced by its value; what has none leaves nothing.';
-
-create function private.notify_billing(user_id uuid, notice text, dedupe_key text, data jsonb default '{}') returns boolean
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_notice private.billing_notices;
-  v_type text := 'billing_' || notify_billing.notice;
-  v_data jsonb := jsonb_build_object('pay_url', private.pay_url(notify_billing.user_id), 'plan', 'your plan')
-    || jsonb_strip_nulls(coalesce(notify_billing.data, '{}'));
-  v_title text;
-  v_body text;
-begin
-  select n.* into v_notice from private.billing_notices n where n.id = notify_billing.notice;
-  if not found then
-    return false;
-  end if;
-  insert into private.billing_notices_sent (user_id, dedupe_key, notice)
-  values (notify_billing.user_id, notify_billing.dedupe_key, notify_billing.notice)
-  on conflict on constraint billing_notices_sent_pkey do nothing;
-  if not found then
-    return false;
-  end if;
-  v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
-  v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
-  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
-  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
-    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
-  end if;
-  return true;
-end $$;
-comment on function private.notify_billing(uuid, text, text, jsonb) is
-  'Tells a user something of private.billing_notices, once for a dedupe_key, as a notification of the type billing_<notice> and by mail. True when it did. A notice without a row is told to nobody, and may be told later when there is one.';
-
--- Dunning --------------------------------------------------------------------------------------------------------------
-
-create table private.dunning_steps (
-  position integer primary key check (position > 0),
-  after_days integer not null check (after_days >= 0),
-  notice text not null references private.billing_notices (id) on delete cascade
-);
-comment on table private.dunning_steps is
-  'Reminders to who owes a payment: days after it was due, and what they are told. See billing.grace_days for when access ends.';
-create index dunning_steps_notice_idx on private.dunning_steps (notice);
-revoke all on private.dunning_steps from anon, authenticated, service_role;
--- By the seven days of billing.grace_days; who changes those changes these.
-insert into private.dunning_steps (position, after_days, notice) values
-  (1, 3, 'dunning_reminder'), (2, 6, 'dunning_last_day'), (3, 7, 'dunning_access_ended')
-on conflict (position) do nothing;
-
-create function private.send_dunning() returns integer
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_days integer := (private.setting('billing.grace_days'))::integer;
-  v_due record;
-  v_sent integer := 0;
-begin
-  for v_due in
-    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
-    from public.subscriptions s
-      left join public.plans p on p.id = s.plan_id
-      -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
-      cross join lateral (
-        select x.position, x.notice from private.dunning_steps x
-        where s.past_due_since + make_interval(days => x.after_days) <= now()
-        order by x.after_days desc, x.position desc limit 1) d
-    where s.status = 'past_due' and not exists (
-      select from private.billing_notices_sent n
-      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
-    order by s.user_id, s.id
-  loop
-    begin
-      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
-          jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
-            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
-        v_sent := v_sent + 1;
-      end if;
-    exception when others then
-      -- One who cannot be told must not keep the others from it; the next run tries again.
-      raise warning 'the owner of % cannot be reminded: % %', v_due.id, sqlstate, sqlerrm;
-    end;
-  end loop;
-  return v_sent;
-end $$;
-comment on function private.send_dunning() is
-  'Reminds everybody whose subscription is past due of the payment, by private.dunning_steps, each step once for a debt. A job runs it. Answers how many were told.';
-
-create function private.dunning_key(subscription_id text, past_due_since timestamptz, "position" integer) returns text
-language sql immutable security invoker set search_path = ''
-return 'dunning:' || dunning_key.subscription_id || ':' || extract(epoch from dunning_key.past_due_since)::bigint || ':' || dunning_key.position;
-comment on function private.dunning_key(text, timestamptz, integer) is 'A step of a debt: the next debt of the subscription begins anew.';
-
--- Retention ------------------------------------------------------------------------------------------------------------
-
-create table private.retention_clocks (
-  user_id uuid primary key references auth.users (id) on delete cascade,
-  started_at timestamptz not null,
-  ends_at timestamptz not null check (ends_at >= started_at)
-);
-comment on table private.retention_clocks is
-  'Users whose paid plan has ended, and until when what it held is kept. The row goes when they pay again. Who deletes by it asks private.entitlement once more.';
-create index retention_clocks_ends_at_idx on private.retention_clocks (ends_at);
-revoke all on private.retention_clocks from anon, authenticated, service_role;
-
-create function private.keep_retention_clock(user_id uuid) returns void
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_entitlement record;
-  v_ended_at timestamptz;
-begin
-  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
-  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
-  v_entitlement := private.entitlement(keep_retention_clock.user_id);
-  if v_entitlement.is_paid then
-    delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
-  -- A pause is no end, and what never began cannot end.
-  elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
-    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
-    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
-      (select max(e.ends_at) from private.entitlements e
-      where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
-      (select max(s.ended_at) from public.subscriptions s
-      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
-    insert into private.retention_clocks (user_id, started_at, ends_at)
-    values (keep_retention_clock.user_id, v_ended_at,
-      v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))
-    on conflict on constraint retention_clocks_pkey do nothing;
-  end if;
-end $$;
-comment on function private.keep_retention_clock(uuid) is
-  'Starts a user''s clock at the moment their paid plan ended, and takes it away when they pay. A clock that runs goes on as it is.';
-
-create function private.start_retention_clocks() returns integer
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_user_id uuid;
-  v_users integer := 0;
-begin
-  for v_user_id in
-    select distinct e.user_id from private.entitlements e
-    where e.plan_id is not null and e.ends_at <= now()
-      and not exists (select from private.retention_clocks c where c.user_id = e.user_id)
-      and not exists (
-        select from private.entitlements p
-        where p.user_id = e.user_id and p.plan_id is not null and p.starts_at <= now() and p.ends_at > now())
-    order by 1
-  loop
-    perform private.keep_retention_clock(v_user_id);
-    v_users := v_users + 1;
-  end loop;
-  return v_users;
-end $$;
-comment on function private.start_retention_clocks() is
-  'Starts the clocks of those whose paid plan has ended by time alone. A job runs it; the clock starts at the end itself, whenever it runs. Answers how many users it looked at.';
-
--- What the clock starts ------------------------------------------------------------------------------------------------
-
-create function private.call_apply_stripe_events() returns bigint
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  if exists (select from private.stripe_events e where e.state = 'waiting' and e.next_attempt_at <= now()) then
-    return private.call_jobs_function('apply-stripe-events');
-  end if;
-  return null;
-end $$;
-comment on function private.call_apply_stripe_events() is 'Calls the application of Stripe''s events when one waits.';
-
-create function private.call_reconcile_stripe() returns bigint
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  if exists (select from private.stripe_customers) then
-    return private.call_jobs_function('reconcile-stripe');
-  end if;
-  return null;
-end $$;
-comment on function private.call_reconcile_stripe() is 'Calls the comparison with Stripe when somebody ever was a customer.';
-
--- sql/66_stripe_events.sql ============================================================================================
-
--- Stripe's events: an inbox that keeps each once, hands it to one worker at a time and tries again, until it is applied or dead.
 
 create table private.stripe_events (
   id text primary key check (length(id) between 1 and 255),
@@ -2042,8 +1808,7 @@ end $$;
 comment on function private.delete_old_stripe_events(integer) is
   'Deletes events that were finished billing.event_days ago, but not the dead, and what was read that long ago of checkouts that expired, and of customers of whom nobody knows whose they are, or whose user was erased. A job runs it. Answers how many rows went.';
 
--- sql/67_stripe_objects.sql ===========================================================================================
-
+-- Objects =============================================================================================================
 -- Stripe's objects as they were last read. Every row of billing is made from these alone, so neither the order of events nor
 -- how often they come makes a difference, and what was made can be made again.
 
@@ -2413,8 +2178,11 @@ $$;
 comment on function private.known_stripe_objects(text, timestamptz) is
   'The objects of a kind that Stripe must have, too, made since then (null: ever), and when they were read: of sessions the complete ones; none that are deleted.';
 
--- sql/68_stripe_credits.sql ===========================================================================================
+-- sql/68_stripe_projection.sql ========================================================================================
 
+-- What follows from what Stripe says: credits, rows that their owner can read, and what users are told.
+
+-- Credits =============================================================================================================
 -- Credits that payments bring, and that refunds and disputes take back: each once, by what was bought, never by an event.
 
 create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
@@ -2601,9 +2369,8 @@ end $$;
 comment on function private.move_clawback(uuid, text, bigint, private.stripe_grant[]) is
   'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. First go the payment''s own credits, as far as they are not spent, then any others; the balance may fall below zero. Credits that come back expire as the payment''s do.';
 
--- sql/69_stripe_projection.sql ========================================================================================
-
--- What Stripe's objects come to here: rows of subscriptions, payments, refunds and disputes, and credits. Everything in this file is
+-- Rows ================================================================================================================
+-- What Stripe's objects come to here: rows of subscriptions, payments, refunds and disputes, and credits. Everything in this part is
 -- a function of what is stored in private.stripe_objects; nothing here knows of events.
 
 create function private.project_stripe_object(kept private.stripe_objects, owner uuid) returns boolean
@@ -2939,6 +2706,381 @@ begin
   return found;
 end $$;
 comment on function private.save_payment(public.payments) is 'Writes a row if it says something new. Answers whether it did.';
+
+-- What users are told, and when =======================================================================================
+-- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
+
+insert into private.settings (key, value, description) values
+  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+on conflict (key) do nothing;
+
+-- Notices --------------------------------------------------------------------------------------------------------------
+
+create table private.billing_notices (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  title text not null check (length(title) between 1 and 200),
+  body text not null check (length(body) between 1 and 1500),
+  is_mailed boolean not null default true
+);
+comment on table private.billing_notices is
+  'What users are told, each as a row. Without its row nobody is told. {pay_url}, {plan}, {amount}, {date} and {description} are filled in, as far as they are known.';
+comment on column private.billing_notices.is_mailed is 'Also by mail, whatever notifications.mail_types says.';
+revoke all on private.billing_notices from anon, authenticated, service_role;
+insert into private.billing_notices (id, title, body) values
+  ('payment_failed', 'Your payment did not go through', 'We could not collect {amount} for {description}. Pay it or choose another way to pay here: {pay_url}'),
+  ('payment_action_required', 'Your bank asks you to confirm a payment', 'Your bank wants you to confirm {amount} for {description}. You can do it here: {pay_url}'),
+  ('payment_recovered', 'Your payment has arrived', 'We have received {amount} for {description}. Everything goes on as before.'),
+  ('trial_ends', 'Your trial ends soon', 'Your trial of {plan} ends on {date}, and your first payment follows. You can cancel before that day in the billing portal.'),
+  ('subscription_ended', 'Your subscription has ended', 'Your subscription of {plan} ended on {date}. You can subscribe again at any time: {pay_url}'),
+  ('refunded', 'You have been refunded', 'We have sent {amount} back to you for {description}. Credits that it paid for are taken back in proportion.'),
+  ('dispute_opened', 'Your bank disputes a payment', 'Your bank asks for {amount} back for {description}. The credits that it paid for are on hold until this is settled.'),
+  ('dispute_won', 'A disputed payment stands', 'The dispute about {amount} for {description} is settled, and your credits are back.'),
+  ('dispute_lost', 'A disputed payment went back', 'The dispute about {amount} for {description} is settled: your bank has the money back, and the credits that it paid for are gone.'),
+  ('dunning_reminder', 'A payment is still open', 'Your payment for {plan} is overdue. You keep it until {date}, and longer if you pay here: {pay_url}'),
+  ('dunning_last_day', 'Your plan ends tomorrow', 'Your payment for {plan} is still missing, and {plan} ends on {date}. Pay here to keep it: {pay_url}'),
+  ('dunning_access_ended', 'Your plan is on hold', 'Your payment for {plan} did not arrive, so its features are off. They are back as soon as it is paid: {pay_url}')
+on conflict (id) do nothing;
+
+create table private.billing_notices_sent (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  dedupe_key text not null check (length(dedupe_key) between 1 and 400),
+  notice text not null check (length(notice) <= 60),
+  sent_at timestamptz not null default now(),
+  primary key (user_id, dedupe_key)
+);
+comment on table private.billing_notices_sent is 'What users were told, so that nobody is told twice, however often the reason is read again.';
+revoke all on private.billing_notices_sent from anon, authenticated, service_role;
+
+create function private.fill_placeholders(template text, data jsonb) returns text
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_text text := template;
+  v_value record;
+begin
+  for v_value in select d.key, d.value from jsonb_each_text(data) d loop
+    v_text := replace(v_text, '{' || v_value.key || '}', coalesce(v_value.value, ''));
+  end loop;
+  return regexp_replace(v_text, '\{[a-z_]+\}', '', 'g');
+end $$;
+comment on function private.fill_placeholders(text, jsonb) is 'The template with each {key} replaced by its value; what has none leaves nothing.';
+
+create function private.notify_billing(user_id uuid, notice text, dedupe_key text, data jsonb default '{}') returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_notice private.billing_notices;
+  v_type text := 'billing_' || notify_billing.notice;
+  v_data jsonb := jsonb_build_object('pay_url', private.pay_url(notify_billing.user_id), 'plan', 'your plan')
+    || jsonb_strip_nulls(coalesce(notify_billing.data, '{}'));
+  v_title text;
+  v_body text;
+begin
+  select n.* into v_notice from private.billing_notices n where n.id = notify_billing.notice;
+  if not found then
+    return false;
+  end if;
+  insert into private.billing_notices_sent (user_id, dedupe_key, notice)
+  values (notify_billing.user_id, notify_billing.dedupe_key, notify_billing.notice)
+  on conflict on constraint billing_notices_sent_pkey do nothing;
+  if not found then
+    return false;
+  end if;
+  v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
+  v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
+  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
+  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
+    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
+  end if;
+  return true;
+end $$;
+comment on function private.notify_billing(uuid, text, text, jsonb) is
+  'Tells a user something of private.billing_notices, once for a dedupe_key, as a notification of the type billing_<notice> and by mail. True when it did. A notice without a row is told to nobody, and may be told later when there is one.';
+
+-- Dunning --------------------------------------------------------------------------------------------------------------
+
+create table private.dunning_steps (
+  position integer primary key check (position > 0),
+  after_days integer not null check (after_days >= 0),
+  notice text not null references private.billing_notices (id) on delete cascade
+);
+comment on table private.dunning_steps is
+  'Reminders to who owes a payment: days after it was due, and what they are told. See billing.grace_days for when access ends.';
+create index dunning_steps_notice_idx on private.dunning_steps (notice);
+revoke all on private.dunning_steps from anon, authenticated, service_role;
+-- By the seven days of billing.grace_days; who changes those changes these.
+insert into private.dunning_steps (position, after_days, notice) values
+  (1, 3, 'dunning_reminder'), (2, 6, 'dunning_last_day'), (3, 7, 'dunning_access_ended')
+on conflict (position) do nothing;
+
+create function private.send_dunning() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_days integer := (private.setting('billing.grace_days'))::integer;
+  v_due record;
+  v_sent integer := 0;
+begin
+  for v_due in
+    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
+    from public.subscriptions s
+      left join public.plans p on p.id = s.plan_id
+      -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
+      cross join lateral (
+        select x.position, x.notice from private.dunning_steps x
+        where s.past_due_since + make_interval(days => x.after_days) <= now()
+        order by x.after_days desc, x.position desc limit 1) d
+    where s.status = 'past_due' and not exists (
+      select from private.billing_notices_sent n
+      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
+    order by s.user_id, s.id
+  loop
+    begin
+      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
+          jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
+            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
+        v_sent := v_sent + 1;
+      end if;
+    exception when others then
+      -- One who cannot be told must not keep the others from it; the next run tries again.
+      raise warning 'the owner of % cannot be reminded: % %', v_due.id, sqlstate, sqlerrm;
+    end;
+  end loop;
+  return v_sent;
+end $$;
+comment on function private.send_dunning() is
+  'Reminds everybody whose subscription is past due of the payment, by private.dunning_steps, each step once for a debt. A job runs it. Answers how many were told.';
+
+create function private.dunning_key(subscription_id text, past_due_since timestamptz, "position" integer) returns text
+language sql immutable security invoker set search_path = ''
+return 'dunning:' || dunning_key.subscription_id || ':' || extract(epoch from dunning_key.past_due_since)::bigint || ':' || dunning_key.position;
+comment on function private.dunning_key(text, timestamptz, integer) is 'A step of a debt: the next debt of the subscription begins anew.';
+
+-- Retention ------------------------------------------------------------------------------------------------------------
+
+create table private.retention_clocks (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  started_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at >= started_at)
+);
+comment on table private.retention_clocks is
+  'Users whose paid plan has ended, and until when what it held is kept. The row goes when they pay again. Who deletes by it asks private.entitlement once more.';
+create index retention_clocks_ends_at_idx on private.retention_clocks (ends_at);
+revoke all on private.retention_clocks from anon, authenticated, service_role;
+
+create function private.keep_retention_clock(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_entitlement record;
+  v_ended_at timestamptz;
+begin
+  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
+  v_entitlement := private.entitlement(keep_retention_clock.user_id);
+  if v_entitlement.is_paid then
+    delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
+  -- A pause is no end, and what never began cannot end.
+  elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
+    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
+    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
+      (select max(e.ends_at) from private.entitlements e
+      where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
+      (select max(s.ended_at) from public.subscriptions s
+      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
+    insert into private.retention_clocks (user_id, started_at, ends_at)
+    values (keep_retention_clock.user_id, v_ended_at,
+      v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))
+    on conflict on constraint retention_clocks_pkey do nothing;
+  end if;
+end $$;
+comment on function private.keep_retention_clock(uuid) is
+  'Starts a user''s clock at the moment their paid plan ended, and takes it away when they pay. A clock that runs goes on as it is.';
+
+create function private.start_retention_clocks() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_users integer := 0;
+begin
+  for v_user_id in
+    select distinct e.user_id from private.entitlements e
+    where e.plan_id is not null and e.ends_at <= now()
+      and not exists (select from private.retention_clocks c where c.user_id = e.user_id)
+      and not exists (
+        select from private.entitlements p
+        where p.user_id = e.user_id and p.plan_id is not null and p.starts_at <= now() and p.ends_at > now())
+    order by 1
+  loop
+    perform private.keep_retention_clock(v_user_id);
+    v_users := v_users + 1;
+  end loop;
+  return v_users;
+end $$;
+comment on function private.start_retention_clocks() is
+  'Starts the clocks of those whose paid plan has ended by time alone. A job runs it; the clock starts at the end itself, whenever it runs. Answers how many users it looked at.';
+
+-- What the clock starts ------------------------------------------------------------------------------------------------
+
+create function private.call_apply_stripe_events() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_events e where e.state = 'waiting' and e.next_attempt_at <= now()) then
+    return private.call_jobs_function('apply-stripe-events');
+  end if;
+  return null;
+end $$;
+comment on function private.call_apply_stripe_events() is 'Calls the application of Stripe''s events when one waits.';
+
+create function private.call_reconcile_stripe() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_customers) then
+    return private.call_jobs_function('reconcile-stripe');
+  end if;
+  return null;
+end $$;
+comment on function private.call_reconcile_stripe() is 'Calls the comparison with Stripe when somebody ever was a customer.';
+
+-- Who is told of what =================================================================================================
+-- What users are told of their payments: from what was read, each thing once. What is told, and how, is in private.billing_notices.
+
+create function private.money_text(amount bigint, currency text) returns text
+language sql immutable security invoker set search_path = ''
+return (case
+  when currency in ('bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'ugx', 'vnd', 'vuv', 'xaf', 'xof', 'xpf')
+    then amount::text
+  when currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then round(amount / 1000.0, 3)::text
+  else round(amount / 100.0, 2)::text end) || ' ' || upper(currency);
+comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD.';
+
+create function private.tell_of_subscription(subscription_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row public.subscriptions;
+  v_data jsonb;
+begin
+  select s.* into v_row from public.subscriptions s where s.id = tell_of_subscription.subscription_id;
+  v_data := jsonb_build_object('subscription_id', v_row.id, 'plan', (select p.name from public.plans p where p.id = v_row.plan_id));
+  if v_row.status = 'trialing' and v_row.trial_end between now() and now() + interval '3 days'
+    and not v_row.cancel_at_period_end and v_row.cancel_at is null then
+    perform private.notify_billing(v_row.user_id, 'trial_ends',
+      format('subscription:%s:trial:%s', v_row.id, extract(epoch from v_row.trial_end)::bigint),
+      v_data || jsonb_build_object('date', to_char(v_row.trial_end at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
+    perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
+      v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+      -- The end of the grace may have told them of this debt.
+      select from private.billing_notices_sent n
+      where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
+        and n.sent_at >= v_row.past_due_since) then
+    -- The key of the step that says so at the end of the grace, which then has nothing more to say.
+    perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
+      private.dunning_key(v_row.id, v_row.past_due_since,
+        coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
+      v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
+  end if;
+end $$;
+comment on function private.tell_of_subscription(text) is 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
+
+create function private.tell_of_payment(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_tries integer := coalesce((v_reading ->> 'attempt_count')::integer, 0);
+  v_key text := format('%s:%s', case (kept).object when 'invoice' then 'invoice' else 'session' end, (kept).id);
+  v_row public.payments;
+  v_data jsonb;
+begin
+  select p.* into v_row from public.payments p where p.id = (kept).id;
+  v_data := jsonb_strip_nulls(jsonb_build_object(
+    'payment_id', v_row.id, 'description', v_row.description, 'amount', private.money_text(v_row.amount, v_row.currency),
+    'pay_url', v_row.pay_url, 'date', to_char(v_row.next_attempt_at at time zone 'UTC', 'YYYY-MM-DD')));
+  if v_row.kind = 'credit_pack' then
+    if v_row.status = 'failed' and v_row.created_at > now() - interval '30 days' then
+      perform private.notify_billing(v_row.user_id, 'payment_failed', v_key, v_data);
+    end if;
+  elsif v_row.status = 'open' and v_tries > 0 and v_reading ->> 'billing_reason' <> 'subscription_create' then
+    -- Who pays the first invoice sits in front of it.
+    perform private.notify_billing(v_row.user_id,
+      case when jsonb_path_exists(v_reading, '$.payments[*] ? (@.payment_intent_status == "requires_action")')
+        then 'payment_action_required' else 'payment_failed' end,
+      format('%s:attempt:%s', v_key, v_tries), v_data);
+  elsif v_row.status = 'paid' and exists (
+    select from private.billing_notices_sent n
+    where n.user_id = v_row.user_id
+      and n.dedupe_key = any (array(select format('%s:attempt:%s', v_key, t) from generate_series(1, least(v_tries, 100)) t))) then
+    perform private.notify_billing(v_row.user_id, 'payment_recovered', format('%s:recovered', v_key), v_data);
+  end if;
+end $$;
+comment on function private.tell_of_payment(private.stripe_objects) is
+  'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
+
+create function private.tell_of_returns(payment_intent_ids text[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row record;
+  v_data jsonb;
+begin
+  for v_row in
+    select o.id, o.object, coalesce(r.user_id, d.user_id) as user_id, p.id as payment_id, p.description,
+      coalesce(r.amount, d.amount) as amount, coalesce(r.currency, d.currency) as currency, coalesce(r.status, d.status) as status
+    from private.stripe_objects o
+      left join public.refunds r on r.id = o.id
+      left join public.disputes d on d.id = o.id
+      join public.payments p on p.id = coalesce(r.payment_id, d.payment_id)
+    where o.payment_intent_ids && tell_of_returns.payment_intent_ids and o.payment_intent_ids <> '{}'
+      and coalesce(r.created_at, d.created_at) > now() - interval '120 days'
+    order by o.id
+  loop
+    v_data := jsonb_build_object('payment_id', v_row.payment_id, 'description', v_row.description,
+      'amount', private.money_text(v_row.amount, v_row.currency));
+    if v_row.object = 'refund' then
+      if v_row.status = 'succeeded' then
+        perform private.notify_billing(v_row.user_id, 'refunded', 'refund:' || v_row.id, v_data);
+      end if;
+    elsif v_row.status in ('needs_response', 'under_review') then
+      if private.notify_billing(v_row.user_id, 'dispute_opened', format('dispute:%s:opened', v_row.id), v_data) then
+        perform private.raise_security_event(
+          type => 'payment_disputed', severity => 'medium', user_id => v_row.user_id, dedupe_key => left(v_row.id, 200),
+          details => jsonb_build_object('dispute_id', v_row.id, 'payment_id', v_row.payment_id));
+      end if;
+    elsif v_row.status in ('won', 'lost') then
+      perform private.notify_billing(v_row.user_id, 'dispute_' || v_row.status, format('dispute:%s:%s', v_row.id, v_row.status), v_data);
+    end if;
+  end loop;
+end $$;
+comment on function private.tell_of_returns(text[]) is
+  'Money that went back, disputes that were opened (a security event, too), won or lost, of the payments of these intents, within 120 days.';
+
+create function private.tell_of_stripe_object(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  case (kept).object
+    when 'subscription' then
+      perform private.tell_of_subscription((kept).id);
+    when 'customer' then
+      if (kept).deleted_at is not null then
+        perform private.tell_of_subscription(o.id) from private.stripe_objects o
+        where o.customer_id = (kept).id and o.object = 'subscription';
+      end if;
+    else
+      if (kept).object in ('invoice', 'checkout_session') then
+        perform private.tell_of_payment(kept);
+      end if;
+      perform private.tell_of_returns((kept).payment_intent_ids);
+  end case;
+end $$;
+comment on function private.tell_of_stripe_object(private.stripe_objects) is
+  'Tells the owner what follows from an object, after its rows were made. What they were told once they are not told again, whoever reads it however often.';
 
 -- policies/62_portfolio.sql ===========================================================================================
 

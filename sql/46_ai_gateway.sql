@@ -101,4 +101,3 @@ grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
 grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
 grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;
 grant execute on function private.provider_secret(text) to palisade_gateway;
-grant execute on function private.report_signature_failure(bytea, inet) to palisade_gateway;

@@ -1,0 +1,901 @@
+-- What follows from what Stripe says: credits, rows that their owner can read, and what users are told.
+
+-- Credits =============================================================================================================
+-- Credits that payments bring, and that refunds and disputes take back: each once, by what was bought, never by an event.
+
+create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
+comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
+
+create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  select
+    case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
+      * case when b.total > 0 then least(b.due, b.total) else 1 end,
+    case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
+  from (
+    select sum((i.line ->> 'amount')::numeric) as total,
+      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
+    from jsonb_array_elements(reading -> 'lines') i (line)) l,
+    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b
+$$;
+comment on function private.paid_anew(jsonb) is
+  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+
+create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_paid record;
+begin
+  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
+    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+    select p.* into v_paid from private.paid_anew(v_reading) p;
+    return query
+      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
+        case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
+      from jsonb_array_elements(v_reading -> 'lines') l (line)
+        join private.stripe_prices s on s.id = l.line ->> 'price_id'
+        join public.plan_prices pp on pp.id = s.plan_price_id
+        join public.plans p on p.id = pp.plan_id
+        -- What costs nothing is paid by nothing.
+        cross join lateral (
+          select trunc(private.exact_share(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1),
+            case when (l.line ->> 'amount')::bigint > 0 then v_paid.part else v_paid.whole end, v_paid.whole))::bigint) n (credits)
+      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
+        -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
+        and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
+      order by 1;
+  elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
+    and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
+    return query
+      select 'stripe:session:' || (kept).id, sum(k.credits * n.quantity)::bigint, left(string_agg(k.name, ', ' order by k.id), 200), 'purchased',
+        coalesce(private.stripe_time(v_reading, 'paid_at'), private.stripe_time(v_reading, 'created'))
+          + make_interval(days => min(k.expires_after_days))
+      from jsonb_array_elements_text(v_reading -> 'price_ids') with ordinality i (price_id, place)
+        join private.stripe_prices s on s.id = i.price_id
+        join public.credit_packs k on k.id = s.credit_pack_id
+        cross join lateral (select coalesce((v_reading -> 'quantities' ->> (i.place - 1)::integer)::bigint, 1)) n (quantity)
+      where n.quantity > 0
+      having count(*) > 0;
+  end if;
+end $$;
+comment on function private.stripe_grants_of(private.stripe_objects) is
+  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
+
+create function private.grant_stripe_credits(owner uuid, grants private.stripe_grant[]) returns private.stripe_grant[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_amount bigint;
+begin
+  for v_place in 1..cardinality(grants) loop
+    select e.amount into v_amount from public.credit_entries e
+    where e.user_id = owner and e.idempotency_key = (grants[v_place]).key;
+    if found then
+      -- What was granted stays, also when the price brings more or less by now.
+      grants[v_place].amount := v_amount;
+    else
+      -- One that has expired already is granted all the same, and expires as the others do.
+      perform private.add_credit_entry(
+        user_id => owner, amount => (grants[v_place]).amount, kind => 'grant', reason => (grants[v_place]).reason,
+        idempotency_key => (grants[v_place]).key, lot_kind => (grants[v_place]).lot_kind, expires_at => (grants[v_place]).expires_at);
+    end if;
+  end loop;
+  return grants;
+end $$;
+comment on function private.grant_stripe_credits(uuid, private.stripe_grant[]) is 'Sees to it that a user has been granted these. Answers them with the amounts in the ledger.';
+
+create function private.returned_money(payment_intent_ids text[], out refunded bigint, out disputed bigint)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  select
+    coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
+    coalesce(sum((o.reading ->> 'amount')::bigint) filter (
+      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+      where o.object = 'dispute' and o.reading ->> 'status' not in
+        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
+  into refunded, disputed
+  from private.stripe_objects o
+  where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
+end $$;
+comment on function private.returned_money(text[]) is
+  'How much of a payment went back: refunds that did not fail, disputes that are open or lost. A bank''s inquiry (warning_*) moves no money.';
+
+create function private.clawback_target(credits bigint, returned bigint, paid bigint) returns bigint
+language sql immutable security invoker set search_path = ''
+return case when paid > 0 and returned > 0
+  then round(private.exact_share(credits, least(returned, paid), paid))::bigint else 0 end;
+comment on function private.clawback_target(bigint, bigint, bigint) is 'The share of the credits whose money went back, to the nearest whole one, halves up.';
+
+create function private.project_returns(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_changed bigint;
+  v_more bigint;
+begin
+  insert into public.refunds as r (id, user_id, payment_id, amount, currency, status, created_at)
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+    private.stripe_time(o.reading, 'created')
+  from private.stripe_objects o
+  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'refund' and o.deleted_at is null
+  on conflict on constraint refunds_pkey do update set
+    user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
+    status = excluded.status, created_at = excluded.created_at, updated_at = now()
+  where to_jsonb(r) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  get diagnostics v_changed = row_count;
+  insert into public.disputes as d (id, user_id, payment_id, amount, currency, status, reason, created_at)
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+    left(o.reading ->> 'reason', 80), private.stripe_time(o.reading, 'created')
+  from private.stripe_objects o
+  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'dispute' and o.deleted_at is null
+  on conflict on constraint disputes_pkey do update set
+    user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
+    status = excluded.status, reason = excluded.reason, created_at = excluded.created_at, updated_at = now()
+  where to_jsonb(d) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  get diagnostics v_more = row_count;
+  return v_changed + v_more > 0;
+end $$;
+comment on function private.project_returns(private.stripe_objects, uuid) is 'The rows of the refunds and disputes of a payment.';
+
+create function private.move_clawback(owner uuid, payment_id text, target bigint, grants private.stripe_grant[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_key text := 'stripe:payment:' || move_clawback.payment_id || ':';
+  v_keys text[] := array(select g.key from unnest(grants) g);
+  v_amount bigint;
+  v_taken bigint := 0;
+  v_wanted bigint;
+  v_n integer := 1;
+  v_account private.accounts;
+begin
+  -- Where nothing was granted there is nothing to take, and where that is no longer said the ledger stays as it is.
+  if cardinality(grants) = 0 then
+    return;
+  end if;
+  loop
+    select e.amount into v_amount from public.credit_entries e where e.user_id = owner and e.idempotency_key = v_key || v_n;
+    exit when not found;
+    v_taken := v_taken - v_amount;
+    v_keys := v_keys || (v_key || v_n);
+    v_n := v_n + 1;
+  end loop;
+  if target = 0 and v_taken = 0 then
+    return;
+  end if;
+  v_account := private.lock_account(owner);
+  -- What nobody used until it expired is gone already; what was taken before that stays taken.
+  select greatest(target - coalesce(sum(l.expired), 0), least(v_taken, target)) into v_wanted
+  from public.credit_entries e join private.credit_lots l on l.id = e.id
+  where e.user_id = owner and e.idempotency_key = any (v_keys);
+  if v_wanted <> v_taken then
+    perform private.burn_credits(v_account);
+    perform private.add_credit_entry(
+      user_id => owner, amount => v_taken - v_wanted, kind => case when v_wanted > v_taken then 'clawback' else 'refund' end,
+      reason => case when v_wanted > v_taken then 'a payment was refunded or disputed' else 'a refund failed or a dispute was won' end,
+      idempotency_key => v_key || v_n, lot_kind => (grants[1]).lot_kind,
+      expires_at => (select case when bool_and(g.expires_at is not null) then max(g.expires_at) end from unnest(grants) g));
+  end if;
+  if v_wanted > v_taken then
+    perform private.burn_lots_of(owner, v_keys, v_wanted - v_taken);
+  end if;
+end $$;
+comment on function private.move_clawback(uuid, text, bigint, private.stripe_grant[]) is
+  'Moves what was taken back of a payment''s credits to where it must be, by one entry at most. First go the payment''s own credits, as far as they are not spent, then any others; the balance may fall below zero. Credits that come back expire as the payment''s do.';
+
+-- Rows ================================================================================================================
+-- What Stripe's objects come to here: rows of subscriptions, payments, refunds and disputes, and credits. Everything in this part is
+-- a function of what is stored in private.stripe_objects; nothing here knows of events.
+
+create function private.project_stripe_object(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_paid record;
+  v_changed boolean := false;
+begin
+  if (kept).object in ('refund', 'dispute') then
+    -- They are the payment's business, and may not name the customer.
+    for v_paid in
+      select o as kept, c.user_id from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
+      where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('invoice', 'checkout_session')
+    loop
+      owner := v_paid.user_id;
+      continue when private.is_stripe_mismatch(v_paid.kept, owner);
+      v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
+      -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
+      perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
+      if private.project_subscription_of(v_paid.kept, owner) then
+        perform private.refresh_entitlement(owner);
+        v_changed := true;
+      end if;
+    end loop;
+  end if;
+  if owner is null then
+    return null;
+  end if;
+  case (kept).object
+    when 'customer' then
+      return private.project_customer_deletion(kept);
+    when 'subscription' then
+      return private.project_subscription(kept, owner);
+    when 'checkout_session' then
+      -- Its id may not have been written down: whoever started it may have crashed after Stripe had it.
+      update private.checkouts c set closed_at = now()
+      where (c.session_id = (kept).id or c.id = case when pg_input_is_valid((kept).reading ->> 'checkout_id', 'uuid')
+          then ((kept).reading ->> 'checkout_id')::uuid end)
+        and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
+      return private.project_payment(kept, owner);
+    when 'invoice' then
+      v_changed := private.project_payment(kept, owner);
+      return private.project_subscription_of(kept, owner) or v_changed;
+    else
+      return v_changed;
+  end case;
+end $$;
+comment on function private.project_stripe_object(private.stripe_objects, uuid) is
+  'Makes what follows from one stored object of this user''s. Answers whether something changed; null when nobody owns it. The caller holds the lock.';
+
+create function private.project_customer_deletion(kept private.stripe_objects) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_subscription private.stripe_objects;
+  v_changed boolean;
+begin
+  update private.stripe_customers c set deleted_at = (kept).deleted_at
+  where c.id = (kept).id and c.deleted_at is distinct from (kept).deleted_at
+    -- One that is there after all is not the one to buy with when another has taken its place.
+    and ((kept).deleted_at is not null or not exists (
+      select from private.stripe_customers o where o.user_id = c.user_id and o.livemode = c.livemode and o.deleted_at is null));
+  v_changed := found;
+  select c.user_id into v_user_id from private.stripe_customers c where c.id = (kept).id;
+  for v_subscription in
+    select o.* from private.stripe_objects o where o.customer_id = (kept).id and o.object = 'subscription'
+  loop
+    v_changed := private.project_subscription(v_subscription, v_user_id) or v_changed;
+  end loop;
+  return v_changed;
+end $$;
+comment on function private.project_customer_deletion(private.stripe_objects) is
+  'A customer that is gone takes its subscriptions along; the user stays, and the next purchase makes another customer. One that is there after all, by a newer reading, brings them back.';
+
+create function private.forget_stripe_customer(customer_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.apply_stripe_readings(jsonb_build_array(jsonb_build_object(
+    'object', 'customer', 'id', c.id, 'customer_id', c.id, 'livemode', c.livemode, 'deleted', true, 'read_at', clock_timestamp())))
+  from private.stripe_customers c where c.id = forget_stripe_customer.customer_id;
+end $$;
+comment on function private.forget_stripe_customer(text) is
+  'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
+
+-- Subscriptions --------------------------------------------------------------------------------------------------------
+
+create function private.project_subscription(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.subscriptions;
+  v_gone_at timestamptz;
+begin
+  if v_reading ->> 'status' is null then
+    return false;
+  end if;
+  select least(o.deleted_at, (kept).deleted_at) into v_gone_at
+  from (values ((kept).customer_id)) c (id) left join private.stripe_objects o on o.id = c.id;
+  v_row.id := (kept).id;
+  v_row.user_id := owner;
+  v_row.status := v_reading ->> 'status';
+  v_row.trial_start := private.stripe_time(v_reading, 'trial_start');
+  v_row.trial_end := private.stripe_time(v_reading, 'trial_end');
+  v_row.cancel_at := private.stripe_time(v_reading, 'cancel_at');
+  v_row.cancel_at_period_end := coalesce((v_reading ->> 'cancel_at_period_end')::boolean, false);
+  v_row.canceled_at := private.stripe_time(v_reading, 'canceled_at');
+  v_row.ended_at := private.stripe_time(v_reading, 'ended_at');
+  v_row.started_at := private.stripe_time(v_reading, 'started_at');
+  if v_gone_at is not null and v_row.status not in ('canceled', 'incomplete_expired') then
+    v_row.status := 'canceled';
+    v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
+    v_row.ended_at := coalesce(v_row.ended_at, v_gone_at);
+  end if;
+  select
+    (array_agg(pp.plan_id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
+    (array_agg(pp.id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
+    coalesce((array_agg((i.item ->> 'quantity')::bigint order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1], 1),
+    (array_agg(private.stripe_time(i.item, 'current_period_start') order by pp.id is null, i.item -> 'current_period_end' desc))[1],
+    (array_agg(private.stripe_time(i.item, 'current_period_end') order by pp.id is null, i.item -> 'current_period_end' desc))[1]
+  into v_row.plan_id, v_row.plan_price_id, v_row.quantity, v_row.current_period_start, v_row.current_period_end
+  from jsonb_array_elements(v_reading -> 'items') i (item)
+    left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+    left join public.plan_prices pp on pp.id = s.plan_price_id
+    left join public.plans p on p.id = pp.plan_id;
+  if v_row.status in ('past_due', 'unpaid') then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
+      v_row.started_at)
+    into v_row.past_due_since
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
+    where i.status = 'open' and i.deleted_at is null;
+  end if;
+  v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  -- Stripe goes on to the next period all the same, and collects nothing for it.
+  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+    v_row.status := 'paused';
+  end if;
+  v_row.is_returned := private.is_period_returned(v_row);
+  return private.save_subscription(v_row);
+end $$;
+comment on function private.project_subscription(private.stripe_objects, uuid) is
+  'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+create function private.project_subscription_of(invoice private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_subscription private.stripe_objects;
+begin
+  -- One that has no row yet gets it in its own turn.
+  select o.* into v_subscription
+  from private.stripe_objects o join public.subscriptions s on s.id = o.id
+  where o.id = (invoice).subscription_id and o.object = 'subscription';
+  return v_subscription.id is not null and private.project_subscription(v_subscription, owner);
+end $$;
+comment on function private.project_subscription_of(private.stripe_objects, uuid) is
+  'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
+
+create function private.invoice_of_period(subscription public.subscriptions, is_paid boolean) returns private.stripe_objects
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects;
+begin
+  select o.* into v_invoice
+  from private.stripe_objects o
+    cross join lateral (
+      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
+      from jsonb_array_elements(o.reading -> 'lines') l (line)
+      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
+        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
+  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
+    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
+  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
+  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
+  return v_invoice;
+end $$;
+comment on function private.invoice_of_period(public.subscriptions, boolean) is
+  'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
+
+create function private.is_period_returned(subscription public.subscriptions) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
+begin
+  return v_invoice.id is not null and (
+    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
+    from private.returned_money(v_invoice.payment_intent_ids) m);
+end $$;
+comment on function private.is_period_returned(public.subscriptions) is
+  'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
+
+create function private.save_subscription(subscription public.subscriptions) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  subscription.updated_at := now();
+  insert into public.subscriptions as s select subscription.*
+  on conflict on constraint subscriptions_pkey do update set
+    user_id = excluded.user_id, plan_id = excluded.plan_id, plan_price_id = excluded.plan_price_id, status = excluded.status,
+    quantity = excluded.quantity, current_period_start = excluded.current_period_start,
+    current_period_end = excluded.current_period_end, trial_start = excluded.trial_start, trial_end = excluded.trial_end,
+    cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
+    ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
+    is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
+    updated_at = excluded.updated_at
+  where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  return found;
+end $$;
+comment on function private.save_subscription(public.subscriptions) is 'Writes a row if it says something new. Answers whether it did.';
+
+-- Payments -------------------------------------------------------------------------------------------------------------
+
+create function private.payment_of_invoice(kept private.stripe_objects) returns public.payments
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.payments;
+begin
+  v_row.status := case v_reading ->> 'status' when 'open' then case when (kept).deleted_at is null then 'open' else 'void' end when 'paid' then 'paid' when 'void' then 'void' when 'uncollectible' then 'failed' end;
+  if (kept).subscription_id is null or v_row.status is null then
+    return null;
+  end if;
+  v_row.id := (kept).id;
+  v_row.kind := 'subscription';
+  v_row.amount := (v_reading ->> 'total')::bigint;
+  v_row.currency := v_reading ->> 'currency';
+  v_row.subscription_id := (kept).subscription_id;
+  -- The payment that counts: of those that were paid the largest, else the last that was begun.
+  select i.payment ->> 'payment_intent_id' into v_row.payment_intent_id
+  from jsonb_path_query(v_reading, '$.payments[*]') with ordinality i (payment, place)
+  where i.payment ->> 'payment_intent_id' is not null
+  order by i.payment ->> 'status' = 'paid' desc, (i.payment ->> 'amount_paid')::bigint desc nulls last, i.place desc limit 1;
+  v_row.pay_url := case when v_row.status = 'open' then left(v_reading ->> 'hosted_invoice_url', 4000) end;
+  v_row.next_attempt_at := case when v_row.status = 'open' then private.stripe_time(v_reading, 'next_payment_attempt') end;
+  v_row.paid_at := private.stripe_time(v_reading, 'paid_at');
+  v_row.created_at := private.stripe_time(v_reading, 'created');
+  select left(format('%s (%s)', p.name, pp.interval), 200) into v_row.description
+  from jsonb_path_query(v_reading, '$.lines[*]') l (line)
+    join private.stripe_prices s on s.id = l.line ->> 'price_id'
+    join public.plan_prices pp on pp.id = s.plan_price_id
+    join public.plans p on p.id = pp.plan_id
+  order by (l.line ->> 'is_proration')::boolean, p.position desc, pp.id limit 1;
+  v_row.description := coalesce(v_row.description, 'Subscription');
+  return v_row;
+end $$;
+comment on function private.payment_of_invoice(private.stripe_objects) is
+  'What an invoice says as a payment; null for a draft, and for one that is of no subscription.';
+
+create function private.payment_of_session(kept private.stripe_objects) returns public.payments
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_row public.payments;
+begin
+  if v_reading ->> 'mode' is distinct from 'payment' or v_reading ->> 'status' is distinct from 'complete' then
+    return null;
+  end if;
+  v_row.id := (kept).id;
+  v_row.kind := 'credit_pack';
+  v_row.status := case
+    when v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then 'paid'
+    when v_reading ->> 'payment_intent_status' in ('requires_payment_method', 'canceled') then 'failed'
+    else 'processing' end;
+  v_row.amount := coalesce((v_reading ->> 'amount_total')::bigint, 0);
+  v_row.currency := coalesce(v_reading ->> 'currency', 'usd');
+  v_row.payment_intent_id := v_reading ->> 'payment_intent_id';
+  v_row.created_at := private.stripe_time(v_reading, 'created');
+  v_row.paid_at := case when v_row.status = 'paid' then coalesce(private.stripe_time(v_reading, 'paid_at'), v_row.created_at) end;
+  select left(string_agg(k.name, ', ' order by k.id), 200) into v_row.description
+  from jsonb_array_elements_text(v_reading -> 'price_ids') i (price_id)
+    join private.stripe_prices s on s.id = i.price_id
+    join public.credit_packs k on k.id = s.credit_pack_id;
+  v_row.description := coalesce(v_row.description, 'Payment');
+  return v_row;
+end $$;
+comment on function private.payment_of_session(private.stripe_objects) is
+  'What a complete checkout of a credit pack says as a payment: processing while a delayed method is at it, failed when that failed. Null for any other session.';
+
+create function private.project_payment(kept private.stripe_objects, owner uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row public.payments := case (kept).object when 'invoice' then private.payment_of_invoice(kept) else private.payment_of_session(kept) end;
+  v_returned record;
+  v_grants private.stripe_grant[];
+  v_changed boolean;
+begin
+  if v_row.id is null then
+    return false;
+  end if;
+  v_grants := private.grant_stripe_credits(owner, array(select g from private.stripe_grants_of(kept) g));
+  v_row.user_id := owner;
+  v_row.credits := (select coalesce(sum(g.amount), 0) from unnest(v_grants) g);
+  select r.* into v_returned from private.returned_money((kept).payment_intent_ids) r;
+  v_row.amount_refunded := v_returned.refunded;
+  v_row.amount_disputed := v_returned.disputed;
+  v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed,
+    case (kept).object when 'invoice' then ((kept).reading ->> 'amount_paid')::bigint else v_row.amount end);
+  v_changed := private.save_payment(v_row);
+  v_changed := private.project_returns(kept, owner) or v_changed;
+  perform private.move_clawback(owner, v_row.id, v_row.credits_clawed_back, v_grants);
+  return v_changed;
+end $$;
+comment on function private.project_payment(private.stripe_objects, uuid) is
+  'The row of an invoice or of a checkout of a pack, with the credits that it brings, the refunds and disputes of it, and what these take back.';
+
+create function private.save_payment(payment public.payments) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  payment.updated_at := now();
+  insert into public.payments as p select payment.*
+  on conflict on constraint payments_pkey do update set
+    user_id = excluded.user_id, kind = excluded.kind, status = excluded.status, description = excluded.description,
+    amount = excluded.amount, amount_refunded = excluded.amount_refunded, amount_disputed = excluded.amount_disputed,
+    currency = excluded.currency, credits = excluded.credits, credits_clawed_back = excluded.credits_clawed_back,
+    subscription_id = excluded.subscription_id, payment_intent_id = excluded.payment_intent_id, pay_url = excluded.pay_url,
+    next_attempt_at = excluded.next_attempt_at, paid_at = excluded.paid_at, created_at = excluded.created_at,
+    updated_at = excluded.updated_at
+  where to_jsonb(p) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
+  return found;
+end $$;
+comment on function private.save_payment(public.payments) is 'Writes a row if it says something new. Answers whether it did.';
+
+-- What users are told, and when =======================================================================================
+-- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
+
+insert into private.settings (key, value, description) values
+  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+on conflict (key) do nothing;
+
+-- Notices --------------------------------------------------------------------------------------------------------------
+
+create table private.billing_notices (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  title text not null check (length(title) between 1 and 200),
+  body text not null check (length(body) between 1 and 1500),
+  is_mailed boolean not null default true
+);
+comment on table private.billing_notices is
+  'What users are told, each as a row. Without its row nobody is told. {pay_url}, {plan}, {amount}, {date} and {description} are filled in, as far as they are known.';
+comment on column private.billing_notices.is_mailed is 'Also by mail, whatever notifications.mail_types says.';
+revoke all on private.billing_notices from anon, authenticated, service_role;
+insert into private.billing_notices (id, title, body) values
+  ('payment_failed', 'Your payment did not go through', 'We could not collect {amount} for {description}. Pay it or choose another way to pay here: {pay_url}'),
+  ('payment_action_required', 'Your bank asks you to confirm a payment', 'Your bank wants you to confirm {amount} for {description}. You can do it here: {pay_url}'),
+  ('payment_recovered', 'Your payment has arrived', 'We have received {amount} for {description}. Everything goes on as before.'),
+  ('trial_ends', 'Your trial ends soon', 'Your trial of {plan} ends on {date}, and your first payment follows. You can cancel before that day in the billing portal.'),
+  ('subscription_ended', 'Your subscription has ended', 'Your subscription of {plan} ended on {date}. You can subscribe again at any time: {pay_url}'),
+  ('refunded', 'You have been refunded', 'We have sent {amount} back to you for {description}. Credits that it paid for are taken back in proportion.'),
+  ('dispute_opened', 'Your bank disputes a payment', 'Your bank asks for {amount} back for {description}. The credits that it paid for are on hold until this is settled.'),
+  ('dispute_won', 'A disputed payment stands', 'The dispute about {amount} for {description} is settled, and your credits are back.'),
+  ('dispute_lost', 'A disputed payment went back', 'The dispute about {amount} for {description} is settled: your bank has the money back, and the credits that it paid for are gone.'),
+  ('dunning_reminder', 'A payment is still open', 'Your payment for {plan} is overdue. You keep it until {date}, and longer if you pay here: {pay_url}'),
+  ('dunning_last_day', 'Your plan ends tomorrow', 'Your payment for {plan} is still missing, and {plan} ends on {date}. Pay here to keep it: {pay_url}'),
+  ('dunning_access_ended', 'Your plan is on hold', 'Your payment for {plan} did not arrive, so its features are off. They are back as soon as it is paid: {pay_url}')
+on conflict (id) do nothing;
+
+create table private.billing_notices_sent (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  dedupe_key text not null check (length(dedupe_key) between 1 and 400),
+  notice text not null check (length(notice) <= 60),
+  sent_at timestamptz not null default now(),
+  primary key (user_id, dedupe_key)
+);
+comment on table private.billing_notices_sent is 'What users were told, so that nobody is told twice, however often the reason is read again.';
+revoke all on private.billing_notices_sent from anon, authenticated, service_role;
+
+create function private.fill_placeholders(template text, data jsonb) returns text
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_text text := template;
+  v_value record;
+begin
+  for v_value in select d.key, d.value from jsonb_each_text(data) d loop
+    v_text := replace(v_text, '{' || v_value.key || '}', coalesce(v_value.value, ''));
+  end loop;
+  return regexp_replace(v_text, '\{[a-z_]+\}', '', 'g');
+end $$;
+comment on function private.fill_placeholders(text, jsonb) is 'The template with each {key} replaced by its value; what has none leaves nothing.';
+
+create function private.notify_billing(user_id uuid, notice text, dedupe_key text, data jsonb default '{}') returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_notice private.billing_notices;
+  v_type text := 'billing_' || notify_billing.notice;
+  v_data jsonb := jsonb_build_object('pay_url', private.pay_url(notify_billing.user_id), 'plan', 'your plan')
+    || jsonb_strip_nulls(coalesce(notify_billing.data, '{}'));
+  v_title text;
+  v_body text;
+begin
+  select n.* into v_notice from private.billing_notices n where n.id = notify_billing.notice;
+  if not found then
+    return false;
+  end if;
+  insert into private.billing_notices_sent (user_id, dedupe_key, notice)
+  values (notify_billing.user_id, notify_billing.dedupe_key, notify_billing.notice)
+  on conflict on constraint billing_notices_sent_pkey do nothing;
+  if not found then
+    return false;
+  end if;
+  v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
+  v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
+  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
+  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
+    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
+  end if;
+  return true;
+end $$;
+comment on function private.notify_billing(uuid, text, text, jsonb) is
+  'Tells a user something of private.billing_notices, once for a dedupe_key, as a notification of the type billing_<notice> and by mail. True when it did. A notice without a row is told to nobody, and may be told later when there is one.';
+
+-- Dunning --------------------------------------------------------------------------------------------------------------
+
+create table private.dunning_steps (
+  position integer primary key check (position > 0),
+  after_days integer not null check (after_days >= 0),
+  notice text not null references private.billing_notices (id) on delete cascade
+);
+comment on table private.dunning_steps is
+  'Reminders to who owes a payment: days after it was due, and what they are told. See billing.grace_days for when access ends.';
+create index dunning_steps_notice_idx on private.dunning_steps (notice);
+revoke all on private.dunning_steps from anon, authenticated, service_role;
+-- By the seven days of billing.grace_days; who changes those changes these.
+insert into private.dunning_steps (position, after_days, notice) values
+  (1, 3, 'dunning_reminder'), (2, 6, 'dunning_last_day'), (3, 7, 'dunning_access_ended')
+on conflict (position) do nothing;
+
+create function private.send_dunning() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_days integer := (private.setting('billing.grace_days'))::integer;
+  v_due record;
+  v_sent integer := 0;
+begin
+  for v_due in
+    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
+    from public.subscriptions s
+      left join public.plans p on p.id = s.plan_id
+      -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
+      cross join lateral (
+        select x.position, x.notice from private.dunning_steps x
+        where s.past_due_since + make_interval(days => x.after_days) <= now()
+        order by x.after_days desc, x.position desc limit 1) d
+    where s.status = 'past_due' and not exists (
+      select from private.billing_notices_sent n
+      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
+    order by s.user_id, s.id
+  loop
+    begin
+      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
+          jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
+            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
+        v_sent := v_sent + 1;
+      end if;
+    exception when others then
+      -- One who cannot be told must not keep the others from it; the next run tries again.
+      raise warning 'the owner of % cannot be reminded: % %', v_due.id, sqlstate, sqlerrm;
+    end;
+  end loop;
+  return v_sent;
+end $$;
+comment on function private.send_dunning() is
+  'Reminds everybody whose subscription is past due of the payment, by private.dunning_steps, each step once for a debt. A job runs it. Answers how many were told.';
+
+create function private.dunning_key(subscription_id text, past_due_since timestamptz, "position" integer) returns text
+language sql immutable security invoker set search_path = ''
+return 'dunning:' || dunning_key.subscription_id || ':' || extract(epoch from dunning_key.past_due_since)::bigint || ':' || dunning_key.position;
+comment on function private.dunning_key(text, timestamptz, integer) is 'A step of a debt: the next debt of the subscription begins anew.';
+
+-- Retention ------------------------------------------------------------------------------------------------------------
+
+create table private.retention_clocks (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  started_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at >= started_at)
+);
+comment on table private.retention_clocks is
+  'Users whose paid plan has ended, and until when what it held is kept. The row goes when they pay again. Who deletes by it asks private.entitlement once more.';
+create index retention_clocks_ends_at_idx on private.retention_clocks (ends_at);
+revoke all on private.retention_clocks from anon, authenticated, service_role;
+
+create function private.keep_retention_clock(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_entitlement record;
+  v_ended_at timestamptz;
+begin
+  -- Also for the job, that a payment of this moment is seen here or takes away what this writes.
+  perform pg_advisory_xact_lock(hashtextextended('entitlement:' || keep_retention_clock.user_id, 0));
+  v_entitlement := private.entitlement(keep_retention_clock.user_id);
+  if v_entitlement.is_paid then
+    delete from private.retention_clocks c where c.user_id = keep_retention_clock.user_id;
+  -- A pause is no end, and what never began cannot end.
+  elsif v_entitlement.state in ('past_due', 'unpaid', 'canceled', 'expired') then
+    -- One that is given up as unpaid, or whose money went back, has ended now, whatever ended long before it.
+    v_ended_at := case when v_entitlement.state = 'unpaid' then now() else coalesce(greatest(
+      (select max(e.ends_at) from private.entitlements e
+      where e.user_id = keep_retention_clock.user_id and e.plan_id is not null and e.ends_at <= now()),
+      (select max(s.ended_at) from public.subscriptions s
+      where s.user_id = keep_retention_clock.user_id and s.status = 'canceled' and s.ended_at <= now())), now()) end;
+    insert into private.retention_clocks (user_id, started_at, ends_at)
+    values (keep_retention_clock.user_id, v_ended_at,
+      v_ended_at + make_interval(days => (private.setting('privacy.days_after_cancellation'))::integer))
+    on conflict on constraint retention_clocks_pkey do nothing;
+  end if;
+end $$;
+comment on function private.keep_retention_clock(uuid) is
+  'Starts a user''s clock at the moment their paid plan ended, and takes it away when they pay. A clock that runs goes on as it is.';
+
+create function private.start_retention_clocks() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_users integer := 0;
+begin
+  for v_user_id in
+    select distinct e.user_id from private.entitlements e
+    where e.plan_id is not null and e.ends_at <= now()
+      and not exists (select from private.retention_clocks c where c.user_id = e.user_id)
+      and not exists (
+        select from private.entitlements p
+        where p.user_id = e.user_id and p.plan_id is not null and p.starts_at <= now() and p.ends_at > now())
+    order by 1
+  loop
+    perform private.keep_retention_clock(v_user_id);
+    v_users := v_users + 1;
+  end loop;
+  return v_users;
+end $$;
+comment on function private.start_retention_clocks() is
+  'Starts the clocks of those whose paid plan has ended by time alone. A job runs it; the clock starts at the end itself, whenever it runs. Answers how many users it looked at.';
+
+-- What the clock starts ------------------------------------------------------------------------------------------------
+
+create function private.call_apply_stripe_events() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_events e where e.state = 'waiting' and e.next_attempt_at <= now()) then
+    return private.call_jobs_function('apply-stripe-events');
+  end if;
+  return null;
+end $$;
+comment on function private.call_apply_stripe_events() is 'Calls the application of Stripe''s events when one waits.';
+
+create function private.call_reconcile_stripe() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_customers) then
+    return private.call_jobs_function('reconcile-stripe');
+  end if;
+  return null;
+end $$;
+comment on function private.call_reconcile_stripe() is 'Calls the comparison with Stripe when somebody ever was a customer.';
+
+-- Who is told of what =================================================================================================
+-- What users are told of their payments: from what was read, each thing once. What is told, and how, is in private.billing_notices.
+
+create function private.money_text(amount bigint, currency text) returns text
+language sql immutable security invoker set search_path = ''
+return (case
+  when currency in ('bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'ugx', 'vnd', 'vuv', 'xaf', 'xof', 'xpf')
+    then amount::text
+  when currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then round(amount / 1000.0, 3)::text
+  else round(amount / 100.0, 2)::text end) || ' ' || upper(currency);
+comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD.';
+
+create function private.tell_of_subscription(subscription_id text) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row public.subscriptions;
+  v_data jsonb;
+begin
+  select s.* into v_row from public.subscriptions s where s.id = tell_of_subscription.subscription_id;
+  v_data := jsonb_build_object('subscription_id', v_row.id, 'plan', (select p.name from public.plans p where p.id = v_row.plan_id));
+  if v_row.status = 'trialing' and v_row.trial_end between now() and now() + interval '3 days'
+    and not v_row.cancel_at_period_end and v_row.cancel_at is null then
+    perform private.notify_billing(v_row.user_id, 'trial_ends',
+      format('subscription:%s:trial:%s', v_row.id, extract(epoch from v_row.trial_end)::bigint),
+      v_data || jsonb_build_object('date', to_char(v_row.trial_end at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
+    perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
+      v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+      -- The end of the grace may have told them of this debt.
+      select from private.billing_notices_sent n
+      where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
+        and n.sent_at >= v_row.past_due_since) then
+    -- The key of the step that says so at the end of the grace, which then has nothing more to say.
+    perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
+      private.dunning_key(v_row.id, v_row.past_due_since,
+        coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
+      v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
+  end if;
+end $$;
+comment on function private.tell_of_subscription(text) is 'A trial that ends within three days, and goes on to be paid; a subscription that has ended, within the week; one that Stripe gave up as unpaid, within sixty days of the debt, unless the end of the grace was told.';
+
+create function private.tell_of_payment(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+  v_tries integer := coalesce((v_reading ->> 'attempt_count')::integer, 0);
+  v_key text := format('%s:%s', case (kept).object when 'invoice' then 'invoice' else 'session' end, (kept).id);
+  v_row public.payments;
+  v_data jsonb;
+begin
+  select p.* into v_row from public.payments p where p.id = (kept).id;
+  v_data := jsonb_strip_nulls(jsonb_build_object(
+    'payment_id', v_row.id, 'description', v_row.description, 'amount', private.money_text(v_row.amount, v_row.currency),
+    'pay_url', v_row.pay_url, 'date', to_char(v_row.next_attempt_at at time zone 'UTC', 'YYYY-MM-DD')));
+  if v_row.kind = 'credit_pack' then
+    if v_row.status = 'failed' and v_row.created_at > now() - interval '30 days' then
+      perform private.notify_billing(v_row.user_id, 'payment_failed', v_key, v_data);
+    end if;
+  elsif v_row.status = 'open' and v_tries > 0 and v_reading ->> 'billing_reason' <> 'subscription_create' then
+    -- Who pays the first invoice sits in front of it.
+    perform private.notify_billing(v_row.user_id,
+      case when jsonb_path_exists(v_reading, '$.payments[*] ? (@.payment_intent_status == "requires_action")')
+        then 'payment_action_required' else 'payment_failed' end,
+      format('%s:attempt:%s', v_key, v_tries), v_data);
+  elsif v_row.status = 'paid' and exists (
+    select from private.billing_notices_sent n
+    where n.user_id = v_row.user_id
+      and n.dedupe_key = any (array(select format('%s:attempt:%s', v_key, t) from generate_series(1, least(v_tries, 100)) t))) then
+    perform private.notify_billing(v_row.user_id, 'payment_recovered', format('%s:recovered', v_key), v_data);
+  end if;
+end $$;
+comment on function private.tell_of_payment(private.stripe_objects) is
+  'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
+
+create function private.tell_of_returns(payment_intent_ids text[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_row record;
+  v_data jsonb;
+begin
+  for v_row in
+    select o.id, o.object, coalesce(r.user_id, d.user_id) as user_id, p.id as payment_id, p.description,
+      coalesce(r.amount, d.amount) as amount, coalesce(r.currency, d.currency) as currency, coalesce(r.status, d.status) as status
+    from private.stripe_objects o
+      left join public.refunds r on r.id = o.id
+      left join public.disputes d on d.id = o.id
+      join public.payments p on p.id = coalesce(r.payment_id, d.payment_id)
+    where o.payment_intent_ids && tell_of_returns.payment_intent_ids and o.payment_intent_ids <> '{}'
+      and coalesce(r.created_at, d.created_at) > now() - interval '120 days'
+    order by o.id
+  loop
+    v_data := jsonb_build_object('payment_id', v_row.payment_id, 'description', v_row.description,
+      'amount', private.money_text(v_row.amount, v_row.currency));
+    if v_row.object = 'refund' then
+      if v_row.status = 'succeeded' then
+        perform private.notify_billing(v_row.user_id, 'refunded', 'refund:' || v_row.id, v_data);
+      end if;
+    elsif v_row.status in ('needs_response', 'under_review') then
+      if private.notify_billing(v_row.user_id, 'dispute_opened', format('dispute:%s:opened', v_row.id), v_data) then
+        perform private.raise_security_event(
+          type => 'payment_disputed', severity => 'medium', user_id => v_row.user_id, dedupe_key => left(v_row.id, 200),
+          details => jsonb_build_object('dispute_id', v_row.id, 'payment_id', v_row.payment_id));
+      end if;
+    elsif v_row.status in ('won', 'lost') then
+      perform private.notify_billing(v_row.user_id, 'dispute_' || v_row.status, format('dispute:%s:%s', v_row.id, v_row.status), v_data);
+    end if;
+  end loop;
+end $$;
+comment on function private.tell_of_returns(text[]) is
+  'Money that went back, disputes that were opened (a security event, too), won or lost, of the payments of these intents, within 120 days.';
+
+create function private.tell_of_stripe_object(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  case (kept).object
+    when 'subscription' then
+      perform private.tell_of_subscription((kept).id);
+    when 'customer' then
+      if (kept).deleted_at is not null then
+        perform private.tell_of_subscription(o.id) from private.stripe_objects o
+        where o.customer_id = (kept).id and o.object = 'subscription';
+      end if;
+    else
+      if (kept).object in ('invoice', 'checkout_session') then
+        perform private.tell_of_payment(kept);
+      end if;
+      perform private.tell_of_returns((kept).payment_intent_ids);
+  end case;
+end $$;
+comment on function private.tell_of_stripe_object(private.stripe_objects) is
+  'Tells the owner what follows from an object, after its rows were made. What they were told once they are not told again, whoever reads it however often.';
