@@ -23,6 +23,7 @@ export default defineConfig({
       project('unit', { isolate: false, maxWorkers: workers }),
       project('database', {
         globalSetup: ['tests/setup/database-server.ts'],
+        isolate: false,
         setupFiles: ['tests/setup/own-database.ts'],
         maxWorkers: workers,
       }),

@@ -11,11 +11,15 @@ export type Account = { id: string; sessionId: string }
 
 export const connect = (max = 1): Sql => postgres(target().dbUrl, { max, onnotice: () => {} })
 
-const shared: { sql?: Sql } = {}
+const shared: { sql?: Sql; url?: string } = {}
 
-/** One connection for everything in a file that rolls back. */
-export const db = (): Sql => {
-  shared.sql ??= connect()
+/** One connection for everything in a file that rolls back. The next file in this process has another database. */
+export function db(): Sql {
+  const { dbUrl } = target()
+  if (!shared.sql || shared.url !== dbUrl) {
+    shared.sql = connect()
+    shared.url = dbUrl
+  }
   return shared.sql
 }
 

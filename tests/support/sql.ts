@@ -38,30 +38,37 @@ export type Db = {
 
 type Users = { owner: SqlUser; other: SqlUser; admin: SqlUser }
 
+const shared: { pool?: postgres.Sql; url?: string } = {}
+
+/** The connections of the file that runs: the next one in this process has another database. */
+function poolOfFile(): postgres.Sql {
+  const { dbUrl } = target()
+  if (!shared.pool || shared.url !== dbUrl) {
+    shared.pool = postgres(dbUrl, { max: 4, onnotice: () => {} })
+    shared.url = dbUrl
+  }
+  return shared.pool
+}
+
 /** Runs the story in one transaction as role postgres. Whatever happens, nothing of it stays. */
 export async function withRollback<Result>(story: (db: Db) => Promise<Result>): Promise<Result> {
-  const pool = postgres(target().dbUrl, { max: 1, onnotice: () => {} })
+  // Reserved, not sql.begin: that one gives up after the first error, and refusals are what these tests are about.
+  const sql = await poolOfFile().reserve()
   try {
-    // Reserved, not sql.begin: that one gives up after the first error, and refusals are what these tests are about.
-    const sql = await pool.reserve()
     await sql`begin`
     // Compiling a query of the catalogue takes a hundred times as long as running it.
     await sql`set local jit = off`
-    try {
-      const users = { owner: await createUser(sql), other: await createUser(sql), admin: await createUser(sql) }
-      await makeAdmin(sql, users.admin)
-      return await story({
-        sql,
-        ...users,
-        as: actorChanger(sql, users),
-        outcome: (statement) => outcome(sql, statement),
-      })
-    } finally {
-      await sql`rollback`
-      sql.release()
-    }
+    const users = { owner: await createUser(sql), other: await createUser(sql), admin: await createUser(sql) }
+    await makeAdmin(sql, users.admin)
+    return await story({
+      sql,
+      ...users,
+      as: actorChanger(sql, users),
+      outcome: (statement) => outcome(sql, statement),
+    })
   } finally {
-    await pool.end()
+    await sql`rollback`
+    sql.release()
   }
 }
 
