@@ -11,6 +11,13 @@ const project = (
   test: TestProjectInlineConfiguration['test'],
 ): TestProjectInlineConfiguration => ({ extends: true, test: { name, ...files[name], ...test } })
 
+const onDatabase = {
+  globalSetup: ['tests/setup/database-server.ts'],
+  setupFiles: ['tests/setup/own-database.ts'],
+  isolate: false,
+  maxWorkers: workers,
+}
+
 export default defineConfig({
   // As in functions/deno.json: ccxt exports no single exchanges.
   resolve: { alias: [{ find: /^ccxt\//, replacement: join(import.meta.dirname, 'node_modules/ccxt/js/src/') }] },
@@ -19,21 +26,18 @@ export default defineConfig({
     hookTimeout: 120_000,
     // Waits end as soon as what they wait for is there; a machine that stalls for seconds is no failure.
     expect: { poll: { timeout: 20_000 } },
-    projects: [
-      project('unit', { isolate: false, maxWorkers: workers }),
-      project('database', {
-        globalSetup: ['tests/setup/database-server.ts'],
-        isolate: false,
-        setupFiles: ['tests/setup/own-database.ts'],
-        maxWorkers: workers,
-      }),
-      project('cluster', { maxWorkers: workers }),
-      project('stack', {
-        globalSetup: ['tests/setup/stacks.ts'],
-        setupFiles: ['tests/setup/own-stack.ts'],
-        maxWorkers: isGiven ? 1 : 2,
-        sequence: { groupOrder: 1 },
-      }),
-    ],
+    projects: process.env.PALISADE_LONG
+      ? [project('long', { ...onDatabase, env: { PROPERTY_TIMES: '5' } })]
+      : [
+          project('unit', { isolate: false, maxWorkers: workers }),
+          ...(isGiven ? [] : [project('database', onDatabase)]),
+          project('cluster', { maxWorkers: workers }),
+          project('stack', {
+            globalSetup: ['tests/setup/stacks.ts'],
+            setupFiles: ['tests/setup/own-stack.ts'],
+            maxWorkers: isGiven ? 1 : 2,
+            sequence: { groupOrder: 1 },
+          }),
+        ],
   },
 })

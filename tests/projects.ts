@@ -29,18 +29,25 @@ const database = [
   'tests/scripts/keys-rotate.test.ts',
 ]
 
+/** What needs minutes: `npm run test:long`. Properties are tried more often there. */
+const long = [
+  'tests/long/*.test.ts',
+  'tests/sql/{ai-plain-calls,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
+]
+
 const { API_URL, PALISADE_DB_URL } = process.env
 /** A database that the environment names is one for all: files that need a database, too, take turns on it. */
 export const isGiven = Boolean(API_URL ?? PALISADE_DB_URL)
 
 export const files = {
-  unit: { include: ['tests/**/*.test.ts'], exclude: [...stack, ...cluster, ...database] },
-  database: { include: isGiven ? [] : database },
+  unit: { include: ['tests/**/*.test.ts'], exclude: [...stack, ...cluster, ...database, 'tests/long/*.test.ts'] },
+  database: { include: database },
   cluster: { include: cluster },
+  long: { include: long },
   stack: { include: isGiven ? [...stack, ...database] : stack },
 }
 
 /** A pattern that names no file is a mistake in this file. */
-for (const pattern of [...stack, ...cluster, ...database]) {
+for (const pattern of [...stack, ...cluster, ...database, ...long]) {
   if (globSync(pattern).length === 0) throw new Error(`tests/projects.ts: ${pattern} names no file.`)
 }

@@ -1,6 +1,7 @@
 /** Most calls are admitted and settled in one statement for all callers; the others take a longer way. Both must come to the same. */
 import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import { admit, baseModel, newModel, settle } from './ai-support.ts'
 import { type Account, changeCredits, newAccount, rolledBack, type Tx } from './support.ts'
 
@@ -164,7 +165,7 @@ test('the plain way and the long way leave the same behind, whatever the batch',
           expect(one.unbalanced).toEqual([])
         },
       ),
-      { numRuns: 60, seed },
+      { numRuns: runs(60), seed },
     )
     // Else nothing would have been compared.
     expect(plain).toBeGreaterThan(20)

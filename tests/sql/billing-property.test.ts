@@ -1,6 +1,7 @@
 /** Any order, any duplicates, any gaps that are filled later: the same rows, the same credits. And the same again from nothing. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import {
   apply,
   claim,
@@ -212,7 +213,7 @@ describe('readings', () => {
 
             expect(await stateOf(tx, other, one)).toEqual(await stateOf(tx, one, one))
           }),
-          { numRuns: 60 },
+          { numRuns: runs(60) },
         )
       }),
     240_000,
@@ -237,7 +238,7 @@ describe('readings', () => {
 
             expect(await stateOf(tx, other, one)).toEqual(await stateOf(tx, one, one))
           }),
-          { numRuns: 40 },
+          { numRuns: runs(40) },
         )
       }),
     240_000,
@@ -276,7 +277,7 @@ describe('readings', () => {
               ).length,
             ).toBe(0)
           }),
-          { numRuns: 30 },
+          { numRuns: runs(30) },
         )
       }),
     240_000,
@@ -327,7 +328,7 @@ test(
 
           expect(await stateOf(tx, other, one)).toEqual(await stateOf(tx, one, one))
         }),
-        { numRuns: 40 },
+        { numRuns: runs(40) },
       )
     }),
   240_000,

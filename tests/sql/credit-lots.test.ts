@@ -1,6 +1,7 @@
 /** Credits that expire: which are spent first, what holds keep alive, and what a clawback does. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import { abandon, admit, baseModel, callsOf, free, settle } from './ai-support.ts'
 import {
   asUser,
@@ -248,7 +249,7 @@ describe('anything at the same time', () => {
             expect(balance).toBeGreaterThanOrEqual(-clawedBack)
             expect((await callsOf(sql, id)).filter((row) => row.state === 'held')).toEqual([])
           }),
-          { numRuns: 25 },
+          { numRuns: runs(25) },
         ),
       ),
     120_000,

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import {
   asRole,
   asUser,
@@ -266,7 +267,7 @@ describe('any number of changes at the same time', () => {
           for (const { after } of entries) expect(after).toBeGreaterThanOrEqual(0)
           expect((await sql`select from private.verify_accounts() where user_id = ${id}`).length).toBe(0)
         }),
-        { numRuns: 40 },
+        { numRuns: runs(40) },
       ),
     ))
 })

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import { clockChanges, localTime, nextAnniversary, nextMidnight } from './calendar.ts'
 import {
   asUser,
@@ -67,7 +68,7 @@ describe('when a period ends', () => {
         expect(localTime(zone, end)).toBe(localTime(zone, nextMidnight(zone, at)))
         expect(end).toBe(nextMidnight(zone, at))
       }),
-      { numRuns: 600 },
+      { numRuns: runs(600) },
     ))
 
   test('a month ends at the next anniversary of the sign-up, or on the last day of a shorter month', () =>
@@ -79,7 +80,7 @@ describe('when a period ends', () => {
         expect(end - at).toBeLessThan(32.2 * 86_400_000)
         expect(end).toBe(nextAnniversary(zone, signedUp, at))
       }),
-      { numRuns: 600 },
+      { numRuns: runs(600) },
     ))
 
   test.each([

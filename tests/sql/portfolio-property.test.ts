@@ -1,6 +1,7 @@
 /** Profit and loss against a calculation of its own: whole numbers of 10^-18, straight from the oldest trade to the newest. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import { type Connection, lotsOf, minute, newConnection, positionsOf, sync, type Trade } from './portfolio-support.ts'
 import { newAccount, rolledBack, type Tx } from './support.ts'
 
@@ -169,7 +170,7 @@ test(
               where d.credential_id = p.credential_id and d.asset = p.asset)`
           expect(off).toEqual({ count: 0 })
         }),
-        { numRuns: 60 },
+        { numRuns: runs(60) },
       )
     }),
   120_000,

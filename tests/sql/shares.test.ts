@@ -1,6 +1,7 @@
 /** Shares: of credits by what was paid and what went back, of costs by what was sold. Against whole numbers of JavaScript. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { runs } from '../support/runs.ts'
 import { apply, invoice, line, newShop, paymentOf, refund, type Shop } from './billing-support.ts'
 import { rolledBack, type Tx } from './support.ts'
 
@@ -128,6 +129,6 @@ test('a payment brings the true share of the credits, cut to whole ones, and its
         await apply(tx, refund(shop, 3, intent, due - back))
         expect((await paymentOf(tx, bought.paid.id)).clawed_back).toBe(bought.credits)
       }),
-      { numRuns: 60 },
+      { numRuns: runs(60) },
     )
   }))
