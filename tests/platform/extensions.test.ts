@@ -302,7 +302,8 @@ describe('Vault answers as hosted Supabase does', () => {
       '4',
     ],
     [
-      "select vault.create_secret('plain', 'test rest'); select convert_from(decode(secret, 'base64'), 'latin1') like '%plain%' from vault.secrets where name = 'test rest'",
+      // As bytes: what is encrypted may hold a zero, of which no text can be made.
+      "select vault.create_secret('plain', 'test rest'); select position('plain'::bytea in decode(secret, 'base64')) > 0 from vault.secrets where name = 'test rest'",
       'false',
     ],
     ['drop extension supabase_vault', ''],
