@@ -30,14 +30,14 @@ set lock_timeout = '5s';
 set statement_timeout = '60s';
 `
 
-const folder = join(root, 'supabase', 'migrations')
-const closed = join('supabase', 'baseline-closed')
+const supabase = join(root, 'supabase')
+const migrationsOf = (folder: string) => join(folder, 'migrations')
 
 /** Whether somebody has said, by a file with the reason, that the baseline stays as it is. */
-const isBaselineClosed = () => existsSync(join(root, closed))
+const isClosed = (folder: string) => existsSync(join(folder, 'baseline-closed'))
 
 /** The files of the baseline, by their names in supabase/migrations. A domain's policies follow its tables. */
-export async function makeBaseline(): Promise<Map<string, string>> {
+async function makeBaseline(): Promise<Map<string, string>> {
   const texts = await Promise.all(domains.map((_, domain) => domainText(domain)))
   return new Map(domains.map((name, domain) => [`${versionOf(domain)}_${name}.sql`, header + texts[domain]]))
 }
@@ -55,29 +55,27 @@ async function domainText(domain: number): Promise<string> {
 }
 
 /** Writes the baseline; answers its files. Refuses when it is closed, and when migrations follow that it would hold twice. */
-export async function writeBaseline(): Promise<string[]> {
-  if (isBaselineClosed())
-    throw new StackError(`The baseline is closed (${closed}): "npm run db:diff NAME" writes the next migration.`)
+export async function writeBaseline(folder = supabase): Promise<string[]> {
+  if (isClosed(folder))
+    throw new StackError(
+      'The baseline is closed (supabase/baseline-closed): "npm run db:diff NAME" writes the next migration.',
+    )
   const baseline = await makeBaseline()
-  const others = (await migrationFiles()).filter((file) => !baseline.has(file))
+  const others = (await readdir(migrationsOf(folder))).filter((file) => file.endsWith('.sql') && !baseline.has(file))
   if (others.length > 0)
     throw new StackError(
-      `These migrations are not the baseline's, and it would hold what they do: ${others.join(', ')}. Remove them first.`,
+      `These migrations are not the baseline's, and it would hold what they do: ${others.sort().join(', ')}. Remove them first.`,
     )
-  for (const [file, text] of baseline) await writeFile(join(folder, file), text)
+  for (const [file, text] of baseline) await writeFile(join(migrationsOf(folder), file), text)
   return [...baseline.keys()]
 }
 
 /** The files of the baseline that are not what the sources make; none once it is closed. */
-export async function staleBaselineFiles(baseline?: Map<string, string>): Promise<string[]> {
-  if (isBaselineClosed()) return []
+export async function staleBaselineFiles(folder = supabase): Promise<string[]> {
+  if (isClosed(folder)) return []
   const stale: string[] = []
-  for (const [file, text] of baseline ?? (await makeBaseline())) {
-    if ((await readFile(join(folder, file), 'utf8').catch(() => '')) !== text) stale.push(file)
+  for (const [file, text] of await makeBaseline()) {
+    if ((await readFile(join(migrationsOf(folder), file), 'utf8').catch(() => '')) !== text) stale.push(file)
   }
   return stale
-}
-
-async function migrationFiles(): Promise<string[]> {
-  return (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
 }

@@ -1,6 +1,8 @@
 /** Migrations and sources are two roads to the same schema, and migrations run anywhere Supabase runs. */
 import { execFile } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
+import { appendFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -8,7 +10,7 @@ import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
 import { readCatalogue } from '../../scripts/checks/docs/catalogue.ts'
 import { readPage } from '../../scripts/checks/docs/pages.ts'
 import { wrongSqlIn } from '../../scripts/checks/docs/sql.ts'
-import { makeBaseline, staleBaselineFiles } from '../../stack/baseline.ts'
+import { staleBaselineFiles, writeBaseline } from '../../stack/baseline.ts'
 import { root } from '../../stack/config.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { rowDifference } from '../../stack/rows.ts'
@@ -98,13 +100,22 @@ describe('schema', { timeout: 120_000 }, () => {
 })
 
 describe('migrations', () => {
-  test('the baseline is what the sources make; a line that only the sources have is found', async () => {
+  test('the baseline is what the sources make; a line that only one of them has is found, until it is closed', async () => {
     expect(await staleBaselineFiles()).toEqual([])
 
-    const changed = new Map(await makeBaseline())
-    changed.set('20261129000200_plans.sql', `${changed.get('20261129000200_plans.sql')}-- a line`)
+    const copy = await mkdtemp(join(tmpdir(), 'palisade-baseline-'))
+    await mkdir(join(copy, 'migrations'))
+    const written = await writeBaseline(copy)
+    expect(written).toEqual(migrations.map(({ file }) => file).slice(0, written.length))
+    await appendFile(join(copy, 'migrations', '20261129000200_plans.sql'), '-- a line\n')
+    expect(await staleBaselineFiles(copy)).toEqual(['20261129000200_plans.sql'])
 
-    expect(await staleBaselineFiles(changed)).toEqual(['20261129000200_plans.sql'])
+    await writeFile(join(copy, 'migrations', '20270101000000_more.sql'), 'select 1;')
+    await expect(writeBaseline(copy)).rejects.toThrow(/what they do: 20270101000000_more\.sql\. Remove them first/)
+    await writeFile(join(copy, 'baseline-closed'), 'Released.')
+    await expect(writeBaseline(copy)).rejects.toThrow(/^The baseline is closed .*npm run db:diff NAME/)
+    expect(await staleBaselineFiles(copy)).toEqual([])
+    await rm(copy, { recursive: true })
   })
 
   test.each(migrations)('$file holds nothing that only the local stack has', ({ text }) => {
