@@ -561,7 +561,7 @@ describe('a sign-in', () => {
       const { id } = await newAccount(tx)
       await newSession(tx, id, '192.0.2.7')
       await newSession(tx, id, '198.51.100.7')
-      await tx`update private.known_networks set last_seen_at = now() - interval '366 days' where network = '192.0.2.0/24' and user_id = ${id}`
+      await tx`update private.known_networks set last_seen_at = now() - interval '1 year 1 second' where network = '192.0.2.0/24' and user_id = ${id}`
 
       await tx`select private.delete_old_networks()`
 
