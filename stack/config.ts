@@ -26,6 +26,7 @@ const url = z.url().optional()
 const environment = z.object({
   PALISADE_PORT: z.coerce.number().int().min(1024).max(65_500).default(54_321),
   PALISADE_DATA: z.string().min(1).default('.palisade'),
+  PALISADE_AUTH_HASH_COST: z.coerce.number().int().min(4).max(16).optional(),
   PALISADE_AUTH_RATE_LIMITS: z.enum(['on', 'off']).default('on'),
   PALISADE_DB_URL: url,
   PALISADE_AUTH_URL: url,
@@ -97,6 +98,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
     },
     /** Where a payment may lead back to: origins, or the beginnings of addresses. */
     returnUrls: vars.BILLING_RETURN_URLS ?? `http://localhost:3000,http://127.0.0.1:3000,http://127.0.0.1:${port + 2}`,
+    /** Of bcrypt, for passwords; undefined: the real service's. */
+    hashCost: vars.PALISADE_AUTH_HASH_COST,
     /** Between two calls to a stand-in exchange; undefined: what the exchange itself asks for. */
     exchangesGapMs: vars.PALISADE_EXCHANGES_GAP_MS,
     real: {

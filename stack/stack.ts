@@ -116,6 +116,7 @@ async function startParts(
   await migrate(config, dbUrl('postgres'), gatewayPassword, options)
   if (!config.real.db) await writeJobSettings(dbUrl('postgres'), `${config.urls.api}/functions/v1`, keys.secretKey)
   const settings = readProjectSettings(projectFile, ports.console)
+  if (config.hashCost !== undefined) settings.auth.password_hash_cost = config.hashCost
   gateway = await createGateway({
     config: config.platform,
     keys,

@@ -383,6 +383,8 @@ describe('known and unknown addresses', () => {
     'take the same time at %s',
     { timeout: 600_000 },
     async (path) => {
+      // As much work as in the real service, so that the time of it would show.
+      auth.settings.password_hash_cost = 10
       const { email } = await newUser(auth)
       await hook('password_verification_attempt', `return '{"decision": "continue"}';`)
       await hook('before_user_created', `return '{}';`)

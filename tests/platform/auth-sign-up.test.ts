@@ -1,5 +1,7 @@
 /** Signing up, and links and codes in mails, as supabase-js meets them. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { projectFile } from '../../stack/config.ts'
+import { readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import {
   type AuthUnderTest,
   claimsOf,
@@ -163,6 +165,7 @@ describe('a new user', () => {
   })
 
   test('whose password is a bcrypt hash of cost 10 in the database, and whose code is not there at all', async () => {
+    auth.settings.password_hash_cost = readProjectSettings(projectFile, 3000).auth.password_hash_cost
     const email = newEmail()
     await signUp(email)
 

@@ -46,7 +46,8 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
   const home = await mkdtemp(join(tmpdir(), 'palisade-test-'))
   const data = join(home, 'data')
   const place = { PALISADE_PORT: String(port), PALISADE_DATA: data }
-  const env = { ...process.env, ...place, PALISADE_AUTH_RATE_LIMITS: 'off', PALISADE_EXCHANGES_GAP_MS: '1' }
+  const cheap = { PALISADE_AUTH_RATE_LIMITS: 'off', PALISADE_AUTH_HASH_COST: '4', PALISADE_EXCHANGES_GAP_MS: '1' }
+  const env = { ...process.env, ...place, ...cheap }
   const config = readConfig(env)
   // Made before the stack looks for them, so that the address of everything is known at once.
   const keys = await loadKeys(config.files.keys)

@@ -108,11 +108,12 @@ export async function startAuth(options: { limited?: boolean; fetch?: typeof fet
   }
 }
 
-/** Nobody waits in tests: no pauses between mails, and limits that only a test of limits reaches. */
+/** Nobody waits in tests: cheap passwords, no pauses between mails, and limits that only a test of limits reaches. */
 function quiet(settings: AuthSettings): AuthSettings {
   return {
     ...settings,
     hook: {},
+    password_hash_cost: 4,
     email: { ...settings.email, max_frequency: 0 },
     rate_limit: Object.fromEntries(
       Object.keys(settings.rate_limit).map((name) => [name, 1_000_000]),

@@ -110,7 +110,7 @@ async function changePassword(tx: Db, world: AuthWorld, caller: SignedIn, sent: 
   if (user.encrypted_password && (await verifyPassword(password, user.encrypted_password))) {
     throw new AuthProblem(422, 'same_password', 'New password should be different from the old password.')
   }
-  const hash = await hashPassword(password)
+  const hash = await hashPassword(world.settings, password)
   await tx`update auth.users set encrypted_password = ${hash}, updated_at = ${world.now()} where id = ${user.id}`
   await tx`delete from auth.sessions where user_id = ${user.id} and id <> ${session.id}`
 }

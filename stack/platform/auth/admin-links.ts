@@ -84,7 +84,7 @@ async function newUserBy(world: AuthWorld, call: AuthCall, email: string, wanted
   }
   // An invitation sets no password; a link to sign in with sets one that nobody knows.
   const secret = wanted.isMagic ? `${crypto.randomUUID()}${crypto.randomUUID()}` : wanted.password
-  const passwordHash = wanted.type === 'signup' && secret ? await hashPassword(secret) : null
+  const passwordHash = wanted.type === 'signup' && secret ? await hashPassword(world.settings, secret) : null
   await askBeforeUserCreated(world, call, user)
   return { ...user, passwordHash }
 }

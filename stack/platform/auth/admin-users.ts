@@ -121,7 +121,7 @@ export async function createUser(world: AuthWorld, call: AuthCall): Promise<Resp
 
 const nobodysId = '00000000-0000-0000-0000-000000000000'
 
-const nobodyKnows = () => hashPassword(randomBytes(32).toString('base64url'))
+const nobodyKnows = ({ settings }: AuthWorld) => hashPassword(settings, randomBytes(32).toString('base64url'))
 
 /** Checks what was sent. A short password is accepted: the administrator answers for it. */
 async function draft(world: AuthWorld, sent: UserFields): Promise<NewUser & { id: string }> {
@@ -137,7 +137,7 @@ async function draft(world: AuthWorld, sent: UserFields): Promise<NewUser & { id
     id,
     email,
     phone,
-    passwordHash: (await passwordHashOf(world, sent, { strong: false })) ?? (await nobodyKnows()),
+    passwordHash: (await passwordHashOf(world, sent, { strong: false })) ?? (await nobodyKnows(world)),
     emailConfirmed: Boolean(email && sent.email_confirm),
     phoneConfirmed: Boolean(phone && sent.phone_confirm),
     userMetadata: { ...sent.user_metadata, ...(email && sent.email_confirm ? { email_verified: true } : {}) },

@@ -82,7 +82,7 @@ export async function passwordHashOf(
   }
   if (typeof password !== 'string' || (password === '' && !strong)) return null
   checkStrength(strong ? world.settings : noRules, password)
-  return hashPassword(password)
+  return hashPassword(world.settings, password)
 }
 
 /** What Go's durations reach: 292 years. */

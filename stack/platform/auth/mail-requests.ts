@@ -32,7 +32,7 @@ export async function sendMagicLink(world: AuthWorld, call: AuthCall): Promise<R
     throw new AuthProblem(422, 'signup_disabled', 'Signups not allowed for this instance')
   }
   const user = { ...emailUser(crypto.randomUUID(), email, sent.data ?? {}, world.now()) }
-  const passwordHash = await hashPassword(`${crypto.randomUUID()}${crypto.randomUUID()}`.slice(0, 72))
+  const passwordHash = await hashPassword(world.settings, `${crypto.randomUUID()}${crypto.randomUUID()}`.slice(0, 72))
   await askBeforeUserCreated(world, call, user)
   const confirmed = !world.settings.email.enable_confirmations
   const userMetadata = withAddress(user.id, email, sent.data ?? {}, confirmed)

@@ -8,15 +8,26 @@ import type { AuthSettings } from './settings.ts'
 const maxBytes = 72
 const encoder = new TextEncoder()
 
-/** Cost and form are the Auth service's. The work is done in libuv's threads, so that nobody else's request waits for it. */
-export const hashPassword = async (password: string) => bcrypt.hash(password, await bcrypt.genSalt(10, 'a'))
+type Cost = Pick<AuthSettings, 'password_hash_cost'>
 
-/** The hash of nobody's password: verifying against it takes as long as against a user's. */
-const nobody = await hashPassword(randomBytes(32).toString('base64url'))
+/** The form is the Auth service's. The work is done in libuv's threads, so that nobody else's request waits for it. */
+export const hashPassword = async ({ password_hash_cost }: Cost, password: string) =>
+  bcrypt.hash(password, await bcrypt.genSalt(password_hash_cost, 'a'))
+
+/** Hashes of nobody's password, by their cost: verifying against one takes as long as against a user's. */
+const nobodies = new Map<number, Promise<string>>()
+
+/** Made when a service starts, so that not even the first stranger is told from a user by the time. */
+export function hashOfNobody(cost: Cost): Promise<string> {
+  const known = nobodies.get(cost.password_hash_cost)
+  const hash = known ?? hashPassword(cost, randomBytes(32).toString('base64url'))
+  nobodies.set(cost.password_hash_cost, hash)
+  return hash
+}
 
 /** The work of a verification for an address that has no user, or a user that has no password. */
-export async function verifyNobody(password: string): Promise<false> {
-  await verifyPassword(password, nobody)
+export async function verifyNobody(cost: Cost, password: string): Promise<false> {
+  await verifyPassword(password, await hashOfNobody(cost))
   return false
 }
 

@@ -17,6 +17,7 @@ import { checkCaptcha } from './captcha.ts'
 import { AuthProblem, invalid, renderAuthProblem, unexpected } from './errors.ts'
 import { resend, sendMagicLink, sendRecovery } from './mail-requests.ts'
 import { challengeFactor, enrollFactor, unenrollFactor, verifyFactor } from './mfa.ts'
+import { hashOfNobody } from './passwords.ts'
 import { callerAddress, createRateLimits, unlimited } from './rate-limit.ts'
 import { issueTokens, signOut } from './sign-in.ts'
 import { signUp } from './sign-up.ts'
@@ -42,6 +43,7 @@ export function createAuthService(
     return rest.sendMail(message)
   }
   const world: AuthWorld = { ...rest, sql, now, limits, sendMail }
+  void hashOfNobody(rest.settings)
   return {
     async fetch(request, caller, address) {
       const apiVersion = request.headers.get('x-supabase-api-version')

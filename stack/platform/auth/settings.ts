@@ -52,6 +52,8 @@ const auth = z.object({
     'lower_upper_letters_digits',
     'lower_upper_letters_digits_symbols',
   ]),
+  /** Bcrypt's. The real service's is 10, and config.toml has no name for it; a stack that is thrown away may do with 4. */
+  password_hash_cost: z.number().int().min(4).max(16).default(10),
   sessions: z.object({ timebox: durationMs, inactivity_timeout: durationMs }),
   email: z.object({
     enabled: z.boolean().default(true),

@@ -63,7 +63,7 @@ async function signInWithPassword(world: AuthWorld, call: AuthCall): Promise<Res
 
 /** The same answer after the same work: a verification, and a transaction that is flushed as the hook's is. */
 async function refuseNobody(world: AuthWorld, password: string): Promise<never> {
-  await verifyNobody(password)
+  await verifyNobody(world.settings, password)
   if (world.settings.hook.password_verification_attempt) {
     await world.sql.begin(async (tx) => {
       await tx`set local statement_timeout = '2000'`

@@ -37,7 +37,7 @@ export async function signUp(world: AuthWorld, call: AuthCall): Promise<Response
   }
   const email = validEmail(sent.email)
   // Before anything is looked up, so that known and unknown addresses take the same time.
-  const passwordHash = await hashPassword(sent.password)
+  const passwordHash = await hashPassword(settings, sent.password)
   const id = crypto.randomUUID()
   const user = { ...emailUser(id, email, sent.data ?? {}, world.now()), passwordHash }
   if (!(await findUserByEmail(world.sql, email))) await askBeforeUserCreated(world, call, user)

@@ -53,7 +53,8 @@ async function confirmEmail(tx: Db, world: AuthWorld, user: UserRow): Promise<vo
   if (user.email_confirmed_at) return
   const now = world.now()
   const verified = asJson(tx, { email_verified: true })
-  const password = user.encrypted_password ?? (user.invited_at ? await hashPassword(crypto.randomUUID()) : null)
+  const password =
+    user.encrypted_password ?? (user.invited_at ? await hashPassword(world.settings, crypto.randomUUID()) : null)
   await tx`
     update auth.users
     set email_confirmed_at = ${now}, raw_user_meta_data = coalesce(raw_user_meta_data, '{}') || ${verified},
