@@ -24,12 +24,13 @@ create function private.account_refusal(state text, has_session boolean, lacks_f
 returns jsonb
 language sql immutable security invoker set search_path = ''
 return case
-  when account_refusal.state is null or account_refusal.state = 'deleted' or not account_refusal.has_session then
+  when account_refusal.state is null or account_refusal.state = 'deleted' or account_refusal.has_session is not true then
     jsonb_build_object('code', 'invalid_api_key', 'message',
       case when by_api_key then 'There is no such account.' else 'This session has ended. Sign in again.' end)
   when account_refusal.state = 'suspended' then jsonb_build_object('code', 'account_suspended', 'message', 'This account is suspended.')
   when account_refusal.state = 'pending' then jsonb_build_object('code', 'account_pending', 'message', 'Confirm your e-mail address first.')
-  when lacks_factor then jsonb_build_object('code', 'mfa_required', 'message', 'Sign in with your second factor first.')
+  -- What is not known was not proven.
+  when lacks_factor is not false then jsonb_build_object('code', 'mfa_required', 'message', 'Sign in with your second factor first.')
 end;
 comment on function private.account_refusal(text, boolean, boolean, boolean) is
   'Why an account in this state, with this session, may not go on: {code, message}; null when it may.';

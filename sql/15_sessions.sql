@@ -113,7 +113,7 @@ begin
     perform private.raise_error('invalid_api_key', 'Sign in first: this function needs a user''s token.');
   end if;
   select case when a.state = 'pending' and require_user.allow_pending then 'active' else a.state end as state, s.id is not null as has_session,
-    not require_user.allow_aal1 and not (s.aal = 'aal2' and v_claims ->> 'aal' = 'aal2') and a.has_factor as lacks_factor
+    not require_user.allow_aal1 and a.has_factor and (s.aal = 'aal2' and v_claims ->> 'aal' = 'aal2') is not true as lacks_factor
   into v_account
   from private.account_states a
     left join private.live_sessions s on s.id = nullif(v_claims ->> 'session_id', '')::uuid and s.user_id = a.id
@@ -159,7 +159,8 @@ begin
     perform set_config('request.jwt.claims', jsonb_build_object('role', 'authenticated', 'sub', require_account.user_id,
         'session_id', require_account.session_id, 'aal', require_account.request ->> 'aal')::text, true),
       set_config('request.headers', jsonb_strip_nulls(jsonb_build_object(
-        private.setting('http.client_ip_header') ->> 0, require_account.request ->> 'ip',
+        -- In the header where request_ip looks first; nobody looks where the setting names none.
+        coalesce(private.setting('http.client_ip_header') ->> 0, ''), require_account.request ->> 'ip',
         'user-agent', require_account.request ->> 'user_agent', 'x-request-id', require_account.request ->> 'request_id'))::text, true);
   end if;
   select a.state, a.role, a.has_factor, s.id is not null as has_session, s.aal is not distinct from 'aal2' as has_aal2 into v_account
@@ -173,12 +174,12 @@ begin
   end if;
   -- Who may do most must prove most: the team has no way around a second factor. A token from before the factor proves nothing.
   if require_account.aal2 and (v_account.has_factor or v_account.role <> 'user')
-    and not (v_account.has_aal2 and coalesce(auth.jwt() ->> 'aal', 'aal2') = 'aal2') then
+    and (v_account.has_aal2 and auth.jwt() ->> 'aal' = 'aal2') is not true then
     perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
   end if;
 end $$;
 comment on function private.require_account(uuid, uuid, boolean, jsonb) is
-  'How a function for users authorises: TypeScript verifies the token and hands over its user and session; this raises what private.check_account refuses. aal2, for sensitive actions: refuses with insufficient_aal a user with a second factor who has not used it, and support and admins without one. request {aal, ip, user_agent, request_id}: of the call, for private.audit and the token''s level; null inside the Data API, which says it itself.';
+  'How a function for users authorises: TypeScript verifies the token and hands over its user and session; this raises what private.account_refusal says. aal2, for sensitive actions: refuses with insufficient_aal a user with a second factor who has not used it, and support and admins without one. request {aal, ip, user_agent, request_id}: of the call, for private.audit and the token''s level; null inside the Data API, which says it itself. A token whose level nobody says has proven nothing.';
 
 create function private.require_admin() returns void
 language plpgsql stable security definer set search_path = ''

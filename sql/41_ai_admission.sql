@@ -65,7 +65,7 @@ begin
   time_zone := v_account.quota_time_zone;
   signed_up_at := v_account.signed_up_at;
   -- Most may go on, and a call costs microseconds.
-  if v_account.account_state is distinct from 'active' or not v_account.has_session or v_account.lacks_factor then
+  if v_account.account_state is distinct from 'active' or v_account.has_session is not true or v_account.lacks_factor is not false then
     refusal := private.account_refusal(v_account.account_state, v_account.has_session, v_account.lacks_factor, by_api_key);
   end if;
 end $$;

@@ -375,18 +375,19 @@ language sql volatile security invoker set search_path = ''
 return least(interval '1 minute' * power(2, least(attempts, 20) - 1), interval '6 hours') * (0.9 + 0.2 * random());
 comment on function private.portfolio_backoff(integer) is 'How long a sync rests after so many tries in a row: a minute, two, four, at most six hours, a tenth more or less.';
 
-create function private.require_portfolio(user_id uuid, session_id uuid) returns void
-language plpgsql stable security invoker set search_path = ''
+create function private.require_portfolio(user_id uuid, session_id uuid, request jsonb) returns void
+language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
   perform private.require_account(require_portfolio.user_id, require_portfolio.session_id, aal2 => exists (
-    select from private.account_states a where a.id = require_portfolio.user_id and a.has_factor));
+    select from private.account_states a where a.id = require_portfolio.user_id and a.has_factor), request => require_portfolio.request);
 end $$;
-comment on function private.require_portfolio(uuid, uuid) is
+comment on function private.require_portfolio(uuid, uuid, jsonb) is
   'Raises what private.require_account refuses. Who has a second factor must have used it; the team needs none to look at a portfolio of its own.';
 
 create function private.lease_portfolio_sync(
-  max_syncs integer default 1, of_user uuid default null, of_session uuid default null, not_of text[] default '{}')
+  max_syncs integer default 1, of_user uuid default null, of_session uuid default null, not_of text[] default '{}',
+  request jsonb default null)
 returns table (
   credential_id uuid, user_id uuid, exchange_id text, lease_id uuid, leased_until timestamptz, cursor jsonb, quote_currency text,
   base_url text, price_asset text, held text[])
@@ -396,7 +397,7 @@ declare
   v_lease interval := make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer);
 begin
   if of_user is not null then
-    perform private.require_portfolio(of_user, of_session);
+    perform private.require_portfolio(of_user, of_session, request);
     perform private.require_feature(of_user, 'portfolio_sync');
   end if;
   return query
@@ -426,8 +427,8 @@ begin
       private.setting('portfolio.quote_currency') #>> '{}', due.base_url, due.price_asset,
       array(select h.asset from public.holdings h where h.credential_id = s.credential_id);
 end $$;
-comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[]) is
-  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, if the user and of_session may (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[], jsonb) is
+  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -626,14 +627,14 @@ begin
 end $$;
 comment on function private.call_sync_portfolios() is 'Calls the sync of portfolios when one is due.';
 
-create function private.list_portfolio_syncs(user_id uuid, session_id uuid)
+create function private.list_portfolio_syncs(user_id uuid, session_id uuid, request jsonb default null)
 returns table (
   credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
   next_sync_at timestamptz)
-language plpgsql stable security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  perform private.require_portfolio(list_portfolio_syncs.user_id, list_portfolio_syncs.session_id);
+  perform private.require_portfolio(list_portfolio_syncs.user_id, list_portfolio_syncs.session_id, list_portfolio_syncs.request);
   return query
     select c.id, c.provider, c.name, c.status, coalesce(s.leased_until > now(), false), coalesce(s.error, c.status_reason),
       s.last_synced_at, case when c.status = 'active' then s.next_sync_at end
@@ -641,7 +642,7 @@ begin
     where c.user_id = list_portfolio_syncs.user_id and c.kind = 'exchange'
     order by c.id;
 end $$;
-comment on function private.list_portfolio_syncs(uuid, uuid) is
+comment on function private.list_portfolio_syncs(uuid, uuid, jsonb) is
   'How a user''s exchanges are doing, for the function portfolio and public.get_my_portfolio_syncs, which says what the columns are.';
 
 create function private.my_portfolio_syncs()

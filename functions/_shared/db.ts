@@ -46,7 +46,8 @@ type CallOptions = {
 /**
  * The one way to call SQL: runs a statement and gives its rows through a schema, which is `answer(...)` for one value. A refusal
  * that SQL raised with a code of our catalogue keeps its words. Anything else, an answer of another form included, is an error
- * with the code `otherwise`, whose cause is for describeFailure only: an error of Postgres may quote a parameter.
+ * with the code `otherwise`, whose cause has the names and codes of what happened, and no words: those of Postgres may quote a
+ * parameter, and somebody may print an error whole.
  */
 export async function callSql<Schema extends z.ZodType>(
   query: postgres.PendingQuery<postgres.Row[]>,
@@ -58,8 +59,13 @@ export async function callSql<Schema extends z.ZodType>(
     // After a statement that failed past its first row, postgres.js 3.4.9 begins the next answer of that connection with holes.
     return schema.parse(rows.filter(() => true))
   } catch (cause) {
-    throw refusalIn(cause instanceof Error ? cause.message : '', cause) ?? new AppError(otherwise, { cause })
+    const bare = cause instanceof postgres.PostgresError ? withoutWords(cause) : cause
+    throw refusalIn(cause instanceof Error ? cause.message : '', bare) ?? new AppError(otherwise, { cause: bare })
   }
+}
+
+function withoutWords({ name, code, constraint_name, routine }: postgres.PostgresError): Error {
+  return Object.assign(new Error('Postgres raised an error'), { name, code, constraint_name, routine })
 }
 
 /** For a statement whose one row has one column, `answer`. */

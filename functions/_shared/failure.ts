@@ -22,15 +22,19 @@ const ofPostgres = z.object({
 
 /** At most 500 characters, on one line. */
 export function describeFailure(error: unknown): string {
-  return describe(error).slice(0, 500)
+  return describe(error, 0).slice(0, 500)
 }
 
-function describe(error: unknown): string {
+/** A cause may lead back to its error. */
+const deepest = 5
+
+function describe(error: unknown, depth: number): string {
+  if (depth > deepest) return 'and so on'
   if (typeof error === 'string') return error
   if (error instanceof AppError) {
     const { cause } = error.details
     if (cause === undefined) return error.code
-    return error.code === 'internal' ? describe(cause) : `${error.code}: ${describe(cause)}`
+    return error.code === 'internal' ? describe(cause, depth + 1) : `${error.code}: ${describe(cause, depth + 1)}`
   }
   if (error instanceof z.ZodError)
     return `the answer has another form: ${error.issues.map(({ path, code }) => `${path.join('.')} ${code}`).join(', ')}`
@@ -45,7 +49,7 @@ function describe(error: unknown): string {
     return ['Postgres:', code, constraint_name, routine].filter(Boolean).join(' ')
   }
   const code = error instanceof Error && 'code' in error ? ` ${String(error.code)}` : ''
-  const inner = error instanceof Error && error.cause !== undefined ? ` (${describe(error.cause)})` : ''
+  const inner = error instanceof Error && error.cause !== undefined ? ` (${describe(error.cause, depth + 1)})` : ''
   return (error instanceof Error ? error.name : typeof error) + code + inner
 }
 

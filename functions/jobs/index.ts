@@ -52,7 +52,7 @@ const world: JobsWorld = {
   database: createJobDatabase(sql),
   archive: createArchive(env.SUPABASE_URL, secretKey),
   checkUploads: () => checkUploads(uploads),
-  syncPortfolios: async (requestId) => countOutcomes(await runSyncs({ owner: null, requestId }, portfolios)),
+  syncPortfolios: async (requestId) => countOutcomes(await runSyncs({ asker: null, requestId }, portfolios)),
   sendMail: env.SMTP_URL && env.MAIL_FROM ? createMailTransport(env.SMTP_URL, env.MAIL_FROM) : undefined,
   billing: env.STRIPE_SECRET_KEY
     ? createBillingJobs({ sql, secretKey: env.STRIPE_SECRET_KEY, apiUrl: env.STRIPE_API_URL, now: Date.now, log })

@@ -1,5 +1,7 @@
 /** How a sync ends when something goes wrong, against the stand-in exchanges and a ledger of leases in memory. */
 import { afterEach, describe, expect, test } from 'vitest'
+import { AppError } from '../../functions/_shared/errors.ts'
+import { handlePortfolioRequest } from '../../functions/_shared/portfolio/handle-portfolio-request.ts'
 import type { Failed, Lease, PortfolioDatabase, Read } from '../../functions/_shared/portfolio/portfolio-database.ts'
 import {
   countOutcomes,
@@ -64,7 +66,7 @@ async function scene(
   return { world, kept, keyOf }
 }
 
-const whenever = { owner: null, requestId: 'r' }
+const whenever = { asker: null, requestId: 'r' }
 
 describe('a sync', () => {
   test('that outlives its time gives back its lease with what it has, and the next goes on from there', async () => {
@@ -84,6 +86,35 @@ describe('a sync', () => {
     const ids = kept.reads.flatMap((read) => read.trades.map(({ id }) => id))
     expect([ids.length, new Set(ids).size]).toEqual([120, 120])
     expect(kept.reads.map(({ holdings }) => holdings !== null)).toEqual([false, false, false, true])
+  })
+
+  test('that runs is waited for, also when the next one is refused because the session has ended', async () => {
+    const { world, kept } = await scene(['kraken'])
+    const { lease } = world.database
+    let asked = 0
+    world.database.lease = (asker, notOf) => {
+      asked += 1
+      return asked === 1 ? lease(asker, notOf) : Promise.reject(new AppError('invalid_api_key'))
+    }
+
+    await expect(runSyncs(whenever, world)).rejects.toMatchObject({ code: 'invalid_api_key' })
+
+    expect(kept.reads.at(-1)?.holdings).not.toBeNull()
+  })
+
+  test('by the endpoint is asked for with the level of the token, the address and the request id', async () => {
+    const askers: unknown[] = []
+    const { world } = await scene([], {}, { lease: async (asker) => void askers.push(asker) })
+    const caller = { kind: 'user', userId: 'u', sessionId: 's', aal: 'aal1', isAnonymous: false } as const
+    const headers = { authorization: 'Bearer t', 'x-forwarded-for': '203.0.113.9', 'x-request-id': 'r-1' }
+    const request = new Request('http://f/portfolio/sync', { method: 'POST', headers })
+
+    const endpoint = { ...world, verifyUserToken: async () => caller, newId: () => 'n' }
+    const { status } = await handlePortfolioRequest(request, endpoint)
+
+    expect(status).toBe(200)
+    const about = { aal: 'aal1', ip: '203.0.113.9', user_agent: null, request_id: 'r-1' }
+    expect(askers).toEqual([{ userId: 'u', sessionId: 's', request: about }])
   })
 
   test('whose lease another took over stops at the first page, and fails nothing', async () => {

@@ -423,6 +423,21 @@ describe('a function for users', () => {
         },
       ])
     }))
+
+  test('goes on, with no address in the log, where no header tells one', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      const id = await add(tx, account)
+      await tx`update private.settings set value = '[]' where key = 'http.client_ip_header'`
+      const request = JSON.stringify({ aal: 'aal1', ip: '203.0.113.9', user_agent: null, request_id: 'req-8' })
+
+      await tx`select private.delete_credential(${account.id}, ${account.sessionId}, ${id}, ${request}::text::jsonb)`
+
+      expect(
+        await tx`
+          select ip, request_id from private.audit_log where user_id = ${account.id} and action = 'credential.delete'`,
+      ).toEqual([{ ip: null, request_id: 'req-8' }])
+    }))
 })
 
 describe('a credential', () => {

@@ -88,6 +88,23 @@ describe('a lease', () => {
     }),
   )
 
+  test('is refused to a token from before the second factor, whatever its session has proven since', () =>
+    rolledBack(async (tx) => {
+      const { account } = await newConnection(tx)
+      await addFactor(tx, account.id)
+      await tx`update auth.sessions set aal = 'aal2' where id = ${account.sessionId}`
+      const by = (aal: string) => tx.json({ aal, ip: null, user_agent: null, request_id: 'r' })
+      const leased = (as: Sql | Tx, aal: string) =>
+        as`select from private.lease_portfolio_sync(1, ${account.id}, ${account.sessionId}, '{}', ${by(aal)})`
+      const listed = (as: Sql | Tx, aal: string) =>
+        as`select from private.list_portfolio_syncs(${account.id}, ${account.sessionId}, ${by(aal)})`
+
+      expect(await refusal(tx, (as) => leased(as, 'aal1'))).toMatchObject({ code: 'insufficient_aal' })
+      expect(await refusal(tx, (as) => listed(as, 'aal1'))).toMatchObject({ code: 'insufficient_aal' })
+      expect(await listed(tx, 'aal2')).toHaveLength(1)
+      expect(await leased(tx, 'aal2')).toHaveLength(1)
+    }))
+
   test('is given to an admin without a second factor, who may look at a portfolio like anybody', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)

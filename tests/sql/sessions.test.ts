@@ -216,8 +216,14 @@ describe('what state an account is in', () => {
       ])
     }))
 
+  const byToken = (tx: Tx, aal: string | null) => tx.json({ aal, ip: null, user_agent: null, request_id: 'r' })
   const required = async (tx: Tx, userId: string, sessionId: string, aal2: boolean) =>
-    (await refusal(tx, (sp) => sp`select private.require_account(${userId}, ${sessionId}, ${aal2})`)).code
+    (
+      await refusal(
+        tx,
+        (sp) => sp`select private.require_account(${userId}, ${sessionId}, ${aal2}, ${byToken(tx, 'aal2')})`,
+      )
+    ).code
 
   test.each(states)(
     'require_account tells who comes with the service role that an account %s',
@@ -246,8 +252,37 @@ describe('what state an account is in', () => {
       expect(await required(tx, admin.id, admin.sessionId, true)).toBe('insufficient_aal')
       await tx`select private.require_account(${admin.id}, ${admin.sessionId})`
       await tx`update auth.sessions set aal = 'aal2' where id = ${admin.sessionId}`
-      await tx`select private.require_account(${admin.id}, ${admin.sessionId}, true)`
+      await tx`select private.require_account(${admin.id}, ${admin.sessionId}, true, ${byToken(tx, 'aal2')})`
     }))
+
+  test.each([
+    ['aal1', 'aal2'],
+    ['aal2', 'aal1'],
+    [null, 'aal2'],
+    ['aal2', null],
+    [null, null],
+  ])('a factor is not taken for used when the token says %s and the session %s', (token, session) =>
+    rolledBack(async (tx) => {
+      const { id, sessionId } = await newAccount(tx)
+      await addFactor(tx, id)
+      await tx`update auth.sessions set aal = ${session} where id = ${sessionId}`
+      const claims = { role: 'authenticated', sub: id, session_id: sessionId, ...(token && { aal: token }) }
+
+      expect(
+        (
+          await refusal(
+            tx,
+            (sp) => sp`select private.require_account(${id}, ${sessionId}, true, ${byToken(tx, token)})`,
+          )
+        ).code,
+      ).toBe('insufficient_aal')
+      await tx`select set_config('request.jwt.claims', ${JSON.stringify(claims)}, true)`
+      expect((await refusal(tx, (sp) => sp`select private.require_user()`)).code).toBe('insufficient_aal')
+      expect((await refusal(tx, (sp) => sp`select private.require_account(${id}, ${sessionId}, true)`)).code).toBe(
+        'insufficient_aal',
+      )
+    }),
+  )
 })
 
 describe('admins', () => {

@@ -3,6 +3,7 @@
  * the header `apikey`.
  */
 import { AppError } from '../errors.ts'
+import { clientAddress } from '../http/request-headers.ts'
 import type { UserCaller } from './verify-user-token.ts'
 
 type KeyCaller = { kind: 'api_key'; keyHash: string }
@@ -21,19 +22,29 @@ export async function identifyCaller(
   return token.startsWith('pal_') ? verifyApiKey(token) : world.verifyUserToken(token)
 }
 
+/** A signed-in user who asks for something, as private.require_account takes it: `request` is for the log and the token's level. */
+export type Asker = {
+  userId: string
+  sessionId: string
+  request: { aal: string; ip: string | null; user_agent: string | null; request_id: string }
+}
+
 /**
  * A person's token: API keys may make AI calls and nothing else. `what` begins the sentence, as `Credentials need`. Whether this user
- * may, with this session, is for the SQL that is called with both: it begins with private.require_account.
+ * may, with this session, is for the SQL that is called with all of it: it begins with private.require_account.
  */
 export async function requireUserToken(
   headers: Headers,
   what: string,
+  requestId: string,
   world: { verifyUserToken(token: string): Promise<UserCaller> },
-): Promise<UserCaller> {
+): Promise<Asker> {
   const caller = await identifyCaller(headers, world)
   if (caller.kind !== 'user')
     throw new AppError('not_allowed', { message: `${what} a signed-in user, not an API key.` })
-  return caller
+  const { userId, sessionId, aal } = caller
+  const origin = { ip: clientAddress(headers), user_agent: headers.get('user-agent') }
+  return { userId, sessionId, request: { aal, ...origin, request_id: requestId } }
 }
 
 const keyForm = /^pal_[a-z]{1,10}_[0-9a-hjkmnp-tv-z]{32}[0-9a-f]{8}$/

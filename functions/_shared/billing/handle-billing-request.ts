@@ -4,7 +4,6 @@ import { z } from 'zod'
 import { requireUserToken } from '../auth/identify-caller.ts'
 import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
-import { describeFailure } from '../failure.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
 import type { Buyer, Wanted } from './billing-database.ts'
@@ -35,19 +34,17 @@ export type BillingWorld = Omit<ShopWorld, 'stripe'> & {
 }
 
 export function handleBillingRequest(request: Request, world: BillingWorld): Promise<Response> {
-  const route = (path: string) => answer(request, path, world)
-  // Answers of Stripe and its errors hold nothing that a caller sent; their words are left out all the same.
-  const describeError = ({ cause }: AppError) => (cause === undefined ? {} : { cause: describeFailure(cause) })
-  return answerUserCall(request, { name: 'billing', methods: 'POST, OPTIONS', route, describeError }, world)
+  const route = (path: string, requestId: string) => answer(request, path, requestId, world)
+  return answerUserCall(request, { name: 'billing', methods: 'POST, OPTIONS', route }, world)
 }
 
-async function answer(request: Request, path: string, world: BillingWorld): Promise<Answer> {
+async function answer(request: Request, path: string, requestId: string, world: BillingWorld): Promise<Answer> {
   const act = /^\/billing\/(checkout|portal)\/?$/.exec(path)?.[1]
   if (act === undefined) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
   const { database, stripe, livemode } = world
   if (!stripe) throw new AppError('billing_not_configured')
-  const buyer = await requireUserToken(request.headers, 'Billing needs', world)
+  const buyer = await requireUserToken(request.headers, 'Billing needs', requestId, world)
   const open = act === 'checkout' ? await readCheckout(request, world) : await readPortal(request, world)
   return { status: 200, body: { url: await ofStripe(() => open(buyer, { database, stripe, livemode })) } }
 }

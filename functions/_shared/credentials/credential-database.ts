@@ -1,15 +1,9 @@
 /** The SQL functions behind credentials. Who may, what is sealed and what opens is theirs; this only carries it. */
 import { z } from 'zod'
+import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 
 export type CredentialDatabase = ReturnType<typeof createCredentialDatabase>
-
-/** Who acts, and from where: the log of the database says it. */
-export type Caller = {
-  userId: string
-  sessionId: string
-  request: { aal: string; ip: string | null; user_agent: string | null; request_id: string }
-}
 
 const transfer = z.object({ transfer_id: z.guid(), key: z.string() })
 type Transfer = z.infer<typeof transfer>
@@ -36,24 +30,24 @@ export type Place = { id: string } | { target: Target; name: string }
 export function createCredentialDatabase(sql: Database) {
   return {
     /** A key under which secrets travel, once and within a minute. */
-    startTransfer: ({ userId, sessionId, request }: Caller): Promise<Transfer> =>
+    startTransfer: ({ userId, sessionId, request }: Asker): Promise<Transfer> =>
       callSql(
         sql`select private.start_secret_transfer(${userId}, ${sessionId}, ${sql.json(request)}) as answer`,
         answer(transfer),
       ),
-    startTest: async ({ userId, sessionId, request }: Caller, id: string): Promise<void> => {
+    startTest: async ({ userId, sessionId, request }: Asker, id: string): Promise<void> => {
       await callSql(
         sql`select private.start_credential_test(${userId}, ${sessionId}, ${id}, ${sql.json(request)})`,
         nothing,
       )
     },
-    rename: async ({ userId, sessionId, request }: Caller, id: string, name: string): Promise<void> => {
+    rename: async ({ userId, sessionId, request }: Asker, id: string, name: string): Promise<void> => {
       await callSql(
         sql`select private.rename_credential(${userId}, ${sessionId}, ${id}, ${name}, ${sql.json(request)})`,
         nothing,
       )
     },
-    remove: async ({ userId, sessionId, request }: Caller, id: string): Promise<void> => {
+    remove: async ({ userId, sessionId, request }: Asker, id: string): Promise<void> => {
       await callSql(
         sql`select private.delete_credential(${userId}, ${sessionId}, ${id}, ${sql.json(request)})`,
         nothing,

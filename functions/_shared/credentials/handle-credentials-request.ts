@@ -1,12 +1,11 @@
 /** The credentials endpoint without its environment: add a key, test it, put another in its place, rename it, delete it. */
 import { z } from 'zod'
-import { requireUserToken } from '../auth/identify-caller.ts'
+import { type Asker, requireUserToken } from '../auth/identify-caller.ts'
 import type { UserCaller } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import { clientAddress } from '../http/request-headers.ts'
-import type { Caller, CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
+import type { CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
 import { type KeyTest, requireFields, testKey } from './test-key.ts'
 
 export type CredentialsWorld = {
@@ -63,20 +62,18 @@ async function route(request: Request, path: string, requestId: string, world: C
   const match = form.exec(path)
   if (!match) throw new AppError('not_found')
   const { id, act } = match.groups ?? {}
-  const { userId, sessionId, aal } = await requireUserToken(request.headers, 'Credentials need', world)
-  const origin = { ip: clientAddress(request.headers), user_agent: request.headers.get('user-agent') }
-  const caller = { userId, sessionId, request: { aal, ...origin, request_id: requestId } }
+  const asker = await requireUserToken(request.headers, 'Credentials need', requestId, world)
   const asked = `${request.method} ${act ?? (id ? 'one' : 'all')}`
-  if (asked === 'POST all') return add(request, caller, world)
-  if (id && asked === 'POST rotate') return rotate(request, caller, id, world)
-  if (id && asked === 'POST test') return test(caller, id, requestId, world)
+  if (asked === 'POST all') return add(request, asker, world)
+  if (id && asked === 'POST rotate') return rotate(request, asker, id, world)
+  if (id && asked === 'POST test') return test(asker, id, requestId, world)
   if (id && asked === 'PATCH one') {
     const { name } = await readJson(request, newName)
-    await world.database.rename(caller, id, name)
+    await world.database.rename(asker, id, name)
     return { status: 200, body: { id, name } }
   }
   if (id && asked === 'DELETE one') {
-    await world.database.remove(caller, id)
+    await world.database.remove(asker, id)
     return { status: 204, body: null }
   }
   throw new AppError('method_not_allowed', {
@@ -84,24 +81,24 @@ async function route(request: Request, path: string, requestId: string, world: C
   })
 }
 
-async function add(request: Request, caller: Caller, world: CredentialsWorld): Promise<Answer> {
+async function add(request: Request, asker: Asker, world: CredentialsWorld): Promise<Answer> {
   const { exchange, provider = '', name, ...secrets } = await readJson(request, newCredential)
   const target = await world.database.findTarget(exchange ? 'exchange' : 'ai_provider', exchange ?? provider)
   if (!target) {
     const [what, param] = exchange ? ['exchange', 'exchange'] : ['AI provider', 'provider']
     throw new AppError('not_found', { message: `There is no such ${what} here.`, param })
   }
-  return { status: 201, body: await keep(caller, target, secrets, { target, name }, world) }
+  return { status: 201, body: await keep(asker, target, secrets, { target, name }, world) }
 }
 
-async function rotate(request: Request, caller: Caller, id: string, world: CredentialsWorld): Promise<Answer> {
+async function rotate(request: Request, asker: Asker, id: string, world: CredentialsWorld): Promise<Answer> {
   const secrets = await readJson(request, newSecrets)
-  return { status: 200, body: await keep(caller, await targetOf(id, caller.userId, world), secrets, { id }, world) }
+  return { status: 200, body: await keep(asker, await targetOf(id, asker.userId, world), secrets, { id }, world) }
 }
 
-async function test(caller: Caller, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
-  await world.database.startTest(caller, id)
-  const target = await targetOf(id, caller.userId, world)
+async function test(asker: Asker, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
+  await world.database.startTest(asker, id)
+  const target = await targetOf(id, asker.userId, world)
   const opened = await world.database.open(id, 'test', requestId)
   if (!opened.opened) throw new AppError(opened.code)
   const tested = await testKey(target, opened.fields, world)
@@ -118,18 +115,18 @@ async function targetOf(id: string, userId: string, world: CredentialsWorld): Pr
 }
 
 /**
- * The transfer is started for the caller, which decides whether the caller may; what follows trusts its user. The
+ * The transfer is started for the asker, which decides whether the caller may; what follows trusts its user. The
  * key is tried before it is kept, so that one that may withdraw never is, and an older one stays where it would have gone.
  */
 async function keep(
-  caller: Caller,
+  asker: Asker,
   target: Target,
   secrets: Secrets,
   place: Place,
   world: CredentialsWorld,
 ): Promise<Record<string, unknown>> {
   if (target.kind === 'exchange') await requireFields(target.provider, secrets)
-  const transfer = await world.database.startTransfer(caller)
+  const transfer = await world.database.startTransfer(asker)
   const tested = await testKey(target, secrets, world)
   if (tested.reason === 'can_withdraw') throw new AppError('key_can_withdraw')
   const { id, version } = await world.database.save(transfer, secrets, place)

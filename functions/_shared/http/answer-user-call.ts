@@ -1,5 +1,6 @@
 /** What endpoints for signed-in users have in common: the log line, the errors, and the headers that a browser needs. */
-import { type AppError, renderError, toAppError } from '../errors.ts'
+import { renderError, toAppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
 import { answerPreflight, corsHeaders } from './cors.ts'
 import { requestId as requestIdOf } from './request-headers.ts'
 
@@ -11,15 +12,9 @@ type Endpoint = {
   /** For the preflight, as `POST, OPTIONS`. */
   methods: string
   route(pathname: string, requestId: string): Promise<Answer>
-  /** More about an error for the log; without it, its code and nothing else: what lies under an error may hold what was sent. */
-  describeError?(error: AppError): Record<string, unknown>
 }
 
-export async function answerUserCall(
-  request: Request,
-  { name, methods, route, describeError }: Endpoint,
-  world: World,
-) {
+export async function answerUserCall(request: Request, { name, methods, route }: Endpoint, world: World) {
   if (request.method === 'OPTIONS') return answerPreflight(request, methods)
   const requestId = requestIdOf(request.headers, world.newId)
   const { pathname } = new URL(request.url)
@@ -32,7 +27,7 @@ export async function answerUserCall(
     .catch((cause: unknown) => {
       const error = toAppError(cause)
       const level = error.status >= 500 ? 'error' : 'info'
-      world.log({ ...line, level, http_status: error.status, error_code: error.code, ...describeError?.(error) })
+      world.log({ ...line, level, http_status: error.status, error_code: error.code, ...causeOf(error) })
       return renderError(error, world.now())
     })
   const headers = { ...corsHeaders, 'x-request-id': requestId, 'cache-control': 'no-store' }

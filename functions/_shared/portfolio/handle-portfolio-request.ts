@@ -23,8 +23,8 @@ async function sync(
 ): Promise<Answer> {
   if (!/^\/portfolio\/sync\/?$/.test(pathname)) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
-  const owner = await requireUserToken(request.headers, 'A sync needs', world)
-  const syncs = await runSyncs({ owner, requestId }, world)
-  const credentials = await world.database.listSyncs(owner)
+  const asker = await requireUserToken(request.headers, 'A sync needs', requestId, world)
+  const syncs = await runSyncs({ asker, requestId }, world)
+  const credentials = await world.database.listSyncs(asker)
   return { status: 200, body: { syncs, credentials }, log: { syncs: syncs.length } }
 }

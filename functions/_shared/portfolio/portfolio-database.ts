@@ -1,5 +1,6 @@
 /** The SQL functions behind a sync. Leases, limits and exactly-once are theirs; this only carries them. */
 import { z } from 'zod'
+import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import type { Holding } from '../exchanges/read-holdings.ts'
 import type { Trade } from '../exchanges/read-trades.ts'
@@ -38,9 +39,6 @@ const recorded = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(false) }),
   z.object({ recorded: z.literal(true), new_trades: z.int(), value: z.string().nullable() }),
 ])
-
-/** Whose portfolio it is, who asks. */
-export type Owner = { userId: string; sessionId: string }
 
 /** How a user's exchanges are doing; times as ISO. */
 const syncList = z.array(
@@ -83,16 +81,17 @@ export type Failed = {
 export function createPortfolioDatabase(sql: Database) {
   return {
     /** The next sync that is due: anybody's, or one user's even before that, who is refused here. */
-    lease: async (owner: Owner | null, notOf: string[]): Promise<Lease | undefined> => {
-      const [userId, sessionId] = owner ? [owner.userId, owner.sessionId] : [null, null]
-      return (
-        await callSql(sql`select * from private.lease_portfolio_sync(1, ${userId}, ${sessionId}, ${notOf})`, leases)
-      )[0]
+    lease: async (asker: Asker | null, notOf: string[]): Promise<Lease | undefined> => {
+      const { userId, sessionId, request } = asker ?? { userId: null, sessionId: null, request: null }
+      const query = sql`
+        select * from private.lease_portfolio_sync(1, ${userId}, ${sessionId}, ${notOf}, ${request && sql.json(request)})`
+      return (await callSql(query, leases))[0]
     },
-    listSyncs: ({ userId, sessionId }: Owner) =>
+    listSyncs: ({ userId, sessionId, request }: Asker) =>
       callSql(
         sql`
-          select coalesce(json_agg(s), '[]') as answer from private.list_portfolio_syncs(${userId}, ${sessionId}) s`,
+          select coalesce(json_agg(s), '[]') as answer
+          from private.list_portfolio_syncs(${userId}, ${sessionId}, ${sql.json(request)}) s`,
         answer(syncList),
       ),
     open: (credentialId: string, requestId: string) =>

@@ -1,12 +1,13 @@
 /** Syncs what is due, or what one user asks for: several exchanges at once, one credential of each at a time. */
 
+import type { Asker } from '../auth/identify-caller.ts'
 import type { Connection, connectExchange } from '../exchanges/connect.ts'
 import { ExchangeFailure } from '../exchanges/failure.ts'
 import { type Holding, readHoldings, readPrices } from '../exchanges/read-holdings.ts'
 import { readTradesSince, type Trade } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
-import type { Lease, Owner, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
+import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
 
 export type PortfolioWorld = {
   database: PortfolioDatabase
@@ -32,28 +33,32 @@ const budgetMs = 40_000
 const exchangesAtOnce = 4
 
 export async function runSyncs(
-  { owner, requestId }: { owner: Owner | null; requestId: string },
+  { asker, requestId }: { asker: Asker | null; requestId: string },
   world: PortfolioWorld,
 ): Promise<Outcome[]> {
   const until = world.now() + budgetMs
   const running = new Map<string, Promise<unknown>>()
   const outcomes: Outcome[] = []
-  while (world.now() < until) {
-    // An exchange limits how often we ask it, whoever's key that is.
-    const lease = running.size < exchangesAtOnce ? await world.database.lease(owner, [...running.keys()]) : undefined
-    if (lease) {
-      const sync = syncCredential(lease, { until, requestId }, world).then((outcome) => {
-        outcomes.push(outcome)
-        running.delete(lease.exchange_id)
-      })
-      running.set(lease.exchange_id, sync)
-    } else if (running.size > 0) {
-      await Promise.race(running.values())
-    } else {
-      break
+  try {
+    while (world.now() < until) {
+      // An exchange limits how often we ask it, whoever's key that is.
+      const lease = running.size < exchangesAtOnce ? await world.database.lease(asker, [...running.keys()]) : undefined
+      if (lease) {
+        const sync = syncCredential(lease, { until, requestId }, world).then((outcome) => {
+          outcomes.push(outcome)
+          running.delete(lease.exchange_id)
+        })
+        running.set(lease.exchange_id, sync)
+      } else if (running.size > 0) {
+        await Promise.race(running.values())
+      } else {
+        break
+      }
     }
+  } finally {
+    // Also when the next lease is refused, because the session has ended: work that nobody waits for is frozen after the answer.
+    await Promise.all(running.values())
   }
-  await Promise.all(running.values())
   return outcomes
 }
 
