@@ -1,8 +1,9 @@
 /** npm run check: what must be true before a commit lands, without a running stack. */
+
 import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import { staleBaselineFiles } from '../stack/baseline.ts'
 import { root } from '../stack/config.ts'
 import { type Scratch, startScratch } from '../stack/platform/scratch.ts'
@@ -93,6 +94,7 @@ const ofSchema = (url: string): Check[] => [
 ]
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   let failures = 0
   const startedAt = performance.now()
   const secondsSince = (began: number) => ((performance.now() - began) / 1000).toFixed(1)

@@ -1,4 +1,5 @@
 /** npm run db:baseline: makes the first migrations anew from the sources. */
+import { parseArgs } from 'node:util'
 import { writeBaseline } from '../stack/baseline.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -8,6 +9,7 @@ Writes supabase/migrations anew from sql/ + policies/, one file for each domain.
 there: from then on migrations are append-only, and "npm run db:diff NAME" writes the next one.`
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   const files = await writeBaseline()
   console.log(`Wrote ${files.length} migrations: ${files[0]} to ${files.at(-1)}.`)
   return 0

@@ -1,6 +1,8 @@
 /** npm run db:types: writes the TypeScript types of the API schema, as the Supabase CLI generates them. */
+
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { root } from '../stack/config.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
 import { generateTypes, pushMigrations } from '../stack/schema.ts'
@@ -11,6 +13,7 @@ const help = `Usage: npm run db:types
 Generates functions/_shared/database.types.ts from the migrations, in a scratch database. Commit the file with them.`
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   const file = join('functions', '_shared', 'database.types.ts')
   const scratch = await startScratch()
   try {

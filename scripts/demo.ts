@@ -1,4 +1,5 @@
 /** npm run demo: a new user's first minutes, in the terminal, against the running stack, with the numbers before and after. */
+import { parseArgs } from 'node:util'
 import { createClient } from '@supabase/supabase-js'
 import OpenAI from 'openai'
 import { z } from 'zod'
@@ -18,6 +19,7 @@ const model = 'demo/echo'
 const step = (text: string) => console.log(`\n• ${text}`)
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   const config = readConfig()
   if (!runningStack(config)?.ready)
     throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start" in another terminal.`)

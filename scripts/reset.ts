@@ -1,5 +1,7 @@
 /** npm run reset: throws the local data away. */
+
 import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
 import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { runningStack } from '../stack/state.ts'
@@ -23,6 +25,7 @@ const ours = new Set([
 ])
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   const config = readConfig()
   const state = runningStack(config)
   if (state)

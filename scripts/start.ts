@@ -1,4 +1,5 @@
 /** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
+import { parseArgs } from 'node:util'
 import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
 import type { StackKeys } from '../stack/keys.ts'
@@ -14,6 +15,7 @@ reach them. Ctrl-C stops everything; the data stays in PALISADE_DATA. Variables:
   --no-watch   do not restart functions when their files change`
 
 await runScript(help, async () => {
+  const { values } = parseArgs({ options: { 'no-watch': { type: 'boolean', default: false } } })
   const began = performance.now()
   const config = readConfig()
   const log = (line: string) => console.error(line)
@@ -25,7 +27,7 @@ await runScript(help, async () => {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, interrupt)
   process.on('unhandledRejection', (reason) => log(`stack: ${reason}`))
 
-  const stack = await startStack(config, { watch: !process.argv.includes('--no-watch'), log, progress })
+  const stack = await startStack(config, { watch: !values['no-watch'], log, progress })
   try {
     // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
     const isOurs = !config.real.db && !config.real.auth

@@ -1,4 +1,5 @@
 /** npm run -s status: NAME=value lines about the running stack, for eval and for tools. */
+import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
 import { signInDemoUser } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/keys.ts'
@@ -12,13 +13,14 @@ Prints NAME=value lines with the names of "supabase status -o env"; exits 1 when
   --token   signs the demo user in and adds ACCESS_TOKEN, valid for 15 minutes`
 
 await runScript(help, async () => {
+  const { values } = parseArgs({ options: { token: { type: 'boolean', default: false } } })
   const config = readConfig()
   const state = runningStack(config)
   if (!state) throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start".`)
   if (!state.ready) throw new StackError('The stack is still starting; ask again in a moment.')
   const keys = await loadKeys(config.files.keys)
   const lines = statusLines(config, keys)
-  if (process.argv.includes('--token')) lines.push(['ACCESS_TOKEN', (await signInDemoUser(config, keys)).access_token])
+  if (values.token) lines.push(['ACCESS_TOKEN', (await signInDemoUser(config, keys)).access_token])
   for (const [name, value] of lines) console.log(`${name}=${value}`)
   return 0
 })

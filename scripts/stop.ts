@@ -1,5 +1,7 @@
 /** npm stop: ends the stack of this data folder, and a database that a killed stack left behind. */
+
 import { setTimeout as wait } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
 import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
 import { dropState, runningStack } from '../stack/state.ts'
@@ -8,6 +10,7 @@ import { runScript } from './shared/run-script.ts'
 const help = 'Usage: npm stop\n\nStops the stack of PALISADE_DATA; harmless when nothing runs. The data stays.'
 
 await runScript(help, async () => {
+  parseArgs({ options: {} })
   const config = readConfig()
   const state = runningStack(config)
   if (state) {

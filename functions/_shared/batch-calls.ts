@@ -3,6 +3,8 @@
  * leaves at once, alone if it is alone; while all are busy it gathers, so that batches grow with the load and only with it.
  */
 
+import { toAppError } from './errors.ts'
+
 type Lane = { waits(): boolean; leave(): Promise<void> }
 
 /** So many batches are on their way at a time, of all kinds together; kinds that wait take turns. */
@@ -60,4 +62,14 @@ async function sendTogether<Item, Answer>(
     }
     for (const { reject } of batch) reject(error)
   }
+}
+
+/**
+ * An error that Postgres itself raised, and not because the connection (08) or the server (57P) went away: nothing was done, and
+ * any one of the batch may be the reason. After a lost connection or our own deadline it is unknown what was done.
+ */
+export function isOnesFault(error: unknown): boolean {
+  const { cause } = toAppError(error).details
+  if (!(cause instanceof Error) || cause.name !== 'PostgresError' || !('code' in cause)) return false
+  return typeof cause.code === 'string' && !/^(?:08|57P)/.test(cause.code)
 }

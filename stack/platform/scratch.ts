@@ -25,6 +25,7 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
   const home = mkdtempSync(join(tmpdir(), 'scratch-cluster-'))
   chmodSync(home, 0o711)
   const folder = join(home, 'postgres')
+  const unwatch = onSignal(() => discard(home, folder))
   try {
     const keys = await makePlatformKeys()
     const port = await freePort()
@@ -48,11 +49,13 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
       },
       superuserUrl: (database) => localDbUrl(port, keys, 'supabase_admin', database),
       async stop() {
+        unwatch()
         await admin.end()
         discard(home, folder)
       },
     }
   } catch (error) {
+    unwatch()
     discard(home, folder)
     throw error
   }
@@ -63,6 +66,19 @@ export async function copyDatabase(admin: postgres.Sql, template: string, name: 
   await admin.unsafe(`create database ${name} template ${template} strategy file_copy`)
   await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)
   await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
+}
+
+/** A server outlives who started it: a script that is interrupted takes it along, and ends as the signal wants. */
+function onSignal(act: () => void): () => void {
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+  const heard = (signal: NodeJS.Signals) => {
+    unwatch()
+    act()
+    process.kill(process.pid, signal)
+  }
+  const unwatch = () => signals.forEach((signal) => void process.removeListener(signal, heard))
+  for (const signal of signals) process.on(signal, heard)
+  return unwatch
 }
 
 function discard(home: string, folder: string): void {

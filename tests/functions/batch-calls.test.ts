@@ -1,7 +1,6 @@
 /** Calls that wait together go to Postgres together. */
 import { expect, test } from 'vitest'
-import { isOneCallsFault } from '../../functions/_shared/ai/ledger.ts'
-import { createBatches } from '../../functions/_shared/batch-calls.ts'
+import { createBatches, isOnesFault } from '../../functions/_shared/batch-calls.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 
 /** A database whose statements end when the test says so. */
@@ -123,6 +122,6 @@ test.each([
   ['08006', 'PostgresError', false],
   ['CONNECTION_CLOSED', 'Error', false],
 ])('%s of %s may be the fault of one call: %s', (code, name, answer) => {
-  expect(isOneCallsFault(failed(name, code))).toBe(answer)
-  expect(isOneCallsFault(new AppError('accounting_unavailable', { cause: new Error('no answer') }))).toBe(false)
+  expect(isOnesFault(failed(name, code))).toBe(answer)
+  expect(isOnesFault(new AppError('accounting_unavailable', { cause: new Error('no answer') }))).toBe(false)
 })

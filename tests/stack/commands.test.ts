@@ -90,6 +90,27 @@ async function remove({ env, data }: Place, child?: ChildProcess): Promise<void>
   await rm(data, { recursive: true, force: true })
 }
 
+test('a command that is interrupted takes its database along', async () => {
+  const home = await mkdtemp(join(tmpdir(), 'palisade-commands-'))
+  onTestFinished(() => rm(home, { recursive: true, force: true }))
+  const args = ['scripts/db-diff.ts', 'never_written']
+  const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, TMPDIR: home }, stdio: 'ignore' })
+  const ended = new Promise((resolve) => child.once('exit', (_code, signal) => resolve(signal)))
+  const pidFile = () => {
+    const [scratch] = readdirSync(home).filter((name) => name.startsWith('scratch-cluster-'))
+    const file = join(home, scratch ?? '-', 'postgres', 'postmaster.pid')
+    return existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : 0
+  }
+  await expect.poll(pidFile).toBeGreaterThan(0)
+  const pid = pidFile()
+
+  child.kill('SIGTERM')
+
+  expect(await ended).toBe('SIGTERM')
+  expect(alive(pid)).toBe(false)
+  expect(readdirSync(home).filter((name) => name.startsWith('scratch-cluster-'))).toEqual([])
+})
+
 describe('refusals are one clear line that says what to do', () => {
   test('status when nothing runs', async () => {
     const { env } = await usedPlace()
@@ -134,6 +155,19 @@ describe('refusals are one clear line that says what to do', () => {
     expect(code).toBe(1)
     expect(output).toMatch(/^palisade: The environment is not usable\. PALISADE_PORT: .*PALISADE_REST_URL: .*\n$/)
   })
+
+  test.each(['start', 'stop', 'status', 'reset', 'check', 'db-baseline', 'db-types', 'demo'])(
+    'a flag that %s does not know, which does nothing at all',
+    async (name) => {
+      const { env, data } = await usedPlace()
+      writeFileSync(join(data, 'keys.json'), '{}')
+
+      const { code, output } = await script(name, env, ['--dry-run'])
+
+      expect([code, output]).toEqual([1, "palisade: Unknown option '--dry-run'. See --help.\n"])
+      expect(readdirSync(data)).toEqual(['keys.json'])
+    },
+  )
 
   test('reset of a folder that holds something else', async () => {
     const { env, data } = await usedPlace()

@@ -3,9 +3,9 @@
  * them, many at a time when there are many. Answers are parsed: a surprise is a failure.
  */
 import { z } from 'zod'
-import { createBatches } from '../batch-calls.ts'
+import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
-import { AppError, toAppError } from '../errors.ts'
+import { AppError } from '../errors.ts'
 
 /** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
 export type LedgerCaller = (
@@ -177,17 +177,17 @@ export function createLedger(sql: Database) {
   const admitted = inBatches(
     async (requests: AdmissionRequest[]) =>
       callSql(sql`select private.admit_ai_calls(${sql.json(requests)}) as answer`, list, asLedger),
-    isOneCallsFault,
+    isOnesFault,
   )
   const started = inBatches(async (ids: string[]) => {
     const uuids = sql`array(select id::uuid from jsonb_array_elements_text(${sql.json(ids)}) as id)`
     await callSql(sql`select private.start_ai_calls(${uuids})`, nothing, asLedger)
     return ids
-  }, isOneCallsFault)
+  }, isOnesFault)
   const settle = async (settlements: { call_id: string; outcome: Outcome }[]) =>
     callSql(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`, list, asLedger)
-  const settled = inBatches(settle, isOneCallsFault)
-  const settledWithAnswer = inBatches(settle, isOneCallsFault, answersInBatch)
+  const settled = inBatches(settle, isOnesFault)
+  const settledWithAnswer = inBatches(settle, isOnesFault, answersInBatch)
 
   return {
     admit: async (request: AdmissionRequest) => understood(admission, await admitted(request)),
@@ -234,14 +234,4 @@ function understood<T>(schema: z.ZodType<T>, one: unknown): T {
   const { data, error } = schema.safeParse(one)
   if (error) throw new AppError('accounting_unavailable', { cause: error })
   return data
-}
-
-/**
- * An error that Postgres itself raised, and not because the connection (08) or the server (57P) went away: nothing was done, and
- * any one of the calls may be the reason. After a lost connection or our own deadline it is unknown what was done.
- */
-export function isOneCallsFault(error: unknown): boolean {
-  const { cause } = toAppError(error).details
-  if (!(cause instanceof Error) || cause.name !== 'PostgresError' || !('code' in cause)) return false
-  return typeof cause.code === 'string' && !/^(?:08|57P)/.test(cause.code)
 }

@@ -3,9 +3,8 @@
  * buy what and what an event changes is decided there; this only carries it.
  */
 import { z } from 'zod'
-import { createBatches } from '../batch-calls.ts'
+import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing, type Queries } from '../db.ts'
-import { toAppError } from '../errors.ts'
 import type { Kind, Reading } from './readings.ts'
 
 export type BillingDatabase = ReturnType<typeof createBillingDatabase>
@@ -104,7 +103,7 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
     /** True for an event that is new. */
     receiveEvent: createBatches(batchesInFlight)(
       (events: ReceivedEvent[]) => receiveTogether(sql, events),
-      isOneEventsFault,
+      isOnesFault,
     ),
     raiseSecurityEvent: async ({ type, severity, details, dedupeKey, ip }: SecurityEvent): Promise<void> => {
       await callSql(
@@ -243,12 +242,6 @@ async function receiveTogether(sql: Queries, events: ReceivedEvent[]): Promise<b
     answer(z.record(z.string(), z.boolean())),
   )
   return events.map((_, at) => isNew[at + 1] ?? false)
-}
-
-/** What Postgres refused, it may have refused for one of them; without a connection all fail alike. */
-function isOneEventsFault(error: unknown): boolean {
-  const { cause } = toAppError(error).details
-  return cause instanceof Error && 'code' in cause && /^[0-9A-Z]{5}$/.test(String(cause.code))
 }
 
 /**
