@@ -1,4 +1,4 @@
-/** The way to Postgres on the hot path. Everything else goes through supabase-js. */
+/** The way to Postgres, for every SQL call of a function. */
 import postgres from 'postgres'
 import { z } from 'zod'
 import { AppError, type ErrorCode, refusalIn } from './errors.ts'
