@@ -2,7 +2,11 @@
  * Imports point one way: endpoint -> its domain -> errors, env, db; the stack -> platform and doubles. Endpoints never import each
  * other; neither do the platform and the doubles.
  */
-import { importsOf, readSources } from './read-imports.ts'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { root } from '../../stack/config.ts'
+import { importsOf, readSources, textsOf } from './read-imports.ts'
+import { trackedFiles } from './tracked-files.ts'
 
 const nothing = /(?!)/
 
@@ -35,8 +39,39 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
 ]
 
 export async function findImportViolations(): Promise<string[]> {
-  const sources = await readSources(['functions', 'stack', 'scripts'])
-  return sources.flatMap(({ file, text }) => violationsIn(file, text))
+  const [sources, files] = await Promise.all([readSources(['functions', 'stack', 'scripts']), trackedFiles()])
+  const scripts = files.filter((file) => /^stack\/.*\.sql$/.test(file))
+  const sql = await Promise.all(scripts.map(async (file) => ({ file, text: await readFile(join(root, file), 'utf8') })))
+  return [
+    ...unreadIn(files),
+    ...sources.flatMap(({ file, text }) => violationsIn(file, text)),
+    ...[...sources, ...sql].flatMap(({ file, text }) => namesOfOursIn(file, text)),
+  ]
+}
+
+/** Code in another language than .ts, which these checks would not read. */
+export const unreadIn = (files: string[]): string[] =>
+  files
+    .filter((file) => /^(?:functions|stack|scripts|tests)\/.*\.(?:[cm]ts|[cm]?js|[jt]sx)$/.test(file))
+    .map((file) => `${file} is no .ts: write it as one`)
+
+const ourFolders = 'docs|functions|policies|scripts|sql|supabase|tests'
+const namesOfOurs: [pattern: RegExp, what: string][] = [
+  // The gateway's own paths begin as hosted Supabase has them.
+  [new RegExp(`^(?!/functions/v1(?:/|$))(?:.*/)?(?:${ourFolders})(?:/|$)`, 'm'), 'a folder of the project'],
+  [/\b(?:private|public)"?\s*\.\s*"?[a-z_]\w*/i, 'a table or function of the project'],
+]
+
+/** Where the platform or a double names what it should be handed: a folder of ours, or what our schema has. */
+export function namesOfOursIn(file: string, text: string): string[] {
+  if (!/^stack\/(?:platform|doubles)\//.test(file)) return []
+  const strings = file.endsWith('.ts') ? textsOf(file, text).strings : [text]
+  return strings.flatMap((string) =>
+    namesOfOurs.flatMap(([pattern, what]) => {
+      const name = pattern.exec(string)?.[0]
+      return name ? [`${file} must not name ${what}: ${name}`] : []
+    }),
+  )
 }
 
 /** The imports of one file that its folder may not have. `file` is relative to the project's root. */

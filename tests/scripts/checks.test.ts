@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { wrongCodeIn } from '../../scripts/checks/docs/code.ts'
@@ -11,7 +12,7 @@ import { brokenLinksIn, missingInReadme } from '../../scripts/checks/docs/links.
 import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
 import { readPage } from '../../scripts/checks/docs/pages.ts'
 import { circlesIn } from '../../scripts/checks/import-circles.ts'
-import { violationsIn } from '../../scripts/checks/imports.ts'
+import { namesOfOursIn, unreadIn, violationsIn } from '../../scripts/checks/imports.ts'
 import { importsOf } from '../../scripts/checks/read-imports.ts'
 import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
@@ -44,6 +45,57 @@ describe('imports', () => {
     expect(violationsIn(file, `export { x } from '${imported}'`)).toHaveLength(isAllowed ? 0 : 1)
   })
 
+  const target = '../../functions/_shared/env.ts'
+  test.each([
+    ['a template', `await import(\`${target}\`)`],
+    ['a template with a value', `await import(\`../../functions/\${name}.ts\`)`],
+    ['a comment between', `import { x } from /* why */ '${target}'`],
+    ['double quotes', `import { x } from "${target}"`],
+    ['only its effect', `import '${target}'`],
+    ['a type by itself', `type X = import('${target}').X`],
+    ['require', `import x = require('${target}')`],
+    ['require by another name', `const load = createRequire(import.meta.url)\nload('${target}')`],
+    ['require of a folder', `createRequire(import.meta.url)('..')`],
+    ['a URL', `await import(new URL('${target}', import.meta.url).href)`],
+    ['a URL without dots before', `new URL('x/../${target}', import.meta.url)`],
+    ['a resolver', `import.meta.resolve('${target}')`],
+    ['a query', `await import('${target}?again')`],
+    ['its own folder', `await import(\`\${import.meta.dirname}/${target}\`)`],
+    ['parts', `await import('../../' + 'functions/_shared/env.ts')`],
+    ['an absolute path', `import { x } from '${join(root, 'functions/_shared/env.ts')}'`],
+    ['an absolute path in a variable', `const path = '${join(root, 'functions/_shared/env.ts')}'`],
+    ['an absolute path of another machine', "import { x } from '/home/one/env.ts'"],
+    ['a file URL', `import { x } from '${pathToFileURL(join(root, 'functions/_shared/env.ts')).href}'`],
+  ])('an import is seen that is written with %s', (_how, text) => {
+    expect(violationsIn('stack/platform/x.ts', text)).toHaveLength(1)
+    expect(violationsIn('stack/platform/x.ts', text.replaceAll(/^/gm, '// '))).toEqual([])
+  })
+
+  test.each([
+    ["join(root, 'functions')", 'functions'],
+    ["join(root, 'supabase', 'config.toml')", 'supabase'],
+    ["readFile('supabase/migrations')", 'supabase/'],
+    [`readFile(\`\${root}/policies/20_plans.sql\`)`, '/policies/'],
+    [`sql\`select private.find_account(\${id})\``, 'private.find_account'],
+    [`sql.unsafe('update "public"."plans" set name = 1')`, 'public"."plans'],
+  ])('the platform and the doubles name neither folders nor tables of ours: %s', (text, name) => {
+    for (const file of ['stack/platform/jobs.ts', 'stack/doubles/stripe.ts']) {
+      expect(namesOfOursIn(file, text)).toEqual([expect.stringContaining(name)])
+    }
+    expect(namesOfOursIn('stack/stack.ts', text)).toEqual([])
+    expect(namesOfOursIn('stack/platform/jobs.ts', `// ${text}`)).toEqual([])
+    expect(
+      namesOfOursIn('stack/platform/jobs.ts', "fetch('/functions/v1/jobs')\ntype Has = Pick<World, 'sql'>"),
+    ).toEqual([])
+  })
+
+  test('code that is no .ts is refused where .ts is read', () => {
+    const files = ['stack/a.mts', 'functions/ai/b.js', 'scripts/c.cts', 'tests/d.mjs', 'tests/e.tsx', 'functions/f.jsx']
+
+    expect(unreadIn(files)).toHaveLength(files.length)
+    expect(unreadIn(['stack/a.ts', 'functions/deno.json', 'docs/a.js', 'stack/platform/a.sql'])).toEqual([])
+  })
+
   test('the platform names neither Palisade nor its commands; who made a stand-in extension may say so', () => {
     const platform = join(root, 'stack', 'platform')
     const files = readdirSync(platform, { recursive: true, encoding: 'utf8' })
@@ -57,7 +109,7 @@ describe('imports', () => {
     const files = {
       'stack/a.ts': "import { b } from './b.ts'",
       'stack/b.ts': "import type { C } from './c.ts'\nimport { d } from './d.ts'",
-      'stack/c.ts': "export { d } from './d.ts'\nconst a = await import('./a.ts')",
+      'stack/c.ts': "export { d } from './d.ts'\nconst a = await import(`./a.ts`)",
       'stack/d.ts': "import { other } from 'other'",
     }
     const importsWith = (changed: Partial<typeof files>) =>
