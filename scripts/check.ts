@@ -13,6 +13,7 @@ import { reviewAdvisors } from './checks/advisors.ts'
 import { findWrongCode } from './checks/docs/code.ts'
 import { findBrokenLinks } from './checks/docs/links.ts'
 import { findUnknownNames } from './checks/docs/names.ts'
+import { findUnknownLanguages } from './checks/docs/pages.ts'
 import { findWrongSql } from './checks/docs/sql.ts'
 import { findImportCircles } from './checks/import-circles.ts'
 import { findImportViolations } from './checks/imports.ts'
@@ -81,6 +82,7 @@ const ofCode: Check[] = [
   ['no import circles', findImportCircles],
   ['secrets', findSecrets],
   ['pages: links, and what README leads to', findBrokenLinks],
+  ['pages: languages of examples', findUnknownLanguages],
   ['pages: examples in TypeScript', findWrongCode],
   ['migrations: squawk', run('squawk', ['supabase/migrations/*.sql'])],
 ]

@@ -10,7 +10,7 @@ import { describe, expect, test } from 'vitest'
 import { wrongCodeIn } from '../../scripts/checks/docs/code.ts'
 import { brokenLinksIn, missingInReadme } from '../../scripts/checks/docs/links.ts'
 import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
-import { readPage } from '../../scripts/checks/docs/pages.ts'
+import { readPage, unknownLanguagesIn } from '../../scripts/checks/docs/pages.ts'
 import { circlesIn } from '../../scripts/checks/import-circles.ts'
 import { namesOfOursIn, unreadIn, violationsIn } from '../../scripts/checks/imports.ts'
 import { importsOf } from '../../scripts/checks/read-imports.ts'
@@ -195,6 +195,17 @@ describe('pages', () => {
     ['a column with its schema', '`private.accounts.user_id`', '`private.accounts.owner`'],
     ['a function', '`grant_credits(...)`', '`give_credits(...)`'],
     ['an argument', '`grant_credits(user_id, amount)`', '`grant_credits(user, amount)`'],
+    ['a named argument', '`grant_credits(user_id => .., amount => ..)`', '`grant_credits(user_id => .., sum => ..)`'],
+    [
+      'a named argument in prose',
+      'public.grant_credits(amount => f(sum => 1))',
+      'grant_credits(sum => f(amount => 1))',
+    ],
+    [
+      'a named argument in a block',
+      '```sql\ndo $$ begin perform grant_credits(amount => 1); end $$\n```',
+      '```sql\ndo $$ begin perform grant_credits(sum := 1); end $$\n```',
+    ],
     ['a function that is called', "`rpc('grant_credits', {...})`", "`rpc('give_credits')`"],
     ['a table that is read', "`supabase.from('plans').select()`", "`supabase.from('plane').select()`"],
     ['a setting', '`billing.grace_days`', '`billing.grace_weeks`'],
@@ -236,6 +247,53 @@ describe('pages', () => {
     expect(linksIn('[a](sql/21_plans.sql)')).toHaveLength(1)
   })
 
+  test.each([
+    ['a reference', '[a][there]\n\n[there]: docs/errors.md', '[a][gone]\n\n[gone]: docs/gone.md'],
+    ['a reference to nothing', '`[a][nothing]`', '[a][nothing]'],
+    ['HTML', '<a class="x" href="docs/errors.md">a</a>', "<a href='docs/gone.md'>a</a>"],
+    ['an image', '![a](sql/20_plans.sql)', '![a](sql/20_plans.png)'],
+    ['an image in HTML', '<img src=sql/20_plans.sql>', '<p align="center">\n<img alt="x" src="gone.png">\n</p>'],
+    ['a title', '[a](docs/errors.md "Errors")', "[a](docs/gone.md 'Errors')"],
+    ['a space', '[a](<docs/my errors.md>) [a](docs/my%20errors.md)', '[a](<docs/my gone.md>)'],
+    ['a space that ends it', '[a](docs/my%20errors.md)', '[a](docs/my errors.md)'],
+    ['parentheses', '[a](docs/errors_(old).md) [a](docs/errors_\\(old\\).md)', '[a](docs/gone_(old).md)'],
+    ['a slash', '[a](/docs/errors.md)', '[a](/errors.md)'],
+    ['brackets in it', '[a [b]](docs/errors.md)', '[a [b]](docs/gone.md)'],
+    ['lines of a file', '[a](sql/20_plans.sql#L12) [a](sql/20_plans.sql#L12-L20)', '[a](sql/20_plans.sql#lost)'],
+    ['lines of a folder', '[a](sql)', '[a](sql#L12)'],
+    ['a name of HTML', '[a](#here)\n\n<a id="here"></a>', '[a](#there)\n\n<a id="here"></a>'],
+    ['a heading by a line below it', '[a](#top)\n\nTop\n===', '[a](#top)\n\n    # Top'],
+    ['a block with more words', '```sh x="[b](gone.md)"\n[b](gone.md)\n```\n[a](sql)', '```sh x\n```\n[a](gone.md)'],
+  ])('link with %s to what is not there', (_how, right, wrong) => {
+    const files = [...known.files, 'docs/my errors.md', 'docs/errors_(old).md']
+
+    expect(brokenLinksIn([readPage('README.md', right)], files)).toEqual([])
+    expect(brokenLinksIn([readPage('README.md', wrong)], files)).toHaveLength(1)
+  })
+
+  test.each([
+    ['words behind the language', '```ts title="x"\none\n```\n`two`', 'ts', 2],
+    ['another fence', '~~~ts\none\n~~~\n`two`', 'ts', 2],
+    ['a longer fence', '````ts\none\n````\n`two`', 'ts', 2],
+    ['a quote around it', '> words\n> ```ts\n> one\n> ```\n\n`two`', 'ts', 3],
+    ['a list around it', '- a\n  1. b\n\n     ```ts\n     one\n     ```\n\n`two`', 'ts', 5],
+    ['no fence', 'words\n\n    one\n\n`two`', '', 3],
+  ])('a block of code is read with %s', (_how, text, language, line) => {
+    const { blocks, spans } = readPage('docs/page.md', text)
+
+    expect(blocks).toEqual([{ language, text: 'one\n', line }])
+    expect(spans).toEqual([{ text: 'two', line: text.split('\n').length }])
+  })
+
+  test('write a block in a language that no check reads, or by another of its names', () => {
+    const blockIn = (language: string) => unknownLanguagesIn([readPage('docs/page.md', `\`\`\`${language}\n\`\`\`\n`)])
+
+    for (const language of ['', 'ts', 'js', 'sql', 'sh', 'json title=x']) expect(blockIn(language)).toEqual([])
+    for (const language of ['TypeScript', 'tsx', 'SQL', 'postgresql', 'bash', 'mjs', '{ts}']) {
+      expect(blockIn(language)).toEqual([expect.stringMatching(/^docs\/page\.md:2 is in /)])
+    }
+  })
+
   test('a page, a folder or a command that README does not lead to', () => {
     const whole = '[s](sql) [f](functions/) [d](docs): [errors](docs/errors.md); `npm run check`, `npm test`'
     const missingWithout = (part: string) =>
@@ -258,11 +316,19 @@ describe('pages', () => {
       example("supabase.rpc('get_my_credits')"),
       example("supabase.rpc('get_my_debts')"),
       example("supabase.from('ai_calls').select('*').nonsense()"),
+      example(
+        "supabase.from('plans').select('id, plan_prices(id), of:name').eq('id', 'free').order('name').match({ id: 'x' })",
+      ),
+      example("supabase.from('ai_calls').select('id, lost').limit(1)"),
+      example("supabase.from('plans').select('id, plan_prices(misplaced)').single()"),
+      example("supabase.from('plans').select('*').order('disorder')"),
+      example("supabase.from('plans').select().match({ mismatch: 'x' })"),
+      example("supabase.rpc('get_my_limits').select('unlimited')"),
+      example("supabase.storage.from('documents').list('folder')"),
+      example("fetch('https://example.com') as any // @ts-nocheck"),
     ])
 
-    expect(found).toEqual([
-      expect.stringMatching(/^docs\/page\.md:6 .*get_my_debts/),
-      expect.stringMatching(/^docs\/page\.md:6 .*nonsense/),
-    ])
+    const messages = ['silences', 'get_my_debts', 'nonsense', 'lost', 'misplaced', 'disorder', 'mismatch', 'unlimited']
+    expect(found).toEqual(messages.map((word) => expect.stringMatching(new RegExp(`^docs/page\\.md:6 .*${word}`))))
   })
 })

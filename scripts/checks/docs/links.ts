@@ -1,4 +1,4 @@
-/** Links lead somewhere: to a file or folder of the repository, and to a heading in it. README names all pages, folders and commands. */
+/** Links lead somewhere: to a file or folder of the repository, and to a heading or a line of it. README names all pages, folders and commands. */
 import { readFile } from 'node:fs/promises'
 import { dirname, join, normalize } from 'node:path'
 import { root } from '../../../stack/config.ts'
@@ -13,17 +13,37 @@ export async function findBrokenLinks(): Promise<string[]> {
 
 export function brokenLinksIn(pages: Page[], files: string[]): string[] {
   const there = withFolders(files)
-  return pages.flatMap(({ file, links }) =>
-    links.flatMap(({ text, line }) => {
-      if (/^[a-z]+:/.test(text)) return []
-      const [path = '', anchor] = text.split('#')
-      const target = path === '' ? file : normalize(join(dirname(file), path)).replace(/\/$/, '')
+  return pages.flatMap(({ file, links, deadLinks }) => [
+    ...deadLinks.map(({ text, line }) => `${file}:${line} has words that look like a link and are none: ${text}`),
+    ...links.flatMap(({ text, line }) => {
+      if (/^(?:[a-z][a-z0-9+.-]*:|\/\/)/i.test(text)) return []
+      const [path = '', anchor] = decoded(text).split('#')
+      const target = targetOf(file, path.replace(/\?.*$/, ''))
       if (!there.has(target)) return [`${file}:${line} links to ${text}, which is not there`]
       const page = pages.find((candidate) => candidate.file === target)
-      if (anchor === undefined || page?.anchors.has(anchor)) return []
-      return [`${file}:${line} links to ${text}, but ${target} has no such heading`]
+      // Lines of a file that is no page have an address, too.
+      const isAnchor = page
+        ? page.anchors.has(anchor ?? '')
+        : files.includes(target) && /^L\d+(?:-L\d+)?$/.test(anchor ?? '')
+      if (anchor === undefined || isAnchor) return []
+      return [`${file}:${line} links to ${text}, but ${target} has no such ${page ? 'heading' : 'place'}`]
     }),
-  )
+  ])
+}
+
+/** A path begins at the page's folder, or with a slash at the root of the repository. */
+function targetOf(file: string, path: string): string {
+  if (path === '') return file
+  const target = path.startsWith('/') ? path.slice(1) : join(dirname(file), path)
+  return normalize(target).replace(/\/$/, '')
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 /** README is what a newcomer reads first: it leads to every page of docs/ and every folder, and tells of every command. */

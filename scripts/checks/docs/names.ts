@@ -130,10 +130,9 @@ function rulesOfTheDatabase({ catalogue, config, code }: Known): Rule[] {
     )
   }
   const isOurs = (area = '') => schemas.has(area) || tables.has(area) || areas.has(area)
-  const takes = (name: string, given: string[]) => {
-    const overloads = functions.get(name) ?? routines.get(name)?.flatMap(([, found]) => found) ?? []
-    return overloads.some((names) => given.every((one) => names.includes(one)))
-  }
+  const overloadsOf = (name: string) => functions.get(name) ?? routines.get(name)?.flatMap(([, found]) => found) ?? []
+  const takes = (name: string, given: string[]) =>
+    overloadsOf(name).some((names) => given.every((one) => names.includes(one)))
   return [
     {
       places: everywhere,
@@ -151,11 +150,22 @@ function rulesOfTheDatabase({ catalogue, config, code }: Known): Rule[] {
     },
     {
       places: spans,
-      pattern: /^(?!supabase\.)([a-z]\w*[._]\w+)\(([^()]*)\)$/g,
+      pattern: /^(?!supabase\.)([a-z]\w*[._]\w+)\((.*)\)$/g,
       problem: (name, list) => {
         if (!functions.has(name) && !routines.has(name)) return `${name}() is no function of the database`
         const given = /^\w+(?:, \w+)*$/.test(list) ? list.split(', ') : []
         return !takes(name, given) && `${name}() has no arguments ${list}`
+      },
+    },
+    {
+      places: (page) => [...everywhere(page), ...page.blocks.filter(({ language }) => language === 'sql')],
+      pattern: /((?:\b[a-z]\w*\.)?\b[a-z]\w*)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)/g,
+      problem: (name, list) => {
+        // What is written inside of an argument is another call's.
+        const own = list.replaceAll(/\([^()]*\)/g, '').replaceAll(/\([^()]*\)/g, '')
+        const given = [...own.matchAll(/(\w+)\s*(?:=>|:=)/g)].map(([, argument = '']) => argument)
+        const isOurs = overloadsOf(name).length > 0
+        return isOurs && given.length > 0 && !takes(name, given) && `${name}() has no arguments ${given.join(', ')}`
       },
     },
     {
