@@ -1,8 +1,8 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { z } from 'zod'
-import { createProviderKeys } from '../_shared/ai/call-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
+import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'

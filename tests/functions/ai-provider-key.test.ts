@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createProviderKeys } from '../../functions/_shared/ai/call-provider.ts'
+import { createProviderKeys } from '../../functions/_shared/ai/provider-keys.ts'
 
 function keysFrom(environment: Record<string, string>, vault: Record<string, string>) {
   let now = 0

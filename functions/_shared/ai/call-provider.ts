@@ -8,7 +8,7 @@ import { AppError, toAppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
 import { type AnswerBody, openBody, readWhole } from './answer-body.ts'
 import { writeJson } from './estimate-tokens.ts'
-import type { Endpoint, Ledger, Route } from './ledger.ts'
+import type { Endpoint, Route } from './ledger.ts'
 import { isProvidersFault, type OpenCall, reportAttempt } from './open-call.ts'
 import { untilAborted } from './watch-call.ts'
 import type { AiWorld } from './world.ts'
@@ -127,31 +127,6 @@ async function providerRequest(
     url: base_url.replace(/\/+$/, '') + paths[request.endpoint],
     // A redirect would carry the key and the prompt to an address that nobody entered in the table.
     init: { method: 'POST', headers, body: writeJson(request.bodyFor(route)), redirect: 'manual' },
-  }
-}
-
-type KeySources = Pick<Ledger, 'providerSecret'> & { environment(name: string): string | undefined; now(): number }
-
-const keptMs = 5 * 60_000
-
-/**
- * Providers' keys: the environment's first, then the Vault's. A secret that was not found is asked for again, so that one that is
- * put there works at once.
- */
-export function createProviderKeys({ environment, providerSecret, now }: KeySources) {
-  const kept = new Map<string, { secret: string; until: number }>()
-
-  return async (name: string): Promise<string | undefined> => {
-    // A row in the table of providers must not be able to send the project's own secrets to its address.
-    if (name.startsWith('SUPABASE_')) return undefined
-    const given = environment(name)
-    if (given) return given
-    const known = kept.get(name)
-    if (known && known.until > now()) return known.secret
-    kept.delete(name)
-    const secret = await providerSecret(name)
-    if (secret) kept.set(name, { secret, until: now() + keptMs })
-    return secret ?? undefined
   }
 }
 

@@ -4,15 +4,12 @@
  */
 import { AppError } from '../errors.ts'
 import { clientAddress } from '../http/request-headers.ts'
-import type { UserCaller } from './verify-user-token.ts'
+import type { UserCaller, VerifyUserToken } from './verify-user-token.ts'
 
 type KeyCaller = { kind: 'api_key'; keyHash: string }
 export type Caller = UserCaller | KeyCaller
 
-export async function identifyCaller(
-  headers: Headers,
-  world: { verifyUserToken(token: string): Promise<UserCaller> },
-): Promise<Caller> {
+export async function identifyCaller(headers: Headers, world: { verifyUserToken: VerifyUserToken }): Promise<Caller> {
   const [, token] = /^Bearer +(\S+) *$/i.exec(headers.get('authorization') ?? '') ?? []
   if (token === undefined) {
     throw new AppError('invalid_api_key', {
@@ -37,7 +34,7 @@ export async function requireUserToken(
   headers: Headers,
   what: string,
   requestId: string,
-  world: { verifyUserToken(token: string): Promise<UserCaller> },
+  world: { verifyUserToken: VerifyUserToken },
 ): Promise<Asker> {
   const caller = await identifyCaller(headers, world)
   if (caller.kind !== 'user')

@@ -5,6 +5,9 @@ import { AppError } from '../errors.ts'
 
 export type UserCaller = { kind: 'user'; userId: string; sessionId: string; aal: string; isAnonymous: boolean }
 
+/** Throws invalid_api_key for what is no token of this project, or no more. */
+export type VerifyUserToken = ReturnType<typeof createUserTokenVerifier>
+
 type Project = { url: string; jwks: JSONWebKeySet; now(): number }
 type Verified = { caller: UserCaller; expiresAt: number }
 

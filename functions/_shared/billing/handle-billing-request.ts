@@ -2,7 +2,7 @@
 import Stripe from 'stripe'
 import { z } from 'zod'
 import { requireUserToken } from '../auth/identify-caller.ts'
-import type { UserCaller } from '../auth/verify-user-token.ts'
+import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
@@ -26,7 +26,7 @@ const portal = z.strictObject({ return_url: address })
 export type BillingWorld = Omit<ShopWorld, 'stripe'> & {
   /** Undefined when this deployment has no Stripe account. */
   stripe: Stripe | undefined
-  verifyUserToken(token: string): Promise<UserCaller>
+  verifyUserToken: VerifyUserToken
   returnUrls: readonly string[]
   now(): number
   newId(): string

@@ -18,7 +18,7 @@ export type WebhookWorld = {
   /** Undefined when this deployment has no Stripe account. */
   stripe: { secrets: readonly string[]; livemode: boolean } | undefined
   /** Whether a security event of this type and source may be written now. */
-  mayRaise(type: string, source: string): boolean
+  mayRaise: ReturnType<typeof createRaiseLimit>
   /** Called after an event was kept that is new. */
   startApplying(): void
   now(): number

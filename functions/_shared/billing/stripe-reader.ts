@@ -2,34 +2,25 @@
 import Stripe from 'stripe'
 import type { Kind } from './readings.ts'
 
-/** Undefined for what Stripe has not, or not any more. What comes is read by functions that know Stripe's older shapes, too. */
-export type StripeReader = {
-  customer(id: string): Promise<unknown>
-  subscription(id: string): Promise<unknown>
-  invoice(id: string): Promise<unknown>
-  checkoutSession(id: string): Promise<unknown>
-  refund(id: string): Promise<unknown>
-  refundsOfCharge(chargeId: string): Promise<unknown[]>
-  dispute(id: string): Promise<unknown>
-  /** The ids of the sessions that a payment intent pays. */
-  sessionsOfIntent(intentId: string): Promise<string[]>
-}
+export type StripeReader = ReturnType<typeof createStripeReader>
 
 const most = 1_000
 
-export function createStripeReader(stripe: Stripe): StripeReader {
+/** Undefined for what Stripe has not, or not any more. What comes is read by functions that know Stripe's older shapes, too. */
+export function createStripeReader(stripe: Stripe) {
   return {
-    customer: (id) => orMissing(stripe.customers.retrieve(id)),
-    subscription: (id) => orMissing(stripe.subscriptions.retrieve(id)),
-    invoice: (id) => orMissing(readInvoice(stripe, id)),
-    checkoutSession: (id) => orMissing(readSession(stripe, id)),
-    refund: (id) => orMissing(stripe.refunds.retrieve(id, { expand: ['charge', 'payment_intent'] })),
-    refundsOfCharge: (charge) =>
+    customer: (id: string) => orMissing(stripe.customers.retrieve(id)),
+    subscription: (id: string) => orMissing(stripe.subscriptions.retrieve(id)),
+    invoice: (id: string) => orMissing(readInvoice(stripe, id)),
+    checkoutSession: (id: string) => orMissing(readSession(stripe, id)),
+    refund: (id: string) => orMissing(stripe.refunds.retrieve(id, { expand: ['charge', 'payment_intent'] })),
+    refundsOfCharge: (charge: string): Promise<unknown[]> =>
       stripe.refunds
         .list({ charge, limit: 100, expand: ['data.charge', 'data.payment_intent'] })
         .autoPagingToArray({ limit: most }),
-    dispute: (id) => orMissing(stripe.disputes.retrieve(id, { expand: ['charge', 'payment_intent'] })),
-    sessionsOfIntent: async (payment_intent) => {
+    dispute: (id: string) => orMissing(stripe.disputes.retrieve(id, { expand: ['charge', 'payment_intent'] })),
+    /** The ids of the sessions that a payment intent pays. */
+    sessionsOfIntent: async (payment_intent: string): Promise<string[]> => {
       const { data } = await stripe.checkout.sessions.list({ payment_intent, limit: 10 })
       return data.map(({ id }) => id)
     },
@@ -39,7 +30,7 @@ export function createStripeReader(stripe: Stripe): StripeReader {
 export const isMissing = (error: unknown): boolean =>
   error instanceof Stripe.errors.StripeInvalidRequestError && error.code === 'resource_missing'
 
-async function orMissing<T>(asked: Promise<T>): Promise<T | undefined> {
+async function orMissing(asked: Promise<unknown>): Promise<unknown> {
   try {
     return await asked
   } catch (error) {

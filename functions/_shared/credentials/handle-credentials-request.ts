@@ -1,7 +1,7 @@
 /** The credentials endpoint without its environment: add a key, test it, put another in its place, rename it, delete it. */
 import { z } from 'zod'
 import { type Asker, requireUserToken } from '../auth/identify-caller.ts'
-import type { UserCaller } from '../auth/verify-user-token.ts'
+import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
@@ -10,7 +10,7 @@ import { type KeyTest, requireFields, testKey } from './test-key.ts'
 
 export type CredentialsWorld = {
   database: CredentialDatabase
-  verifyUserToken(token: string): Promise<UserCaller>
+  verifyUserToken: VerifyUserToken
   fetch: typeof fetch
   /** Between two calls to a stand-in exchange: see connectExchange. */
   gapMs?: number | undefined

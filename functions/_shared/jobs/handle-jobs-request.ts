@@ -5,27 +5,28 @@ import { requestId as requestIdOf } from '../http/request-headers.ts'
 import { type ArchiveWorld, archiveAudit } from './archive-audit.ts'
 import { type MailWorld, sendMails } from './send-mails.ts'
 
+/** What it reports is logged and answered as it is. */
+type Job = (requestId: string) => Promise<Record<string, unknown>>
+
 export type JobsWorld = ArchiveWorld &
   MailWorld & {
     hasSecretKey(headers: Headers): Promise<boolean>
     /** Looks at the bytes of new uploads. */
-    checkUploads(): Promise<{ ok: number; rejected: number; failed: number }>
+    checkUploads: Job
     /** Syncs every portfolio that is due. */
-    syncPortfolios(requestId: string): Promise<Record<string, number>>
+    syncPortfolios: Job
     /** Undefined when this deployment has no Stripe account. */
-    billing:
-      | { applyEvents(): Promise<Record<string, number>>; reconcile(): Promise<Record<string, unknown>> }
-      | undefined
+    billing: Record<'applyEvents' | 'reconcile', Job> | undefined
     newId(): string
   }
 
-const jobs = new Map<string, (world: JobsWorld, requestId: string) => Promise<Record<string, unknown>>>([
+const jobs = new Map<string, (world: JobsWorld, requestId: string) => ReturnType<Job>>([
   ['/jobs/send-mails', sendMails],
   ['/jobs/archive-audit', archiveAudit],
-  ['/jobs/check-uploads', (world) => world.checkUploads()],
+  ['/jobs/check-uploads', (world, requestId) => world.checkUploads(requestId)],
   ['/jobs/sync-portfolios', (world, requestId) => world.syncPortfolios(requestId)],
-  ['/jobs/apply-stripe-events', ({ billing }) => configured(billing).applyEvents()],
-  ['/jobs/reconcile-stripe', ({ billing }) => configured(billing).reconcile()],
+  ['/jobs/apply-stripe-events', ({ billing }, requestId) => configured(billing).applyEvents(requestId)],
+  ['/jobs/reconcile-stripe', ({ billing }, requestId) => configured(billing).reconcile(requestId)],
 ])
 
 function configured<T>(part: T | undefined): T {
@@ -53,12 +54,7 @@ export async function handleJobsRequest(request: Request, world: JobsWorld): Pro
   return response
 }
 
-async function run(
-  request: Request,
-  pathname: string,
-  requestId: string,
-  world: JobsWorld,
-): Promise<Record<string, unknown>> {
+async function run(request: Request, pathname: string, requestId: string, world: JobsWorld): ReturnType<Job> {
   if (!(await world.hasSecretKey(request.headers))) {
     throw new AppError('invalid_api_key', { message: 'Jobs need a secret key in the apikey header.' })
   }

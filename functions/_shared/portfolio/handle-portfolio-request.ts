@@ -1,12 +1,12 @@
 /** The portfolio endpoint without its environment: POST /portfolio/sync brings the caller's portfolio up to date. */
 import { requireUserToken } from '../auth/identify-caller.ts'
-import type { UserCaller } from '../auth/verify-user-token.ts'
+import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { type PortfolioWorld, runSyncs } from './run-syncs.ts'
 
 export type PortfolioEndpointWorld = PortfolioWorld & {
-  verifyUserToken(token: string): Promise<UserCaller>
+  verifyUserToken: VerifyUserToken
   newId(): string
 }
 

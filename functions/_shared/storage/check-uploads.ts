@@ -10,7 +10,7 @@ export type UploadWorld = {
   log(line: Record<string, unknown>): void
 }
 
-export type UploadReport = { ok: number; rejected: number; failed: number }
+type UploadReport = { ok: number; rejected: number; failed: number }
 
 const typesByExtension: Record<string, string> = {
   png: 'image/png',
