@@ -42,7 +42,7 @@ const uploads: UploadWorld = {
 
 const portfolios: PortfolioWorld = {
   database: createPortfolioDatabase(sql),
-  connect: (target) => connectExchange(target, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
+  connect: (access) => connectExchange(access, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
   now: Date.now,
   log,
 }

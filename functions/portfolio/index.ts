@@ -18,7 +18,7 @@ const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
 const world: PortfolioEndpointWorld = {
   verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
   database: createPortfolioDatabase(sql),
-  connect: (target) => connectExchange(target, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
+  connect: (access) => connectExchange(access, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
   now: Date.now,
   log: (line) => console.log(JSON.stringify(line)),
   newId: () => crypto.randomUUID(),

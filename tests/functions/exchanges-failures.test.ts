@@ -1,17 +1,17 @@
 /** What a user is told when an exchange refuses, and that nothing of their key is in it. */
 import { inspect } from 'node:util'
 import { expect, test } from 'vitest'
-import type { Credentials } from '../../functions/_shared/exchanges/connect.ts'
 import { ExchangeFailure } from '../../functions/_shared/exchanges/failure.ts'
 import { requiredFields } from '../../functions/_shared/exchanges/load-exchange.ts'
 import { readHoldings } from '../../functions/_shared/exchanges/read-holdings.ts'
 import { testConnection } from '../../functions/_shared/exchanges/test-connection.ts'
+import type { Secrets } from '../../functions/_shared/open-credential.ts'
 import { createWorld, type Name, names } from './exchanges-world.ts'
 
 type World = ReturnType<typeof createWorld>
-type Case = { of: Name[]; reason: string; spoil(world: World, exchange: Name, key: Credentials): Promise<Credentials> }
+type Case = { of: Name[]; reason: string; spoil(world: World, exchange: Name, key: Secrets): Promise<Secrets> }
 
-const kept = (act: (world: World, exchange: Name, key: Credentials) => Promise<unknown>): Case['spoil'] => {
+const kept = (act: (world: World, exchange: Name, key: Secrets) => Promise<unknown>): Case['spoil'] => {
   return async (world, exchange, key) => {
     await act(world, exchange, key)
     return key
@@ -95,9 +95,9 @@ test.each(rows)('$exchange: $name is told as $reason, and no key is in it', asyn
 })
 
 /** Everything that a log could print of an error: its fields, the hidden ones, too, its stack and its causes. */
-function expectNoSecret(values: unknown[], keys: Credentials[]) {
+function expectNoSecret(values: unknown[], keys: Secrets[]) {
   const printed = inspect(values, { depth: Number.POSITIVE_INFINITY, showHidden: true, maxStringLength: null })
-  for (const { api_key, api_secret } of keys) {
+  for (const { api_key, api_secret = '' } of keys) {
     expect(printed).not.toContain(api_key)
     for (const line of api_secret.split('\n').filter((text) => text.length > 12)) expect(printed).not.toContain(line)
   }

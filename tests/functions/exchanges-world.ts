@@ -1,6 +1,7 @@
 /** The stand-in exchanges in this process, a key at each, and connections of ours to them. */
 import { z } from 'zod'
-import { type Credentials, connectExchange, type World } from '../../functions/_shared/exchanges/connect.ts'
+import { connectExchange, type World } from '../../functions/_shared/exchanges/connect.ts'
+import type { Secrets } from '../../functions/_shared/open-credential.ts'
 import { createExchanges } from '../../stack/doubles/exchanges.ts'
 
 export const names = ['binance', 'coinbase', 'kraken'] as const
@@ -32,7 +33,7 @@ export function createWorld(options: { now?: () => number } = {}) {
     send,
     world,
     makeKey: (exchange: Name, settings: object = {}) =>
-      control(keyMade, 'POST', '/keys', { exchange, ...settings }) satisfies Promise<Credentials>,
+      control(keyMade, 'POST', '/keys', { exchange, ...settings }) satisfies Promise<Secrets>,
     changeKey: (exchange: Name, api_key: string, settings: object) =>
       control(z.unknown(), 'PATCH', '/keys', { exchange, api_key, ...settings }),
     addTrades: (exchange: Name, api_key: string, trades: object[]) =>
@@ -41,7 +42,7 @@ export function createWorld(options: { now?: () => number } = {}) {
     setPrices: (prices: object) => control(z.unknown(), 'POST', '/prices', prices),
     calls: async () => (await control(callsMade, 'GET', '/calls')).calls,
     reset: () => control(z.unknown(), 'DELETE', ''),
-    connect: (exchange: Name, credentials: Credentials, over: Partial<World> = {}) =>
+    connect: (exchange: Name, credentials: Secrets, over: Partial<World> = {}) =>
       connectExchange({ exchange, credentials, base_url: `${origin}/${exchange}` }, { ...world, ...over }),
   }
 }

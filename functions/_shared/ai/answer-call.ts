@@ -3,6 +3,7 @@ import { z } from 'zod'
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { BodyTooLarge, readBody } from '../http/read-body.ts'
+import { sha256Hex } from '../sha256.ts'
 import { answerJson, openJson } from './answer-json.ts'
 import { callProvider } from './call-provider.ts'
 import type { AdmissionRequest, Settlement } from './ledger.ts'
@@ -133,6 +134,5 @@ async function readIdempotency(headers: Headers, body: Uint8Array<ArrayBuffer>):
     const message = 'idempotency-key: is not 1 to 255 printable characters'
     throw new AppError('invalid_request_error', { message, param: 'idempotency-key' })
   }
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', body))
-  return { idempotency_key: key, body_hash: Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('') }
+  return { idempotency_key: key, body_hash: await sha256Hex(body) }
 }

@@ -4,6 +4,7 @@
  */
 import type { AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
+import { remember } from '../remember.ts'
 import { tokensEstimated } from './estimate-tokens.ts'
 import type { Admitted, AttemptReport, Outcome, Route, Settlement, Usage } from './ledger.ts'
 import type { AiRequest } from './read-request.ts'
@@ -160,11 +161,7 @@ export function reportAttempt(route: Route, error: AppError | undefined, world: 
   const lastWell = world.lastWell.get(name) ?? Number.NEGATIVE_INFINITY
   if (error ? !isProvidersFault(error) : world.now() - lastWell < quietMs) return
   world.lastWell.delete(name)
-  if (!error) {
-    const [oldest] = world.lastWell.keys()
-    if (world.lastWell.size >= modelsKept && oldest !== undefined) world.lastWell.delete(oldest)
-    world.lastWell.set(name, world.now())
-  }
+  if (!error) remember(world.lastWell, modelsKept, name, world.now())
   const report: AttemptReport = {
     provider: route.provider.id,
     model: route.model,

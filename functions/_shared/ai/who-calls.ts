@@ -7,6 +7,7 @@ import { type Caller, identifyCaller } from '../auth/identify-caller.ts'
 import { AppError, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { clientAddress } from '../http/request-headers.ts'
+import { remember } from '../remember.ts'
 import type { AnonymousVerdict, Ledger, LedgerCaller, RequestSignature } from './ledger.ts'
 import { limitHeaders } from './tell-decision.ts'
 import type { AiWorld } from './world.ts'
@@ -102,9 +103,8 @@ export function rememberBlocked(count: Count, now: () => number): Count {
     blocked.delete(key)
     const verdict = await count(ip, route)
     if (verdict.allowed) return verdict
-    const [oldest] = blocked.keys()
-    if (blocked.size >= addressesKept && oldest !== undefined) blocked.delete(oldest)
-    blocked.set(key, { until: now() + (verdict.retry_after_s ?? defaultBlockS) * 1000, verdict })
+    const until = now() + (verdict.retry_after_s ?? defaultBlockS) * 1000
+    remember(blocked, addressesKept, key, { until, verdict })
     return verdict
   }
 }

@@ -4,6 +4,7 @@
  */
 import { AppError } from '../errors.ts'
 import { clientAddress } from '../http/request-headers.ts'
+import { sha256, sha256Hex } from '../sha256.ts'
 import type { UserCaller, VerifyUserToken } from './verify-user-token.ts'
 
 type KeyCaller = { kind: 'api_key'; keyHash: string }
@@ -46,25 +47,20 @@ export async function requireUserToken(
 
 const keyForm = /^pal_[a-z]{1,10}_[0-9a-hjkmnp-tv-z]{32}[0-9a-f]{8}$/
 
-const digest = async (text: string) =>
-  new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
-const sha256 = async (text: string) =>
-  Array.from(await digest(text), (byte) => byte.toString(16).padStart(2, '0')).join('')
-
 /** Answers the key's SHA-256, which the admission looks up. A mistyped or cut key is refused here, at no cost. */
 export async function verifyApiKey(key: string): Promise<KeyCaller> {
-  if (!keyForm.test(key) || !(await sha256(key.slice(0, -8))).startsWith(key.slice(-8))) {
+  if (!keyForm.test(key) || !(await sha256Hex(key.slice(0, -8))).startsWith(key.slice(-8))) {
     throw new AppError('invalid_api_key', { message: 'This is not an API key of ours, or not all of it.' })
   }
-  return { kind: 'api_key', keyHash: await sha256(key) }
+  return { kind: 'api_key', keyHash: await sha256Hex(key) }
 }
 
 /** Digests have one length and no structure, so that every byte of every key is always looked at. */
 export async function hasSecretKey(headers: Headers, keys: Record<string, string>): Promise<boolean> {
-  const given = await digest(headers.get('apikey') ?? '')
+  const given = await sha256(headers.get('apikey') ?? '')
   let found = false
   for (const key of Object.values(keys)) {
-    const wanted = await digest(key)
+    const wanted = await sha256(key)
     const difference = wanted.reduce((sum, byte, at) => sum | (byte ^ (given[at] ?? 0)), 0)
     found = (difference === 0 && key !== '') || found
   }

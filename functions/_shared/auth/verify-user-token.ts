@@ -2,6 +2,7 @@
 import type { JSONWebKeySet, JWTVerifyGetKey } from 'jose'
 import { z } from 'zod'
 import { AppError } from '../errors.ts'
+import { remember } from '../remember.ts'
 
 export type UserCaller = { kind: 'user'; userId: string; sessionId: string; aal: string; isAnonymous: boolean }
 
@@ -47,9 +48,7 @@ export function createUserTokenVerifier(project: Project) {
       throw expired()
     }
     const verified = await verify(token)
-    const [oldest] = kept.keys()
-    if (kept.size >= tokensKept && oldest !== undefined) kept.delete(oldest)
-    kept.set(token, verified)
+    remember(kept, tokensKept, token, verified)
     return verified.caller
   }
 }

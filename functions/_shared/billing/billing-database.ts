@@ -5,6 +5,7 @@
 import { z } from 'zod'
 import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing, type Queries } from '../db.ts'
+import { describeFailure } from '../failure.ts'
 import type { Kind, Reading } from './readings.ts'
 
 export type BillingDatabase = ReturnType<typeof createBillingDatabase>
@@ -30,6 +31,19 @@ export type SecurityEvent = {
   /** The same within an hour counts up one event. */
   dedupeKey: string
   ip: string | null
+}
+
+/** A warning that cannot be written must not cost what it is about. */
+export async function warn(
+  event: SecurityEvent,
+  { database, log }: { database: BillingDatabase; log(line: Record<string, unknown>): void },
+): Promise<void> {
+  try {
+    await database.raiseSecurityEvent(event)
+  } catch (error) {
+    const line = { message: 'a security event was not written', type: event.type }
+    log({ level: 'error', ...line, cause: describeFailure(error) })
+  }
 }
 
 const claimedEvents = z.array(

@@ -2,7 +2,7 @@
 import type { Queries } from '../db.ts'
 import { describeFailure } from '../failure.ts'
 import { type AppliedCounts, applyEvents } from './apply-events.ts'
-import { type BillingDatabase, createBillingDatabase } from './billing-database.ts'
+import { type BillingDatabase, createBillingDatabase, warn } from './billing-database.ts'
 import type { Kind } from './readings.ts'
 import { type Reconciled, reconcile } from './reconcile.ts'
 import { createStripe, isLiveKey } from './stripe-client.ts'
@@ -12,6 +12,8 @@ type Parts = {
   sql: Queries
   secretKey: string
   apiUrl: string | undefined
+  /** For how long a pass over the inbox begins new batches; undefined: as long as a job may. */
+  applyingMs?: number
   now(): number
   log(line: Record<string, unknown>): void
 }
@@ -22,29 +24,19 @@ const nightlyDays = 35
 const nightlyMs = 120_000
 const namedAtMost = 50
 
-export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
+export function createBillingJobs({ sql, secretKey, apiUrl, applyingMs, now, log }: Parts) {
   const stripe = createStripe(secretKey, apiUrl)
   const livemode = isLiveKey(secretKey)
   const database = createBillingDatabase(sql, livemode)
   const applying = { database, reader: createStripeReader(stripe), livemode, now, log }
   /** Nobody reads the log of every night. */
-  const warn = async (details: Record<string, unknown>) => {
+  const warnOfNight = (details: Record<string, unknown>) => {
+    const about = { type: 'stripe_reconcile_incomplete', severity: 'medium', ip: null } as const
     const dedupeKey = new Date(now()).toISOString().slice(0, 10)
-    try {
-      await database.raiseSecurityEvent({
-        type: 'stripe_reconcile_incomplete',
-        severity: 'medium',
-        details,
-        dedupeKey,
-        ip: null,
-      })
-    } catch (error) {
-      const line = { message: 'a security event was not written', type: 'stripe_reconcile_incomplete' }
-      log({ level: 'error', ...line, cause: describeFailure(error) })
-    }
+    return warn({ ...about, details, dedupeKey }, { database, log })
   }
   return {
-    applyEvents: (): Promise<AppliedCounts> => applyEvents(applying),
+    applyEvents: (): Promise<AppliedCounts> => applyEvents(applying, applyingMs),
     /** The lists are for the log, which takes no thousands of lines; `npm run stripe:reconcile` shows all. */
     reconcile: async () => {
       const until = now() + nightlyMs
@@ -52,10 +44,10 @@ export function createBillingJobs({ sql, secretKey, apiUrl, now, log }: Parts) {
       try {
         const { seen, repaired, unrepaired, foreign, is_complete } = await reconcileWithStripe(parts)
         const counts = { seen, repaired: repaired.length, foreign, is_complete }
-        if (unrepaired.length > 0 || !is_complete) await warn({ ...counts, unrepaired: unrepaired.length })
+        if (unrepaired.length > 0 || !is_complete) await warnOfNight({ ...counts, unrepaired: unrepaired.length })
         return { ...counts, unrepaired: unrepaired.slice(0, namedAtMost) }
       } catch (error) {
-        await warn({ is_complete: false, error: describeFailure(error) })
+        await warnOfNight({ is_complete: false, error: describeFailure(error) })
         throw error
       }
     },

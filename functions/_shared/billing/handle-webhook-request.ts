@@ -5,10 +5,10 @@
 import Stripe from 'stripe'
 import { z } from 'zod'
 import { AppError, renderError, toAppError } from '../errors.ts'
-import { describeFailure } from '../failure.ts'
+import { causeOf } from '../failure.ts'
 import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
 import { clientAddress } from '../http/request-headers.ts'
-import type { BillingDatabase, ReceivedEvent, SecurityEvent } from './billing-database.ts'
+import { type BillingDatabase, type ReceivedEvent, type SecurityEvent, warn } from './billing-database.ts'
 import { apiVersion } from './stripe-client.ts'
 
 const bodyLimitBytes = 1_000_000
@@ -34,9 +34,8 @@ export async function handleWebhookRequest(request: Request, world: WebhookWorld
     return Response.json({ received: true })
   } catch (cause) {
     const error = toAppError(cause)
-    const why = error.code === 'internal' ? { cause: describeFailure(error.cause) } : {}
     const level = error.status >= 500 ? 'error' : 'info'
-    world.log({ level, message: 'stripe-webhook', error_code: error.code, ...why })
+    world.log({ level, message: 'stripe-webhook', error_code: error.code, ...causeOf(error) })
     return render(error, world.now())
   }
 }
@@ -108,19 +107,8 @@ async function warnOfVersion({ api_version }: ReceivedEvent, world: WebhookWorld
   )
 }
 
-/** A warning that cannot be written must not cost the event it is about. */
 async function raise(event: SecurityEvent, world: WebhookWorld): Promise<void> {
-  if (!world.mayRaise(event.type, event.dedupeKey)) return
-  try {
-    await world.database.raiseSecurityEvent(event)
-  } catch (error) {
-    world.log({
-      level: 'error',
-      message: 'a security event was not written',
-      type: event.type,
-      cause: describeFailure(error),
-    })
-  }
+  if (world.mayRaise(event.type, event.dedupeKey)) await warn(event, world)
 }
 
 const event = z.object({

@@ -6,7 +6,7 @@ import { z } from 'zod'
 import { checkoutSessionReading, disputeReading, invoiceReading, refundReading } from './read-payments.ts'
 import { customerReading, type Reading, subscriptionReading } from './readings.ts'
 import type { StripeReader } from './stripe-reader.ts'
-import { reference } from './stripe-shapes.ts'
+import { type Origin, reference } from './stripe-shapes.ts'
 
 /** An event of the inbox, or an object as if there were one. `object` is Stripe's name of the kind of thing it is about. */
 export type Subject = { type: string; object: string | null; object_id: string | null; payload: unknown }
@@ -55,7 +55,7 @@ async function current<R extends Reading>(
   asked: Promise<unknown>,
   event: Subject | undefined,
   { readAt }: ReadContext,
-  make: (raw: unknown, origin: { read_at: string; deleted: boolean }) => R,
+  make: (raw: unknown, origin: Origin) => R,
 ): Promise<R | undefined> {
   const found = await asked
   if (found !== undefined) return make(found, { read_at: readAt, deleted: false })

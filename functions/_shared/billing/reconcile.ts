@@ -4,6 +4,7 @@ import { describeFailure } from '../failure.ts'
 import type { BillingDatabase, ReadingOutcome } from './billing-database.ts'
 import { type Kind, makeReading, type Reading } from './readings.ts'
 import { type Listing, type StripeReader, settleEach } from './stripe-reader.ts'
+import type { Origin } from './stripe-shapes.ts'
 
 type Difference = { object: Kind; id: string; why: string }
 export type Reconciled = {
@@ -134,7 +135,7 @@ function isLate({ now, until }: ReconcileWorld, result: Reconciled): boolean {
 async function compare(
   kind: Kind,
   objects: { id: string; raw: unknown }[],
-  origin: { read_at: string; deleted: boolean },
+  origin: Origin,
   world: ReconcileWorld,
   result: Reconciled,
 ): Promise<void> {

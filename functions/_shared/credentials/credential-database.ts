@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
+import { openCredential, type Secrets } from '../open-credential.ts'
 
 export type CredentialDatabase = ReturnType<typeof createCredentialDatabase>
 
@@ -14,15 +15,6 @@ const target = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('exchange'), provider: z.string(), baseUrl: z.string().nullable() }),
 ])
 export type Target = z.infer<typeof target>
-
-/** What a caller gives; never logged, never answered. */
-const fields = z.object({ api_key: z.string(), api_secret: z.string().optional(), passphrase: z.string().optional() })
-export type Secrets = z.infer<typeof fields>
-
-const opened = z.discriminatedUnion('opened', [
-  z.object({ opened: z.literal(true), version: z.int(), fields }),
-  z.object({ opened: z.literal(false), code: z.enum(['not_found', 'credential_unreadable']) }),
-])
 
 /** A new credential, or one that is there and gets another key. */
 export type Place = { id: string } | { target: Target; name: string }
@@ -65,8 +57,7 @@ export function createCredentialDatabase(sql: Database) {
         answer(z.object({ id: z.guid(), version: z.int() })),
       )
     },
-    open: (id: string, purpose: 'test', requestId: string) =>
-      callSql(sql`select private.open(${id}, ${purpose}, ${requestId}) as answer`, answer(opened)),
+    open: (id: string, requestId: string) => openCredential(sql, id, 'test', requestId),
     /** `version` is that of the key that was tested; `reason` null: it works. */
     noteTest: async (
       id: string,

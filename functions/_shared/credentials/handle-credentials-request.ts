@@ -5,7 +5,8 @@ import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import type { CredentialDatabase, Place, Secrets, Target } from './credential-database.ts'
+import type { Secrets } from '../open-credential.ts'
+import type { CredentialDatabase, Place, Target } from './credential-database.ts'
 import { type KeyTest, requireFields, testKey } from './test-key.ts'
 
 export type CredentialsWorld = {
@@ -99,7 +100,7 @@ async function rotate(request: Request, asker: Asker, id: string, world: Credent
 async function test(asker: Asker, id: string, requestId: string, world: CredentialsWorld): Promise<Answer> {
   await world.database.startTest(asker, id)
   const target = await targetOf(id, asker.userId, world)
-  const opened = await world.database.open(id, 'test', requestId)
+  const opened = await world.database.open(id, requestId)
   if (!opened.opened) throw new AppError(opened.code)
   const tested = await testKey(target, opened.fields, world)
   await world.database.noteTest(id, opened.version, tested)

@@ -4,7 +4,8 @@ import { connectExchange } from '../exchanges/connect.ts'
 import { ExchangeFailure } from '../exchanges/failure.ts'
 import { requiredFields } from '../exchanges/load-exchange.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
-import type { Secrets, Target } from './credential-database.ts'
+import type { Secrets } from '../open-credential.ts'
+import type { Target } from './credential-database.ts'
 
 /** A word that the owner sees as `status_reason` (null: the key works), and a sentence about it. */
 export type KeyTest = { reason: string | null; message: string | null; permissions: string[] }
@@ -35,10 +36,9 @@ export async function requireFields(exchange: string, secrets: Secrets): Promise
 async function testExchangeKey(
   exchange: string,
   baseUrl: string | null,
-  { api_key, api_secret = '', passphrase }: Secrets,
+  credentials: Secrets,
   { fetch, now, gapMs }: World,
 ): Promise<KeyTest> {
-  const credentials = { api_key, api_secret, passphrase }
   const result = await testConnection(
     await connectExchange({ exchange, credentials, base_url: baseUrl }, { fetch, now, gapMs }),
   )

@@ -3,6 +3,7 @@
  * called through a connection, and nothing else in this project touches ccxt: tests/functions/exchanges-reads.test.ts.
  */
 import { z } from 'zod'
+import type { Secrets } from '../open-credential.ts'
 import { ExchangeFailure, type Traffic, toFailure } from './failure.ts'
 import { loadExchange } from './load-exchange.ts'
 
@@ -19,8 +20,6 @@ export const readMethods = [
 ] as const
 export type ReadMethod = (typeof readMethods)[number]
 
-export type Credentials = { api_key: string; api_secret: string; passphrase?: string | undefined }
-
 /** `gapMs` is the least time between two calls to a stand-in; without it, and to the exchange itself, it is what ccxt knows. */
 export type World = { fetch: typeof fetch; now(): number; timeoutMs?: number; gapMs?: number | undefined }
 
@@ -33,15 +32,16 @@ export type Connection = {
   now(): number
 }
 
-type Target = { exchange: string; credentials: Credentials; base_url?: string | null | undefined }
+/** An exchange, and a user's key there. */
+type Access = { exchange: string; credentials: Secrets; base_url?: string | null | undefined }
 
-export async function connectExchange({ exchange, credentials, base_url }: Target, world: World): Promise<Connection> {
+export async function connectExchange({ exchange, credentials, base_url }: Access, world: World): Promise<Connection> {
   const Exchange = await loadExchange(exchange)
   const traffic: Traffic = { sent: 0, status: undefined, retryAfterS: undefined }
   const instance = new Exchange({
     apiKey: credentials.api_key.trim(),
     // A key pair's private half is often pasted with its line ends spelled out.
-    secret: credentials.api_secret.trim().replaceAll('\\n', '\n'),
+    secret: (credentials.api_secret ?? '').trim().replaceAll('\\n', '\n'),
     password: credentials.passphrase,
     enableRateLimit: true,
     ...(base_url && world.gapMs !== undefined ? { rateLimit: world.gapMs } : {}),

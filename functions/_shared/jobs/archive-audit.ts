@@ -1,6 +1,7 @@
 /** Moves old months of the audit log to storage: write, read back, compare, note, and only then drop. */
 import { createClient } from '@supabase/supabase-js'
 import { AppError } from '../errors.ts'
+import { sha256Hex } from '../sha256.ts'
 import type { ArchivePart, JobDatabase } from './job-database.ts'
 
 export type ArchiveWorld = { database: JobDatabase; archive: ReturnType<typeof createArchive>; now(): number }
@@ -32,10 +33,10 @@ async function archivePart(part: ArchivePart, world: ArchiveWorld): Promise<void
   const wanted = part.last_seq - part.first_seq + 1
   if (lines.length !== wanted) throw failure(`${part.month}: ${lines.length} entries where ${wanted} should be`)
   const bytes = await gzip(`${lines.join('\n')}\n`)
-  const sha256 = await hexDigest(bytes)
+  const sha256 = await sha256Hex(bytes)
   const path = `${part.month.slice(0, 7)}/${String(part.part).padStart(5, '0')}-${sha256.slice(0, 16)}.ndjson.gz`
   await world.archive.upload(path, bytes)
-  const stored = await hexDigest(await world.archive.download(path))
+  const stored = await sha256Hex(await world.archive.download(path))
   if (stored !== sha256) throw failure(`${path} is not in storage as it was written`)
   await world.database.recordArchive(part, sha256, path)
 }
@@ -43,11 +44,6 @@ async function archivePart(part: ArchivePart, world: ArchiveWorld): Promise<void
 async function gzip(text: string): Promise<Uint8Array<ArrayBuffer>> {
   const stream = new Blob([text]).stream().pipeThrough(new CompressionStream('gzip'))
   return new Uint8Array(await new Response(stream).arrayBuffer())
-}
-
-async function hexDigest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const hash = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))
-  return [...hash].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 const bucket = 'audit-archive'

@@ -4,6 +4,7 @@ import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import type { Holding } from '../exchanges/read-holdings.ts'
 import type { Trade } from '../exchanges/read-trades.ts'
+import { openCredential } from '../open-credential.ts'
 
 export type PortfolioDatabase = ReturnType<typeof createPortfolioDatabase>
 
@@ -27,14 +28,6 @@ const leases = z
   .max(1)
 export type Lease = z.infer<typeof leases>[number]
 
-const opened = z.discriminatedUnion('opened', [
-  z.object({
-    opened: z.literal(true),
-    version: z.int(),
-    fields: z.object({ api_key: z.string(), api_secret: z.string().default(''), passphrase: z.string().optional() }),
-  }),
-  z.object({ opened: z.literal(false), code: z.string() }),
-])
 const recorded = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(false) }),
   z.object({ recorded: z.literal(true), new_trades: z.int(), value: z.string().nullable() }),
@@ -94,8 +87,7 @@ export function createPortfolioDatabase(sql: Database) {
           from private.list_portfolio_syncs(${userId}, ${sessionId}, ${sql.json(request)}) s`,
         answer(syncList),
       ),
-    open: (credentialId: string, requestId: string) =>
-      callSql(sql`select private.open(${credentialId}, 'sync', ${requestId}) as answer`, answer(opened)),
+    open: (credentialId: string, requestId: string) => openCredential(sql, credentialId, 'sync', requestId),
     record: async (leaseId: string, { holdings, prices, trades, cursor }: Read) => {
       const json = (value: unknown) => (value === null ? null : JSON.stringify(value))
       // Numbers leave jsonb as text: JavaScript's would lose digits.

@@ -11,7 +11,7 @@ import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts
 
 export type PortfolioWorld = {
   database: PortfolioDatabase
-  connect(target: Parameters<typeof connectExchange>[0]): ReturnType<typeof connectExchange>
+  connect(access: Parameters<typeof connectExchange>[0]): ReturnType<typeof connectExchange>
   /** Epoch milliseconds. */
   now(): number
   log(line: Record<string, unknown>): void
