@@ -43,7 +43,8 @@ async function scene(tx: Tx) {
 type Scene = Awaited<ReturnType<typeof scene>>
 
 const buy = ({ database, stripe, account }: Scene, plan_price: string | null, credit_pack: string | null) => {
-  const buyer = { userId: account.id, sessionId: account.sessionId }
+  const request = { aal: 'aal1', ip: null, user_agent: null, request_id: 'r-1' }
+  const buyer = { userId: account.id, sessionId: account.sessionId, request }
   return startCheckout(buyer, { plan_price, credit_pack, return_urls: returns }, { database, stripe, livemode: false })
 }
 

@@ -18,13 +18,13 @@ const bodyLimitBytes = 1_000_000
 
 /** Headers for the answer, whichever it will be, by their names in lower case. */
 type Facts = Map<string, string>
-/** What the edge knows of a request; `line` is the log's. */
-export type Exchange = { request: Request; requestId: string; facts: Facts; line: LogLine }
+/** A request, and what the edge knows of it; `line` is the log's. */
+export type Arrival = { request: Request; requestId: string; facts: Facts; line: LogLine }
 /** The door of an endpoint. */
 export type ReadRequest = (body: Uint8Array) => AiRequest
 
-export async function answerCall(exchange: Exchange, read: ReadRequest, world: AiWorld): Promise<Response> {
-  const { request: http, requestId, facts, line } = exchange
+export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiWorld): Promise<Response> {
+  const { request: http, requestId, facts, line } = arrival
   const startedAt = world.now()
   const caller = await identify(http.headers, world)
   if (caller.kind === 'user') line.user_id = caller.userId
@@ -32,7 +32,7 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
   const request = read(body)
   line.model = request.model
 
-  const asked = await admissionRequest({ exchange, caller, request, body })
+  const asked = await admissionRequest({ arrival, caller, request, body })
   const admission = await world.ledger.admit(asked)
   note(facts, { 'x-attempts': 0 })
   if (!admission.admitted) {
@@ -47,7 +47,10 @@ export async function answerCall(exchange: Exchange, read: ReadRequest, world: A
   note(facts, { 'x-credits-remaining': admission.credits_remaining })
 
   const keepsAnswer = asked.idempotency_key !== null
-  const call = openCall({ request, admission, requestId, keepsAnswer, startedAt, caller: http.signal, line }, world)
+  const call = openCall(
+    { request, admission, requestId, keepsAnswer, startedAt, callerSignal: http.signal, line },
+    world,
+  )
   try {
     return await answer(call, facts, world)
   } catch (cause) {
@@ -101,12 +104,12 @@ function readCredential(headers: Headers): string | null {
   return id
 }
 
-type Asked = { exchange: Exchange; caller: Caller; request: AiRequest; body: Uint8Array<ArrayBuffer> }
+type Asked = { arrival: Arrival; caller: Caller; request: AiRequest; body: Uint8Array<ArrayBuffer> }
 
-async function admissionRequest({ exchange, caller, request, body }: Asked): Promise<AdmissionRequest> {
-  const { headers } = exchange.request
+async function admissionRequest({ arrival, caller, request, body }: Asked): Promise<AdmissionRequest> {
+  const { headers } = arrival.request
   return {
-    request_id: exchange.requestId,
+    request_id: arrival.requestId,
     ...ledgerCaller(caller, headers, body),
     endpoint: request.endpoint,
     model: request.model,

@@ -3,7 +3,7 @@ import { AppError, renderError, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { answerPreflight, corsHeaders } from '../http/cors.ts'
 import { requestId as requestIdOf } from '../http/request-headers.ts'
-import { answerCall, type Exchange, type ReadRequest } from './answer-call.ts'
+import { type Arrival, answerCall, type ReadRequest } from './answer-call.ts'
 import { readChatRequest, readEmbeddingsRequest, readImagesRequest } from './read-request.ts'
 import { refusal } from './tell-decision.ts'
 import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
@@ -32,13 +32,13 @@ export async function handleAiRequest(request: Request, world: AiWorld): Promise
   return response
 }
 
-async function route(pathname: string, exchange: Exchange, world: AiWorld): Promise<Response> {
-  const { request } = exchange
+async function route(pathname: string, arrival: Arrival, world: AiWorld): Promise<Response> {
+  const { request } = arrival
   if (request.method === 'OPTIONS') return answerPreflight(request)
   const door = doors.get(pathname)
   if (door) {
     requireMethod(request, 'POST')
-    return answerCall(exchange, door, world)
+    return answerCall(arrival, door, world)
   }
   if (pathname === `${root}/models` || pathname.startsWith(`${root}/models/`)) {
     requireMethod(request, 'GET')

@@ -30,14 +30,14 @@ export type OpenCall = {
 
 type Opening = Pick<OpenCall, 'request' | 'admission' | 'requestId' | 'keepsAnswer'> & {
   startedAt: number
-  caller: AbortSignal
+  callerSignal: AbortSignal
   line: LogLine
 }
 
 const patienceMs = 1_500
 const retryDelaysMs = [100, 500, 2_000, 5_000]
 
-export function openCall({ startedAt, caller, line, ...opening }: Opening, world: AiWorld): OpenCall {
+export function openCall({ startedAt, callerSignal, line, ...opening }: Opening, world: AiWorld): OpenCall {
   const { request, admission } = opening
   const totalMs = Math.max(...admission.routes.map(({ provider }) => provider.total_timeout_ms))
   let closing: Promise<Settlement | undefined> | undefined
@@ -66,7 +66,7 @@ export function openCall({ startedAt, caller, line, ...opening }: Opening, world
   }
   const call: OpenCall = {
     ...opening,
-    watch: watchCall(caller, totalMs),
+    watch: watchCall(callerSignal, totalMs),
     attempts: 0,
     route: undefined,
     answered: false,

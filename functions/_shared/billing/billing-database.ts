@@ -3,6 +3,7 @@
  * buy what and what an event changes is decided there; this only carries it.
  */
 import { z } from 'zod'
+import type { Asker } from '../auth/identify-caller.ts'
 import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing, type Queries } from '../db.ts'
 import { describeFailure } from '../failure.ts'
@@ -64,8 +65,6 @@ type Attempt = Pick<ClaimedEvent, 'id' | 'attempt'>
 /** What a reading came to: same, changed, older, unknown_customer or mismatch. */
 const readingOutcomes = z.array(z.object({ object: z.string(), id: z.string(), outcome: z.string() }))
 export type ReadingOutcome = z.infer<typeof readingOutcomes>[number]
-
-export type Buyer = { userId: string; sessionId: string }
 
 /** By our own ids: exactly one of the two. */
 export type Wanted = {
@@ -152,14 +151,14 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
       return rows.map(({ id }) => id)
     },
 
-    prepareCheckout: ({ userId, sessionId }: Buyer, { plan_price, credit_pack, return_urls }: Wanted) =>
+    prepareCheckout: ({ userId, sessionId }: Asker, { plan_price, credit_pack, return_urls }: Wanted) =>
       callSql(
         sql`
           select private.prepare_checkout(${userId}, ${sessionId}, ${plan_price}, ${credit_pack}, ${livemode},
             ${JSON.stringify(return_urls)}::text::jsonb) as answer`,
         answer(preparedCheckout),
       ),
-    preparePortal: ({ userId, sessionId }: Buyer) =>
+    preparePortal: ({ userId, sessionId }: Asker) =>
       callSql(sql`select private.prepare_portal(${userId}, ${sessionId}, ${livemode}) as answer`, answer(z.string())),
     /** The customer that counts, which is another when somebody was faster. */
     linkCustomer: (userId: string, customerId: string) =>

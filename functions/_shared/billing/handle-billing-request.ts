@@ -1,12 +1,12 @@
 /** The billing endpoint without its environment: a page to pay on, and one to manage what was bought. */
 import Stripe from 'stripe'
 import { z } from 'zod'
-import { requireUserToken } from '../auth/identify-caller.ts'
+import { type Asker, requireUserToken } from '../auth/identify-caller.ts'
 import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import type { Buyer, Wanted } from './billing-database.ts'
+import type { Wanted } from './billing-database.ts'
 import { forgetCustomer, isCustomerMissing, type ShopWorld, startCheckout } from './start-checkout.ts'
 
 const item = z
@@ -49,7 +49,7 @@ async function answer(request: Request, path: string, requestId: string, world: 
   return { status: 200, body: { url: await ofStripe(() => open(buyer, { database, stripe, livemode })) } }
 }
 
-type Open = (buyer: Buyer, world: ShopWorld) => Promise<string>
+type Open = (buyer: Asker, world: ShopWorld) => Promise<string>
 
 async function readCheckout(request: Request, { returnUrls }: BillingWorld): Promise<Open> {
   const { plan_price = null, credit_pack = null, ...urls } = await readJson(request, checkout)
@@ -67,7 +67,7 @@ async function readPortal(request: Request, { returnUrls }: BillingWorld): Promi
   return (buyer, world) => openPortal(buyer, return_url, world)
 }
 
-async function openPortal(buyer: Buyer, return_url: string, world: ShopWorld): Promise<string> {
+async function openPortal(buyer: Asker, return_url: string, world: ShopWorld): Promise<string> {
   const customer = await world.database.preparePortal(buyer)
   try {
     return (await world.stripe.billingPortal.sessions.create({ customer, return_url })).url

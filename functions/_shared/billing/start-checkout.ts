@@ -1,7 +1,8 @@
 /** A page of Stripe's where a plan or a credit pack is paid. What may be bought, at what price and with what trial, SQL decides. */
 import Stripe from 'stripe'
+import type { Asker } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
-import type { BillingDatabase, Buyer, PreparedCheckout, Wanted } from './billing-database.ts'
+import type { BillingDatabase, PreparedCheckout, Wanted } from './billing-database.ts'
 import { readObjects } from './read-objects.ts'
 import { customerReading, subscriptionReading } from './readings.ts'
 import { createStripeReader } from './stripe-reader.ts'
@@ -15,7 +16,7 @@ export type ShopWorld = {
 const attempts = 3
 
 /** Begins anew when something changed under it: another checkout, a customer that is gone, a session that was paid meanwhile. */
-export async function startCheckout(buyer: Buyer, wanted: Wanted, world: ShopWorld): Promise<string> {
+export async function startCheckout(buyer: Asker, wanted: Wanted, world: ShopWorld): Promise<string> {
   for (let attempt = 1; attempt <= attempts; attempt += 1) {
     const url = await tryCheckout(buyer, wanted, world)
     if (url !== undefined) return url
@@ -23,7 +24,7 @@ export async function startCheckout(buyer: Buyer, wanted: Wanted, world: ShopWor
   throw new AppError('billing_unavailable')
 }
 
-async function tryCheckout(buyer: Buyer, wanted: Wanted, world: ShopWorld): Promise<string | undefined> {
+async function tryCheckout(buyer: Asker, wanted: Wanted, world: ShopWorld): Promise<string | undefined> {
   const prepared = await world.database.prepareCheckout(buyer, wanted)
   if (prepared.url !== null) return prepared.url
   const session = await orFail(prepared, world, async () => {
