@@ -74,10 +74,13 @@ const onDatabase = (url: string) => ({
 
 type Check = [name: string, find: () => Promise<string[]>]
 
+const knip = ['--no-progress', '--treat-config-hints-as-errors', '--treat-tag-hints-as-errors']
+
 const ofCode: Check[] = [
   ['format and lint', run('biome', ['ci', '--error-on-warnings', '.'])],
   ['types', run('tsc', ['-p', '.'])],
-  ['files, exports and dependencies are used', run('knip', ['--no-progress', '--treat-config-hints-as-errors'])],
+  ['files, exports and dependencies are used', run('knip', knip)],
+  ['and not by tests alone', run('knip', [...knip, '--production'])],
   ['import direction', findImportViolations],
   ['no import circles', findImportCircles],
   ['secrets', findSecrets],

@@ -11,7 +11,10 @@ import { servicePolicyDifference } from './service-policies.ts'
 const execute = promisify(execFile)
 const bin = (name: string) => join(root, 'node_modules', '.bin', name)
 
-/** Versions in supabase/migrations, in order. */
+/**
+ * Versions in supabase/migrations, in order.
+ * @internal For tests: they apply some and not others.
+ */
 export async function migrationVersions(): Promise<string[]> {
   const files = (await readdir(join(root, 'supabase', 'migrations'))).filter((file) => /^\d+_.+\.sql$/.test(file))
   return files.map((file) => file.slice(0, file.indexOf('_'))).sort()

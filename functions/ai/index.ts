@@ -37,4 +37,5 @@ const world: AiWorld = {
   log,
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handleAiRequest(request, world) }

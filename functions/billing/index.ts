@@ -31,4 +31,5 @@ const world: BillingWorld = {
   log: (line) => console.log(JSON.stringify(line)),
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handleBillingRequest(request, world) }

@@ -22,4 +22,5 @@ const world: CredentialsWorld = {
   log: (line) => console.log(JSON.stringify(line)),
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handleCredentialsRequest(request, world) }

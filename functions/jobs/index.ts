@@ -62,4 +62,5 @@ const world: JobsWorld = {
   log,
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handleJobsRequest(request, world) }

@@ -24,4 +24,5 @@ const world: PortfolioEndpointWorld = {
   newId: () => crypto.randomUUID(),
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handlePortfolioRequest(request, world) }

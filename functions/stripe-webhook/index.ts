@@ -44,4 +44,5 @@ function starter(): () => void {
   return createTurns(applyEvents, EdgeRuntime.waitUntil, failed)
 }
 
+/** @public Called by the name of its folder. */
 export default { fetch: (request: Request) => handleWebhookRequest(request, world) }

@@ -6,7 +6,10 @@ export async function findImportCircles(): Promise<string[]> {
   return circlesIn(new Map(sources.map(({ file, text }) => [file, importsOf(file, text)])))
 }
 
-/** One circle, a shortest one, for every file that is in any and not yet in one that was told. */
+/**
+ * One circle, a shortest one, for every file that is in any and not yet in one that was told.
+ * @internal For tests: files of theirs.
+ */
 export function circlesIn(imports: Map<string, string[]>): string[] {
   const told = new Set<string>()
   return [...imports.keys()].toSorted().flatMap((file) => {

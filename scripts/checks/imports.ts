@@ -49,7 +49,10 @@ export async function findImportViolations(): Promise<string[]> {
   ]
 }
 
-/** Code in another language than .ts, which these checks would not read. */
+/**
+ * Code in another language than .ts, which these checks would not read.
+ * @internal For tests: files of theirs.
+ */
 export const unreadIn = (files: string[]): string[] =>
   files
     .filter((file) => /^(?:functions|stack|scripts|tests)\/.*\.(?:[cm]ts|[cm]?js|[jt]sx)$/.test(file))
@@ -62,7 +65,10 @@ const namesOfOurs: [pattern: RegExp, what: string][] = [
   [/\b(?:private|public)"?\s*\.\s*"?[a-z_]\w*/i, 'a table or function of the project'],
 ]
 
-/** Where the platform or a double names what it should be handed: a folder of ours, or what our schema has. */
+/**
+ * Where the platform or a double names what it should be handed: a folder of ours, or what our schema has.
+ * @internal For tests: files of theirs.
+ */
 export function namesOfOursIn(file: string, text: string): string[] {
   if (!/^stack\/(?:platform|doubles)\//.test(file)) return []
   const strings = file.endsWith('.ts') ? textsOf(file, text).strings : [text]
@@ -74,7 +80,10 @@ export function namesOfOursIn(file: string, text: string): string[] {
   )
 }
 
-/** The imports of one file that its folder may not have. `file` is relative to the project's root. */
+/**
+ * The imports of one file that its folder may not have. `file` is relative to the project's root.
+ * @internal For tests: files of theirs.
+ */
 export function violationsIn(file: string, text: string): string[] {
   const rule = rules.find((candidate) => candidate.from.test(file))
   return importsOf(file, text)

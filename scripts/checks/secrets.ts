@@ -25,7 +25,10 @@ export async function findSecrets(): Promise<string[]> {
   return found.flat()
 }
 
-/** What looks like a secret in one file; the finding names the line, never the secret. */
+/**
+ * What looks like a secret in one file; the finding names the line, never the secret.
+ * @internal For tests: a file of theirs.
+ */
 export function secretsIn(file: string, text: string): string[] {
   return text
     .split('\n')

@@ -20,7 +20,10 @@ export async function findUnguardedStatements(url: string): Promise<string[]> {
   }
 }
 
-/** CREATE FUNCTION statements of all our functions and procedures, as PostgreSQL prints them. */
+/**
+ * CREATE FUNCTION statements of all our functions and procedures, as PostgreSQL prints them.
+ * @internal For tests: what an open transaction has.
+ */
 export async function readDefinitions(sql: postgres.Sql): Promise<string[]> {
   const rows = await sql<{ definition: string }[]>`
     select pg_catalog.pg_get_functiondef(p.oid) as definition
@@ -30,6 +33,7 @@ export async function readDefinitions(sql: postgres.Sql): Promise<string[]> {
   return rows.map((row) => row.definition)
 }
 
+/** @internal For tests: functions of theirs. */
 export async function findUnguardedIn(definitions: string[]): Promise<string[]> {
   const found: string[] = []
   for (const definition of definitions) found.push(...(await findInDefinition(definition)))

@@ -16,8 +16,6 @@ import {
   untilHungUp,
 } from './ai-provider/send.ts'
 
-export { behaviours } from './ai-provider/behaviours.ts'
-
 /** `serve({ fetch })` of @hono/node-server passes this; without it, `reset` errors the stream. */
 type ProviderBindings = { incoming?: { socket: Socket } }
 type ProviderContext = Context<{ Bindings: ProviderBindings }>

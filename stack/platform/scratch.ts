@@ -61,7 +61,10 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
   }
 }
 
-/** A copy of a database that nobody is connected to, with what a copy does not take over: grants and settings of the whole. */
+/**
+ * A copy of a database that nobody is connected to, with what a copy does not take over: grants and settings of the whole.
+ * @internal For tests: a database for each file.
+ */
 export async function copyDatabase(admin: postgres.Sql, template: string, name: string): Promise<void> {
   await admin.unsafe(`create database ${name} template ${template} strategy file_copy`)
   await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)

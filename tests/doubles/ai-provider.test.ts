@@ -4,7 +4,8 @@ import { serve } from '@hono/node-server'
 import OpenAI from 'openai'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
-import { behaviours, createAiProvider } from '../../stack/doubles/ai-provider.ts'
+import { behaviours } from '../../stack/doubles/ai-provider/behaviours.ts'
+import { createAiProvider } from '../../stack/doubles/ai-provider.ts'
 
 const calls = z.object({
   calls: z.array(

@@ -9,7 +9,6 @@ import type {
   AttemptReport,
   Ledger,
   Outcome,
-  Provider,
   Route,
 } from '../../functions/_shared/ai/ledger.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
@@ -67,7 +66,7 @@ export function admittedTo(
 const ampleMs = 5_000
 
 /** One way to answer a call: our name of the model and the provider's are the same. */
-export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Provider> = {}): Route => ({
+export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route['provider']> = {}): Route => ({
   model,
   upstream_model: model,
   max_output_tokens: 500,

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
-import { describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { wrongCodeIn } from '../../scripts/checks/docs/code.ts'
 import { brokenLinksIn, missingInReadme } from '../../scripts/checks/docs/links.ts'
 import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
@@ -129,21 +129,29 @@ test('a key in a file is found, and the finding does not repeat it', () => {
   expect(secretsIn('notes.md', 'sb_secret_... is not a key')).toEqual([])
 })
 
-test('a file, an export, a type and a package that nobody uses', { timeout: 180_000 }, async () => {
-  const project = await mkdtemp(join(tmpdir(), 'palisade-unused-'))
+describe('what nobody uses', { timeout: 180_000 }, () => {
+  let project: string
+  beforeEach(async () => {
+    project = await mkdtemp(join(tmpdir(), 'palisade-unused-'))
+    await cp(join(root, 'knip.jsonc'), join(project, 'knip.jsonc'))
+    await write('functions/ai/index.ts', "import { used } from '../_shared/ai.ts'\nused()\n")
+  })
+  afterEach(() => rm(project, { recursive: true, force: true }))
+
   const write = async (file: string, text: string) => {
     await mkdir(dirname(join(project, file)), { recursive: true })
     await writeFile(join(project, file), text)
   }
-  const knip = () =>
-    promisify(execFile)(join(root, 'node_modules', '.bin', 'knip'), ['--no-progress'], { cwd: project }).then(
+  const knip = (...more: string[]) => {
+    const args = ['--no-progress', '--no-config-hints', '--treat-tag-hints-as-errors', ...more]
+    return promisify(execFile)(join(root, 'node_modules', '.bin', 'knip'), args, { cwd: project }).then(
       () => '',
-      ({ stdout }: { stdout: string }) => stdout,
+      ({ stdout, stderr }: { stdout: string; stderr: string }) => stdout + stderr,
     )
-  try {
-    await cp(join(root, 'knip.jsonc'), join(project, 'knip.jsonc'))
+  }
+
+  test('a file, an export, a type and a package', async () => {
     await write('package.json', '{ "name": "example", "type": "module" }')
-    await write('functions/ai/index.ts', "import { used } from '../_shared/ai.ts'\nused()\n")
     await write('functions/_shared/ai.ts', 'export const used = () => {}\n')
     expect(await knip()).toBe('')
 
@@ -155,9 +163,27 @@ test('a file, an export, a type and a package that nobody uses', { timeout: 180_
     await write('functions/_shared/lost.ts', 'export const lost = 1\n')
 
     expect(await knip()).toMatch(/lost\.ts[\s\S]*left-over[\s\S]*lone[\s\S]*Lone/)
-  } finally {
-    await rm(project, { recursive: true, force: true })
-  }
+  })
+
+  test('an export of a command, and one that only a test uses and that does not say so; nor may one say so that others use', async () => {
+    const scripts = { go: 'node scripts/go.ts', test: 'vitest run' }
+    const devDependencies = { vitest: '5.1.1' }
+    await write('package.json', JSON.stringify({ name: 'example', type: 'module', scripts, devDependencies }))
+    await write('tests/ai.test.ts', "import { tested } from '../functions/_shared/ai.ts'\ntested()\n")
+    await write('scripts/go.ts', 'export const idle = 1\nconsole.log(idle)\n')
+    const [used, tested] = ['export const used = () => {}\n', 'export const tested = () => used()\n']
+
+    await write('functions/_shared/ai.ts', used + tested)
+    expect(await knip('--exports')).toMatch(/^Unused exports \(1\)\nidle/)
+    expect(await knip('--exports', '--production')).toMatch(/^Unused exports \(2\)\ntested.*\nidle/)
+
+    await write('scripts/go.ts', '')
+    await write('functions/_shared/ai.ts', `${used}/** @internal For tests. */\n${tested}`)
+    expect([await knip('--exports'), await knip('--exports', '--production')]).toEqual(['', ''])
+
+    await write('functions/_shared/ai.ts', `/** @internal For tests. */\n${used}/** @internal For tests. */\n${tested}`)
+    expect(await knip('--exports', '--production')).toMatch(/Tag hints \(1\)[\s\S]*used.*@internal/)
+  })
 })
 
 test('a file at the top of scripts/ is a command, and every command is one of these or has a package', async () => {

@@ -83,6 +83,7 @@ describe('schema', { timeout: 120_000 }, () => {
     ])
     expect(await wrongIn("update private.settings set wert = '1'")).toHaveLength(1)
     expect(await wrongIn('select public.lose_account(1)')).toHaveLength(1)
+    expect(await wrongIn("select public.find_account(nobody => 'x')")).toHaveLength(1)
     expect(await wrongIn('selekt 1')).toEqual(['docs/page.md:4 syntax error at or near "selekt"'])
     expect((await readCatalogue(migrated)).relations.has('private.example')).toBe(false)
   })

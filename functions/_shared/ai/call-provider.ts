@@ -63,7 +63,10 @@ async function tryRoute<Opening>(
   }
 }
 
-/** Exponential, of which half is chance, and never sooner than the provider asks for; undefined: not worth the wait. */
+/**
+ * Exponential, of which half is chance, and never sooner than the provider asks for; undefined: not worth the wait.
+ * @internal For tests: each delay by itself, since chance has a part in it.
+ */
 export function delayMs(error: AppError, tries: number, chance: number): number | undefined {
   const askedS = error.details.retryAfterS ?? 0
   if (!isTransient(error) || askedS > longestWaitS) return undefined

@@ -149,7 +149,6 @@ const anonymousVerdict = z.object({
 export type AttemptReport = { provider: string; model: string; ok: boolean; error_code: string | null }
 
 export type Limit = z.infer<typeof limit>
-export type Provider = z.infer<typeof provider>
 export type Route = z.infer<typeof route>
 export type Admitted = z.infer<typeof admitted>
 export type Admission = z.infer<typeof admission>

@@ -55,7 +55,10 @@ const signed = z.object({
   signatures: z.array(z.string().max(200)).min(1).max(10),
 })
 
-/** By the scheme of Standard Webhooks. Null for a request that is not signed; one that is signed in part is refused. */
+/**
+ * By the scheme of Standard Webhooks. Null for a request that is not signed; one that is signed in part is refused.
+ * @internal For tests: which headers are a signature, whatever the ledger says of it.
+ */
 export function readSignature(headers: Headers, body: Uint8Array<ArrayBuffer>): RequestSignature | null {
   const [id, timestamp, list] = ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) =>
     headers.get(name),

@@ -47,7 +47,10 @@ export async function requireUserToken(
 
 const keyForm = /^pal_[a-z]{1,10}_[0-9a-hjkmnp-tv-z]{32}[0-9a-f]{8}$/
 
-/** Answers the key's SHA-256, which the admission looks up. A mistyped or cut key is refused here, at no cost. */
+/**
+ * Answers the key's SHA-256, which the admission looks up. A mistyped or cut key is refused here, at no cost.
+ * @internal For tests: that the database keeps the same hash.
+ */
 export async function verifyApiKey(key: string): Promise<KeyCaller> {
   if (!keyForm.test(key) || !(await sha256Hex(key.slice(0, -8))).startsWith(key.slice(-8))) {
     throw new AppError('invalid_api_key', { message: 'This is not an API key of ours, or not all of it.' })

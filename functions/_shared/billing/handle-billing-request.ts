@@ -102,6 +102,7 @@ const placeholder = '{CHECKOUT_SESSION_ID}'
 /**
  * Where callers may be sent after a checkout: anything else would make our payment pages a way to anywhere. The URL as the standard
  * reads it, so that Stripe cannot read it differently than we do; refused unless it is allowed.
+ * @internal For tests: many URLs without a checkout each.
  */
 export function requireReturnUrl(given: string, allowed: readonly string[], param: string): string {
   const url = URL.canParse(given) ? new URL(given) : undefined

@@ -136,6 +136,7 @@ const cryptoProvider = Stripe.createSubtleCryptoProvider()
 /**
  * The event, or null when no secret signed this text within the last five minutes. Two secrets hold during a rotation. Throws for
  * what was signed and is no event. `now` is in epoch milliseconds.
+ * @internal For tests: by itself in Deno.
  */
 export async function verifyEvent(
   payload: string,

@@ -42,6 +42,7 @@ const tries = 6
  * Waits when Stripe answers that it is asked too often, which its client does not do by itself. For work that nobody waits for.
  * `firstRestMs` is how long the first rest is, about; each is twice as long as the one before. The last answer is given
  * as it is.
+ * @internal For tests: how long it rests, without Stripe.
  */
 export const patientFetch =
   (ask: typeof fetch, firstRestMs = 500): typeof fetch =>

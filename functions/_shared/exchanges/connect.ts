@@ -7,7 +7,10 @@ import type { Secrets } from '../open-credential.ts'
 import { ExchangeFailure, type Traffic, toFailure } from './failure.ts'
 import { loadExchange } from './load-exchange.ts'
 
-/** Everything that is ever asked of an exchange. The three long names are what each of ours calls its key's permissions. */
+/**
+ * Everything that is ever asked of an exchange. The three long names are what each of ours calls its key's permissions.
+ * @internal For tests: that this list is the reviewed one.
+ */
 export const readMethods = [
   'loadMarkets',
   'fetchTime',

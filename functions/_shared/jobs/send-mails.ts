@@ -43,7 +43,10 @@ async function attempt(send: () => Promise<void>): Promise<string | null> {
   }
 }
 
-/** The same for every attempt, so that a mail that was sent twice can be told from two mails. */
+/**
+ * The same for every attempt, so that a mail that was sent twice can be told from two mails.
+ * @internal For tests: without a mail server.
+ */
 export const messageId = ({ id }: Mail, from: string): string =>
   `<${id}@${/@([^\s>@]+)>?\s*$/.exec(from)?.[1] ?? 'localhost'}>`
 
@@ -81,7 +84,10 @@ const ofSmtp = z.object({
   response: z.string().optional(),
 })
 
-/** Which command a server refused, and with which codes (`550 5.1.1`). Not its words, which repeat the address. */
+/**
+ * Which command a server refused, and with which codes (`550 5.1.1`). Not its words, which repeat the address.
+ * @internal For tests: the refusals of many mail servers without one.
+ */
 export function describeSmtp(error: unknown): string {
   const { data } = ofSmtp.safeParse(error)
   if (data?.code === undefined && data?.responseCode === undefined) return describeFailure(error)

@@ -77,6 +77,7 @@ const pauseSeconds = 60
 /**
  * One sync of one credential: its holdings, what they are worth, and every trade since the last one. Never throws: a failure is recorded with the lease. `until` (epoch milliseconds) is when reading a long history stops.
  * Every page is recorded with its cursor in one transaction, so whoever dies here is followed by one who goes on.
+ * @internal For tests: one sync whose time is up.
  */
 export async function syncCredential(
   lease: Lease,

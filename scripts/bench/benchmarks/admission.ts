@@ -17,6 +17,7 @@ const together = 16
 type Statement = () => PromiseLike<unknown>
 type SideName = `${'admit' | 'admit together' | 'update'} ${'hot' | 'spread'}`
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('admission')
   progress(`making ${users} accounts and ${rows} rows`)

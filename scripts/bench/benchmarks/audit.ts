@@ -6,6 +6,7 @@ const rounds = 300
 const warmUp = 10
 const entriesPerTransaction = 10
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, progress }: BenchWorld): Promise<BenchResult[]> {
   const sql = postgres(await createDatabase('audit'), { max: 1, onnotice: () => {} })
   progress('measuring audit entries')

@@ -7,6 +7,7 @@ import { measureApplying } from './billing/applying.ts'
 import { measureIntake } from './billing/intake.ts'
 import { quantile } from './gateway/quantile.ts'
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, progress, scale }: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('billing')
   progress('measuring the webhook beside a bare one')

@@ -12,6 +12,7 @@ import { seed } from './gateway/seed.ts'
 const projectUrl = 'http://127.0.0.1:9'
 const patienceMs = 60_000
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('cold_start')
   const { tokens, jwks } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)

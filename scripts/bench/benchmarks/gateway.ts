@@ -7,6 +7,7 @@ import { report } from './gateway/report.ts'
 import { runRounds } from './gateway/rounds.ts'
 import { startSystems } from './gateway/systems.ts'
 
+/** @public Called by the name of its file. */
 export async function bench(world: BenchWorld): Promise<BenchResult[]> {
   const systems = await startSystems(world, 'gateway')
   try {

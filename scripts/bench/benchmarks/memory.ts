@@ -8,6 +8,7 @@ import { startSystems } from './gateway/systems.ts'
 const parts = 20
 const callers = 16
 
+/** @public Called by the name of its file. */
 export async function bench(world: BenchWorld): Promise<BenchResult[]> {
   const { targets, load, stop } = await startSystems(world, 'memory')
   try {

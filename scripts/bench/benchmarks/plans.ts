@@ -13,6 +13,7 @@ const calls = 60
 
 type Pages = { admission: number; settlement: number; whole: string[] }
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
   await createDatabase('plans')
   const url = superuserUrl('plans')

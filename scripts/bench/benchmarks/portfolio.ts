@@ -20,6 +20,7 @@ const ranges = [
 
 type User = { id: string; session_id: string }
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
   const name = 'portfolio'
   await createDatabase(name)

@@ -10,6 +10,7 @@ type Side = { sql: Reader; run(user: User): PromiseLike<unknown> }
 /** What asks for session, status and second factor in one lookup, once per statement. */
 const helpers = ['access_is_allowed']
 
+/** @public Called by the name of its file. */
 export async function bench({ createDatabase, superuserUrl, progress, scale }: BenchWorld): Promise<BenchResult[]> {
   const name = 'row_security'
   const url = await createDatabase(name)

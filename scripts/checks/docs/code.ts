@@ -38,7 +38,10 @@ declare function known<Query extends PromiseLike<{ data: unknown }>>(
 
 export const findWrongCode = async (): Promise<string[]> => wrongCodeIn(await readPages())
 
-/** The compiler's messages about all blocks in TypeScript and JavaScript, with the lines of the pages. */
+/**
+ * The compiler's messages about all blocks in TypeScript and JavaScript, with the lines of the pages.
+ * @internal For tests: pages of theirs.
+ */
 export async function wrongCodeIn(pages: Page[]): Promise<string[]> {
   // Below node_modules, so that packages are found; not in it, so that nobody takes it for one.
   const cache = join(root, 'node_modules', '.cache')

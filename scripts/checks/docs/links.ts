@@ -11,6 +11,7 @@ export async function findBrokenLinks(): Promise<string[]> {
   return [...brokenLinksIn(pages, files), ...missingInReadme(pages, files, new Set(Object.keys(scripts)))]
 }
 
+/** @internal For tests: pages of theirs. */
 export function brokenLinksIn(pages: Page[], files: string[]): string[] {
   const there = withFolders(files)
   return pages.flatMap(({ file, links, deadLinks }) => [
@@ -46,7 +47,10 @@ function decoded(text: string): string {
   }
 }
 
-/** README is what a newcomer reads first: it leads to every page of docs/ and every folder, and tells of every command. */
+/**
+ * README is what a newcomer reads first: it leads to every page of docs/ and every folder, and tells of every command.
+ * @internal For tests: a README of theirs.
+ */
 export function missingInReadme(pages: Page[], files: string[], commands: Set<string>): string[] {
   const readme = pages.find(({ file }) => file === 'README.md')
   const named = new Set(readme?.links.map(({ text }) => text.replace(/\/$/, '')))

@@ -19,7 +19,10 @@ const others: Record<string, string> = {
   TZ: 'the system',
 }
 
-/** What there is to be named. */
+/**
+ * What there is to be named.
+ * @internal For tests: a catalogue of theirs.
+ */
 export type Known = {
   catalogue: Catalogue
   files: string[]
@@ -74,6 +77,7 @@ type Rule = {
   problem: (name: string, more: string) => string | false
 }
 
+/** @internal For tests: pages of theirs. */
 export function unknownNamesIn(pages: Page[], known: Known): string[] {
   const rules = [...rulesOfTheDatabase(known), ...rulesOfTheRepository(known)]
   const told = pages

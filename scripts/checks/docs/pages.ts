@@ -29,6 +29,7 @@ export async function readPages(): Promise<Page[]> {
   return Promise.all(files.map(async (file) => readPage(file, await readFile(join(root, file), 'utf8'))))
 }
 
+/** @internal For tests: pages of theirs. */
 export function readPage(file: string, text: string): Page {
   const page: Page = { file, prose: text, spans: [], blocks: [], links: [], deadLinks: [], anchors: new Set() }
   for (const node of nodesOf(fromMarkdown(text))) {
@@ -73,6 +74,7 @@ const languages = new Set(['', 'js', 'json', 'sh', 'sql', 'ts'])
 
 export const findUnknownLanguages = async (): Promise<string[]> => unknownLanguagesIn(await readPages())
 
+/** @internal For tests: pages of theirs. */
 export const unknownLanguagesIn = (pages: Page[]): string[] =>
   pages.flatMap(({ file, blocks }) =>
     blocks

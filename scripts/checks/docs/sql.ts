@@ -10,7 +10,10 @@ export async function findWrongSql(url: string): Promise<string[]> {
   return wrongSqlIn(await readPages(), url)
 }
 
-/** One message for each statement that the server does not understand: blocks in SQL, and code spans that begin as a statement. */
+/**
+ * One message for each statement that the server does not understand: blocks in SQL, and code spans that begin as a statement.
+ * @internal For tests: pages of theirs.
+ */
 export async function wrongSqlIn(pages: Page[], url: string): Promise<string[]> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {

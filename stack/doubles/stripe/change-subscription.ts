@@ -103,6 +103,7 @@ function addItem(state: State, subscription: Subscription, { price, quantity = 1
 /**
  * That part of the whole of an amount: exact until it is rounded once, half a unit away from zero, as Stripe rounds each line
  * of an invoice.
+ * @internal For tests: the shares of thousands of amounts.
  */
 export function shareOf(amount: number, part: number, whole: number): number {
   const [doubled, divisor] = [2n * BigInt(amount) * BigInt(part), BigInt(whole)]

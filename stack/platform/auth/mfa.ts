@@ -13,7 +13,10 @@ const secretBytes = 20
 /** A factor that nobody went on with for this long makes room at the next enrolment. */
 const abandonedMs = 300_000
 
-/** What every authenticator app assumes. */
+/**
+ * What every authenticator app assumes.
+ * @internal For tests: they are the app that shows the codes.
+ */
 export const authenticator = (parts: { secret: string; issuer?: string; label?: string }) =>
   new TOTP({ ...parts, secret: Secret.fromBase32(parts.secret), algorithm: 'SHA1', digits: 6, period: 30 })
 

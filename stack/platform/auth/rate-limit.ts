@@ -71,7 +71,10 @@ const isAnonymous = (body: unknown) => {
 
 type Bucket = { tokens: number; at: number; rate: Rate }
 
-/** Token buckets in memory, the least recently used first; what is full again says nothing and is dropped. */
+/**
+ * Token buckets in memory, the least recently used first; what is full again says nothing and is dropped.
+ * @internal For tests: with a clock of theirs, and few of them.
+ */
 export function createBuckets(now: () => Date, most = 10_000) {
   const buckets = new Map<string, Bucket>()
 
