@@ -23,31 +23,19 @@ export async function loadKeys(file: string): Promise<StackKeys> {
     stripe: stripeKeys(),
   })
   mkdirSync(dirname(file), { recursive: true })
-  writeKeys(file, keys)
-  return keys
-}
-
-function writeKeys(file: string, keys: StackKeys): void {
   writeFileSync(`${file}.new`, `${JSON.stringify(keys, null, 2)}\n`, { mode: 0o600 })
   renameSync(`${file}.new`, file)
+  return keys
 }
 
 function readKeys(file: string): StackKeys {
   try {
-    return addMissing(file, JSON.parse(readFileSync(file, 'utf8')))
+    return keysSchema.parse(JSON.parse(readFileSync(file, 'utf8')))
   } catch {
     throw new StackError(
       `${file} is damaged, or older than this version. Restore it, or run "npm run reset" to start over with an empty stack.`,
     )
   }
-}
-
-/** Files of before there was a stand-in for Stripe get its keys added; everything else stays as it is. */
-function addMissing(file: string, found: unknown): StackKeys {
-  if (typeof found !== 'object' || found === null || 'stripe' in found) return keysSchema.parse(found)
-  const keys = keysSchema.parse({ ...found, stripe: stripeKeys() })
-  writeKeys(file, keys)
-  return keys
 }
 
 /** In the form of Stripe's test keys, without the characters that they never have. */

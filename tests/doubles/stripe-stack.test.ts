@@ -15,26 +15,23 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true, force: true }))
 
-test('keys of an older version get the keys of the stand-in, and keep the others', async () => {
+test.each(['stripe', 'secretKey'] as const)('keys that lack %s are refused and left alone', async (name) => {
   const file = join(folder, 'keys.json')
-  const { stripe: _, ...older } = await loadKeys(file)
-  await writeFile(file, JSON.stringify(older))
-
-  const upgraded = await loadKeys(file)
-
-  expect(upgraded).toEqual({ ...older, stripe: { secretKey: expect.any(String), webhookSecret: expect.any(String) } })
-  expect(await loadKeys(file)).toEqual(upgraded)
-  expect((await stat(file)).mode & 0o777).toBe(0o600)
-})
-
-test('keys that are damaged otherwise are refused and left alone', async () => {
-  const file = join(folder, 'keys.json')
-  const { stripe: _, secretKey: __, ...broken } = await loadKeys(file)
+  const { [name]: _, ...broken } = await loadKeys(file)
   await writeFile(file, JSON.stringify(broken))
 
-  await expect(loadKeys(file)).rejects.toThrow('damaged')
+  await expect(loadKeys(file)).rejects.toThrow(/is damaged, or older than this version\. .*"npm run reset"/)
 
   expect(JSON.parse(await readFile(file, 'utf8'))).toEqual(broken)
+})
+
+test('keys are made once, for nobody else to read', async () => {
+  const file = join(folder, 'keys.json')
+
+  const made = await loadKeys(file)
+
+  expect(await loadKeys(file)).toEqual(made)
+  expect((await stat(file)).mode & 0o777).toBe(0o600)
 })
 
 test('status shows the webhook secret and never the key', async () => {
