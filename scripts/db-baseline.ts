@@ -1,6 +1,6 @@
 /** npm run db:baseline: makes the first migrations anew from the sources. */
 import { parseArgs } from 'node:util'
-import { writeBaseline } from '../stack/baseline.ts'
+import { writeBaseline } from './shared/baseline.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run db:baseline

@@ -3,9 +3,10 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
+import { pushMigrations } from '../stack/migrations.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
-import { rowDifference } from '../stack/rows.ts'
-import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../stack/schema.ts'
+import { applySources, prepareForComparison, rowDifference, schemaDifference } from './shared/compare-databases.ts'
+import { runSql } from './shared/connect-database.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run db:diff NAME [-- --allow-drops]

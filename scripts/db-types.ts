@@ -4,8 +4,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root } from '../stack/config.ts'
+import { pushMigrations } from '../stack/migrations.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
-import { generateTypes, pushMigrations } from '../stack/schema.ts'
+import { generateTypes } from './shared/generate-types.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run db:types

@@ -1,12 +1,15 @@
 /** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
 import { parseArgs } from 'node:util'
+import { alone, createBillingDatabase } from '../functions/_shared/billing/billing-database.ts'
+import { createStripe } from '../functions/_shared/billing/stripe-client.ts'
+import { syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
 import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
 import type { StackKeys } from '../stack/keys.ts'
 import { startStack } from '../stack/stack.ts'
+import { connectLocally } from './shared/billing-connection.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'
-import { sellInStandIn } from './shared/stripe-stand-in.ts'
 
 const help = `Usage: npm start [-- --no-watch]
 
@@ -43,6 +46,21 @@ await runScript(help, async () => {
   return 0
 })
 process.exit()
+
+/**
+ * What the local stack sells: every start brings the rows of plans and packs to its stand-in for Stripe. In an account at Stripe
+ * itself an operator decides when, with npm run stripe:sync.
+ */
+async function sellInStandIn(config: StackConfig, keys: StackKeys): Promise<void> {
+  const { sql, secretKey, apiUrl } = connectLocally(config, keys)
+  try {
+    const database = createBillingDatabase(sql, false)
+    const world = { database, stripe: createStripe(secretKey, apiUrl), dryRun: false }
+    await alone(sql, async () => syncCatalogue(await database.listItems(), world))
+  } finally {
+    await sql.end()
+  }
+}
 
 /** What a person needs to go on, on one screen. */
 function screen(config: StackConfig, keys: StackKeys, seconds: string, token: string | undefined): string {

@@ -1,6 +1,7 @@
 /** npm run users:import: accounts of another system, with their password hashes, into a Palisade project. */
 import { readFileSync, statSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { SingleBar } from 'cli-progress'
 import { readConfig } from '../stack/config.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
@@ -8,7 +9,6 @@ import { connect } from './import/directory.ts'
 import { ImportError } from './import/errors.ts'
 import { importRows, type Result } from './import/import-rows.ts'
 import { readFirebaseParameters } from './import/password-hash.ts'
-import { showProgress } from './import/progress.ts'
 import { readRows } from './import/read-rows.ts'
 import { summary, writeReport } from './import/report.ts'
 import { retryingFetch } from './import/retrying-fetch.ts'
@@ -128,6 +128,30 @@ async function main(): Promise<number> {
   state?.drop()
   return results.every(({ outcome }) => outcome === 'created' || outcome === 'already_imported') ? 0 : 1
 }
+
+type Progress = { update(bytes: number, rows: number): void; stop(): void }
+
+const linesEvery = 500
+
+/** A bar for people, a line now and then for logs; on stderr. */
+function showProgress(totalBytes: number, isTerminal: boolean): Progress {
+  if (!isTerminal) {
+    return {
+      update: (bytes, rows) => {
+        if (rows % linesEvery === 0) console.error(`… ${rows} rows, ${percent(bytes, totalBytes)} of the file read`)
+      },
+      stop: () => {},
+    }
+  }
+  const bar = new SingleBar({
+    format: '{bar} {percentage}% | {rows} rows | {duration_formatted}',
+    stream: process.stderr,
+  })
+  bar.start(Math.max(totalBytes, 1), 0, { rows: 0 })
+  return { update: (bytes, rows) => bar.update(bytes, { rows }), stop: () => bar.stop() }
+}
+
+const percent = (part: number, whole: number) => `${whole === 0 ? 100 : Math.floor((part / whole) * 100)} %`
 
 if (process.argv.includes('--help') || process.argv.includes('-h')) {
   console.log(help)

@@ -1,15 +1,13 @@
-/** The schema on its two roads: migrations (what deployments run) and sources (sql/ and policies/, what people edit). */
+/** The migrations of supabase/, which make the schema: which a database has, and how it gets the others. */
 import { execFile } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { root, StackError } from './config.ts'
-import { servicePolicyDifference } from './service-policies.ts'
 
 const execute = promisify(execFile)
-const bin = (name: string) => join(root, 'node_modules', '.bin', name)
+const cli = join(root, 'node_modules', '.bin', 'supabase')
 
 /**
  * Versions in supabase/migrations, in order.
@@ -105,100 +103,10 @@ export async function pushMigrations(url: string, options: { seed: boolean }): P
 export async function supabase(args: string[], failure: string): Promise<string> {
   const env = { ...process.env, SUPABASE_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1', CI: '1' }
   try {
-    const { stdout } = await execute(bin('supabase'), args, { cwd: root, env, maxBuffer: 64 * 1024 * 1024 })
+    const { stdout } = await execute(cli, args, { cwd: root, env, maxBuffer: 64 * 1024 * 1024 })
     return stdout
   } catch (error) {
     const output = error instanceof Error && 'stderr' in error ? `${String(error.stderr)}` : String(error)
     throw new StackError(`${failure}: ${output.replaceAll(/(postgres(?:ql)?:\/\/[^:]+:)[^@]+@/g, '$1***@').trim()}`)
   }
-}
-
-/** Applies sql/ and then policies/, each in the order of the file names, to an empty database; then the seed, when asked. */
-export async function applySources(url: string, options: { seed: boolean }): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    for (const folder of ['sql', 'policies']) {
-      for (const file of (await readdir(join(root, folder))).sort()) {
-        await sql.unsafe(await readFile(join(root, folder, file), 'utf8')).catch((error: unknown) => {
-          throw new StackError(`${folder}/${file}: ${error instanceof Error ? error.message : error}`)
-        })
-      }
-    }
-    if (options.seed) await sql.unsafe(await readFile(join(root, 'supabase', 'seed.sql'), 'utf8'))
-  } finally {
-    await sql.end()
-  }
-}
-
-/** Runs SQL text as one transaction. */
-export async function runSql(url: string, text: string): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    await sql.begin((tx) => tx.unsafe(text))
-  } finally {
-    await sql.end()
-  }
-}
-
-/** Removes what differs between two databases without being schema: partitions made by the clock, a job's database name. */
-export async function prepareForComparison(url: string): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    const rows = await sql`
-      select format('%I.%I', n.nspname, c.relname) as name
-      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-      where n.nspname = 'private' and c.relispartition and c.relkind = 'r' and c.relname ~ '_[0-9]{6}$'`
-    for (const row of rows) await sql.unsafe(`drop table ${row.name}`)
-    const [there] = await sql`select to_regclass('cron.job') is not null as cron`
-    if (there?.cron) await sql`select cron.alter_job(jobid, database => 'postgres') from cron.job`
-  } finally {
-    await sql.end()
-  }
-}
-
-/** The SQL that turns the schema of `from` into that of `to`; empty when they are the same. */
-export async function schemaDifference(from: string, to: string): Promise<string> {
-  const [schema, policies] = await Promise.all([deltaDifference(from, to), servicePolicyDifference(from, to)])
-  return [schema, policies].filter((sql) => sql !== '').join('\n')
-}
-
-async function deltaDifference(from: string, to: string): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'palisade-plan-'))
-  try {
-    const plan = join(folder, 'plan.json')
-    const out = join(folder, 'plan.sql')
-    const run = (args: string[]) => execute(bin('pgdelta'), args, { maxBuffer: 64 * 1024 * 1024 })
-    await run(['plan', '--source', from, '--desired', to, '--profile', 'supabase', '--renames', 'off', '--out', plan])
-    const rendered = await run(['render', '--plan', plan, '--out', out, '--allow-drops'])
-      .then(() => true)
-      .catch((error: { code?: number; stderr?: string }) => {
-        if (error.code === 3) return false
-        throw new StackError(`pg-delta refused to write the migration: ${error.stderr ?? error}`)
-      })
-    if (!rendered) return ''
-    const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
-    const parts = await Promise.all(files.map((file) => readFile(join(folder, file), 'utf8')))
-    return parts.join('\n')
-  } finally {
-    await rm(folder, { recursive: true, force: true })
-  }
-}
-
-/** TypeScript types of the exposed schema, as the Supabase CLI generates them, formatted with the project's formatter. */
-export async function generateTypes(url: string): Promise<string> {
-  const output = await supabase(
-    ['gen', 'types', `--remote=${url}`, '--schema', 'public'],
-    'The types could not be generated',
-  )
-  const start = output.indexOf('export type Json')
-  if (start < 0) throw new StackError('supabase gen types printed no types.')
-  const header = '// Generated by npm run db:types; do not edit.\n'
-  const formatter = execFile(bin('biome'), ['format', '--stdin-file-path=database.types.ts'], {
-    cwd: root,
-    maxBuffer: 16 * 1024 * 1024,
-  })
-  formatter.stdin?.end(header + output.slice(start))
-  let formatted = ''
-  for await (const chunk of formatter.stdout ?? []) formatted += String(chunk)
-  return formatted
 }

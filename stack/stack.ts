@@ -1,43 +1,22 @@
 /** The whole local stack in one process tree: PostgreSQL, gateway with Auth, REST, Storage and Realtime, functions, mail, jobs. */
 import { randomBytes } from 'node:crypto'
-import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Duplex } from 'node:stream'
-import { createAdaptorServer } from '@hono/node-server'
-import postgres from 'postgres'
-import { functionFiles, mailFrom, projectFile, type StackConfig, StackError } from './config.ts'
+import { functionFiles, mailFrom, projectFile, type StackConfig } from './config.ts'
+import { migrate, startDatabase } from './database.ts'
 import { createAiProvider } from './doubles/ai-provider.ts'
 import { createExchanges } from './doubles/exchanges.ts'
 import { createStripe } from './doubles/stripe.ts'
-import { writeJobSettings } from './job-settings.ts'
 import { loadKeys, type StackKeys } from './keys.ts'
-import { landingPage } from './landing.ts'
 import { readProjectSettings } from './platform/auth/settings.ts'
-import { bootstrap, localDbUrl } from './platform/bootstrap.ts'
-import { PlatformError } from './platform/config.ts'
 import { startFunctions } from './platform/functions.ts'
 import { createGateway } from './platform/gateway.ts'
 import { startJobs } from './platform/jobs.ts'
-import { type DatabaseRole, publicJwks } from './platform/keys.ts'
+import { publicJwks } from './platform/keys.ts'
 import { createMailbox } from './platform/mailbox.ts'
-import {
-  clusterPid,
-  clusterVersion,
-  initCluster,
-  installExtensions,
-  postgresMajor,
-  startCluster,
-  stopCluster,
-} from './platform/postgres.ts'
 import { createRealtime, type Realtime, refuseUpgrade } from './platform/realtime.ts'
 import { startSmtp } from './platform/smtp.ts'
-import { applyMigrations, pendingMigrations, pushMigrations, refuseOtherHistory } from './schema.ts'
+import { type Fetch, sayPortTaken, serve, type Upgrade } from './serve.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
-type Fetch = (
-  request: Request,
-  env: { incoming?: { socket: { remoteAddress?: string; destroy(): unknown } } },
-) => Response | Promise<Response>
-type Upgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => void
 type Options = { watch: boolean; log(line: string): void; progress(line: string): void }
 
 /** Starts everything and answers when it is ready; what was started is stopped again when a part fails. */
@@ -113,8 +92,7 @@ async function startParts(
     log: options.log,
   })
   undo.push(() => functions.stop())
-  await migrate(config, dbUrl('postgres'), gatewayPassword, options)
-  if (!config.real.db) await writeJobSettings(dbUrl('postgres'), `${config.urls.api}/functions/v1`, keys.secretKey)
+  await migrate(config, keys, dbUrl('postgres'), gatewayPassword, options)
   const settings = readProjectSettings(projectFile, ports.console)
   if (config.hashCost !== undefined) settings.auth.password_hash_cost = config.hashCost
   gateway = await createGateway({
@@ -144,92 +122,6 @@ async function startParts(
 }
 
 const withPid = (functionsPid: number | undefined) => (functionsPid === undefined ? {} : { functionsPid })
-
-async function startDatabase(config: StackConfig, keys: StackKeys, options: Options, undo: (() => unknown)[]) {
-  const real = config.real.db
-  if (real) {
-    await checkConnection(real)
-    return (role: DatabaseRole) => {
-      const url = new URL(real)
-      url.username = role
-      return url.href
-    }
-  }
-  const folder = config.files.postgres
-  const version = clusterVersion(folder)
-  if (version !== undefined && version !== postgresMajor) {
-    throw otherVersion(folder, `It was made by PostgreSQL ${version}, this is ${postgresMajor}.`)
-  }
-  if (clusterPid(folder) !== undefined) stopCluster(folder)
-  await checkPort('database', config.ports.db)
-  const cluster = { folder, port: config.ports.db, superuserPassword: keys.passwords.supabase_admin }
-  installExtensions()
-  if (version === undefined) {
-    options.progress('Making a new database')
-    initCluster(cluster)
-  }
-  startCluster(cluster)
-  undo.push(() => stopCluster(folder))
-  const foreign = { auth: Boolean(config.real.auth), storage: Boolean(config.real.storage) }
-  await bootstrap(config.ports.db, keys, foreign).catch((error: unknown) => {
-    throw error instanceof PlatformError ? otherVersion(folder, error.message) : error
-  })
-  const timer = setInterval(() => {
-    if (clusterPid(folder) !== undefined) return
-    options.log('postgres: the server is gone; starting it again')
-    startCluster(cluster)
-  }, 2_000)
-  undo.push(() => clearInterval(timer))
-  return (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role)
-}
-
-const otherVersion = (folder: string, why: string) =>
-  new StackError(
-    `${folder} cannot be used: ${why} Set PALISADE_DATA to another folder, or throw the data away with "npm run reset".`,
-  )
-
-/** Our migrations refer to the services' tables; a real service makes its own when it starts. */
-async function awaitServices(config: StackConfig, url: string, options: Options): Promise<void> {
-  const tables = [...(config.real.auth ? ['auth.users'] : []), ...(config.real.storage ? ['storage.objects'] : [])]
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    for (const table of tables) {
-      for (let tries = 0; ; tries += 1) {
-        const [row] = await sql`select to_regclass(${table}) is not null as there`
-        if (row?.there) break
-        if (tries === 0) options.progress(`Waiting for the real service to make ${table}`)
-        if (tries > 120)
-          throw new StackError(`${table} is not there: start the real service on DB_URL, then start again.`)
-        await new Promise((resolve) => setTimeout(resolve, 1_000))
-      }
-    }
-  } finally {
-    await sql.end()
-  }
-}
-
-async function migrate(config: StackConfig, url: string, gatewayPassword: string, options: Options): Promise<void> {
-  await awaitServices(config, url, options)
-  if (!config.real.db) await refuseOtherHistory(url, config.data)
-  const pending = await pendingMigrations(url)
-  if (pending.length > 0) {
-    options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
-    await (config.real.db ? pushMigrations(url, { seed: false }) : applyMigrations(url, pending))
-  }
-  if (config.real.db) return
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    // The stand-ins' ports follow PALISADE_PORT; real exchanges have no address here.
-    await sql`update private.providers set base_url = ${`${config.urls.provider}/v1`} where id = 'demo'`
-    await sql`
-      update private.exchanges set base_url = ${config.urls.exchanges}::text || '/' || id
-      where id in ('binance', 'coinbase', 'kraken')`
-    // A new one at every start: nobody needs to know it but the function.
-    await sql.unsafe(`alter role palisade_gateway password '${gatewayPassword}'`)
-  } finally {
-    await sql.end()
-  }
-}
 
 /** What Supabase's edge runtime gives a function, and the provider keys of this machine. */
 function functionsEnvironment(
@@ -273,53 +165,27 @@ function stripeEnvironment(config: StackConfig, keys: StackKeys): Record<string,
   }
 }
 
-async function checkConnection(url: string): Promise<void> {
-  const sql = postgres(url, { max: 1, connect_timeout: 10, onnotice: () => {} })
-  try {
-    await sql`select 1`
-  } catch (error) {
-    throw new StackError(`PALISADE_DB_URL does not answer: ${error instanceof Error ? error.message : error}`)
-  } finally {
-    await sql.end()
+/** The page at the site's address: where links in mails lead after they did their work. No script, no state. */
+function landingPage(config: StackConfig): Response {
+  const html = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Palisade, local stack</title>
+<style>
+  :root { color-scheme: light dark }
+  body { font: 16px/1.6 system-ui, sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem }
+  h1 { font-size: 1.4rem }
+</style>
+<h1>Palisade runs on this machine</h1>
+<p>A link in a mail from this stack leads here after it has done its work: your address is confirmed, and you can go back
+to your app and sign in.</p>
+<p>Mails that Auth sent: <a href="${config.urls.mail}">${config.urls.mail}</a></p>
+</html>`
+  const headers = {
+    'content-type': 'text/html; charset=utf-8',
+    'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    'referrer-policy': 'no-referrer',
   }
-}
-
-const sayPortTaken = (name: string, port: number) => (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EADDRINUSE') throw error
-  throw new StackError(
-    `Port ${port} (${name}) is taken. Stop what uses it, or set PALISADE_PORT to another free range of ports.`,
-  )
-}
-
-async function checkPort(name: string, port: number): Promise<void> {
-  const close = await serve(name, port, () => new Response())
-  await close()
-}
-
-function serve(name: string, port: number, fetch: Fetch, upgrade?: Upgrade): Promise<() => Promise<void>> {
-  const server = createAdaptorServer({ fetch: (request, env) => fetch(request, env as never), hostname: '127.0.0.1' })
-  server.on('request', readOnAfterAnswer)
-  if (upgrade) server.on('upgrade', upgrade)
-  return new Promise<() => Promise<void>>((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
-  }).catch(sayPortTaken(name, port))
-}
-
-/**
- * A body that was refused before its end has to be read on, or the caller's connection stalls. The adaptor does so, but the
- * stream that the body was read as pauses it again, and the adaptor cuts the connection half a second later, under the caller's
- * next request. So that stream is taken off.
- */
-function readOnAfterAnswer(incoming: IncomingMessage, outgoing: ServerResponse): void {
-  outgoing.once('close', () => {
-    if (!incoming.readableEnded) incoming.removeAllListeners('data')
-  })
-}
-
-function closeServer(server: ReturnType<typeof createAdaptorServer>): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve())
-    if ('closeAllConnections' in server) server.closeAllConnections()
-  })
+  return new Response(html, { headers })
 }

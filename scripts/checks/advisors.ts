@@ -1,6 +1,6 @@
 /** Supabase's own database lints (splinter), as `supabase db advisors` runs them: every finding is fixed or reviewed. */
 import { z } from 'zod'
-import { supabase } from '../../stack/schema.ts'
+import { supabase } from '../../stack/migrations.ts'
 
 /** Findings we accept, by cacheKey, each with the reason. A reason whose finding is gone must go, too. */
 const accepted: Record<string, string> = {}

@@ -27,7 +27,7 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   { from: /^stack\//, mayImport: /^stack\// },
   // What jobs and the webhook do with Stripe, operators start by hand, too.
   {
-    from: /^scripts\/(?:stripe-(?:sync|reconcile)|shared\/stripe-stand-in|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
+    from: /^scripts\/(?:start|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
   // The words for an error are those of the functions that it comes from.

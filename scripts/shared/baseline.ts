@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { root, StackError } from './config.ts'
+import { root, StackError } from '../../stack/config.ts'
 
 /** By the first digit of the files' names. */
 const domains = [

@@ -12,3 +12,13 @@ export function connectDatabase(url: string, { max }: { max: number }): postgres
     'DB_URL is not a postgres URL. One is postgresql://USER:PASSWORD@HOST:5432/DATABASE; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25.',
   )
 }
+
+/** Runs SQL text as one transaction. */
+export async function runSql(url: string, text: string): Promise<void> {
+  const sql = connectDatabase(url, { max: 1 })
+  try {
+    await sql.begin((tx) => tx.unsafe(text))
+  } finally {
+    await sql.end()
+  }
+}

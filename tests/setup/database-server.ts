@@ -1,8 +1,8 @@
 /** Starts a server for project `database`, with one database that is migrated and seeded, of which every file gets a copy. */
 import type { TestProject } from 'vitest/node'
+import { applyMigrations, migrationVersions } from '../../stack/migrations.ts'
 import type { PlatformKeys } from '../../stack/platform/keys.ts'
 import { startScratch } from '../../stack/platform/scratch.ts'
-import { applyMigrations, migrationVersions } from '../../stack/schema.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {

@@ -2,9 +2,9 @@
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { StackError } from '../../stack/config.ts'
+import { applyMigrations, migrationVersions, refuseOtherHistory } from '../../stack/migrations.ts'
 import { bootstrap } from '../../stack/platform/bootstrap.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
-import { applyMigrations, migrationVersions, refuseOtherHistory } from '../../stack/schema.ts'
 
 let scratch: Scratch
 beforeAll(async () => {

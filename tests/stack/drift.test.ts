@@ -10,12 +10,18 @@ import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
 import { readCatalogue } from '../../scripts/checks/docs/catalogue.ts'
 import { readPage } from '../../scripts/checks/docs/pages.ts'
 import { wrongSqlIn } from '../../scripts/checks/docs/sql.ts'
-import { staleBaselineFiles, writeBaseline } from '../../stack/baseline.ts'
+import { staleBaselineFiles, writeBaseline } from '../../scripts/shared/baseline.ts'
+import {
+  applySources,
+  prepareForComparison,
+  rowDifference,
+  schemaDifference,
+  servicePolicyDifference,
+} from '../../scripts/shared/compare-databases.ts'
+import { runSql } from '../../scripts/shared/connect-database.ts'
 import { root } from '../../stack/config.ts'
+import { pushMigrations } from '../../stack/migrations.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
-import { rowDifference } from '../../stack/rows.ts'
-import { applySources, prepareForComparison, pushMigrations, runSql, schemaDifference } from '../../stack/schema.ts'
-import { servicePolicyDifference } from '../../stack/service-policies.ts'
 
 const folder = join(root, 'supabase', 'migrations')
 const migrations = readdirSync(folder).map((file) => ({ file, text: readFileSync(join(folder, file), 'utf8') }))
