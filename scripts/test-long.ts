@@ -1,9 +1,10 @@
 /** npm run test:long: the tests that need minutes, and when they last passed here. */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from '../stack/config.ts'
 import { runScript } from './shared/run-script.ts'
+import { runVitest } from './shared/run-vitest.ts'
 
 const help = `Usage: npm run test:long [-- --last | what vitest takes]
 
@@ -21,13 +22,7 @@ await runScript(help, async () => {
   console.log(last ? `Last passed: ${last}` : 'It never passed here.')
   if (args.includes('--last')) return last ? 0 : 1
 
-  const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-  const env = { ...process.env, PALISADE_LONG: 'on' }
-  const child = spawn(process.execPath, [vitest, 'run', ...args], { cwd: root, env, stdio: 'inherit' })
-  const code = await new Promise<number>((resolve, reject) => {
-    child.once('error', reject)
-    child.once('exit', (exitCode) => resolve(exitCode ?? 1))
-  })
+  const code = await runVitest(args, { PALISADE_LONG: 'on' })
   // A part is not the whole.
   if (code === 0 && args.length === 0) {
     const isChanged = git('status', '--porcelain') !== ''

@@ -1,9 +1,10 @@
 /** npm run test:on -- DATE: the tests with the machine's clock moved to another day, as docs/on-another-day.md says. */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { root, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { runScript } from './shared/run-script.ts'
+import { runVitest } from './shared/run-vitest.ts'
 
 const help = `Usage: npm run test:on -- DATE [what vitest takes]
 
@@ -62,16 +63,7 @@ await runScript(help, async () => {
     throw new StackError('Tests are left out by their names here, so vitest cannot be given -t: name a file.')
   const names = leftOut.length > 0 ? ['--testNamePattern', `^(?!.*(?:${leftOut.map(escaped).join('|')}))`] : []
   tidySharedMemory()
-  const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-  const child = spawn(process.execPath, [vitest, 'run', ...names, ...rest], {
-    cwd: root,
-    env: { ...process.env, ...clock },
-    stdio: 'inherit',
-  })
-  const code = await new Promise<number>((resolve, reject) => {
-    child.once('error', reject)
-    child.once('exit', (exitCode) => resolve(exitCode ?? 1))
-  })
+  const code = await runVitest([...names, ...rest], clock)
   tidySharedMemory()
   return code
 })

@@ -21,19 +21,27 @@ export const projectFile = join(root, 'supabase', 'config.toml')
 /** Whom mails are from: those of Auth, and those that functions send. */
 export const mailFrom = 'Palisade <noreply@palisade.local>'
 
-const url = z.url().optional()
+const url = z.url({ error: 'must be a URL' }).optional()
+const wholeNumber = (least: number, most?: number) => {
+  const error = `must be a whole number from ${least}${most === undefined ? '' : ` to ${most}`}`
+  const number = z.coerce.number({ error }).int({ error }).min(least, { error })
+  return most === undefined ? number : number.max(most, { error })
+}
 
 const environment = z.object({
-  PALISADE_PORT: z.coerce.number().int().min(1024).max(65_500).default(54_321),
+  PALISADE_PORT: wholeNumber(1024, 65_500).default(54_321),
   PALISADE_DATA: z.string().min(1).default('.palisade'),
-  PALISADE_AUTH_HASH_COST: z.coerce.number().int().min(4).max(16).optional(),
-  PALISADE_AUTH_RATE_LIMITS: z.enum(['on', 'off']).default('on'),
+  PALISADE_AUTH_HASH_COST: wholeNumber(4, 16).optional(),
+  PALISADE_AUTH_RATE_LIMITS: z.enum(['on', 'off'], { error: 'must be on or off' }).default('on'),
   PALISADE_DB_URL: url,
   PALISADE_AUTH_URL: url,
   PALISADE_REST_URL: url,
   PALISADE_STORAGE_URL: url,
-  PALISADE_EXCHANGES_URL: z.literal('real').or(url),
-  PALISADE_EXCHANGES_GAP_MS: z.coerce.number().int().min(1).optional(),
+  PALISADE_EXCHANGES_URL: z
+    .literal('real')
+    .or(z.url({ error: 'must be a URL, or real' }))
+    .optional(),
+  PALISADE_EXCHANGES_GAP_MS: wholeNumber(1).optional(),
   STRIPE_SECRET_KEY: z.string().optional(),
   STRIPE_WEBHOOK_SECRETS: z.string().optional(),
   BILLING_RETURN_URLS: z.string().optional(),
@@ -48,7 +56,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
   const parsed = environment.safeParse(given)
   if (!parsed.success) {
     const wrong = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-    throw new StackError(`The environment is not usable. ${wrong.join('; ')}. See .env.example.`)
+    throw new StackError(`The environment is not usable. ${[...new Set(wrong)].join('; ')}. See .env.example.`)
   }
   const vars = parsed.data
   const port = vars.PALISADE_PORT

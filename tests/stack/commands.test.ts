@@ -153,7 +153,9 @@ describe('refusals are one clear line that says what to do', () => {
     })
 
     expect(code).toBe(1)
-    expect(output).toMatch(/^palisade: The environment is not usable\. PALISADE_PORT: .*PALISADE_REST_URL: .*\n$/)
+    expect(output).toBe(
+      'palisade: The environment is not usable. PALISADE_PORT: must be a whole number from 1024 to 65500; PALISADE_REST_URL: must be a URL. See .env.example.\n',
+    )
   })
 
   test.each(['start', 'stop', 'status', 'reset', 'check', 'db-baseline', 'db-types', 'demo'])(
@@ -168,6 +170,13 @@ describe('refusals are one clear line that says what to do', () => {
       expect(readdirSync(data)).toEqual(['keys.json'])
     },
   )
+
+  test('a flag that vitest does not know, from a command that hands its flags on', async () => {
+    const { code, output } = await spawnScript('test-long', process.env, ['--nonsense'])
+
+    expect(code).toBe(1)
+    expect(output).toMatch(/\npalisade: vitest does not take this: Unknown option `--nonsense`\. See --help\.\n$/)
+  })
 
   test('reset of a folder that holds something else', async () => {
     const { env, data } = await usedPlace()
