@@ -2,17 +2,17 @@
 import { readFileSync, statSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { SingleBar } from 'cli-progress'
-import { readConfig } from '../stack/config.ts'
+import { readConfig, StackError } from '../stack/config.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { connect } from './import/directory.ts'
-import { ImportError } from './import/errors.ts'
 import { importRows, type Result } from './import/import-rows.ts'
 import { readFirebaseParameters } from './import/password-hash.ts'
 import { readRows } from './import/read-rows.ts'
 import { summary, writeReport } from './import/report.ts'
 import { retryingFetch } from './import/retrying-fetch.ts'
 import { openState } from './import/state.ts'
+import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run users:import FILE -- [options]
 
@@ -41,15 +41,29 @@ type Options = {
 }
 
 function readOptions(args: string[]): Options {
-  const { values, positionals } = parseOrExplain(args)
+  const text = { type: 'string' } as const
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      'dry-run': { type: 'boolean', default: false },
+      format: text,
+      report: text,
+      concurrency: text,
+      'firebase-signer-key': text,
+      'firebase-salt-separator': text,
+      'firebase-rounds': text,
+      'firebase-mem-cost': text,
+    },
+  })
   const [file, ...more] = positionals
-  if (file === undefined || more.length > 0) throw new ImportError('Name one FILE. See --help.')
+  if (file === undefined || more.length > 0) throw new StackError('Name one FILE. See --help.')
   const format =
     values.format ?? (/\.csv$/i.test(file) ? 'csv' : /\.(?:ndjson|jsonl)$/i.test(file) ? 'ndjson' : undefined)
-  if (format !== 'csv' && format !== 'ndjson') throw new ImportError('Say --format ndjson or --format csv.')
+  if (format !== 'csv' && format !== 'ndjson') throw new StackError('Say --format ndjson or --format csv.')
   const concurrency = Number(values.concurrency ?? 8)
   if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > 64)
-    throw new ImportError('--concurrency is a number from 1 to 64.')
+    throw new StackError('--concurrency is a number from 1 to 64.')
   const key = values['firebase-signer-key']
   const firebase = readFirebaseParameters({
     signerKey: key?.startsWith('@') ? readFileSync(key.slice(1), 'utf8').trim() : key,
@@ -62,43 +76,21 @@ function readOptions(args: string[]): Options {
   return { file, format, report: values.report ?? `${file}.report.ndjson`, dryRun, concurrency, firebase }
 }
 
-function parseOrExplain(args: string[]) {
-  const text = { type: 'string' } as const
-  try {
-    return parseArgs({
-      args,
-      allowPositionals: true,
-      options: {
-        'dry-run': { type: 'boolean', default: false },
-        format: text,
-        report: text,
-        concurrency: text,
-        'firebase-signer-key': text,
-        'firebase-salt-separator': text,
-        'firebase-rounds': text,
-        'firebase-mem-cost': text,
-      },
-    })
-  } catch (error) {
-    throw new ImportError(`${error instanceof Error ? error.message : error} See --help.`)
-  }
-}
-
 async function findTarget(env: NodeJS.ProcessEnv): Promise<{ url: string; secretKey: string }> {
   const { SUPABASE_URL: url, SUPABASE_SECRET_KEY: secretKey } = env
   if (url && secretKey) return { url: url.replace(/\/+$/, ''), secretKey }
   if (url || secretKey)
-    throw new ImportError('Set both SUPABASE_URL and SUPABASE_SECRET_KEY, or neither for the local stack.')
+    throw new StackError('Set both SUPABASE_URL and SUPABASE_SECRET_KEY, or neither for the local stack.')
   const config = readConfig()
   if (!runningStack(config)?.ready)
-    throw new ImportError('Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack.')
+    throw new StackError('Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack.')
   return { url: config.urls.api, secretKey: (await loadKeys(config.files.keys)).secretKey }
 }
 
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
   const size = statSync(options.file, { throwIfNoEntry: false })?.size
-  if (size === undefined) throw new ImportError(`${options.file} is not there.`)
+  if (size === undefined) throw new StackError(`${options.file} is not there.`)
   const target = await findTarget(process.env)
   const clock = { sleep: (ms: number) => new Promise<void>((wake) => setTimeout(wake, ms)), random: Math.random }
   const directory = connect(target.url, target.secretKey, retryingFetch(fetch, clock))
@@ -153,11 +145,4 @@ function showProgress(totalBytes: number, isTerminal: boolean): Progress {
 
 const percent = (part: number, whole: number) => `${whole === 0 ? 100 : Math.floor((part / whole) * 100)} %`
 
-if (process.argv.includes('--help') || process.argv.includes('-h')) {
-  console.log(help)
-} else {
-  process.exitCode = await main().catch((error: unknown) => {
-    console.error(error instanceof Error ? `users:import: ${error.message}` : error)
-    return 2
-  })
-}
+await runScript(help, main, 2)

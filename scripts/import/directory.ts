@@ -1,8 +1,8 @@
 /** The project that accounts are brought into, through its public API with a secret key. */
 import { createClient } from '@supabase/supabase-js'
 import { z } from 'zod'
+import { StackError } from '../../stack/config.ts'
 import type { NewAccount } from './check-row.ts'
-import { ImportError } from './errors.ts'
 
 export type Policy = { phase: string; minimumAge: number; refusesUnderAge: boolean; plans: Set<string> }
 /** taken: an account has this address. known: an earlier try or run of an import made this very account. */
@@ -29,14 +29,14 @@ export function connect(url: string, secretKey: string, fetchOnce: typeof fetch)
   })
   const stateOf = async (account: NewAccount): Promise<'known' | 'absent' | 'other'> => {
     const { data, error } = await client.auth.admin.getUserById(account.id)
-    if (error && error.status !== 404) throw error
+    if (error && error.status !== 404) throw new StackError(`Accounts cannot be looked up: ${error.message}`)
     if (!data.user) return 'absent'
     const isOurs = data.user.app_metadata.registered_by === 'import' && data.user.email === account.email
     return isOurs ? 'known' : 'other'
   }
   const isTaken = async (email: string) => {
     const { data, error } = await client.rpc('find_account', { email })
-    if (error) throw new ImportError(`Accounts cannot be looked up: ${error.message}`)
+    if (error) throw new StackError(`Accounts cannot be looked up: ${error.message}`)
     return foundSchema.parse(data).length > 0
   }
   const setPlan = async (account: NewAccount): Promise<string | undefined> => {
@@ -55,7 +55,7 @@ export function connect(url: string, secretKey: string, fetchOnce: typeof fetch)
         client.from('plans').select('id'),
       ])
       const error = settings.error ?? plans.error
-      if (error) throw new ImportError(`${url} does not answer as a Palisade project does: ${error.message}`)
+      if (error) throw new StackError(`${url} does not answer as a Palisade project does: ${error.message}`)
       const policy = policySchema.parse(settings.data)
       return {
         phase: policy['launch.phase'],

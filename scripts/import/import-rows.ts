@@ -1,7 +1,7 @@
 /** The import itself: every row comes to one outcome, and as many are under way at a time as allowed. */
+import { StackError } from '../../stack/config.ts'
 import { checkRow, isUnderAge, type NewAccount } from './check-row.ts'
 import type { Created, Directory, Policy } from './directory.ts'
-import { ImportError } from './errors.ts'
 import type { FirebaseParameters } from './password-hash.ts'
 import type { Row } from './read-rows.ts'
 
@@ -34,7 +34,7 @@ export async function importRows(rows: AsyncGenerator<Row>, world: World): Promi
       failures = result.outcome === 'failed' ? failures + 1 : 0
       if (failures >= tooManyFailures) {
         await rows.return(undefined)
-        throw new ImportError(
+        throw new StackError(
           `${failures} rows in a row failed, the last one because ${result.reason}. Stopped; run again to go on.`,
         )
       }

@@ -1,5 +1,5 @@
 /** Password hashes of other systems, in the forms that the Auth service's admin API takes. Nothing here ever prints one. */
-import { ImportError } from './errors.ts'
+import { StackError } from '../../stack/config.ts'
 
 /** Firebase's project-wide parameters (Authentication > Users > Password hash parameters). */
 export type FirebaseParameters = { signerKey: string; saltSeparator: string; rounds: number; memCost: number }
@@ -36,7 +36,7 @@ export function readFirebaseParameters(given: {
   const parameters = { rounds: Number(given.rounds), memCost: Number(given.memCost) }
   const areCounts = Object.values(parameters).every((value) => Number.isInteger(value) && value > 0)
   if (!signerKey || !saltSeparator || !areCounts) {
-    throw new ImportError('Firebase hashes need all of --firebase-signer-key, -salt-separator, -rounds and -mem-cost.')
+    throw new StackError('Firebase hashes need all of --firebase-signer-key, -salt-separator, -rounds and -mem-cost.')
   }
   return { signerKey, saltSeparator, ...parameters }
 }

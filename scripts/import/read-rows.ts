@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { parse } from 'csv-parse'
-import { ImportError } from './errors.ts'
+import { StackError } from '../../stack/config.ts'
 
 /** number: the line of an NDJSON file, or the record of a CSV file, from 1. digest: of what the row holds. */
 export type Row = { number: number; digest: string } & ({ fields: unknown } | { unreadable: string })
@@ -49,7 +49,7 @@ async function* csvRows(input: NodeJS.ReadableStream): AsyncGenerator<Row> {
     }
   } catch (error) {
     if (error instanceof Error && 'code' in error && String(error.code).startsWith('CSV_'))
-      throw new ImportError(`The CSV cannot be read after row ${number} (${error.code}). Mend it and run again.`)
+      throw new StackError(`The CSV cannot be read after row ${number} (${error.code}). Mend it and run again.`)
     throw error
   }
 }

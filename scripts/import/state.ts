@@ -1,7 +1,7 @@
 /** What is done so far, one line per account, so that a run after a crash does not ask for everything again. */
 import { appendFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { z } from 'zod'
-import { ImportError } from './errors.ts'
+import { StackError } from '../../stack/config.ts'
 import type { Row } from './read-rows.ts'
 
 export type State = {
@@ -30,7 +30,7 @@ function readState(file: string, target: string): Set<string> {
   const [first = '', ...lines] = readFileSync(file, 'utf8').split('\n')
   const header = headerSchema.safeParse(readHeader(first))
   if (!header.success || header.data.target !== target) {
-    throw new ImportError(
+    throw new StackError(
       `${file} belongs to an interrupted import into another project. Remove it, or name another --report.`,
     )
   }

@@ -28,6 +28,8 @@ export function explainError(error: unknown): string {
   if (code.startsWith('ERR_PARSE_ARGS_')) return `${error.message.split(/\.\s/)[0]}. See --help.`
   const [, explain] = states.find(([pattern]) => pattern.test(code)) ?? []
   if (explain) return explain(code)
+  // Of a file: which one, and what is wrong with it.
+  if ('syscall' in error && 'path' in error) return error.message
   if (error instanceof AppError)
     return error.message + (error.cause === undefined ? '' : ` (${describeFailure(error.cause)})`)
   const failure = describeFailure(error)

@@ -77,7 +77,8 @@ test.each([
   [['package.json'], /--format/],
   [['package.json', '--format', 'xml'], /--format/],
   [['x.csv', '--concurrency', '0'], /--concurrency/],
-  [['x.csv', '--colour'], /colour/],
+  [['x.csv', '--colour'], /^palisade: Unknown option '--colour'\. See --help\.\n$/],
+  [['x.csv', '--firebase-signer-key', '@no-such-key'], /^palisade: ENOENT: .*'no-such-key'\n$/],
   [['x.csv', '--firebase-rounds', '8'], /all of/],
 ])('%j exits with 2 and says what is wrong', async (args, message) => {
   const { code, output } = await run(args)
