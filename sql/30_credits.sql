@@ -263,7 +263,7 @@ create function public.grant_credits(
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'grant', reason, idempotency_key, kind, expires_at) $$;
 comment on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) is
-  'Adds credits (service role); kind: promotional, monthly or purchased; expires_at null: never. Answers {entry_id, balance}; the same idempotency_key changes nothing twice, and what expires first is spent first, then promotional before monthly before purchased.';
+  'Adds credits of a kind (promotional, monthly or purchased) for the service role, and answers {entry_id, balance}. The same idempotency_key changes nothing twice.';
 grant execute on function public.grant_credits(uuid, bigint, text, text, text, timestamptz) to service_role;
 
 create function public.refund_credits(user_id uuid, amount bigint, reason text, idempotency_key text) returns jsonb
@@ -277,7 +277,7 @@ create function public.claw_back_credits(user_id uuid, amount bigint, reason tex
 language sql volatile security invoker set search_path = ''
 as $$ select private.change_credits(user_id, amount, 'clawback', reason, idempotency_key) $$;
 comment on function public.claw_back_credits(uuid, bigint, text, text) is
-  'Takes back credits whose payment was refunded or disputed (service role), also those that are spent already: the balance may fall below zero, and then nothing can be spent until it is above again. Answers {entry_id, balance}; the same idempotency_key changes nothing twice.';
+  'Takes back credits whose payment was refunded or disputed (service role), and answers {entry_id, balance}: the balance may fall below zero. The same idempotency_key changes nothing twice.';
 grant execute on function public.claw_back_credits(uuid, bigint, text, text) to service_role;
 
 create function private.my_credits(out balance bigint, out held bigint)

@@ -664,7 +664,7 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio_syncs() $$;
 comment on function public.get_my_portfolio_syncs() is
-  'How the caller''s exchanges are doing: the credential''s status, whether it is being synced now, the reason of the last failure as a code (null after a success), when it was synced and when it will be next (null when it is not active).';
+  'How the caller''s exchanges are doing: status, whether a sync runs now, why the last one failed (a code, null after a success), and when the last and the next sync are.';
 grant execute on function public.get_my_portfolio_syncs() to authenticated;
 
 -- What users ask for ------------------------------------------------------------------------------------------------------
@@ -730,7 +730,7 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio() $$;
 comment on function public.get_my_portfolio() is
-  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew; value and unrealised are null while a price is missing.';
+  'The caller''s portfolio by asset over all exchanges: what is held, its value, its cost (first in, first out, with fees) and the profit or loss in quote_currency. What needs a price is null while that is missing.';
 grant execute on function public.get_my_portfolio() to authenticated;
 
 create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)
@@ -785,7 +785,7 @@ as $$
     get_my_portfolio_series."from", get_my_portfolio_series."to", get_my_portfolio_series.points, get_my_portfolio_series.credential_id)
 $$;
 comment on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
-  'What the caller''s portfolio was worth from one moment (included) to another (not included): the range is cut into points buckets of the same length, 2 to 1000, and each answers its last snapshot, with its real time; a bucket without one is left out. credential_id: of one credential, else the total.';
+  'What the caller''s portfolio, or one credential''s part of it, was worth over time: the range is cut into as many equal parts as points says (2 to 1000), and each answers its last snapshot if it has one.';
 grant execute on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
 
 -- Old snapshots --------------------------------------------------------------------------------------------------------

@@ -371,11 +371,11 @@ create function public.get_my_entitlement(
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_entitlement() $$;
 comment on function public.get_my_entitlement() is
-  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete; pay_url: where to pay or to choose a plan.';
+  'What the caller may use now: the plan that counts, the state of the subscription, and whether that pays for the plan. pay_url is where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;
 
--- Checkout and portal =================================================================================================
--- Checkout and portal: what functions/billing may ask Stripe for, decided here. Clients name our items and nothing else.
+-- Checkout and portal ------------------------------------------------------------------------------------------------
+-- What functions/billing may ask Stripe for is decided here. Clients name our items and nothing else.
 
 create function private.check_buyer(user_id uuid, session_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''

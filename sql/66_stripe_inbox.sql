@@ -244,7 +244,7 @@ returns table (id text, type text, created_at timestamptz, attempts integer, err
 language sql stable security invoker set search_path = ''
 as $$ select * from private.dead_stripe_events() $$;
 comment on function public.list_dead_stripe_events() is
-  'For admins and the service role: events of Stripe''s that were given up, the latest first, at most 1000: type, when Stripe made them, how often they were tried, and why the last try failed. retry_stripe_event tries one again.';
+  'Events of Stripe''s that were given up, the latest first and at most 1000, for admins and the service role: when Stripe made them, how often they were tried and why they failed.';
 grant execute on function public.list_dead_stripe_events() to authenticated, service_role;
 
 create function private.revive_stripe_event(id text) returns text

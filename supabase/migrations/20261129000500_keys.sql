@@ -195,7 +195,7 @@ as $$
     create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
 $$;
 comment on function public.create_api_key(text, text[], timestamptz, text[]) is
-  'Makes an API key for the caller, who needs the second factor when there is one, and answers {id, prefix, secret}; the secret is shown this once. scopes: chat.completions, embeddings, images.generations, models; expires_at null: never; allowed_cidrs empty: from anywhere.';
+  'Makes an API key for the caller and answers {id, prefix, secret}, the secret this once. Its scopes are some of chat.completions, embeddings, images.generations and models.';
 grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function private.renew_api_key(id uuid, overlap_seconds integer)
@@ -303,7 +303,7 @@ create function public.limit_api_key(id uuid, meter text, period text, amount bi
 language sql volatile security invoker set search_path = ''
 as $$ select private.set_api_key_limit(limit_api_key.id, limit_api_key.meter, limit_api_key.period, limit_api_key.amount) $$;
 comment on function public.limit_api_key(uuid, text, text, bigint) is
-  'Gives a key of the caller''s a limit of its own, beside the caller''s: ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month (prompt and completion), ai_spend_micros/month (micro-dollars). It applies to the next call; amount null takes it away.';
+  'Gives a key of the caller''s a limit of its own from its next call on, or takes it away (amount null): ai_requests/minute, ai_concurrency/total, ai_calls/day, ai_tokens/month or ai_spend_micros/month.';
 grant execute on function public.limit_api_key(uuid, text, text, bigint) to authenticated;
 
 create function private.set_api_key_signing(id uuid, required boolean) returns text
@@ -338,7 +338,7 @@ create function public.sign_api_key(id uuid, required boolean default true) retu
 language sql volatile security invoker set search_path = ''
 as $$ select private.set_api_key_signing(sign_api_key.id, sign_api_key.required) $$;
 comment on function public.sign_api_key(uuid, boolean) is
-  'Demands that requests with a key of the caller''s are signed by the scheme of Standard Webhooks, and answers the new signing secret (whsec_...), this once; required false: no longer, and the secret is forgotten. Signed are webhook-id, webhook-timestamp and the body; the time may differ by five minutes, and no id is admitted twice.';
+  'Demands that requests with a key of the caller''s are signed by Standard Webhooks, and answers the new secret (whsec_...), this once. With required false it forgets the secret and demands it no longer.';
 grant execute on function public.sign_api_key(uuid, boolean) to authenticated;
 
 -- What a key is worth ----------------------------------------------------------------------------------------------------

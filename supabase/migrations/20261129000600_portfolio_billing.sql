@@ -671,7 +671,7 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio_syncs() $$;
 comment on function public.get_my_portfolio_syncs() is
-  'How the caller''s exchanges are doing: the credential''s status, whether it is being synced now, the reason of the last failure as a code (null after a success), when it was synced and when it will be next (null when it is not active).';
+  'How the caller''s exchanges are doing: status, whether a sync runs now, why the last one failed (a code, null after a success), and when the last and the next sync are.';
 grant execute on function public.get_my_portfolio_syncs() to authenticated;
 
 -- What users ask for ------------------------------------------------------------------------------------------------------
@@ -737,7 +737,7 @@ returns table (
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio() $$;
 comment on function public.get_my_portfolio() is
-  'The caller''s portfolio by asset, over all exchanges: what is held and worth, what it cost first in first out with fees, unrealised and realised profit or loss in quote_currency. unknown_cost_amount came without a trade and is in no profit; unknown_cost_sold of such was sold for unknown_cost_proceeds; unvalued_sold left at a price nobody knew; value and unrealised are null while a price is missing.';
+  'The caller''s portfolio by asset over all exchanges: what is held, its value, its cost (first in, first out, with fees) and the profit or loss in quote_currency. What needs a price is null while that is missing.';
 grant execute on function public.get_my_portfolio() to authenticated;
 
 create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)
@@ -792,7 +792,7 @@ as $$
     get_my_portfolio_series."from", get_my_portfolio_series."to", get_my_portfolio_series.points, get_my_portfolio_series.credential_id)
 $$;
 comment on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) is
-  'What the caller''s portfolio was worth from one moment (included) to another (not included): the range is cut into points buckets of the same length, 2 to 1000, and each answers its last snapshot, with its real time; a bucket without one is left out. credential_id: of one credential, else the total.';
+  'What the caller''s portfolio, or one credential''s part of it, was worth over time: the range is cut into as many equal parts as points says (2 to 1000), and each answers its last snapshot if it has one.';
 grant execute on function public.get_my_portfolio_series(timestamptz, timestamptz, integer, uuid) to authenticated;
 
 -- Old snapshots --------------------------------------------------------------------------------------------------------
@@ -1237,11 +1237,11 @@ create function public.get_my_entitlement(
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_entitlement() $$;
 comment on function public.get_my_entitlement() is
-  'What the caller may use now: the plan that counts, whether a subscription pays for it, and which. state: none, trialing, active, canceling (paid until cancel_at), past_due (until grace_until; not paid for any more when is_paid is false), paused, unpaid (also while the money of the current period is back with the caller, refunded or disputed), canceled, expired (the period is over and nothing was heard of a payment), incomplete; pay_url: where to pay or to choose a plan.';
+  'What the caller may use now: the plan that counts, the state of the subscription, and whether that pays for the plan. pay_url is where to pay or to choose a plan.';
 grant execute on function public.get_my_entitlement() to authenticated;
 
--- Checkout and portal =================================================================================================
--- Checkout and portal: what functions/billing may ask Stripe for, decided here. Clients name our items and nothing else.
+-- Checkout and portal ------------------------------------------------------------------------------------------------
+-- What functions/billing may ask Stripe for is decided here. Clients name our items and nothing else.
 
 create function private.check_buyer(user_id uuid, session_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -1726,7 +1726,7 @@ returns table (id text, type text, created_at timestamptz, attempts integer, err
 language sql stable security invoker set search_path = ''
 as $$ select * from private.dead_stripe_events() $$;
 comment on function public.list_dead_stripe_events() is
-  'For admins and the service role: events of Stripe''s that were given up, the latest first, at most 1000: type, when Stripe made them, how often they were tried, and why the last try failed. retry_stripe_event tries one again.';
+  'Events of Stripe''s that were given up, the latest first and at most 1000, for admins and the service role: when Stripe made them, how often they were tried and why they failed.';
 grant execute on function public.list_dead_stripe_events() to authenticated, service_role;
 
 create function private.revive_stripe_event(id text) returns text
