@@ -2,17 +2,9 @@
 import postgres from 'postgres'
 import type { Caller } from '../gateway/callers.ts'
 import { reauthenticate, showUser, updateUser } from './account.ts'
+import { changeFactor, deleteFactor, listFactors } from './admin-factors.ts'
 import { generateLink, invite } from './admin-links.ts'
-import {
-  changeFactor,
-  changeUser,
-  createUser,
-  deleteFactor,
-  deleteUser,
-  listFactors,
-  listUsers,
-  showAnyUser,
-} from './admin-users.ts'
+import { changeUser, createUser, deleteUser, listUsers, showAnyUser } from './admin-users.ts'
 import { checkCaptcha } from './captcha.ts'
 import { AuthProblem, invalid, renderAuthProblem, unexpected } from './errors.ts'
 import { resend, sendMagicLink, sendRecovery } from './mail-requests.ts'
