@@ -77,6 +77,7 @@ async function deltaDifference(from: string, to: string): Promise<string> {
 /**
  * The difference in policies on Storage's and Realtime's tables: ours, on tables that are not, so pg-delta leaves them out. The SQL
  * that turns those of `from` into those of `to`; empty when they are the same.
+ * @internal For tests: it is a part of schemaDifference, which takes seconds.
  */
 export async function servicePolicyDifference(from: string, to: string): Promise<string> {
   const [before, after] = await Promise.all([readPolicies(from), readPolicies(to)])
