@@ -34,7 +34,7 @@ await runScript(help, async () => {
     console.log('There is nothing to delete.')
     return 0
   }
-  const foreign = readdirSync(config.data).filter((name) => !ours.has(name))
+  const foreign = readdirSync(config.data).filter((name) => !ours.has(name) && !/^stack\.json\.\d+\.new$/.test(name))
   if (foreign.length > 0) {
     throw new StackError(
       `${config.data} holds files that are not ours (${foreign.slice(0, 3).join(', ')}); nothing was deleted.`,

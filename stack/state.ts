@@ -1,5 +1,5 @@
 /** What a running stack leaves in its data folder, so that status, stop and a second start find it. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { type StackConfig, StackError } from './config.ts'
@@ -26,15 +26,25 @@ export function claimDataFolder(config: StackConfig): void {
     )
   }
   rmSync(config.files.state, { force: true })
+  const whole = writeWhole(config, { pid: process.pid, ready: false })
   try {
-    writeFileSync(config.files.state, JSON.stringify({ pid: process.pid, ready: false }), { flag: 'wx', mode: 0o600 })
+    linkSync(whole, config.files.state)
   } catch {
     throw new StackError(`Another stack is starting on ${config.data} at this moment.`)
+  } finally {
+    rmSync(whole, { force: true })
   }
 }
 
 export function writeState(config: StackConfig, state: StackState): void {
-  writeFileSync(config.files.state, JSON.stringify(state), { mode: 0o600 })
+  renameSync(writeWhole(config, state), config.files.state)
+}
+
+/** Under a name of this process's own first: whoever read an empty file would take this stack for gone, and its database away. */
+function writeWhole(config: StackConfig, state: StackState): string {
+  const file = `${config.files.state}.${process.pid}.new`
+  writeFileSync(file, JSON.stringify(state), { mode: 0o600 })
+  return file
 }
 
 export function dropState(config: StackConfig): void {

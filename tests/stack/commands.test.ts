@@ -1,6 +1,6 @@
 /** start, status, stop, reset as a person meets them, on free ports and in folders of the tests' own. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -9,7 +9,7 @@ import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
-import { claimDataFolder, dropState } from '../../stack/state.ts'
+import { claimDataFolder, dropState, writeState } from '../../stack/state.ts'
 import { freeRange } from '../support/ports.ts'
 import { runScript } from '../support/run-script.ts'
 
@@ -317,6 +317,21 @@ describe('a stack', { timeout: 120_000 }, () => {
 
     expect(await stopped).toEqual({ code: 0, output: 'Stopped.\n' })
   })
+})
+
+test('whoever reads the state while it is written finds it whole', async () => {
+  const { env } = await usedPlace()
+  const config = readConfig(env)
+  claimDataFolder(config)
+  const reader = openSync(config.files.state, 'r')
+
+  writeState(config, { pid: process.pid, ready: true, functionsPid: 1 })
+
+  expect(JSON.parse(readFileSync(reader, 'utf8'))).toEqual({ pid: process.pid, ready: false })
+  closeSync(reader)
+  expect(JSON.parse(readFileSync(config.files.state, 'utf8'))).toMatchObject({ ready: true })
+  expect(readdirSync(config.data).filter((name) => name.endsWith('.new'))).toEqual([])
+  dropState(config)
 })
 
 test('a data folder is none of git, under any name; a folder that is in use is left as it is', async () => {
