@@ -52,7 +52,8 @@ export async function startWorld(log: (line: string) => void) {
     const onnotice = ({ severity, message }: postgres.Notice) => {
       if (severity === 'WARNING') warnings.push(message ?? '')
     }
-    const sql = postgres(url, { max: 4, onnotice })
+    const connect = () => postgres(url, { max: 4, onnotice })
+    const sql = connect()
     undo.push(() => sql.end({ timeout: 5 }))
     await seedModels(sql, provider.url)
     const accounts: Account[] = []
@@ -77,7 +78,7 @@ export async function startWorld(log: (line: string) => void) {
         return { functions, url: `http://127.0.0.1:${port}/ai/v1` }
       }),
     )
-    return { sql, warnings, accounts, gateways, asked: provider.asked, crashDatabase: scratch.crash, stop }
+    return { sql, connect, warnings, accounts, gateways, asked: provider.asked, crashDatabase: scratch.crash, stop }
   } catch (error) {
     await stop()
     throw error
