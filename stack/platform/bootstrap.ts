@@ -15,15 +15,13 @@ type ForeignServices = { auth: boolean; storage: boolean }
 
 /** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
 function bootstrapSql(foreign: ForeignServices): string {
-  const [foundation = '', auth = '', storage = '', guard = ''] = readFileSync(
-    new URL('bootstrap.sql', import.meta.url),
-    'utf8',
-  ).split(/^--@.*$/m)
+  const read = (name: string) => readFileSync(new URL(`bootstrap/${name}.sql`, import.meta.url), 'utf8')
   return [
-    foundation,
-    ...(foreign.auth ? [] : [getAuthSchemaSql(), ';', auth]),
-    ...(foreign.storage ? [] : [getStorageSchemaSql(), ';', storage]),
-    guard,
+    read('foundation'),
+    read('realtime'),
+    ...(foreign.auth ? [] : [getAuthSchemaSql(), ';', read('auth')]),
+    ...(foreign.storage ? [] : [getStorageSchemaSql(), ';', read('storage')]),
+    read('guard'),
   ].join('\n')
 }
 

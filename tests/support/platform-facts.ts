@@ -347,7 +347,7 @@ export const knownStricter: Difference[] = [
 ]
 
 const inherits =
-  'Policies on tables of Storage and Realtime need their owner: postgres inherits from it, and the guard in stack/platform/bootstrap.sql does not see this command.'
+  'Policies on tables of Storage and Realtime need their owner: postgres inherits from it, and the guard in stack/platform/bootstrap/guard.sql does not see this command.'
 
 /** Refused on hosted, allowed here: nothing of ours may do it, and nothing but review would notice. */
 export const knownLooser: Difference[] = [
