@@ -15,7 +15,7 @@ const stack = [
 /** Starts what it needs itself: a server that it may crash, a stack of its own, or many processes. */
 const cluster = [
   'tests/stack/*.test.ts',
-  'tests/platform/{auth-*,realtime-limits}.test.ts',
+  'tests/platform/{auth-*,catalogue,realtime-limits}.test.ts',
   'tests/stories/chaos.test.ts',
   'tests/scripts/users-import.test.ts',
 ]
