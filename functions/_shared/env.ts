@@ -22,9 +22,15 @@ export const variables = {
   SUPABASE_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }),
   /** Ours, as a secret of the functions: the login role `palisade_gateway`, which may only run what an AI call needs. */
   AI_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }).optional(),
-  SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })),
-  SUPABASE_PUBLISHABLE_KEYS: namedKeys,
   SUPABASE_SECRET_KEYS: namedKeys,
+  /** The project's public keys. Self-hosted Supabase does not give them: then they are asked for. */
+  SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })) })).optional(),
+  /** Asks for them where a gateway wants a key for everything; public itself. */
+  SUPABASE_ANON_KEY: z.string().optional(),
+  /** Of self-hosted Supabase: what tokens are signed with while the project has no asymmetric key. */
+  JWT_SECRET: z.string().min(32).optional(),
+  /** Ours: the `iss` of users' tokens, where it is not SUPABASE_URL and /auth/v1. */
+  AUTH_ISSUER: z.string().regex(/^\S+$/).optional(),
   /** Ours, as secrets of the functions: smtps://user:password@host:465 and `Name <address>`. */
   SMTP_URL: z.url({ protocol: /^smtps?$/ }),
   MAIL_FROM: z.string().regex(/^[^\r\n]*[^\s@<]+@[^\s@>]+>?$/),
@@ -40,16 +46,27 @@ export const variables = {
   BILLING_RETURN_URLS: list(z.url({ protocol: /^https?$/ })),
 }
 
+const { SUPABASE_URL, SUPABASE_JWKS, SUPABASE_ANON_KEY, JWT_SECRET, AUTH_ISSUER } = variables
+/** What a function needs that knows users by their tokens. */
+export const tokenVariables = { SUPABASE_URL, SUPABASE_JWKS, SUPABASE_ANON_KEY, JWT_SECRET, AUTH_ISSUER }
+export type TokenEnvironment = z.infer<z.ZodObject<typeof tokenVariables>>
+
 /** Throws one error that names everything that is missing or wrong, and shows no value. */
 export function readEnv<Schema extends z.ZodObject>(
   schema: Schema,
   get: (name: string) => string | undefined,
 ): z.infer<Schema> {
-  const given = Object.fromEntries(Object.keys(schema.shape).map((name) => [name, get(name) || undefined]))
+  const given = Object.fromEntries(Object.keys(schema.shape).map((name) => [name, givenFor(name, get)]))
   const parsed = schema.safeParse(given)
   if (parsed.success) return parsed.data
   const wrong = parsed.error.issues.map(({ path, message }) =>
     given[String(path[0])] === undefined ? `${String(path[0])} is missing` : `${path.join('.')}: ${message}`,
   )
   throw new Error(`The environment is not usable: ${[...new Set(wrong)].join('; ')}.`)
+}
+
+/** Self-hosted Supabase gives the one legacy key in place of named ones; where there are named ones, the legacy key opens nothing. */
+function givenFor(name: string, get: (name: string) => string | undefined): string | undefined {
+  const legacy = name === 'SUPABASE_SECRET_KEYS' && !get(name) && get('SUPABASE_SERVICE_ROLE_KEY')
+  return legacy ? JSON.stringify({ legacy }) : get(name) || undefined
 }

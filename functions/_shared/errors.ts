@@ -102,6 +102,12 @@ export const catalogue = {
     message: 'Usage cannot be accounted for at the moment, so nothing was done.',
     retryAfterS: 2,
   },
+  auth_unavailable: {
+    status: 503,
+    type: server,
+    message: 'Access tokens cannot be checked at the moment.',
+    retryAfterS: 2,
+  },
   circuit_open: {
     status: 503,
     type: server,

@@ -7,12 +7,12 @@ import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
-import { readEnv, variables } from '../_shared/env.ts'
+import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 import { within } from '../_shared/within.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, AI_DB_URL, SUPABASE_JWKS } = variables
+const { SUPABASE_DB_URL, AI_DB_URL } = variables
 const environment = (name: string) => Deno.env.get(name)
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, AI_DB_URL, SUPABASE_JWKS }), environment)
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL }), environment)
 const log = (line: LogLine) => console.log(JSON.stringify(line))
 
 if (!env.AI_DB_URL) {
@@ -24,7 +24,7 @@ const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL
 
 const world: AiWorld = {
   ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },
-  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),
   fetch: (url, init) => fetch(url, init),

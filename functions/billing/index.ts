@@ -5,12 +5,13 @@ import { createBillingDatabase } from '../_shared/billing/billing-database.ts'
 import { type BillingWorld, handleBillingRequest } from '../_shared/billing/handle-billing-request.ts'
 import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
 import { connectDatabase } from '../_shared/db.ts'
-import { readEnv, variables } from '../_shared/env.ts'
+import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const { SUPABASE_DB_URL } = variables
 const env = readEnv(
   z.object({
-    ...{ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS },
+    ...tokenVariables,
+    SUPABASE_DB_URL,
     STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
     STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
     BILLING_RETURN_URLS: variables.BILLING_RETURN_URLS.optional(),
@@ -21,7 +22,7 @@ const { STRIPE_SECRET_KEY: secretKey, BILLING_RETURN_URLS: returnUrls } = env
 const livemode = secretKey !== undefined && isLiveKey(secretKey)
 
 const world: BillingWorld = {
-  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   database: createBillingDatabase(connectDatabase(env.SUPABASE_DB_URL), livemode),
   stripe: secretKey && returnUrls ? createStripe(secretKey, env.STRIPE_API_URL) : undefined,
   livemode,

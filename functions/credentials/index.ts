@@ -4,16 +4,14 @@ import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { createCredentialDatabase } from '../_shared/credentials/credential-database.ts'
 import { type CredentialsWorld, handleCredentialsRequest } from '../_shared/credentials/handle-credentials-request.ts'
 import { connectDatabase } from '../_shared/db.ts'
-import { readEnv, variables } from '../_shared/env.ts'
+import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const { SUPABASE_DB_URL } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS, EXCHANGES_GAP_MS }), (name) =>
-  Deno.env.get(name),
-)
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, EXCHANGES_GAP_MS }), (name) => Deno.env.get(name))
 
 const world: CredentialsWorld = {
-  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   database: createCredentialDatabase(connectDatabase(env.SUPABASE_DB_URL)),
   fetch,
   now: Date.now,

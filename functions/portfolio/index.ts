@@ -2,21 +2,19 @@
 import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
-import { readEnv, variables } from '../_shared/env.ts'
+import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 import { connectExchange } from '../_shared/exchanges/connect.ts'
 import { handlePortfolioRequest, type PortfolioEndpointWorld } from '../_shared/portfolio/handle-portfolio-request.ts'
 import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS } = variables
+const { SUPABASE_DB_URL } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_JWKS, EXCHANGES_GAP_MS }), (name) =>
-  Deno.env.get(name),
-)
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, EXCHANGES_GAP_MS }), (name) => Deno.env.get(name))
 // A trade that comes late has everything after it counted anew.
 const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
 
 const world: PortfolioEndpointWorld = {
-  verifyUserToken: createUserTokenVerifier({ url: env.SUPABASE_URL, jwks: env.SUPABASE_JWKS, now: Date.now }),
+  verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   database: createPortfolioDatabase(sql),
   connect: (access) => connectExchange(access, { fetch, now: Date.now, gapMs: env.EXCHANGES_GAP_MS }),
   now: Date.now,

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { z } from 'zod'
-import { readEnv, variables } from '../../functions/_shared/env.ts'
+import { readEnv, tokenVariables, variables } from '../../functions/_shared/env.ts'
 import { AppError, catalogue, errorBody, isErrorCode, renderError, toAppError } from '../../functions/_shared/errors.ts'
 
 const now = Date.parse('2026-11-21T00:00:00Z')
@@ -29,6 +29,7 @@ test.each([
   'upstream_timeout',
   'circuit_open',
   'accounting_unavailable',
+  'auth_unavailable',
   'rate_limit_exceeded',
   'concurrency_limit',
   'in_flight_budget_exhausted',
@@ -60,4 +61,26 @@ test('the environment names everything that is missing or wrong at once, and no 
   )
   expect(read).toThrow(/SUPABASE_SECRET_KEYS is missing/)
   expect(read).not.toThrow(/secret-/)
+})
+
+test('self-hosted functions get one legacy key, which counts only where there are no named ones', () => {
+  const schema = z.object({ SUPABASE_SECRET_KEYS: variables.SUPABASE_SECRET_KEYS })
+  const read = (env: Record<string, string>) => readEnv(schema, (name) => env[name]).SUPABASE_SECRET_KEYS
+  const legacy = { SUPABASE_SERVICE_ROLE_KEY: 'a.legacy.key' }
+
+  expect(Object.values(read(legacy))).toEqual(['a.legacy.key'])
+  expect(read({ ...legacy, SUPABASE_SECRET_KEYS: '' })).toEqual(read(legacy))
+  expect(read({ ...legacy, SUPABASE_SECRET_KEYS: '{"default":"sb_secret_x"}' })).toEqual({ default: 'sb_secret_x' })
+  expect(() => read({ SUPABASE_SERVICE_ROLE_KEY: '' })).toThrow('SUPABASE_SECRET_KEYS is missing')
+})
+
+test('what self-hosted functions get is enough to know users by their tokens', () => {
+  const given: Record<string, string> = { SUPABASE_URL: 'http://kong:8000', JWT_SECRET: 'x'.repeat(32) }
+
+  const env = readEnv(z.object(tokenVariables), (name) => given[name])
+
+  expect(env).toEqual(given)
+  expect(() => readEnv(z.object(tokenVariables), (name) => ({ ...given, JWT_SECRET: 'short' })[name])).toThrow(
+    /^[^']*JWT_SECRET: (?!.*short)/,
+  )
 })

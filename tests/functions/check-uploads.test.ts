@@ -111,3 +111,25 @@ test('a file that cannot be read is left for later and keeps no other from its t
   expect(await checkUploads(two)).toEqual({ ok: 1, rejected: 0, failed: 1 })
   expect(done).toEqual(['log upload_check_failed Storage answered 503 to GET', 'ok image/png'])
 })
+
+test.each([
+  ['a secret key goes in the header apikey alone', 'sb_secret_x', null],
+  [
+    'a legacy key is a token as well, because a self-hosted gateway makes none of it',
+    'a.legacy.key',
+    'Bearer a.legacy.key',
+  ],
+])('%s', async (_, secretKey, authorization) => {
+  const sent: Headers[] = []
+  const fetch = async (_url: string, { headers }: RequestInit) => {
+    sent.push(new Headers(headers))
+    return new Response(bytes.png)
+  }
+  const { world } = worldOf({}, bytes.png)
+
+  await checkUploads({ ...world, files: createUploadFiles({ apiUrl: 'http://127.0.0.1', secretKey, fetch }) })
+
+  expect(sent.map((headers) => [headers.get('apikey'), headers.get('authorization')])).toEqual([
+    [secretKey, authorization],
+  ])
+})

@@ -1,15 +1,15 @@
-/** Checks a user's access token against the project's public keys, without asking anybody. */
-import type { JSONWebKeySet, JWTVerifyGetKey } from 'jose'
+/** Checks a user's access token against the project's keys. Nobody is asked but for the keys, and rarely. */
 import { z } from 'zod'
+import type { TokenEnvironment } from '../env.ts'
 import { AppError } from '../errors.ts'
 import { remember } from '../remember.ts'
+import { createProjectKeys, type KeyWorld, type TokenKeys } from './project-keys.ts'
 
 export type UserCaller = { kind: 'user'; userId: string; sessionId: string; aal: string; isAnonymous: boolean }
 
-/** Throws invalid_api_key for what is no token of this project, or no more. */
+/** Throws invalid_api_key for what is no token of this project, or no more; auth_unavailable when it has no keys to tell by. */
 export type VerifyUserToken = ReturnType<typeof createUserTokenVerifier>
 
-type Project = { url: string; jwks: JSONWebKeySet; now(): number }
 type Verified = { caller: UserCaller; expiresAt: number }
 
 const claims = z.object({
@@ -25,24 +25,21 @@ const tokensKept = 10_000
 const expired = (cause?: unknown) =>
   new AppError('invalid_api_key', { message: 'The access token has expired. Refresh the session.', cause })
 
-const notValidHere = (cause: unknown) =>
-  new AppError('invalid_api_key', {
-    message: 'The access token is not valid here: it was not issued by this project.',
-    cause,
-  })
+const notValidHere = (cause: unknown, why = 'it was not issued by this project') =>
+  new AppError('invalid_api_key', { message: `The access token is not valid here: ${why}.`, cause })
 
 /**
  * The answer is only what the token says: whether the session still lives and the account is in order is asked in the
  * database, with every request. That is also why an answer can be kept until the token expires: a signature takes 650 µs to
  * check, and what it says of a token never changes.
  */
-export function createUserTokenVerifier(project: Project) {
-  const verify = createVerifier(project)
+export function createUserTokenVerifier(env: TokenEnvironment, world: KeyWorld) {
+  const verify = createVerifier(env, world)
   const kept = new Map<string, Verified>()
 
   return async (token: string): Promise<UserCaller> => {
     const known = kept.get(token)
-    if (known && known.expiresAt > project.now()) return known.caller
+    if (known && known.expiresAt > world.now()) return known.caller
     if (known) {
       kept.delete(token)
       throw expired()
@@ -53,27 +50,36 @@ export function createUserTokenVerifier(project: Project) {
   }
 }
 
-/** Algorithms are a closed list, so that neither `none` nor a shared secret can pass. */
-function createVerifier({ url, jwks, now }: Project) {
-  let keys: JWTVerifyGetKey | undefined
+function createVerifier(env: TokenEnvironment, world: KeyWorld) {
+  const projectKeys = createProjectKeys(env, world)
+  const expected = {
+    issuer: env.AUTH_ISSUER ?? `${env.SUPABASE_URL}/auth/v1`,
+    audience: 'authenticated',
+    requiredClaims: ['exp', 'sub', 'session_id'],
+  }
   return async (token: string): Promise<Verified> => {
+    const keys = await projectKeys.current()
     // Loaded with the first token: a worker that only sees API keys starts without it.
-    const { createLocalJWKSet, errors, jwtVerify } = await import('jose')
-    keys ??= createLocalJWKSet(jwks)
-    const expected = {
-      algorithms: ['ES256', 'RS256'],
-      issuer: `${url}/auth/v1`,
-      audience: 'authenticated',
-      requiredClaims: ['exp', 'sub', 'session_id'],
-      currentDate: new Date(now()),
-    }
-    try {
-      const { payload } = await jwtVerify(token, keys, expected)
+    const { errors, jwtVerify } = await import('jose')
+    const check = async ({ key, algorithms }: TokenKeys) => {
+      const { payload } = await jwtVerify(token, key, { ...expected, algorithms, currentDate: new Date(world.now()) })
       const { sub, session_id, exp, aal, is_anonymous } = claims.parse(payload)
       const caller = { kind: 'user' as const, userId: sub, sessionId: session_id, aal, isAnonymous: is_anonymous }
       return { caller, expiresAt: exp * 1000 }
+    }
+    const refuse = (cause: unknown) => {
+      if (cause instanceof errors.JWTExpired) throw expired(cause)
+      // Claims are looked at after the signature: the key is ours, so an operator may learn what is set wrong.
+      if (cause instanceof errors.JWTClaimValidationFailed && cause.claim === 'iss')
+        throw notValidHere(cause, 'its issuer (iss) is not the one that is expected (AUTH_ISSUER)')
+      throw notValidHere(cause)
+    }
+    try {
+      return await check(keys)
     } catch (cause) {
-      throw cause instanceof errors.JWTExpired ? expired(cause) : notValidHere(cause)
+      const isOfAnotherKey = cause instanceof errors.JWKSNoMatchingKey || cause instanceof errors.JOSEAlgNotAllowed
+      const newer = isOfAnotherKey ? await projectKeys.newer(keys) : undefined
+      return newer ? check(newer).catch(refuse) : refuse(cause)
     }
   }
 }

@@ -69,8 +69,10 @@ const headBytes = 4100
 
 /** The files, through the Storage API with the secret key. */
 export function createUploadFiles({ apiUrl, secretKey, fetch }: Storage) {
+  // A legacy key is a token, and the self-hosted gateway makes none of a key by itself.
+  const asToken = secretKey.startsWith('sb_') ? {} : { authorization: `Bearer ${secretKey}` }
   const request = async (method: string, path: string, { headers, ...init }: RequestInit) => {
-    const all = { ...init, method, headers: { ...headers, apikey: secretKey } }
+    const all = { ...init, method, headers: { ...headers, ...asToken, apikey: secretKey } }
     const answer = await fetch(`${apiUrl}/storage/v1/object/${path}`, all)
     // Without the path: its last part is the name that somebody gave to a file.
     if (!answer.ok) throw new AppError('internal', { cause: `Storage answered ${answer.status} to ${method}` })
