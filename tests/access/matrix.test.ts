@@ -1,90 +1,11 @@
-/** Who may do what: read from the catalogue, tried with real statements, and compared with the reviewed file matrix.ts. */
+/** Who may do what: read from the catalogue, tried with real statements, and compared with the reviewed file access-matrix.ts. */
 import type postgres from 'postgres'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { type AccessDifference, accessDifferences, isPartitionByTheClock } from '../../scripts/checks/access.ts'
+import { behaviour, functions, relations } from '../../scripts/checks/access-matrix.ts'
 import { type Actor, type Db, withRollback } from '../support/sql.ts'
-import { behaviour, functions, policies, relations, schemas, sequences } from './matrix.ts'
-
-const reviewed = { schemas, relations, functions, sequences, policies }
-type Section = keyof typeof reviewed
-type Line = { name: string; access: string }
 
 // The catalogue --------------------------------------------------------------------------------------------------------
-
-const ours = ['public', 'private', 'graphql_public']
-const roles = ['anon', 'authenticated', 'service_role']
-/** Jobs make one a month; they are checked, but cannot be listed by name. */
-const isPartitionByTheClock = (name: string) => /^private\.(?:ai_calls|audit_log|portfolio_snapshots)_\d{6}$/.test(name)
-const noGrants = 'anon -; authenticated -; service_role -'
-
-const readers: Record<Section, (sql: postgres.Sql) => PromiseLike<Line[]>> = {
-  schemas: (sql) => sql`
-    select s.name, string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
-    from unnest(${ours}::text[]) s (name)
-      cross join unnest(${roles}::text[]) role
-      cross join lateral (
-        select string_agg(p, ' ' order by i) as granted
-        from unnest(array['usage', 'create']) with ordinality p (p, i) where has_schema_privilege(role, s.name, p)) g
-    group by s.name`,
-
-  // What a role can do in the end, also through PUBLIC. Columns are listed where the whole table is not granted.
-  relations: (sql) => sql`
-    select format('%I.%I', n.nspname, c.relname) as name,
-      case c.relkind when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' when 'm' then 'materialized view' else 'foreign table' end
-      || case
-        when c.relkind = 'v' then case when c.reloptions::text ~* 'security_invoker=(true|on|1)' then ', invoker' else ', definer' end
-        when c.relrowsecurity then case when c.relforcerowsecurity then ', rls forced' else ', rls not forced' end
-        else ', rls off' end
-      || '; ' || string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
-    from pg_class c
-      join pg_namespace n on n.oid = c.relnamespace
-      cross join unnest(${roles}::text[]) role
-      cross join lateral (
-        select string_agg(p || case when whole then '' else '(' || columns || ')' end, ' ' order by i) as granted
-        from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger', 'maintain'])
-            with ordinality p (p, i)
-          cross join lateral has_table_privilege(role, c.oid, p) whole
-          cross join lateral (
-            select string_agg(a.attname, ', ' order by a.attname) as columns from pg_attribute a
-            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-              and case when p in ('select', 'insert', 'update', 'references')
-                then has_column_privilege(role, c.oid, a.attnum, p) end) of_columns
-        where whole or columns is not null) g
-    where n.nspname = any (${ours}) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-    group by n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.reloptions::text`,
-
-  functions: (sql) => sql`
-    select format('%I.%I(%s)', n.nspname, p.proname, arguments.types) as name,
-      case when p.prosecdef then 'definer' else 'invoker' end || '; ' || coalesce(granted.roles, '-') as access
-    from pg_proc p
-      join pg_namespace n on n.oid = p.pronamespace
-      cross join lateral (
-        select coalesce(string_agg(
-          case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null)
-            else format('%I.%I', t.typnamespace::regnamespace, t.typname) end, ', ' order by a.i), '') as types
-        from unnest(p.proargtypes::oid[]) with ordinality a (type, i) join pg_type t on t.oid = a.type) arguments
-      cross join lateral (
-        select string_agg(role, ' ' order by i) as roles
-        from unnest(array['PUBLIC'] || ${roles}::text[] || array['palisade_gateway']) with ordinality r (role, i)
-        where has_function_privilege(lower(role), p.oid, 'execute')) granted
-    where n.nspname = any (${ours})`,
-
-  sequences: (sql) => sql`
-    select format('%I.%I', n.nspname, c.relname) as name,
-      string_agg(role || ' ' || coalesce(granted, '-'), '; ' order by role) as access
-    from pg_class c
-      join pg_namespace n on n.oid = c.relnamespace
-      cross join unnest(${roles}::text[]) role
-      cross join lateral (
-        select string_agg(p, ' ' order by i) as granted
-        from unnest(array['usage', 'select', 'update']) with ordinality p (p, i) where has_sequence_privilege(role, c.oid, p)) g
-    where n.nspname = any (${ours}) and c.relkind = 'S'
-    group by n.nspname, c.relname`,
-
-  policies: (sql) => sql`
-    select format('%I.%I: %s', schemaname, tablename, policyname) as name,
-      case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ') as access
-    from pg_policies where schemaname = any (${ours}) or schemaname in ('storage', 'realtime')`,
-}
 
 /** Rules without exceptions, for everything we made ourselves. */
 const readRuleBreakers = (sql: postgres.Sql) => sql<{ message: string }[]>`
@@ -109,39 +30,23 @@ const readRuleBreakers = (sql: postgres.Sql) => sql<{ message: string }[]>`
     and not c.relispartition and obj_description(c.oid, 'pg_class') is null
   order by 1`
 
-/** Everything that is not as matrix.ts says; empty when all is reviewed. */
+/** Everything that is not as access-matrix.ts says, with the line that would say so; empty when all is reviewed. */
 async function findDifferences(sql: postgres.Sql): Promise<string[]> {
-  const sections: Section[] = ['schemas', 'relations', 'functions', 'sequences', 'policies']
-  const messages: string[] = []
-  for (const section of sections) messages.push(...compare(section, await readers[section](sql)))
-  return [...messages, ...(await readRuleBreakers(sql)).map((row) => row.message)]
+  const differences = await accessDifferences(sql)
+  return [...differences.map(tellDifference), ...(await readRuleBreakers(sql)).map((row) => row.message)]
+}
+
+function tellDifference({ section, name, reviewed, found }: AccessDifference): string {
+  const place = `${section} in scripts/checks/access-matrix.ts`
+  if (found === null) return `${name} is gone: remove its line from ${place}.`
+  if (isPartitionByTheClock(name)) return `${name} is a partition and must have no grants; it has: ${found}`
+  const line = `  ${quoted(name)}: ${quoted(found)},`
+  return reviewed === null
+    ? `${name} is not reviewed. If this is intended, add to ${place}:\n${line}`
+    : `${name} differs from ${place}: reviewed is "${reviewed}". If this is intended, change it to:\n${line}`
 }
 
 const quoted = (text: string) => (text.includes("'") ? JSON.stringify(text) : `'${text}'`)
-
-function compare(section: Section, found: Line[]): string[] {
-  const lines = new Map(Object.entries<string>(reviewed[section]))
-  const listed = found.filter(({ name }) => !isPartitionByTheClock(name)).sort((a, b) => (a.name < b.name ? -1 : 1))
-  const names = new Set(listed.map((line) => line.name))
-  const place = `${section} in tests/access/matrix.ts`
-  return [
-    ...found
-      .filter(({ name, access }) => isPartitionByTheClock(name) && !access.endsWith(`; ${noGrants}`))
-      .map(({ name, access }) => `${name} is a partition and must have no grants; it has: ${access}`),
-    ...listed
-      .filter(({ name, access }) => lines.get(name) !== access)
-      .map(({ name, access }) => {
-        const line = `  ${quoted(name)}: ${quoted(access)},`
-        const before = lines.get(name)
-        return before === undefined
-          ? `${name} is not reviewed. If this is intended, add to ${place}:\n${line}`
-          : `${name} differs from ${place}: reviewed is "${before}". If this is intended, change it to:\n${line}`
-      }),
-    ...[...lines.keys()]
-      .filter((name) => !names.has(name))
-      .map((name) => `${name} is gone: remove its line from ${place}.`),
-  ]
-}
 
 describe('grants, policies and functions', () => {
   test('are what the reviewed file says', async () => {
@@ -153,7 +58,7 @@ describe('grants, policies and functions', () => {
       'an unlisted table',
       "create table public.unlisted (id integer); comment on table public.unlisted is 'x'",
       [
-        /^public\.unlisted is not reviewed.*add to relations in tests\/access\/matrix\.ts:\n {2}'public\.unlisted': 'table, rls off; anon truncate/,
+        /^public\.unlisted is not reviewed.*add to relations in scripts\/checks\/access-matrix\.ts:\n {2}'public\.unlisted': 'table, rls off; anon truncate/,
       ],
     ],
     [

@@ -1,6 +1,6 @@
 /**
  * Who may do what: the reviewed table of every schema, table, view, function, sequence and policy (Storage's, too), and of what owners,
- * strangers, anonymous callers and the service role get when they try. matrix.test.ts compares it with the database: an
+ * strangers, anonymous callers and the service role get when they try. tests/access/ compares it with the database: an
  * object that is absent here fails, and so does a line whose object is gone. A change here is a change of access: review it.
  *
  * `-` is nothing. Grants are what a role has in the end, also through PUBLIC; columns are named where not all are granted.
@@ -613,6 +613,7 @@ export const policies = {
  * Tried with real statements. The owner has rows in every table that can have an owner; other is signed in, too.
  * yes: it saw or changed rows. none: a policy hid them. denied: no grant, or a policy refused the new row. A number is
  * another error's SQLSTATE: 23503 is a foreign key, PGRST a refusal of the function itself.
+ * @internal For tests: they are who tries it.
  */
 // biome-ignore format: a table, read by column
 export const behaviour = {
