@@ -1,6 +1,6 @@
 /** Turns an empty PostgreSQL into what hosted Supabase gives a new project. */
 import { readFileSync } from 'node:fs'
-import { getAuthSchemaSql, getStorageSchemaSql } from '@supabase/lite'
+import { getAuthSchemaSql } from '@supabase/lite'
 import postgres from 'postgres'
 import { PlatformError } from './config.ts'
 import type { DatabaseRole, PlatformKeys } from './keys.ts'
@@ -20,7 +20,7 @@ function bootstrapSql(foreign: ForeignServices): string {
     read('foundation'),
     read('realtime'),
     ...(foreign.auth ? [] : [getAuthSchemaSql(), ';', read('auth')]),
-    ...(foreign.storage ? [] : [getStorageSchemaSql(), ';', read('storage')]),
+    ...(foreign.storage ? [] : [read('storage')]),
     read('guard'),
   ].join('\n')
 }
@@ -34,7 +34,8 @@ export async function bootstrap(
   const admin = postgres(localDbUrl(port, keys, 'supabase_admin'), { max: 1, onnotice: () => {} })
   try {
     const [found] = await admin`
-      select to_regnamespace('local_platform') is not null as is_done, to_regnamespace('auth') is not null as is_started`
+      select to_regprocedure('local_platform.lend_ownership()') is not null as is_done,
+        to_regnamespace('auth') is not null as is_started`
     if (found?.is_done) return
     // Ours is done in one transaction or not at all: what is there was made by somebody else, or by an older version.
     if (found?.is_started) throw new PlatformError('The database was made by another version of this platform.')

@@ -195,7 +195,7 @@ describe('a message from the database', () => {
     await asUser.end()
     await send(ownTopic(user), {}, 'last')
 
-    expect(warnings).toEqual([expect.stringMatching(/^ErrorSendingBroadcastMessage: .*row-level security/)])
+    expect(warnings).toEqual([expect.stringMatching(/^WarnSendingBroadcastMessage: .*row-level security/)])
     await expect.poll(() => received.map(({ event }) => event)).toEqual(['last'])
   })
 

@@ -11,6 +11,8 @@ create role authenticator login noinherit;
 create role supabase_auth_admin login noinherit createrole;
 create role supabase_storage_admin login noinherit createrole;
 create role supabase_realtime_admin login noinherit;
+create role dashboard_user createdb createrole replication;
+create role supabase_functions_admin login noinherit createrole;
 
 -- postgres may act as the API roles, but gets no ADMIN option: with it, plain PostgreSQL would let it change their
 -- attributes and passwords, which hosted refuses.
@@ -82,5 +84,12 @@ create schema auth;
 grant all on schema auth to supabase_auth_admin;
 grant usage on schema auth to postgres, anon, authenticated, service_role, supabase_storage_admin;
 create schema storage;
-grant all on schema storage to supabase_storage_admin;
-grant usage on schema storage to postgres, anon, authenticated, service_role;
+grant all on schema storage to supabase_storage_admin, dashboard_user;
+grant usage on schema storage to postgres with grant option;
+grant usage on schema storage to anon, authenticated, service_role;
+alter default privileges for role postgres in schema storage
+  grant all on tables to postgres, anon, authenticated, service_role;
+alter default privileges for role postgres in schema storage
+  grant all on sequences to postgres, anon, authenticated, service_role;
+alter default privileges for role postgres in schema storage
+  grant execute on functions to postgres, anon, authenticated, service_role;

@@ -44,8 +44,12 @@ export function trustGateway() {
   return { middleware, fetchAs }
 }
 
-export function connect(url: string, max: number, types: Record<string, PostgresType> = {}) {
-  const connection = createPostgresConnection({ url, postgresOptions: { max, onnotice: () => {}, types } })
+export function connect(
+  url: string,
+  max: number,
+  own: { types?: Record<string, PostgresType>; connection?: Record<string, string> } = {},
+) {
+  const connection = createPostgresConnection({ url, postgresOptions: { max, onnotice: () => {}, ...own } })
   // At its first request lite would create roles and GRANT ALL on every table with row-level security. Our grants are
   // the migrations', so its own bookkeeping is told that this is done.
   Reflect.set(connection, 'rlsState', 'active')
