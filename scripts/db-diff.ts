@@ -62,8 +62,11 @@ await runScript(help, async () => {
     const version = new Date().toISOString().replaceAll(/\D/g, '').slice(0, 14)
     const file = join('supabase', 'migrations', `${version}_${name}.sql`)
     const header = `-- Written by npm run db:diff from sql/ and policies/; read the sources for the reasons.\nset lock_timeout = '5s';\nset statement_timeout = '60s';\n\n`
-    // pg-delta names the database a job runs in; plain cron.schedule takes the one it is called in, as hosted expects.
-    const portable = sql.replaceAll(/cron\.schedule_in_database\((.*), 'postgres', NULL, true\)/g, 'cron.schedule($1)')
+    // pg-delta names the database a job runs in; ours takes the one it is called in, as hosted expects, and knows old pg_crons.
+    const portable = sql.replaceAll(
+      /cron\.schedule_in_database\((.*), 'postgres', NULL, true\)/g,
+      'private.schedule_job($1)',
+    )
     writeFileSync(join(root, file), header + portable)
     console.log(`Wrote ${file}. Read it, then run npm test.`)
     return 0

@@ -131,6 +131,40 @@ end $$;
 comment on function private.uuid_v7_time(uuid) is
   'The moment in a version 7 UUID, to the millisecond. Rows whose created_at is this value are found by id in one partition.';
 
+-- What may not be of its type --------------------------------------------------------------------------------------------
+
+-- Tried instead of asked for: pg_input_is_valid came with PostgreSQL 16.
+create function private.uuid_or_null(value text) returns uuid
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return value::uuid;
+exception when data_exception then
+  return null;
+end $$;
+comment on function private.uuid_or_null(text) is 'The text as a UUID, or null when it is not one.';
+
+create function private.inet_or_null(value text) returns inet
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return value::inet;
+exception when data_exception then
+  return null;
+end $$;
+comment on function private.inet_or_null(text) is 'The text as an address or a network, or null when it is neither.';
+
+create function private.cidr_or_null(value text) returns cidr
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return value::cidr;
+exception when data_exception then
+  return null;
+end $$;
+comment on function private.cidr_or_null(text) is
+  'The text as a network, or null when it is not one or has bits set to the right of its prefix.';
+
 -- Shares ---------------------------------------------------------------------------------------------------------------
 
 -- Multiplied before it is divided: a fraction such as 11191 / 12000 has no end, and what is cut off it is missing afterwards.

@@ -76,8 +76,13 @@ return nullif(left(btrim(value), max_length), '');
 comment on function private.text_or_null(text, integer) is 'Trimmed and cut to max_length characters; null when nothing is left.';
 
 create function private.date_or_null(value text) returns date
-language sql stable security invoker set search_path = ''
-return case when pg_input_is_valid(value, 'date') and value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return case when value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
+exception when data_exception then
+  return null;
+end $$;
 comment on function private.date_or_null(text) is 'A YYYY-MM-DD date, or null when the text is not one.';
 
 create function private.birth_date_or_null(value text) returns date

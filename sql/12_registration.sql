@@ -305,15 +305,15 @@ as $$
 -- Definer: it runs as the Auth service, which may call it and nothing else.
 declare
   v_user jsonb := event -> 'user';
-  v_ip text := event -> 'metadata' ->> 'ip_address';
+  v_user_id uuid := private.uuid_or_null(v_user ->> 'id');
   v_refusal text := 'Sign-up is not possible: the user has no id.';
 begin
-  if pg_input_is_valid(v_user ->> 'id', 'uuid') then
+  if v_user_id is not null then
     v_refusal := private.reserve_registration(
-      (v_user ->> 'id')::uuid,
+      v_user_id,
       coalesce(v_user -> 'user_metadata', '{}'),
       coalesce((v_user -> 'is_anonymous') = 'true'::jsonb, false),
-      case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end,
+      private.inet_or_null(event -> 'metadata' ->> 'ip_address'),
       'sign_up');
   end if;
   if v_refusal is null then

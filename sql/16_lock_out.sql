@@ -35,8 +35,7 @@ revoke all on private.sign_in_locks from anon, authenticated, service_role;
 create function private.hook_network(event jsonb) returns cidr
 language sql immutable security invoker set search_path = ''
 return private.network_of(
-  case when pg_input_is_valid(event #>> '{metadata,ip_address}', 'inet')
-    then (event #>> '{metadata,ip_address}')::inet else '0.0.0.0'::inet end, 24, 56);
+  coalesce(private.inet_or_null(event #>> '{metadata,ip_address}'), '0.0.0.0'::inet), 24, 56);
 comment on function private.hook_network(jsonb) is
   'The network an Auth hook was called for; without an address all callers share 0.0.0.0/24.';
 

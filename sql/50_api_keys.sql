@@ -155,7 +155,7 @@ begin
     perform private.raise_error('invalid_request_error', 'allowed_cidrs can hold 20 networks.');
   end if;
   foreach v_cidr in array coalesce(make_api_key.allowed_cidrs, '{}') loop
-    if v_cidr is null or not pg_input_is_valid(v_cidr, 'cidr') then
+    if private.cidr_or_null(v_cidr) is null then
       perform private.raise_error('invalid_request_error',
         'allowed_cidrs must hold networks such as 203.0.113.0/24 or 2001:db8::/32, without bits set to the right of the prefix.');
     end if;

@@ -447,11 +447,12 @@ begin
   user_id := v_transfer.user_id;
   v_text := convert_from(extensions.decrypt_iv(
     v_body, substring(v_key from 33), take_secret_transfer.nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
-  -- Not by a cast: its error would tell a part of the text.
-  if not pg_input_is_valid(v_text, 'jsonb') then
+  begin
+    content := v_text::jsonb;
+  exception when data_exception then
+    -- The cast's own error would tell a part of the text.
     perform private.raise_error('invalid_request_error', 'The content of the transfer is not JSON.');
-  end if;
-  content := v_text::jsonb;
+  end;
 end $$;
 comment on function private.take_secret_transfer(uuid, bytea, bytea) is
   'Opens what travelled under a transfer''s key, once: its user and the JSON. Errors say nothing of the content.';

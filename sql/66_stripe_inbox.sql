@@ -468,7 +468,7 @@ begin
       min(o.deleted_at) filter (where o.object = 'customer') as deleted_at
     from private.stripe_objects o
     where o.customer_id = link_stripe_customer_by_metadata.customer_id and o.object in ('customer', 'subscription', 'checkout_session')
-      and coalesce(pg_input_is_valid(o.user_id, 'uuid'), true)
+      and (o.user_id is null or private.uuid_or_null(o.user_id) is not null)
       and (o.object <> 'checkout_session' or coalesce(o.reading ->> 'client_reference_id' = o.user_id, true))
     having count(distinct o.user_id) = 1) m
   where exists (select from auth.users u where u.id = m.user_id)
@@ -555,7 +555,7 @@ begin
   where a.user_id in (
     select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o)
     union all
-    select case when pg_input_is_valid(o.user_id, 'uuid') then o.user_id::uuid end
+    select private.uuid_or_null(o.user_id)
     from (
       select o.user_id from unnest(v_objects) o
       union all

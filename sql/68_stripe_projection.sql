@@ -226,8 +226,7 @@ begin
     when 'checkout_session' then
       -- Its id may not have been written down: whoever started it may have crashed after Stripe had it.
       update private.checkouts c set closed_at = now()
-      where (c.session_id = (kept).id or c.id = case when pg_input_is_valid((kept).reading ->> 'checkout_id', 'uuid')
-          then ((kept).reading ->> 'checkout_id')::uuid end)
+      where (c.session_id = (kept).id or c.id = private.uuid_or_null((kept).reading ->> 'checkout_id'))
         and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
       return private.project_payment(kept, owner);
     when 'invoice' then

@@ -83,8 +83,13 @@ return nullif(left(btrim(value), max_length), '');
 comment on function private.text_or_null(text, integer) is 'Trimmed and cut to max_length characters; null when nothing is left.';
 
 create function private.date_or_null(value text) returns date
-language sql stable security invoker set search_path = ''
-return case when pg_input_is_valid(value, 'date') and value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return case when value ~ '^\d{4}-\d\d-\d\d$' then value::date end;
+exception when data_exception then
+  return null;
+end $$;
 comment on function private.date_or_null(text) is 'A YYYY-MM-DD date, or null when the text is not one.';
 
 create function private.birth_date_or_null(value text) returns date
@@ -487,15 +492,15 @@ as $$
 -- Definer: it runs as the Auth service, which may call it and nothing else.
 declare
   v_user jsonb := event -> 'user';
-  v_ip text := event -> 'metadata' ->> 'ip_address';
+  v_user_id uuid := private.uuid_or_null(v_user ->> 'id');
   v_refusal text := 'Sign-up is not possible: the user has no id.';
 begin
-  if pg_input_is_valid(v_user ->> 'id', 'uuid') then
+  if v_user_id is not null then
     v_refusal := private.reserve_registration(
-      (v_user ->> 'id')::uuid,
+      v_user_id,
       coalesce(v_user -> 'user_metadata', '{}'),
       coalesce((v_user -> 'is_anonymous') = 'true'::jsonb, false),
-      case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end,
+      private.inet_or_null(event -> 'metadata' ->> 'ip_address'),
       'sign_up');
   end if;
   if v_refusal is null then
@@ -1772,8 +1777,7 @@ revoke all on private.sign_in_locks from anon, authenticated, service_role;
 create function private.hook_network(event jsonb) returns cidr
 language sql immutable security invoker set search_path = ''
 return private.network_of(
-  case when pg_input_is_valid(event #>> '{metadata,ip_address}', 'inet')
-    then (event #>> '{metadata,ip_address}')::inet else '0.0.0.0'::inet end, 24, 56);
+  coalesce(private.inet_or_null(event #>> '{metadata,ip_address}'), '0.0.0.0'::inet), 24, 56);
 comment on function private.hook_network(jsonb) is
   'The network an Auth hook was called for; without an address all callers share 0.0.0.0/24.';
 

@@ -333,8 +333,6 @@ comment on function private.check_account(uuid, uuid, boolean) is
 create function private.ai_caller(request jsonb, scope text, out user_id uuid, out session_id uuid, out api_key_id uuid, out refusal jsonb)
 language plpgsql volatile security invoker set search_path = ''
 as $$
-declare
-  v_ip text := request ->> 'ip';
 begin
   if request ->> 'api_key_hash' is null then
     user_id := request ->> 'user_id';
@@ -343,7 +341,7 @@ begin
   end if;
   select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
   from private.check_api_key(
-    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, case when pg_input_is_valid(v_ip, 'inet') then v_ip::inet end,
+    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, private.inet_or_null(request ->> 'ip'),
     request -> 'signature') k;
 end $$;
 comment on function private.ai_caller(jsonb, text) is

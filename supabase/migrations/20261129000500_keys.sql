@@ -162,7 +162,7 @@ begin
     perform private.raise_error('invalid_request_error', 'allowed_cidrs can hold 20 networks.');
   end if;
   foreach v_cidr in array coalesce(make_api_key.allowed_cidrs, '{}') loop
-    if v_cidr is null or not pg_input_is_valid(v_cidr, 'cidr') then
+    if private.cidr_or_null(v_cidr) is null then
       perform private.raise_error('invalid_request_error',
         'allowed_cidrs must hold networks such as 203.0.113.0/24 or 2001:db8::/32, without bits set to the right of the prefix.');
     end if;
@@ -905,11 +905,12 @@ begin
   user_id := v_transfer.user_id;
   v_text := convert_from(extensions.decrypt_iv(
     v_body, substring(v_key from 33), take_secret_transfer.nonce, 'aes-cbc/pad:pkcs'), 'UTF8');
-  -- Not by a cast: its error would tell a part of the text.
-  if not pg_input_is_valid(v_text, 'jsonb') then
+  begin
+    content := v_text::jsonb;
+  exception when data_exception then
+    -- The cast's own error would tell a part of the text.
     perform private.raise_error('invalid_request_error', 'The content of the transfer is not JSON.');
-  end if;
-  content := v_text::jsonb;
+  end;
 end $$;
 comment on function private.take_secret_transfer(uuid, bytea, bytea) is
   'Opens what travelled under a transfer''s key, once: its user and the JSON. Errors say nothing of the content.';

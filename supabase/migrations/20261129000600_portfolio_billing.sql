@@ -1950,7 +1950,7 @@ begin
       min(o.deleted_at) filter (where o.object = 'customer') as deleted_at
     from private.stripe_objects o
     where o.customer_id = link_stripe_customer_by_metadata.customer_id and o.object in ('customer', 'subscription', 'checkout_session')
-      and coalesce(pg_input_is_valid(o.user_id, 'uuid'), true)
+      and (o.user_id is null or private.uuid_or_null(o.user_id) is not null)
       and (o.object <> 'checkout_session' or coalesce(o.reading ->> 'client_reference_id' = o.user_id, true))
     having count(distinct o.user_id) = 1) m
   where exists (select from auth.users u where u.id = m.user_id)
@@ -2037,7 +2037,7 @@ begin
   where a.user_id in (
     select c.user_id from private.stripe_customers c where c.id in (select o.customer_id from unnest(v_objects) o)
     union all
-    select case when pg_input_is_valid(o.user_id, 'uuid') then o.user_id::uuid end
+    select private.uuid_or_null(o.user_id)
     from (
       select o.user_id from unnest(v_objects) o
       union all
@@ -2409,8 +2409,7 @@ begin
     when 'checkout_session' then
       -- Its id may not have been written down: whoever started it may have crashed after Stripe had it.
       update private.checkouts c set closed_at = now()
-      where (c.session_id = (kept).id or c.id = case when pg_input_is_valid((kept).reading ->> 'checkout_id', 'uuid')
-          then ((kept).reading ->> 'checkout_id')::uuid end)
+      where (c.session_id = (kept).id or c.id = private.uuid_or_null((kept).reading ->> 'checkout_id'))
         and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
       return private.project_payment(kept, owner);
     when 'invoice' then

@@ -40,7 +40,7 @@ begin
     v_hops := string_to_array(private.request_header(v_name), ',');
     continue when v_hops is null;
     v_hop := btrim(v_hops[array_upper(v_hops, 1)]);
-    return case when v_hop ~ '^[0-9a-fA-F:.]+$' and pg_input_is_valid(v_hop, 'inet') then v_hop::inet end;
+    return case when v_hop ~ '^[0-9a-fA-F:.]+$' then private.inet_or_null(v_hop) end;
   end loop;
   return null;
 end $$;
