@@ -21,6 +21,7 @@ import { staleBaselineFiles } from './shared/baseline.ts'
 import { applySources, prepareForComparison, rowDifference, schemaDifference } from './shared/compare-databases.ts'
 import { generateTypes } from './shared/generate-types.ts'
 import { runScript } from './shared/run-script.ts'
+import { onDatabase } from './shared/run-vitest.ts'
 
 const help = `Usage: npm run check
 
@@ -61,17 +62,6 @@ async function checkTypes(url: string): Promise<string[]> {
     ? []
     : ['functions/_shared/database.types.ts is stale: run "npm run db:types".']
 }
-
-const unused = 'http://127.0.0.1:9'
-const onDatabase = (url: string) => ({
-  API_URL: unused,
-  REST_URL: unused,
-  FUNCTIONS_URL: unused,
-  MAILPIT_URL: unused,
-  PUBLISHABLE_KEY: '-',
-  SECRET_KEY: '-',
-  DB_URL: url,
-})
 
 type Check = [name: string, find: () => Promise<string[]>]
 

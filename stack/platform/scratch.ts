@@ -20,8 +20,17 @@ export type Scratch = {
   stop(): Promise<void>
 }
 
-/** `durable` writes as production does; without it, speed goes before what a throw-away cluster does not need. */
-export async function startScratch({ durable = false } = {}): Promise<Scratch> {
+/**
+ * `durable` writes as production does; without it, speed goes before what a throw-away cluster does not need. `bin` is the
+ * folder of another PostgreSQL's programs; our stand-in extensions are expected to be installed there.
+ */
+export async function startScratch({
+  durable = false,
+  bin,
+}: {
+  durable?: boolean
+  bin?: string
+} = {}): Promise<Scratch> {
   const home = mkdtempSync(join(tmpdir(), 'scratch-cluster-'))
   chmodSync(home, 0o711)
   const folder = join(home, 'postgres')
@@ -29,8 +38,9 @@ export async function startScratch({ durable = false } = {}): Promise<Scratch> {
   try {
     const keys = await makePlatformKeys()
     const port = await freePort()
-    const cluster = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: !durable }
-    installExtensions()
+    const place = { folder, port, superuserPassword: keys.passwords.supabase_admin, fast: !durable }
+    const cluster = bin === undefined ? place : { ...place, bin }
+    if (bin === undefined) installExtensions()
     initCluster(cluster)
     startCluster(cluster)
     await bootstrap(port, keys)

@@ -1,0 +1,106 @@
+/** The same migrations on PostgreSQL 17, which hosted and local projects run, and on 15, which self-hosted ones still may. */
+import { execFile } from 'node:child_process'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import postgres from 'postgres'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { onDatabase } from '../../scripts/shared/run-vitest.ts'
+import { root } from '../../stack/config.ts'
+import { migrationVersions, pushMigrations } from '../../stack/migrations.ts'
+import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
+import { describeWithDebian } from '../support/debian.ts'
+import { startScratch15 } from '../support/postgresql-15.ts'
+
+type Server = { scratch: Scratch; url: string; sql: postgres.Sql }
+
+/** A server with all migrations, pushed as a deployment pushes them. */
+async function startServer(start: () => Promise<Scratch>): Promise<Server> {
+  const scratch = await start()
+  const url = await scratch.createDatabase('palisade')
+  await pushMigrations(url, { seed: true })
+  return { scratch, url, sql: postgres(url, { max: 1, onnotice: () => {} }) }
+}
+
+async function stopServer(server: Server | undefined): Promise<void> {
+  await server?.sql.end()
+  await server?.scratch.stop()
+}
+
+/** By the names of the jobs. */
+const schedules = async ({ sql }: Server) =>
+  new Map((await sql`select jobname, schedule from cron.job`).map((job) => [job.jobname, job.schedule]))
+
+describeWithDebian(['postgresql-15'], 'PostgreSQL 15 and 17', () => {
+  let old: Server
+  let current: Server
+  beforeAll(async () => {
+    ;[current, old] = await Promise.all([startServer(startScratch), startServer(startScratch15)])
+  })
+  afterAll(async () => {
+    await stopServer(old)
+    await stopServer(current)
+  })
+
+  test('both have all migrations, pushed by role postgres, which is no superuser', async () => {
+    const found = async ({ sql }: Server) => {
+      const [row] = await sql`
+        select current_setting('server_version_num')::integer / 10000 as major, current_user::text as role,
+          (select rolsuper from pg_roles where rolname = current_user) as is_superuser,
+          array(select version from supabase_migrations.schema_migrations order by 1) as versions`
+      return row
+    }
+    const expected = { role: 'postgres', is_superuser: false, versions: await migrationVersions() }
+
+    expect(await found(old)).toEqual({ major: 15, ...expected })
+    expect(await found(current)).toEqual({ major: 17, ...expected })
+  })
+
+  test('pg_cron 1.4 runs once a minute what 1.6 runs every few seconds, and all other jobs alike', async () => {
+    const [then, now] = [await schedules(old), await schedules(current)]
+
+    expect([...now.values()].filter((schedule) => schedule.endsWith('seconds'))).not.toEqual([])
+    expect(then).toEqual(new Map([...now].map(([name, at]) => [name, at.endsWith('seconds') ? '* * * * *' : at])))
+  })
+
+  describe.each([
+    ['15', () => old],
+    ['17', () => current],
+  ])('on %s', (_version, server) => {
+    test.each(['90 seconds', '0 seconds', '* * * *', 'often'])('a job "%s" is refused', async (schedule) => {
+      const { sql } = server()
+
+      const refusal = sql`select private.schedule_job('test', ${schedule}, 'select 1')`
+
+      await expect(refusal).rejects.toMatchObject({ code: '22023', message: `invalid schedule: ${schedule}` })
+      expect(await schedules(server())).not.toContain('test')
+    })
+  })
+
+  test('the access matrix and what reads addresses, ids, dates and times pass on 15', {
+    timeout: 300_000,
+  }, async () => {
+    const groups = [
+      'accounts',
+      'api-keys',
+      'audit',
+      'billing-events',
+      'credentials',
+      'hooks',
+      'lock-out',
+      'registration',
+    ]
+    const files = ['tests/access', ...groups.map((name) => `tests/sql/${name}.test.ts`)]
+    const env = { ...process.env, ...onDatabase(old.url), SUPERUSER_URL: old.scratch.superuserUrl('palisade') }
+
+    const failures = await promisify(execFile)(
+      join(root, 'node_modules', '.bin', 'vitest'),
+      ['run', '--project', 'stack', ...files],
+      { cwd: root, env, maxBuffer: 64 * 1024 * 1024 },
+    ).then(
+      () => '',
+      (error: { stdout?: string }) => `${error.stdout}`,
+    )
+
+    expect(failures).toBe('')
+  })
+})
