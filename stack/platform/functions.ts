@@ -116,16 +116,23 @@ function spawnServer({ files, port, env, log }: FunctionsOptions): ChildProcess 
 }
 
 /**
+ * Nothing is downloaded, packages come from node_modules as they are. A flag and not a line of deno.json: what is deployed
+ * has no node_modules, and takes the packages that deno.json names.
+ */
+export const denoOffline = [
+  ...['--node-modules-dir=manual', '--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet'],
+]
+
+/**
  * Reads only the functions and their packages, writes nothing, starts nothing. `--allow-env` shows no more than the list
- * given to `spawn`; the network stays open, because providers are rows in a table. Nothing is downloaded.
+ * given to `spawn`; the network stays open, because providers are rows in a table.
  */
 function denoArguments({ folder, packages }: FunctionFiles): string[] {
-  const offline = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet']
   const permissions = ['--allow-net', '--allow-env', `--allow-read=${folder},${packages}`]
   const server = fileURLToPath(new URL('functions-server.ts', import.meta.url))
   // Without it a request's signal aborts at the end of every answer, and hanging up cannot be told from reading to the end.
   const signals = '--unstable-no-legacy-abort'
-  return ['run', signals, ...offline, ...permissions, '--config', join(folder, 'deno.json'), server]
+  return ['run', signals, ...denoOffline, ...permissions, '--config', join(folder, 'deno.json'), server]
 }
 
 export function denoBinary(): string {

@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { describeTransport } from '../../functions/_shared/failure.ts'
 import { root } from '../../stack/config.ts'
-import { denoBinary } from '../../stack/platform/functions.ts'
+import { denoBinary, denoOffline } from '../../stack/platform/functions.ts'
 import { admittedTo, createWorld, messages } from './ai-world.ts'
 
 /** Hosts that each fail in one way. */
@@ -64,7 +64,7 @@ test('neither a key in the address nor its path gets into the log', async () => 
 
 test('the same in Deno, which has words of its own', async () => {
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
-  const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
+  const flags = [...denoOffline, '--allow-env', '--allow-net']
   const program = fileURLToPath(new URL('../support/ask-nobody.ts', import.meta.url))
   const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = { DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'), NO_COLOR: '1' }

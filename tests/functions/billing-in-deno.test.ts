@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { functionFiles, root } from '../../stack/config.ts'
-import { denoBinary } from '../../stack/platform/functions.ts'
+import { denoBinary, denoOffline } from '../../stack/platform/functions.ts'
 import { movedClock } from '../../stack/platform/postgres.ts'
 import { createWorld } from '../support/stripe.ts'
 import { customer, event, makeSecret, sign } from './billing-world.ts'
@@ -14,7 +14,7 @@ test('Deno asks Stripe and checks its signatures', async () => {
   const shop = await createWorld()
   const [payload, secret] = [JSON.stringify(event('customer.created', customer())), makeSecret()]
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
-  const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
+  const flags = [...denoOffline, '--allow-env', '--allow-net']
   const program = fileURLToPath(new URL('../support/ask-stripe.ts', import.meta.url))
   const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = {

@@ -10,7 +10,7 @@ import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { functionFiles, root } from '../../stack/config.ts'
 import { createExchanges } from '../../stack/doubles/exchanges.ts'
-import { denoBinary } from '../../stack/platform/functions.ts'
+import { denoBinary, denoOffline } from '../../stack/platform/functions.ts'
 import { movedClock } from '../../stack/platform/postgres.ts'
 import { names } from './exchanges-world.ts'
 
@@ -39,7 +39,7 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
   }
 
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
-  const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--allow-env', '--allow-net']
+  const flags = [...denoOffline, '--allow-env', '--allow-net']
   const program = fileURLToPath(new URL('../support/read-exchanges.ts', import.meta.url))
   const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = {

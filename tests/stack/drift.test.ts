@@ -144,10 +144,16 @@ describe('migrations', () => {
 test('the functions run on the versions that package-lock.json has', () => {
   const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'))
   const { imports } = JSON.parse(readFileSync(join(root, 'functions', 'deno.json'), 'utf8'))
-  const { 'ccxt/': ccxt, crypto, ...others } = imports
+  const { crypto, ...mapped } = imports
+  const isFile = ([name]: [string, unknown]) => name.startsWith('ccxt/')
+  const others = Object.fromEntries(Object.entries(mapped).filter((entry) => !isFile(entry)))
 
   // ccxt's exports have no single exchanges, and its files ask for Node's crypto without its scheme.
-  expect([ccxt, crypto]).toEqual(['../node_modules/ccxt/js/src/', 'node:crypto'])
+  expect(crypto).toBe('node:crypto')
+  const files = Object.entries(mapped).filter(isFile)
+  expect(files.length).toBeGreaterThan(0)
+  for (const [name, file] of files)
+    expect(file).toMatch(new RegExp(`^\\.\\./node_modules/ccxt/js/src/${name.slice(5)}$`))
   expect(Object.keys(others).length).toBeGreaterThan(0)
   for (const [key, specifier] of Object.entries(others)) {
     const [name, slash] = key.endsWith('/') ? [key.slice(0, -1), '/'] : [key, '']

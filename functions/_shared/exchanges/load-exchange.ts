@@ -1,13 +1,13 @@
 /**
  * Loads one exchange of ccxt when it is needed: a twentieth of the whole package's source. ccxt's `exports` has no
- * single exchanges, so `ccxt/` is mapped to its files in functions/deno.json.
+ * single exchanges, so functions/deno.json maps each file: a deployment uploads every file of a mapped folder, and what is mapped.
  */
 import { z } from 'zod'
 import { ExchangeFailure } from './failure.ts'
 
 type ExchangeClass = new (settings: object) => object
 
-/** Spelled out, so that a deployment's bundler finds them. Other exchanges load where their files are at hand. */
+/** Spelled out, so that a deployment's bundler finds them. Another one needs a line here and one in functions/deno.json. */
 const bundled = new Map<string, () => Promise<unknown>>([
   ['binance', () => import('ccxt/binance.js')],
   ['coinbase', () => import('ccxt/coinbase.js')],

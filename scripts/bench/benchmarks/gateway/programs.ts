@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { functionFiles, root, StackError } from '../../../../stack/config.ts'
-import { denoBinary } from '../../../../stack/platform/functions.ts'
+import { denoBinary, denoOffline } from '../../../../stack/platform/functions.ts'
 import { endProcess } from '../../../../stack/platform/postgres.ts'
 import type { Answer, Command, Load, Measured } from './load-contract.ts'
 
@@ -16,7 +16,7 @@ export type Program = { pid: number | undefined; stop(): Promise<void> }
 
 /** A program in Deno, with the packages of the functions. */
 export function startDeno(file: URL, args: string[]): Program {
-  const flags = ['--no-lock', '--no-remote', '--cached-only', '--no-prompt', '--quiet', '--no-check', '--allow-all']
+  const flags = [...denoOffline, '--no-check', '--allow-all']
   const config = ['--config', join(root, 'functions', 'deno.json')]
   return start(denoBinary(), ['run', '--unstable-no-legacy-abort', ...flags, ...config, fileURLToPath(file), ...args], {
     DENO_DIR: functionFiles.cache,
