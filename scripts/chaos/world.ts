@@ -143,7 +143,7 @@ async function seedAccount(
   await sql`
     insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role, created_at)
     values (${id}, ${`chaos-${limit}@example.com`}, now(), '{}', 'authenticated', 'authenticated', now())`
-  await sql`insert into auth.sessions (id, user_id) values (${sessionId}, ${id})`
+  await sql`insert into auth.sessions (id, user_id, aal, created_at) values (${sessionId}, ${id}, 'aal1', now())`
   for (const [name, length, most] of generous) {
     const own = name === meter && length === period && limit !== 'key'
     await sql`

@@ -1,6 +1,5 @@
 /** Turns an empty PostgreSQL into what hosted Supabase gives a new project. */
 import { readFileSync } from 'node:fs'
-import { getAuthSchemaSql } from '@supabase/lite'
 import postgres from 'postgres'
 import { PlatformError } from './config.ts'
 import type { DatabaseRole, PlatformKeys } from './keys.ts'
@@ -19,7 +18,7 @@ function bootstrapSql(foreign: ForeignServices): string {
   return [
     read('foundation'),
     read('realtime'),
-    ...(foreign.auth ? [] : [getAuthSchemaSql(), ';', read('auth')]),
+    ...(foreign.auth ? [] : [read('auth')]),
     ...(foreign.storage ? [] : [read('storage')]),
     read('guard'),
   ].join('\n')

@@ -32,12 +32,14 @@ export type Realtime = {
 
 const path = '/realtime/v1/websocket'
 const connections = 4
+/** A policy that takes longer, or a transaction that nobody ends, holds up every other channel. In milliseconds. */
+const timeouts = { statement_timeout: 8_000, idle_in_transaction_session_timeout: 60_000 }
 
 export async function createRealtime({ config, keys, dbUrl, limits: given, log }: RealtimeOptions): Promise<Realtime> {
   const limits = { ...hostedLimits, ...given }
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
   const url = dbUrl('supabase_realtime_admin')
-  const sql = postgres(url, { max: connections, onnotice: () => {}, connect_timeout: 5 })
+  const sql = postgres(url, { max: connections, onnotice: () => {}, connect_timeout: 5, connection: timeouts })
   // Opened at once: on a busy machine a new connection takes longer than a message may.
   await Promise.all(Array.from({ length: connections }, () => sql`select pg_sleep(0.01)`))
   const topics = createTopics()

@@ -72,13 +72,12 @@ export async function startScratch({
 }
 
 /**
- * A copy of a database that nobody is connected to, with what a copy does not take over: grants and settings of the whole.
+ * A copy of a database that nobody is connected to, with what a copy does not take over: owner and settings of the whole.
  * @internal For tests: a database for each file.
  */
 export async function copyDatabase(admin: postgres.Sql, template: string, name: string): Promise<void> {
-  await admin.unsafe(`create database ${name} template ${template} strategy file_copy`)
-  await admin.unsafe(`grant connect, temporary, create on database ${name} to postgres`)
-  await admin.unsafe(`alter database ${name} set search_path = '"$user"', public, extensions`)
+  await admin.unsafe(`create database ${name} owner postgres template ${template} strategy file_copy`)
+  await admin.unsafe(`alter database ${name} set search_path = "$user", public, extensions`)
 }
 
 /** A server outlives who started it: a script that is interrupted takes it along, and ends as the signal wants. */

@@ -222,7 +222,7 @@ const scene = (owner: string) => `
   values ('${image}', 'images', '${owner}/x.png', '{"size": 1, "mimetype": "image/png"}');
   insert into public.messages (chat_id, user_id, role, content) values ('${chat}', '${owner}', 'user', 'Hello');
   insert into public.devices (user_id, device_id, name, type) values ('${owner}', 'matrix', 'Matrix', 'web');
-  insert into auth.sessions (id, user_id) values ('${session}', '${owner}');
+  insert into auth.sessions (id, user_id, aal, created_at, updated_at) values ('${session}', '${owner}', 'aal1', now(), now());
   select private.raise_security_event('matrix', 'low', '${owner}');
   select private.notify_user('${owner}', 'new_device', 'Matrix', 'Matrix')`
 

@@ -32,7 +32,7 @@ const known = Object.fromEntries(
   ]),
 )
 
-test.each([...new Set([...Object.keys(hosted.schemas ?? {}), 'extensions', 'roles', 'event triggers'])])(
+test.each([...new Set([...Object.keys(hosted.schemas ?? {}), 'installed extensions', 'roles', 'event triggers'])])(
   '%s differs from hosted only where the list says so',
   (section) => {
     expect(found[section] ?? {}).toEqual(known[section] ?? {})

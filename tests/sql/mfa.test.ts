@@ -1,6 +1,6 @@
 /** Second factors: guessing is limited, and recovery codes are the way back when one is lost. */
 import { describe, expect, test } from 'vitest'
-import { addFactor } from '../support/sql.ts'
+import { addFactor, addSession } from '../support/sql.ts'
 import { callHook, callHookIn, connectAsAdmin, rolledBackWithHooks } from './hooks-support.ts'
 import { asUser, eventsOf, newAccount, racing, refusal, rolledBack, type Sql, type Tx, together } from './support.ts'
 
@@ -106,8 +106,7 @@ describe('recovery codes', () => {
     await rolledBack(async (tx) => {
       const { id } = await withFactor(tx, await newAccount(tx))
       const codes = await createCodes(tx, id)
-      const session = crypto.randomUUID()
-      await tx`insert into auth.sessions (id, user_id, aal) values (${session}, ${id}, 'aal1')`
+      const session = await addSession(tx, id)
       const current = { session_id: session }
 
       expect(await useCode(tx, id, codes[0]?.toUpperCase().replaceAll('-', ' ').replaceAll('0', 'o'), current)).toBe(

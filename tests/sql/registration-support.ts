@@ -1,4 +1,5 @@
 /** Sign-ups as the Auth service makes them: the hook in a transaction of its own, then the user in another. */
+import { addSession } from '../support/sql.ts'
 import { asRole, type Sql, type Tx } from './support.ts'
 
 export const adult = { birth_date: '1990-04-01', accept_terms: true }
@@ -35,10 +36,11 @@ export async function askHook(sql: Sql | Tx, user: NewUser): Promise<{ http_code
 /** The user's row; app_metadata comes with a second statement, as the admin API writes it. */
 export async function insertUser(tx: Tx, user: NewUser): Promise<void> {
   await tx`
-    insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, raw_app_meta_data, is_anonymous, aud, role)
+    insert into auth.users (
+      id, email, email_confirmed_at, raw_user_meta_data, raw_app_meta_data, is_anonymous, aud, role, created_at, updated_at)
     values (${user.id}, ${user.isAnonymous ? null : `new-${user.id}@example.com`}, ${user.confirmed ? new Date() : null},
       ${JSON.stringify(user.data)}::text::jsonb, '{"provider": "email"}', ${user.isAnonymous},
-      'authenticated', 'authenticated')`
+      'authenticated', 'authenticated', now(), now())`
   await tx`
     update auth.users set raw_app_meta_data = raw_app_meta_data || ${JSON.stringify(user.appMetadata)}::text::jsonb
     where id = ${user.id}`
@@ -82,6 +84,6 @@ export async function takenPlaces(sql: Sql | Tx): Promise<number> {
 
 /** Acts as a signed-in user, in a session of this call's own. */
 export async function asAccount<T>(tx: Tx, id: string, act: (tx: Tx) => Promise<T>): Promise<T> {
-  const [session] = await tx`insert into auth.sessions (id, user_id) values (gen_random_uuid(), ${id}) returning id`
-  return asRole(tx, 'authenticated', { sub: id, role: 'authenticated', aal: 'aal1', session_id: session?.id }, act)
+  const session_id = await addSession(tx, id)
+  return asRole(tx, 'authenticated', { sub: id, role: 'authenticated', aal: 'aal1', session_id }, act)
 }

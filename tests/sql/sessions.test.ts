@@ -1,6 +1,6 @@
 /** Sessions: what makes one live, who may still read, devices, lists, and what the Auth service's doings set off. */
 import { describe, expect, test } from 'vitest'
-import { addFactor } from '../support/sql.ts'
+import { addFactor, addSession } from '../support/sql.ts'
 import { asRole, asUser, eventsOf, newAccount, racing, refusal, rolledBack, type Tx, together } from './support.ts'
 
 const code = async (tx: Tx, userId: string, claims: object = {}) =>
@@ -16,11 +16,8 @@ async function ownerOfAChat(tx: Tx) {
   return account
 }
 
-const newSession = async (tx: Tx, userId: string, ip: string | null = null, agent: string | null = null) => {
-  const id = crypto.randomUUID()
-  await tx`insert into auth.sessions (id, user_id, ip, user_agent) values (${id}, ${userId}, ${ip}, ${agent})`
-  return id
-}
+const newSession = (tx: Tx, userId: string, ip: string | null = null, userAgent: string | null = null) =>
+  addSession(tx, userId, { ip, userAgent })
 
 const isThere = async (tx: Tx, sessionId: string) =>
   (await tx`select from auth.sessions where id = ${sessionId}`).length === 1
@@ -392,7 +389,7 @@ describe('devices', () => {
     await racing(10, async (sql, accounts) => {
       const { id } = await accounts()
       const sessions = Array.from({ length: 10 }, () => crypto.randomUUID())
-      for (const session of sessions) await sql`insert into auth.sessions (id, user_id) values (${session}, ${id})`
+      for (const session of sessions) await addSession(sql, id, { id: session })
 
       await together(10, (i) => sql.begin((tx) => register(tx, id, 'one', { session_id: sessions[i] })))
 
@@ -452,7 +449,7 @@ describe('the list of sessions', () => {
     await rolledBack(async (tx) => {
       const [owner, other] = [await newAccount(tx), await newAccount(tx)]
       const second = await newSession(tx, owner.id, '192.0.2.7', 'curl/8.5.0')
-      await tx`insert into auth.sessions (id, user_id, not_after) values (gen_random_uuid(), ${owner.id}, now())`
+      await addSession(tx, owner.id, { notAfter: new Date(0) })
       await tx`insert into public.devices (user_id, device_id, name, type, session_id) values
         (${owner.id}, 'd', 'Desk', 'desktop', ${second}), (${other.id}, 'd', 'Spy', 'web', ${second})`
 
@@ -569,7 +566,7 @@ describe('a sign-in', () => {
     await racing(30, async (sql, accounts) => {
       const { id } = await accounts()
 
-      await together(30, () => sql`insert into auth.sessions (id, user_id) values (gen_random_uuid(), ${id})`)
+      await together(30, () => addSession(sql, id))
 
       expect(await sql`select count(*)::int from auth.sessions where user_id = ${id}`).toEqual([{ count: 20 }])
     })
@@ -655,8 +652,8 @@ describe('changes that a user should hear of', () => {
 
 describe('refresh tokens', () => {
   const issue = (tx: Tx, account: { id: string; sessionId: string }, token: string) => tx`
-    insert into auth.refresh_tokens (id, token, user_id, session_id, revoked)
-    values (${crypto.randomUUID()}, ${token}, ${account.id}, ${account.sessionId}, false)`
+    insert into auth.refresh_tokens (token, user_id, session_id, revoked, created_at, updated_at)
+    values (${token}, ${account.id}, ${account.sessionId}, false, now(), now())`
   const revoke = (tx: Tx, sessionId: string) => tx`
     update auth.refresh_tokens set revoked = true where session_id = ${sessionId} and not revoked`
   /** What a commit does. */

@@ -1,6 +1,7 @@
 /** What the tests of sql/ share: accounts made by SQL, transactions that roll back, and many real connections. */
 import postgres from 'postgres'
 import { moveToNoon } from '../support/noon-zone.ts'
+import { addSession } from '../support/sql.ts'
 import { target } from '../target.ts'
 
 export type Sql = postgres.Sql
@@ -43,10 +44,10 @@ export async function newAccount(
 ): Promise<Account> {
   const account = { id: crypto.randomUUID(), sessionId: crypto.randomUUID() }
   await sql`
-    insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role, created_at)
+    insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role, created_at, updated_at)
     values (${account.id}, ${`sql-${account.id}@example.com`}, ${confirmed ? new Date() : null},
-      ${JSON.stringify(metadata)}::text::jsonb, 'authenticated', 'authenticated', now())`
-  await sql`insert into auth.sessions (id, user_id) values (${account.sessionId}, ${account.id})`
+      ${JSON.stringify(metadata)}::text::jsonb, 'authenticated', 'authenticated', now(), now())`
+  await addSession(sql, account.id, { id: account.sessionId })
   if (credits !== undefined && credits < 100) await changeCredits(sql, 'deduct', account.id, 100 - credits)
   if (credits !== undefined && credits > 100) await changeCredits(sql, 'grant', account.id, credits - 100)
   return account

@@ -20,7 +20,7 @@ export async function readCatalogue(sql: postgres.Sql): Promise<Catalogue> {
 /** What one database has and the other has not, or otherwise: the path in the section, and what is here; null: nothing. */
 type Differences = { [path: string]: string | null }
 
-/** How `here` differs from `hosted`, by section: extensions, roles, event triggers, and each schema by its name. */
+/** How `here` differs from `hosted`, by section: installed extensions, roles, event triggers, and each schema by its name. */
 export function compareCatalogues(hosted: Catalogue, here: Catalogue): { [section: string]: Differences } {
   const [left, right] = [sections(hosted), sections(here)]
   const names = [...new Set([...Object.keys(left), ...Object.keys(right)])]
@@ -44,7 +44,7 @@ function sections({ extensions = null, roles = null, event_triggers = null, sche
   const all = nameItems('schemas', schemas)
   if (typeof all !== 'object') throw new Error('This is no catalogue: it has no schemas.')
   return {
-    extensions: nameItems('extensions', extensions),
+    'installed extensions': nameItems('extensions', extensions),
     roles: nameItems('roles', roles),
     'event triggers': nameItems('event_triggers', event_triggers),
     ...all,

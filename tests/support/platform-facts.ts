@@ -381,7 +381,6 @@ export const knownOtherWords: Difference[] = [
     (statement) => no(`permission denied to grant role "${statement.split(' ')[1]}"`),
     reserved,
   ),
-  ...every(["alter database postgres set app.k = '1'"], always(notOwner('database postgres')), reserved),
   ...every(
     ["alter system set work_mem = '8MB'"],
     always('25001 ALTER SYSTEM cannot run inside a transaction block'),

@@ -89,9 +89,10 @@ async function outcome(sql: postgres.Sql, statement: PromiseLike<{ count: number
 async function createUser(sql: postgres.Sql): Promise<SqlUser> {
   const user = { id: crypto.randomUUID(), sessionId: crypto.randomUUID() }
   await sql`
-    insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role)
-    values (${user.id}, ${`${user.id}@example.com`}, now(), ${sql.json({ first_name: 'Ada' })}, 'authenticated', 'authenticated')`
-  await sql`insert into auth.sessions (id, user_id) values (${user.sessionId}, ${user.id})`
+    insert into auth.users (id, email, email_confirmed_at, raw_user_meta_data, aud, role, created_at, updated_at)
+    values (${user.id}, ${`${user.id}@example.com`}, now(), ${sql.json({ first_name: 'Ada' })}, 'authenticated',
+      'authenticated', now(), now())`
+  await addSession(sql, user.id, { id: user.sessionId })
   return user
 }
 
@@ -99,6 +100,20 @@ async function createUser(sql: postgres.Sql): Promise<SqlUser> {
 async function makeAdmin(sql: postgres.Sql, admin: SqlUser): Promise<void> {
   await sql`update public.profiles set role = 'admin' where id = ${admin.id}`
   await addFactor(sql, admin.id)
+}
+
+type NewSession = { id?: string; ip?: string | null; userAgent?: string | null; notAfter?: Date | null }
+
+/** A session, as the Auth service opens it: its table has no defaults. */
+export async function addSession(
+  sql: postgres.Sql | postgres.TransactionSql,
+  userId: string,
+  { id = crypto.randomUUID(), ip = null, userAgent = null, notAfter = null }: NewSession = {},
+): Promise<string> {
+  await sql`
+    insert into auth.sessions (id, user_id, aal, ip, user_agent, not_after, created_at, updated_at)
+    values (${id}, ${userId}, 'aal1', ${ip}, ${userAgent}, ${notAfter}, now(), now())`
+  return id
 }
 
 /** A verified TOTP factor, as the Auth service leaves it. */
@@ -116,7 +131,7 @@ type Change = (sql: postgres.Sql, owner: SqlUser) => PromiseLike<unknown>
 const changes: Partial<Record<Actor, { make: Change; undo: Change }>> = {
   'signed out': {
     make: (sql, owner) => sql`delete from auth.sessions where id = ${owner.sessionId}`,
-    undo: (sql, owner) => sql`insert into auth.sessions (id, user_id) values (${owner.sessionId}, ${owner.id})`,
+    undo: (sql, owner) => addSession(sql, owner.id, { id: owner.sessionId }),
   },
   suspended: {
     make: (sql, owner) => sql`update public.profiles set status = 'suspended' where id = ${owner.id}`,

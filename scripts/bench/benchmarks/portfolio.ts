@@ -50,8 +50,8 @@ async function load(url: string, count: number, progress: (text: string) => void
       select gen_random_uuid(), 'portfolio-' || i || '@example.com', now(), '{}', 'authenticated', 'authenticated', now()
       from generate_series(1, ${count}::int) i returning id, gen_random_uuid() as session_id`
     await sql`
-      insert into auth.sessions (id, user_id)
-      select * from unnest(${users.map((user) => user.session_id)}::uuid[], ${users.map((user) => user.id)}::uuid[])`
+      insert into auth.sessions (id, user_id, aal, created_at)
+      select *, 'aal1', now() from unnest(${users.map((user) => user.session_id)}::uuid[], ${users.map((user) => user.id)}::uuid[])`
     await sql`select private.create_portfolio_partitions()`
     for (let month = 0; month <= 12; month += 1) {
       const [first, next] = [month, month + 1].map(

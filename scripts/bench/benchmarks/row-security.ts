@@ -44,7 +44,8 @@ async function load(sql: postgres.Sql, rows: number, users: number, progress: (t
     )
   }
   await sql.unsafe(`
-    insert into auth.sessions (id, user_id) select gen_random_uuid(), id from auth.users;
+    insert into auth.sessions (id, user_id, aal, created_at)
+    select gen_random_uuid(), id, 'aal1', now() from auth.users;
     create schema bench; grant usage on schema bench to authenticated;
     create table bench.owners as select row_number() over () as n, id from auth.users; create index on bench.owners (n);
     alter table public.documents disable trigger user`)

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { z } from 'zod'
 import { AuthProblem, unexpected } from './errors.ts'
 import { runHook } from './hooks.ts'
-import { findUserById, isBanned, type UserRow, userJson } from './users.ts'
+import { findUserById, instanceId, isBanned, type UserRow, userJson } from './users.ts'
 import type { AuthCall, AuthWorld, Db } from './world.ts'
 
 export type SessionRow = {
@@ -60,7 +60,8 @@ export async function addAmr(tx: Db, world: AuthWorld, sessionId: string, method
     update auth.sessions s
     set updated_at = ${now}, aal = case when exists (
       select from auth.mfa_amr_claims c
-      where c.session_id = s.id and c.authentication_method in ('totp', 'mfa/phone', 'mfa/webauthn')) then 'aal2' else 'aal1' end
+      where c.session_id = s.id and c.authentication_method in ('totp', 'mfa/phone', 'mfa/webauthn'))
+      then 'aal2'::auth.aal_level else 'aal1' end
     where s.id = ${sessionId}`
 }
 
@@ -253,7 +254,9 @@ async function insertRefreshToken(
   const token = newToken()
   const now = world.now()
   await tx`
-    insert into auth.refresh_tokens (id, token, user_id, session_id, revoked, parent, created_at, updated_at)
-    values (gen_random_uuid(), ${token}, ${session.user_id}, ${session.id}, false, ${parent}, ${now}, ${now})`
+    insert into auth.refresh_tokens (
+      instance_id, token, user_id, session_id, revoked, parent, created_at, updated_at)
+    values (
+      ${instanceId}, ${token}, ${session.user_id}, ${session.id}, false, ${parent}, ${now}, ${now})`
   return token
 }

@@ -77,16 +77,24 @@ export async function lockUser(tx: Db, id: string): Promise<UserRow | undefined>
 
 export const isBanned = (user: UserRow, now: Date) => user.banned_until !== null && user.banned_until > now
 
-/** A user with the identity of the address; triggers of the project run in the same transaction. */
+/** There is one instance of the service; the real one writes its id, too. */
+export const instanceId = '00000000-0000-0000-0000-000000000000'
+
+/**
+ * A user with the identity of the address. Tokens in columns of their own are empty, as the real service, which keeps them
+ * elsewhere today, wants to read them; triggers of the project run in the same transaction.
+ */
 export async function insertUser(tx: Db, user: NewUser): Promise<UserRow> {
   const { now, email = null, phone = null } = user
   const id = user.id ?? crypto.randomUUID()
   const at = (yes: boolean | undefined) => (yes ? now : null)
   await tx`
     insert into auth.users (
+      instance_id, confirmation_token, recovery_token, email_change_token_new, email_change,
       id, aud, role, email, phone, encrypted_password, email_confirmed_at, phone_confirmed_at, invited_at,
       raw_app_meta_data, raw_user_meta_data, is_anonymous, banned_until, created_at, updated_at)
     values (
+      ${instanceId}, '', '', '', '',
       ${id}, ${user.aud ?? 'authenticated'}, ${user.role ?? 'authenticated'}, ${email && normalEmail(email)}, ${phone},
       ${user.passwordHash ?? null}, ${at(user.emailConfirmed)}, ${at(user.phoneConfirmed)}, ${at(user.invited)},
       ${asJson(tx, user.appMetadata ?? {})}, ${asJson(tx, user.userMetadata ?? {})}, ${user.isAnonymous ?? false},

@@ -4,62 +4,84 @@
 
 -- Roles ------------------------------------------------------------------------------------------------------------
 create role postgres login createdb createrole replication bypassrls;
-create role anon nologin noinherit;
-create role authenticated nologin noinherit;
-create role service_role nologin noinherit bypassrls;
+create role anon;
+create role authenticated;
+create role service_role bypassrls;
 create role authenticator login noinherit;
-create role supabase_auth_admin login noinherit createrole;
-create role supabase_storage_admin login noinherit createrole;
-create role supabase_realtime_admin login noinherit;
 create role dashboard_user createdb createrole replication;
+create role supabase_auth_admin login noinherit;
+create role supabase_storage_admin login noinherit createrole;
+create role supabase_realtime_admin login noinherit createrole replication;
 create role supabase_functions_admin login noinherit createrole;
+create role supabase_replication_admin login replication;
+create role supabase_read_only_user login bypassrls;
+create role supabase_superuser;
+create role supabase_etl_admin;
 
 -- postgres may act as the API roles, but gets no ADMIN option: with it, plain PostgreSQL would let it change their
 -- attributes and passwords, which hosted refuses.
-grant anon, authenticated, service_role to postgres with inherit true, set true;
-grant authenticator to postgres with inherit false, set true;
-grant anon, authenticated, service_role to authenticator with inherit false, set true;
-grant anon, authenticated, service_role to supabase_storage_admin with inherit false, set true;
-grant anon, authenticated, service_role to supabase_realtime_admin with inherit false, set true;
-grant pg_monitor, pg_read_all_data, pg_signal_backend, pg_create_subscription to postgres with admin option;
+grant anon, authenticated, service_role, authenticator, supabase_superuser to postgres;
+grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres with admin option;
+grant anon, authenticated, service_role to authenticator, supabase_realtime_admin;
+grant authenticator to supabase_storage_admin;
+grant pg_read_all_data to supabase_read_only_user;
+grant supabase_superuser to supabase_etl_admin;
 
+-- Hosted preloads safeupdate for some of them, a module that this PostgreSQL has not.
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 alter role authenticator set statement_timeout = '8s';
 alter role authenticator set lock_timeout = '8s';
-alter role authenticator set idle_in_transaction_session_timeout = '60s';
+-- The backslash is hosted's: no schema of the role's own name comes first.
+alter role postgres set search_path = '\$user', public, extensions;
+alter role supabase_admin set search_path = '\$user', public, auth, extensions;
 alter role supabase_auth_admin set search_path = auth;
-alter role supabase_auth_admin set idle_in_transaction_session_timeout = '60s';
+alter role supabase_auth_admin set idle_in_transaction_session_timeout = 60000;
 alter role supabase_storage_admin set search_path = storage;
-alter role supabase_realtime_admin set search_path = realtime;
-alter role supabase_realtime_admin set statement_timeout = '8s';
-alter role supabase_realtime_admin set idle_in_transaction_session_timeout = '60s';
-alter role postgres set search_path = '"$user"', public, extensions;
+alter role supabase_realtime_admin set search_path = public, extensions, realtime;
 
 grant set on parameter session_replication_role to postgres;
 grant execute on function pg_catalog.pg_reload_conf() to postgres;
 
 -- Database and public ----------------------------------------------------------------------------------------------
+-- Who owns the database is pg_database_owner, which owns schema public.
+alter database postgres owner to postgres;
 revoke all on database postgres from public;
 grant connect, temporary on database postgres to public;
-grant connect, temporary, create on database postgres to postgres;
-alter database postgres set search_path = '"$user"', public, extensions;
+alter database postgres set search_path = "$user", public, extensions;
 
-alter schema public owner to postgres;
-revoke all on schema public from public;
-grant usage on schema public to anon, authenticated, service_role, supabase_auth_admin, supabase_storage_admin;
+grant usage on schema public to postgres, anon, authenticated, service_role;
+grant usage, create on schema public to supabase_realtime_admin;
 
 -- Since 2026-10-30 new objects get no SELECT/INSERT/UPDATE/DELETE/EXECUTE for the API roles; what hosted still grants
 -- is kept here, so that migrations have to revoke it: TRUNCATE and friends on tables, UPDATE on sequences.
 alter default privileges for role postgres in schema public
-  grant truncate, references, trigger, maintain on tables to anon, authenticated, service_role;
+  grant all on tables to postgres, anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+  revoke select, insert, update, delete on tables from anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+  grant all on sequences to postgres;
 alter default privileges for role postgres in schema public
   grant update on sequences to anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+  grant execute on functions to postgres;
+alter default privileges for role supabase_admin in schema public
+  grant all on tables to postgres, anon, authenticated, service_role;
+alter default privileges for role supabase_admin in schema public
+  grant all on sequences to postgres, anon, authenticated, service_role;
+alter default privileges for role supabase_admin in schema public
+  grant execute on functions to postgres, anon, authenticated, service_role;
 
 -- Extensions -------------------------------------------------------------------------------------------------------
-create schema extensions;
-grant usage, create on schema extensions to postgres;
-grant usage on schema extensions to anon, authenticated, service_role, supabase_auth_admin, supabase_storage_admin;
+create schema extensions authorization postgres;
+grant usage on schema extensions to anon, authenticated, service_role, supabase_realtime_admin;
+grant all on schema extensions to dashboard_user;
+alter default privileges for role supabase_admin in schema extensions
+  grant all on tables to postgres with grant option;
+alter default privileges for role supabase_admin in schema extensions
+  grant all on sequences to postgres with grant option;
+alter default privileges for role supabase_admin in schema extensions
+  grant execute on functions to postgres with grant option;
 create extension pgcrypto with schema extensions;
 create extension "uuid-ossp" with schema extensions;
 create extension pg_stat_statements with schema extensions;
@@ -81,8 +103,15 @@ return jsonb_build_object('errors', jsonb_build_array(jsonb_build_object('messag
 
 -- auth and storage: the schemas ---------------------------------------------------------------------------------------
 create schema auth;
-grant all on schema auth to supabase_auth_admin;
-grant usage on schema auth to postgres, anon, authenticated, service_role, supabase_storage_admin;
+grant all on schema auth to supabase_auth_admin, dashboard_user;
+grant usage on schema auth to postgres, anon, authenticated, service_role, supabase_realtime_admin;
+alter default privileges for role supabase_auth_admin in schema auth
+  grant all on tables to postgres, dashboard_user;
+alter default privileges for role supabase_auth_admin in schema auth
+  grant all on sequences to postgres, dashboard_user;
+alter default privileges for role supabase_auth_admin in schema auth
+  grant execute on functions to postgres, dashboard_user;
+
 create schema storage;
 grant all on schema storage to supabase_storage_admin, dashboard_user;
 grant usage on schema storage to postgres with grant option;

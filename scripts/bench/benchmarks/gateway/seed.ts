@@ -18,7 +18,8 @@ async function seedDatabase(sql: postgres.Sql, users: number, providerUrl: strin
       from generate_series(${from}::integer, ${Math.min(users, from + 499)}::integer) i`
     await sql`analyze`
   }
-  await sql`insert into auth.sessions (id, user_id) select gen_random_uuid(), id from auth.users`
+  await sql`
+    insert into auth.sessions (id, user_id, aal, created_at) select gen_random_uuid(), id, 'aal1', now() from auth.users`
   await sql`insert into public.plans (id, name) values ('bench', 'Bench')`
   // Every limit is checked, and none is reached.
   await sql`
