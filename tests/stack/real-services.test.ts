@@ -1,18 +1,25 @@
 /** Real services in the place of ours: what the gateway sends them, and a database that is not the stack's own. */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createClient } from '@supabase/supabase-js'
 import { createLocalJWKSet, jwtVerify } from 'jose'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { projectFile, readConfig, root } from '../../stack/config.ts'
+import type { Database } from '../../functions/_shared/database.types.ts'
+import { projectFile, readConfig, root, type StackConfig } from '../../stack/config.ts'
+import { confirmationLink } from '../../stack/demo-user.ts'
 import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { readProjectSettings } from '../../stack/platform/auth/settings.ts'
 import { createTokens } from '../../stack/platform/gateway/tokens.ts'
 import { createGateway, type Gateway } from '../../stack/platform/gateway.ts'
-import { freePort, startScratch } from '../../stack/platform/scratch.ts'
+import { endProcess } from '../../stack/platform/postgres.ts'
+import { freePort, type Scratch, startScratch } from '../../stack/platform/scratch.ts'
+import { enrol } from '../support/mfa.ts'
+import { freeRange } from '../support/ports.ts'
+import { newEmail, password, signUpData } from '../support/users.ts'
 
 type Seen = { url: string | undefined; headers: IncomingHttpHeaders }
 
@@ -98,28 +105,35 @@ describe('a real service by its address', () => {
   })
 })
 
-test('a database that exists already gets our migrations and nothing else of ours', { timeout: 120_000 }, async () => {
-  const scratch = await startScratch()
-  const data = await mkdtemp(join(tmpdir(), 'palisade-outside-'))
-  const url = await scratch.createDatabase('outside')
-  const admin = postgres(scratch.superuserUrl('outside'), { max: 1 })
-  const { password } = new URL(url)
-  for (const role of ['authenticator', 'supabase_auth_admin', 'supabase_storage_admin']) {
-    await admin.unsafe(`alter role ${role} password '${password}'`)
-  }
-  const env = {
-    ...process.env,
-    PALISADE_DATA: data,
-    PALISADE_PORT: String(32_000 + (process.pid % 70) * 10),
-    PALISADE_DB_URL: url,
-  }
-  const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
-    cwd: root,
-    env,
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  try {
-    const screen = await new Promise<string>((resolve, reject) => {
+describe('a database that exists already', () => {
+  let scratch: Scratch
+  let stack: ChildProcess | undefined
+  let data: string
+  let screen: string
+  let sql: postgres.Sql
+  let config: StackConfig
+  let keys: StackKeys
+  beforeAll(async () => {
+    scratch = await startScratch()
+    data = await mkdtemp(join(tmpdir(), 'palisade-outside-'))
+    const url = await scratch.createDatabase('outside')
+    sql = postgres(url, { max: 1, onnotice: () => {} })
+    const admin = postgres(scratch.superuserUrl('outside'), { max: 1 })
+    for (const role of ['authenticator', 'supabase_auth_admin', 'supabase_storage_admin']) {
+      await admin.unsafe(`alter role ${role} password '${new URL(url).password}'`)
+    }
+    await admin.end()
+    const place = { PALISADE_DATA: data, PALISADE_PORT: String(await freeRange()), PALISADE_DB_URL: url }
+    const env = { ...process.env, ...place, PALISADE_AUTH_HASH_COST: '4' }
+    config = readConfig(env)
+    keys = await loadKeys(config.files.keys)
+    const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
+      cwd: root,
+      env,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    stack = child
+    screen = await new Promise<string>((resolve, reject) => {
       let text = ''
       child.stdout.on('data', (chunk: Buffer) => {
         text += chunk
@@ -127,19 +141,44 @@ test('a database that exists already gets our migrations and nothing else of our
       })
       child.once('exit', () => reject(new Error(text)))
     })
+  }, 120_000)
+  afterAll(async () => {
+    if (stack) await endProcess(stack, 30_000)
+    await sql.end()
+    await scratch.stop()
+    await rm(data, { recursive: true, force: true })
+  })
 
-    const sql = postgres(url, { max: 1 })
+  test('gets our migrations and nothing else of ours', async () => {
     const [found] = await sql`
       select to_regclass('public.ai_calls') is not null as migrated, (select count(*)::int from auth.users) as users,
         (select count(*)::int from private.providers where id = 'demo') as seeded`
-    await sql.end()
+
     expect(found).toEqual({ migrated: true, users: 0, seeded: 0 })
-    expect(screen).toContain(url)
-  } finally {
-    child.kill('SIGTERM')
-    await new Promise((resolve) => child.once('exit', resolve))
-    await admin.end()
-    await scratch.stop()
-    await rm(data, { recursive: true, force: true })
-  }
+    expect(screen).toContain(config.real.db)
+  })
+
+  test('serves Auth: somebody signs up, in, refreshes and adds a second factor', async () => {
+    const client = createClient<Database>(config.urls.api, keys.publishableKey, {
+      auth: { persistSession: false, autoRefreshToken: false },
+    })
+    const person = { email: newEmail(), password }
+
+    const signUp = await client.auth.signUp({ ...person, options: { data: signUpData } })
+    await fetch(await confirmationLink(config.urls.mail, person.email), { redirect: 'manual' })
+    const signIn = await client.auth.signInWithPassword(person)
+    await enrol(client)
+    const refresh = await client.auth.refreshSession()
+
+    expect([signUp.error, signIn.error, refresh.error]).toEqual([null, null, null])
+    const tokens = await sql`
+      select s.aal, t.revoked, pg_typeof(s.aal)::text as level_type, pg_typeof(t.id)::text as id_type
+      from auth.sessions s join auth.refresh_tokens t on t.session_id = s.id join auth.users u on u.id = s.user_id
+      where u.email = ${person.email} order by s.created_at, t.id`
+    const types = { level_type: 'auth.aal_level', id_type: 'bigint' }
+    expect(tokens).toEqual([
+      { aal: 'aal2', revoked: true, ...types },
+      { aal: 'aal2', revoked: false, ...types },
+    ])
+  })
 })
