@@ -183,6 +183,9 @@ declare
 begin
   if seal.plain is null or seal.owner is null or seal.context is null then
     raise exception using errcode = '22004', message = 'private.seal: plain, owner and context must be given';
+  elsif seal.plain = '' then
+    -- pgsodium would seal it, and never open it again.
+    raise exception using errcode = '22023', message = 'private.seal: there is nothing to seal';
   end if;
   if v_key.scheme = 'aead-det' then
     v_nonce := pgsodium.crypto_aead_det_noncegen();
@@ -512,6 +515,9 @@ begin
     select f.key, f.value from jsonb_each_text(v_transfer.content) f
     where f.key in ('api_key', 'api_secret', 'passphrase') and f.value is not null
   loop
+    if v_field.value = '' then
+      perform private.raise_error('invalid_request_error', format('%s is empty: leave it out.', v_field.key));
+    end if;
     perform private.store_secret(v_credential.id, v_credential.user_id, v_field.key, v_field.value);
   end loop;
   perform private.audit(

@@ -157,7 +157,6 @@ describe('pgsodium answers role postgres as hosted Supabase does', () => {
 describe('deterministic encryption', () => {
   test.each([
     ['a word', 'hello', 'a', 'null::bytea'],
-    ['nothing', '', 'a', 'null::bytea'],
     ['one byte more than a block', 'x'.repeat(17), 'a', nonce('07')],
     ['no additional data', 'hello', null, nonce('07')],
     ['1 MB', 'x'.repeat(1_048_576), 'a', nonce('07')],
@@ -171,6 +170,16 @@ describe('deterministic encryption', () => {
       expect(await open(tx, key, sealed, aad, with_nonce)).toBe(message)
     }),
   )
+
+  test('nothing is sealed, and does not open', () =>
+    inTransaction(async (tx) => {
+      const key = await newKey(tx)
+
+      const sealed = await seal(tx, key, '')
+
+      expect(sealed.length / 2).toBe(32)
+      expect(await open(tx, key, sealed)).toBe(`${invalid} message`)
+    }))
 
   test('the same input gives the same ciphertext; another nonce, key or additional data does not', () =>
     inTransaction(async (tx) => {
@@ -260,7 +269,12 @@ describe('deterministic encryption', () => {
       for (const role of ['postgres', 'service_role', 'authenticated', 'anon']) {
         expect(await answer(tx, as(role, 'select pgsodium._root_key()'))).toBe(fn('_root_key'))
         expect(await answer(tx, as(role, "select pg_read_file('pgsodium_root.key')"))).toBe(fn('pg_read_file'))
-        expect(await answer(tx, as(role, "select vault._derived_keys(0, 'pgsodium')"))).toMatch(/^42501/)
+        for (const call of ["_derived_keys(0, 'pgsodium')", "_seal_by_id('m', 'a', 1, 'pgsodium', null)"])
+          for (const schema of ['pgsodium', 'vault'])
+            expect(await answer(tx, as(role, `select ${schema}.${call}`))).toMatch(/^42501 permission denied/)
+        expect(await answer(tx, as(role, "select pgsodium._open_by_id('m', 'a', 1, 'pgsodium', null)"))).toBe(
+          fn('_open_by_id'),
+        )
         await tx.unsafe('reset role')
       }
     }),
@@ -281,6 +295,7 @@ describe('Vault answers as hosted Supabase does', () => {
     ],
     [`select vault.update_secret((select vault.create_secret('a', 'test u1'))); ${latest} 'test u1'`, 'a'],
     ["select vault.update_secret(gen_random_uuid(), 'b')", ''],
+    [`select vault.create_secret('', 'test empty'); ${latest} 'test empty'`, ''],
     [
       "select vault.create_secret(null, 'test n')",
       '23502 null value in column "secret" of relation "secrets" violates not-null constraint',

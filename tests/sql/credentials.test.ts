@@ -98,6 +98,15 @@ describe.each(schemes)('sealed with %s', (scheme) => {
       expect(entry).toEqual({ resource_id: id, details: { purpose: 'sync', request_id: 'req-1' } })
     }))
 
+  test('an empty field is refused in words, since pgsodium would never open it again', () =>
+    inScheme(async (tx, account) => {
+      const refused = await refusal(tx, (as) => add(as, account, { ...given, passphrase: '' }))
+      const sealed = await refusal(tx, (as) => as`select private.seal('', ${account.id}, 'a context')`)
+
+      expect(refused).toMatchObject({ code: 'invalid_request_error', message: 'passphrase is empty: leave it out.' })
+      expect(sealed).toMatchObject({ sqlstate: '22023' })
+    }))
+
   test('the same secret twice is not the same ciphertext', () =>
     inScheme(async (tx, account) => {
       const ids = [await add(tx, account), await add(tx, account)]

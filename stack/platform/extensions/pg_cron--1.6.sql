@@ -143,7 +143,7 @@ comment on function cron._is_due is
 create sequence cron.jobid_seq;
 create table cron.job (
   jobid bigint primary key default pg_catalog.nextval('cron.jobid_seq'),
-  schedule text not null check (cron._is_schedule(schedule)),
+  schedule text not null,
   command text not null,
   nodename text not null default 'localhost',
   nodeport integer not null default pg_catalog.inet_server_port(),
@@ -425,7 +425,8 @@ $$;
 comment on function cron.alter_job is 'Changes what is not null in a job of the caller. Not there or not yours: XX000.';
 
 -- As in pg_cron: the schema is the gate; whoever has USAGE on it may schedule and unschedule as itself.
-grant select on cron.job, cron.job_run_details to public;
+grant select on cron.job to public;
+grant select, delete on cron.job_run_details to public;
 grant select, insert, update, delete on cron._own_job to public;
 grant select, usage on sequence cron.jobid_seq to public;
 grant select on sequence cron.runid_seq to public;
@@ -440,6 +441,9 @@ begin
     grant select on cron.job to postgres with grant option;
     grant all on cron.job_run_details to postgres with grant option;
     revoke trigger on cron.job_run_details from postgres;
+    alter default privileges in schema cron grant all on tables to postgres with grant option;
+    alter default privileges in schema cron grant all on sequences to postgres with grant option;
+    alter default privileges in schema cron grant all on functions to postgres with grant option;
   end if;
 end
 $$;

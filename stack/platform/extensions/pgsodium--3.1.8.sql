@@ -9,6 +9,7 @@ set local search_path = '';
 alter schema pgsodium owner to current_user;
 revoke all on schema pgsodium from public;
 grant usage on schema pgsodium to public;
+create schema pgsodium_masks;
 
 -- Roles and the root key belong to the whole cluster, so two databases must not create them at the same time.
 do $$
@@ -40,6 +41,13 @@ $$;
 
 grant pgsodium_keyiduser to pgsodium_keyholder;
 grant pgsodium_keyiduser, pgsodium_keyholder to pgsodium_keymaker;
+
+grant usage on schema pgsodium_masks to pgsodium_keyiduser;
+alter default privileges in schema pgsodium grant all on tables to pgsodium_keyholder;
+alter default privileges in schema pgsodium grant all on sequences to pgsodium_keyholder;
+alter default privileges in schema pgsodium_masks grant all on tables to pgsodium_keyiduser;
+alter default privileges in schema pgsodium_masks grant all on sequences to pgsodium_keyiduser;
+alter default privileges in schema pgsodium_masks grant all on functions to pgsodium_keyiduser;
 
 create type pgsodium.key_status as enum ('default', 'valid', 'invalid', 'expired');
 
@@ -204,7 +212,8 @@ begin
     raise data_exception using message = called_as || ': message cannot be NULL';
   elsif length(nonce) <> 16 then
     raise data_exception using message = called_as || ': invalid nonce';
-  elsif length(message) < 32 then
+  -- Neither does the real one open a message of no bytes, although it seals it.
+  elsif length(message) <= 32 then
     raise data_exception using message = called_as || ': invalid message';
   end if;
 
@@ -266,33 +275,8 @@ end
 $$;
 comment on function pgsodium._raw_keys is 'Private: the two subkeys of a key given as 32 bytes.';
 
-create function pgsodium.crypto_aead_det_encrypt(message bytea, additional bytea, key bytea, nonce bytea default null)
-  returns bytea
-  language sql
-  immutable
-  security definer
-  set search_path = ''
-as $$
-  select pgsodium._seal(message, additional, pgsodium._raw_keys(key, 'pgsodium_crypto_aead_det_encrypt'), nonce,
-    'pgsodium_crypto_aead_det_encrypt')
-$$;
-comment on function pgsodium.crypto_aead_det_encrypt(bytea, bytea, bytea, bytea) is
-  'Encrypts with a key of 32 bytes. For pgsodium_keyholder; definer, to reach the private functions.';
-
-create function pgsodium.crypto_aead_det_decrypt(message bytea, additional bytea, key bytea, nonce bytea default null)
-  returns bytea
-  language sql
-  immutable
-  security definer
-  set search_path = ''
-as $$
-  select pgsodium._open(message, additional, pgsodium._raw_keys(key, 'pgsodium_crypto_aead_det_decrypt'), nonce,
-    'pgsodium_crypto_aead_det_decrypt')
-$$;
-comment on function pgsodium.crypto_aead_det_decrypt(bytea, bytea, bytea, bytea) is
-  'Decrypts with a key of 32 bytes. For pgsodium_keyholder; definer, to reach the private functions.';
-
-create function pgsodium.crypto_aead_det_encrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+-- The two doors to keys that are derived from the root key. Definer, to read that; who may pass is granted below.
+create function pgsodium._seal_by_id(message bytea, additional bytea, key_id bigint, context bytea, nonce bytea)
   returns bytea
   language sql
   stable
@@ -302,10 +286,9 @@ as $$
   select pgsodium._seal(message, additional, pgsodium._derived_keys(key_id, context), nonce,
     'pgsodium_crypto_aead_det_encrypt_by_id')
 $$;
-comment on function pgsodium.crypto_aead_det_encrypt(bytea, bytea, bigint, bytea, bytea) is
-  'Encrypts with the key derived from the root key by key_id and context. For pgsodium_keyiduser; definer, to read the root key.';
+comment on function pgsodium._seal_by_id is 'Private: encrypts under a derived key, for those who may use crypto_aead_det_encrypt by key_id.';
 
-create function pgsodium.crypto_aead_det_decrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+create function pgsodium._open_by_id(message bytea, additional bytea, key_id bigint, context bytea, nonce bytea)
   returns bytea
   language sql
   stable
@@ -315,8 +298,49 @@ as $$
   select pgsodium._open(message, additional, pgsodium._derived_keys(key_id, context), nonce,
     'pgsodium_crypto_aead_det_decrypt_by_id')
 $$;
+comment on function pgsodium._open_by_id is 'Private: decrypts under a derived key, for those who may use crypto_aead_det_decrypt by key_id.';
+
+create function pgsodium.crypto_aead_det_encrypt(message bytea, additional bytea, key bytea, nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$
+  select pgsodium._seal(message, additional, pgsodium._raw_keys(key, 'pgsodium_crypto_aead_det_encrypt'), nonce,
+    'pgsodium_crypto_aead_det_encrypt')
+$$;
+comment on function pgsodium.crypto_aead_det_encrypt(bytea, bytea, bytea, bytea) is
+  'Encrypts with a key of 32 bytes. For pgsodium_keyholder.';
+
+create function pgsodium.crypto_aead_det_decrypt(ciphertext bytea, additional bytea, key bytea, nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$
+  select pgsodium._open(ciphertext, additional, pgsodium._raw_keys(key, 'pgsodium_crypto_aead_det_decrypt'), nonce,
+    'pgsodium_crypto_aead_det_decrypt')
+$$;
+comment on function pgsodium.crypto_aead_det_decrypt(bytea, bytea, bytea, bytea) is
+  'Decrypts with a key of 32 bytes. For pgsodium_keyholder.';
+
+create function pgsodium.crypto_aead_det_encrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$ select pgsodium._seal_by_id(message, additional, key_id, context, nonce) $$;
+comment on function pgsodium.crypto_aead_det_encrypt(bytea, bytea, bigint, bytea, bytea) is
+  'Encrypts with the key derived from the root key by key_id and context. For pgsodium_keyiduser.';
+
+create function pgsodium.crypto_aead_det_decrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$ select pgsodium._open_by_id(message, additional, key_id, context, nonce) $$;
 comment on function pgsodium.crypto_aead_det_decrypt(bytea, bytea, bigint, bytea, bytea) is
-  'Decrypts with the key derived from the root key by key_id and context. For pgsodium_keyiduser; definer, to read the root key.';
+  'Decrypts with the key derived from the root key by key_id and context. For pgsodium_keyiduser.';
 
 -- Stable, like the real ones: a key that the same statement creates is not seen, and the answer is P0002.
 create function pgsodium.crypto_aead_det_encrypt(message bytea, additional bytea, key_uuid uuid, nonce bytea)
@@ -397,27 +421,46 @@ create view pgsodium.decrypted_key as
         then pgsodium.crypto_aead_det_decrypt(
           raw_key, pg_catalog.convert_to(id::text || associated_data, 'utf8'), parent_key, raw_key_nonce)
     end as decrypted_raw_key,
-    raw_key_nonce, parent_key, comment, user_data
+    raw_key_nonce, parent_key, comment
   from pgsodium.key;
 comment on view pgsodium.decrypted_key is 'Keys with the raw key in the clear, where there is one.';
+
+-- A raw key never lies in the table as it is.
+create function pgsodium.key_encrypt_secret_raw_key()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path = ''
+as $$
+begin
+  if new.raw_key is not null then
+    new.raw_key := pgsodium.crypto_aead_det_encrypt(
+      new.raw_key, convert_to(new.id::text || new.associated_data, 'utf8'), new.parent_key, new.raw_key_nonce);
+  end if;
+  return new;
+end
+$$;
+comment on function pgsodium.key_encrypt_secret_raw_key is 'Encrypts a raw key under its parent, bound to its id and associated data.';
+
+create trigger key_encrypt_secret_trigger_raw_key
+  before insert or update of raw_key on pgsodium.key
+  for each row execute function pgsodium.key_encrypt_secret_raw_key();
 
 create function pgsodium.crypto_aead_det_keygen()
   returns bytea
   language sql
   volatile
-  security definer
   set search_path = ''
 as $$ select pgsodium._random_bytes(32) $$;
-comment on function pgsodium.crypto_aead_det_keygen is 'A new random key, 32 bytes. Definer, to reach the random source.';
+comment on function pgsodium.crypto_aead_det_keygen is 'A new random key, 32 bytes.';
 
 create function pgsodium.crypto_aead_det_noncegen()
   returns bytea
   language sql
   volatile
-  security definer
   set search_path = ''
 as $$ select pgsodium._random_bytes(16) $$;
-comment on function pgsodium.crypto_aead_det_noncegen is 'A new random nonce, 16 bytes. Definer, to reach the random source.';
+comment on function pgsodium.crypto_aead_det_noncegen is 'A new random nonce, 16 bytes.';
 
 create function pgsodium.create_key(
   key_type pgsodium.key_type default 'aead-det',
@@ -442,8 +485,6 @@ begin
   if raw_key is not null then
     parent_key := coalesce(parent_key, (pgsodium.create_key('aead-det')).id);
     raw_key_nonce := coalesce(raw_key_nonce, pgsodium.crypto_aead_det_noncegen());
-    raw_key := pgsodium.crypto_aead_det_encrypt(
-      raw_key, convert_to(v_id::text || associated_data, 'utf8'), parent_key, raw_key_nonce);
   end if;
 
   insert into pgsodium.key (
@@ -475,7 +516,7 @@ comment on function pgsodium.create_key is
 create function pgsodium.get_key_by_id(uuid)
   returns pgsodium.valid_key
   language sql
-  stable
+  volatile
   security definer
   set search_path = ''
 as $$ select * from pgsodium.valid_key k where k.id = $1 $$;
@@ -484,7 +525,7 @@ comment on function pgsodium.get_key_by_id is 'The valid key with this id. Open 
 create function pgsodium.get_key_by_name(text)
   returns pgsodium.valid_key
   language sql
-  stable
+  volatile
   security definer
   set search_path = ''
 as $$ select * from pgsodium.valid_key k where k.name = $1 $$;
@@ -493,7 +534,7 @@ comment on function pgsodium.get_key_by_name is 'The valid key with this name. O
 create function pgsodium.get_named_keys(filter text default '%')
   returns setof pgsodium.valid_key
   language sql
-  stable
+  volatile
   security definer
   set search_path = ''
 as $$ select * from pgsodium.valid_key k where k.name ilike filter $$;
@@ -518,121 +559,156 @@ comment on function pgsodium.crypto_hash_sha512 is 'SHA-512, 64 bytes.';
 create function pgsodium.version()
   returns text
   language sql
-  stable
+  volatile
   set search_path = ''
 as $$ select extversion from pg_catalog.pg_extension where extname = 'pgsodium' $$;
 comment on function pgsodium.version is 'The version of pgsodium that this stands in for.';
 
--- Functions that exist so that a call meets the refusal of hosted Supabase, 42501, and not "does not exist". The pwhash
--- ones are open to everybody there; here everybody gets 0A000 from them.
-do $$
+-- Functions that exist so that a call meets the answer of hosted Supabase, 42501, and not "does not exist". Who may call them
+-- there gets 0A000 here. By the class of the real one: volatility, definer, and to whom it is granted.
+create function pgsodium._only_names(kind text, grantees text, functions text[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = ''
+as $$
 declare
-  v_function text;
+  v_signature text;
+  v_function regprocedure;
 begin
-  foreach v_function in array array[
-    'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key bytea) returns bytea',
-    'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key_uuid uuid) returns bytea',
-    'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key bytea) returns bytea',
-    'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key_uuid uuid) returns bytea',
-    'crypto_aead_ietf_keygen() returns bytea',
-    'crypto_aead_ietf_noncegen() returns bytea',
-    'crypto_secretbox(message bytea, nonce bytea, key bytea) returns bytea',
-    'crypto_secretbox(message bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_secretbox(message bytea, nonce bytea, key_uuid uuid) returns bytea',
-    'crypto_secretbox_open(ciphertext bytea, nonce bytea, key bytea) returns bytea',
-    'crypto_secretbox_open(message bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_secretbox_open(message bytea, nonce bytea, key_uuid uuid) returns bytea',
-    'crypto_secretbox_keygen() returns bytea',
-    'crypto_secretbox_noncegen() returns bytea',
-    'crypto_auth(message bytea, key bytea) returns bytea',
-    'crypto_auth(message bytea, key_uuid uuid) returns bytea',
-    'crypto_auth_verify(mac bytea, message bytea, key bytea) returns boolean',
-    'crypto_auth_verify(mac bytea, message bytea, key_uuid uuid) returns boolean',
-    'crypto_auth_keygen() returns bytea',
-    'crypto_auth_hmacsha256(message bytea, secret bytea) returns bytea',
-    'crypto_auth_hmacsha256(message bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_auth_hmacsha256(message bytea, key_uuid uuid) returns bytea',
-    'crypto_auth_hmacsha256_verify(hash bytea, message bytea, secret bytea) returns boolean',
-    'crypto_auth_hmacsha256_verify(signature bytea, message bytea, key_uuid uuid) returns boolean',
-    'crypto_auth_hmacsha256_keygen() returns bytea',
-    'crypto_auth_hmacsha512(message bytea, secret bytea) returns bytea',
-    'crypto_auth_hmacsha512(message bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_auth_hmacsha512(message bytea, key_uuid uuid) returns bytea',
-    'crypto_auth_hmacsha512_verify(hash bytea, message bytea, secret bytea) returns boolean',
-    'crypto_auth_hmacsha512_verify(signature bytea, message bytea, key_uuid uuid) returns boolean',
-    'crypto_auth_hmacsha512_keygen() returns bytea',
-    'crypto_generichash(message bytea, key bytea default null) returns bytea',
-    'crypto_generichash(message bytea, key bigint, context bytea default ''pgsodium'') returns bytea',
-    'crypto_generichash(message bytea, key_uuid uuid) returns bytea',
-    'crypto_generichash_keygen() returns bytea',
-    'crypto_shorthash(message bytea, key bytea) returns bytea',
-    'crypto_shorthash(message bytea, key_uuid uuid) returns bytea',
-    'crypto_shorthash_keygen() returns bytea',
-    'crypto_kdf_derive_from_key(subkey_size bigint, subkey_id bigint, context bytea, primary_key bytea) returns bytea',
-    'crypto_kdf_derive_from_key(subkey_size integer, subkey_id bigint, context bytea, primary_key uuid) returns bytea',
-    'crypto_kdf_keygen() returns bytea',
-    'derive_key(key_id bigint, key_len integer default 32, context bytea default ''pgsodium'') returns bytea',
-    'pgsodium_derive(key_id bigint, key_len integer default 32, context bytea default ''pgsodium'') returns bytea',
-    'randombytes_buf(size integer) returns bytea',
-    'randombytes_buf_deterministic(size integer, seed bytea) returns bytea',
-    'randombytes_new_seed() returns bytea',
-    'randombytes_random() returns integer',
-    'randombytes_uniform(upper_bound integer) returns integer',
-    'crypto_pwhash(password bytea, salt bytea) returns bytea',
-    'crypto_pwhash_saltgen() returns bytea',
-    'crypto_pwhash_str(password bytea) returns bytea',
-    'crypto_pwhash_str_verify(hashed_password bytea, password bytea) returns boolean'
-  ] loop
-    execute pg_catalog.format(
-      'create function pgsodium.%s language plpgsql volatile set search_path = '''' as %L',
-      v_function,
+  foreach v_signature in array functions loop
+    execute format('create function pgsodium.%s language plpgsql %s set search_path = '''' as %L', v_signature, kind,
       'begin raise feature_not_supported using message = ''Palisade''''s stand-in for pgsodium does not have this function''; end');
-  end loop;
-
-  for v_function in
-    select p.oid::pg_catalog.regprocedure
-    from pg_catalog.pg_proc p
-    where p.pronamespace = 'pgsodium'::pg_catalog.regnamespace
-      and pg_catalog.obj_description(p.oid, 'pg_proc') is null
-  loop
-    execute pg_catalog.format(
-      'comment on function %s is ''Only a name: the stand-in refuses it as hosted Supabase does, or says 0A000.''', v_function);
+    v_function := (select max(oid) from pg_proc where pronamespace = 'pgsodium'::regnamespace);
+    execute format('comment on function %s is ''Only a name: the stand-in refuses it as hosted Supabase does, or says 0A000.''', v_function);
+    if kind ~ 'definer' then
+      execute format('alter function %s owner to pgsodium_keymaker', v_function);
+    end if;
+    if grantees <> 'public' then
+      execute format('revoke all on function %s from public', v_function);
+      execute format('grant execute on function %s to %s', v_function, grantees);
+    end if;
   end loop;
 end
 $$;
+select pgsodium._only_names('immutable', 'pgsodium_keyholder', array[
+  'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key bytea) returns bytea',
+  'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key bytea) returns bytea',
+  'crypto_auth(message bytea, key bytea) returns bytea',
+  'crypto_auth_hmacsha256(message bytea, secret bytea) returns bytea',
+  'crypto_auth_hmacsha256_verify(hash bytea, message bytea, secret bytea) returns boolean',
+  'crypto_auth_hmacsha512(message bytea, secret bytea) returns bytea',
+  'crypto_auth_hmacsha512_verify(hash bytea, message bytea, secret bytea) returns boolean',
+  'crypto_auth_verify(mac bytea, message bytea, key bytea) returns boolean',
+  'crypto_secretbox(message bytea, nonce bytea, key bytea) returns bytea',
+  'crypto_secretbox_open(ciphertext bytea, nonce bytea, key bytea) returns bytea'
+]);
+select pgsodium._only_names('immutable', 'pgsodium_keyiduser', array[
+  'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_auth(message bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_auth_hmacsha256(message bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_auth_hmacsha256_verify(hash bytea, message bytea, key_id bigint, context bytea default ''pgsodium'') returns boolean',
+  'crypto_auth_hmacsha512(message bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_auth_hmacsha512_verify(hash bytea, message bytea, key_id bigint, context bytea default ''pgsodium'') returns boolean',
+  'crypto_auth_verify(mac bytea, message bytea, key_id bigint, context bytea default ''pgsodium'') returns boolean',
+  'crypto_generichash(message bytea, key bytea default null) returns bytea',
+  'crypto_secretbox(message bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_secretbox_open(message bytea, nonce bytea, key_id bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_shorthash(message bytea, key bytea) returns bytea'
+]);
+select pgsodium._only_names('stable security definer', 'pgsodium_keyiduser, pgsodium_keymaker', array[
+  'crypto_aead_ietf_decrypt(message bytea, additional bytea, nonce bytea, key_uuid uuid) returns bytea',
+  'crypto_aead_ietf_encrypt(message bytea, additional bytea, nonce bytea, key_uuid uuid) returns bytea',
+  'crypto_auth(message bytea, key_uuid uuid) returns bytea',
+  'crypto_auth_hmacsha256(message bytea, key_uuid uuid) returns bytea',
+  'crypto_auth_hmacsha256_verify(signature bytea, message bytea, key_uuid uuid) returns boolean',
+  'crypto_auth_hmacsha512(message bytea, key_uuid uuid) returns bytea',
+  'crypto_auth_hmacsha512_verify(signature bytea, message bytea, key_uuid uuid) returns boolean',
+  'crypto_auth_verify(mac bytea, message bytea, key_uuid uuid) returns boolean',
+  'crypto_generichash(message bytea, key_uuid uuid) returns bytea',
+  'crypto_kdf_derive_from_key(subkey_size integer, subkey_id bigint, context bytea, primary_key uuid) returns bytea',
+  'crypto_secretbox(message bytea, nonce bytea, key_uuid uuid) returns bytea',
+  'crypto_secretbox_open(message bytea, nonce bytea, key_uuid uuid) returns bytea',
+  'crypto_shorthash(message bytea, key_uuid uuid) returns bytea'
+]);
+select pgsodium._only_names('volatile', 'pgsodium_keymaker', array[
+  'crypto_aead_ietf_keygen() returns bytea',
+  'crypto_auth_hmacsha256_keygen() returns bytea',
+  'crypto_auth_keygen() returns bytea',
+  'crypto_generichash_keygen() returns bytea',
+  'crypto_kdf_keygen() returns bytea',
+  'crypto_secretbox_keygen() returns bytea',
+  'crypto_shorthash_keygen() returns bytea',
+  'derive_key(key_id bigint, key_len integer default 32, context bytea default ''pgsodium'') returns bytea',
+  'pgsodium_derive(key_id bigint, key_len integer default 32, context bytea default ''pgsodium'') returns bytea',
+  'randombytes_new_seed() returns bytea'
+]);
+select pgsodium._only_names('volatile', 'pgsodium_keyiduser', array[
+  'crypto_aead_ietf_noncegen() returns bytea',
+  'crypto_secretbox_noncegen() returns bytea',
+  'randombytes_buf(size integer) returns bytea',
+  'randombytes_random() returns integer',
+  'randombytes_uniform(upper_bound integer) returns integer'
+]);
+select pgsodium._only_names('volatile', 'public', array[
+  'crypto_auth_hmacsha512_keygen() returns bytea',
+  'crypto_pwhash_saltgen() returns bytea',
+  'crypto_pwhash_str(password bytea) returns bytea'
+]);
+select pgsodium._only_names('immutable', 'public', array[
+  'crypto_generichash(message bytea, key bigint, context bytea default ''pgsodium'') returns bytea',
+  'crypto_pwhash(password bytea, salt bytea) returns bytea',
+  'crypto_pwhash_str_verify(hashed_password bytea, password bytea) returns boolean',
+  'crypto_shorthash(message bytea, key bigint, context bytea default ''pgsodium'') returns bytea'
+]);
+select pgsodium._only_names('immutable', 'pgsodium_keymaker', array[
+  'crypto_kdf_derive_from_key(subkey_size bigint, subkey_id bigint, context bytea, primary_key bytea) returns bytea'
+]);
+select pgsodium._only_names('immutable', 'pgsodium_keyiduser, pgsodium_keymaker', array[
+  'randombytes_buf_deterministic(size integer, seed bytea) returns bytea'
+]);
+drop function pgsodium._only_names;
 
-revoke all on all tables in schema pgsodium from public;
-revoke all on all sequences in schema pgsodium from public;
-revoke all on all functions in schema pgsodium from public;
+-- Owners and grants as on hosted Supabase.
+alter function pgsodium.create_key owner to pgsodium_keymaker;
+alter function pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid) owner to pgsodium_keymaker;
+alter function pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid) owner to pgsodium_keymaker;
+alter function pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid, bytea) owner to pgsodium_keymaker;
+alter function pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid, bytea) owner to pgsodium_keymaker;
 
-grant select on pgsodium.key, pgsodium.valid_key to pgsodium_keyiduser;
-grant all on all tables in schema pgsodium to pgsodium_keyholder, pgsodium_keymaker;
-grant all on all sequences in schema pgsodium to pgsodium_keyholder, pgsodium_keymaker;
+revoke all on pgsodium.key from pgsodium_keyholder;
+grant all on pgsodium.key to pgsodium_keymaker;
+grant all on sequence pgsodium.key_key_id_seq to pgsodium_keymaker;
+grant select on pgsodium.valid_key to pgsodium_keyiduser;
 
-grant execute on function
-  pgsodium.create_key,
-  pgsodium.get_key_by_id,
-  pgsodium.get_key_by_name,
-  pgsodium.get_named_keys,
-  pgsodium.crypto_aead_det_noncegen,
-  pgsodium.crypto_hash_sha256,
-  pgsodium.crypto_hash_sha512,
-  pgsodium.crypto_pwhash,
-  pgsodium.crypto_pwhash_saltgen,
-  pgsodium.crypto_pwhash_str,
-  pgsodium.crypto_pwhash_str_verify,
-  pgsodium.version
-to public;
-
-grant execute on function
+revoke all on function
+  pgsodium._root_key,
+  pgsodium._derived_keys,
+  pgsodium._seal_by_id,
+  pgsodium._open_by_id,
   pgsodium.crypto_aead_det_encrypt(bytea, bytea, bigint, bytea, bytea),
   pgsodium.crypto_aead_det_decrypt(bytea, bytea, bigint, bytea, bytea),
   pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid),
   pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid),
   pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid, bytea),
-  pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid, bytea)
+  pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid, bytea),
+  pgsodium.crypto_aead_det_encrypt(bytea, bytea, bytea, bytea),
+  pgsodium.crypto_aead_det_decrypt(bytea, bytea, bytea, bytea),
+  pgsodium.crypto_aead_det_keygen
+from public;
+
+grant execute on function
+  pgsodium._seal_by_id,
+  pgsodium._open_by_id,
+  pgsodium.crypto_aead_det_encrypt(bytea, bytea, bigint, bytea, bytea),
+  pgsodium.crypto_aead_det_decrypt(bytea, bytea, bigint, bytea, bytea),
+  pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid),
+  pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid),
+  pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid, bytea),
+  pgsodium.crypto_aead_det_decrypt(bytea, bytea, uuid, bytea),
+  pgsodium.create_key,
+  pgsodium.crypto_aead_det_noncegen
 to pgsodium_keyiduser;
 
 grant execute on function
@@ -642,9 +718,14 @@ to pgsodium_keyholder;
 
 grant execute on function pgsodium.crypto_aead_det_keygen to pgsodium_keymaker;
 
--- What hosted Supabase adds after create extension, and all that an application has.
+-- What hosted Supabase adds after create extension, and all that an application has. postgres owns the view of decrypted keys
+-- there, and reads the table through pg_read_all_data.
 do $$
 begin
+  if pg_catalog.to_regrole('postgres') is not null then
+    alter view pgsodium.decrypted_key owner to postgres;
+    alter function pgsodium.key_encrypt_secret_raw_key owner to postgres;
+  end if;
   if pg_catalog.to_regrole('service_role') is not null then
     grant execute on function
       pgsodium.crypto_aead_det_encrypt(bytea, bytea, uuid, bytea),

@@ -124,7 +124,7 @@ end
 $$;
 comment on function vault._derived_keys is 'Private: the two subkeys derived from the root key in the data directory.';
 
-create function vault._crypto_aead_det_encrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+create function vault._seal_by_id(message bytea, additional bytea, key_id bigint, context bytea, nonce bytea)
   returns bytea
   language plpgsql
   stable
@@ -146,9 +146,9 @@ begin
   return v_siv || vault._mask(message, v_siv, v_keys);
 end
 $$;
-comment on function vault._crypto_aead_det_encrypt is 'Private to Vault: encrypts under a key derived from the root key. Definer, to read that key.';
+comment on function vault._seal_by_id is 'Private: encrypts under a key derived from the root key. Definer, to read that key.';
 
-create function vault._crypto_aead_det_decrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+create function vault._open_by_id(message bytea, additional bytea, key_id bigint, context bytea, nonce bytea)
   returns bytea
   language plpgsql
   stable
@@ -177,7 +177,23 @@ begin
   return v_plain;
 end
 $$;
-comment on function vault._crypto_aead_det_decrypt is 'Decrypts a secret for the view decrypted_secrets. Definer, to read the root key.';
+comment on function vault._open_by_id is 'Private: decrypts under a key derived from the root key, for those who may use _crypto_aead_det_decrypt. Definer, to read that key.';
+
+create function vault._crypto_aead_det_encrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$ select vault._seal_by_id(message, additional, key_id, context, nonce) $$;
+comment on function vault._crypto_aead_det_encrypt is 'Private to Vault: encrypts a secret.';
+
+create function vault._crypto_aead_det_decrypt(message bytea, additional bytea, key_id bigint, context bytea default 'pgsodium', nonce bytea default null)
+  returns bytea
+  language sql
+  immutable
+  set search_path = ''
+as $$ select vault._open_by_id(message, additional, key_id, context, nonce) $$;
+comment on function vault._crypto_aead_det_decrypt is 'Decrypts a secret for the view decrypted_secrets.';
 
 -- Immutable, like the real one, so that the planner calls it: that is why a direct INSERT is refused with "permission denied
 -- for function _crypto_aead_det_noncegen". create_secret does not rely on it, since a cached plan would repeat the nonce.
@@ -287,11 +303,14 @@ begin
     grant select, delete on vault.secrets, vault.decrypted_secrets to postgres with grant option;
     grant execute on function vault.create_secret, vault.update_secret, vault._crypto_aead_det_decrypt
       to postgres with grant option;
+    grant execute on function vault._open_by_id to postgres;
   end if;
   if pg_catalog.to_regrole('service_role') is not null then
     grant usage on schema vault to service_role;
     grant select, delete on vault.secrets, vault.decrypted_secrets to service_role;
-    grant execute on function vault.create_secret, vault.update_secret, vault._crypto_aead_det_decrypt to service_role;
+    grant execute on function
+      vault.create_secret, vault.update_secret, vault._crypto_aead_det_decrypt, vault._open_by_id
+    to service_role;
   end if;
 end
 $$;

@@ -1,6 +1,6 @@
 \echo Use "create extension pg_net" to load this file. \quit
 
--- Palisade's stand-in for pg_net 0.20.0: the same queue, functions and grants. There is no background worker; the stack
+-- Palisade's stand-in for pg_net 0.20.4: the same queue, functions and grants. There is no background worker; the stack
 -- listens on channel pgnet_wake, takes requests from net.http_request_queue and writes net._http_response.
 
 set local search_path = '';
@@ -52,23 +52,6 @@ create function net.wake()
 as $$ select pg_notify('pgnet_wake', '') $$;
 comment on function net.wake is 'Tells the stack, on channel pgnet_wake, that requests wait. Arrives when the transaction commits.';
 
-create function net._tg_http_request_queue__wake()
-  returns trigger
-  language plpgsql
-  volatile
-  set search_path = ''
-as $$
-begin
-  perform pg_notify('pgnet_wake', '');
-  return null;
-end
-$$;
-comment on function net._tg_http_request_queue__wake is 'Private: wakes the stack when a request is queued.';
-
-create trigger http_request_queue__wake
-  after insert on net.http_request_queue
-  for each statement execute function net._tg_http_request_queue__wake();
-
 create function net._urlencode_string(string character varying)
   returns text
   language sql
@@ -104,17 +87,7 @@ as $$
 $$;
 comment on function net._encode_url_with_params_array is 'Private: adds encoded parameters to the query of a URL.';
 
-create function net._params_array(params jsonb)
-  returns text[]
-  language sql
-  immutable
-  set search_path = ''
-as $$
-  select coalesce(array_agg(net._urlencode_string(p.key) || '=' || net._urlencode_string(p.value)), '{}')
-  from jsonb_each_text(params) p
-$$;
-comment on function net._params_array is 'Private: parameters as encoded key=value pairs.';
-
+-- Definer, as hosted Supabase makes them: the queue belongs to the extension.
 create function net.http_get(
   url text,
   params jsonb default '{}',
@@ -122,13 +95,24 @@ create function net.http_get(
   timeout_milliseconds integer default 5000
 )
   returns bigint
-  language sql
+  language plpgsql
   volatile
+  security definer
   set search_path = ''
 as $$
-  insert into net.http_request_queue (method, url, headers, timeout_milliseconds)
-  values ('GET', net._encode_url_with_params_array(url, net._params_array(params)), headers, timeout_milliseconds)
-  returning id
+declare
+  v_params text[] := (
+    select coalesce(array_agg(net._urlencode_string(p.key) || '=' || net._urlencode_string(p.value)), '{}')
+    from jsonb_each_text(params) p
+  );
+  v_id bigint;
+begin
+  insert into net.http_request_queue as q (method, url, headers, timeout_milliseconds)
+  values ('GET', net._encode_url_with_params_array(url, v_params), headers, timeout_milliseconds)
+  returning q.id into v_id;
+  perform net.wake();
+  return v_id;
+end
 $$;
 comment on function net.http_get is 'Queues a GET, sent after the transaction commits. Returns the id of the answer in net._http_response.';
 
@@ -142,9 +126,14 @@ create function net.http_post(
   returns bigint
   language plpgsql
   volatile
+  security definer
   set search_path = ''
 as $$
 declare
+  v_params text[] := (
+    select coalesce(array_agg(net._urlencode_string(p.key) || '=' || net._urlencode_string(p.value)), '{}')
+    from jsonb_each_text(params) p
+  );
   v_type text;
   v_id bigint;
 begin
@@ -163,12 +152,13 @@ begin
   insert into net.http_request_queue as q (method, url, headers, body, timeout_milliseconds)
   values (
     'POST',
-    net._encode_url_with_params_array(url, net._params_array(params)),
+    net._encode_url_with_params_array(url, v_params),
     headers,
     convert_to(body::text, 'UTF8'),
     timeout_milliseconds
   )
   returning q.id into v_id;
+  perform net.wake();
   return v_id;
 end
 $$;
@@ -182,21 +172,46 @@ create function net.http_delete(
   body jsonb default null
 )
   returns bigint
-  language sql
+  language plpgsql
   volatile
   set search_path = ''
 as $$
-  insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds)
+declare
+  v_params text[] := (
+    select coalesce(array_agg(net._urlencode_string(p.key) || '=' || net._urlencode_string(p.value)), '{}')
+    from jsonb_each_text(params) p
+  );
+  v_id bigint;
+begin
+  insert into net.http_request_queue as q (method, url, headers, body, timeout_milliseconds)
   values (
     'DELETE',
-    net._encode_url_with_params_array(url, net._params_array(params)),
+    net._encode_url_with_params_array(url, v_params),
     headers,
     convert_to(body::text, 'UTF8'),
     timeout_milliseconds
   )
-  returning id
+  returning q.id into v_id;
+  perform net.wake();
+  return v_id;
+end
 $$;
 comment on function net.http_delete is 'Queues a DELETE, sent after the transaction commits. Returns the id of the answer in net._http_response.';
+
+create function net._await_response(request_id bigint)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = ''
+as $$
+begin
+  while not exists (select from net._http_response r where r.id = request_id) loop
+    perform pg_sleep(0.05);
+  end loop;
+  return true;
+end
+$$;
+comment on function net._await_response is 'Waits until the request is answered.';
 
 create function net._http_collect_response(request_id bigint, async boolean default true)
   returns net.http_response_result
@@ -207,11 +222,10 @@ as $$
 declare
   v_response net._http_response;
 begin
-  loop
-    select * into v_response from net._http_response r where r.id = request_id;
-    exit when found or async;
-    perform pg_sleep(0.05);
-  end loop;
+  if not async then
+    perform net._await_response(request_id);
+  end if;
+  select * into v_response from net._http_response r where r.id = request_id;
 
   if v_response.id is null or v_response.error_msg is not null then
     return ('ERROR', coalesce(v_response.error_msg, 'request matching request_id not found'), null)::net.http_response_result;
@@ -227,3 +241,18 @@ comment on function net._http_collect_response is 'The answer to a request; with
 grant usage on schema net to public;
 grant all on all tables in schema net to public;
 grant all on all sequences in schema net to public;
+
+-- What hosted Supabase adds after create extension: the two functions for the roles of the Data API, and for nobody else.
+do $$
+declare
+  v_role text;
+begin
+  revoke all on function net.http_get, net.http_post from public;
+  foreach v_role in array array['supabase_functions_admin', 'postgres', 'anon', 'authenticated', 'service_role'] loop
+    if pg_catalog.to_regrole(v_role) is not null then
+      execute pg_catalog.format('grant usage on schema net to %I', v_role);
+      execute pg_catalog.format('grant execute on function net.http_get, net.http_post to %I', v_role);
+    end if;
+  end loop;
+end
+$$;
