@@ -15,6 +15,7 @@ import { findUnknownLanguages } from './checks/docs/pages.ts'
 import { findWrongSql } from './checks/docs/sql.ts'
 import { findImportCircles } from './checks/import-circles.ts'
 import { findImportViolations } from './checks/imports.ts'
+import { findNewerSql } from './checks/newer-postgres.ts'
 import { findSecrets } from './checks/secrets.ts'
 import { findUnguardedStatements } from './checks/where-clauses.ts'
 import { staleBaselineFiles } from './shared/baseline.ts'
@@ -26,7 +27,8 @@ import { onDatabase } from './shared/run-vitest.ts'
 const help = `Usage: npm run check
 
 Code: format and lint (biome), types (tsc), what nobody uses (knip), import direction and circles, secrets.
-Schema: migrations (squawk), drift, generated types, UPDATE/DELETE without WHERE, Supabase's advisors, the access matrix.
+Schema: migrations (squawk), SQL that PostgreSQL 15 lacks, drift, generated types, UPDATE/DELETE without WHERE, Supabase's
+advisors, the access matrix.
 Pages: links, names of the database, settings, variables, commands and files, examples in TypeScript and SQL.
 Exits 1 when any of them fails.`
 
@@ -75,6 +77,7 @@ const ofCode: Check[] = [
   ['import direction', findImportViolations],
   ['no import circles', findImportCircles],
   ['secrets', findSecrets],
+  ['SQL that PostgreSQL 15 has', findNewerSql],
   ['pages: links, and what README leads to', findBrokenLinks],
   ['pages: languages of examples', findUnknownLanguages],
   ['pages: examples in TypeScript', findWrongCode],

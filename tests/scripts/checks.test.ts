@@ -13,9 +13,11 @@ import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
 import { readPage, unknownLanguagesIn } from '../../scripts/checks/docs/pages.ts'
 import { circlesIn } from '../../scripts/checks/import-circles.ts'
 import { namesOfOursIn, unreadIn, violationsIn } from '../../scripts/checks/imports.ts'
+import { newer, newerIn } from '../../scripts/checks/newer-postgres.ts'
 import { importsOf } from '../../scripts/checks/read-imports.ts'
 import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
+import { newerSql } from '../support/newer-sql.ts'
 
 describe('imports', () => {
   test('an endpoint that imports another, and a domain that imports an endpoint', () => {
@@ -356,5 +358,38 @@ describe('pages', () => {
 
     const messages = ['silences', 'get_my_debts', 'nonsense', 'lost', 'misplaced', 'disorder', 'mismatch', 'unlimited']
     expect(found).toEqual(messages.map((word) => expect.stringMatching(new RegExp(`^docs/page\\.md:6 .*${word}`))))
+  })
+})
+
+describe('SQL that PostgreSQL 15 lacks', () => {
+  const exampleOf = (what: string) => newerSql[what] ?? `select ${what}`
+
+  test.each(newer)('$what is found, by its line and version, in SQL, a function and an endpoint', ({ what, since }) => {
+    const statement = exampleOf(what)
+    const finding = (place: string) =>
+      expect.stringContaining(`${place} ${what}: since ${/^\d/.test(since) ? 'PostgreSQL ' : ''}${since}`)
+
+    expect(newerIn('sql/00_x.sql', `-- one\n${statement};\n`)).toContainEqual(finding('sql/00_x.sql:2'))
+    expect(newerIn('sql/00_x.sql', `do $$ begin\n  ${statement};\nend $$;`)).toContainEqual(finding('sql/00_x.sql:2'))
+    expect(newerIn('functions/x.ts', `const a =\n  sql\`${statement}\``)).toContainEqual(finding('functions/x.ts:2'))
+  })
+
+  test.each(newer)('$what is not found in a comment and outside of queries', ({ what }) => {
+    expect(newerIn('sql/00_x.sql', `-- ${exampleOf(what)}\nselect 1; /* ${exampleOf(what)} */`)).toEqual([])
+    expect(newerIn('functions/x.ts', `const text = "${exampleOf(what)}"`)).toEqual([])
+  })
+
+  test.each([
+    'select random(), random( )',
+    "select json_object('{a, 1}'), '1'::json, json_build_object('a', 1)",
+    "update storage.objects set name = 'main' where name = 'storage'",
+    "select 'it is not JSON.', a_1, v2_3, $1, 10.5, '2026_01' from generate_series(1, 3) a_1",
+    "select generate_series(now(), coalesce(now(), now()), interval '1 day')",
+    'alter table private.settings alter column value set storage main',
+    'merge into a using b on a.id = b.id when not matched then do nothing; update a set id = 1 where false returning id',
+    "select private.schedule_job('x', '15 seconds', 'select 1'), cron.schedule('x', '* * * * *', 'select 1')",
+    "grant select on a to b; select 'maintained'",
+  ])('what 15 has, too, is not found: %s', (statement) => {
+    expect(newerIn('sql/00_x.sql', statement)).toEqual([])
   })
 })

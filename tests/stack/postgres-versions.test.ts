@@ -4,11 +4,13 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import newerNames from '../../scripts/checks/newer-names.json' with { type: 'json' }
 import { onDatabase } from '../../scripts/shared/run-vitest.ts'
 import { root } from '../../stack/config.ts'
 import { migrationVersions, pushMigrations } from '../../stack/migrations.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { describeWithDebian } from '../support/debian.ts'
+import { newerSql } from '../support/newer-sql.ts'
 import { startScratch15 } from '../support/postgresql-15.ts'
 
 type Server = { scratch: Scratch; url: string; sql: postgres.Sql }
@@ -24,6 +26,33 @@ async function startServer(start: () => Promise<Scratch>): Promise<Server> {
 async function stopServer(server: Server | undefined): Promise<void> {
   await server?.sql.end()
   await server?.scratch.stop()
+}
+
+/** What a statement is refused with as the superuser; null when it is not. Nothing of it stays. */
+async function refusal(server: Server, statement: string): Promise<string | null> {
+  const admin = postgres(server.scratch.superuserUrl('palisade'), { max: 1, onnotice: () => {} })
+  try {
+    await admin.unsafe(`begin; ${statement}; rollback`)
+    return null
+  } catch (error) {
+    return String(error)
+  } finally {
+    await admin.end()
+  }
+}
+
+async function readNames({ sql }: Server) {
+  const list = async (query: string) => (await sql.unsafe(query)).map((row): string => row.name)
+  return {
+    functions: await list(
+      "select distinct proname as name from pg_proc where pronamespace = 'pg_catalog'::regnamespace",
+    ),
+    settings: await list('select name from pg_settings'),
+    roles: await list("select rolname as name from pg_roles where rolname like 'pg\\_%'"),
+    relations: await list(
+      "select relname as name from pg_class where relnamespace = 'pg_catalog'::regnamespace and relkind in ('r', 'v')",
+    ),
+  }
 }
 
 /** By the names of the jobs. */
@@ -74,6 +103,23 @@ describeWithDebian(['postgresql-15'], 'PostgreSQL 15 and 17', () => {
       await expect(refusal).rejects.toMatchObject({ code: '22023', message: `invalid schedule: ${schedule}` })
       expect(await schedules(server())).not.toContain('test')
     })
+  })
+
+  test.each(Object.entries(newerSql))('15 does not know %s', async (_what, statement) => {
+    expect(await refusal(current, statement)).toBeNull()
+    expect(await refusal(old, statement)).not.toBeNull()
+  })
+
+  test('names that 15 does not know are those of the list', async () => {
+    const [then, now] = [await readNames(old), await readNames(current)]
+    const missing = (kind: keyof typeof then) => now[kind].filter((name) => !then[kind].includes(name)).sort()
+    const listed = (kind: keyof typeof then) =>
+      Object.values(newerNames)
+        .flatMap((names) => names[kind])
+        .sort()
+
+    for (const kind of ['functions', 'settings', 'roles', 'relations'] as const)
+      expect(missing(kind)).toEqual(listed(kind))
   })
 
   test('the access matrix and what reads addresses, ids, dates and times pass on 15', {
