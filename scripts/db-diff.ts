@@ -5,7 +5,13 @@ import { parseArgs } from 'node:util'
 import { root, StackError } from '../stack/config.ts'
 import { pushMigrations } from '../stack/migrations.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
-import { applySources, prepareForComparison, rowDifference, schemaDifference } from './shared/compare-databases.ts'
+import {
+  applySources,
+  portable,
+  prepareForComparison,
+  rowDifference,
+  schemaDifference,
+} from './shared/compare-databases.ts'
 import { runSql } from './shared/connect-database.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -62,12 +68,7 @@ await runScript(help, async () => {
     const version = new Date().toISOString().replaceAll(/\D/g, '').slice(0, 14)
     const file = join('supabase', 'migrations', `${version}_${name}.sql`)
     const header = `-- Written by npm run db:diff from sql/ and policies/; read the sources for the reasons.\nset lock_timeout = '5s';\nset statement_timeout = '60s';\n\n`
-    // pg-delta names the database a job runs in; ours takes the one it is called in, as hosted expects, and knows old pg_crons.
-    const portable = sql.replaceAll(
-      /cron\.schedule_in_database\((.*), 'postgres', NULL, true\)/g,
-      'private.schedule_job($1)',
-    )
-    writeFileSync(join(root, file), header + portable)
+    writeFileSync(join(root, file), header + portable(sql))
     console.log(`Wrote ${file}. Read it, then run npm test.`)
     return 0
   } finally {

@@ -75,6 +75,16 @@ async function deltaDifference(from: string, to: string): Promise<string> {
 }
 
 /**
+ * pg-delta's plan as a migration for every database and every PostgreSQL. It names the database a job runs in, where ours takes
+ * the one it is called in and knows old pg_crons; and it grants the owner what an owner has, MAINTAIN by name, which came with 17.
+ */
+export function portable(plan: string): string {
+  return plan
+    .replaceAll(/cron\.schedule_in_database\((.*), 'postgres', NULL, true\)/g, 'private.schedule_job($1)')
+    .replaceAll(/^(GRANT .*)\bMAINTAIN, (.* TO "postgres";)$/gm, '$1$2')
+}
+
+/**
  * The difference in policies on Storage's and Realtime's tables: ours, on tables that are not, so pg-delta leaves them out. The SQL
  * that turns those of `from` into those of `to`; empty when they are the same.
  * @internal For tests: it is a part of schemaDifference, which takes seconds.

@@ -33,6 +33,33 @@ describe('settings', () => {
   )
 })
 
+describe('a text that may not be of its type', () => {
+  test.each([
+    ['uuid_or_null', nobody, nobody],
+    ['uuid_or_null', nobody.replaceAll('-', ''), nobody],
+    ['uuid_or_null', nobody.slice(1), null],
+    ['uuid_or_null', '', null],
+    ['inet_or_null', '203.0.113.7', '203.0.113.7/32'],
+    ['inet_or_null', '2001:db8::/32', '2001:db8::/32'],
+    ['inet_or_null', '203.0.113.256', null],
+    ['inet_or_null', 'unknown', null],
+    ['cidr_or_null', '203.0.113.0/24', '203.0.113.0/24'],
+    ['cidr_or_null', '203.0.113.7/24', null],
+    ['date_or_null', '2024-02-29', '2024-02-29'],
+    ['date_or_null', '2023-02-29', null],
+    ['date_or_null', '2024-13-01', null],
+    ['date_or_null', '29.02.2024', null],
+    ['date_or_null', 'infinity', null],
+  ])('%s of "%s" is %s', (name, value, expected) =>
+    rolledBack(async (tx) => {
+      const [row] = await tx`
+        select ${tx.unsafe(`private.${name}`)}(${value})::text as value, ${tx.unsafe(`private.${name}`)}(null) as missing`
+
+      expect(row).toEqual({ value: expected, missing: null })
+    }),
+  )
+})
+
 describe('errors', () => {
   test('a code that is not in the catalogue cannot be raised', () =>
     rolledBack(async (tx) => {

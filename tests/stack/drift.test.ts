@@ -10,9 +10,11 @@ import { reviewAdvisors } from '../../scripts/checks/advisors.ts'
 import { readCatalogue } from '../../scripts/checks/docs/catalogue.ts'
 import { readPage } from '../../scripts/checks/docs/pages.ts'
 import { wrongSqlIn } from '../../scripts/checks/docs/sql.ts'
+import { newerIn } from '../../scripts/checks/newer-postgres.ts'
 import { staleBaselineFiles, writeBaseline } from '../../scripts/shared/baseline.ts'
 import {
   applySources,
+  portable,
   prepareForComparison,
   rowDifference,
   schemaDifference,
@@ -46,6 +48,28 @@ describe('schema', { timeout: 120_000 }, () => {
     await runSql(sources, 'alter table public.chats add column pinned boolean not null default false')
 
     expect(await schemaDifference(migrated, sources)).toContain('"pinned"')
+  })
+
+  test('what db:diff writes of a new table, a view and a job in seconds runs on PostgreSQL 15, too', async () => {
+    await runSql(
+      sources,
+      `create table public.examples (id uuid primary key);
+       create view public.example_ids with (security_invoker = true) as select id from public.examples;
+       revoke all on public.examples, public.example_ids from anon, authenticated, service_role;
+       select private.schedule_job('example', '20 seconds', 'select 1')`,
+    )
+    await prepareForComparison(sources)
+
+    const plan = await schemaDifference(migrated, sources)
+
+    expect(newerIn('plan.sql', plan).join()).toMatch(/MAINTAIN.*a schedule in seconds/)
+    expect(newerIn('plan.sql', portable(plan))).toEqual([])
+    expect(portable(plan)).toMatch(/^select private\.schedule_job\('example', '20 seconds', 'select 1'\);$/m)
+    await runSql(migrated, portable(plan))
+    await prepareForComparison(migrated)
+    // The second pass revokes what default privileges grant.
+    await runSql(migrated, portable(await schemaDifference(migrated, sources)))
+    expect(await schemaDifference(migrated, sources)).toBe('')
   })
 
   test('they start with the same rows; a setting, a limit and a plan that only one of them has are found', async () => {
