@@ -130,7 +130,7 @@ function functionsEnvironment(
   dbUrl: string,
   gatewayPassword: string,
 ): Record<string, string> {
-  const { OPENROUTER_API_KEY, AI_DB_URL } = process.env
+  const { OPENROUTER_API_KEY, AI_DB_URL, DB_CA_CERT } = process.env
   const gatewayUrl = new URL(dbUrl)
   gatewayUrl.username = 'palisade_gateway'
   gatewayUrl.password = gatewayPassword
@@ -138,6 +138,7 @@ function functionsEnvironment(
   const aiDbUrl = config.real.db ? AI_DB_URL : gatewayUrl.href
   return {
     ...(aiDbUrl ? { AI_DB_URL: aiDbUrl } : {}),
+    ...(DB_CA_CERT ? { DB_CA_CERT } : {}),
     SUPABASE_URL: config.urls.api,
     SUPABASE_DB_URL: dbUrl,
     SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishableKey }),

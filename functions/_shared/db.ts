@@ -1,6 +1,7 @@
 /** The way to Postgres, for every SQL call of a function. */
 import postgres from 'postgres'
 import { z } from 'zod'
+import { readDatabaseUrl, tlsProblem } from './database-url.ts'
 import { AppError, type ErrorCode, refusalIn } from './errors.ts'
 import { within } from './within.ts'
 
@@ -8,9 +9,15 @@ export type Database = postgres.Sql
 /** For what runs in a transaction as well. */
 export type Queries = postgres.Sql | postgres.TransactionSql
 
+type ConnectOptions = {
+  statementTimeoutMs?: number
+  /** The login's own setting ends its statements (alter role ... set statement_timeout), also behind a pooler. */
+  isTimedByRole?: boolean
+  /** PEM of the authority that signed the server's certificate. */
+  ca?: string | undefined
+}
+
 const defaultStatementTimeoutMs = 4_000
-/** Read by postgres.js, and missing in its types. */
-const unqueued = { max_pipeline: 0 }
 
 /**
  * A small pool: functions run in many isolates, and each counts against the server's connections.
@@ -18,19 +25,66 @@ const unqueued = { max_pipeline: 0 }
  * A statement never queues behind another one on the same connection, where a caller would wait for a stranger's lock.
  */
 export function connectDatabase(
-  url: string,
-  { statementTimeoutMs = defaultStatementTimeoutMs }: { statementTimeoutMs?: number } = {},
+  address: string,
+  { statementTimeoutMs = defaultStatementTimeoutMs, isTimedByRole = false, ca }: ConnectOptions = {},
 ): Database {
-  return postgres(url, {
+  const { url, ssl, isPooled } = readDatabaseUrl(address, ca)
+  const isTimedByTransaction = isPooled && !isTimedByRole
+  // Read by postgres.js, and missing in its types. In a transaction of ours what follows belongs to it.
+  const pipeline = { max_pipeline: isTimedByTransaction ? 1 : 0 }
+  const sql = postgres(url, {
     max: 5,
-    // Saves a round trip, but not with Supabase's pooler in transaction mode, on this port: there each transaction has another session.
-    prepare: new URL(url).port !== '6543',
-    ...unqueued,
+    ssl,
+    // Prepared statements save a round trip.
+    prepare: !isPooled,
+    ...pipeline,
     connect_timeout: 5,
     idle_timeout: 30,
-    connection: { application_name: 'palisade-functions', statement_timeout: statementTimeoutMs },
+    connection: {
+      application_name: 'palisade-functions',
+      // PgBouncer refuses a session that begins with it, and Supavisor drops it.
+      ...(isPooled ? {} : { statement_timeout: statementTimeoutMs }),
+    },
     onnotice: () => {},
   })
+  return isTimedByTransaction ? timedByTransaction(sql, statementTimeoutMs) : sql
+}
+
+type Rows = Promise<postgres.Row[]> & { cancel(): void }
+/** How callSql runs a statement that needs a transaction of its own. */
+const runners = new WeakMap<object, () => Rows>()
+
+/** Statements that callSql runs get a transaction that ends them in time. What runs inside of `begin` is the caller's. */
+function timedByTransaction(sql: Database, ms: number): Database {
+  return new Proxy(sql, {
+    apply(target, self, args) {
+      const query = Reflect.apply(target, self, args)
+      if (query instanceof Promise)
+        runners.set(query, () => runTimed(target, query as postgres.PendingQuery<postgres.Row[]>, ms))
+      return query
+    },
+  })
+}
+
+/** Two round trips more than without: the timeout travels with the statement. */
+function runTimed(sql: Database, query: postgres.PendingQuery<postgres.Row[]>, ms: number): Rows {
+  let running: postgres.PendingQuery<postgres.Row[]> | undefined
+  let isCancelled = false
+  let rows: postgres.Row[] = []
+  const run = sql.begin(async (tx) => {
+    if (isCancelled) return
+    const limit = tx.unsafe(`set local statement_timeout = ${ms}`).execute()
+    running = tx<postgres.Row[]>`${query}`.execute()
+    ;[, rows] = await Promise.all([limit, running])
+  })
+  const cancel = () => {
+    isCancelled = true
+    running?.cancel()
+  }
+  return Object.assign(
+    run.then(() => rows),
+    { cancel },
+  )
 }
 
 type CallOptions = {
@@ -55,11 +109,11 @@ export async function callSql<Schema extends z.ZodType>(
   { otherwise = 'internal', deadlineMs }: CallOptions = {},
 ): Promise<z.output<Schema>> {
   try {
-    const rows = await beforeDeadline(query, deadlineMs)
+    const rows = await beforeDeadline(runners.get(query)?.() ?? query, deadlineMs)
     // After a statement that failed past its first row, postgres.js 3.4.9 begins the next answer of that connection with holes.
     return schema.parse(rows.filter(() => true))
   } catch (cause) {
-    const bare = cause instanceof postgres.PostgresError ? withoutWords(cause) : cause
+    const bare = tlsProblem(cause) ?? (cause instanceof postgres.PostgresError ? withoutWords(cause) : cause)
     throw refusalIn(cause instanceof Error ? cause.message : '', bare) ?? new AppError(otherwise, { cause: bare })
   }
 }
@@ -79,7 +133,7 @@ export const answer = <T>(schema: z.ZodType<T>): z.ZodType<T> =>
 /** For a statement that is run for its effect. */
 export const nothing = z.unknown()
 
-async function beforeDeadline<Row>(query: postgres.PendingQuery<Row[] & postgres.Row[]>, ms: number | undefined) {
+async function beforeDeadline(query: Rows, ms: number | undefined): Promise<postgres.Row[]> {
   if (ms === undefined) return query
   const rows = await within(ms, query)
   if (rows !== undefined) return rows

@@ -22,6 +22,13 @@ export const variables = {
   SUPABASE_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }),
   /** Ours, as a secret of the functions: the login role `palisade_gateway`, which may only run what an AI call needs. */
   AI_DB_URL: z.url({ protocol: /^postgres(ql)?$/ }).optional(),
+  /** Ours: PEM of the authority that signed the certificate of the database. With it, certificate and name are checked. */
+  DB_CA_CERT: z
+    .string()
+    .includes('-----BEGIN CERTIFICATE-----')
+    // In a file of secrets it is one line.
+    .transform((pem) => pem.replaceAll('\\n', '\n'))
+    .optional(),
   SUPABASE_SECRET_KEYS: namedKeys,
   /** The project's public keys. Self-hosted Supabase does not give them: then they are asked for. */
   SUPABASE_JWKS: json.pipe(z.object({ keys: z.array(z.looseObject({ kty: z.string() })) })).optional(),

@@ -10,9 +10,9 @@ import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 import { within } from '../_shared/within.ts'
 
-const { SUPABASE_DB_URL, AI_DB_URL } = variables
+const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL }), environment)
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT }), environment)
 const log = (line: LogLine) => console.log(JSON.stringify(line))
 
 if (!env.AI_DB_URL) {
@@ -20,7 +20,8 @@ if (!env.AI_DB_URL) {
     'AI_DB_URL is not set, so the gateway has all rights of SUPABASE_DB_URL: set it to the role palisade_gateway'
   log({ level: 'warning', message })
 }
-const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL))
+const login = { isTimedByRole: env.AI_DB_URL !== undefined, ca: env.DB_CA_CERT }
+const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login))
 
 const world: AiWorld = {
   ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },

@@ -7,11 +7,12 @@ import { createStripe, isLiveKey } from '../_shared/billing/stripe-client.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
-const { SUPABASE_DB_URL } = variables
+const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const env = readEnv(
   z.object({
     ...tokenVariables,
     SUPABASE_DB_URL,
+    DB_CA_CERT,
     STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
     STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
     BILLING_RETURN_URLS: variables.BILLING_RETURN_URLS.optional(),
@@ -23,7 +24,7 @@ const livemode = secretKey !== undefined && isLiveKey(secretKey)
 
 const world: BillingWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
-  database: createBillingDatabase(connectDatabase(env.SUPABASE_DB_URL), livemode),
+  database: createBillingDatabase(connectDatabase(env.SUPABASE_DB_URL, { ca: env.DB_CA_CERT }), livemode),
   stripe: secretKey && returnUrls ? createStripe(secretKey, env.STRIPE_API_URL) : undefined,
   livemode,
   returnUrls: returnUrls ?? [],

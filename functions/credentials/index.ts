@@ -6,13 +6,15 @@ import { type CredentialsWorld, handleCredentialsRequest } from '../_shared/cred
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
-const { SUPABASE_DB_URL } = variables
+const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, EXCHANGES_GAP_MS }), (name) => Deno.env.get(name))
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }), (name) =>
+  Deno.env.get(name),
+)
 
 const world: CredentialsWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
-  database: createCredentialDatabase(connectDatabase(env.SUPABASE_DB_URL)),
+  database: createCredentialDatabase(connectDatabase(env.SUPABASE_DB_URL, { ca: env.DB_CA_CERT })),
   fetch,
   now: Date.now,
   gapMs: env.EXCHANGES_GAP_MS,

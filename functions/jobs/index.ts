@@ -14,12 +14,13 @@ import { countOutcomes, type PortfolioWorld, runSyncs } from '../_shared/portfol
 import { checkUploads, createUploadFiles, type UploadWorld } from '../_shared/storage/check-uploads.ts'
 import { createUploadDatabase } from '../_shared/storage/upload-database.ts'
 
-const { SUPABASE_URL, SUPABASE_DB_URL, SUPABASE_SECRET_KEYS, SMTP_URL, MAIL_FROM, STRIPE_SECRET_KEY, STRIPE_API_URL } =
-  variables
+const { SUPABASE_URL, SUPABASE_DB_URL, DB_CA_CERT, SUPABASE_SECRET_KEYS } = variables
+const { SMTP_URL, MAIL_FROM, STRIPE_SECRET_KEY, STRIPE_API_URL } = variables
 const env = readEnv(
   z.object({
     SUPABASE_URL,
     SUPABASE_DB_URL,
+    DB_CA_CERT,
     SUPABASE_SECRET_KEYS,
     SMTP_URL: SMTP_URL.optional(),
     MAIL_FROM: MAIL_FROM.optional(),
@@ -30,7 +31,7 @@ const env = readEnv(
   (name) => Deno.env.get(name),
 )
 // A month of the audit log takes longer to verify than a caller of the API may wait.
-const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 120_000 })
+const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 120_000, ca: env.DB_CA_CERT })
 
 const secretKey = Object.values(env.SUPABASE_SECRET_KEYS)[0] ?? ''
 const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))

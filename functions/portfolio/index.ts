@@ -7,11 +7,13 @@ import { connectExchange } from '../_shared/exchanges/connect.ts'
 import { handlePortfolioRequest, type PortfolioEndpointWorld } from '../_shared/portfolio/handle-portfolio-request.ts'
 import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database.ts'
 
-const { SUPABASE_DB_URL } = variables
+const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, EXCHANGES_GAP_MS }), (name) => Deno.env.get(name))
+const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }), (name) =>
+  Deno.env.get(name),
+)
 // A trade that comes late has everything after it counted anew.
-const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000 })
+const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000, ca: env.DB_CA_CERT })
 
 const world: PortfolioEndpointWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),

@@ -12,6 +12,7 @@ import { describeFailure } from '../_shared/failure.ts'
 const env = readEnv(
   z.object({
     SUPABASE_DB_URL: variables.SUPABASE_DB_URL,
+    DB_CA_CERT: variables.DB_CA_CERT,
     STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
     STRIPE_WEBHOOK_SECRETS: variables.STRIPE_WEBHOOK_SECRETS.optional(),
     STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
@@ -23,7 +24,7 @@ const backgroundMs = 20_000
 
 const log = (line: Record<string, unknown>) => console.log(JSON.stringify(line))
 const livemode = secretKey !== undefined && isLiveKey(secretKey)
-const sql = connectDatabase(env.SUPABASE_DB_URL)
+const sql = connectDatabase(env.SUPABASE_DB_URL, { ca: env.DB_CA_CERT })
 
 const world: WebhookWorld = {
   database: createBillingDatabase(sql, livemode),

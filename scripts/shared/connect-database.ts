@@ -1,12 +1,17 @@
 /** A database by its URL. Postgres.js and Node.js would show the whole of one that they cannot read, with its password. */
 import postgres from 'postgres'
+import { readDatabaseUrl } from '../../functions/_shared/database-url.ts'
 import { StackError } from '../../stack/config.ts'
 
-export function connectDatabase(url: string, { max }: { max: number }): postgres.Sql {
+export function connectDatabase(text: string, { max }: { max: number }): postgres.Sql {
   try {
-    if (/^postgres(ql)?:\/\/./.test(url)) return postgres(url, { max, onnotice: () => {} })
-  } catch {
-    // Without the cause: it holds the URL.
+    if (/^postgres(ql)?:\/\/./.test(text)) {
+      const { url, ssl, isPooled } = readDatabaseUrl(text, process.env.DB_CA_CERT || undefined)
+      return postgres(url, { max, ssl, prepare: !isPooled, onnotice: () => {} })
+    }
+  } catch (cause) {
+    // Of a URL that cannot be read, Node.js tells the whole; our own words hold nothing of it.
+    if (cause instanceof Error && !(cause instanceof TypeError)) throw new StackError(cause.message)
   }
   throw new StackError(
     'DB_URL is not a postgres URL. One is postgresql://USER:PASSWORD@HOST:5432/DATABASE; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25.',

@@ -1,5 +1,6 @@
 /** What a person reads when a script ends early: a line that says what to do, or where an error came from that nobody foresaw. */
 
+import { tlsProblem } from '../../functions/_shared/database-url.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { describeFailure } from '../../functions/_shared/failure.ts'
 import { StackError } from '../../stack/config.ts'
@@ -24,6 +25,8 @@ const states: [RegExp, (code: string) => string][] = [
 export function explainError(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if (error instanceof StackError || error instanceof PlatformError) return error.message
+  const tls = tlsProblem(error)
+  if (tls) return `DB_URL: ${tls}.`
   const code = codeOf(error)
   if (code.startsWith('ERR_PARSE_ARGS_')) return `${error.message.split(/\.\s/)[0]}. See --help.`
   const [, explain] = states.find(([pattern]) => pattern.test(code)) ?? []
