@@ -18,7 +18,7 @@ const cluster = [
   'tests/platform/{auth-*,catalogue,realtime-limits}.test.ts',
   'tests/stories/chaos.test.ts',
   'tests/scripts/users-import.test.ts',
-  'tests/functions/database-tls.test.ts',
+  'tests/functions/{database-tls,pooler}.test.ts',
 ]
 
 /** PostgreSQL, in a database of the file's own. */

@@ -178,7 +178,7 @@ export function movedClock(): Record<string, string> {
 }
 
 /** PostgreSQL refuses to run as root: then it runs as the system user `postgres`, created when it is missing. */
-function serverUser(): { uid: number; gid: number } | undefined {
+export function serverUser(): { uid: number; gid: number } | undefined {
   if (userInfo().uid !== 0) return undefined
   const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { stdio: ['ignore', 'pipe', 'ignore'] }))
   try {

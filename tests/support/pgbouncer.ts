@@ -1,0 +1,89 @@
+/** PgBouncer in transaction mode before a server of the tests, from Debian's package. */
+import { spawn } from 'node:child_process'
+import { chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir, userInfo } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { endProcess, serverUser } from '../../stack/platform/postgres.ts'
+import { freePort } from '../../stack/platform/scratch.ts'
+import { programOf } from './debian.ts'
+
+export type PgBouncer = Awaited<ReturnType<typeof startPgBouncer>>
+
+/**
+ * Knows no passwords but that of the superuser, with which it asks the server for the others' verifiers: logins may come and
+ * change. So few sessions that callers share them all the time.
+ */
+export async function startPgBouncer({
+  port: serverPort,
+  superuserPassword,
+}: {
+  port: number
+  superuserPassword: string
+}) {
+  const folder = mkdtempSync(join(tmpdir(), 'pgbouncer-'))
+  const port = await freePort()
+  const file = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text, { mode: 0o600 })
+    return join(folder, name)
+  }
+  const users = file('userlist.txt', `"supabase_admin" "${superuserPassword}"\n`)
+  const settings = file(
+    'pgbouncer.ini',
+    `[databases]
+* = host=127.0.0.1 port=${serverPort}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = ${users}
+auth_user = supabase_admin
+auth_query = select usename, passwd from pg_shadow where usename = $1
+pool_mode = transaction
+default_pool_size = 6
+max_client_conn = 200
+server_login_retry = 1
+`,
+  )
+  // It refuses to run as root, as PostgreSQL does.
+  const owner = userInfo().uid === 0 ? serverUser() : undefined
+  if (owner) for (const path of [folder, users, settings]) chownSync(path, owner.uid, owner.gid)
+  const child = spawn(programOf('pgbouncer'), [settings], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] })
+  let log = ''
+  child.stderr.on('data', (chunk: Buffer) => {
+    log += chunk
+  })
+  const stop = async () => {
+    await endProcess(child)
+    rmSync(folder, { recursive: true, force: true })
+  }
+  for (const until = Date.now() + 20_000; !(await answers(port)); await sleep(25)) {
+    if (child.exitCode === null && Date.now() < until) continue
+    await stop()
+    throw new Error(`PgBouncer did not start:\n${log}`)
+  }
+  return {
+    port,
+    /** The same database and login, by way of PgBouncer. */
+    urlFor: (direct: string, query = 'pgbouncer=true') => {
+      const url = new URL(direct)
+      url.port = String(port)
+      url.search = query
+      return url.href
+    },
+    log: () => log,
+    stop,
+  }
+}
+
+const answers = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
