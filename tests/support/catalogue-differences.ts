@@ -20,9 +20,6 @@ export const knownDifferences: Record<string, Group[]> = {
         'supabase_vault owner': 'postgres',
       },
     },
-    {
-      reason: 'The version that our stand-in follows.',
-    },
   ],
 
   roles: [
