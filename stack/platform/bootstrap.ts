@@ -12,7 +12,7 @@ export function localDbUrl(port: number, keys: PlatformKeys, role: DatabaseRole,
 /** Services whose tables somebody else makes: the real ones in the place of ours. */
 type ForeignServices = { auth: boolean; storage: boolean }
 
-/** All SQL of the bootstrap in order: roles and schemas, the services' tables with their grants, the guard. */
+/** All SQL of the bootstrap in order: roles and schemas, the services' tables, the guard. PostgreSQL 15 understands it, too. */
 function bootstrapSql(foreign: ForeignServices): string {
   const read = (name: string) => readFileSync(new URL(`bootstrap/${name}.sql`, import.meta.url), 'utf8')
   return [
@@ -22,19 +22,6 @@ function bootstrapSql(foreign: ForeignServices): string {
     ...(foreign.storage ? [] : [read('storage')]),
     read('guard'),
   ].join('\n')
-}
-
-/**
- * The bootstrap is written for PostgreSQL 17, the stack's own. An older one, which tests start, has neither MAINTAIN (17) nor
- * memberships with options of their own (16): there the roles' INHERIT decides, and the rest is the same.
- */
-function forOlder(sql: string): string {
-  const newer = [
-    /,\s*maintain\b/gi,
-    /,\s*pg_create_subscription\b/gi,
-    /\swith (?:inherit|set) (?:true|false)(?:, set (?:true|false))?/gi,
-  ]
-  return newer.reduce((text, pattern) => text.replaceAll(pattern, ''), sql)
 }
 
 /** Bootstraps database `postgres` in one transaction: a crash half-way leaves nothing, and the next start tries again. */
@@ -47,14 +34,12 @@ export async function bootstrap(
   try {
     const [found] = await admin`
       select to_regprocedure('local_platform.lend_ownership()') is not null as is_done,
-        to_regnamespace('auth') is not null as is_started,
-        current_setting('server_version_num')::integer < 170000 as is_older`
+        to_regnamespace('auth') is not null as is_started`
     if (found?.is_done) return
     // Ours is done in one transaction or not at all: what is there was made by somebody else, or by an older version.
     if (found?.is_started) throw new PlatformError('The database was made by another version of this platform.')
     await admin.begin(async (tx) => {
-      const sql = bootstrapSql(foreign)
-      await tx.unsafe(found?.is_older ? forOlder(sql) : sql)
+      await tx.unsafe(bootstrapSql(foreign))
       for (const [role, password] of Object.entries(keys.passwords)) {
         await tx.unsafe(`alter role ${role} password '${password}'`)
       }
