@@ -164,6 +164,20 @@ describe('a new user', () => {
     })
   })
 
+  test('whose row the real service can read: an instance, and no token that is missing', async () => {
+    const email = newEmail()
+    await signUp(email)
+
+    const [row] = await auth.sql`
+      select instance_id, confirmation_token, recovery_token, email_change_token_new, email_change_token_current,
+        email_change, phone_change, phone_change_token, reauthentication_token
+      from auth.users where email = ${email}`
+
+    const { instance_id, ...tokens } = row ?? {}
+    expect(instance_id).toBe('00000000-0000-0000-0000-000000000000')
+    expect(new Set(Object.values(tokens))).toEqual(new Set(['']))
+  })
+
   test('whose password is a bcrypt hash of cost 10 in the database, and whose code is not there at all', async () => {
     auth.settings.password_hash_cost = readProjectSettings(projectFile, 3000).auth.password_hash_cost
     const email = newEmail()
