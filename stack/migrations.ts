@@ -100,8 +100,8 @@ export async function pushMigrations(url: string, options: { seed: boolean }): P
 }
 
 /** Runs the Supabase CLI; an error carries what it printed, without the database's password. */
-export async function supabase(args: string[], failure: string): Promise<string> {
-  const env = { ...process.env, SUPABASE_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1', CI: '1' }
+export async function supabase(args: string[], failure: string, more: NodeJS.ProcessEnv = {}): Promise<string> {
+  const env = { ...process.env, SUPABASE_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1', CI: '1', ...more }
   try {
     const { stdout } = await execute(cli, args, { cwd: root, env, maxBuffer: 64 * 1024 * 1024 })
     return stdout

@@ -8,8 +8,12 @@ const accepted: Record<string, string> = {}
 const report = z.object({ results: z.array(z.object({ cacheKey: z.string(), level: z.string(), detail: z.string() })) })
 
 export async function reviewAdvisors(url: string, reasons = accepted): Promise<string[]> {
-  const args = ['db', 'advisors', `--remote=${url}`, '--type', 'all', '--level', 'warn', '--output-format', 'json']
-  const output = await supabase(args, 'The advisors could not run')
+  const address = new URL(url)
+  // Arguments can be read by everybody on the machine: the password goes by the environment.
+  const password = decodeURIComponent(address.password)
+  address.password = ''
+  const args = ['db', 'advisors', `--remote=${address}`, '--type', 'all', '--level', 'warn', '--output-format', 'json']
+  const output = await supabase(args, 'The advisors could not run', password === '' ? {} : { PGPASSWORD: password })
   const json = output.split('\n').find((line) => line.startsWith('{"results"'))
   // With nothing to report the CLI prints a sentence in place of the JSON.
   const results = json ? report.parse(JSON.parse(json)).results : []

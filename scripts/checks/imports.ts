@@ -25,9 +25,9 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   // Each double is whole by itself: what it needs from the stack it is handed.
   { from: /^stack\/doubles\//, mayImport: nothing },
   { from: /^stack\//, mayImport: /^stack\// },
-  // What jobs and the webhook do with Stripe, operators start by hand, too.
+  // What jobs and the webhook do with Stripe, operators start by hand, too; the doctor signs an event of the same version.
   {
-    from: /^scripts\/(?:start|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
+    from: /^scripts\/(?:start|doctor\/money|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
   // The words for an error are those of the functions that it comes from.
