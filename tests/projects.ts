@@ -8,7 +8,7 @@ import { globSync } from 'node:fs'
 const stack = [
   'tests/stories/{accounts,ai,api-keys,attacks,behind-proxy,billing,billing-attacks,billing-delivery,credentials,import,jobs}.test.ts',
   'tests/stories/{lock-out,mfa,portfolio,revocation,storage}.test.ts',
-  'tests/platform/{gateway,realtime}.test.ts',
+  'tests/platform/{gateway,realtime,storage}.test.ts',
   'tests/doubles/{exchanges,stripe-stack}.test.ts',
 ]
 

@@ -5,9 +5,9 @@ import type { ProjectSettings } from './auth/settings.ts'
 import type { PlatformConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
 import { restService } from './gateway/rest.ts'
-import { storageService } from './gateway/storage.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
 import { type DatabaseRole, type PlatformKeys, publicJwks } from './keys.ts'
+import { createStorageService } from './storage/service.ts'
 
 type OutgoingMail = { from: string; to: string; subject: string; text?: string; html?: string }
 
@@ -31,7 +31,7 @@ type Call = { request: Request; path: string; address: string }
 /** Routes that work without an API key: keys and health, links in mails, public and signed files. */
 const keylessRoutes = [
   /^\/auth\/v1\/(?:\.well-known\/|health$|verify$|callback$|authorize$)/,
-  /^\/storage\/v1\/object\/(?:public|sign|upload\/sign)\//,
+  /^\/storage\/v1\/object\/(?:(?:info\/)?public|sign|upload\/sign)\//,
   /^\/storage\/v1\/render\/image\/(?:public|sign)\//,
 ]
 
@@ -41,7 +41,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const parts = { config, keys, settings, dbUrl }
   const auth = config.real.auth ? null : ourAuth(options, tokens)
   const rest = config.real.rest ? null : await restService(parts)
-  const storage = config.real.storage ? null : storageService(parts)
+  const storage = config.real.storage ? null : createStorageService({ ...parts, log })
 
   const route = async (call: Call): Promise<Response> => {
     const { request, path, address } = call
@@ -71,12 +71,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     if (service === 'auth') {
       return auth ? auth.fetch(request, caller, address) : toReal(config.real.auth ?? '', call, caller, tokens)
     }
-    const lite = service === 'rest' ? rest : storage
+    const ours = service === 'rest' ? rest : storage
     const real = service === 'rest' ? config.real.rest : config.real.storage
-    if (!lite) return toReal(real ?? '', call, caller, tokens)
+    if (!ours) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
     setAddress(bare.headers, address)
-    return lite.fetch(bare, caller.claims)
+    return ours.fetch(bare, caller.claims)
   }
 
   return {
@@ -120,7 +120,7 @@ function ourAuth(options: GatewayOptions, tokens: Tokens): AuthService {
   })
 }
 
-/** A request as lite gets it: the key has done its work, and tokens of the outside stay outside. */
+/** A request as REST and Storage get it: the key has done its work, and tokens of the outside stay outside. */
 function withoutKey(request: Request): Request {
   const headers = new Headers(request.headers)
   headers.delete('apikey')

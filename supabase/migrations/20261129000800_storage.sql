@@ -296,8 +296,12 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_bytes bigint := check_stored_bytes.metadata ->> 'size';
-  -- The service tries its rights before it takes an upload: then the bytes are announced, or not known yet.
-  v_announced bigint := case when v_bytes is null then coalesce((check_stored_bytes.metadata ->> 'contentLength')::bigint, 1) else 0 end;
+  -- The service tries its rights before it takes an upload: then the length of the request is known, or nothing. A form around
+  -- the file has bytes of its own, so what fits but for 64 KiB is taken; when it is stored, its size counts to the byte.
+  v_announced bigint := case
+    when v_bytes is null then greatest((check_stored_bytes.metadata ->> 'contentLength')::bigint - 65536, 1)
+    else 0
+  end;
   v_limit bigint;
   v_used bigint;
 begin

@@ -1,4 +1,4 @@
-/** The Auth service's settings, read from the project's config.toml: the same file configures hosted Supabase. */
+/** The settings of Auth, REST and Storage, read from the project's config.toml: the same file configures hosted Supabase. */
 import { readFileSync } from 'node:fs'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
@@ -103,8 +103,17 @@ const auth = z.object({
     .prefault({}),
 })
 
+const binaryUnits: Record<string, number> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 }
+
+/** `16MiB` in bytes. */
+const size = z
+  .string()
+  .regex(/^\d+(?:[KMG]i)?B$/)
+  .transform((text) => Number.parseInt(text, 10) * (binaryUnits[text.replace(/^\d+/, '')] ?? 1))
+
 const file = z.object({
   api: z.object({ schemas: z.array(z.string()), max_rows: z.number().int() }),
+  storage: z.object({ file_size_limit: size }),
   auth,
 })
 

@@ -1,7 +1,6 @@
-/** `@supabase/lite` as two services, each on a connection of its own role, so that grants are proven. */
+/** `@supabase/lite` on a connection of its own role, so that grants are proven. */
 import type { App } from '@supabase/lite'
 import { createPostgresConnection } from '@supabase/lite/postgres'
-import type { PostgresType } from 'postgres'
 import type { ProjectSettings } from '../auth/settings.ts'
 import type { PlatformConfig } from '../config.ts'
 import type { DatabaseRole, PlatformKeys } from '../keys.ts'
@@ -23,7 +22,7 @@ type ServerOptions = NonNullable<NonNullable<ConstructorParameters<typeof App>[0
 export const server = { apiKeys: false as const, disableStudio: true, disableFallback: true }
 
 /**
- * The gateway has checked who calls; lite's REST and Storage take its word through the variables that lite's own admin
+ * The gateway has checked who calls; lite's REST takes its word through the variables that lite's own admin
  * mode uses. Left to itself, lite would look users up in auth.users, which authenticator must not read.
  */
 export function trustGateway() {
@@ -44,12 +43,8 @@ export function trustGateway() {
   return { middleware, fetchAs }
 }
 
-export function connect(
-  url: string,
-  max: number,
-  own: { types?: Record<string, PostgresType>; connection?: Record<string, string> } = {},
-) {
-  const connection = createPostgresConnection({ url, postgresOptions: { max, onnotice: () => {}, ...own } })
+export function connect(url: string, max: number) {
+  const connection = createPostgresConnection({ url, postgresOptions: { max, onnotice: () => {} } })
   // At its first request lite would create roles and GRANT ALL on every table with row-level security. Our grants are
   // the migrations', so its own bookkeeping is told that this is done.
   Reflect.set(connection, 'rlsState', 'active')
