@@ -12,7 +12,10 @@ const sql = postgres(target().dbUrl, { max: 1, onnotice })
 afterAll(() => sql.end())
 
 // The lists hold for our stand-in only: any other target must answer as hosted does.
-const [here] = await sql`select to_regnamespace('local_platform') is not null as is_stand_in`
+const [here] = await sql`
+  select to_regnamespace('local_platform') is not null as is_stand_in,
+    current_setting('server_version_num')::integer / 10000 as major`
+const major: number = here?.major ?? 0
 const isStandIn: boolean = here?.is_stand_in ?? false
 
 /** What a statement answers in a transaction that is rolled back: `yes`, `yes: values`, or `SQLSTATE message`. */
@@ -39,7 +42,8 @@ async function answer(statement: string): Promise<string> {
 const differences = [...knownStricter, ...knownLooser, ...knownOtherWords]
 const known = new Map(isStandIn ? differences.map(({ statement, here }) => [statement, here]) : [])
 
-describe.each(Object.entries(facts))('%s', (_section, rows) => {
+// The facts are of 17: 15 has other words for many refusals, and CREATEROLE may more.
+describe.runIf(major >= 17).each(Object.entries(facts))('%s', (_section, rows) => {
   test.each(rows)('%s', async (statement, hosted) => {
     expect(await answer(statement)).toBe(known.get(statement) ?? hosted)
   })
