@@ -9,10 +9,7 @@ import { root, StackError } from './config.ts'
 const execute = promisify(execFile)
 const cli = join(root, 'node_modules', '.bin', 'supabase')
 
-/**
- * Versions in supabase/migrations, in order.
- * @internal For tests: they apply some and not others.
- */
+/** Versions in supabase/migrations, in order. */
 export async function migrationVersions(): Promise<string[]> {
   const files = (await readdir(join(root, 'supabase', 'migrations'))).filter((file) => /^\d+_.+\.sql$/.test(file))
   return files.map((file) => file.slice(0, file.indexOf('_'))).sort()

@@ -17,7 +17,7 @@ const cluster = [
   'tests/stack/*.test.ts',
   'tests/platform/{auth-*,catalogue,realtime-limits}.test.ts',
   'tests/stories/chaos.test.ts',
-  'tests/scripts/users-import.test.ts',
+  'tests/scripts/{doctor,users-import}.test.ts',
   'tests/functions/{database-tls,pooler}.test.ts',
 ]
 
@@ -27,7 +27,7 @@ const database = [
   'tests/access/*.test.ts',
   'tests/functions/{ai-ledger,call-sql,billing-database,billing-scripts,catalogue}.test.ts',
   'tests/platform/{extensions,platform}.test.ts',
-  'tests/scripts/keys-rotate.test.ts',
+  'tests/scripts/{doctor-hosted,keys-rotate}.test.ts',
 ]
 
 /** What needs minutes: `npm run test:long`. Properties are tried more often there. */

@@ -3,12 +3,15 @@ import type postgres from 'postgres'
 import { functions, policies, relations, schemas, sequences } from './access-matrix.ts'
 
 const reviewed = { schemas, relations, functions, sequences, policies }
-export type Section = keyof typeof reviewed
+type Section = keyof typeof reviewed
 type Line = { name: string; access: string }
 
 const ours = ['public', 'private', 'graphql_public']
 const roles = ['anon', 'authenticated', 'service_role']
-/** Jobs make one a month; they are checked, but cannot be listed by name. */
+/**
+ * Jobs make one a month; they are checked, but cannot be listed by name.
+ * @internal For tests, which word it otherwise.
+ */
 export const isPartitionByTheClock = (name: string) =>
   /^private\.(?:ai_calls|audit_log|portfolio_snapshots)_\d{6}$/.test(name)
 const partitionLine = 'table, rls off; anon -; authenticated -; service_role -'

@@ -85,7 +85,8 @@ const schemas: Check = {
         headers: { ...withKey(publishableKey ?? ''), 'accept-profile': name },
       })
       // 406, PGRST106: the schema is none of the API's. Anything else was looked for in it.
-      if (response.status !== 406)
+      // A key that is refused says nothing of schemas: that is another check's.
+      if (response.status !== 406 && response.status !== 401)
         problems.push({
           what: `schema ${name} is reachable through the Data API (it answers ${response.status}, not 406)`,
           mend: push,

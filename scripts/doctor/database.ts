@@ -1,6 +1,7 @@
 /** The server: its version and extensions, who gets in and how, and what the Auth service calls in it. */
 import postgres from 'postgres'
 import { functions } from '../checks/access-matrix.ts'
+import { connectDatabase } from '../shared/connect-database.ts'
 import { byHand, byShell, bySql, type Check, judge, type Outcome, type Problem, type World } from './check.ts'
 
 const version: Check = {
@@ -87,12 +88,14 @@ const databaseTls: Check = {
   mends:
     'Enforce it: in the dashboard (Database, Settings) or with `npx supabase ssl-enforcement update`; self-hosted: `hostssl` in pg_hba.conf.',
   async find({ dbUrl, management }) {
-    const { hostname } = new URL(dbUrl)
-    if (isLoopback(hostname)) return { skip: 'the database is on this machine' }
+    const address = new URL(dbUrl)
+    if (isLoopback(address.hostname)) return { skip: 'the database is on this machine' }
+    // What is tried is the server, not what the URL asks for.
+    address.search = ''
     const enforce = management
       ? byShell(`npx supabase ssl-enforcement update --project-ref ${management.ref} --enable-db-ssl-enforcement`)
       : byHand('Give the server a certificate (ssl = on) and let pg_hba.conf say hostssl in place of host.')
-    const [withTls, without] = await Promise.all([connects(dbUrl, 'require'), connects(dbUrl, false)])
+    const [withTls, without] = await Promise.all([connects(address.href, 'require'), connects(address.href, false)])
     return judge(
       [
         ...(withTls ? [] : [{ what: 'the database does not speak TLS', mend: enforce }]),
@@ -254,16 +257,15 @@ async function tryPooler({ kind }: World, url: string): Promise<Outcome> {
     kind === 'hosted' && port !== '6543'
       ? [{ what: `AI_DB_URL goes to port ${port || '5432'}, which is not the transaction pooler`, mend }]
       : []
-  const ssl = isLoopback(new URL(url).hostname) ? false : 'require'
-  const sql = postgres(url, { max: 1, prepare: false, ssl, connect_timeout: 10, onnotice: () => {} })
+  const sql = connectDatabase(url, { max: 1 })
   try {
     const [row] = await sql<{ who: string; timeout: string }[]>`
       select current_user as who, setting as timeout from pg_settings where name = 'statement_timeout'`
     const ms = Number(row?.timeout)
     if (row?.who !== gateway) problems.push({ what: `AI_DB_URL leads to the role ${row?.who}`, mend })
-    if (!(ms > 0 && ms <= 10_000))
+    if (!(ms > 0 && ms <= 10_000 && (await isEnded(sql, ms))))
       problems.push({
-        what: 'a statement of the AI function has no timeout',
+        what: 'a statement of the AI function does not end in time',
         mend: bySql(`alter role ${gateway} set statement_timeout = '4s';`),
       })
     return judge(problems, `${gateway}, statements end after ${ms / 1000} s`)
@@ -274,6 +276,13 @@ async function tryPooler({ kind }: World, url: string): Promise<Outcome> {
     await sql.end()
   }
 }
+
+/** Tried, and not read: a pooler may hand out a session that began before the role had its setting. */
+const isEnded = (sql: postgres.Sql, ms: number): Promise<boolean> =>
+  sql`select pg_sleep(${ms / 1000 + 1})`.then(
+    () => false,
+    (error: unknown) => error instanceof postgres.PostgresError && error.code === '57014',
+  )
 
 const maxAge = 1_000_000_000
 

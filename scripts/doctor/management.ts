@@ -31,7 +31,7 @@ export function createManagement(ref: string, token: string, apiUrl = 'https://a
   }
 }
 
-/** @internal For target.ts and platform.ts. */
+/** What says how to get in. */
 export const apiKeys = z.array(
   z.object({ name: z.string(), type: z.string().nullish(), api_key: z.string().nullish() }),
 )

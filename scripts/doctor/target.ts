@@ -111,14 +111,17 @@ function selfHostedTarget(choice: Choice, values: Values): Remote {
   if (!dbUrl) throw new StackError('DB_URL is neither in the environment nor in the file.')
   if (choice.dbUrl && /^\w+:\/\/[^@/]*:[^@/]+@/.test(choice.dbUrl))
     throw new StackError('A password in an argument can be read by everybody on this machine: put the URL into DB_URL.')
-  const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY, ANON_KEY, SERVICE_ROLE_KEY } = values
+  // What self-hosted Supabase calls its keys, and what `status` prints for a stack.
+  const { SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY, ANON_KEY, SERVICE_ROLE_KEY } = values
+  const { PUBLISHABLE_KEY, SECRET_KEY } = values
+  const apiUrl = (values.SUPABASE_URL ?? values.API_URL)?.replace(/\/+$/, '') ?? null
   return {
     kind: 'self-hosted',
-    name: SUPABASE_URL ?? 'the database of DB_URL',
+    name: apiUrl ?? 'the database of DB_URL',
     dbUrl,
-    apiUrl: SUPABASE_URL?.replace(/\/+$/, '') ?? null,
-    publishableKey: SUPABASE_PUBLISHABLE_KEY ?? ANON_KEY ?? null,
-    secretKey: SUPABASE_SECRET_KEY ?? SERVICE_ROLE_KEY ?? null,
+    apiUrl,
+    publishableKey: SUPABASE_PUBLISHABLE_KEY ?? ANON_KEY ?? PUBLISHABLE_KEY ?? null,
+    secretKey: SUPABASE_SECRET_KEY ?? SERVICE_ROLE_KEY ?? SECRET_KEY ?? null,
     management: null,
   }
 }

@@ -1,0 +1,250 @@
+/** What the doctor learns of hosted Supabase's Management API, and how it gets at a target: without a stack. */
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { serve } from '@hono/node-server'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Target } from '../../scripts/doctor/check.ts'
+import { diagnose } from '../../scripts/doctor/diagnose.ts'
+import { readTarget } from '../../scripts/doctor/target.ts'
+import { runScript } from '../support/run-script.ts'
+import { target } from '../target.ts'
+
+const ref = 'abcdefghijklmnopqrst'
+const token = 'sbp_of_the_tests'
+const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000).toISOString()
+
+/** Answers of the Management API for a project that is as it should be, by path. */
+const healthy: Record<string, unknown> = {
+  'api-keys': [
+    { name: 'default', type: 'publishable', api_key: 'sb_publishable_x' },
+    { name: 'default', type: 'secret', api_key: 'sb_secret_x' },
+    { name: 'anon', type: 'legacy', api_key: 'ey' },
+  ],
+  'config/auth': {
+    site_url: 'https://app.example.org',
+    uri_allow_list: 'https://app.example.org/**',
+    smtp_host: 'smtp.example.org',
+    smtp_port: '465',
+    smtp_admin_email: 'noreply@example.org',
+    hook_before_user_created_enabled: true,
+    hook_before_user_created_uri: 'pg-functions://postgres/private/before_user_created',
+    hook_custom_access_token_enabled: true,
+    hook_custom_access_token_uri: 'pg-functions://postgres/private/custom_access_token',
+  },
+  postgrest: { db_schema: 'public,graphql_public', max_rows: 1000 },
+  'ssl-enforcement': { currentConfig: { database: true }, appliedSuccessfully: true },
+  'network-restrictions': {
+    entitlement: 'allowed',
+    config: { dbAllowedCidrs: ['198.51.100.0/24'] },
+    status: 'applied',
+  },
+  'database/backups': {
+    ...{ region: 'eu-central-1', walg_enabled: true, pitr_enabled: false, physical_backup_data: {} },
+    backups: [{ id: 1, is_physical_backup: true, status: 'COMPLETED', inserted_at: hoursAgo(12) }],
+  },
+  'advisors/security': { lints: [] },
+  'advisors/performance': {
+    lints: [{ name: 'unindexed_foreign_keys', level: 'INFO', cache_key: 'unindexed_foreign_keys_x', detail: 'x' }],
+  },
+  secrets: ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM', 'OPENROUTER_API_KEY'].map((name) => ({ name, value: 'a digest' })),
+  'config/database/pooler': [
+    { database_type: 'PRIMARY', db_host: 'pooler.example.org', db_user: `postgres.${ref}`, db_name: 'postgres' },
+  ],
+}
+const state = { answers: healthy, asked: [] as string[] }
+const api: { url?: string; close?: () => void } = {}
+
+beforeAll(async () => {
+  const fetch = (request: Request) => {
+    const { pathname } = new URL(request.url)
+    state.asked.push(`${request.method} ${pathname}`)
+    if (request.headers.get('authorization') !== `Bearer ${token}`) return Response.json({}, { status: 401 })
+    const answer = state.answers[pathname.replace(`/v1/projects/${ref}/`, '')]
+    return answer === undefined ? Response.json({ message: 'Not found' }, { status: 404 }) : Response.json(answer)
+  }
+  await new Promise<void>((resolve) => {
+    const server = serve({ fetch, port: 0, hostname: '127.0.0.1' }, ({ port }) => {
+      Object.assign(api, { url: `http://127.0.0.1:${port}`, close: () => server.close() })
+      resolve()
+    })
+  })
+})
+afterAll(() => api.close?.())
+
+const environment = () => ({ SUPABASE_ACCESS_TOKEN: token, SUPABASE_API_URL: api.url ?? '', DB_URL: target().dbUrl })
+/** The project's own address is nobody's here: what asks it is another file's. */
+const hosted = async (answers: Record<string, unknown> = {}): Promise<Target> => {
+  state.answers = { ...healthy, ...answers }
+  const found = await readTarget({ projectRef: ref }, environment())
+  return { ...found, apiUrl: null }
+}
+const only = [
+  'hooks-enabled',
+  'exposed-schemas',
+  'auth-mail',
+  'provider-keys',
+  'advisors',
+  'backups',
+  'network',
+  'function-secrets',
+]
+const auth = (change: Record<string, unknown>) => ({ 'config/auth': { ...Object(healthy['config/auth']), ...change } })
+
+test('a project that is as it should be has nothing wrong, and nothing was asked of it but to be read', async () => {
+  state.asked = []
+
+  const findings = await diagnose(await hosted(), { only })
+
+  expect(findings.filter(({ state: found }) => found !== 'ok')).toEqual([])
+  expect(findings.map(({ check }) => check).toSorted()).toEqual(only.toSorted())
+  expect(state.asked.filter((asked) => !asked.startsWith('GET '))).toEqual([])
+})
+
+const faults: Record<string, [answers: Record<string, unknown>, check: string, says: RegExp]> = {
+  'a hook that is off': [
+    auth({ hook_custom_access_token_enabled: false }),
+    'hooks-enabled',
+    /Auth does not call private\.custom_access_token/,
+  ],
+  'a hook that leads elsewhere': [
+    auth({ hook_before_user_created_uri: 'pg-functions://postgres/public/other' }),
+    'hooks-enabled',
+    /Auth does not call private\.before_user_created/,
+  ],
+  'schema private in the Data API': [
+    { postgrest: { db_schema: 'public, private' } },
+    'exposed-schemas',
+    /expose schema private/,
+  ],
+  "Supabase's own mail server": [auth({ smtp_host: null }), 'auth-mail', /no mail server but Supabase's/],
+  'a provider without a key': [{ secrets: [{ name: 'AI_DB_URL' }] }, 'provider-keys', /provider openrouter has no key/],
+  'a warning of the advisors': [
+    { 'advisors/security': { lints: [{ name: 'x', level: 'WARN', cache_key: 'leaked_password', detail: 'is off' }] } },
+    'advisors',
+    /WARN leaked_password: is off/,
+  ],
+  'no backup': [{ 'database/backups': { pitr_enabled: false, backups: [] } }, 'backups', /there is no backup/],
+  'a backup that is old': [
+    { 'database/backups': { pitr_enabled: false, backups: [{ status: 'COMPLETED', inserted_at: hoursAgo(50) }] } },
+    'backups',
+    /the last backup is 50 hours old/,
+  ],
+  'a backup that failed': [
+    { 'database/backups': { pitr_enabled: false, backups: [{ status: 'FAILED', inserted_at: hoursAgo(1) }] } },
+    'backups',
+    /there is no backup/,
+  ],
+  'TLS that is not enforced': [
+    { 'ssl-enforcement': { currentConfig: { database: false } } },
+    'network',
+    /SSL is not enforced/,
+  ],
+  'a network that is open': [
+    { 'network-restrictions': { config: { dbAllowedCidrs: ['0.0.0.0/0'] } } },
+    'network',
+    /reached from everywhere/,
+  ],
+  'a function without its secret': [
+    { secrets: [{ name: 'SMTP_URL' }, { name: 'MAIL_FROM' }] },
+    'function-secrets',
+    /have no AI_DB_URL/,
+  ],
+  'an answer of another form': [{ 'database/backups': { other: true } }, 'backups', /in a form that is not known here/],
+}
+
+test.each(Object.entries(faults))('%s is found', async (_name, [answers, check, says]) => {
+  const found = (await diagnose(await hosted(answers), { only: [check] })).filter(({ state }) => state === 'wrong')
+
+  expect(found.map(({ what }) => what).join('\n')).toMatch(says)
+  expect(found.every(({ mend }) => mend?.text)).toBe(true)
+})
+
+test('a redirect to this machine is found', async () => {
+  const answers = auth({
+    site_url: 'http://localhost:3000',
+    uri_allow_list: 'https://app.example.org,http://127.0.0.1:3000',
+  })
+
+  const found = await diagnose({ ...(await hosted(answers)), apiUrl: api.url ?? '' }, { only: ['site-url'] })
+
+  expect(found.map(({ what }) => what)).toEqual([
+    'links in mails lead to http://localhost:3000',
+    'Auth may redirect to http://127.0.0.1:3000',
+  ])
+})
+
+test('keys come from the project, and the address of its database with the password of the environment', async () => {
+  state.answers = healthy
+  const { DB_URL: _unset, ...env } = environment()
+
+  const found = await readTarget({ projectRef: ref }, { ...env, SUPABASE_DB_PASSWORD: 'p@ss' })
+
+  expect(found).toMatchObject({
+    apiUrl: `https://${ref}.supabase.co`,
+    publishableKey: 'sb_publishable_x',
+    secretKey: 'sb_secret_x',
+    dbUrl: `postgresql://postgres.${ref}:p%40ss@pooler.example.org:5432/postgres`,
+  })
+})
+
+const refused: Record<string, [args: string[], env: Record<string, string>, says: RegExp]> = {
+  'no target': [[], { PALISADE_DATA: '/nonexistent/palisade' }, /No stack runs/],
+  'a project without a token': [['--project-ref', ref], {}, /SUPABASE_ACCESS_TOKEN is not set/],
+  'a token that is not taken': [
+    ['--project-ref', ref],
+    { SUPABASE_ACCESS_TOKEN: 'other' },
+    /does not take SUPABASE_ACCESS_TOKEN/,
+  ],
+  'what is no project': [['--project-ref', 'x'], {}, /20 letters/],
+  'a password in an argument': [
+    ['--db-url', 'postgresql://postgres:secret@db.example.org/postgres'],
+    {},
+    /put the URL into DB_URL/,
+  ],
+  'two targets': [
+    ['--project-ref', ref, '--db-url', 'postgresql://db.example.org/postgres'],
+    {},
+    /Either --project-ref or --db-url/,
+  ],
+  'a database that does not answer': [
+    [],
+    { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres' },
+    /cannot be reached/,
+  ],
+  'a file that is not there': [['--env-file', '/nonexistent/env'], {}, /is not there/],
+  'a check that is none': [
+    ['--only', 'nothing'],
+    { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres' },
+    /There is no check nothing/,
+  ],
+  'a flag that is none': [['--nothing'], {}, /--nothing.*See --help/],
+}
+
+test.each(Object.entries(refused))(
+  '%s ends with 2 and says why, without a secret',
+  async (_name, [args, env, says]) => {
+    const own = { ...process.env, DB_URL: '', SUPABASE_ACCESS_TOKEN: '', SUPABASE_API_URL: api.url ?? '', ...env }
+    const { code, stdout, stderr } = await runScript('doctor', args, own)
+
+    expect(stderr).toMatch(says)
+    expect(stderr + stdout).not.toContain('secret')
+    expect(code).toBe(2)
+  },
+)
+
+test('a file of secrets that others may read is refused, and read when they may not', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'palisade-doctor-'))
+  const file = join(folder, 'env')
+  await writeFile(file, `DB_URL=${target().dbUrl}\n`, { mode: 0o644 })
+  const run = () =>
+    runScript('doctor', ['--env-file', file, '--only', 'version', '--only', 'api-keys'], { ...process.env, DB_URL: '' })
+
+  expect(await run()).toMatchObject({ code: 2, stderr: expect.stringContaining(`chmod 600 ${file}`) })
+  await chmod(file, 0o600)
+  expect(await run()).toMatchObject({
+    code: 0,
+    stdout: expect.stringContaining('skip  api-keys: SUPABASE_URL is not set'),
+  })
+  await rm(folder, { recursive: true })
+})
