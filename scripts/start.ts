@@ -1,4 +1,5 @@
 /** npm start: the whole backend on this machine, in the foreground, until Ctrl-C. */
+import { once } from 'node:events'
 import { parseArgs } from 'node:util'
 import { alone, createBillingDatabase } from '../functions/_shared/billing/billing-database.ts'
 import { createStripe } from '../functions/_shared/billing/stripe-client.ts'
@@ -6,6 +7,7 @@ import { syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
 import { readConfig, type StackConfig } from '../stack/config.ts'
 import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
 import type { StackKeys } from '../stack/keys.ts'
+import { isLostWrite } from '../stack/platform/pool.ts'
 import { startStack } from '../stack/stack.ts'
 import { connectLocally } from './shared/billing-connection.ts'
 import { runScript } from './shared/run-script.ts'
@@ -23,14 +25,25 @@ await runScript(help, async () => {
   const config = readConfig()
   const log = (line: string) => console.error(line)
   const progress = (line: string) => console.log(`… ${line}`)
-  let interrupt: (signal: string) => void = () => {}
-  const interrupted = new Promise<string>((resolve) => {
-    interrupt = resolve
-  })
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, interrupt)
+  const interrupt = new AbortController()
+  const interrupted = once(interrupt.signal, 'abort')
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => interrupt.abort())
   process.on('unhandledRejection', (reason) => log(`stack: ${reason}`))
+  let stack: Awaited<ReturnType<typeof startStack>> | undefined
+  let exitCode = 0
+  process.on('uncaughtException', (error) => {
+    if (isLostWrite(error)) {
+      log('stack: a connection to the database broke inside a transaction; all are opened anew')
+      stack?.renew().catch((reason: unknown) => log(`stack: ${reason}`))
+      return
+    }
+    // Whatever it is: nothing may be left behind.
+    log(`stack: ${error.stack ?? error}`)
+    exitCode = 1
+    interrupt.abort()
+  })
 
-  const stack = await startStack(config, { watch: !values['no-watch'], log, progress })
+  stack = await startStack(config, { watch: !values['no-watch'], log, progress, interrupted: interrupt.signal })
   try {
     // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
     const isOurs = !config.real.db && !config.real.auth
@@ -43,7 +56,7 @@ await runScript(help, async () => {
   } finally {
     await stack.stop()
   }
-  return 0
+  return exitCode
 })
 process.exit()
 

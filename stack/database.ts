@@ -5,6 +5,7 @@ import type { StackKeys } from './keys.ts'
 import { applyMigrations, pendingMigrations, pushMigrations, refuseOtherHistory } from './migrations.ts'
 import { bootstrap, localDbUrl } from './platform/bootstrap.ts'
 import { PlatformError } from './platform/config.ts'
+import { keepCluster } from './platform/keep-postgres.ts'
 import type { DatabaseRole } from './platform/keys.ts'
 import {
   clusterPid,
@@ -18,17 +19,25 @@ import {
 import { checkPort } from './serve.ts'
 
 type Options = { log(line: string): void; progress(line: string): void }
+/** `interrupted` ends a start that waits; `back` is told that the database was away and answers again. */
+type StartOptions = Options & { interrupted: AbortSignal; back(): Promise<void> }
 
-/** The stack's own database, started, or one that the environment names; answers its address for a role. */
-export async function startDatabase(config: StackConfig, keys: StackKeys, options: Options, undo: (() => unknown)[]) {
+/** The stack's own database, started and kept running, or one that the environment names. */
+export async function startDatabase(
+  config: StackConfig,
+  keys: StackKeys,
+  options: StartOptions,
+  undo: (() => unknown)[],
+) {
   const real = config.real.db
   if (real) {
     await checkConnection(real)
-    return (role: DatabaseRole) => {
+    const urlOf = (role: DatabaseRole) => {
       const url = new URL(real)
       url.username = role
       return url.href
     }
+    return { urlOf, isUp: () => true, check: async () => true }
   }
   const folder = config.files.postgres
   const version = clusterVersion(folder)
@@ -43,19 +52,26 @@ export async function startDatabase(config: StackConfig, keys: StackKeys, option
     options.progress('Making a new database')
     initCluster(cluster)
   }
-  startCluster(cluster)
   undo.push(() => stopCluster(folder))
+  const started = startCluster(cluster, () => options.progress('PostgreSQL recovers what it had written'))
+  await unlessInterrupted(started, options.interrupted)
   const foreign = { auth: Boolean(config.real.auth), storage: Boolean(config.real.storage) }
   await bootstrap(config.ports.db, keys, foreign).catch((error: unknown) => {
     throw error instanceof PlatformError ? otherVersion(folder, error.message) : error
   })
-  const timer = setInterval(() => {
-    if (clusterPid(folder) !== undefined) return
-    options.log('postgres: the server is gone; starting it again')
-    startCluster(cluster)
-  }, 2_000)
-  undo.push(() => clearInterval(timer))
-  return (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role)
+  const kept = keepCluster(cluster, options)
+  undo.push(() => kept.stop())
+  return { ...kept, urlOf: (role: DatabaseRole) => localDbUrl(config.ports.db, keys, role) }
+}
+
+/** A recovery takes as long as it takes, and whoever waits may have enough of it. */
+async function unlessInterrupted(work: Promise<void>, interrupted: AbortSignal): Promise<void> {
+  const enough = new Promise<never>((_, reject) => {
+    const give = () => reject(new StackError('Interrupted while PostgreSQL was starting.'))
+    if (interrupted.aborted) give()
+    else interrupted.addEventListener('abort', give)
+  })
+  await Promise.race([work, enough])
 }
 
 const otherVersion = (folder: string, why: string) =>

@@ -26,9 +26,15 @@ export async function checkPort(name: string, port: number): Promise<void> {
 export function serve(name: string, port: number, fetch: Fetch, upgrade?: Upgrade): Promise<() => Promise<void>> {
   const server = createAdaptorServer({ fetch, hostname: '127.0.0.1' })
   server.on('request', readOnAfterAnswer)
-  if (upgrade) server.on('upgrade', upgrade)
+  if (upgrade)
+    server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+      // From here on nobody else hears that a client hung up.
+      socket.on('error', () => socket.destroy())
+      upgrade(request, socket, head)
+    })
   return new Promise<() => Promise<void>>((resolve, reject) => {
-    server.once('error', reject)
+    // Of a server that listens, an error is one connection's: it must not end the others.
+    server.on('error', reject)
     server.listen(port, '127.0.0.1', () => resolve(() => closeServer(server)))
   }).catch(sayPortTaken(name, port))
 }

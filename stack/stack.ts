@@ -8,7 +8,7 @@ import { createStripe } from './doubles/stripe.ts'
 import { loadKeys, type StackKeys } from './keys.ts'
 import { readProjectSettings } from './platform/auth/settings.ts'
 import { startFunctions } from './platform/functions.ts'
-import { createGateway } from './platform/gateway.ts'
+import { createGateway, refuseWhileStarting } from './platform/gateway.ts'
 import { startJobs } from './platform/jobs.ts'
 import { publicJwks } from './platform/keys.ts'
 import { createMailbox } from './platform/mailbox.ts'
@@ -17,13 +17,22 @@ import { startSmtp } from './platform/smtp.ts'
 import { type Fetch, sayPortTaken, serve, type Upgrade } from './serve.ts'
 import { claimDataFolder, dropState, writeState } from './state.ts'
 
-type Options = { watch: boolean; log(line: string): void; progress(line: string): void }
+type Options = {
+  watch: boolean
+  log(line: string): void
+  progress(line: string): void
+  /** Ends a start that waits. */
+  interrupted: AbortSignal
+}
 
-/** Starts everything and answers when it is ready; what was started is stopped again when a part fails. */
+/**
+ * Starts everything and answers when it is ready; what was started is stopped again when a part fails. `renew` opens all
+ * connections to the database anew.
+ */
 export async function startStack(
   config: StackConfig,
   options: Options,
-): Promise<{ keys: StackKeys; stop(): Promise<void> }> {
+): Promise<{ keys: StackKeys; renew(): Promise<void>; stop(): Promise<void> }> {
   claimDataFolder(config)
   const undo: (() => unknown)[] = [() => dropState(config)]
   const stop = async () => {
@@ -33,8 +42,8 @@ export async function startStack(
   }
   try {
     const keys = await loadKeys(config.files.keys)
-    await startParts(config, keys, options, undo)
-    return { keys, stop }
+    const renew = await startParts(config, keys, options, undo)
+    return { keys, renew, stop }
   } catch (error) {
     await stop()
     throw error
@@ -46,7 +55,7 @@ async function startParts(
   keys: StackKeys,
   options: Options,
   undo: (() => unknown)[],
-): Promise<void> {
+): Promise<() => Promise<void>> {
   const { ports } = config
   const mailbox = createMailbox({ file: config.files.mails })
   const listen = async (name: string, port: number, fetch: Fetch, upgrade?: Upgrade) =>
@@ -54,13 +63,13 @@ async function startParts(
   // The ports first: a taken one must not cost the wait for the database.
   let gateway: Awaited<ReturnType<typeof createGateway>> | undefined
   let realtime: Realtime | undefined
-  const starting = () =>
-    Response.json({ message: 'The stack is starting.' }, { status: 503, headers: { 'retry-after': '1' } })
   await listen(
     'API',
     ports.api,
     (request, env) =>
-      gateway ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' }) : starting(),
+      gateway
+        ? gateway.fetch(request, { address: env.incoming?.socket.remoteAddress ?? '127.0.0.1' })
+        : refuseWhileStarting(request),
     (request, socket, head) =>
       realtime ? realtime.upgrade(request, socket, head) : refuseUpgrade(socket, 503, 'Realtime is not running.'),
   )
@@ -82,7 +91,12 @@ async function startParts(
     await listen('Stripe', ports.stripe, (request) => stripe.fetch(request))
   }
 
-  const dbUrl = await startDatabase(config, keys, options, undo)
+  const renew = async () => {
+    await gateway?.renew()
+    realtime?.renew()
+  }
+  const database = await startDatabase(config, keys, { ...options, back: renew }, undo)
+  const dbUrl = database.urlOf
   const gatewayPassword = randomBytes(24).toString('base64url')
   const functions = startFunctions({
     files: functionFiles,
@@ -100,6 +114,7 @@ async function startParts(
     keys,
     settings,
     dbUrl,
+    database,
     deliverMail: mailbox.deliver,
     log: options.log,
   })
@@ -119,6 +134,7 @@ async function startParts(
   noteState()
   const timer = setInterval(noteState, 1_000)
   undo.push(() => clearInterval(timer))
+  return renew
 }
 
 const withPid = (functionsPid: number | undefined) => (functionsPid === undefined ? {} : { functionsPid })

@@ -45,7 +45,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     const crash = async () => {
       for (let done = 0; done < crashes; done += 1) {
         await sleep((seconds * 1_000) / (crashes + 1))
-        world.crashDatabase()
+        await world.crashDatabase()
         note(happened, 'kill -9 of PostgreSQL')
       }
     }

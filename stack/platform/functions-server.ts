@@ -8,6 +8,8 @@ type Handler = (request: Request) => Response | Promise<Response>
 type Log = (line: Record<string, unknown>) => void
 
 const graceMs = 5_000
+/** Of a function that does not start; one that is mended starts at once. */
+const retryAfterSeconds = '5'
 
 /** Answers for every function. `load` imports a function by its name and gives undefined when there is none. */
 export function createRouter(load: (name: string) => Promise<Handler> | undefined, log: Log): Handler {
@@ -38,7 +40,9 @@ async function answer(name: string, handler: Promise<Handler>, request: Request,
     fetch = await handler
   } catch (error) {
     log({ level: 'error', message: `function ${name} does not start`, cause: textOf(error) })
-    return failure(503, 'internal', `The function ${name} does not start. The log of the functions says why.`)
+    const refusal = failure(503, 'internal', `The function ${name} does not start. The log of the functions says why.`)
+    refusal.headers.set('retry-after', retryAfterSeconds)
+    return refusal
   }
   return await fetch(request)
 }

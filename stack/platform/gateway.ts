@@ -4,8 +4,11 @@ import { type AuthService, createAuthService } from './auth/service.ts'
 import type { ProjectSettings } from './auth/settings.ts'
 import type { PlatformConfig } from './config.ts'
 import { type Caller, identify } from './gateway/callers.ts'
+import type { Service } from './gateway/lite.ts'
 import { restService } from './gateway/rest.ts'
 import { createTokens, type Tokens } from './gateway/tokens.ts'
+import { unavailable } from './gateway/unavailable.ts'
+import type { KeptCluster } from './keep-postgres.ts'
 import { type DatabaseRole, type PlatformKeys, publicJwks } from './keys.ts'
 import { createStorageService } from './storage/service.ts'
 
@@ -15,6 +18,8 @@ type GatewayOptions = {
   config: PlatformConfig
   keys: PlatformKeys
   dbUrl(role: DatabaseRole): string
+  /** Of a database that may go away and come back. */
+  database?: Pick<KeptCluster, 'isUp' | 'check'>
   deliverMail(message: OutgoingMail): Promise<unknown>
   settings: ProjectSettings
   /** Another clock: for tests. */
@@ -24,7 +29,12 @@ type GatewayOptions = {
   log(line: string): void
 }
 
-export type Gateway = { fetch(request: Request, peer: { address: string }): Promise<Response>; close(): Promise<void> }
+export type Gateway = {
+  fetch(request: Request, peer: { address: string }): Promise<Response>
+  /** New connections for everything, after the database was away. */
+  renew(): Promise<void>
+  close(): Promise<void>
+}
 
 type Call = { request: Request; path: string; address: string }
 
@@ -36,12 +46,15 @@ const keylessRoutes = [
 ]
 
 export async function createGateway(options: GatewayOptions): Promise<Gateway> {
-  const { config, keys, settings, dbUrl, log } = options
+  const { config, keys, settings, dbUrl, log, database = alwaysUp } = options
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
   const parts = { config, keys, settings, dbUrl }
   const auth = config.real.auth ? null : ourAuth(options, tokens)
-  const rest = config.real.rest ? null : await restService(parts)
-  const storage = config.real.storage ? null : createStorageService({ ...parts, log })
+  const openServices = async () => ({
+    rest: config.real.rest ? null : await restService(parts),
+    storage: config.real.storage ? null : createStorageService({ ...parts, log }),
+  })
+  let services = await openServices()
 
   const route = async (call: Call): Promise<Response> => {
     const { request, path, address } = call
@@ -71,7 +84,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     if (service === 'auth') {
       return auth ? auth.fetch(request, caller, address) : toReal(config.real.auth ?? '', call, caller, tokens)
     }
-    const ours = service === 'rest' ? rest : storage
+    const ours = services[service === 'rest' ? 'rest' : 'storage']
     const real = service === 'rest' ? config.real.rest : config.real.storage
     if (!ours) return toReal(real ?? '', call, caller, tokens)
     const bare = withoutKey(request)
@@ -82,27 +95,54 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   return {
     async fetch(request, peer) {
       const path = new URL(request.url).pathname
-      const preflight = request.method === 'OPTIONS' && request.headers.has('access-control-request-method')
+      const isFunction = path.startsWith('/functions/v1/')
       // a function answers its own, as on hosted: what it forgets to allow fails here, too
-      if (preflight && !path.startsWith('/functions/v1/')) return answerPreflight(request)
+      if (isPreflight(request)) {
+        if (!isFunction) return answerPreflight(request)
+      } else if (needsDatabase(path) && !database.isUp()) return withCors(unavailable(request, databaseAway))
       try {
-        return withCors(await route({ request, path, address: peer.address.replace(/^::ffff:/, '') }))
+        const answer = await route({ request, path, address: peer.address.replace(/^::ffff:/, '') })
+        // Functions say themselves what they cannot do without their database; the services call it a failure of theirs.
+        const isFailed = !isFunction && isDoubtful(answer, path) && !(await database.check())
+        return withCors(isFailed ? unavailable(request, databaseAway) : answer)
       } catch (error) {
         if (request.signal.aborted) return new Response(null, { status: 499 })
         log(`gateway: ${request.method} ${path}: ${error instanceof Error ? error.message : error}`)
-        const unreachable = error instanceof TypeError && error.message === 'fetch failed'
-        return withCors(
-          Response.json(
-            { message: unreachable ? 'The service does not answer.' : 'Internal error' },
-            { status: unreachable ? 503 : 500 },
-          ),
-        )
+        if (error instanceof TypeError && error.message === 'fetch failed')
+          return withCors(unavailable(request, 'The service does not answer.'))
+        if (!isFunction && !(await database.check())) return withCors(unavailable(request, databaseAway))
+        return withCors(Response.json({ message: 'Internal error' }, { status: 500 }))
       }
     },
+    async renew() {
+      const old = services
+      services = await openServices()
+      auth?.renew()
+      // Not waited for: a connection that is lost may never say so.
+      void closeServices(old).catch(() => {})
+    },
     async close() {
-      await Promise.all([auth?.close(), rest?.close(), storage?.close()])
+      await Promise.all([auth?.close(), closeServices(services)])
     },
   }
+}
+
+type Services = { rest: Service | null; storage: Service | null }
+const closeServices = ({ rest, storage }: Services) => Promise.all([rest?.close(), storage?.close()])
+
+const alwaysUp: NonNullable<GatewayOptions['database']> = { isUp: () => true, check: async () => true }
+const databaseAway = 'The database does not answer at this moment.'
+
+/** All but what the gateway says of itself, and the keys by which others check tokens. */
+const needsDatabase = (path: string) => path !== '/' && path !== '/auth/v1/.well-known/jwks.json'
+
+/** A failure; and of REST that something is not there, which it says, too, when it cannot read the catalogue. */
+const isDoubtful = ({ status }: Response, path: string) =>
+  status >= 500 || (status === 404 && path.startsWith('/rest/'))
+
+/** For as long as there is no gateway yet. */
+export function refuseWhileStarting(request: Request): Response {
+  return isPreflight(request) ? answerPreflight(request) : withCors(unavailable(request, 'The stack is starting.'))
 }
 
 function ourAuth(options: GatewayOptions, tokens: Tokens): AuthService {
@@ -198,6 +238,9 @@ async function forward(
 /** CORS as Supabase answers it: any origin, because the API is guarded by keys and tokens, never by cookies. */
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'
 
+const isPreflight = (request: Request) =>
+  request.method === 'OPTIONS' && request.headers.has('access-control-request-method')
+
 function answerPreflight(request: Request): Response {
   const headers = {
     'access-control-allow-origin': '*',
@@ -215,7 +258,7 @@ function withCors(response: Response): Response {
   headers.set('access-control-allow-origin', '*')
   headers.set(
     'access-control-expose-headers',
-    'content-range, content-profile, location, link, x-total-count, x-sb-error-code, x-request-id',
+    'content-range, content-profile, location, link, retry-after, x-total-count, x-sb-error-code, x-request-id',
   )
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers })
 }

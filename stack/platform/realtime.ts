@@ -7,6 +7,7 @@ import type { PlatformConfig } from './config.ts'
 import { identify } from './gateway/callers.ts'
 import { createTokens } from './gateway/tokens.ts'
 import type { DatabaseRole, PlatformKeys } from './keys.ts'
+import { openPool } from './pool.ts'
 import { serveConnection } from './realtime/connection.ts'
 import { startDelivery } from './realtime/delivery.ts'
 import { versions } from './realtime/frames.ts'
@@ -27,6 +28,8 @@ export type Realtime = {
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
   /** Deletes messages older than three days; it happens every hour by itself. */
   clean(): Promise<unknown>
+  /** New connections, after the database was away. Clients stay, and get what they missed. */
+  renew(): void
   close(): Promise<void>
 }
 
@@ -39,7 +42,8 @@ export async function createRealtime({ config, keys, dbUrl, limits: given, log }
   const limits = { ...hostedLimits, ...given }
   const tokens = await createTokens(keys, `${config.urls.api}/auth/v1`)
   const url = dbUrl('supabase_realtime_admin')
-  const sql = postgres(url, { max: connections, onnotice: () => {}, connect_timeout: 5, connection: timeouts })
+  const options = { max: connections, onnotice: () => {}, connect_timeout: 5, connection: timeouts }
+  const { sql, renew } = openPool(() => postgres(url, options))
   // Opened at once: on a busy machine a new connection takes longer than a message may.
   await Promise.all(Array.from({ length: connections }, () => sql`select pg_sleep(0.01)`))
   const topics = createTopics()
@@ -70,6 +74,7 @@ export async function createRealtime({ config, keys, dbUrl, limits: given, log }
       })
     },
     clean: delivery.clean,
+    renew,
     async close() {
       for (const client of server.clients) client.terminate()
       await delivery.stop()
@@ -85,6 +90,7 @@ export function refuseUpgrade(socket: Duplex, status: number, message: string): 
     `HTTP/1.1 ${status} Refused`,
     'content-type: application/json',
     `content-length: ${Buffer.byteLength(body)}`,
+    ...(status === 503 ? ['retry-after: 1'] : []),
     'connection: close',
   ]
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`)

@@ -16,7 +16,7 @@ export type Scratch = {
   keys: PlatformKeys
   port: number
   /** Kills the server as a power cut would, and starts it again on what it had written. */
-  crash(): void
+  crash(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -42,7 +42,7 @@ export async function startScratch({
     const cluster = bin === undefined ? place : { ...place, bin }
     if (bin === undefined) installExtensions()
     initCluster(cluster)
-    startCluster(cluster)
+    await startCluster(cluster)
     await bootstrap(port, keys)
     const admin = postgres(localDbUrl(port, keys, 'supabase_admin', 'template1'), { max: 1, onnotice: () => {} })
     return {
@@ -52,10 +52,10 @@ export async function startScratch({
       },
       keys,
       port,
-      crash() {
+      async crash() {
         const pid = clusterPid(folder)
         if (pid !== undefined) process.kill(pid, 'SIGKILL')
-        startCluster(cluster)
+        await startCluster(cluster)
       },
       superuserUrl: (database) => localDbUrl(port, keys, 'supabase_admin', database),
       async stop() {

@@ -16,12 +16,14 @@ test('a function that does not start or fails answers an error of its own, and t
     (name) => functions[name]?.(),
     (line) => log.push(line),
   )
-  const statuses = []
+  const answers: Response[] = []
   for (const path of ['/broken/', '/failing/x', '/good/x', '/none/', '/_shared/x', '/..%2fx', '/_health']) {
-    statuses.push((await router(get(path))).status)
+    answers.push(await router(get(path)))
   }
 
-  expect(statuses).toEqual([503, 500, 200, 404, 404, 404, 200])
+  expect(answers.map(({ status }) => status)).toEqual([503, 500, 200, 404, 404, 404, 200])
+  expect(answers[0]?.headers.get('retry-after')).toBe('5')
+  expect(await answers[0]?.json()).toMatchObject({ error: { type: 'server_error', param: null, code: 'internal' } })
   expect(JSON.stringify(log)).toContain('SUPABASE_URL is missing')
 })
 

@@ -201,7 +201,7 @@ test('delivery goes on after the database crashed', async () => {
   const anon = await client()
   const { received } = await listenTo(anon, 'crash')
 
-  scratch.crash()
+  await scratch.crash()
 
   await expect
     .poll(async () => {

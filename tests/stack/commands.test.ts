@@ -1,5 +1,5 @@
 /** start, status, stop, reset as a person meets them, on free ports and in folders of the tests' own. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
@@ -10,19 +10,11 @@ import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
 import { claimDataFolder, dropState, writeState } from '../../stack/state.ts'
-import { freeRange } from '../support/ports.ts'
 import { runScript } from '../support/run-script.ts'
+import { newPlace, type Place, remove, type Started, start } from '../support/start-stack.ts'
 
 type Ended = { code: number; output: string }
-type Place = { env: NodeJS.ProcessEnv; data: string; port: number }
-
-type Stack = { place: Place; child: ChildProcess; screen: string; ended: Promise<number | null> }
-
-async function newPlace(): Promise<Place> {
-  const data = await mkdtemp(join(tmpdir(), 'palisade-commands-'))
-  const port = await freeRange(20_000)
-  return { data, port, env: { ...process.env, PALISADE_DATA: data, PALISADE_PORT: String(port) } }
-}
+type Stack = Started & { place: Place }
 
 const spawnScript = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Promise<Ended> =>
   promisify(execFile)(process.execPath, [join('scripts', `${name}.ts`), ...args], { cwd: root, env }).then(
@@ -35,27 +27,6 @@ const spawnScript = (name: string, env: NodeJS.ProcessEnv, args: string[] = []):
 
 const script = (name: string, env: NodeJS.ProcessEnv, args: string[] = []): Promise<Ended> =>
   runScript(name, args, env).then(({ code, output }) => ({ code, output }))
-
-/** Starts a stack and waits for its screen. */
-async function start({ env }: Place): Promise<{ child: ChildProcess; screen: string; ended: Promise<number | null> }> {
-  const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
-    cwd: root,
-    env,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
-  let screen = ''
-  await new Promise<void>((resolve, reject) => {
-    const read = (chunk: Buffer) => {
-      screen += chunk
-      if (/^curl .*\n/m.test(screen)) resolve()
-    }
-    child.stdout.on('data', read)
-    child.stderr.on('data', read)
-    child.once('exit', () => reject(new Error(screen)))
-  })
-  return { child, screen, ended }
-}
 
 const dbUrl = (screen: string) => /DB_URL +(\S+)/.exec(screen)?.[1] ?? ''
 /** A zombie is gone: it only waits for its parent to take note. */
@@ -82,12 +53,6 @@ async function usedPlace(): Promise<Place> {
   const place = await newPlace()
   onTestFinished(() => remove(place))
   return place
-}
-
-async function remove({ env, data }: Place, child?: ChildProcess): Promise<void> {
-  child?.kill('SIGKILL')
-  await script('stop', env)
-  await rm(data, { recursive: true, force: true })
 }
 
 test('a command that is interrupted takes its database along', async () => {

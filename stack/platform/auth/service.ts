@@ -1,6 +1,7 @@
 /** The Auth service of the local stack, for the gateway, which has checked key and token: which function answers which request. */
 import postgres from 'postgres'
 import type { Caller } from '../gateway/callers.ts'
+import { openPool } from '../pool.ts'
 import { reauthenticate, showUser, updateUser } from './account.ts'
 import { changeFactor, deleteFactor, listFactors } from './admin-factors.ts'
 import { generateLink, invite } from './admin-links.ts'
@@ -20,6 +21,8 @@ const bodyLimit = 1024 * 1024
 
 export type AuthService = {
   fetch(request: Request, caller: Caller, address: string): Promise<Response>
+  /** After the database was away. */
+  renew(): void
   close(): Promise<void>
 }
 
@@ -28,7 +31,7 @@ export function createAuthService(
   parts: Omit<AuthWorld, 'sql' | 'now' | 'limits'> & { dbUrl: string; limited: boolean; now?: () => Date },
 ): AuthService {
   const { dbUrl, limited, now = () => new Date(), ...rest } = parts
-  const sql = postgres(dbUrl, { max: 10, onnotice: () => {} })
+  const { sql, renew } = openPool(() => postgres(dbUrl, { max: 10, onnotice: () => {} }))
   const limits = limited ? createRateLimits(rest.settings, now) : unlimited
   const sendMail: AuthWorld['sendMail'] = async (message) => {
     limits.admitMail()
@@ -54,6 +57,7 @@ export function createAuthService(
         return renderAuthProblem(problemFor(world, request, error), apiVersion)
       }
     },
+    renew,
     close: () => sql.end({ timeout: 1 }),
   }
 }

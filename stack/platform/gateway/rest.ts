@@ -33,9 +33,12 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
     return withContext(context, run, { ...options, rpc })
   }
   const listener = postgres(url, { max: 1, onnotice: () => {} })
-  await listener.listen('pgrst', (payload) => {
-    if (payload === 'reload schema' || payload === '') void catalogue.clearSchemaCache()
-  })
+  const forget = () => void catalogue.clearSchemaCache()
+  const heard = (payload: string) => {
+    if (payload === 'reload schema' || payload === '') forget()
+  }
+  // Listening anew, it may have missed something.
+  await listener.listen('pgrst', heard, forget)
   const close = async () => {
     await Promise.all([listener.end({ timeout: 1 }), catalogue.close(), connection.close()])
   }
