@@ -26,7 +26,7 @@ const database = [
   'tests/sql/*.test.ts',
   'tests/access/*.test.ts',
   'tests/functions/{ai-ledger,call-sql,billing-database,billing-scripts,catalogue}.test.ts',
-  'tests/platform/{extensions,platform}.test.ts',
+  'tests/platform/{extensions,jobs,platform}.test.ts',
   'tests/scripts/{doctor-hosted,keys-rotate}.test.ts',
 ]
 

@@ -1,120 +1,136 @@
-/** The part of pg_cron and pg_net that needs a process: runs due jobs and sends queued requests, as their workers do. */
+/** The part of pg_cron and pg_net that needs a process: starts due jobs and sends queued requests, as their workers do. */
 import postgres, { type Sql } from 'postgres'
+import { createScheduler, dueMinutes, type Job } from './jobs/schedule.ts'
+import { createSender } from './jobs/send-requests.ts'
 
 type JobsOptions = {
   /** Superuser URL: the workers of the real extensions are background workers of the server. */
   adminUrl: string
   urlFor(role: string): string | undefined
   log(line: string): void
+  /** Another clock: for tests. */
+  now?: () => number
 }
 
-type Job = { jobid: string; schedule: string; command: string; username: string; database: string }
+const tickMs = 1_000
+/** For jobs that still run when the stack stops. */
+const graceMs = 2_000
 
-export function startJobs(options: JobsOptions): { stop(): Promise<void> } {
-  const admin = postgres(options.adminUrl, { max: 3, onnotice: () => {} })
-  const lastRun = new Map<string, number>()
-  let running: Promise<unknown> = Promise.resolve()
-  let lastMinute = 0
+export function startJobs({ adminUrl, urlFor, log, now = Date.now }: JobsOptions): { stop(): Promise<void> } {
+  const admin = postgres(adminUrl, { max: 4, onnotice: () => {} })
+  const runner = createRunner(admin, urlFor, log)
+  const scheduler = createScheduler(runner.run)
+  const sender = createSender(admin, log)
+  let minute = Math.floor(now() / 60_000)
+  let seenMinute = minute
+  let ticking: Promise<void> | undefined
+  let trouble: string | undefined = ''
 
   const tick = async () => {
-    const now = Date.now()
-    const minute = Math.floor(now / 60_000)
-    const everyMinute = minute !== lastMinute
-    lastMinute = minute
-    const jobs = await dueJobs(admin, everyMinute, new Date(minute * 60_000), lastRun, now)
-    await Promise.all([...jobs.map((job) => runJob(admin, job, options)), sendRequests(admin)])
+    const at = now()
+    const thisMinute = Math.floor(at / 60_000)
+    const due = thisMinute === seenMinute ? { wild: [], fixed: [], last: minute } : dueMinutes(minute, thisMinute)
+    if (trouble !== undefined) await runner.closeLost()
+    scheduler.take(await readJobs(admin, due), at)
+    // Only now: a minute that the database did not answer in is not lost.
+    minute = due.last
+    seenMinute = thisMinute
+    await sender.send()
+    trouble = undefined
   }
   const timer = setInterval(() => {
-    running = running.then(tick).catch((error: unknown) => options.log(`jobs: ${messageOf(error)}`))
-  }, 1_000)
+    ticking ??= tick()
+      .catch((error: unknown) => {
+        if (trouble !== messageOf(error)) log(`jobs: ${messageOf(error)}`)
+        trouble = messageOf(error)
+      })
+      .finally(() => {
+        ticking = undefined
+      })
+  }, tickMs)
 
   return {
     async stop() {
       clearInterval(timer)
-      await running
+      scheduler.stop()
+      sender.stop()
+      await ticking
+      await runner.stop(graceMs)
       await admin.end({ timeout: 5 })
     },
   }
 }
 
-/** Jobs by minute are due when the minute turns; jobs by seconds when their interval has passed since their last run. */
-async function dueJobs(admin: Sql, everyMinute: boolean, minute: Date, lastRun: Map<string, number>, now: number) {
+/** How often each job is due: a schedule with a star in its minutes or hours counts other minutes than one at a fixed time. */
+async function readJobs(admin: Sql, { wild, fixed }: { wild: number[]; fixed: number[] }): Promise<Job[]> {
   const [there] = await admin`select to_regclass('cron.job') is not null as cron`
   if (!there?.cron) return []
-  const rows = await admin<(Job & { seconds: number | null; due: boolean })[]>`
-    select jobid::text, schedule, command, username, database, cron._interval_seconds(schedule) as seconds,
-      ${everyMinute} and cron._is_due(schedule, ${minute.toISOString()}::timestamptz) as due
-    from cron.job where active`
-  return rows.filter((job) => {
-    if (job.seconds === null) return job.due
-    const isDue = now - (lastRun.get(job.jobid) ?? 0) >= job.seconds * 1_000
-    if (isDue) lastRun.set(job.jobid, now)
-    return isDue
-  })
+  const times = (minutes: number[]) => minutes.map((minute) => new Date(minute * 60_000).toISOString())
+  return admin<Job[]>`
+    select j.jobid::text, j.command, j.username, j.database, cron._interval_seconds(j.schedule) as seconds,
+      (select count(*)::integer
+        from unnest(case when f.is_wild then ${times(wild)}::timestamptz[] else ${times(fixed)}::timestamptz[] end) m
+        where cron._is_due(j.schedule, m)) as due
+    from cron.job j
+      cross join lateral (
+        select coalesce(s.fields[1] like '*%' or s.fields[2] like '*%', false) as is_wild
+        from cron._fields(j.schedule) s (fields)) f
+    where j.active`
 }
 
-async function runJob(admin: Sql, job: Job, options: JobsOptions): Promise<void> {
-  const url = options.urlFor(job.username)
-  const [run] = await admin<{ runid: string }[]>`
-    insert into cron.job_run_details (jobid, job_pid, database, username, command, status, start_time)
-    values (${job.jobid}, null, ${job.database}, ${job.username}, ${job.command}, 'running', now()) returning runid::text`
-  const finish = (status: string, message: string) => admin`
-    update cron.job_run_details set status = ${status}, return_message = ${message}, end_time = now()
-    where runid = ${run?.runid ?? null}`
-  if (!url) {
-    await finish('failed', `role ${job.username} has no login here`)
-    return
+/** Runs jobs, each in a session of its own, and writes down how they end. */
+function createRunner(admin: Sql, urlFor: JobsOptions['urlFor'], log: (line: string) => void) {
+  const sessions = new Set<Sql>()
+  const running = new Map<Promise<void>, string>()
+
+  const runAs = async (job: Job, url: string): Promise<{ status: string; said: string }> => {
+    const session = postgres(url, { max: 1, onnotice: () => {} })
+    sessions.add(session)
+    try {
+      const result = await session.unsafe(job.command)
+      return { status: 'succeeded', said: result.command ? `${result.command} ${result.count ?? ''}`.trim() : '1 row' }
+    } catch (error) {
+      log(`job ${job.command}: ${messageOf(error)}`)
+      return { status: 'failed', said: messageOf(error) }
+    } finally {
+      sessions.delete(session)
+      await session.end({ timeout: 1 })
+    }
   }
-  const session = postgres(url, { max: 1, onnotice: () => {} })
-  try {
-    const result = await session.unsafe(job.command)
-    await finish('succeeded', result.command ? `${result.command} ${result.count ?? ''}`.trim() : '1 row')
-  } catch (error) {
-    options.log(`job ${job.command}: ${messageOf(error)}`)
-    await finish('failed', messageOf(error))
-  } finally {
-    await session.end({ timeout: 1 })
+  const runAndNote = async (job: Job, runid: string) => {
+    const url = urlFor(job.username)
+    const { status, said } = url
+      ? await runAs(job, url)
+      : { status: 'failed', said: `role ${job.username} has no login here` }
+    await admin`
+      update cron.job_run_details set status = ${status}, return_message = ${said}, end_time = now() where runid = ${runid}`
   }
-}
-
-type NetRequest = {
-  id: string
-  method: string
-  url: string
-  headers: Record<string, string> | null
-  body: Buffer | null
-  timeout_milliseconds: number
-}
-
-async function sendRequests(admin: Sql): Promise<void> {
-  const [there] = await admin`select to_regclass('net.http_request_queue') is not null as net`
-  if (!there?.net) return
-  const requests = await admin<NetRequest[]>`
-    delete from net.http_request_queue where id in (
-      select id from net.http_request_queue order by id limit 50 for update skip locked)
-    returning id::text, method::text, url, headers, body, timeout_milliseconds`
-  await Promise.all(requests.map((request) => sendRequest(admin, request)))
-  await admin`delete from net._http_response where created < now() - interval '6 hours'`
-}
-
-async function sendRequest(admin: Sql, request: NetRequest): Promise<void> {
-  try {
-    const response = await fetch(request.url, {
-      method: request.method,
-      headers: request.headers ?? {},
-      body: request.body ? new Uint8Array(request.body) : null,
-      signal: AbortSignal.timeout(request.timeout_milliseconds),
-    })
-    const content = await response.text()
-    await admin`
-      insert into net._http_response (id, status_code, content_type, headers, content, timed_out)
-      values (${request.id}, ${response.status}, ${response.headers.get('content-type')},
-        ${admin.json(Object.fromEntries(response.headers))}, ${content}, false)`
-  } catch (error) {
-    const timedOut = error instanceof Error && error.name === 'TimeoutError'
-    await admin`
-      insert into net._http_response (id, timed_out, error_msg)
-      values (${request.id}, ${timedOut}, ${messageOf(error)})`
+  return {
+    async run(job: Job): Promise<void> {
+      const [row] = await admin<{ runid: string }[]>`
+        insert into cron.job_run_details (jobid, job_pid, database, username, command, status, start_time)
+        values (${job.jobid}, null, ${job.database}, ${job.username}, ${job.command}, 'running', now()) returning runid::text`
+      const runid = row?.runid ?? ''
+      const run = runAndNote(job, runid)
+      running.set(run, runid)
+      await run.finally(() => running.delete(run))
+    },
+    /** Runs that a crash of the database, or of the stack before this one, cut off; in pg_cron's words. */
+    async closeLost(): Promise<void> {
+      const [there] = await admin`select to_regclass('cron.job_run_details') is not null as cron`
+      if (there?.cron)
+        await admin`
+          update cron.job_run_details set status = 'failed', return_message = 'server restarted'
+          where status in ('starting', 'running') and runid <> all (${[...running.values()]}::bigint[])`
+    },
+    async stop(afterMs: number): Promise<void> {
+      const all = Promise.allSettled(running.keys())
+      const timer = setTimeout(() => {
+        for (const session of sessions) void session.end({ timeout: 0 })
+      }, afterMs)
+      await all
+      clearTimeout(timer)
+    },
   }
 }
 
