@@ -113,7 +113,20 @@ export async function migrate(
     options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
     await (config.real.db ? pushMigrations(url, { seed: false }) : applyMigrations(url, pending))
   }
-  if (config.real.db) return
+  if (!config.real.db) await pointToStack(config, keys, url, gatewayPassword)
+}
+
+/**
+ * What lets the database reach the stack's parts, and the function `ai` the database. Where it is not the stack's own, that is
+ * its operator's.
+ * @internal For tests: they are that operator.
+ */
+export async function pointToStack(
+  config: StackConfig,
+  keys: StackKeys,
+  url: string,
+  gatewayPassword: string,
+): Promise<void> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
     // The stand-ins' ports follow PALISADE_PORT; real exchanges have no address here.

@@ -11,6 +11,8 @@ export type Target = {
   secretKey: string
   /** The same database as a superuser; null against a target from the environment that does not name it. */
   superuserUrl: string | null
+  /** The stack has none on a database that was handed in by PALISADE_DB_URL. */
+  hasRealtime: boolean
   /** The stack that the tests started themselves; null against a target from the environment. */
   own: { data: string; port: number } | null
 }

@@ -74,7 +74,7 @@ const upgradeStatus = (path: string) =>
     call.on('error', reject).end()
   })
 
-describe('refused', () => {
+describe.runIf(target().hasRealtime)('refused', () => {
   test('a connection without a key, with a wrong one, or to another place', async () => {
     const key = `apikey=${target().publishableKey}&vsn=2.0.0`
 
@@ -135,7 +135,7 @@ describe('refused', () => {
   })
 })
 
-describe('a message from the database', () => {
+describe.runIf(target().hasRealtime)('a message from the database', () => {
   test('reaches its user within a second, in both versions of the protocol', async () => {
     const listeners = await Promise.all(
       ['1.0.0', '2.0.0'].map(async (vsn) => listenTo(await realtimeClient(user.accessToken, { vsn }), ownTopic(user))),
@@ -240,7 +240,7 @@ describe('a message from the database', () => {
   })
 })
 
-describe('a channel', () => {
+describe.runIf(target().hasRealtime)('a channel', () => {
   test('outlives its token when it gets a new one, and ends with it when it gets none', async ({ skip }) => {
     if (!target().own) return skip('needs the signing key of a stack of our own')
     const seconds = 3
@@ -271,7 +271,7 @@ describe('a channel', () => {
   })
 })
 
-describe('a topic that was left', () => {
+describe.runIf(target().hasRealtime)('a topic that was left', () => {
   const messages = (received: Received[]) => received.map(({ event }) => event)
 
   test.each(['1.0.0', '2.0.0'])('is heard again when it is joined again at once, in version %s', async (vsn) => {
@@ -341,7 +341,7 @@ describe('a topic that was left', () => {
   })
 })
 
-describe('a broadcast of a client', () => {
+describe.runIf(target().hasRealtime)('a broadcast of a client', () => {
   const broadcast = (event: string, payload: unknown) => ({ type: 'broadcast' as const, event, payload })
 
   test('reaches the others, not itself, and is acknowledged; in both versions, text and bytes', async () => {

@@ -8,10 +8,14 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
-import { runSql } from '../../scripts/shared/connect-database.ts'
+import { alone, createBillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
+import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
+import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
+import { connectDatabase, runSql } from '../../scripts/shared/connect-database.ts'
 import { statusLines } from '../../scripts/shared/status-lines.ts'
-import { readConfig, root } from '../../stack/config.ts'
-import { loadKeys } from '../../stack/keys.ts'
+import { readConfig, root, type StackConfig } from '../../stack/config.ts'
+import { pointToStack } from '../../stack/database.ts'
+import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
 import { freeRange } from '../support/ports.ts'
 import type { Target } from '../target.ts'
@@ -47,8 +51,9 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
   const data = join(home, 'data')
   const place = { PALISADE_PORT: String(port), PALISADE_DATA: data }
   const cheap = { PALISADE_AUTH_RATE_LIMITS: 'off', PALISADE_AUTH_HASH_COST: '4', PALISADE_EXCHANGES_GAP_MS: '1' }
-  const env = { ...process.env, ...place, ...cheap }
-  const config = readConfig(env)
+  const config = readConfig({ ...process.env, ...place, ...cheap })
+  const gatewayPassword = crypto.randomUUID()
+  const env = { ...process.env, ...place, ...cheap, ...gatewayAddress(config.real.db, gatewayPassword) }
   // Made before the stack looks for them, so that the address of everything is known at once.
   const keys = await loadKeys(config.files.keys)
   const outcome = join(home, 'outcome')
@@ -69,14 +74,17 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
     child.once('exit', () => reject(new Error(output)))
   })
   ready
-    .then(() => (config.real.db ? seed(config.real.db, config.urls.provider) : undefined))
+    .then(() => (config.real.db ? operate(config, keys, config.real.db, gatewayPassword) : undefined))
     .then(
       () => writeFileSync(outcome, ''),
       (error: unknown) => writeFileSync(outcome, `The stack did not start:\n${error}`),
     )
-  const own = config.real.db ? null : { data, port }
-  const superuserUrl = own && localDbUrl(config.ports.db, keys, 'supabase_admin')
-  const target = { ...fromStatus(Object.fromEntries(statusLines(config, keys))), own, superuserUrl }
+  const target = {
+    ...fromStatus(Object.fromEntries(statusLines(config, keys))),
+    own: { data, port },
+    superuserUrl: config.real.db ? null : localDbUrl(config.ports.db, keys, 'supabase_admin'),
+    hasRealtime: !config.real.db,
+  }
   const stop = async () => {
     child.kill('SIGTERM')
     await exited
@@ -85,10 +93,25 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
   return { stack: { target, outcome }, stop }
 }
 
-/** The stack writes no seed into a database that is not its own; the tests need the stand-in's model there. */
-async function seed(url: string, provider: string): Promise<void> {
+function gatewayAddress(databaseUrl: string | undefined, password: string): { AI_DB_URL?: string } {
+  if (!databaseUrl) return {}
+  const url = new URL(databaseUrl)
+  Object.assign(url, { username: 'palisade_gateway', password })
+  return { AI_DB_URL: url.href }
+}
+
+/** What the stack leaves to the operator of a database that is not its own: seed, addresses, the gateway's password, prices. */
+async function operate(config: StackConfig, keys: StackKeys, url: string, gatewayPassword: string): Promise<void> {
   await runSql(url, readFileSync(join(root, 'supabase', 'seed.sql'), 'utf8'))
-  await runSql(url, `update private.providers set base_url = '${provider}/v1' where id = 'demo'`)
+  await pointToStack(config, keys, url, gatewayPassword)
+  const sql = connectDatabase(url, { max: 2 })
+  try {
+    const database = createBillingDatabase(sql, false)
+    const stripe = createStripe(keys.stripe.secretKey, config.urls.stripe ?? undefined)
+    await alone(sql, async () => syncCatalogue(await database.listItems(), { database, stripe, dryRun: false }))
+  } finally {
+    await sql.end()
+  }
 }
 
 /** A target in the names of `supabase status -o env`. */
@@ -108,5 +131,6 @@ function fromStatus(env: Record<string, string | undefined>): Target {
     secretKey: need('SECRET_KEY'),
     superuserUrl: env.SUPERUSER_URL ?? null,
     own: null,
+    hasRealtime: true,
   }
 }

@@ -17,6 +17,8 @@ import {
   pay,
   settled,
   stripeClient,
+  stripeKeys,
+  stripeUrl,
   toNextPeriod,
 } from '../support/billing.ts'
 import { newUser, type TestUser } from '../support/users.ts'
@@ -435,7 +437,9 @@ describe.runIf(target().own)('a credit pack', () => {
 /** One of the commands, against the tests' own stack. */
 function script(name: string, ...args: string[]): Promise<{ code: number; stdout: string }> {
   const { port, data } = target().own ?? { port: 0, data: '' }
-  const env = { ...process.env, PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const elsewhere = { DB_URL: target().dbUrl, STRIPE_SECRET_KEY: stripeKeys().secretKey, STRIPE_API_URL: stripeUrl() }
+  const place = { PALISADE_PORT: String(port), PALISADE_DATA: data }
+  const env = { ...process.env, ...place, ...(process.env.PALISADE_DB_URL ? elsewhere : {}) }
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,

@@ -225,7 +225,7 @@ describe.runIf(target().own)('a sync', () => {
     expect((await sync(user)).syncs).toMatchObject([{ status: 'synced', new_trades: 0 }])
   })
 
-  test('reaches its owner within a second, and nobody else', async () => {
+  test.runIf(target().hasRealtime)('reaches its owner within a second, and nobody else', async () => {
     const { user, id } = await connected('coinbase', { balances: { BTC: '2' } })
     const stranger = await newUser()
     const own = await listenTo(await realtimeClient(user.accessToken), `user:${user.id}`)
