@@ -17,6 +17,7 @@ const read = (name: string) => readFileSync(join(folder, name), 'utf8')
 
 const service = z.object({
   image: z.string().optional(),
+  container_name: z.string().optional(),
   environment: z.record(z.string(), z.string()).default({}),
   volumes: z.array(z.string()).default([]),
   ports: z.array(z.string()).default([]),
@@ -243,4 +244,20 @@ test('every function is one that the main service serves', () => {
   expect(
     served.filter((name) => !statSync(join(root, 'functions', name, 'index.ts'), { throwIfNoEntry: false })),
   ).toEqual([])
+})
+
+test('lines of functions and of the proxy are found in what Docker has of them', () => {
+  const text = read('vector.yaml')
+  const shipped = z
+    .object({ sources: z.object({ containers: z.object({ include_containers: z.array(z.string()) }) }) })
+    .parse(parse(text))
+  const [, pattern = ''] = /parse_regex\([^,]+, r'([^']+)'\)/.exec(text) ?? []
+  const json = (line: string) => new RegExp(pattern.replace('(?P<', '(?<')).exec(line)?.groups?.json
+
+  // Names are matched from their beginning, so the second container of functions is meant, too.
+  expect(shipped.sources.containers.include_containers).toEqual(['supabase-edge-functions', of('proxy').container_name])
+  expect(of('functions-2').container_name).toMatch(/^supabase-edge-functions/)
+  expect(json('[Info] {"level":"info","message":"answered"}\n')).toBe('{"level":"info","message":"answered"}')
+  expect(json('{"level":"info","logger":"http.log.access"}')).toBe('{"level":"info","logger":"http.log.access"}')
+  expect(json('worker boot error: {')).toBeUndefined()
 })
