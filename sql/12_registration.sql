@@ -29,7 +29,7 @@ revoke all on public.legal_documents from anon, authenticated, service_role;
 -- anon: whoever signs up reads first what they accept.
 grant select on public.legal_documents to anon, authenticated, service_role;
 grant insert (kind, version, url, published_at) on public.legal_documents to service_role;
--- Stand-ins: publish your own versions before you let people in (docs/operations.md).
+-- Stand-ins: publish your own versions before you let people in (docs/accounts.md).
 insert into public.legal_documents (kind, version, url, published_at) values
   ('terms', '1', 'https://example.com/terms', '2026-01-01T00:00:00Z'),
   ('privacy', '1', 'https://example.com/privacy', '2026-01-01T00:00:00Z')

@@ -242,6 +242,11 @@ describe('pages', () => {
     ['a variable', '`API_URL`', '`API_ADDRESS`'],
     ['a variable in a shell', '```sh\nTOKEN=$(x)\ncurl $API_URL $TOKEN\n```', '```sh\ncurl $API_ADDRESS\n```'],
     ['a command', '`npm run check`, `npm test`', '`npm run czech`'],
+    [
+      'a database to push to',
+      '```sh\nnpx supabase db push --remote\nnpx supabase db push --dry-run --remote=x\n```',
+      '```sh\nnpx supabase db push\n```',
+    ],
     ['a file', '`sql/20_plans.sql`, sql/*.sql, docs/errors.md', '`sql/21_plans.sql`'],
     ['a folder', '`functions/ai/` and `ai/`', '`functions/aid/`'],
     ['a file without its folder', '`errors.md`, `keys.json`', '`mistakes.md`'],

@@ -15,7 +15,6 @@ import { lineAt, type Page, type Piece, readPages } from './pages.ts'
 const others: Record<string, string> = {
   'options.data': 'supabase-js',
   'supabase.auth.mfa': 'supabase-js',
-  GOTRUE_JWT_KEYS: "Supabase's Auth",
   TZ: 'the system',
 }
 
@@ -52,7 +51,9 @@ async function readKnown(url: string): Promise<Known> {
     files.filter(isCode).map(async (file) => ({ file, text: await readFile(join(root, file), 'utf8') })),
   )
   const textOf = (pattern: RegExp) => texts.flatMap(({ file, text }) => (pattern.test(file) ? [text] : [])).join('\n')
-  const variables = textOf(/^(?:\.env\.example|functions\/_shared\/env\.ts|scripts\/(?:shared\/)?[^/]+\.ts)$/)
+  const variables = textOf(
+    /^(?:\.env(?:\.production)?\.example|deploy\/self-hosted\/[^/]+|functions\/_shared\/env\.ts|scripts\/(?:shared\/|deploy\/)?[^/]+\.ts|tests\/support\/supabase-compose\.json)$/,
+  )
   return {
     catalogue: await readCatalogue(url),
     files,
@@ -199,7 +200,8 @@ function rulesOfTheRepository({ files, commands, variables, code }: Known): Rule
   return [
     {
       places: prose,
-      pattern: /(?<![\w/.:@{}-])((?:docs|functions|policies|scripts|sql|stack|supabase|tests)\/(?:[\w./*-]*[\w/*])?)/g,
+      pattern:
+        /(?<![\w/.:@{}-])((?:deploy|docs|functions|policies|scripts|sql|stack|supabase|tests)\/(?:[\w./*-]*[\w/*])?)/g,
       problem: (path) =>
         !isThere(path.replace(/\/$/, '')) &&
         // What is made at run time, or to say something, is named in the code that does.
@@ -216,6 +218,11 @@ function rulesOfTheRepository({ files, commands, variables, code }: Known): Rule
       places: (page) => [...prose(page), ...shell(page)],
       pattern: /\bnpm (?:run (?:-s )?([\w:]+)|(start|stop|test)\b)/g,
       problem: (run, short) => !commands.has(run || short) && `package.json has no command ${run || short}`,
+    },
+    {
+      places: shell,
+      pattern: /\bsupabase (db (?:push|advisors)|migration list)\b(?![^\n`]*--remote)/g,
+      problem: (command) => `supabase ${command} goes to a local database, unless --remote names another`,
     },
     {
       places: (page) => page.blocks,
