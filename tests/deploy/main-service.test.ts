@@ -75,7 +75,7 @@ test.each(['WorkerAlreadyRetired', 'WorkerRequestCancelled', 'InvalidWorkerCreat
     const response = await route(ask('/stripe-webhook'))
 
     expect([response.status, response.headers.get('retry-after')]).toEqual([503, '5'])
-    expect(await response.json()).toMatchObject({ code: 'unavailable', error: { type: 'server_error' } })
+    expect(await response.json()).toMatchObject({ code: 'service_unavailable', error: { type: 'server_error' } })
     expect(lines).toMatchObject([{ level: 'error', message: 'function stripe-webhook does not answer' }])
     // A request that may have been seen is not sent again: it may have been charged.
     expect(created).toHaveLength(name === 'WorkerAlreadyRetired' ? 3 : 1)

@@ -356,7 +356,7 @@ describeWithDebian(['caddy'], 'the proxy of a self-hosted project', () => {
 
     const { status, headers, body } = await ask('/functions/v1/ai/dies', { body: '{}' })
 
-    expect([status, headers['retry-after'], JSON.parse(body).error.type]).toEqual([502, '5', 'server_error'])
+    expect([status, headers['retry-after'], JSON.parse(body).error.code]).toEqual([502, '5', 'service_unavailable'])
     expect(seen.filter(({ url }) => url === '/ai/dies')).toHaveLength(1)
   })
 

@@ -1,5 +1,6 @@
 /** Which function answers, in a worker of its own. Nothing here knows the Edge Runtime, so that it is tested without. */
 
+/** @internal For tests: a runtime of theirs. */
 export type Worker = { fetch(request: Request): Promise<Response> }
 export type WorkerOptions = {
   servicePath: string
@@ -65,14 +66,15 @@ export function createRouter({ folder, names, environment, createWorker, log }: 
       return await answer(name, request, 3)
     } catch (error) {
       log({ level: 'error', message: `function ${name} does not answer`, cause: String(error) })
-      return failure(503, 'unavailable', 'The service does not answer at the moment.')
+      return failure(503, 'service_unavailable', 'The service does not answer at the moment.')
     }
   }
 }
 
 /** In the shapes of supabase-js and of OpenAI's clients at once, as the proxy has it. */
 function failure(status: number, code: string, message: string): Response {
+  const retry = { 'retry-after': '5', 'access-control-expose-headers': 'retry-after' }
   const type = status < 500 ? 'invalid_request_error' : 'server_error'
-  const headers = { 'access-control-allow-origin': '*', ...(status < 500 ? {} : { 'retry-after': '5' }) }
+  const headers = { 'access-control-allow-origin': '*', ...(status < 500 ? {} : retry) }
   return Response.json({ code, message, error: { message, type, param: null, code } }, { status, headers })
 }
