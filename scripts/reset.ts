@@ -3,7 +3,7 @@
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
-import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
+import { endLeftBehind, findLeftBehind } from '../stack/left-behind.ts'
 import { runningStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -19,6 +19,7 @@ const ours = new Set([
   'keys.json.new',
   'stack.json',
   'mails.ndjson',
+  'mails.ndjson.new',
   'storage',
   'stripe.json',
   'stripe.json.new',
@@ -40,7 +41,8 @@ await runScript(help, async () => {
       `${config.data} holds files that are not ours (${foreign.slice(0, 3).join(', ')}); nothing was deleted.`,
     )
   }
-  if (clusterPid(config.files.postgres) !== undefined) stopCluster(config.files.postgres)
+  const left = findLeftBehind(config)
+  if (left.length > 0) console.log(await endLeftBehind(left))
   rmSync(config.data, { recursive: true, force: true })
   console.log(`Deleted ${config.data}.`)
   return 0

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
 import { signInDemoUser } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/keys.ts'
+import { findLeftBehind, nameAll } from '../stack/left-behind.ts'
 import { runningStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'
@@ -16,7 +17,11 @@ await runScript(help, async () => {
   const { values } = parseArgs({ options: { token: { type: 'boolean', default: false } } })
   const config = readConfig()
   const state = runningStack(config)
-  if (!state) throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start".`)
+  if (!state) {
+    const left = findLeftBehind(config)
+    const start = left.length > 0 ? `; a killed stack left ${nameAll(left)} behind, which "npm stop" ends` : ''
+    throw new StackError(`Nothing runs on ${config.data}${start}. Start it with "npm start".`)
+  }
   if (!state.ready) throw new StackError('The stack is still starting; ask again in a moment.')
   const keys = await loadKeys(config.files.keys)
   const lines = statusLines(config, keys)

@@ -1,9 +1,9 @@
-/** npm stop: ends the stack of this data folder, and a database that a killed stack left behind. */
+/** npm stop: ends the stack of this data folder, and what a killed stack left behind. */
 
 import { setTimeout as wait } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { readConfig, StackError } from '../stack/config.ts'
-import { clusterPid, stopCluster } from '../stack/platform/postgres.ts'
+import { endLeftBehind, findLeftBehind } from '../stack/left-behind.ts'
 import { dropState, runningStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -20,9 +20,10 @@ await runScript(help, async () => {
       await wait(100)
     }
   }
-  const leftBehind = clusterPid(config.files.postgres) !== undefined
-  if (leftBehind) stopCluster(config.files.postgres)
+  const left = findLeftBehind(config)
+  if (left.length > 0) console.log(await endLeftBehind(left))
   dropState(config)
-  console.log(state || leftBehind ? 'Stopped.' : `Nothing runs on ${config.data}.`)
+  if (state) console.log('Stopped.')
+  else if (left.length === 0) console.log(`Nothing runs on ${config.data}.`)
   return 0
 })

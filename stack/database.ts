@@ -8,7 +8,6 @@ import { PlatformError } from './platform/config.ts'
 import { keepCluster } from './platform/keep-postgres.ts'
 import type { DatabaseRole } from './platform/keys.ts'
 import {
-  clusterPid,
   clusterVersion,
   initCluster,
   installExtensions,
@@ -44,7 +43,6 @@ export async function startDatabase(
   if (version !== undefined && version !== postgresMajor) {
     throw otherVersion(folder, `It was made by PostgreSQL ${version}, this is ${postgresMajor}.`)
   }
-  if (clusterPid(folder) !== undefined) stopCluster(folder)
   await checkPort('database', config.ports.db)
   const cluster = { folder, port: config.ports.db, superuserPassword: keys.passwords.supabase_admin }
   installExtensions()

@@ -6,6 +6,7 @@ import { createAiProvider } from './doubles/ai-provider.ts'
 import { createExchanges } from './doubles/exchanges.ts'
 import { createStripe } from './doubles/stripe.ts'
 import { loadKeys, type StackKeys } from './keys.ts'
+import { endLeftBehind, findLeftBehind } from './left-behind.ts'
 import { readProjectSettings } from './platform/auth/settings.ts'
 import { startFunctions } from './platform/functions.ts'
 import { createGateway, refuseWhileStarting } from './platform/gateway.ts'
@@ -15,7 +16,7 @@ import { createMailbox } from './platform/mailbox.ts'
 import { createRealtime, type Realtime, refuseUpgrade } from './platform/realtime.ts'
 import { startSmtp } from './platform/smtp.ts'
 import { type Fetch, sayPortTaken, serve, type Upgrade } from './serve.ts'
-import { claimDataFolder, dropState, writeState } from './state.ts'
+import { claimDataFolder, dropState, keepState } from './state.ts'
 
 type Options = {
   watch: boolean
@@ -33,6 +34,7 @@ export async function startStack(
   config: StackConfig,
   options: Options,
 ): Promise<{ keys: StackKeys; renew(): Promise<void>; stop(): Promise<void> }> {
+  const left = findLeftBehind(config)
   claimDataFolder(config)
   const undo: (() => unknown)[] = [() => dropState(config)]
   const stop = async () => {
@@ -41,6 +43,7 @@ export async function startStack(
     }
   }
   try {
+    if (left.length > 0) options.progress(await endLeftBehind(left))
     const keys = await loadKeys(config.files.keys)
     const renew = await startParts(config, keys, options, undo)
     return { keys, renew, stop }
@@ -106,6 +109,8 @@ async function startParts(
     log: options.log,
   })
   undo.push(() => functions.stop())
+  const note = keepState(config, () => functions.pid(), options.log)
+  undo.push(() => note.stop())
   await migrate(config, keys, dbUrl('postgres'), gatewayPassword, options)
   const settings = readProjectSettings(projectFile, ports.console)
   if (config.hashCost !== undefined) settings.auth.password_hash_cost = config.hashCost
@@ -130,14 +135,9 @@ async function startParts(
     undo.push(() => jobs.stop())
   }
   await functions.ready()
-  const noteState = () => writeState(config, { pid: process.pid, ready: true, ...withPid(functions.pid()) })
-  noteState()
-  const timer = setInterval(noteState, 1_000)
-  undo.push(() => clearInterval(timer))
+  note.ready()
   return renew
 }
-
-const withPid = (functionsPid: number | undefined) => (functionsPid === undefined ? {} : { functionsPid })
 
 /** What Supabase's edge runtime gives a function, and the provider keys of this machine. */
 function functionsEnvironment(

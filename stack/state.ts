@@ -3,15 +3,30 @@ import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync,
 import { join } from 'node:path'
 import { z } from 'zod'
 import { type StackConfig, StackError } from './config.ts'
+import { isRunning, noteProcess, ownProcess } from './platform/processes.ts'
 
-const stateSchema = z.object({ pid: z.number().int(), ready: z.boolean(), functionsPid: z.number().int().optional() })
-export type StackState = z.infer<typeof stateSchema>
+const stateSchema = ownProcess.extend({ ready: z.boolean(), functions: z.array(ownProcess) })
+type StackState = z.infer<typeof stateSchema>
+
+/** What the stack that has this data folder, or had it last, noted. */
+export function readState(config: StackConfig): StackState | undefined {
+  if (!existsSync(config.files.state)) return undefined
+  const parsed = stateSchema.safeParse(parseJson(readFileSync(config.files.state, 'utf8')))
+  return parsed.success ? parsed.data : undefined
+}
 
 /** The stack that runs on this data folder, or undefined; a file left by a killed process counts as nothing. */
 export function runningStack(config: StackConfig): StackState | undefined {
-  if (!existsSync(config.files.state)) return undefined
-  const parsed = stateSchema.safeParse(JSON.parse(readFileSync(config.files.state, 'utf8') || '{}'))
-  return parsed.success && isStack(parsed.data.pid) ? parsed.data : undefined
+  const state = readState(config)
+  return state && state.pid !== process.pid && isRunning(state) ? state : undefined
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
 }
 
 /** Takes the data folder for this process; an error when another stack has it. */
@@ -26,7 +41,7 @@ export function claimDataFolder(config: StackConfig): void {
     )
   }
   rmSync(config.files.state, { force: true })
-  const whole = writeWhole(config, { pid: process.pid, ready: false })
+  const whole = writeWhole(config, { ready: false, functions: [] })
   try {
     linkSync(whole, config.files.state)
   } catch {
@@ -36,31 +51,51 @@ export function claimDataFolder(config: StackConfig): void {
   }
 }
 
-export function writeState(config: StackConfig, state: StackState): void {
-  renameSync(writeWhole(config, state), config.files.state)
+/** Keeps the note true, whichever functions run. What cannot be written now, as on a full disk, is written when it can. */
+export function keepState(config: StackConfig, functionsPid: () => number | undefined, log: (line: string) => void) {
+  let isReady = false
+  let written = ''
+  let isTold = false
+  const keep = () => {
+    const pid = functionsPid()
+    const wanted = JSON.stringify([isReady, pid])
+    if (wanted === written) return
+    const own = pid === undefined ? undefined : noteProcess(pid)
+    try {
+      writeState(config, { ready: isReady, functions: own ? [own] : [] })
+      written = wanted
+      isTold = false
+    } catch (error) {
+      if (!isTold) log(`stack: ${error instanceof Error ? error.message : error}; it is tried again`)
+      isTold = true
+    }
+  }
+  keep()
+  const timer = setInterval(keep, 1_000)
+  return {
+    ready(): void {
+      isReady = true
+      keep()
+    },
+    stop: (): void => clearInterval(timer),
+  }
+}
+
+/** Of this process. */
+type Note = Pick<StackState, 'ready' | 'functions'>
+
+export function writeState(config: StackConfig, note: Note): void {
+  renameSync(writeWhole(config, note), config.files.state)
 }
 
 /** Under a name of this process's own first: whoever read an empty file would take this stack for gone, and its database away. */
-function writeWhole(config: StackConfig, state: StackState): string {
+function writeWhole(config: StackConfig, note: Note): string {
   const file = `${config.files.state}.${process.pid}.new`
+  const state: StackState = { ...(noteProcess(process.pid) ?? { pid: process.pid, started: '' }), ...note }
   writeFileSync(file, JSON.stringify(state), { mode: 0o600 })
   return file
 }
 
 export function dropState(config: StackConfig): void {
   rmSync(config.files.state, { force: true })
-}
-
-/** Whether a process lives and is one of ours: after a reboot the number may belong to somebody else. */
-function isStack(pid: number): boolean {
-  if (pid === process.pid) return false
-  try {
-    process.kill(pid, 0)
-  } catch {
-    return false
-  }
-  const commandLine = `/proc/${pid}/cmdline`
-  return (
-    process.platform !== 'linux' || (existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes('start.ts'))
-  )
 }

@@ -9,7 +9,8 @@ import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
-import { claimDataFolder, dropState, writeState } from '../../stack/state.ts'
+import { noteProcess } from '../../stack/platform/processes.ts'
+import { claimDataFolder, dropState, readState, writeState } from '../../stack/state.ts'
 import { runScript } from '../support/run-script.ts'
 import { newPlace, type Place, remove, type Started, start } from '../support/start-stack.ts'
 
@@ -180,6 +181,21 @@ describe('a stack', { timeout: 120_000 }, () => {
   }
   const postmasterOf = ({ data }: Place) =>
     Number(readFileSync(join(data, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0])
+  const functionsOf = ({ env }: Place) => readState(readConfig(env))?.functions[0]?.pid ?? 0
+  /** Kills a stack; its functions do not notice, since they are halted. Answers what is left. */
+  async function killed({
+    place,
+    child,
+    ended,
+  }: Stack): Promise<{ postmaster: number; functions: number; ends: string }> {
+    const [postmaster, functions] = [postmasterOf(place), functionsOf(place)]
+    process.kill(functions, 'SIGSTOP')
+    child.kill('SIGKILL')
+    await ended
+    expect([postmaster, functions].map(alive)).toEqual([true, true])
+    const ends = `Ended what a killed stack left behind: functions (${functions}), PostgreSQL (${postmaster}).\n`
+    return { postmaster, functions, ends }
+  }
   const keep = async ({ screen }: Stack, name: string) => {
     const sql = postgres(dbUrl(screen), { max: 1, onnotice: () => {} })
     await sql`create table ${sql(`private.${name}`)} as select 42 as answer`
@@ -235,12 +251,12 @@ describe('a stack', { timeout: 120_000 }, () => {
     const stack = await running('one')
     await (await keep(stack, 'stopped')).end()
     const postmaster = postmasterOf(stack.place)
-    const { functionsPid } = JSON.parse(readFileSync(join(stack.place.data, 'stack.json'), 'utf8'))
+    const functions = functionsOf(stack.place)
 
     stack.child.kill('SIGINT')
 
     expect(await stack.ended).toBe(0)
-    expect([postmaster, functionsPid].map(alive)).toEqual([false, false])
+    expect([postmaster, functions].map(alive)).toEqual([false, false])
     expect(await kept(await running('one'), 'stopped')).toEqual([{ answer: 42 }])
   })
 
@@ -256,16 +272,30 @@ describe('a stack', { timeout: 120_000 }, () => {
     expect(await kept(await running('one'), 'killed')).toEqual([{ answer: 42 }])
   })
 
-  test('stop ends a stack and what a killed one left behind', async () => {
-    const { place, child, ended } = await running('one')
-    const postmaster = postmasterOf(place)
-    child.kill('SIGKILL')
-    await ended
-    expect(alive(postmaster)).toBe(true)
+  test('after a kill -9 status says what is left, and stop ends it', async () => {
+    const stack = await running('one')
+    const { postmaster, functions, ends } = await killed(stack)
 
-    const { code, output } = await script('stop', place.env)
+    const status = await script('status', stack.place.env)
+    const stop = await script('stop', stack.place.env)
 
-    expect([code, output, alive(postmaster)]).toEqual([0, 'Stopped.\n', false])
+    expect(status).toMatchObject({ code: 1 })
+    expect(status.output).toMatch(
+      new RegExp(
+        `^palisade: Nothing runs on .* left functions \\(${functions}\\), PostgreSQL \\(${postmaster}\\) behind.*\\n$`,
+      ),
+    )
+    expect([stop.code, stop.output, ...[postmaster, functions].map(alive)]).toEqual([0, ends, false, false])
+  })
+
+  test('after a kill -9 the next start ends what is left, and says so', async () => {
+    const { postmaster, functions, ends } = await killed(await running('one'))
+
+    const { screen, place } = await running('one')
+
+    expect(screen).toContain(`… ${ends}`)
+    expect([postmaster, functions].map(alive)).toEqual([false, false])
+    expect(await script('status', place.env)).toMatchObject({ code: 0 })
   })
 
   test('stop is content when the database dies another way while it waits', async () => {
@@ -280,8 +310,41 @@ describe('a stack', { timeout: 120_000 }, () => {
     await vi.waitUntil(() => isStopping(place), { timeout: 30_000 })
     process.kill(postmaster, 'SIGKILL')
 
-    expect(await stopped).toEqual({ code: 0, output: 'Stopped.\n' })
+    expect(await stopped).toMatchObject({ code: 0, output: expect.stringContaining(`PostgreSQL (${postmaster})`) })
   })
+
+  test('after a kill -9 reset ends what is left before it deletes', async () => {
+    const stack = await running('two')
+    const { postmaster, functions, ends } = await killed(stack)
+    writeFileSync(join(stack.place.data, 'mails.ndjson.new'), 'cut off')
+
+    const { code, output } = await script('reset', stack.place.env)
+
+    expect([code, output]).toEqual([0, `${ends}Deleted ${stack.place.data}.\n`])
+    expect([postmaster, functions].map(alive)).toEqual([false, false])
+    expect(existsSync(stack.place.data)).toBe(false)
+  })
+})
+
+test("a stranger's process that has the number of one of ours is left alone", async () => {
+  const { env, data } = await usedPlace()
+  const config = readConfig(env)
+  // One that only looks like functions, one that only has their number.
+  const lookAlike = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1e6)', 'functions-server.ts'], {
+    stdio: 'ignore',
+  })
+  const other = spawn('sleep', ['1000'], { stdio: 'ignore' })
+  onTestFinished(() => void [lookAlike, other].map((child) => child.kill('SIGKILL')))
+  const [one, two] = [lookAlike, other].map(({ pid = 0 }) => noteProcess(pid) ?? { pid, started: '' })
+  const functions = [{ ...one, started: 'before the machine started' }, two]
+  writeFileSync(config.files.state, JSON.stringify({ ...two, started: '1', ready: true, functions }))
+  mkdirSync(join(data, 'postgres'))
+  writeFileSync(join(data, 'postgres', 'postmaster.pid'), `${two?.pid}\n${join(data, 'postgres')}\n`)
+
+  const { code, output } = await script('stop', env)
+
+  expect([code, output]).toEqual([0, `Nothing runs on ${data}.\n`])
+  expect([lookAlike, other].map(({ pid = 0 }) => alive(pid))).toEqual([true, true])
 })
 
 test('whoever reads the state while it is written finds it whole', async () => {
@@ -290,9 +353,9 @@ test('whoever reads the state while it is written finds it whole', async () => {
   claimDataFolder(config)
   const reader = openSync(config.files.state, 'r')
 
-  writeState(config, { pid: process.pid, ready: true, functionsPid: 1 })
+  writeState(config, { ready: true, functions: [] })
 
-  expect(JSON.parse(readFileSync(reader, 'utf8'))).toEqual({ pid: process.pid, ready: false })
+  expect(JSON.parse(readFileSync(reader, 'utf8'))).toMatchObject({ pid: process.pid, ready: false })
   closeSync(reader)
   expect(JSON.parse(readFileSync(config.files.state, 'utf8'))).toMatchObject({ ready: true })
   expect(readdirSync(config.data).filter((name) => name.endsWith('.new'))).toEqual([])
