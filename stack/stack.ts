@@ -39,7 +39,7 @@ export async function startStack(
   const undo: (() => unknown)[] = [() => dropState(config)]
   const stop = async () => {
     for (const step of undo.splice(0).reverse()) {
-      await Promise.resolve(step()).catch((error: unknown) => options.log(`stopping: ${error}`))
+      await (async () => step())().catch((error: unknown) => options.log(`stopping: ${error}`))
     }
   }
   try {
@@ -60,7 +60,8 @@ async function startParts(
   undo: (() => unknown)[],
 ): Promise<() => Promise<void>> {
   const { ports } = config
-  const mailbox = createMailbox({ file: config.files.mails })
+  const mailbox = createMailbox({ file: config.files.mails, log: options.log })
+  undo.push(() => mailbox.close())
   const listen = async (name: string, port: number, fetch: Fetch, upgrade?: Upgrade) =>
     undo.push(await serve(name, port, fetch, upgrade))
   // The ports first: a taken one must not cost the wait for the database.
@@ -89,7 +90,13 @@ async function startParts(
   if (config.urls.stripe) {
     const { secretKey, webhookSecret } = keys.stripe
     const webhooks = [{ url: `${config.urls.api}/functions/v1/stripe-webhook`, secrets: [webhookSecret] }]
-    const stripe = createStripe({ url: config.urls.stripe, secretKey, webhooks, file: config.files.stripe })
+    const stripe = createStripe({
+      url: config.urls.stripe,
+      secretKey,
+      webhooks,
+      file: config.files.stripe,
+      log: options.log,
+    })
     undo.push(() => stripe.close())
     await listen('Stripe', ports.stripe, (request) => stripe.fetch(request))
   }

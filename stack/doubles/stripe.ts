@@ -33,21 +33,29 @@ type StripeOptions = {
   file?: string
   /** Epoch milliseconds. */
   now?: () => number
+  log?(line: string): void
 }
 
 const tickMs = 1_000
 
-export function createStripe({ url, secretKey, webhooks = [], file, now = Date.now }: StripeOptions): {
+export function createStripe(options: StripeOptions): {
   fetch(request: Request): Response | Promise<Response>
   close(): void
 } {
+  const { url, secretKey, webhooks = [], file, now = Date.now, log = () => {} } = options
   const state = createState({ url, secretKey, now })
   for (const webhook of webhooks) addEndpoint(state, webhook.url, webhook.secrets)
-  const save = file === undefined ? () => {} : persist(state, file)
+  const save = file === undefined ? () => {} : persist(state, file, log)
   const catchUp = () => runDue(state, state.now(), dueHandlers)
   const app = createApp(state, catchUp)
   // What falls due while nobody asks; it does not keep the process alive.
-  const timer = setInterval(catchUp, tickMs)
+  const timer = setInterval(() => {
+    try {
+      catchUp()
+    } catch (error) {
+      log(`stripe: what fell due failed: ${error instanceof Error ? error.stack : error}`)
+    }
+  }, tickMs)
   timer.unref()
   const close = () => {
     state.stopped = true

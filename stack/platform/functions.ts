@@ -4,7 +4,6 @@ import { type FSWatcher, watch } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type FunctionFiles, PlatformError } from './config.ts'
@@ -31,15 +30,17 @@ export function startFunctions(options: FunctionsOptions) {
   let restarting: Promise<void> | undefined
 
   const supervise = (server: ChildProcess) => {
-    server.on('error', (error) => log(`functions: Deno cannot run: ${error.message}`))
-    server.once('exit', async (code, signal) => {
+    const startAgain = async (what: string) => {
       if (stopped || restarting || server !== child) return
       failures = Date.now() - startedAt > healthyMs ? 0 : failures + 1
       const delayMs = Math.min(250 * 2 ** failures, 10_000)
-      log(`functions: ended unexpectedly (${signal ?? code}), starts again in ${delayMs} ms`)
+      log(`functions: ${what}, starts again in ${delayMs} ms`)
       await sleep(delayMs)
       if (!stopped && server === child) start()
-    })
+    }
+    // One that could not be started, for want of memory or of files, never exits.
+    server.on('error', (error) => void startAgain(`Deno cannot run: ${error.message}`))
+    server.once('exit', (code, signal) => void startAgain(`ended unexpectedly (${signal ?? code})`))
   }
   const start = () => {
     child = spawnServer(options)
@@ -54,7 +55,7 @@ export function startFunctions(options: FunctionsOptions) {
   supervise(child)
 
   const watcher = options.watch
-    ? watchFunctions(options.files.folder, () => {
+    ? watchFunctions(options, () => {
         if (stopped || restarting) return
         log('functions: a file changed, restarting')
         restarting = restart()
@@ -67,7 +68,7 @@ export function startFunctions(options: FunctionsOptions) {
     /** Resolves when the server answers; rejects when it does not within half a minute. */
     async ready(): Promise<void> {
       for (const until = Date.now() + readyMs; Date.now() < until && !stopped; await sleep(25)) {
-        if ((await healthyPid(port)) === child.pid) return
+        if (child.pid !== undefined && (await healthyPid(port)) === child.pid) return
       }
       throw new PlatformError(`The functions do not answer on port ${port}. Is it taken by another program?`)
     },
@@ -96,7 +97,7 @@ async function healthyPid(port: number): Promise<number | undefined> {
 
 /** In its own process group, so that Ctrl-C reaches it through us; its stdin is a leash that ends it when we die. */
 function spawnServer({ files, port, env, log }: FunctionsOptions): ChildProcess {
-  const child = spawn(denoBinary(), [...denoArguments(files), files.folder, String(port)], {
+  const child: ChildProcess = spawn(denoBinary(), [...denoArguments(files), files.folder, String(port)], {
     cwd: dirname(files.folder),
     detached: true,
     stdio: ['pipe', 'pipe', 'pipe'],
@@ -108,10 +109,10 @@ function spawnServer({ files, port, env, log }: FunctionsOptions): ChildProcess 
       NO_COLOR: '1',
     },
   })
-  child.stdin.on('error', () => {})
-  const print = (stream: Readable) => createInterface({ input: stream }).on('line', (line) => log(`functions: ${line}`))
-  print(child.stdout)
-  print(child.stderr)
+  // None of these is there when the machine has no more files to give.
+  child.stdin?.on('error', () => {})
+  for (const stream of [child.stdout, child.stderr])
+    if (stream) createInterface({ input: stream }).on('line', (line) => log(`functions: ${line}`))
   return child
 }
 
@@ -142,10 +143,12 @@ export function denoBinary(): string {
 }
 
 /** Editors write a file in several steps: one change after they are done. */
-function watchFunctions(folder: string, onChange: () => void): FSWatcher {
+function watchFunctions({ files, log }: FunctionsOptions, onChange: () => void): FSWatcher {
   let timer: NodeJS.Timeout | undefined
-  return watch(folder, { recursive: true }, () => {
+  const watcher = watch(files.folder, { recursive: true }, () => {
     clearTimeout(timer)
     timer = setTimeout(onChange, 150)
   })
+  // A machine watches so many files and no more.
+  return watcher.on('error', (error) => log(`functions: changes are not noticed any more: ${error.message}`))
 }

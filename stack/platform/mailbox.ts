@@ -99,8 +99,8 @@ const secure = {
   'cache-control': 'no-store',
 }
 
-export function createMailbox(options: { file?: string } = {}) {
-  const store = openMessageStore(options.file)
+export function createMailbox(options: { file?: string; log?(line: string): void } = {}) {
+  const store = openMessageStore(options.file, options.log)
   const find = (id: string) => store.all().find(({ ID }, index) => ID === id || (id === 'latest' && index === 0))
   const missing = (c: Context) => c.json({ Error: 'Message not found' }, 404)
   const app = new Hono()
@@ -157,6 +157,7 @@ export function createMailbox(options: { file?: string } = {}) {
       return ID
     },
     fetch: (request: Request): Response | Promise<Response> => app.fetch(request),
+    close: (): void => store.close(),
   }
 }
 

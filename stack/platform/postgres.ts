@@ -299,7 +299,8 @@ function reachableByOthers(path: string): boolean {
 
 /** Ends a child and waits for it: SIGTERM, then SIGKILL after the grace time. */
 export async function endProcess(child: ChildProcess, graceMs = 5_000): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
+  // One that could not be started never exits.
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
   const gone = new Promise<void>((done) => child.once('exit', () => done()))
   child.kill('SIGTERM')
   const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)

@@ -1,4 +1,4 @@
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
@@ -211,4 +211,23 @@ test('HTML mail is shown in a sandbox without scripts, origin or network', async
   expect(page).toMatch(/sandbox="(?!.*(allow-scripts|allow-same-origin))/)
   expect(policy).toMatch(/^default-src 'none';.*; sandbox (?!.*(allow-scripts|allow-same-origin))/)
   expect(await view.text()).toContain('<h1>Hi</h1>')
+})
+
+test('mails that cannot be written are there, and are written when it is possible again', async () => {
+  const file = join(folder, 'blocked.ndjson')
+  const logs: string[] = []
+  const mailbox = createMailbox({ file, log: (line) => logs.push(line) })
+  await mailbox.deliver(mail('before'))
+  rmSync(file)
+  // What a full disk does to a write, a folder in its place does, too.
+  mkdirSync(file)
+  for (const subject of ['one', 'two']) await mailbox.deliver(mail(subject))
+
+  expect(await subjects(mailbox)).toEqual(['two', 'one', 'before'])
+  expect((await get(mailbox, '/api/v1/message/latest')).status).toBe(200)
+  expect(logs).toEqual([expect.stringMatching(/^mailbox: EISDIR.*kept in memory meanwhile$/)])
+
+  rmdirSync(file)
+  mailbox.close()
+  expect(await subjects(createMailbox({ file }))).toEqual(['two', 'one', 'before'])
 })

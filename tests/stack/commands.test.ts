@@ -1,6 +1,15 @@
 /** start, status, stop, reset as a person meets them, on free ports and in folders of the tests' own. */
 import { execFile, spawn } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -10,7 +19,7 @@ import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
 import { noteProcess } from '../../stack/platform/processes.ts'
-import { claimDataFolder, dropState, readState, writeState } from '../../stack/state.ts'
+import { claimDataFolder, dropState, keepState, readState, writeState } from '../../stack/state.ts'
 import { runScript } from '../support/run-script.ts'
 import { newPlace, type Place, remove, type Started, start } from '../support/start-stack.ts'
 
@@ -324,6 +333,29 @@ describe('a stack', { timeout: 120_000 }, () => {
     expect([postmaster, functions].map(alive)).toEqual([false, false])
     expect(existsSync(stack.place.data)).toBe(false)
   })
+})
+
+test('a note that cannot be written ends nothing, is said once, and is written when it is possible again', async () => {
+  const { env } = await usedPlace()
+  const config = readConfig(env)
+  claimDataFolder(config)
+  const logs: string[] = []
+  // What a full disk does to a write, a folder in its place does, too.
+  const blocked = `${config.files.state}.${process.pid}.new`
+  mkdirSync(blocked)
+  const note = keepState(
+    config,
+    () => process.pid,
+    (line) => logs.push(line),
+  )
+  onTestFinished(() => note.stop())
+
+  note.ready()
+
+  expect(logs).toEqual([expect.stringMatching(/^stack: EISDIR.*it is tried again$/)])
+  rmdirSync(blocked)
+  await expect.poll(() => readState(config)).toMatchObject({ ready: true, functions: [{ pid: process.pid }] })
+  dropState(config)
 })
 
 test("a stranger's process that has the number of one of ours is left alone", async () => {

@@ -1,5 +1,5 @@
 /** A stack whose database goes away, for long or for good: it lives on, says so in every service's own words, and goes on when it is back. */
-import { chownSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
@@ -195,8 +195,12 @@ describe('connections from before', { timeout: 120_000 }, () => {
   })
 })
 
-test('a stack whose database is away stops when it is told to', async () => {
+test('a stack whose database is away stops when it is told to, although a step of that fails', async () => {
   const log = listen()
+  // A file of its own that it cannot take away.
+  const { state } = readConfig(place.env).files
+  rmSync(state)
+  mkdirSync(join(state, 'in the way'), { recursive: true })
   writeFileSync(settings.file, `${settings.text}no_such_setting = 1\n`)
   killDatabase()
   await expect.poll(log).toContain('it is tried again until it works')
@@ -204,5 +208,7 @@ test('a stack whose database is away stops when it is told to', async () => {
   stack.child.kill('SIGTERM')
 
   expect(await stack.ended).toBe(0)
+  expect(log()).toContain('stopping: ')
   expect(clusterPid(folder)).toBe(undefined)
+  rmSync(state, { recursive: true })
 })

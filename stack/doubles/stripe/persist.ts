@@ -12,17 +12,24 @@ type Saved = Pick<State, 'clock' | 'counters' | 'due'> & {
   maps: Record<string, [string, unknown][]>
 }
 
-/** Answers how to save at once, for the end. */
-export function persist(state: State, file: string): () => void {
+/** Answers how to save at once, for the end. What cannot be written, as on a full disk, is tried again. */
+export function persist(state: State, file: string, log: (line: string) => void = () => {}): () => void {
   load(state, file)
   let savedAt = 0
+  let isTold = false
   const save = () => {
     if (!state.isDirty) return
-    state.isDirty = false
     savedAt = Date.now()
-    mkdirSync(dirname(file), { recursive: true })
-    writeFileSync(`${file}.new`, written(state), { mode: 0o600 })
-    renameSync(`${file}.new`, file)
+    try {
+      mkdirSync(dirname(file), { recursive: true })
+      writeFileSync(`${file}.new`, written(state), { mode: 0o600 })
+      renameSync(`${file}.new`, file)
+      state.isDirty = false
+      isTold = false
+    } catch (error) {
+      if (!isTold) log(`stripe: ${error instanceof Error ? error.message : error}; it is tried again`)
+      isTold = true
+    }
   }
   const timer = setInterval(() => {
     if (Date.now() - savedAt >= everyMs) save()

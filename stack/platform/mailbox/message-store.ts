@@ -40,10 +40,14 @@ function parseLine(text: string): Line[] {
   }
 }
 
-/** Messages, newest first; with a file, an append-only NDJSON log that only its owner can read and that is rewritten when it is mostly history. */
-export function openMessageStore(file?: string) {
+/**
+ * Messages, newest first; with a file, an append-only NDJSON log that only its owner can read and that is rewritten when it is
+ * mostly history. What cannot be written, as on a full disk, stays in memory and is written as soon as it can be.
+ */
+export function openMessageStore(file?: string, log: (line: string) => void = () => {}) {
   let messages: StoredMessage[] = []
   let lines = 0
+  let isBehind = false
 
   const rewrite = () => {
     if (file === undefined) return
@@ -57,16 +61,30 @@ export function openMessageStore(file?: string) {
   const change = (entry: Line) => {
     messages = apply(messages, entry)
     if (file === undefined) return
-    appendFileSync(file, `${JSON.stringify(entry)}\n`, { mode: 0o600 })
-    lines += 1
-    if (lines > 3 * messagesKept) rewrite()
+    write(() => {
+      // Of a line that was cut off only the whole file gets rid.
+      if (isBehind || lines > 3 * messagesKept) return rewrite()
+      appendFileSync(file, `${JSON.stringify(entry)}\n`, { mode: 0o600 })
+      lines += 1
+    })
+  }
+
+  const write = (act: () => void) => {
+    try {
+      act()
+      isBehind = false
+    } catch (error) {
+      if (!isBehind)
+        log(`mailbox: ${error instanceof Error ? error.message : error}; mails are kept in memory meanwhile`)
+      isBehind = true
+    }
   }
 
   if (file !== undefined) {
     mkdirSync(dirname(file), { recursive: true })
     const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
     messages = text.split('\n').flatMap(parseLine).reduce(apply, messages)
-    rewrite()
+    write(rewrite)
   }
 
   return {
@@ -77,5 +95,8 @@ export function openMessageStore(file?: string) {
     },
     /** Without ids: everything. */
     remove: (ids: string[] | null) => change({ delete: ids }),
+    close(): void {
+      if (isBehind) write(rewrite)
+    },
   }
 }
