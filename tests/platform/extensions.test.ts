@@ -479,6 +479,9 @@ describe('pg_net answers as hosted Supabase does', () => {
       "select net.http_delete('http://127.0.0.1:9/x'); select method from net.http_request_queue order by id desc limit 1",
       'DELETE',
     ],
+    ["select net.http_get('/malformed')", 'XX000 invalid URL "/malformed": Bad scheme'],
+    ["select net.http_post('')", 'XX000 invalid URL "": Bad scheme'],
+    ["select net.http_get('http://a b/')", 'XX000 invalid URL "http://a b/": Malformed input to a URL function'],
     ['select (net._http_collect_response(-1)).status', 'ERROR'],
     [as('anon', "select net.http_get('http://127.0.0.1:9/x') > 0"), 'true'],
   ])

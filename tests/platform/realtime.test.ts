@@ -165,7 +165,7 @@ describe.runIf(target().hasRealtime)('a message from the database', () => {
     )
   })
 
-  test('that was rolled back, is for somebody else or is not private does not come', async () => {
+  test('that was rolled back, is for somebody else, is not private or is no JSON does not come', async () => {
     const { received } = await listenTo(await realtimeClient(user.accessToken), ownTopic(user))
 
     await sql
@@ -176,6 +176,7 @@ describe.runIf(target().hasRealtime)('a message from the database', () => {
       .catch(() => {})
     await send(ownTopic(other), {}, 'foreign')
     await send(ownTopic(user), {}, 'public', false)
+    await sql`select realtime.send_binary('bytes'::bytea, 'binary', ${ownTopic(user)})`
     await send(ownTopic(user), {}, 'last')
 
     await expect.poll(() => received).toHaveLength(1)

@@ -198,6 +198,7 @@ describe('a signed address', () => {
     const address = await sign(60)
 
     expect(await visit(address)).toMatchObject({ status: 200, text: 'kept' })
+    expect((await fetch(`${target().apiUrl}/storage/v1${address}`)).headers.get('cache-control')).toBeNull()
     expect(await visit(address.replace(name, `other-${name}`))).toMatchObject(
       refused('400', 'InvalidSignature', 'Invalid signature'),
     )

@@ -113,7 +113,7 @@ const size = z
 
 const file = z.object({
   api: z.object({ schemas: z.array(z.string()), max_rows: z.number().int() }),
-  storage: z.object({ file_size_limit: size }),
+  storage: z.object({ file_size_limit: size.default(50 * 2 ** 20) }).prefault({}),
   auth,
 })
 

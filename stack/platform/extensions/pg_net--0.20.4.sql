@@ -74,18 +74,26 @@ comment on function net._urlencode_string is 'Private: percent-encodes everythin
 
 create function net._encode_url_with_params_array(url text, params_array text[])
   returns text
-  language sql
+  language plpgsql
   immutable
   set search_path = ''
 as $$
-  select case
-    when cardinality(params_array) > 0 then
-      v.base || case when v.base like '%?%' then '&' else '?' end || array_to_string(params_array, '&') || v.fragment
-    else url
-  end
-  from (select split_part(url, '#', 1) as base, coalesce(substring(url from '#.*$'), '') as fragment) v
+declare
+  v_base text := split_part(url, '#', 1);
+  v_fragment text := coalesce(substring(url from '#.*$'), '');
+begin
+  -- The real one asks curl, which knows more schemes than these.
+  if url !~* '^https?://[^/?#]' then
+    raise internal_error using message = format('invalid URL "%s": Bad scheme', url);
+  elsif url ~ '[[:space:][:cntrl:]]' then
+    raise internal_error using message = format('invalid URL "%s": Malformed input to a URL function', url);
+  elsif cardinality(params_array) = 0 then
+    return url;
+  end if;
+  return v_base || case when v_base like '%?%' then '&' else '?' end || array_to_string(params_array, '&') || v_fragment;
+end
 $$;
-comment on function net._encode_url_with_params_array is 'Private: adds encoded parameters to the query of a URL.';
+comment on function net._encode_url_with_params_array is 'Private: adds encoded parameters to the query of a URL; XX000 when it is none.';
 
 -- Definer, as hosted Supabase makes them: the queue belongs to the extension.
 create function net.http_get(

@@ -94,7 +94,7 @@ const readRows = (sql: postgres.Sql, ids: string[]) => sql<Row[]>`
   select m.id, m.topic, coalesce(m.event, '') as event, m.payload, coalesce(m.private, false) as private
   from unnest(${ids}::uuid[]) with ordinality announced (id, position)
     join realtime.messages m on m.id = announced.id
-  where m.extension = 'broadcast'
+  where m.extension = 'broadcast' and m.binary_payload is null
   order by announced.position`
 
 async function idsSince(sql: postgres.Sql, time: number): Promise<string[]> {

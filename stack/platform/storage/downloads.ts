@@ -41,8 +41,12 @@ export async function readBySignature(
   id: string,
   name: string,
 ): Promise<Response> {
-  await world.links.verify(call.url.searchParams.get('token'), `${id}/${name}`, 'download')
-  return show(world, call, await find(world, call, 'service', id, name), false)
+  const { exp } = await world.links.verify(call.url.searchParams.get('token'), `${id}/${name}`, 'download')
+  const answer = await show(world, call, await find(world, call, 'service', id, name), false)
+  // No cache keeps it longer than the address is good for.
+  answer.headers.delete('cache-control')
+  answer.headers.set('expires', new Date(exp * 1000).toUTCString())
+  return answer
 }
 
 async function find(world: StorageWorld, call: StorageCall, who: 'caller' | 'service', bucket: string, name: string) {
@@ -52,7 +56,7 @@ async function find(world: StorageWorld, call: StorageCall, who: 'caller' | 'ser
   return object
 }
 
-function show(world: StorageWorld, call: StorageCall, object: StoredObject, isInfo: boolean): Response {
+async function show(world: StorageWorld, call: StorageCall, object: StoredObject, isInfo: boolean): Promise<Response> {
   const { metadata } = object
   // A row that SQL wrote has no file.
   if (!metadata?.eTag) throw problems.noSuchKey()
@@ -72,7 +76,7 @@ function show(world: StorageWorld, call: StorageCall, object: StoredObject, isIn
   const range = readRange(request.headers.get('range'), metadata.size)
   headers.set('content-length', String(range.end - range.start + 1))
   if (range.isPart) headers.set('content-range', `bytes ${range.start}-${range.end}/${metadata.size}`)
-  const body = request.method === 'HEAD' || metadata.size === 0 ? null : world.files.read(object, range)
+  const body = request.method === 'HEAD' || metadata.size === 0 ? null : await world.files.read(object, range)
   return new Response(body, { status: range.isPart ? 206 : 200, headers })
 }
 

@@ -1,9 +1,9 @@
 /** Where the local Storage service keeps bytes: one file per version of an object, named by a hash, so no name escapes the folder. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { problems } from './errors.ts'
 
 export type Place = { bucket_id: string; name: string; version: string }
 export type Files = ReturnType<typeof createFiles>
@@ -28,13 +28,20 @@ export function createFiles(folder: string) {
       await rename(`${path}.part`, path)
     },
     /** The bytes from `start` to `end`, both included. */
-    read: (place: Place, range: { start: number; end: number }): ReadableStream =>
-      Readable.toWeb(createReadStream(pathOf(place), range)) as ReadableStream,
+    async read(place: Place, range: { start: number; end: number }): Promise<ReadableStream> {
+      const file = await open(pathOf(place)).catch(asMissing)
+      return Readable.toWeb(file.createReadStream(range)) as ReadableStream
+    },
     async copy(from: Place, to: Place): Promise<void> {
-      await copyFile(pathOf(from), await newPath(to))
+      await copyFile(pathOf(from), await newPath(to)).catch(asMissing)
     },
     async remove(places: Place[]): Promise<void> {
       await Promise.all(places.map((place) => rm(pathOf(place), { force: true })))
     },
   }
+}
+
+/** A row without its bytes: somebody emptied the folder. */
+function asMissing(error: NodeJS.ErrnoException): never {
+  throw error.code === 'ENOENT' ? problems.noSuchKey() : error
 }

@@ -8,6 +8,7 @@ const payload = z.object({
   scope: z.enum(['download', 'upload']),
   owner: z.string().nullish(),
   upsert: z.boolean().optional(),
+  exp: z.number(),
 })
 type Payload = z.infer<typeof payload>
 export type Links = ReturnType<typeof createLinks>
@@ -16,7 +17,7 @@ export function createLinks(secret: string) {
   const key = new TextEncoder().encode(secret)
   return {
     /** `url` is the bucket and the path in it. */
-    sign: (claims: Payload, seconds: number): Promise<string> =>
+    sign: (claims: Omit<Payload, 'exp'>, seconds: number): Promise<string> =>
       new SignJWT(claims)
         .setProtectedHeader({ alg: 'HS256' })
         .setIssuedAt()

@@ -28,6 +28,8 @@ export type Tx = postgres.TransactionSql
 async function become(tx: Tx, { request, url, claims, operation }: StorageCall, who: 'caller' | 'service') {
   const payload = who === 'caller' ? claims : { role: 'service_role' }
   const role = String(payload.role ?? 'anon')
+  // Storage's own role could be asked for by name, and no policy holds it.
+  if (!['anon', 'authenticated', 'service_role'].includes(role)) throw problems.accessDenied()
   await tx`
     select
       set_config('role', ${role}, true),
