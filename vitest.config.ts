@@ -18,6 +18,21 @@ const onDatabase = {
   maxWorkers: workers,
 }
 
+const onStack = { globalSetup: ['tests/setup/stacks.ts'], setupFiles: ['tests/setup/own-stack.ts'] }
+
+const everything = [
+  project('unit', { isolate: false, maxWorkers: workers }),
+  ...(isGiven ? [] : [project('database', onDatabase)]),
+  project('cluster', { maxWorkers: workers }),
+  project('stack', { ...onStack, maxWorkers: isGiven ? 1 : 2, sequence: { groupOrder: 1 } }),
+]
+const long = [project('long', { ...onDatabase, env: { PROPERTY_TIMES: '5' } })]
+/** One stack, and chaos beside it. */
+const byPooler = [
+  project('pooler', { ...onStack, maxWorkers: 1 }),
+  project('poolerCluster', { maxWorkers: 1, sequence: { groupOrder: 1 } }),
+]
+
 export default defineConfig({
   // As in functions/deno.json: ccxt exports no single exchanges.
   resolve: { alias: [{ find: /^ccxt\//, replacement: join(import.meta.dirname, 'node_modules/ccxt/js/src/') }] },
@@ -26,18 +41,6 @@ export default defineConfig({
     hookTimeout: 120_000,
     // Waits end as soon as what they wait for is there; a machine that stalls for seconds is no failure.
     expect: { poll: { timeout: 20_000 } },
-    projects: process.env.PALISADE_LONG
-      ? [project('long', { ...onDatabase, env: { PROPERTY_TIMES: '5' } })]
-      : [
-          project('unit', { isolate: false, maxWorkers: workers }),
-          ...(isGiven ? [] : [project('database', onDatabase)]),
-          project('cluster', { maxWorkers: workers }),
-          project('stack', {
-            globalSetup: ['tests/setup/stacks.ts'],
-            setupFiles: ['tests/setup/own-stack.ts'],
-            maxWorkers: isGiven ? 1 : 2,
-            sequence: { groupOrder: 1 },
-          }),
-        ],
+    projects: process.env.PALISADE_LONG ? long : process.env.PALISADE_TEST_POOLER ? byPooler : everything,
   },
 })

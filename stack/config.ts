@@ -33,6 +33,8 @@ const environment = z.object({
   PALISADE_DATA: z.string().min(1).default('.palisade'),
   PALISADE_AUTH_HASH_COST: wholeNumber(4, 16).optional(),
   PALISADE_AUTH_RATE_LIMITS: z.enum(['on', 'off'], { error: 'must be on or off' }).default('on'),
+  PALISADE_FUNCTIONS_PROCESSES: wholeNumber(1, 8).default(1),
+  PALISADE_POOLER_URL: url,
   PALISADE_DB_URL: url,
   PALISADE_AUTH_URL: url,
   PALISADE_REST_URL: url,
@@ -61,7 +63,12 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
   const vars = parsed.data
   const port = vars.PALISADE_PORT
   const data = resolve(root, vars.PALISADE_DATA)
-  const urls = { api: `http://127.0.0.1:${port}`, functions: `http://127.0.0.1:${port + 5}` }
+  // The first has a place among the others; more of them follow after all.
+  const functionPorts = [5, 9, 10, 11, 12, 13, 14, 15].slice(0, vars.PALISADE_FUNCTIONS_PROCESSES)
+  const urls = {
+    api: `http://127.0.0.1:${port}`,
+    functions: functionPorts.map((above) => `http://127.0.0.1:${port + above}`),
+  }
   const platform: PlatformConfig = {
     urls,
     storageFolder: join(data, 'storage'),
@@ -80,7 +87,6 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       console: port + 2,
       mail: port + 3,
       provider: port + 4,
-      functions: port + 5,
       smtp: port + 6,
       exchanges: port + 7,
       stripe: port + 8,
@@ -104,6 +110,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env) {
       /** Null: Stripe's own. */
       stripe: vars.STRIPE_SECRET_KEY === undefined ? `http://127.0.0.1:${port + 8}` : null,
     },
+    /** By way of which the functions reach the database; undefined: they go there themselves. */
+    pooler: vars.PALISADE_POOLER_URL,
     /** Where a payment may lead back to: origins, or the beginnings of addresses. */
     returnUrls: vars.BILLING_RETURN_URLS ?? `http://localhost:3000,http://127.0.0.1:3000,http://127.0.0.1:${port + 2}`,
     /** Of bcrypt, for passwords; undefined: the real service's. */

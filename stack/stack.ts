@@ -108,15 +108,13 @@ async function startParts(
   const database = await startDatabase(config, keys, { ...options, back: renew }, undo)
   const dbUrl = database.urlOf
   const gatewayPassword = randomBytes(24).toString('base64url')
-  const functions = startFunctions({
-    files: functionFiles,
-    port: ports.functions,
-    env: functionsEnvironment(config, keys, dbUrl('postgres'), gatewayPassword),
-    watch: options.watch,
-    log: options.log,
+  const env = functionsEnvironment(config, keys, byPooler(config.pooler, dbUrl('postgres')), gatewayPassword)
+  const functions = config.urls.functions.map((url) => {
+    const { watch, log } = options
+    return startFunctions({ files: functionFiles, port: Number(new URL(url).port), env, watch, log })
   })
-  undo.push(() => functions.stop())
-  const note = keepState(config, () => functions.pid(), options.log)
+  undo.push(() => Promise.all(functions.map((process) => process.stop())))
+  const note = keepState(config, () => functions[0]?.pid(), options.log)
   undo.push(() => note.stop())
   await migrate(config, keys, dbUrl('postgres'), gatewayPassword, options)
   const settings = readProjectSettings(projectFile, ports.console)
@@ -141,9 +139,17 @@ async function startParts(
     })
     undo.push(() => jobs.stop())
   }
-  await functions.ready()
+  await Promise.all(functions.map((process) => process.ready()))
   note.ready()
   return renew
+}
+
+/** The same database and login, by way of the pooler: what its URL has besides its host is for the functions to read. */
+function byPooler(pooler: string | undefined, direct: string): string {
+  if (pooler === undefined) return direct
+  const url = new URL(direct)
+  const { hostname, port, search } = new URL(pooler)
+  return Object.assign(url, { hostname, port, search }).href
 }
 
 /** What Supabase's edge runtime gives a function, and the provider keys of this machine. */

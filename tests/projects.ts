@@ -36,19 +36,28 @@ const long = [
   'tests/sql/{ai-plain-calls,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
 ]
 
+/** What functions do by way of a pooler, and with more than one process of them: `npm run test:pooler`. */
+const pooler = ['tests/stories/{ai,billing,credentials}.test.ts', 'tests/pooler/functions.test.ts']
+const poolerCluster = ['tests/pooler/chaos.test.ts']
+
 const { API_URL, PALISADE_DB_URL } = process.env
 /** A database that the environment names is one for all: files that need a database, too, take turns on it. */
 export const isGiven = Boolean(API_URL ?? PALISADE_DB_URL)
 
 export const files = {
-  unit: { include: ['tests/**/*.test.ts'], exclude: [...stack, ...cluster, ...database, 'tests/long/*.test.ts'] },
+  unit: {
+    include: ['tests/**/*.test.ts'],
+    exclude: [...stack, ...cluster, ...database, 'tests/{long,pooler}/*.test.ts'],
+  },
   database: { include: database },
   cluster: { include: cluster },
   long: { include: long },
+  pooler: { include: pooler },
+  poolerCluster: { include: poolerCluster },
   stack: { include: isGiven ? [...stack, ...database] : stack },
 }
 
 /** A pattern that names no file is a mistake in this file. */
-for (const pattern of [...stack, ...cluster, ...database, ...long]) {
+for (const pattern of [...stack, ...cluster, ...database, ...long, ...pooler, ...poolerCluster]) {
   if (globSync(pattern).length === 0) throw new Error(`tests/projects.ts: ${pattern} names no file.`)
 }

@@ -8,7 +8,7 @@ test('a file that asks for more than its project has is told what, and where to 
 })
 
 test.skipIf(isGiven)('no file is of two projects', () => {
-  const { long: _, unit: __, ...listed } = files
+  const { long: _, pooler: __, poolerCluster: ___, unit: ____, ...listed } = files
   const named = Object.values(listed).flatMap(({ include }) => include.flatMap((pattern) => globSync(pattern)))
 
   expect(named.filter((file, at) => named.indexOf(file) !== at)).toEqual([])

@@ -15,6 +15,8 @@ export type Target = {
   hasRealtime: boolean
   /** The stack that the tests started themselves; null against a target from the environment. */
   own: { data: string; port: number } | null
+  /** The port of the pooler that functions go by, in `npm run test:pooler`. */
+  poolerPort: number | null
 }
 
 const chosen: { target?: Partial<Target>; project: string } = { project: 'unit or cluster' }

@@ -57,17 +57,19 @@ const runners = new WeakMap<object, () => Rows>()
 /** Statements that callSql runs get a transaction that ends them in time. What runs inside of `begin` is the caller's. */
 function timedByTransaction(sql: Database, ms: number): Database {
   return new Proxy(sql, {
-    apply(target, self, args) {
-      const query = Reflect.apply(target, self, args)
-      if (query instanceof Promise)
-        runners.set(query, () => runTimed(target, query as postgres.PendingQuery<postgres.Row[]>, ms))
+    apply(target, _self, args: Parameters<Database>) {
+      const query: unknown = target(...args)
+      if (isQuery(query)) runners.set(query, () => runTimed(target, query, ms))
       return query
     },
   })
 }
 
+/** And not what postgres.js makes of a list of columns, of an identifier or of rows. */
+const isQuery = (made: unknown): made is postgres.Fragment => made instanceof Promise
+
 /** Two round trips more than without: the timeout travels with the statement. */
-function runTimed(sql: Database, query: postgres.PendingQuery<postgres.Row[]>, ms: number): Rows {
+function runTimed(sql: Database, query: postgres.Fragment, ms: number): Rows {
   let running: postgres.PendingQuery<postgres.Row[]> | undefined
   let isCancelled = false
   let rows: postgres.Row[] = []

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { countEverything, type Finding } from './count.ts'
 import { type Accident, type Step, scenario } from './scenario.ts'
-import { type Account, type ChaosWorld, modelFor, startWorld } from './world.ts'
+import { type Account, type ChaosWorld, type Detour, modelFor, startWorld } from './world.ts'
 
 export type ChaosOptions = {
   seed: number
@@ -11,6 +11,7 @@ export type ChaosOptions = {
   crashes: number
   /** A run that has not seen all it is for goes on, up to four times as long: how much happens in a second is the machine's affair. */
   hasSeenEnough?(answers: Record<string, number>): boolean
+  detour?: Detour
   progress(line: string): void
 }
 export type ChaosReport = { findings: Finding[]; answers: Record<string, number>; accidents: Record<string, number> }
@@ -18,7 +19,7 @@ export type ChaosReport = { findings: Finding[]; answers: Record<string, number>
 export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
   const { seed, seconds, callers, crashes, progress, hasSeenEnough = () => true } = options
   progress('starting a database, two gateways and a provider')
-  const world = await startWorld(() => {})
+  const world = await startWorld(() => {}, options.detour)
   const until = Date.now() + seconds * 1_000
   const { steps, accidents } = scenario(seed, seconds * 200)
   const answers: Record<string, number> = {}

@@ -35,7 +35,10 @@ const generous = [
   ['ai_spend_micros', 'month', 1_000_000_000],
 ] as const
 
-export async function startWorld(log: (line: string) => void) {
+/** Something between the gateways and the database, as a pooler: it answers where they reach what was at this address. */
+export type Detour = (database: Scratch) => Promise<{ urlFor(direct: string): string; stop(): Promise<void> }>
+
+export async function startWorld(log: (line: string) => void, detour: Detour = straightOn) {
   const undo: (() => unknown)[] = []
   const stop = async () => {
     for (const end of undo.reverse()) await end()
@@ -60,13 +63,15 @@ export async function startWorld(log: (line: string) => void) {
     for (const limit of limits) accounts.push(await seedAccount(sql, scratch, limit))
     await sql.unsafe(`alter role palisade_gateway password '${gatewayPassword}'`)
 
+    const way = await detour(scratch)
+    undo.push(way.stop)
     const gatewayUrl = new URL(url)
     gatewayUrl.username = 'palisade_gateway'
     gatewayUrl.password = gatewayPassword
     const env = {
       SUPABASE_URL: projectUrl,
-      SUPABASE_DB_URL: url,
-      AI_DB_URL: gatewayUrl.href,
+      SUPABASE_DB_URL: way.urlFor(url),
+      AI_DB_URL: way.urlFor(gatewayUrl.href),
       SUPABASE_JWKS: JSON.stringify(publicJwks(scratch.keys)),
     }
     const gateways = await Promise.all(
@@ -84,6 +89,9 @@ export async function startWorld(log: (line: string) => void) {
     throw error
   }
 }
+
+const straightOn: Detour = async () => ({ urlFor: (direct) => direct, stop: async () => {} })
+
 export type ChaosWorld = Awaited<ReturnType<typeof startWorld>>
 
 /** Counts every request by its id before the stand-in does anything with it. */

@@ -1,8 +1,8 @@
 /** What the platform is told about the project that it carries: it knows no folder, port or name but those it is handed. */
 
 export type PlatformConfig = {
-  /** Where clients reach the gateway, and where the gateway reaches the functions. */
-  urls: { api: string; functions: string }
+  /** Where clients reach the gateway, and where the gateway reaches the functions: processes that take turns. */
+  urls: { api: string; functions: string[] }
   /** Where Storage keeps its files. */
   storageFolder: string
   /** Real services in the place of ours, by their addresses. */

@@ -56,11 +56,17 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   })
   let services = await openServices()
 
+  let turn = 0
+  const nextFunctions = () => {
+    turn = (turn + 1) % config.urls.functions.length
+    return config.urls.functions[turn]
+  }
+
   const route = async (call: Call): Promise<Response> => {
     const { request, path, address } = call
     if (path === '/') return Response.json(config.about)
     const functionPath = /^\/functions\/v1(\/.+)$/.exec(path)?.[1]
-    if (functionPath) return forward(request, `${config.urls.functions}${functionPath}`, { address })
+    if (functionPath) return forward(request, `${nextFunctions()}${functionPath}`, { address })
     if (path === '/auth/v1/.well-known/jwks.json') {
       return Response.json(publicJwks(keys), { headers: { 'cache-control': 'public, max-age=600' } })
     }

@@ -17,6 +17,7 @@ import { readConfig, root, type StackConfig } from '../../stack/config.ts'
 import { pointToStack } from '../../stack/database.ts'
 import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
+import { startPgBouncer } from '../support/pgbouncer.ts'
 import { freeRange } from '../support/ports.ts'
 import type { Target } from '../target.ts'
 
@@ -51,11 +52,18 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
   const data = join(home, 'data')
   const place = { PALISADE_PORT: String(port), PALISADE_DATA: data }
   const cheap = { PALISADE_AUTH_RATE_LIMITS: 'off', PALISADE_AUTH_HASH_COST: '4', PALISADE_EXCHANGES_GAP_MS: '1' }
-  const config = readConfig({ ...process.env, ...place, ...cheap })
+  const given = { ...process.env, ...place, ...cheap }
+  const config = readConfig(given)
   const gatewayPassword = crypto.randomUUID()
-  const env = { ...process.env, ...place, ...cheap, ...gatewayAddress(config.real.db, gatewayPassword) }
   // Made before the stack looks for them, so that the address of everything is known at once.
   const keys = await loadKeys(config.files.keys)
+  const database = { port: config.ports.db, superuserPassword: keys.passwords.supabase_admin }
+  const pooler = process.env.PALISADE_TEST_POOLER ? await startPgBouncer(database) : undefined
+  const env = {
+    ...given,
+    ...gatewayAddress(config.real.db, gatewayPassword),
+    ...(pooler ? { PALISADE_POOLER_URL: pooler.urlFor('postgresql://127.0.0.1') } : {}),
+  }
   const outcome = join(home, 'outcome')
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,
@@ -84,10 +92,12 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
     own: { data, port },
     superuserUrl: config.real.db ? null : localDbUrl(config.ports.db, keys, 'supabase_admin'),
     hasRealtime: !config.real.db,
+    poolerPort: pooler?.port ?? null,
   }
   const stop = async () => {
     child.kill('SIGTERM')
     await exited
+    await pooler?.stop()
     await rm(home, { recursive: true, force: true })
   }
   return { stack: { target, outcome }, stop }
@@ -132,5 +142,6 @@ function fromStatus(env: Record<string, string | undefined>): Target {
     superuserUrl: env.SUPERUSER_URL ?? null,
     own: null,
     hasRealtime: true,
+    poolerPort: null,
   }
 }

@@ -3,6 +3,7 @@ import OpenAI from 'openai'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
+import { readConfig } from '../../stack/config.ts'
 import { callsAtProvider, modelThat } from '../support/models.ts'
 import { moveToNoon } from '../support/noon-zone.ts'
 import {
@@ -36,10 +37,15 @@ async function newUser(): Promise<TestUser> {
 /** A settlement that takes its time goes on behind the answer: balances are awaited, never longer than this. */
 const patience = { timeout: 20_000 }
 
-/** Of the process that answers now: the note in stack.json is up to a second older, and may name one that died. */
-const functionsPid = async () => {
-  const health = await fetch(`http://127.0.0.1:${(target().own?.port ?? 0) + 5}/_health`)
-  return z.object({ pid: z.int() }).parse(await health.json()).pid
+/** Of the processes that answer now: the note in stack.json is up to a second older, and may name one that died. */
+const functionsPids = () => {
+  const config = readConfig({ ...process.env, PALISADE_PORT: String(target().own?.port) })
+  return Promise.all(
+    config.urls.functions.map(async (url) => {
+      const health = await fetch(`${url}/_health`)
+      return z.object({ pid: z.int() }).parse(await health.json()).pid
+    }),
+  )
 }
 const credits = async (user: TestUser) => (await user.client.rpc('get_my_credits')).data
 const limit = async (user: TestUser, meter: string) =>
@@ -317,7 +323,7 @@ describe('when it goes wrong', () => {
         }, patience)
         .toBe(true)
 
-      process.kill(await functionsPid(), 'SIGKILL')
+      for (const pid of await functionsPids()) process.kill(pid, 'SIGKILL')
       await ended
       await sql`update private.ai_holds set expires_at = now() - interval '1 second' where user_id = ${user.id}`
       await sql`select private.settle_abandoned_ai_calls()`

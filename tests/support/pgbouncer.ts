@@ -40,6 +40,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = ${users}
 auth_user = supabase_admin
+stats_users = supabase_admin
 auth_query = select usename, passwd from pg_shadow where usename = $1
 pool_mode = transaction
 default_pool_size = 6
@@ -52,15 +53,18 @@ server_login_retry = 1
   if (owner) for (const path of [folder, users, settings]) chownSync(path, owner.uid, owner.gid)
   const child = spawn(programOf('pgbouncer'), [settings], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] })
   let log = ''
+  child.once('error', ({ message }) => {
+    log += `${message}: apt-get install pgbouncer`
+  })
   child.stderr.on('data', (chunk: Buffer) => {
     log += chunk
   })
   const stop = async () => {
-    await endProcess(child)
+    if (child.pid !== undefined) await endProcess(child)
     rmSync(folder, { recursive: true, force: true })
   }
   for (const until = Date.now() + 20_000; !(await answers(port)); await sleep(25)) {
-    if (child.exitCode === null && Date.now() < until) continue
+    if (child.pid !== undefined && child.exitCode === null && Date.now() < until) continue
     await stop()
     throw new Error(`PgBouncer did not start:\n${log}`)
   }

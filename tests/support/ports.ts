@@ -1,10 +1,10 @@
 /** Ports for a stack of the tests' own. */
 import { createServer } from 'node:net'
 
-const above = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+const above = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 /**
- * A port with the eight above it free, so that a developer's own stack can keep running. Below the range that the system
+ * A port with the nine above it free, so that a developer's own stack can keep running. Below the range that the system
  * hands out to outgoing connections (32768 and up on Linux), where another process may take one at any moment.
  */
 export async function freeRange(lowest = 10_000): Promise<number> {
