@@ -1,7 +1,7 @@
 /** npm run doctor: what is wrong with a deployment, and what mends it. */
 import { parseArgs } from 'node:util'
 import { StackError } from '../stack/config.ts'
-import { checks, diagnose, type Finding } from './doctor/diagnose.ts'
+import { checks, diagnose, type Finding, lineOf } from './doctor/diagnose.ts'
 import { readTarget, targetHelp } from './doctor/target.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -29,9 +29,6 @@ const options = {
   json: { type: 'boolean', default: false },
   list: { type: 'boolean', default: false },
 } as const
-
-const words = { ok: 'ok   ', skip: 'skip ', wrong: 'WRONG' }
-const prompts = { sql: 'SQL', shell: '$', advice: 'do' }
 
 await runScript(
   help,
@@ -63,11 +60,6 @@ await runScript(
   },
   2,
 )
-
-function lineOf({ check, state, what, mend }: Finding): string {
-  const line = `${words[state]} ${check}: ${what}`
-  return mend === null ? line : `${line}\n      ${prompts[mend.kind]}: ${mend.text.trim().replaceAll('\n', '\n      ')}`
-}
 
 /** In Markdown, with the bars that it takes for its own escaped. */
 function listOfChecks(): string {

@@ -5,7 +5,7 @@ import { connect } from 'node:tls'
 import { decodeProtectedHeader, importJWK, SignJWT } from 'jose'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
-import { projectFile } from '../../stack/config.ts'
+import { projectFile, StackError } from '../../stack/config.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Outcome, type Problem, type World } from './check.ts'
 
 const timeoutMs = 15_000
@@ -16,7 +16,9 @@ const withKey = (key: string) =>
   key.startsWith('sb_') ? { apikey: key } : { apikey: key, authorization: `Bearer ${key}` }
 
 const ask = (url: string, init: RequestInit = {}) =>
-  fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(timeoutMs), ...init })
+  fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(timeoutMs), ...init }).catch(() => {
+    throw new StackError(`${new URL(url).origin} does not answer.`)
+  })
 
 const settings = z.object({
   api: z.object({ schemas: z.array(z.string()) }),

@@ -3,6 +3,7 @@ import postgres from 'postgres'
 import { functions } from '../checks/access-matrix.ts'
 import { connectDatabase } from '../shared/connect-database.ts'
 import { byHand, byShell, bySql, type Check, judge, type Outcome, type Problem, type World } from './check.ts'
+import { secrets } from './management.ts'
 
 const version: Check = {
   name: 'version',
@@ -227,10 +228,14 @@ const pooler: Check = {
   tells: `AI_DB_URL logs in as ${gateway} through the pooler in transaction mode, and its statement timeout holds there.`,
   mends: 'Set AI_DB_URL to the transaction pooler (port 6543 on hosted Supabase), as palisade_gateway.',
   async find(world) {
-    const { kind, values } = world
+    const { kind, values, management } = world
     const url = values.AI_DB_URL
     if (!url && kind === 'local')
       return { skip: 'the local stack makes a login of its own at every start, without a pooler' }
+    if (!url && (await management?.get('secrets', secrets))?.some(({ name }) => name === 'AI_DB_URL'))
+      return {
+        skip: 'the functions have AI_DB_URL, and a secret cannot be read back: put it into .env.production to try it',
+      }
     if (!url)
       return {
         wrong: [
@@ -246,7 +251,7 @@ const pooler: Check = {
   },
 }
 
-async function tryPooler({ kind }: World, url: string): Promise<Outcome> {
+async function tryPooler({ kind, values }: World, url: string): Promise<Outcome> {
   const mend = byHand(
     'Set AI_DB_URL to postgresql://palisade_gateway.REF:...@POOLER:6543/postgres, and deploy it as a secret of the functions.',
   )
@@ -257,7 +262,7 @@ async function tryPooler({ kind }: World, url: string): Promise<Outcome> {
     kind === 'hosted' && port !== '6543'
       ? [{ what: `AI_DB_URL goes to port ${port || '5432'}, which is not the transaction pooler`, mend }]
       : []
-  const sql = connectDatabase(url, { max: 1 })
+  const sql = connectDatabase(url, { max: 1, ca: values.DB_CA_CERT })
   try {
     const [row] = await sql<{ who: string; timeout: string }[]>`
       select current_user as who, setting as timeout from pg_settings where name = 'statement_timeout'`

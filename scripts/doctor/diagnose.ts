@@ -34,7 +34,7 @@ type Options = { only?: string[]; onFinding?: (finding: Finding) => void }
 export async function diagnose(target: Target, { only, onFinding }: Options = {}): Promise<Finding[]> {
   const unknown = only?.filter((name) => !checks.some((check) => check.name === name)) ?? []
   if (unknown.length > 0) throw new StackError(`There is no check ${unknown.join(', ')}; --list shows all.`)
-  const sql = connectDatabase(target.dbUrl, { max: 2 })
+  const sql = connectDatabase(target.dbUrl, { max: 2, ca: target.values.DB_CA_CERT })
   try {
     await sql`select 1`
     const look: World['look'] = async (act) => {
@@ -69,4 +69,13 @@ async function findingsOf({ name, find }: Check, world: World): Promise<Finding[
     const what = `it could not be checked: ${explainError(error).split('\n')[0]}`
     return [{ check: name, state: 'wrong', what, mend: byHand('Mend what is wrong above, and run the doctor again.') }]
   }
+}
+
+const words = { ok: 'ok   ', skip: 'skip ', wrong: 'WRONG' }
+const prompts = { sql: 'SQL', shell: '$', advice: 'do' }
+
+/** As a person reads it. */
+export function lineOf({ check, state, what, mend }: Finding): string {
+  const line = `${words[state]} ${check}: ${what}`
+  return mend === null ? line : `${line}\n      ${prompts[mend.kind]}: ${mend.text.trim().replaceAll('\n', '\n      ')}`
 }

@@ -31,10 +31,12 @@ export function createManagement(ref: string, token: string, apiUrl = 'https://a
   }
 }
 
-/** What says how to get in. */
 export const apiKeys = z.array(
   z.object({ name: z.string(), type: z.string().nullish(), api_key: z.string().nullish() }),
 )
 export const poolers = z.array(
   z.object({ db_host: z.string(), db_user: z.string(), db_name: z.string(), database_type: z.string().optional() }),
 )
+
+/** The functions' secrets; their values cannot be read back. */
+export const secrets = z.array(z.object({ name: z.string() }))

@@ -3,6 +3,7 @@ import { createHmac } from 'node:crypto'
 import { z } from 'zod'
 import { apiVersion, isLiveKey } from '../../functions/_shared/billing/stripe-client.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Problem } from './check.ts'
+import { secrets } from './management.ts'
 
 const models: Check = {
   name: 'models',
@@ -39,8 +40,6 @@ const models: Check = {
   },
 }
 
-const secretNames = z.array(z.object({ name: z.string() }))
-
 const providers: Check = {
   name: 'provider-keys',
   tells: 'The provider of every offered model has its key: a secret of the functions, or of Vault.',
@@ -55,7 +54,7 @@ const providers: Check = {
           select from public.models m join public.plan_models o on o.model_id = m.id where m.provider_id = p.id and m.enabled)
         order by 1`,
     )
-    const deployed = new Set((await management?.get('secrets', secretNames))?.map(({ name }) => name))
+    const deployed = new Set((await management?.get('secrets', secrets))?.map(({ name }) => name))
     const missing = rows.filter(
       ({ secret, in_vault }) => !in_vault && !(management ? deployed.has(secret) : values[secret]),
     )
@@ -121,17 +120,17 @@ const webhook: Check = {
   async find({ apiUrl, values, now }) {
     if (!apiUrl) return { skip: 'SUPABASE_URL is not set: there is no API to ask' }
     const { STRIPE_WEBHOOK_SECRETS, STRIPE_SECRET_KEY } = values
-    const secrets = (STRIPE_WEBHOOK_SECRETS ?? '')
+    const given = (STRIPE_WEBHOOK_SECRETS ?? '')
       .split(',')
       .map((one) => one.trim())
       .filter(Boolean)
     const url = `${apiUrl}/functions/v1/stripe-webhook`
-    if (secrets.length === 0) return withoutSecret(url)
+    if (given.length === 0) return withoutSecret(url)
     const problems: Problem[] = []
-    for (const [at, secret] of secrets.entries()) {
+    for (const [at, secret] of given.entries()) {
       const livemode = STRIPE_SECRET_KEY !== undefined && isLiveKey(STRIPE_SECRET_KEY)
       const response = await deliver(url, secret, livemode, now())
-      const which = secrets.length > 1 ? ` (secret ${at + 1} of ${secrets.length})` : ''
+      const which = given.length > 1 ? ` (secret ${at + 1} of ${given.length})` : ''
       const problem = await webhookProblem(response)
       if (problem) problems.push({ ...problem, what: problem.what + which })
     }

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { reviewAdvisors } from '../checks/advisors.ts'
 import { byHand, byShell, type Check, judge, type Outcome, type World } from './check.ts'
+import { secrets } from './management.ts'
 
 const lints = z.object({ lints: z.array(z.object({ level: z.string(), cache_key: z.string(), detail: z.string() })) })
 
@@ -115,15 +116,13 @@ const network: Check = {
 
 const wanted = ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM']
 
-const secrets: Check = {
+const functionSecrets: Check = {
   name: 'function-secrets',
   tells: `The functions have their secrets: ${wanted.join(', ')}, and those of Stripe when one of them is there.`,
   mends: 'Set them from a file: npx supabase secrets set --env-file FILE.',
   async find({ management }) {
     if (!management) return { skip: 'only hosted Supabase tells which there are' }
-    const names = new Set(
-      (await management.get('secrets', z.array(z.object({ name: z.string() })))).map(({ name }) => name),
-    )
+    const names = new Set((await management.get('secrets', secrets)).map(({ name }) => name))
     const stripe = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRETS', 'BILLING_RETURN_URLS']
     const all = [...wanted, ...(stripe.some((name) => names.has(name)) ? stripe : [])]
     const mend = byShell(`npx supabase secrets set --project-ref ${management.ref} --env-file .env.production`)
@@ -134,4 +133,4 @@ const secrets: Check = {
   },
 }
 
-export const ofPlatform: Check[] = [advisors, backups, network, secrets]
+export const ofPlatform: Check[] = [advisors, backups, network, functionSecrets]

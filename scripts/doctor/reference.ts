@@ -6,7 +6,7 @@ import postgres from 'postgres'
 import { applyMigrations, migrationVersions } from '../../stack/migrations.ts'
 import { startScratch } from '../../stack/platform/scratch.ts'
 
-export type Reference = { versions: string[]; major: number; things: Map<string, Thing>; jobs: Job[] }
+export type Reference = { versions: string[]; things: Map<string, Thing>; jobs: Job[] }
 /** `create` and `remove` are statements; `looks` is what is compared. */
 export type Thing = { kind: string; name: string; looks: string; create: string; remove: string }
 export type Job = { name: string; schedule: string; command: string }
@@ -32,7 +32,7 @@ async function makeReference(): Promise<Reference> {
         await tx`set local search_path = ''`
         return readThings(tx)
       })
-      return { versions, major: await majorOf(sql), things, jobs: [...jobs] }
+      return { versions, things, jobs: [...jobs] }
     } finally {
       await sql.end()
     }
@@ -43,14 +43,9 @@ async function makeReference(): Promise<Reference> {
 
 type Queries = postgres.Sql | postgres.TransactionSql
 
-export async function majorOf(sql: Queries): Promise<number> {
-  const [row] = await sql<{ major: number }[]>`select current_setting('server_version_num')::integer / 10000 as major`
-  return row?.major ?? 0
-}
-
 /**
  * Everything of ours in the catalogue but grants, which the access matrix has, and the partitions that the clock makes. With an empty
- * search_path, so that every name is whole.
+ * search_path, so that every name is whole. PostgreSQL 15 and 17 word what we have alike.
  */
 export async function readThings(sql: Queries): Promise<Map<string, Thing>> {
   const rows = await sql<Thing[]>`

@@ -1,7 +1,7 @@
 /** The schema: which migrations made it, whether it is still theirs, and who may do what in it. */
 import { type AccessDifference, accessDifferences } from '../checks/access.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Mend, type Problem, type World } from './check.ts'
-import { majorOf, readThings, type Thing } from './reference.ts'
+import { readThings, type Thing } from './reference.ts'
 
 const migrations: Check = {
   name: 'migrations',
@@ -64,19 +64,14 @@ const drift: Check = {
   },
 }
 
-/** Another major version words expressions otherwise: between two only names, types and the text of functions are compared. */
-const worded = new Set(['view', 'constraint', 'index', 'trigger', 'policy', 'function', 'column'])
-
 async function differences(world: World): Promise<Problem[]> {
-  const { things: wanted, major } = await world.reference()
-  const [found, isSame] = await world.look(
-    async (sql) => [await readThings(sql), (await majorOf(sql)) === major] as const,
-  )
+  const { things: wanted } = await world.reference()
+  const found = await world.look(readThings)
   const gone = [...wanted.values()].filter((thing) => !found.has(keyOf(thing)) && !isPartOfMissing(thing, found))
   const extra = [...found.values()].filter((thing) => !wanted.has(keyOf(thing)) && !isPartOfMissing(thing, wanted))
   const changed = [...wanted.values()].flatMap((thing) => {
     const other = found.get(keyOf(thing))
-    const isOther = other && other.looks !== thing.looks && (isSame || !worded.has(thing.kind))
+    const isOther = other && other.looks !== thing.looks
     return isOther ? [{ what: `${keyOf(thing)} differs from the migrations`, mend: mendOfChanged(thing, other) }] : []
   })
   return [

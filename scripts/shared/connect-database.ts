@@ -3,10 +3,16 @@ import postgres from 'postgres'
 import { readDatabaseUrl } from '../../functions/_shared/database-url.ts'
 import { StackError } from '../../stack/config.ts'
 
-export function connectDatabase(text: string, { max }: { max: number }): postgres.Sql {
+type Options = { max: number; ca?: string | undefined }
+
+/** `ca` is PEM of the authority that signed the server's certificate; unset, the environment's. */
+export function connectDatabase(
+  text: string,
+  { max, ca = process.env.DB_CA_CERT || undefined }: Options,
+): postgres.Sql {
   try {
     if (/^postgres(ql)?:\/\/./.test(text)) {
-      const { url, ssl, isPooled } = readDatabaseUrl(text, process.env.DB_CA_CERT || undefined)
+      const { url, ssl, isPooled } = readDatabaseUrl(text, ca)
       return postgres(url, { max, ssl, prepare: !isPooled, onnotice: () => {} })
     }
   } catch (cause) {

@@ -1,11 +1,16 @@
 /** Functions and scripts before a database that demands TLS, and before one that has none. */
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:https'
 import { join } from 'node:path'
+import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import { answer, callSql, connectDatabase } from '../../functions/_shared/db.ts'
 import { describeFailure } from '../../functions/_shared/failure.ts'
+import { diagnose } from '../../scripts/doctor/diagnose.ts'
+import { readTarget } from '../../scripts/doctor/target.ts'
 import { root } from '../../stack/config.ts'
 import { denoBinary } from '../../stack/platform/functions.ts'
 import { runScript } from '../support/run-script.ts'
@@ -101,6 +106,34 @@ test('scripts reach it as functions do, and say what is wrong', async () => {
   expect(await run('sslmode=require')).toContain(lacksOurs)
 })
 
+/** By a way of writing this machine's address that the doctor does not take for one. */
+const diagnosed = async (mode: string) => {
+  const DB_URL = database.url(mode, '127.1')
+  const findings = await diagnose(await readTarget({}, { DB_URL }), { only: ['database-tls'] })
+  return findings.map(({ what }) => what)
+}
+
+test('the doctor is content with a database that takes nothing else', async () => {
+  expect(await diagnosed('sslmode=require')).toEqual(['TLS only'])
+})
+
+test('an API is found whose certificate nobody knows, or that ends within days', async () => {
+  const server = createServer({ key: database.key, cert: database.ca }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  const SUPABASE_URL = `https://localhost:${typeof address === 'object' ? address?.port : ''}`
+  const target = await readTarget({}, { DB_URL: database.url('sslmode=require'), SUPABASE_URL })
+  const found = async () => (await diagnose(target, { only: ['api-tls'] })).map(({ what }) => what)
+  const known = getCACertificates()
+
+  expect(await found()).toEqual(['the certificate of localhost does not hold: DEPTH_ZERO_SELF_SIGNED_CERT'])
+  setDefaultCACertificates([...known, database.ca])
+  expect(await found()).toEqual([expect.stringMatching(/^the certificate of localhost ends in [12] days$/)])
+
+  setDefaultCACertificates(known)
+  server.close()
+})
+
 test('a database without TLS is refused by all but "prefer" and "disable"', async () => {
   const { ca, url } = database
   await database.serve('no TLS')
@@ -110,4 +143,8 @@ test('a database without TLS is refused by all but "prefer" and "disable"', asyn
   const speaksNone = 'the database speaks no TLS, and sslmode demands it'
   expect(await connectAs(url('sslmode=require'))).toBe(speaksNone)
   expect(await connectAs(url('sslmode=verify-full'), ca)).toBe(speaksNone)
+  expect(await diagnosed('sslmode=disable')).toEqual([
+    'the database does not speak TLS',
+    'the database takes connections without TLS',
+  ])
 })

@@ -174,6 +174,26 @@ test('a redirect to this machine is found', async () => {
   ])
 })
 
+const skipped: Record<string, [target: () => Promise<Target>, check: string, says: RegExp]> = {
+  'a secret that cannot be read back': [
+    hosted,
+    'pooler',
+    /the functions have AI_DB_URL, and a secret cannot be read back/,
+  ],
+  'backups that are made elsewhere': [
+    async () => ({ ...(await hosted()), kind: 'self-hosted', management: null }),
+    'backups',
+    /archive_mode is off, and what is dumped or copied elsewhere cannot be seen from here/,
+  ],
+  'an API without an address': [hosted, 'functions', /SUPABASE_URL is not set/],
+}
+
+test.each(Object.entries(skipped))('%s is told as what it is: not looked at', async (_name, [find, check, says]) => {
+  const findings = await diagnose(await find(), { only: [check] })
+
+  expect(findings).toEqual([{ check, state: 'skip', what: expect.stringMatching(says), mend: null }])
+})
+
 test('keys come from the project, and the address of its database with the password of the environment', async () => {
   state.answers = healthy
   const { DB_URL: _unset, ...env } = environment()

@@ -5,6 +5,8 @@ import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import newerNames from '../../scripts/checks/newer-names.json' with { type: 'json' }
+import type { Target } from '../../scripts/doctor/check.ts'
+import { diagnose } from '../../scripts/doctor/diagnose.ts'
 import { onDatabase } from '../../scripts/shared/run-vitest.ts'
 import { root } from '../../stack/config.ts'
 import { migrationVersions, pushMigrations } from '../../stack/migrations.ts'
@@ -55,6 +57,13 @@ async function readNames({ sql }: Server) {
   }
 }
 
+/** A database alone: nobody has said where its API is. */
+const bareTarget = (dbUrl: string): Target => ({
+  ...{ kind: 'self-hosted', name: 'a server of the tests', dbUrl, superuserUrl: null, apiUrl: null },
+  ...{ publishableKey: null, secretKey: null, values: {}, signingKey: null, management: null, sendMailTo: null },
+  now: Date.now,
+})
+
 /** By the names of the jobs. */
 const schedules = async ({ sql }: Server) =>
   new Map((await sql`select jobname, schedule from cron.job`).map((job) => [job.jobname, job.schedule]))
@@ -102,6 +111,16 @@ describeWithDebian(['postgresql-15'], 'PostgreSQL 15 and 17', () => {
 
       await expect(refusal).rejects.toMatchObject({ code: '22023', message: `invalid schedule: ${schedule}` })
       expect(await schedules(server())).not.toContain('test')
+    })
+
+    test('the doctor has nothing against what the migrations made', async () => {
+      const only = ['version', 'extensions', 'gateway-role', 'migrations', 'drift', 'access', 'invalid', 'hooks']
+      const others = ['jobs-scheduled', 'partitions', 'ledgers', 'caps']
+
+      const findings = await diagnose(bareTarget(server().url), { only: [...only, ...others] })
+
+      expect(findings.filter(({ state }) => state !== 'ok')).toEqual([])
+      expect(findings).toHaveLength(only.length + others.length)
     })
   })
 

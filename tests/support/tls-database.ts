@@ -29,6 +29,8 @@ export async function startTlsDatabase() {
   const other = makeCertificate(folder, 'other')
   return {
     ca,
+    /** Of the certificate, for a server of another kind. */
+    key: readFileSync(join(folder, 'key.pem'), 'utf8'),
     /** Of another authority. */
     otherCa: other,
     /** As role postgres; by its address, or by the name that the certificate has. */
