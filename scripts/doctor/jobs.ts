@@ -74,34 +74,36 @@ const running: Check = {
         where j.active and j.jobname is not null`,
     )
     const failing = rows.filter(({ failed }) => failed)
-    // Three turns, and a minute for a server that has just started.
-    const late = rows.filter(({ schedule, age }) => {
-      const every = secondsOf(schedule)
-      return every !== undefined && (age === null || age > every * 3 + 60)
-    })
     return judge(
       [
         ...failing.map(({ name, command, said }) => ({
           what: `the last run of job ${name} failed: ${firstLine(said)}`,
           mend: bySql(`${command.replace(/;\s*$/, '')};   -- fails with the reason; what it names is to be mended`),
         })),
-        ...lateProblems(late, frequent.length),
+        ...lateProblems(rows),
       ],
       `${rows.length} jobs, none failing`,
     )
   },
 }
 
-function lateProblems(late: { name: string; age: number | null }[], frequent: number): Problem[] {
-  if (late.length === 0) return []
+/** A job that never ran may have been scheduled a moment ago; unless none of them runs. */
+function lateProblems(rows: { name: string; schedule: string; age: number | null }[]): Problem[] {
+  const frequent = rows.flatMap(({ name, schedule, age }) => {
+    const every = secondsOf(schedule)
+    // Three turns, and a minute for a server that has just started.
+    return every === undefined ? [] : [{ name, age, isInTime: age !== null && age <= every * 3 + 60 }]
+  })
   const mend = byHand(
     'Is pg_cron in shared_preload_libraries, and cron.database_name this database? On hosted Supabase restart the project.',
   )
-  if (late.length === frequent) return [{ what: 'no job has run for minutes: pg_cron does not work', mend }]
-  return late.map(({ name, age }) => ({
-    what: `job ${name} ${age === null ? 'never ran' : `ran ${Math.round(age / 60)} minutes ago`}, and is due every minute or more often`,
-    mend,
-  }))
+  if (frequent.length > 0 && !frequent.some(({ isInTime }) => isInTime))
+    return [{ what: 'no job has run for minutes: pg_cron does not work', mend }]
+  return frequent.flatMap(({ name, age, isInTime }) =>
+    isInTime || age === null
+      ? []
+      : [{ what: `job ${name} ran ${Math.round(age / 60)} minutes ago, and is due every minute or more often`, mend }],
+  )
 }
 
 const firstLine = (text: string | null) => (text ?? '').split('\n')[0]?.slice(0, 200) ?? ''
@@ -123,16 +125,15 @@ const reaching: Check = {
     'The database reaches the function jobs with the address of jobs.functions_url and the key palisade_secret_key of Vault: it asks once, through pg_net.',
   mends: 'Set the address, or put the secret key of the project into Vault.',
   async find(world) {
-    const { apiUrl, secretKey } = world
+    const { apiUrl } = world
     const [row] = await world.look(
-      (sql) => sql<{ url: string | null; is_keyed: boolean; is_ours: boolean }[]>`
-        select nullif(private.setting('jobs.functions_url') #>> '{}', '') as url, k.key is not null as is_keyed,
-          k.key is not distinct from ${secretKey} as is_ours
-        from (select (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'palisade_secret_key') as key) k`,
+      (sql) => sql<{ url: string | null; is_keyed: boolean }[]>`
+        select nullif(private.setting('jobs.functions_url') #>> '{}', '') as url,
+          exists (select from vault.decrypted_secrets s where s.name = 'palisade_secret_key') as is_keyed`,
     )
     const address = apiUrl ? `${apiUrl}/functions/v1` : 'https://YOUR_REF.supabase.co/functions/v1'
     const mendAddress = bySql(
-      `update private.settings set value = '${JSON.stringify(address)}' where key = 'jobs.functions_url';`,
+      `update private.settings set value = ${literal(JSON.stringify(address))} where key = 'jobs.functions_url';`,
     )
     const mendKey = byHand(
       `As role postgres, with the secret key in place of the dots: select ${row?.is_keyed ? "vault.update_secret(id, 'sb_secret_...') from vault.secrets where name = 'palisade_secret_key'" : "vault.create_secret('sb_secret_...', 'palisade_secret_key')"};${world.kind === 'local' ? ' The local stack does it at its next start.' : ''}`,

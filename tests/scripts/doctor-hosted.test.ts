@@ -3,6 +3,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { serve } from '@hono/node-server'
+import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Target } from '../../scripts/doctor/check.ts'
 import { diagnose } from '../../scripts/doctor/diagnose.ts'
@@ -192,6 +193,23 @@ test.each(Object.entries(skipped))('%s is told as what it is: not looked at', as
   const findings = await diagnose(await find(), { only: [check] })
 
   expect(findings).toEqual([{ check, state: 'skip', what: expect.stringMatching(says), mend: null }])
+})
+
+test('jobs that no longer run are found, one by one or all at once', async () => {
+  const admin = postgres(target().superuserUrl ?? '', { max: 1, onnotice: () => {} })
+  const run = (minutesAgo: number, which: string) =>
+    admin.unsafe(`insert into cron.job_run_details (jobid, runid, status, start_time)
+      select jobid, nextval('cron.runid_seq'), 'succeeded', now() - interval '${minutesAgo} minutes' from cron.job where ${which}`)
+  const found = async () => (await diagnose(await hosted(), { only: ['jobs-run'] })).map(({ what }) => what)
+
+  await run(30, 'true')
+  expect(await found()).toEqual(['no job has run for minutes: pg_cron does not work'])
+  await run(0, "jobname <> 'send-mails'")
+  expect(await found()).toEqual(['job send-mails ran 30 minutes ago, and is due every minute or more often'])
+  await run(0, 'true')
+  expect(await found()).toEqual([expect.stringMatching(/^\d+ jobs, none failing$/)])
+
+  await admin.end()
 })
 
 test('keys come from the project, and the address of its database with the password of the environment', async () => {
