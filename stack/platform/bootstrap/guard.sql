@@ -15,6 +15,7 @@ alter table realtime.messages enable always trigger announce_message;
 
 -- Hosted lets postgres write policies and drop triggers on some tables of the services although it does not own them. Here it
 -- is a member of their owners for the length of such a command and no longer: every other DDL meets PostgreSQL's own refusal.
+-- Roles belong to the cluster, so two transactions with such commands wait for each other, in whichever databases they are.
 -- Definer, to grant and revoke. Who gave the command is told by the setting `role`: in here current_user is the definer.
 create function local_platform.lend_ownership() returns event_trigger language plpgsql security definer set search_path = ''
 as $$
