@@ -24,25 +24,29 @@ export function startJobs({ adminUrl, urlFor, log, now = Date.now }: JobsOptions
   let minute = Math.floor(now() / 60_000)
   let seenMinute = minute
   let ticking: Promise<void> | undefined
-  let trouble: string | undefined = ''
+  /** At first, too: the stack before this one may have been killed. */
+  let wasAway = true
+  let isTold = false
 
   const tick = async () => {
     const at = now()
     const thisMinute = Math.floor(at / 60_000)
     const due = thisMinute === seenMinute ? { wild: [], fixed: [], last: minute } : dueMinutes(minute, thisMinute)
-    if (trouble !== undefined) await runner.closeLost()
+    if (wasAway) await runner.closeLost()
+    wasAway = false
     scheduler.take(await readJobs(admin, due), at)
     // Only now: a minute that the database did not answer in is not lost.
     minute = due.last
     seenMinute = thisMinute
     await sender.send()
-    trouble = undefined
+    isTold = false
   }
   const timer = setInterval(() => {
     ticking ??= tick()
       .catch((error: unknown) => {
-        if (trouble !== messageOf(error)) log(`jobs: ${messageOf(error)}`)
-        trouble = messageOf(error)
+        if (!isTold) log(`jobs: ${messageOf(error)}`)
+        isTold = true
+        wasAway = true
       })
       .finally(() => {
         ticking = undefined

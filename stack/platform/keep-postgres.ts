@@ -48,8 +48,10 @@ export function keepCluster(cluster: Cluster, { log, back }: KeepOptions): KeptC
         pauseMs = lookMs
       } catch (error) {
         const words = error instanceof Error ? error.message : String(error)
-        if (words !== said && !isStopped) log(`postgres: ${words}; it is tried again until it works`)
-        said = words
+        // Names of passing files differ each time.
+        const kind = words.replaceAll(/\d+/g, '')
+        if (kind !== said && !isStopped) log(`postgres: ${words}; it is tried again until it works`)
+        said = kind
         pauseMs = Math.min(2 * pauseMs, longestPauseMs)
       }
     }

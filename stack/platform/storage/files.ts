@@ -24,8 +24,14 @@ export function createFiles(folder: string) {
     /** Whole or not at all. */
     async write(place: Place, bytes: Uint8Array): Promise<void> {
       const path = await newPath(place)
-      await writeFile(`${path}.part`, bytes, { mode: 0o600 })
-      await rename(`${path}.part`, path)
+      try {
+        await writeFile(`${path}.part`, bytes, { mode: 0o600 })
+        await rename(`${path}.part`, path)
+      } catch (error) {
+        // On a disk that is full every byte counts.
+        await rm(`${path}.part`, { force: true })
+        throw error
+      }
     },
     /** The bytes from `start` to `end`, both included. */
     async read(place: Place, range: { start: number; end: number }): Promise<ReadableStream> {
