@@ -90,7 +90,9 @@ async function startStack(port: number): Promise<{ stack: Stack; stop(): Promise
   const target = {
     ...fromStatus(Object.fromEntries(statusLines(config, keys))),
     own: { data, port },
-    superuserUrl: config.real.db ? null : localDbUrl(config.ports.db, keys, 'supabase_admin'),
+    superuserUrl: config.real.db
+      ? (process.env.SUPERUSER_URL ?? null)
+      : localDbUrl(config.ports.db, keys, 'supabase_admin'),
     hasRealtime: !config.real.db,
     poolerPort: pooler?.port ?? null,
   }
