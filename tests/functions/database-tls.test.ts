@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:https'
 import { join } from 'node:path'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
@@ -12,7 +13,7 @@ import { describeFailure } from '../../functions/_shared/failure.ts'
 import { diagnose } from '../../scripts/doctor/diagnose.ts'
 import { readTarget } from '../../scripts/doctor/target.ts'
 import { root } from '../../stack/config.ts'
-import { denoBinary } from '../../stack/platform/functions.ts'
+import { denoBinary, denoOffline } from '../../stack/platform/functions.ts'
 import { runScript } from '../support/run-script.ts'
 import { startTlsDatabase } from '../support/tls-database.ts'
 
@@ -77,8 +78,8 @@ test('the same holds in Deno, where functions run', async () => {
     [url('sslmode=verify-full', '127.0.0.1'), ca],
     [url('sslmode=verify-ca', '127.0.0.1'), ca],
   ]
-  const program = join(root, 'tests/support/ask-over-tls.ts')
-  const flags = ['--no-lock', '--cached-only', '--quiet', '--allow-net', '--allow-env', '--allow-read']
+  const program = fileURLToPath(new URL('../support/ask-over-tls.ts', import.meta.url))
+  const flags = [...denoOffline, '--allow-net', '--allow-env', '--allow-read']
   const { stdout } = await promisify(execFile)(
     denoBinary(),
     ['run', ...flags, '--config', join(root, 'functions/deno.json'), program],
