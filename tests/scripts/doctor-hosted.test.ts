@@ -271,6 +271,17 @@ test.each(Object.entries(refused))(
   },
 )
 
+test('a self-hosted database is named by --db-url, its password by the environment', async () => {
+  const url = new URL(target().dbUrl)
+  const env = { ...process.env, DB_URL: '', PGPASSWORD: decodeURIComponent(url.password) }
+  url.password = ''
+
+  const { code, stdout } = await runScript('doctor', ['--db-url', url.href, '--only', 'version', '--json'], env)
+
+  expect(JSON.parse(stdout)).toMatchObject({ kind: 'self-hosted', findings: [{ check: 'version', state: 'ok' }] })
+  expect(code).toBe(0)
+})
+
 test('a file of secrets that others may read is refused, and read when they may not', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'palisade-doctor-'))
   const file = join(folder, 'env')
