@@ -114,7 +114,7 @@ async function startParts(
     return startFunctions({ files: functionFiles, port: Number(new URL(url).port), env, watch, log })
   })
   undo.push(() => Promise.all(functions.map((process) => process.stop())))
-  const note = keepState(config, () => functions[0]?.pid(), options.log)
+  const note = keepState(config, () => functions.flatMap((process) => process.pid() ?? []), options.log)
   undo.push(() => note.stop())
   await migrate(config, keys, dbUrl('postgres'), gatewayPassword, options)
   const settings = readProjectSettings(projectFile, ports.console)

@@ -52,17 +52,16 @@ export function claimDataFolder(config: StackConfig): void {
 }
 
 /** Keeps the note true, whichever functions run. What cannot be written now, as on a full disk, is written when it can. */
-export function keepState(config: StackConfig, functionsPid: () => number | undefined, log: (line: string) => void) {
+export function keepState(config: StackConfig, functionsPids: () => number[], log: (line: string) => void) {
   let isReady = false
   let written = ''
   let isTold = false
   const keep = () => {
-    const pid = functionsPid()
-    const wanted = JSON.stringify([isReady, pid])
+    const pids = functionsPids()
+    const wanted = JSON.stringify([isReady, pids])
     if (wanted === written) return
-    const own = pid === undefined ? undefined : noteProcess(pid)
     try {
-      writeState(config, { ready: isReady, functions: own ? [own] : [] })
+      writeState(config, { ready: isReady, functions: pids.flatMap((pid) => noteProcess(pid) ?? []) })
       written = wanted
       isTold = false
     } catch (error) {
@@ -84,7 +83,7 @@ export function keepState(config: StackConfig, functionsPid: () => number | unde
 /** Of this process. */
 type Note = Pick<StackState, 'ready' | 'functions'>
 
-export function writeState(config: StackConfig, note: Note): void {
+function writeState(config: StackConfig, note: Note): void {
   renameSync(writeWhole(config, note), config.files.state)
 }
 

@@ -30,7 +30,7 @@ test.each(refusals('The service does not answer.'))('%s, when nobody listens the
   const real = { PALISADE_AUTH_URL: gone, PALISADE_REST_URL: gone, PALISADE_STORAGE_URL: gone }
   const { platform } = readConfig(real)
   const gateway = await createGateway({
-    config: { ...platform, urls: { ...platform.urls, functions: gone } },
+    config: { ...platform, urls: { ...platform.urls, functions: [gone] } },
     keys,
     settings: readProjectSettings(projectFile, 3000),
     dbUrl: () => 'postgresql://127.0.0.1:9/none',

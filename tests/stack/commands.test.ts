@@ -19,7 +19,7 @@ import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
 import { noteProcess } from '../../stack/platform/processes.ts'
-import { claimDataFolder, dropState, keepState, readState, writeState } from '../../stack/state.ts'
+import { claimDataFolder, dropState, keepState, readState } from '../../stack/state.ts'
 import { runScript } from '../support/run-script.ts'
 import { newPlace, type Place, remove, type Started, start } from '../support/start-stack.ts'
 
@@ -345,7 +345,7 @@ test('a note that cannot be written ends nothing, is said once, and is written w
   mkdirSync(blocked)
   const note = keepState(
     config,
-    () => process.pid,
+    () => [process.pid, process.ppid],
     (line) => logs.push(line),
   )
   onTestFinished(() => note.stop())
@@ -354,7 +354,9 @@ test('a note that cannot be written ends nothing, is said once, and is written w
 
   expect(logs).toEqual([expect.stringMatching(/^stack: EISDIR.*it is tried again$/)])
   rmdirSync(blocked)
-  await expect.poll(() => readState(config)).toMatchObject({ ready: true, functions: [{ pid: process.pid }] })
+  await expect
+    .poll(() => readState(config))
+    .toMatchObject({ ready: true, functions: [{ pid: process.pid }, { pid: process.ppid }] })
   dropState(config)
 })
 
@@ -385,7 +387,13 @@ test('whoever reads the state while it is written finds it whole', async () => {
   claimDataFolder(config)
   const reader = openSync(config.files.state, 'r')
 
-  writeState(config, { ready: true, functions: [] })
+  const note = keepState(
+    config,
+    () => [],
+    () => {},
+  )
+  note.ready()
+  note.stop()
 
   expect(JSON.parse(readFileSync(reader, 'utf8'))).toMatchObject({ pid: process.pid, ready: false })
   closeSync(reader)

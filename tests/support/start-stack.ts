@@ -31,7 +31,7 @@ export async function start({ env }: Place): Promise<Started> {
 }
 
 /** Starts a stack and waits for nothing. */
-export function launch(env: NodeJS.ProcessEnv): Omit<Started, 'screen'> {
+function launch(env: NodeJS.ProcessEnv): Omit<Started, 'screen'> {
   const child = spawn(process.execPath, ['scripts/start.ts', '--no-watch'], {
     cwd: root,
     env,
