@@ -23,7 +23,8 @@ const onStack = { globalSetup: ['tests/setup/stacks.ts'], setupFiles: ['tests/se
 const everything = [
   project('unit', { isolate: false, maxWorkers: workers }),
   ...(isGiven ? [] : [project('database', onDatabase)]),
-  project('cluster', { maxWorkers: workers }),
+  // What they start is theirs, whatever database or target the environment names.
+  project('cluster', { maxWorkers: workers, env: { PALISADE_DB_URL: '', API_URL: '' } }),
   project('stack', { ...onStack, maxWorkers: isGiven ? 1 : 2, sequence: { groupOrder: 1 } }),
 ]
 const long = [project('long', { ...onDatabase, env: { PROPERTY_TIMES: '5' } })]
