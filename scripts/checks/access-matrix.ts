@@ -73,6 +73,7 @@ export const relations = {
   'private.circuit_breakers': 'table, rls off; anon -; authenticated -; service_role -',
   'private.credential_secrets': 'table, rls off; anon -; authenticated -; service_role -',
   'private.credit_lots': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.deployments': 'table, rls off; anon -; authenticated -; service_role -',
   'private.data_keys': 'table, rls off; anon -; authenticated -; service_role -',
   'private.exchange_pauses': 'table, rls off; anon -; authenticated -; service_role -',
   'private.exchanges': 'table, rls off; anon -; authenticated -; service_role -',

@@ -206,3 +206,21 @@ begin
 end $$;
 comment on function private.tg__append_only() is
   'Refuses update, delete and truncate, for the table''s owner too.';
+
+-- Deployments ----------------------------------------------------------------------------------------------------------
+
+create table private.deployments (
+  id uuid primary key default private.uuid_v7(),
+  commit_sha text not null check (commit_sha ~ '^[0-9a-f]{40}$'),
+  is_dirty boolean not null default false,
+  version text not null check (length(version) between 1 and 40),
+  deployed_at timestamptz not null default now()
+);
+comment on table private.deployments is
+  'What was deployed to this project, the newest last: written by npm run deploy when everything is in place, so that a rollback knows the commit before.';
+comment on column private.deployments.is_dirty is 'The working tree had changes that the commit does not have.';
+revoke all on private.deployments from anon, authenticated, service_role;
+
+insert into private.settings (key, value, description) values
+  ('deploy.gateway_digest', 'null', 'SHA-256 of the AI_DB_URL that has the password of palisade_gateway. By it npm run deploy sees whether secret and password belong together; null: it has set none.')
+on conflict (key) do nothing;

@@ -37,7 +37,8 @@ function fromEnvironment(value: string): string {
 const perFiveMinutes = z.number().int().positive()
 
 const auth = z.object({
-  site_url: z.url(),
+  /** Not there: a page of the stack's own. */
+  site_url: z.url().optional(),
   additional_redirect_urls: z.array(z.string()).default([]),
   jwt_expiry: z.number().int().positive().max(604_800),
   enable_signup: z.boolean(),
@@ -117,15 +118,14 @@ const file = z.object({
   auth,
 })
 
-export type ProjectSettings = z.infer<typeof file>
-export type AuthSettings = ProjectSettings['auth']
+type Read = z.infer<typeof file>
+export type AuthSettings = Read['auth'] & { site_url: string }
+export type ProjectSettings = Read & { auth: AuthSettings }
 export type HookName = keyof AuthSettings['hook']
 
-/** `path` is that of the project's config.toml; `sitePort` is where the site is that people are sent back to. */
+/** `path` is that of the project's config.toml; `sitePort` is where the stack's own page is. */
 export function readProjectSettings(path: string, sitePort: number): ProjectSettings {
   const settings = file.parse(parse(readFileSync(path, 'utf8')))
-  // The file names the ports of `supabase start`; this stack has its own.
-  const site = new URL(settings.auth.site_url)
-  if (site.hostname === '127.0.0.1' && site.port === '54323') site.port = String(sitePort)
-  return { ...settings, auth: { ...settings.auth, site_url: site.origin } }
+  const { origin } = new URL(settings.auth.site_url ?? `http://127.0.0.1:${sitePort}`)
+  return { ...settings, auth: { ...settings.auth, site_url: origin } }
 }
