@@ -17,7 +17,7 @@ const cluster = [
   'tests/stack/*.test.ts',
   'tests/platform/{auth-*,catalogue,realtime-limits}.test.ts',
   'tests/stories/chaos.test.ts',
-  'tests/scripts/{doctor,users-import}.test.ts',
+  'tests/scripts/{deploy,doctor,users-import}.test.ts',
   'tests/functions/{database-tls,pooler}.test.ts',
 ]
 

@@ -27,10 +27,15 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
   { from: /^stack\//, mayImport: /^stack\// },
   // What jobs and the webhook do with Stripe, operators start by hand, too; the doctor signs an event of the same version.
   {
-    from: /^scripts\/(?:start|doctor\/money|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
+    from: /^scripts\/(?:start|deploy\/stripe|doctor\/money|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
   // The words for an error are those of the functions that it comes from.
+  {
+    // What functions demand of their variables is demanded before they are deployed.
+    from: /^scripts\/deploy\/production-env\.ts$/,
+    mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/env\.ts$/,
+  },
   {
     from: /^scripts\/shared\/explain-error\.ts$/,
     mayImport: /^stack\/|^functions\/_shared\/(?:database-url|errors|failure)\.ts$/,

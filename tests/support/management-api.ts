@@ -24,7 +24,7 @@ export type DeployedFunction = {
   import_map_path: string
   files: UploadedFile[]
 }
-type Asked = { method: string; path: string; body: string }
+export type Asked = { method: string; path: string; body: string; byCli: boolean }
 
 /** The first is on every plan; password and MFA hooks of Auth come with `team`. */
 type Plan = 'free' | 'pro' | 'team'
@@ -42,7 +42,7 @@ export type ManagementApi = Awaited<ReturnType<typeof startManagementApi>>
 
 /** 20 lower-case letters, as the CLI demands. */
 export const ref = 'abcdefghijklmnopqrst'
-export const accessToken = `sbp_${'0123456789abcdef'.repeat(3).slice(0, 40)}`
+const accessToken = `sbp_${'0123456789abcdef'.repeat(3).slice(0, 40)}`
 
 /** What a project has when it was just made. Other switches are off, other fields null, or 0 where they cannot be. */
 const newProject = {
@@ -142,7 +142,7 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
   }
   const uploaded = new Map<string, DeployedFunction>()
   const asked: Asked[] = []
-  const planted: { test: (asked: Asked) => boolean; status: number }[] = []
+  const planted: { isFailing?: ((asked: Asked) => boolean) | undefined } = {}
 
   const app = new Hono()
   app.onError((error, c) => {
@@ -157,10 +157,10 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
       method: c.req.method,
       path: c.req.path.replace(`/v1/projects/${ref}`, ''),
       body: isForm ? '(files)' : await c.req.text(),
+      byCli: c.req.header('user-agent')?.startsWith('SupabaseCLI/') ?? false,
     }
     asked.push(call)
-    const at = planted.findIndex(({ test }) => test(call))
-    if (at >= 0) return c.json({ message: 'planted by the test' }, planted.splice(at, 1)[0]?.status === 400 ? 400 : 500)
+    if (planted.isFailing?.(call)) throw new Refusal(400, 'planted by the test')
     const token = c.req.header('authorization')
     if (token !== `Bearer ${accessToken}`) throw new Refusal(401, 'Unauthorized')
     await next()
@@ -296,12 +296,13 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
       SUPABASE_PROFILE: profile,
       SUPABASE_ACCESS_TOKEN: accessToken,
       SUPABASE_HOME: home,
+      SUPABASE_API_URL: url,
       SUPABASE_NO_KEYRING: '1',
       SUPABASE_TELEMETRY_DISABLED: '1',
     },
-    /** The next request of this kind fails: with 400 at once, with 500 also after the CLI's own tries when it is planted often. */
-    plant(method: string, path: RegExp, status: 400 | 500 = 400): void {
-      planted.push({ test: (call) => call.method === method && path.test(call.path), status })
+    /** Requests of this kind fail until another kind is planted, or none. */
+    plant(isFailing?: (asked: Asked) => boolean): void {
+      planted.isFailing = isFailing
     },
     /** Through the pooler, as functions connect: `user` without the project's ref. */
     poolerUrl: (user: string, password: string) =>

@@ -91,7 +91,7 @@ const preparedCheckout = z.object({
 export type PreparedCheckout = z.infer<typeof preparedCheckout>
 
 /** A plan's price or a credit pack, as our rows have it. Amounts in the currency's smallest unit. */
-const items = z.array(
+export const items = z.array(
   z.object({
     kind: z.enum(['plan_price', 'credit_pack']),
     id: z.string(),
@@ -106,6 +106,16 @@ const items = z.array(
   }),
 )
 export type Item = z.infer<typeof items>[number]
+
+/** As text, since a deployment also sends it where there is no connection. */
+export const itemsQuery = `
+  select 'plan_price' as kind, p.id, 'palisade_plan_' || l.id as product_id, l.name as product_name,
+    p.amount, p.currency, p.interval, p.enabled
+  from public.plan_prices p join public.plans l on l.id = p.plan_id
+  union all
+  select 'credit_pack', c.id, 'palisade_pack_' || c.id, c.name, c.amount, c.currency, null, c.enabled
+  from public.credit_packs c
+  order by kind desc, product_id, id`
 
 /** Batches of received events on their way. Of the five connections; the others apply what has come. */
 const batchesInFlight = 3
@@ -181,18 +191,7 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
       return rows[0]?.email ?? null
     },
 
-    listItems: () =>
-      callSql(
-        sql`
-          select 'plan_price' as kind, p.id, 'palisade_plan_' || l.id as product_id, l.name as product_name,
-            p.amount, p.currency, p.interval, p.enabled
-          from public.plan_prices p join public.plans l on l.id = p.plan_id
-          union all
-          select 'credit_pack', c.id, 'palisade_pack_' || c.id, c.name, c.amount, c.currency, null, c.enabled
-          from public.credit_packs c
-          order by kind desc, product_id, id`,
-        items,
-      ),
+    listItems: () => callSql(sql.unsafe(itemsQuery), items),
     /** Notes which of Stripe's prices is whose. */
     setPrice: async ({ kind, id, product_id }: Item, priceId: string): Promise<void> => {
       const [plan, pack] = kind === 'plan_price' ? [id, null] : [null, id]

@@ -15,7 +15,7 @@ export type Synced = {
 }
 
 export type CatalogueWorld = {
-  database: BillingDatabase
+  database: Pick<BillingDatabase, 'setPrice'>
   stripe: Stripe
   dryRun: boolean
 }

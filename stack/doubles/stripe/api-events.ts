@@ -63,8 +63,9 @@ function endpointRoutes(route: Route, state: State): void {
     // Shown once, as at Stripe.
     return { ...made, secret }
   })
-  route('POST', `${path}/:id`, changed, ({ disabled, url, enabled_events }, id) => {
+  route('POST', `${path}/:id`, changed, ({ disabled, url, enabled_events, metadata }, id) => {
     const endpoint = find(id)
+    endpoint.metadata = mergeMetadata(endpoint.metadata, metadata)
     if (url !== undefined) endpoint.url = url
     if (enabled_events !== undefined) endpoint.enabled_events = enabled_events
     if (disabled !== undefined) endpoint.status = disabled ? 'disabled' : 'enabled'

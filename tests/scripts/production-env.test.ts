@@ -1,0 +1,162 @@
+/** What .env.production is refused for, and what a real project is told of it. */
+import { execFileSync } from 'node:child_process'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parse } from 'smol-toml'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { scramVerifier } from '../../scripts/deploy/gateway-login.ts'
+import { productionConfig } from '../../scripts/deploy/production-config.ts'
+import { concealer, readProduction } from '../../scripts/deploy/production-env.ts'
+
+let folder: string
+let file: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'production-env-'))
+  file = join(folder, '.env.production')
+})
+afterEach(() => rmSync(folder, { recursive: true }))
+
+const write = (text: string, mode = 0o600) => {
+  writeFileSync(file, text)
+  chmodSync(file, mode)
+}
+const git = (...args: string[]) => execFileSync('git', args, { cwd: folder, stdio: 'pipe' })
+const good = 'SITE_URL=https://app.example.com\n'
+
+describe('a file that others could get at is refused, with what mends it', () => {
+  test('when there is none', async () => {
+    await expect(readProduction(file)).rejects.toThrow('cp .env.production.example .env.production')
+  })
+
+  test.each([0o644, 0o640, 0o604, 0o660])('with mode %o', async (mode) => {
+    write(good, mode)
+
+    await expect(readProduction(file)).rejects.toThrow('chmod 600 .env.production')
+  })
+
+  test('when Git has it', async () => {
+    write(good)
+    git('init', '-q')
+    git('add', '-f', '.env.production')
+
+    await expect(readProduction(file)).rejects.toThrow('git rm --cached .env.production')
+  })
+
+  test('when Git would take it', async () => {
+    write(good)
+    git('init', '-q')
+
+    await expect(readProduction(file)).rejects.toThrow('echo .env.production >> .gitignore')
+
+    writeFileSync(join(folder, '.gitignore'), '.env.production\n')
+    expect((await readProduction(file)).SITE_URL).toBe('https://app.example.com')
+  })
+})
+
+describe('a value is refused without being shown', () => {
+  test.each([
+    ['SITE_URL=http://app.example.com', 'SITE_URL must be https, and no address of this machine'],
+    ['SITE_URL=https://localhost', 'SITE_URL must be https'],
+    ['SITE_URL=https://127.0.0.1:3000', 'SITE_URL must be https'],
+    ['SITE_URL=https://[::1]', 'SITE_URL must be https'],
+    ['SITE_URL=app.example.com', 'SITE_URL must be https'],
+    ['REDIRECT_URLS=https://a.example.com,http://b.example.com', 'REDIRECT_URLS must be https'],
+    ['REDIRECT_URLS=https://localhost:3000/**', 'REDIRECT_URLS must be https'],
+    ['BILLING_RETURN_URLS=http://localhost:3000', 'BILLING_RETURN_URLS must be https'],
+    ['SMTP_URL=smtps://a:b@localhost:465\nMAIL_FROM=a@example.com', 'SMTP_URL must not be on this machine'],
+    ['SMTP_URL=smtps://a:b@smtp.example.com', 'SMTP_URL needs MAIL_FROM, too'],
+    ['MAIL_FROM=a@example.com', 'MAIL_FROM needs SMTP_URL, too'],
+    ['CAPTCHA_PROVIDER=turnstile', 'CAPTCHA_PROVIDER needs CAPTCHA_SECRET, too'],
+    ['CAPTCHA_PROVIDER=other\nCAPTCHA_SECRET=x', 'CAPTCHA_PROVIDER must be turnstile or hcaptcha'],
+    ['AUTH_TEAM_HOOKS=yes', 'AUTH_TEAM_HOOKS must be on or off'],
+    ['AI_DB_URL=https://x', 'AI_DB_URL must be a postgres URL'],
+    ['AI_DB_URL=postgresql://palisade_gateway:p%C3%A9@x:6543/postgres', 'AI_DB_URL needs a password of ASCII'],
+    ['SUPABASE_ACCESS_TOKEN=mine', 'SUPABASE_ACCESS_TOKEN is not an access token'],
+    ['SUPABASE_DB_URL=x', 'SUPABASE_DB_URL is not a secret of the functions'],
+    ['PALISADE_PORT=1', 'PALISADE_PORT is not a secret of the functions'],
+    ['lower=1', 'lower is not written as a variable'],
+    ['STRIPE_SECRET_KEY=hunter2', 'STRIPE_SECRET_KEY'],
+  ])('%s', async (line, why) => {
+    write(line)
+
+    const refused = expect(readProduction(file)).rejects
+    await refused.toThrow(why)
+    await refused.not.toThrow(/hunter2|:b@|p%C3/)
+  })
+})
+
+const whole = `${good}REDIRECT_URLS=https://app.example.com/**, myapp://callback
+SMTP_URL=smtps://mailer:p%40ss%20word@smtp.example.com
+MAIL_FROM=Your App <noreply@example.com>
+CAPTCHA_PROVIDER=hcaptcha
+CAPTCHA_SECRET=captcha-secret
+OPENROUTER_API_KEY=sk-or-1
+EMPTY_ONE=
+`
+const ref = 'abcdefghijklmnopqrst'
+
+test('functions get what is not for the deployment alone', async () => {
+  write(whole)
+
+  const { functionSecrets } = await readProduction(file)
+
+  expect([...functionSecrets.keys()].sort()).toEqual(['MAIL_FROM', 'OPENROUTER_API_KEY', 'SMTP_URL'])
+})
+
+test('the configuration has the values of the file for this project, and no secret in its text', async () => {
+  write(whole)
+
+  const { text, env } = productionConfig('project_id = "palisade"\n', ref, await readProduction(file))
+
+  expect(parse(text)).toMatchObject({
+    project_id: 'palisade',
+    remotes: {
+      production: {
+        project_id: ref,
+        auth: {
+          site_url: 'https://app.example.com',
+          additional_redirect_urls: ['https://app.example.com/**', 'myapp://callback'],
+          captcha: { enabled: true, provider: 'hcaptcha', secret: 'env(PALISADE_DEPLOY_CAPTCHA_SECRET)' },
+          hook: { password_verification_attempt: { enabled: false }, mfa_verification_attempt: { enabled: false } },
+        },
+      },
+    },
+  })
+  expect(text).toMatch(/host = "smtp.example.com"\nport = 465\nuser = "mailer"\nadmin_email = "noreply@example.com"/)
+  expect(text).not.toMatch(/captcha-secret|p@ss word|p%40ss/)
+  expect(env).toEqual({
+    PALISADE_DEPLOY_SMTP_PASSWORD: 'p@ss word',
+    PALISADE_DEPLOY_CAPTCHA_SECRET: 'captcha-secret',
+  })
+})
+
+test('what the file does not say is not in the configuration, so that it stays as it is', async () => {
+  write(`${good}AUTH_TEAM_HOOKS=on\n`)
+
+  const { text, env } = productionConfig('', ref, await readProduction(file))
+
+  expect(text).not.toMatch(/smtp|captcha|additional_redirect_urls/)
+  expect(parse(text)).toHaveProperty('remotes.production.auth.hook.mfa_verification_attempt.enabled', true)
+  expect(env).toEqual({})
+})
+
+test('secrets are taken out of what is printed, also those that came to be known later', async () => {
+  write(whole)
+  const secrets = concealer(await readProduction(file))
+  secrets.add('sb_secret_later')
+
+  const shown = secrets.hide('sk-or-1 p@ss word captcha-secret sb_secret_later noreply@example.com')
+
+  expect(shown).toBe('*** *** *** *** noreply@example.com')
+})
+
+test("a password's verifier is what PostgreSQL computes", () => {
+  // The example of RFC 7677, with the keys that follow from it.
+  const salt = Buffer.from('W22ZaJ0SNY7soEsUEjb6gQ==', 'base64')
+
+  expect(scramVerifier('pencil', salt)).toBe(
+    'SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=',
+  )
+  expect(() => scramVerifier('pässword')).toThrow('printable ASCII')
+})
