@@ -52,7 +52,7 @@ async function readKnown(url: string): Promise<Known> {
   )
   const textOf = (pattern: RegExp) => texts.flatMap(({ file, text }) => (pattern.test(file) ? [text] : [])).join('\n')
   const variables = textOf(
-    /^(?:\.env(?:\.production)?\.example|deploy\/self-hosted\/[^/]+|functions\/_shared\/env\.ts|scripts\/(?:shared\/|deploy\/|doctor\/)?[^/]+\.ts|tests\/support\/supabase-compose\.json)$/,
+    /^(?:\.env(?:\.production)?\.example|deploy\/self-hosted\/[^/]+|functions\/_shared\/env\.ts|scripts\/(?:shared\/|deploy\/|doctor\/)?[^/]+\.ts|tests\/setup\/stacks\.ts|tests\/support\/supabase-compose\.json)$/,
   )
   return {
     catalogue: await readCatalogue(url),
