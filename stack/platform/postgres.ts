@@ -94,7 +94,10 @@ export function installExtensions(to = join(nativeFolder(), 'share', 'postgresql
   for (const file of readdirSync(from)) {
     const source = readFileSync(join(from, file))
     const target = join(to, file)
-    if (!existsSync(target) || !readFileSync(target).equals(source)) copyFileSync(join(from, file), target)
+    if (existsSync(target) && readFileSync(target).equals(source)) continue
+    // Anew and not over it: a package manager may have linked the file from a store that others use, too.
+    rmSync(target, { force: true })
+    copyFileSync(join(from, file), target)
   }
 }
 

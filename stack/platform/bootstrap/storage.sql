@@ -381,7 +381,7 @@ create function storage.search_v2(
   key text, name text, id uuid, updated_at timestamptz, created_at timestamptz, last_accessed_at timestamptz, metadata jsonb
 ) language sql stable
 as $$
-  select split_part(l.name, '/', levels), rtrim(l.name, '/'), l.id, l.updated_at, l.created_at, l.last_accessed_at, l.metadata
+  select split_part(l.name, '/', levels), l.name, l.id, l.updated_at, l.created_at, l.last_accessed_at, l.metadata
   from storage.list_objects_with_delimiter(bucket_name, prefix, '/', limits, start_after, '', sort_order) l
   where lower(sort_column) not in ('updated_at', 'created_at')
   union all

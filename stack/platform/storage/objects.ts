@@ -81,15 +81,18 @@ export async function listByCursor(world: StorageWorld, call: StorageCall, bucke
   const page = found.slice(0, limit)
   const last = found.length > limit ? page.at(-1) : undefined
   // A folder's end, so that the next page has none of its files.
-  const name = last && (last.id === null ? `${last.name}/` : last.name)
+  const name = last && (last.id === null ? folderName(last.name) : last.name)
   const at = last && column !== 'name' ? last[column]?.toISOString() : undefined
   return Response.json({
     hasNext: last !== undefined,
     ...(last ? { nextCursor: Buffer.from(JSON.stringify({ name, at })).toString('base64') } : {}),
-    folders: page.filter(({ id }) => id === null).map((folder) => ({ ...folder, name: `${folder.name}/` })),
+    folders: page.filter(({ id }) => id === null).map((folder) => ({ ...folder, name: folderName(folder.name) })),
     objects: page.filter(({ id }) => id !== null),
   })
 }
+
+/** By name SQL gives folders with their slash, by time without. */
+const folderName = (name: string) => (name.endsWith('/') ? name : `${name}/`)
 
 function readCursor(text: string): z.infer<typeof cursor> {
   try {
