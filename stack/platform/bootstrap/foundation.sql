@@ -44,7 +44,7 @@ grant set on parameter session_replication_role to postgres;
 grant execute on function pg_catalog.pg_reload_conf() to postgres;
 
 -- Database and public ----------------------------------------------------------------------------------------------
--- The database belongs to pg_database_owner, and so does the schema that everybody has.
+-- Schema public belongs to pg_database_owner, whose one member is the owner of the database.
 alter database postgres owner to postgres;
 revoke all on database postgres from public;
 grant connect, temporary on database postgres to public;
