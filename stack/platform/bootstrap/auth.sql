@@ -1,4 +1,4 @@
--- auth: enums, tables and functions with the names, types and rules of the real Auth service; left to it where there is one.
+-- auth: enums, tables and functions with the names, types and rules of the real Auth service, which makes them where it runs.
 -- The stack's Auth uses fewer of them; all are here, so that a migration meets what it will meet on hosted. As
 -- supabase_auth_admin, so that owner and grants are those which foundation.sql says.
 set role supabase_auth_admin;
@@ -12,7 +12,8 @@ create type auth.oauth_client_type as enum ('public', 'confidential');
 create type auth.oauth_registration_type as enum ('dynamic', 'manual');
 create type auth.oauth_response_type as enum ('code');
 create type auth.one_time_token_type as enum (
-  'confirmation_token', 'reauthentication_token', 'recovery_token', 'email_change_token_new', 'email_change_token_current', 'phone_change_token'
+  'confirmation_token', 'reauthentication_token', 'recovery_token',
+  'email_change_token_new', 'email_change_token_current', 'phone_change_token'
 );
 
 create table auth.schema_migrations (
@@ -427,8 +428,7 @@ return coalesce(
 revoke execute on function auth.uid(), auth.role(), auth.email() from postgres;
 grant execute on function auth.uid(), auth.role(), auth.email() to supabase_realtime_admin;
 
--- Policies of a project read the older tables; the newer ones have no row security, since only their owner and postgres see
--- them.
+-- As there: the older tables have row security, and postgres may let others read them.
 do $$
 declare
   v_table name;
