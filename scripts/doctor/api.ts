@@ -103,7 +103,7 @@ const functions: Check = {
   name: 'functions',
   tells: 'Every function of supabase/config.toml is deployed and starts with the variables it has.',
   mends: 'Deploy it; its log names the variables that are missing.',
-  async find({ apiUrl, kind }) {
+  async find({ apiUrl, management }) {
     if (!apiUrl) return noApi
     const names = Object.keys(readProject().functions)
     const answers = await Promise.all(
@@ -113,8 +113,8 @@ const functions: Check = {
       }),
     )
     const deploy = (name: string) =>
-      kind === 'hosted'
-        ? byShell(`npx supabase functions deploy ${name} --use-api`)
+      management
+        ? byShell(`npx supabase functions deploy ${name} --use-api --remote=${management.ref}`)
         : byHand('See the log of the functions: it names the variables that are missing, or where it does not start.')
     return judge(
       answers

@@ -3,7 +3,7 @@ import postgres from 'postgres'
 import { functions } from '../checks/access-matrix.ts'
 import { connectDatabase } from '../shared/connect-database.ts'
 import { byHand, byShell, bySql, type Check, judge, type Outcome, type Problem, type World } from './check.ts'
-import { secrets } from './management.ts'
+import { enforceSsl, secrets } from './management.ts'
 
 const version: Check = {
   name: 'version',
@@ -87,14 +87,14 @@ const databaseTls: Check = {
   name: 'database-tls',
   tells: 'The database speaks TLS, and refuses a connection without it.',
   mends:
-    'Enforce it: in the dashboard (Database, Settings) or with `npx supabase ssl-enforcement update`; self-hosted: `hostssl` in pg_hba.conf.',
+    'Enforce it: in the dashboard (Database, Settings) or with the command that is printed; self-hosted: `hostssl` in pg_hba.conf.',
   async find({ dbUrl, management }) {
     const address = new URL(dbUrl)
     if (isLoopback(address.hostname)) return { skip: 'the database is on this machine' }
     // What is tried is the server, not what the URL asks for.
     address.search = ''
     const enforce = management
-      ? byShell(`npx supabase ssl-enforcement update --project-ref ${management.ref} --enable-db-ssl-enforcement`)
+      ? byShell(enforceSsl(management.ref))
       : byHand('Give the server a certificate (ssl = on) and let pg_hba.conf say hostssl in place of host.')
     const [withTls, without] = await Promise.all([connects(address.href, 'require'), connects(address.href, false)])
     return judge(

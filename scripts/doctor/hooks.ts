@@ -124,7 +124,7 @@ async function configured({ management }: World) {
   const off = (['before_user_created', 'custom_access_token'] as const).filter(
     (name) => !config?.[`hook_${name}_enabled`] || !config[`hook_${name}_uri`]?.endsWith(`/private/${name}`),
   )
-  const mend = byHand('Push supabase/config.toml: npm run deploy does, or npx supabase config push --linked.')
+  const mend = byHand('Push supabase/config.toml: npm run deploy does.')
   return judge(
     off.map((name) => ({ what: `Auth does not call private.${name}`, mend })),
     'Auth is configured to call them',

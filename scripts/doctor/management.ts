@@ -38,5 +38,9 @@ export const poolers = z.array(
   z.object({ db_host: z.string(), db_user: z.string(), db_name: z.string(), database_type: z.string().optional() }),
 )
 
+/** The CLI counts this one among its experiments still. */
+export const enforceSsl = (ref: string): string =>
+  `npx supabase ssl-enforcement update --experimental --remote=${ref} --enable-db-ssl-enforcement`
+
 /** The functions' secrets; their values cannot be read back. */
 export const secrets = z.array(z.object({ name: z.string() }))

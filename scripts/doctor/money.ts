@@ -171,7 +171,7 @@ async function webhookProblem(response: Response): Promise<Problem | undefined> 
     .object({ error: z.object({ code: z.string() }) })
     .safeParse(await response.json().catch(() => undefined)).data?.error.code
   const set = byHand(
-    "Put the endpoint's signing secret (Stripe: Developers, Webhooks) into STRIPE_WEBHOOK_SECRETS of .env.production and of the functions: npx supabase secrets set --env-file .env.production.",
+    "Put the endpoint's signing secret (Stripe: Developers, Webhooks) into STRIPE_WEBHOOK_SECRETS of .env.production, and deploy; self-hosted: of the functions' own file, too.",
   )
   if (code === 'invalid_signature')
     return { what: 'the function stripe-webhook does not know the secret in STRIPE_WEBHOOK_SECRETS', mend: set }

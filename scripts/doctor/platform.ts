@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { reviewAdvisors } from '../checks/advisors.ts'
 import { byHand, byShell, type Check, judge, type Outcome, type World } from './check.ts'
-import { secrets } from './management.ts'
+import { enforceSsl, secrets } from './management.ts'
 
 const lints = z.object({ lints: z.array(z.object({ level: z.string(), cache_key: z.string(), detail: z.string() })) })
 
@@ -11,9 +11,8 @@ const advisors: Check = {
   tells: "Supabase's advisors have no error and no warning.",
   mends: 'What the advisor says; each has a page at supabase.com/docs/guides/database/database-advisors.',
   async find({ management, dbUrl }) {
-    const mend = byHand(
-      'Mend it as supabase.com/docs/guides/database/database-advisors says, or accept it with a reason in scripts/checks/advisors.ts.',
-    )
+    const page = 'Mend it as supabase.com/docs/guides/database/database-advisors says'
+    const mend = byHand(management ? `${page}.` : `${page}, or accept it with a reason in scripts/checks/advisors.ts.`)
     const found = management ? await advisorsOf(management) : await reviewAdvisors(dbUrl)
     return judge(
       found.map((what) => ({ what, mend })),
@@ -91,8 +90,10 @@ const enforcement = z.looseObject({ currentConfig: z.looseObject({ database: z.b
 
 const network: Check = {
   name: 'network',
-  tells: 'Hosted Supabase refuses connections to the database without TLS, and those from everywhere.',
-  mends: 'Enforce SSL and restrict the network in the dashboard (Database, Settings) or with the CLI.',
+  tells:
+    'Hosted Supabase refuses connections to the database without TLS, and no restriction of the network shuts the functions out.',
+  mends:
+    'Enforce SSL, and lift the restriction: the addresses of functions are not known, so every list leaves them out.',
   async find({ management }) {
     if (!management) return { skip: 'only hosted Supabase tells; self-hosted it is your firewall' }
     const [ssl, { config }] = await Promise.all([
@@ -100,16 +101,24 @@ const network: Check = {
       management.get('network-restrictions', restrictions),
     ])
     const cidrs = [...(config?.dbAllowedCidrs ?? []), ...(config?.dbAllowedCidrsV6 ?? [])]
+    // See https://supabase.com/docs/guides/platform/network-restrictions, Limitations.
     const isOpen = cidrs.length === 0 || cidrs.includes('0.0.0.0/0') || cidrs.includes('::/0')
-    const ref = `--project-ref ${management.ref}`
-    const refuse = byShell(`npx supabase ssl-enforcement update ${ref} --enable-db-ssl-enforcement`)
-    const restrict = byShell(`npx supabase network-restrictions update ${ref} --db-allow-cidr YOUR_NETWORK`)
+    const lift = byHand('Lift it in the dashboard (Database, Settings, Network Restrictions).')
     return judge(
       [
-        ...(ssl.currentConfig.database ? [] : [{ what: 'SSL is not enforced', mend: refuse }]),
-        ...(isOpen ? [{ what: 'the database can be reached from everywhere', mend: restrict }] : []),
+        ...(ssl.currentConfig.database
+          ? []
+          : [{ what: 'SSL is not enforced', mend: byShell(enforceSsl(management.ref)) }]),
+        ...(isOpen
+          ? []
+          : [
+              {
+                what: `only ${cidrs.join(', ')} may reach the database: functions do not, nor by the pooler`,
+                mend: lift,
+              },
+            ]),
       ],
-      `TLS is enforced, from ${cidrs.join(', ')}`,
+      'TLS is enforced, and functions are not shut out',
     )
   },
 }
@@ -119,13 +128,16 @@ const wanted = ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM']
 const functionSecrets: Check = {
   name: 'function-secrets',
   tells: `The functions have their secrets: ${wanted.join(', ')}, and those of Stripe when one of them is there.`,
-  mends: 'Set them from a file: npx supabase secrets set --env-file FILE.',
+  mends:
+    'Write them into .env.production and deploy: that sets those, and no others of the file; AI_DB_URL it makes itself.',
   async find({ management }) {
     if (!management) return { skip: 'only hosted Supabase tells which there are' }
     const names = new Set((await management.get('secrets', secrets)).map(({ name }) => name))
     const stripe = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRETS', 'BILLING_RETURN_URLS']
     const all = [...wanted, ...(stripe.some((name) => names.has(name)) ? stripe : [])]
-    const mend = byShell(`npx supabase secrets set --project-ref ${management.ref} --env-file .env.production`)
+    const mend = byShell(
+      `npm run deploy -- --project-ref ${management.ref}   # with what is missing in .env.production`,
+    )
     return judge(
       all.filter((name) => !names.has(name)).map((name) => ({ what: `the functions have no ${name}`, mend })),
       all.join(', '),

@@ -37,8 +37,7 @@ const migrations: Check = {
   },
 }
 
-const pushTarget = ({ kind }: World) =>
-  kind === 'hosted' ? '--linked' : '--remote=postgresql://USER@HOST:PORT/postgres'
+const pushTarget = ({ management }: World) => `--remote=${management?.ref ?? 'postgresql://USER@HOST:PORT/postgres'}`
 
 async function appliedVersions({ look }: World): Promise<Set<string>> {
   const rows = await look(async (sql) => {

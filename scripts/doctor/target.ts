@@ -11,7 +11,7 @@ import { apiKeys, createManagement, type Management, poolers } from './managemen
 
 export const targetHelp = `Target: the local stack that runs; or
   --project-ref REF   a project on supabase.com: SUPABASE_ACCESS_TOKEN, and DB_URL or SUPABASE_DB_PASSWORD
-  --db-url URL        a self-hosted one; without a password in it, which is PGPASSWORD's. Or DB_URL in the environment.
+  --db-url URL        a self-hosted one; without a password in it, which is SUPABASE_DB_PASSWORD (or PGPASSWORD). Or DB_URL.
                       Its API: SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY (or ANON_KEY, SERVICE_ROLE_KEY)
   --env-file FILE     where variables are that the environment does not have (mode 600); .env.production when it is there.
                       Secrets of the functions in it are tried: SMTP_URL, MAIL_FROM, AI_DB_URL, STRIPE_WEBHOOK_SECRETS, keys of providers`
@@ -96,6 +96,16 @@ async function hostedTarget(ref: string, values: Values): Promise<Remote> {
   }
 }
 
+/** As deploy takes it: what is in an argument everybody on this machine can read. */
+function withPassword(given: string, password: string | undefined): string {
+  if (/^\w+:\/\/[^@/]*:[^@/]+@/.test(given))
+    throw new StackError('A password in an argument can be read by everybody on this machine: put the URL into DB_URL.')
+  if (!password || !URL.canParse(given)) return given
+  const url = new URL(given)
+  url.password = encodeURIComponent(password)
+  return url.href
+}
+
 /** In session mode, which can be reached by IPv4 and takes whatever a direct connection takes. */
 async function sessionPooler(management: Management, password: string | undefined): Promise<string> {
   if (!password) throw new StackError('Neither DB_URL nor SUPABASE_DB_PASSWORD is set: the database cannot be asked.')
@@ -107,10 +117,9 @@ async function sessionPooler(management: Management, password: string | undefine
 }
 
 function selfHostedTarget(choice: Choice, values: Values): Remote {
-  const dbUrl = choice.dbUrl ?? values.DB_URL
+  const { SUPABASE_DB_PASSWORD: password } = values
+  const dbUrl = choice.dbUrl ? withPassword(choice.dbUrl, password) : values.DB_URL
   if (!dbUrl) throw new StackError('DB_URL is neither in the environment nor in the file.')
-  if (choice.dbUrl && /^\w+:\/\/[^@/]*:[^@/]+@/.test(choice.dbUrl))
-    throw new StackError('A password in an argument can be read by everybody on this machine: put the URL into DB_URL.')
   // What self-hosted Supabase calls its keys, and what `status` prints for a stack.
   const { SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY, ANON_KEY, SERVICE_ROLE_KEY } = values
   const { PUBLISHABLE_KEY, SECRET_KEY } = values

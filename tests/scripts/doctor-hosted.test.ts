@@ -5,10 +5,13 @@ import { join } from 'node:path'
 import { serve } from '@hono/node-server'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { readProduction } from '../../scripts/deploy/production-env.ts'
+import { runCli } from '../../scripts/deploy/supabase.ts'
 import type { Target } from '../../scripts/doctor/check.ts'
 import { diagnose } from '../../scripts/doctor/diagnose.ts'
 import { readTarget } from '../../scripts/doctor/target.ts'
 import { isGiven } from '../projects.ts'
+import { startManagementApi } from '../support/management-api.ts'
 import { runScript } from '../support/run-script.ts'
 import { target } from '../target.ts'
 
@@ -38,7 +41,7 @@ const healthy: Record<string, unknown> = {
   'ssl-enforcement': { currentConfig: { database: true }, appliedSuccessfully: true },
   'network-restrictions': {
     entitlement: 'allowed',
-    config: { dbAllowedCidrs: ['198.51.100.0/24'] },
+    config: { dbAllowedCidrs: ['0.0.0.0/0'], dbAllowedCidrsV6: ['::/0'] },
     status: 'applied',
   },
   'database/backups': {
@@ -142,10 +145,10 @@ const faults: Record<string, [answers: Record<string, unknown>, check: string, s
     'network',
     /SSL is not enforced/,
   ],
-  'a network that is open': [
-    { 'network-restrictions': { config: { dbAllowedCidrs: ['0.0.0.0/0'] } } },
+  'a network that shuts the functions out': [
+    { 'network-restrictions': { config: { dbAllowedCidrs: ['198.51.100.0/24'] } } },
     'network',
-    /reached from everywhere/,
+    /only 198\.51\.100\.0\/24 may reach the database: functions do not/,
   ],
   'a function without its secret': [
     { secrets: [{ name: 'SMTP_URL' }, { name: 'MAIL_FROM' }] },
@@ -160,6 +163,22 @@ test.each(Object.entries(faults))('%s is found', async (_name, [answers, check, 
 
   expect(found.map(({ what }) => what).join('\n')).toMatch(says)
   expect(found.every(({ mend }) => mend?.text)).toBe(true)
+})
+
+test('the CLI takes the commands that it prints as they stand', async () => {
+  const standIn = await startManagementApi()
+  const broken = await hosted({ 'ssl-enforcement': { currentConfig: { database: false } } })
+
+  const found = await diagnose({ ...broken, apiUrl: 'http://127.0.0.1:9' }, { only: ['network', 'functions'] })
+  const commands = found.flatMap(({ mend }) => /^npx supabase (.+)$/.exec(mend?.text ?? '')?.[1] ?? [])
+  for (const command of [commands[0], commands.at(-1)]) {
+    const { output } = await runCli(command?.split(' ') ?? [], standIn.env)
+    expect(output).toContain('Confirmation required')
+    expect(output).not.toContain('deprecated')
+  }
+
+  expect(new Set(commands.map((command) => command.split(' ')[0]))).toEqual(new Set(['functions', 'ssl-enforcement']))
+  await standIn.close()
 })
 
 test('a redirect to this machine is found', async () => {
@@ -282,6 +301,22 @@ test('a self-hosted database is named by --db-url, its password by the environme
 
   expect(JSON.parse(stdout)).toMatchObject({ kind: 'self-hosted', findings: [{ check: 'version', state: 'ok' }] })
   expect(code).toBe(0)
+})
+
+test("the file that deploy reads is the doctor's, too: the password of --db-url is in it, and both keys", async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'palisade-doctor-'))
+  const file = join(folder, 'env')
+  const url = new URL(target().dbUrl)
+  const { password } = url
+  url.password = ''
+  const lines = [`SUPABASE_DB_PASSWORD=${decodeURIComponent(password)}`, 'SUPABASE_PUBLISHABLE_KEY=sb_publishable_x']
+  await writeFile(file, `${lines.join('\n')}\n`, { mode: 0o600 })
+
+  const found = await readTarget({ dbUrl: url.href, envFile: file }, {})
+
+  expect(found).toMatchObject({ dbUrl: target().dbUrl, publishableKey: 'sb_publishable_x' })
+  expect((await readProduction(file)).functionSecrets.size).toBe(0)
+  await rm(folder, { recursive: true })
 })
 
 test('a file of secrets that others may read is refused, and read when they may not', async () => {
