@@ -257,7 +257,7 @@ function selfHosted(given: string, { envFile, production, source }: Given): Targ
     throw new StackError(
       '.env.production needs SUPABASE_URL, SUPABASE_SECRET_KEY and AI_DB_URL for a self-hosted project.',
     )
-  const sql = connectDatabase(url.toString(), { max: 1 })
+  const sql = connectDatabase(url.toString(), { max: 1, ca: production.functionSecrets.get('DB_CA_CERT') })
   const query: Query = async (text, parameters = []) => sql.unsafe(text, parameters)
   const account = stripeAccount(production)
   const functionsUrl = `${SUPABASE_URL.replace(/\/+$/, '')}/functions/v1`

@@ -20,7 +20,7 @@ export async function readSource({ allowDirty }: { allowDirty: boolean }): Promi
     const { stdout } = await promisify(execFile)('git', args, { cwd: root }).catch(() => {
       throw new StackError('This folder is no Git checkout, and a deployment notes the commit that it was made of.')
     })
-    return stdout.trim()
+    return stdout.trimEnd()
   }
   const [commit, changes] = [await git('rev-parse', 'HEAD'), await git('status', '--porcelain')]
   if (changes !== '' && !allowDirty)
