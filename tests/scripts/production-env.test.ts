@@ -1,6 +1,6 @@
 /** What .env.production is refused for, and what a real project is told of it. */
 import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'smol-toml'
@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { scramVerifier } from '../../scripts/deploy/gateway-login.ts'
 import { productionConfig } from '../../scripts/deploy/production-config.ts'
 import { concealer, readProduction } from '../../scripts/deploy/production-env.ts'
+import { root } from '../../stack/config.ts'
 
 let folder: string
 let file: string
@@ -95,6 +96,15 @@ OPENROUTER_API_KEY=sk-or-1
 EMPTY_ONE=
 `
 const ref = 'abcdefghijklmnopqrst'
+
+test('the example as it stands deploys nothing: whoever forgets to fill it in is told so', async () => {
+  write(readFileSync(join(root, '.env.production.example'), 'utf8'))
+
+  const { functionSecrets, ...values } = await readProduction(file)
+
+  expect(values).toEqual({ AUTH_TEAM_HOOKS: 'off' })
+  expect(functionSecrets.size).toBe(0)
+})
 
 test('functions get what is not for the deployment alone', async () => {
   write(whole)
