@@ -186,6 +186,29 @@ describeWithDebian(['caddy'], 'the proxy of a self-hosted project', () => {
     },
   )
 
+  // What Caddy takes for an address of ours, and the gateway behind it, which reads the path as it is written, for its own.
+  test.each([
+    '/pg/..%2frest/v1/x',
+    '/pg/../rest/v1/x',
+    '/pg/%2e%2E/rest/v1/x',
+    '//pg/..//rest/v1/x',
+    '/project/..%2Ffunctions/v1/ai',
+    '/rest%2fv1/x',
+  ])('a path that leads back to an address of ours is not passed on: %s', async (path) => {
+    const { status, body } = await ask(path)
+
+    expect([status, JSON.parse(body).error.code]).toEqual([404, 'not_found'])
+    expect(lastSeen(path)).toBeUndefined()
+  })
+
+  test('names of files may have slashes that are encoded, and dots', async () => {
+    const path = '/storage/v1/object/public/avatars/..a%2Fb..c/.d?x=/../y'
+
+    expect((await ask(path)).status).toBe(200)
+
+    expect(lastSeen(path)?.server).toBe('gateway')
+  })
+
   test.each([
     ['/auth/v1/signup', 1_000_000],
     ['/rest/v1/rpc/x', 10_000_000],
