@@ -225,7 +225,7 @@ async function hosted(ref: string, { envFile, production, source }: Given, secre
       linkStep(ref),
       migrationsStep(query, () => pushToHosted(ref, production)),
       secretsStep(api, production),
-      gatewayStep(query, hostedLogin(api, production)),
+      gatewayStep(query, hostedLogin(api, production, secrets)),
       functionsStep(api, query, ref, source),
       jobsStep(query, functionsUrl, secretKey),
       configurationStep(ref, production),

@@ -11,7 +11,7 @@ import { z } from 'zod'
 import { projectFile, root, StackError } from '../../stack/config.ts'
 import { newPassword, scramVerifier } from './gateway-login.ts'
 import { productionConfig } from './production-config.ts'
-import type { Production } from './production-env.ts'
+import type { Concealer, Production } from './production-env.ts'
 import { demandCli, type ManagementApi, runCli } from './supabase.ts'
 
 export type Look = {
@@ -197,8 +197,12 @@ export const gatewayStep = (
 })
 
 /** On hosted Supabase, where the functions read their secrets from the project. */
-export const hostedLogin = (api: ManagementApi, { AI_DB_URL }: Production) => ({
-  url: async () => AI_DB_URL ?? (await api.poolerUrl('palisade_gateway', newPassword())),
+export const hostedLogin = (api: ManagementApi, { AI_DB_URL }: Production, secrets: Concealer) => ({
+  url: async () => {
+    if (AI_DB_URL) return AI_DB_URL
+    const password = secrets.add(newPassword())
+    return secrets.add(await api.poolerUrl('palisade_gateway', password))
+  },
   current: async () => {
     const there = (await api.secretDigests()).get('AI_DB_URL')
     return AI_DB_URL && there !== sha256(AI_DB_URL) ? undefined : there

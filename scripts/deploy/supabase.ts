@@ -38,18 +38,26 @@ export async function accessToken(env: NodeJS.ProcessEnv): Promise<string | unde
 
 export function connectManagementApi(ref: string, token: string, url = 'https://api.supabase.com') {
   const ask = async (method: string, path: string, body?: unknown): Promise<unknown> => {
+    const noAnswer = (error: unknown) => {
+      const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : ''
+      throw new StackError(`Supabase's Management API (${url}) does not answer${cause}.`)
+    }
     const response = await fetch(`${url}/v1/projects/${ref}${path}`, {
       method,
       headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { 'content-type': 'application/json' }) },
       ...(body !== undefined && { body: JSON.stringify(body) }),
+      // The token would stay here, but a body with secrets would be sent wherever the answer leads.
+      redirect: 'manual',
       signal: AbortSignal.timeout(answerMs),
-    }).catch((error: unknown) => {
-      const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : ''
-      throw new StackError(`Supabase's Management API (${url}) does not answer${cause}.`)
-    })
-    const text = await response.text()
+    }).catch(noAnswer)
+    const text = await response.text().catch(noAnswer)
     if (!response.ok) throw refusalOf(response.status, text, ref)
-    return text === '' ? undefined : JSON.parse(text)
+    if (text === '') return undefined
+    const answer = tryJson(text)
+    // None of its words: what is cut off may be a key.
+    if (answer === undefined)
+      throw new StackError(`Supabase's Management API (${url}) answers something else than JSON.`)
+    return answer
   }
   return {
     project: async () => project.parse(await ask('GET', '')),

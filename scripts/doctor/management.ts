@@ -16,6 +16,7 @@ export function createManagement(ref: string, token: string, apiUrl = 'https://a
     async get(path, schema) {
       const response = await fetch(`${apiUrl}/v1/projects/${ref}/${path}`.replace(/\/$/, ''), {
         headers: { authorization: `Bearer ${token}` },
+        redirect: 'manual',
         signal: AbortSignal.timeout(timeoutMs),
       }).catch(() => {
         throw new StackError(`Supabase's Management API does not answer (${path || 'the project'}).`)
