@@ -6,6 +6,7 @@ import { decodeProtectedHeader, importJWK, SignJWT } from 'jose'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
 import { projectFile, StackError } from '../../stack/config.ts'
+import { isLocalHost } from '../shared/public-address.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Outcome, type Problem, type World } from './check.ts'
 
 const timeoutMs = 15_000
@@ -196,8 +197,11 @@ async function expiredToken(key: Record<string, unknown>, issuer: string): Promi
     .sign(await importJWK(key, 'ES256'))
 }
 
-const isLocalAddress = (url: string) =>
-  /^https?:\/\/(?:localhost|127\.|0\.0\.0\.0|\[::1\]|host\.docker\.internal)/.test(url)
+/** Reads host and port through wildcards, which a URL cannot have there. */
+const isLocalAddress = (text: string) => {
+  const url = text.trim().replaceAll('*', '1')
+  return /^https?:/i.test(url) && URL.canParse(url) && isLocalHost(new URL(url).hostname)
+}
 
 const site: Check = {
   name: 'site-url',

@@ -1,6 +1,6 @@
 /** What .env.production is refused for, and what a real project is told of it. */
 import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'smol-toml'
@@ -44,6 +44,16 @@ describe('a file that others could get at is refused, with what mends it', () =>
     await expect(readProduction(file)).rejects.toThrow('git rm --cached .env.production')
   })
 
+  test('when it is a link to one that Git has', async () => {
+    git('init', '-q')
+    writeFileSync(join(folder, '.gitignore'), '.env.production\n')
+    writeFileSync(join(folder, 'secrets'), good, { mode: 0o600 })
+    git('add', 'secrets')
+    symlinkSync('secrets', file)
+
+    await expect(readProduction(file)).rejects.toThrow('git rm --cached secrets')
+  })
+
   test('when Git would take it', async () => {
     write(good)
     git('init', '-q')
@@ -61,9 +71,17 @@ describe('a value is refused without being shown', () => {
     ['SITE_URL=https://localhost', 'SITE_URL must be https'],
     ['SITE_URL=https://127.0.0.1:3000', 'SITE_URL must be https'],
     ['SITE_URL=https://[::1]', 'SITE_URL must be https'],
+    ['SITE_URL=https://localhost.', 'SITE_URL must be https'],
+    ['SITE_URL=https://0x7f.1', 'SITE_URL must be https'],
+    ['SITE_URL=https://[::ffff:127.0.0.1]', 'SITE_URL must be https'],
+    ['SITE_URL=https://[fe80::1]', 'SITE_URL must be https'],
+    ['SITE_URL=https://169.254.0.1', 'SITE_URL must be https'],
+    ['SITE_URL=https://host.docker.internal', 'SITE_URL must be https'],
     ['SITE_URL=app.example.com', 'SITE_URL must be https'],
     ['REDIRECT_URLS=https://a.example.com,http://b.example.com', 'REDIRECT_URLS must be https'],
     ['REDIRECT_URLS=https://localhost:3000/**', 'REDIRECT_URLS must be https'],
+    ['REDIRECT_URLS=https://**', 'REDIRECT_URLS must name scheme and host'],
+    ['REDIRECT_URLS=*://app.example.com/**', 'REDIRECT_URLS must name scheme and host'],
     ['BILLING_RETURN_URLS=http://localhost:3000', 'BILLING_RETURN_URLS must be https'],
     ['SMTP_URL=smtps://a:b@localhost:465\nMAIL_FROM=a@example.com', 'SMTP_URL must not be on this machine'],
     ['SMTP_URL=smtps://a:b@smtp.example.com', 'SMTP_URL needs MAIL_FROM, too'],
@@ -78,6 +96,8 @@ describe('a value is refused without being shown', () => {
     ['PALISADE_PORT=1', 'PALISADE_PORT is not a secret of the functions'],
     ['lower=1', 'lower is not written as a variable'],
     ['STRIPE_SECRET_KEY=hunter2', 'STRIPE_SECRET_KEY'],
+    ['SUPABASE_DB_PASSWORD=hunter2#hunter2', 'SUPABASE_DB_PASSWORD has a # in it'],
+    ['export A = hunter2 hunter2#x', 'A has a # in it'],
   ])('%s', async (line, why) => {
     write(line)
 
@@ -85,6 +105,20 @@ describe('a value is refused without being shown', () => {
     await refused.toThrow(why)
     await refused.not.toThrow(/hunter2|:b@|p%C3/)
   })
+})
+
+test('a comment has a space before it, and what has quotes may have a #', async () => {
+  write(`${good}# A=1#2\nA=one two # three\nB="one#two"\nC='#'\nD=\nE=5 #\n`)
+
+  const { functionSecrets } = await readProduction(file)
+
+  expect(Object.fromEntries(functionSecrets)).toEqual({ A: 'one two', B: 'one#two', C: '#', E: '5' })
+})
+
+test('wildcards inside a host, and schemes of apps, are no address of anybody', async () => {
+  write(`${good}REDIRECT_URLS=https://*-team.vercel.app/**,https://*.example.com,myapp://**\n`)
+
+  expect((await readProduction(file)).REDIRECT_URLS).toHaveLength(3)
 })
 
 const whole = `${good}REDIRECT_URLS=https://app.example.com/**, myapp://callback
