@@ -192,6 +192,50 @@ function mendOfFunction(name: string, reviewed: string, found: string): string[]
   ]
 }
 
+const isolation: Check = {
+  name: 'isolation',
+  tells:
+    'The roles of the API are bound by row-level security and members of nothing, see no table of Auth and Vault, and no table of files and messages has its row-level security or a trigger switched off.',
+  mends:
+    'Undo it with the statement that is printed; what belongs to a service is undone as its owner, supabase_admin.',
+  async find({ look }) {
+    const rows = await look(
+      (sql) => sql<{ what: string; mend: string }[]>`
+        with api as (select oid, rolname, rolsuper, rolbypassrls, rolcreaterole from pg_roles where rolname in ('anon', 'authenticated'))
+        select format('role %I is %s', a.rolname, of.name) as what, format('alter role %I no%s;', a.rolname, of.name) as mend
+        from api a cross join lateral (values ('superuser', a.rolsuper), ('bypassrls', a.rolbypassrls), ('createrole', a.rolcreaterole)) of (name, is_so)
+        where of.is_so
+        union all
+        select format('role %I is a member of %I', a.rolname, r.rolname), format('revoke %I from %I;', r.rolname, a.rolname)
+        from api a join pg_auth_members m on m.member = a.oid join pg_roles r on r.oid = m.roleid
+        union all
+        select format('%s has %s on %s', g.who, g.privileges, c.oid::regclass),
+          format('revoke all on %s from %s;', c.oid::regclass, g.who)
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join lateral (
+          select case x.grantee when 0 then 'public' else x.grantee::regrole::text end as who,
+            string_agg(lower(x.privilege_type), ', ' order by x.privilege_type) as privileges
+          from aclexplode(c.relacl) x where x.grantee = 0 or x.grantee in (select oid from api) group by x.grantee) g
+        where n.nspname in ('auth', 'vault')
+        union all
+        select format('%s has no row-level security', c.oid::regclass), format('alter table %s enable row level security;', c.oid::regclass)
+        from pg_class c
+        where c.oid in (to_regclass('storage.objects'), to_regclass('storage.buckets'), to_regclass('realtime.messages'), to_regclass('auth.users'))
+          and not c.relrowsecurity
+        union all
+        select format('trigger %I on %s is switched off', t.tgname, c.oid::regclass), format('alter table %s enable trigger %I;', c.oid::regclass, t.tgname)
+        from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname in ('auth', 'storage', 'realtime') and t.tgenabled in ('D', 'R') and not t.tgisinternal
+          -- Ours are compared with the migrations.
+          and (select p.pronamespace from pg_proc p where p.oid = t.tgfoid) <> all (array[to_regnamespace('public'), to_regnamespace('private')]::oid[])
+        order by 1`,
+    )
+    return judge(
+      rows.map(({ what, mend }) => ({ what, mend: bySql(mend) })),
+      'anon and authenticated see what policies let them',
+    )
+  },
+}
+
 const invalid: Check = {
   name: 'invalid',
   tells: 'No index is invalid and no constraint is unvalidated.',
@@ -216,4 +260,4 @@ const invalid: Check = {
   },
 }
 
-export const ofSchema: Check[] = [migrations, drift, access, invalid]
+export const ofSchema: Check[] = [migrations, drift, access, isolation, invalid]

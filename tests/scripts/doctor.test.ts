@@ -90,6 +90,36 @@ const tamper = (details: string) => `
   alter table private.audit_log enable always trigger tg_audit_log__append_only`
 
 const faults: Record<string, Fault> = {
+  'a role of the API that no policy binds': {
+    plant: 'alter role anon bypassrls',
+    by: ['isolation'],
+    says: /role anon is bypassrls/,
+    superuser: true,
+  },
+  'a role of the API that became another': {
+    plant: 'grant pg_signal_backend to authenticated',
+    by: ['isolation'],
+    says: /role authenticated is a member of pg_signal_backend/,
+    superuser: true,
+  },
+  'users that everybody may read': {
+    plant: 'grant select on auth.users to anon',
+    by: ['isolation'],
+    says: /anon has select on auth\.users/,
+    superuser: true,
+  },
+  'files without row-level security': {
+    plant: 'alter table storage.objects disable row level security',
+    by: ['isolation'],
+    says: /storage\.objects has no row-level security/,
+    superuser: true,
+  },
+  'a guard of files that is switched off': {
+    plant: 'alter table storage.objects disable trigger protect_objects_delete',
+    by: ['isolation'],
+    says: /trigger protect_objects_delete on storage\.objects is switched off/,
+    superuser: true,
+  },
   'a hook that Auth may not call': {
     plant: 'revoke execute on function private.custom_access_token(jsonb) from supabase_auth_admin',
     by: ['hooks'],
