@@ -65,7 +65,9 @@ const clocks: Check = {
     const skews = [{ of: 'the database', ms: (row?.at ?? 0) - here }]
     if (world.apiUrl) {
       const before = world.now()
-      const response = await fetch(`${world.apiUrl}/auth/v1/.well-known/jwks.json`).catch(() => undefined)
+      const response = await fetch(`${world.apiUrl}/auth/v1/.well-known/jwks.json`, {
+        signal: AbortSignal.timeout(15_000),
+      }).catch(() => undefined)
       const at = Date.parse(response?.headers.get('date') ?? '')
       // The header has whole seconds.
       if (!Number.isNaN(at)) skews.push({ of: 'the API', ms: at + 500 - (before + world.now()) / 2 })

@@ -140,7 +140,7 @@ const webhook: Check = {
 
 /** A deployment that sells nothing answers that billing is not configured. */
 async function withoutSecret(url: string) {
-  const { status } = await fetch(url, { method: 'POST', body: '{}' })
+  const { status } = await fetch(url, { method: 'POST', body: '{}', signal: AbortSignal.timeout(15_000) })
   if (status === 503 || status === 501) return { skip: 'this deployment has no Stripe account' }
   return {
     skip: 'STRIPE_WEBHOOK_SECRETS is not known here: put it into .env.production, and an event is signed with it',
