@@ -223,7 +223,7 @@ async function hosted(ref: string, { envFile, production, source }: Given, secre
     name: `${name} (${ref}, ${region})`,
     steps: [
       linkStep(ref),
-      migrationsStep(query, () => pushToHosted(ref, production)),
+      migrationsStep(query, () => pushToHosted(ref, production, query)),
       secretsStep(api, production),
       gatewayStep(query, hostedLogin(api, production, secrets)),
       functionsStep(api, query, ref, source),

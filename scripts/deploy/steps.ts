@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
 import { projectFile, root, StackError } from '../../stack/config.ts'
+import { connectDatabase } from '../shared/connect-database.ts'
 import { newPassword, scramVerifier } from './gateway-login.ts'
 import { productionConfig } from './production-config.ts'
 import type { Concealer, Production } from './production-env.ts'
@@ -92,10 +93,27 @@ async function pendingMigrations(query: Query): Promise<string[]> {
   return files.filter((file) => !applied.some(({ version }) => file.startsWith(`${version}_`)))
 }
 
+const places = z.array(z.object({ place: z.string() })).length(1)
+
+/** The server and the database in it: the same by whichever way it is asked. */
+const placeQuery = `
+  select system_identifier || '/' || d.oid as place from pg_control_system(), pg_database d where d.datname = current_database()`
+
 /** The CLI's own way to a hosted database, or the one that .env.production names; passwords go by its environment. */
-export async function pushToHosted(ref: string, { DB_URL, SUPABASE_DB_PASSWORD }: Production): Promise<void> {
-  if (DB_URL) await pushToUrl(DB_URL)
-  else await demandCli(['db', 'push', `--remote=${ref}`, '--include-all', '--yes'], { SUPABASE_DB_PASSWORD })
+export async function pushToHosted(
+  ref: string,
+  { DB_URL, SUPABASE_DB_PASSWORD }: Production,
+  query: Query,
+): Promise<void> {
+  if (!DB_URL) await demandCli(['db', 'push', `--remote=${ref}`, '--include-all', '--yes'], { SUPABASE_DB_PASSWORD })
+  else {
+    const sql = connectDatabase(DB_URL, { max: 1 })
+    const there = await sql.unsafe(placeQuery).finally(() => sql.end())
+    // A file that was copied from another project still names that one's.
+    if (places.parse([...there])[0]?.place !== places.parse(await query(placeQuery))[0]?.place)
+      throw new StackError(`DB_URL in .env.production is not the database of ${ref}: correct it, or take it out.`)
+    await pushToUrl(DB_URL)
+  }
 }
 
 export async function pushToUrl(url: string): Promise<void> {

@@ -459,3 +459,21 @@ test('a self-hosted project gets what a database can be given, and is told what 
     await project.close()
   }
 })
+
+test("migrations do not go to another database than the project's, which a copied file may name", async () => {
+  const other = await scratch.createDatabase('of_another_project')
+  const { deploy, close } = await newProject({ DB_URL: other })
+  const sql = postgres(other, { max: 1, onnotice: () => {} })
+  try {
+    const { code, stderr } = await deploy()
+
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringContaining(`DB_URL in .env.production is not the database of ${ref}`),
+    ])
+    expect(await sql`select to_regnamespace('private') as made`).toEqual([{ made: null }])
+  } finally {
+    await sql.end()
+    await close()
+  }
+})
