@@ -3,12 +3,14 @@ import { setTimeout as rest } from 'node:timers/promises'
 import { byHand, bySql, type Check, judge, literal, type Problem, type World } from './check.ts'
 import type { Job } from './reference.ts'
 
-type Scheduled = Job & { active: boolean }
+type Scheduled = Job & { active: boolean; username: string }
 
 const readJobs = ({ look }: World) =>
   look(
     (sql) =>
-      sql<Scheduled[]>`select jobname as name, schedule, command, active from cron.job where jobname is not null`,
+      sql<
+        Scheduled[]
+      >`select jobname as name, schedule, command, active, username from cron.job where jobname is not null`,
   )
 
 const scheduled: Check = {
@@ -33,6 +35,8 @@ const scheduled: Check = {
           : is.schedule !== scheduleFor(job, cron?.version)
             ? 'another schedule'
             : undefined
+      if (is.username !== 'postgres')
+        return [{ what: `job ${job.name} runs as ${is.username} and not as postgres`, mend: ofRole(job) }]
       if (other) return [{ what: `job ${job.name} has ${other} than in the migrations`, mend: again }]
       const activate = `select cron.alter_job(jobid, active => true) from cron.job where jobname = ${literal(job.name)};`
       return is.active ? [] : [{ what: `job ${job.name} is not active`, mend: bySql(activate) }]
@@ -40,6 +44,12 @@ const scheduled: Check = {
     return judge(problems, `${jobs.length} jobs`)
   },
 }
+
+/** Only a superuser may change whose a job is. */
+const ofRole = ({ name }: Job) =>
+  byHand(
+    `A superuser has to take it away (delete from cron.job where jobname = ${literal(name)}); then schedule it again.`,
+  )
 
 /** pg_cron before 1.5 knows no seconds: there it is every minute. */
 const scheduleFor = ({ schedule }: Job, version = '1.6') => {

@@ -104,6 +104,15 @@ export async function readThings(sql: Queries): Promise<Map<string, Thing>> {
         || coalesce(' using (' || qual || ')', '') || coalesce(' with check (' || with_check || ')', '') as rule) r
     where schemaname in ('public', 'private', 'storage', 'realtime')
     union all
+    -- Its owner may do everything with an object, and grant it to others.
+    select 'owner', 'of ' || kind || ' ' || name, owner::text, format('alter %s %s owner to %s;', kind, name, owner), ''
+    from (
+      select o.kind, o.name, c.relowner::regrole as owner from ours o join pg_class c on c.oid = o.oid
+      union all
+      select 'function', p.oid::regprocedure::text, p.proowner::regrole from pg_proc p
+      where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
+    ) owned
+    union all
     select 'bucket', id, concat_ws(' ', public, file_size_limit, allowed_mime_types), '', '' from storage.buckets`
   return new Map(rows.map((row) => [`${row.kind} ${row.name}`, { ...row }]))
 }

@@ -50,7 +50,7 @@ async function appliedVersions({ look }: World): Promise<Set<string>> {
 const drift: Check = {
   name: 'drift',
   tells:
-    'Tables, columns, constraints, indexes, triggers, functions, views, policies and buckets are those that the migrations make.',
+    'Tables, columns, constraints, indexes, triggers, functions, views, policies and buckets, and their owners, are those that the migrations make.',
   mends:
     'Undo what was done by hand with the statement that is printed, or write it into sql/ and make a migration of it.',
   async find(world) {
@@ -87,6 +87,7 @@ const keyOf = ({ kind, name }: Thing) => `${kind} ${name}`
 
 /** What belongs to a table that is missing itself says nothing more. */
 const isPartOfMissing = ({ kind, name }: Thing, there: Map<string, Thing>) => {
+  if (kind === 'owner') return !there.has(name.replace(/^of /, ''))
   const table =
     kind === 'column' ? name.slice(0, name.lastIndexOf('.')) : / on ((?:public|private)\.\S+)$/.exec(name)?.[1]
   return table !== undefined && !['table', 'type', 'view'].some((of) => there.has(`${of} ${table}`))
@@ -99,7 +100,7 @@ function mendOfMissing(thing: Thing): Mend {
 }
 
 function mendOfChanged(wanted: Thing, found: Thing): Mend {
-  if (wanted.kind === 'function' || wanted.kind === 'view') return bySql(wanted.create)
+  if (['function', 'view', 'owner'].includes(wanted.kind)) return bySql(wanted.create)
   if (wanted.remove && wanted.create && wanted.kind !== 'column') return bySql(`${found.remove} ${wanted.create}`)
   return byHand(`It should be "${wanted.looks}" and is "${found.looks}": alter it, or write a migration.`)
 }

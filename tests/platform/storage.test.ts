@@ -349,13 +349,25 @@ describe('a file that is read', () => {
     expect((await get({ 'if-none-match': whole.headers.get('etag') ?? '' })).status).toBe(304)
   })
 
+  test.each(['1\r\nx: y', '1\u2603'])(
+    'is not kept with %j as its time in caches, which no header can say',
+    async (time) => {
+      const body = new FormData()
+      body.append('cacheControl', time)
+      body.append('', new Blob(['x'], { type: 'text/plain' }))
+
+      expect(await ask('POST', `/object/${bucket}/${crypto.randomUUID()}.txt`, { body })).toMatchObject({ status: 400 })
+    },
+  )
+
   test('is never a page, whatever it was sent as, and a download when asked', async () => {
     const name = `page-${crypto.randomUUID()}.html`
-    await put(name, '<b>', { 'content-type': 'text/html' })
+    await put(name, '<b>', { 'content-type': 'TEXT/HTML' })
 
     const answer = await ask('GET', `/object/${bucket}/${name}?download=x.html`)
 
     expect(answer.headers.get('content-type')).toMatch(/^text\/plain/)
+    expect(answer.headers.get('x-content-type-options')).toBe('nosniff')
     expect(answer.headers.get('content-disposition')).toBe("attachment; filename=x.html; filename*=UTF-8''x.html")
   })
 

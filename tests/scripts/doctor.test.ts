@@ -163,6 +163,13 @@ const faults: Record<string, Fault> = {
     by: ['jobs-scheduled'],
     says: /another command/,
   },
+  'a job of another role': {
+    plant: "update cron.job set username = 'supabase_auth_admin' where jobname = 'expire-credits'",
+    superuser: true,
+    by: ['jobs-scheduled'],
+    says: /runs as supabase_auth_admin/,
+    undo: "update cron.job set username = 'postgres' where jobname = 'expire-credits'",
+  },
   'a job whose last run failed': {
     plant: `insert into cron.job_run_details (jobid, runid, database, username, command, status, return_message, start_time, end_time)
       select jobid, 900000000, database, username, command, 'failed', 'ERROR: no', now(), now() from cron.job where jobname = 'archive-audit'`,
@@ -228,6 +235,18 @@ const faults: Record<string, Fault> = {
       'grant execute on function private.change_credits(uuid, bigint, text, text, text, text, timestamptz) to public',
     by: ['access'],
     says: /PUBLIC anon/,
+  },
+  'a function that belongs to somebody else': {
+    plant: 'alter function private.exact_share(numeric, numeric, numeric) owner to supabase_auth_admin',
+    superuser: true,
+    by: ['drift'],
+    says: /owner of function private\.exact_share\(numeric,numeric,numeric\) differs/,
+  },
+  'a table that belongs to somebody else': {
+    plant: 'alter table private.invites owner to supabase_auth_admin',
+    superuser: true,
+    by: ['drift'],
+    says: /owner of table private\.invites differs/,
   },
   'a column that no migration made': {
     plant: 'alter table public.plans add column extra text',

@@ -64,10 +64,11 @@ async function show(world: StorageWorld, call: StorageCall, object: StoredObject
   const { request, url } = call
   const headers = new Headers({
     'accept-ranges': 'bytes',
-    'content-type': metadata.mimetype.includes('text/html') ? 'text/plain' : metadata.mimetype,
+    'content-type': /text\/html/i.test(metadata.mimetype) ? 'text/plain' : metadata.mimetype,
     etag: metadata.eTag,
     'last-modified': new Date(metadata.lastModified).toUTCString(),
     'cache-control': metadata.cacheControl,
+    'x-content-type-options': 'nosniff',
     'x-robots-tag': 'none',
   })
   if (request.headers.get('if-none-match') === metadata.eTag) return new Response(null, { status: 304, headers })

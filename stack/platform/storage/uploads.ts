@@ -202,6 +202,8 @@ async function readUpload(world: StorageWorld, call: StorageCall, { bucket: id, 
   const given = text(form.get('metadata')) ?? text(form.get('userMetadata'))
   if (given && Buffer.byteLength(given) > metadataLimit) throw problems.tooLarge('user_metadata')
   const cacheTime = text(form.get('cacheControl'))
+  // It goes out again as a header.
+  if (cacheTime && /[^\x20-\x7e]/.test(cacheTime)) throw problems.invalidRequest('Invalid cacheControl')
   return {
     bytes: new Uint8Array(await file.arrayBuffer()),
     mimeType,
