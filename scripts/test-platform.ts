@@ -4,7 +4,7 @@ import postgres from 'postgres'
 import { localDbUrl } from '../stack/platform/bootstrap.ts'
 import { startJobs } from '../stack/platform/jobs.ts'
 import { startScratch } from '../stack/platform/scratch.ts'
-import { startScratch15 } from '../tests/support/postgresql-15.ts'
+import { startScratch15 } from '../stack/platform/scratch-15.ts'
 import { runScript } from './shared/run-script.ts'
 import { runVitest } from './shared/run-vitest.ts'
 

@@ -11,9 +11,9 @@ import { onDatabase } from '../../scripts/shared/run-vitest.ts'
 import { root } from '../../stack/config.ts'
 import { migrationVersions, pushMigrations } from '../../stack/migrations.ts'
 import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
+import { startScratch15 } from '../../stack/platform/scratch-15.ts'
 import { describeWithDebian } from '../support/debian.ts'
 import { newerSql } from '../support/newer-sql.ts'
-import { startScratch15 } from '../support/postgresql-15.ts'
 
 type Server = { scratch: Scratch; url: string; sql: postgres.Sql }
 

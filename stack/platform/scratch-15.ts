@@ -3,15 +3,17 @@
  * extensions without writing into the system's folders. But PostgreSQL looks for everything beside its programs: a copy of
  * these in a folder of ours, with links to the rest, has a folder for extensions of its own.
  */
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { installExtensions } from '../../stack/platform/postgres.ts'
-import { type Scratch, startScratch } from '../../stack/platform/scratch.ts'
-import { programOf } from './debian.ts'
+import { PlatformError } from './config.ts'
+import { installExtensions } from './postgres.ts'
+import { type Scratch, startScratch } from './scratch.ts'
 
+/** Where Debian has it. */
+const programs = '/usr/lib/postgresql/15/bin'
 const share = '/usr/share/postgresql/15'
 const cron14 = 'pg_cron--1.6--1.4-1.sql'
 
@@ -37,12 +39,14 @@ export async function startScratch15(): Promise<Scratch> {
 /** Answers the folder of the programs. */
 async function install(home: string): Promise<string> {
   chmodSync(home, 0o711)
-  const from = dirname(programOf('postgresql-15'))
+  const from = programs
+  if (!existsSync(join(from, 'postgres')))
+    throw new PlatformError('PostgreSQL 15 is missing: apt-get install postgresql-15.')
   const bin = join(home, from)
   const extensions = join(home, share, 'extension')
   for (const folder of [bin, extensions]) mkdirSync(folder, { recursive: true })
   for (const program of ['postgres', 'initdb', 'pg_ctl']) copyFileSync(join(from, program), join(bin, program))
-  symlinkSync(join(from, '../lib'), join(bin, '../lib'))
+  symlinkSync(join(from, '..', 'lib'), join(bin, '..', 'lib'))
   link(share, join(home, share), 'extension')
   link(join(share, 'extension'), extensions)
   installExtensions(extensions)
