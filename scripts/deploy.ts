@@ -1,8 +1,7 @@
 /** npm run deploy: brings this commit to a project, hosted or self-hosted, step by step, and as often as you like. */
-import { resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
-import { root, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { readSource } from './deploy/preflight.ts'
 import { type Concealer, concealer, type Production, readProduction } from './deploy/production-env.ts'
 import {
@@ -24,12 +23,13 @@ import {
   sha256,
 } from './deploy/steps.ts'
 import { catalogueStep, endpointStep } from './deploy/stripe.ts'
-import { accessToken, connectManagementApi } from './deploy/supabase.ts'
 import type { Target as Patient } from './doctor/check.ts'
 import { diagnose, lineOf } from './doctor/diagnose.ts'
 import { readTarget } from './doctor/target.ts'
-import { connectDatabase } from './shared/connect-database.ts'
+import { connectDatabase, withPassword } from './shared/connect-database.ts'
 import { explainError } from './shared/explain-error.ts'
+import { connectManagementApi, readAccessToken, refuseWrongRef } from './shared/management-api.ts'
+import { productionFile } from './shared/production-file.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run deploy -- --project-ref REF [--dry-run] [--yes] [--allow-dirty] [--env-file FILE]
@@ -77,13 +77,13 @@ await runScript(
         yes: { type: 'boolean', default: false },
         'allow-dirty': { type: 'boolean', default: false },
         'no-doctor': { type: 'boolean', default: false },
-        'env-file': { type: 'string', default: '.env.production' },
+        'env-file': { type: 'string', default: productionFile },
       },
     })
     const { 'project-ref': ref, 'db-url': dbUrl, 'dry-run': dryRun } = values
     if ((ref === undefined) === (dbUrl === undefined))
       throw new StackError('Either --project-ref or --db-url. See --help.')
-    const envFile = resolve(root, values['env-file'])
+    const envFile = values['env-file']
     const production = await readProduction(envFile)
     const secrets = concealer(production)
     try {
@@ -198,21 +198,20 @@ async function isAgreed(): Promise<boolean> {
 type Given = { envFile: string; production: Production; source: Source }
 
 async function hosted(ref: string, { envFile, production, source }: Given, secrets: Concealer): Promise<Target> {
-  if (!/^[a-z]{20}$/.test(ref))
-    throw new StackError('--project-ref is 20 lower-case letters: those in the address of its dashboard.')
+  refuseWrongRef(ref)
   if (!production.SITE_URL) throw new StackError('.env.production has no SITE_URL: mails would lead people nowhere.')
-  const token = production.SUPABASE_ACCESS_TOKEN ?? (await accessToken(process.env))
-  if (!token)
-    throw new StackError(
-      'Not logged in. Set SUPABASE_ACCESS_TOKEN (https://supabase.com/dashboard/account/tokens) in .env.production.',
-    )
-  secrets.add(token)
+  const token = secrets.add(production.SUPABASE_ACCESS_TOKEN ?? (await readAccessToken(process.env)))
   // The CLI has the same login.
   process.env.SUPABASE_ACCESS_TOKEN = token
   const api = connectManagementApi(ref, token, process.env.SUPABASE_API_URL)
   const { name, region, status, functionsUrl } = await api.project()
   if (status !== 'ACTIVE_HEALTHY') throw new StackError(`The project is ${status}: it must be ACTIVE_HEALTHY first.`)
-  const secretKey = async () => secrets.add(await api.secretKey())
+  const secretKey = async () => {
+    const { secret } = await api.apiKeys()
+    if (!secret?.startsWith('sb_secret_'))
+      throw new StackError('The project has no secret key (sb_secret_...). Make one in Settings, API Keys.')
+    return secrets.add(secret)
+  }
   const query: Query = api.query
   const account = stripeAccount(production)
   const endpoint = {
@@ -251,7 +250,9 @@ async function hosted(ref: string, { envFile, production, source }: Given, secre
 
 /** A database is all that can be reached of a self-hosted project from here: its services read files on their server. */
 function selfHosted(given: string, { envFile, production, source }: Given): Target {
-  const url = withPassword(given, production)
+  const { SUPABASE_DB_PASSWORD } = production
+  const url = withPassword(given, SUPABASE_DB_PASSWORD)
+  if (!SUPABASE_DB_PASSWORD) throw new StackError('.env.production has no SUPABASE_DB_PASSWORD, which --db-url needs.')
   const { SUPABASE_URL, SUPABASE_SECRET_KEY, AI_DB_URL, STRIPE_WEBHOOK_SECRETS } = production
   if (!SUPABASE_URL || !SUPABASE_SECRET_KEY || !AI_DB_URL)
     throw new StackError(
@@ -285,19 +286,6 @@ function selfHosted(given: string, { envFile, production, source }: Given): Targ
     doctorCommand: `npm run doctor -- --db-url ${given}`,
     end: () => sql.end(),
   }
-}
-
-function withPassword(given: string, { SUPABASE_DB_PASSWORD }: Production): URL {
-  if (!URL.canParse(given) || !/^postgres(ql)?:$/.test(new URL(given).protocol))
-    throw new StackError('--db-url is not a postgres URL, as postgresql://postgres@HOST:5432/postgres.')
-  const url = new URL(given)
-  if (url.password)
-    throw new StackError(
-      'Everybody on this machine can read arguments: write the URL without its password, and SUPABASE_DB_PASSWORD=... in .env.production. Change the password that was shown.',
-    )
-  if (!SUPABASE_DB_PASSWORD) throw new StackError('.env.production has no SUPABASE_DB_PASSWORD, which --db-url needs.')
-  url.password = encodeURIComponent(SUPABASE_DB_PASSWORD)
-  return url
 }
 
 function stripeAccount({ STRIPE_SECRET_KEY }: Production) {

@@ -1,13 +1,9 @@
 /** The migrations of supabase/, which make the schema: which a database has, and how it gets the others. */
-import { execFile } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { root, StackError } from './config.ts'
-
-const execute = promisify(execFile)
-const cli = join(root, 'node_modules', '.bin', 'supabase')
+import { demandCli, remoteOf } from './supabase-cli.ts'
 
 /** Versions in supabase/migrations, in order. */
 export async function migrationVersions(): Promise<string[]> {
@@ -92,18 +88,7 @@ export async function applyMigrations(url: string, versions: string[]): Promise<
 
 /** Applies pending migrations (and the seed) with the Supabase CLI, exactly as a deployment does. */
 export async function pushMigrations(url: string, options: { seed: boolean }): Promise<void> {
-  const args = ['db', 'push', `--remote=${url}`, '--yes', '--include-all', ...(options.seed ? ['--include-seed'] : [])]
-  await supabase(args, 'The migrations could not be applied')
-}
-
-/** Runs the Supabase CLI; an error carries what it printed, without the database's password. */
-export async function supabase(args: string[], failure: string, more: NodeJS.ProcessEnv = {}): Promise<string> {
-  const env = { ...process.env, SUPABASE_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1', CI: '1', ...more }
-  try {
-    const { stdout } = await execute(cli, args, { cwd: root, env, maxBuffer: 64 * 1024 * 1024 })
-    return stdout
-  } catch (error) {
-    const output = error instanceof Error && 'stderr' in error ? `${String(error.stderr)}` : String(error)
-    throw new StackError(`${failure}: ${output.replaceAll(/(postgres(?:ql)?:\/\/[^:]+:)[^@]+@/g, '$1***@').trim()}`)
-  }
+  const { flag, env } = remoteOf(url)
+  const seed = options.seed ? ['--include-seed'] : []
+  await demandCli(['db', 'push', flag, '--yes', '--include-all', ...seed], env, 'The migrations could not be applied')
 }

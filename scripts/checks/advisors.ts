@@ -1,6 +1,6 @@
 /** Supabase's own database lints (splinter), as `supabase db advisors` runs them: every finding is fixed or reviewed. */
 import { z } from 'zod'
-import { supabase } from '../../stack/migrations.ts'
+import { demandCli, remoteOf } from '../../stack/supabase-cli.ts'
 
 /** Findings we accept, by cacheKey, each with the reason. A reason whose finding is gone must go, too. */
 const accepted: Record<string, string> = {}
@@ -8,12 +8,9 @@ const accepted: Record<string, string> = {}
 const report = z.object({ results: z.array(z.object({ cacheKey: z.string(), level: z.string(), detail: z.string() })) })
 
 export async function reviewAdvisors(url: string, reasons = accepted): Promise<string[]> {
-  const address = new URL(url)
-  // Arguments can be read by everybody on the machine: the password goes by the environment.
-  const password = decodeURIComponent(address.password)
-  address.password = ''
-  const args = ['db', 'advisors', `--remote=${address}`, '--type', 'all', '--level', 'warn', '--output-format', 'json']
-  const output = await supabase(args, 'The advisors could not run', password === '' ? {} : { PGPASSWORD: password })
+  const { flag, env } = remoteOf(url)
+  const args = ['db', 'advisors', flag, '--type', 'all', '--level', 'warn', '--output-format', 'json']
+  const output = await demandCli(args, env, 'The advisors could not run')
   const json = output.split('\n').find((line) => line.startsWith('{"results"'))
   // With nothing to report the CLI prints a sentence in place of the JSON.
   const results = json ? report.parse(JSON.parse(json)).results : []

@@ -1,12 +1,10 @@
 /** What only a real project has: the file .env.production, checked before anything is sent anywhere. */
-import { execFile } from 'node:child_process'
-import { readFile, realpath, stat } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
-import { parseEnv, promisify } from 'node:util'
+import { basename } from 'node:path'
 import { z } from 'zod'
 import { variables } from '../../functions/_shared/env.ts'
 import { StackError } from '../../stack/config.ts'
-import { isLocalHost } from '../shared/public-address.ts'
+import { isPublicAddress, reachOf } from '../../stack/host-reach.ts'
+import { noProductionFile, readProductionFile } from '../shared/production-file.ts'
 
 export type Production = Awaited<ReturnType<typeof readProduction>>
 
@@ -17,20 +15,12 @@ const ofDeployment = [
   ...['SUPABASE_PUBLISHABLE_KEY', 'ANON_KEY', 'SERVICE_ROLE_KEY', 'ACCESS_TOKEN'],
 ]
 
-/** Reads the host through wildcards, which a URL cannot have there. */
-function isPublic(text: string): boolean {
-  try {
-    const { protocol, hostname } = new URL(text.replaceAll('*', 'x'))
-    return protocol !== 'http:' && !isLocalHost(hostname)
-  } catch {
-    return false
-  }
-}
+const isPublic = (text: string): boolean => !/^http:/i.test(text.trim()) && isPublicAddress(text)
 
 /** A wildcard for the scheme or for the whole host, as `https://**`, leads a sign-in to anybody. */
 const isSomebodys = (text: string): boolean => !/^(?:[^:]*\*[^:]*:|https:\/\/\*+(?:[/:?#]|$))/.test(text)
 
-const notPublic = 'must be https, and no address of this machine'
+const notPublic = 'must be https, and no address of this machine or of a private network'
 const publicUrl = z.string().refine((text) => text.startsWith('https://') && isPublic(text), notPublic)
 const list = z.string().transform((text) => text.split(',').map((part) => part.trim()))
 const publicUrls = list.pipe(
@@ -47,7 +37,7 @@ const file = z.object({
   SITE_URL: publicUrl.optional(),
   REDIRECT_URLS: publicUrls.optional(),
   SMTP_URL: variables.SMTP_URL.refine(
-    (text) => !isLocalHost(new URL(text).hostname),
+    (text) => !['loopback', 'machine'].includes(reachOf(new URL(text).hostname)),
     'must not be on this machine',
   ).optional(),
   MAIL_FROM: variables.MAIL_FROM.optional(),
@@ -72,14 +62,10 @@ const file = z.object({
 
 /** `path` is that of the file. Every refusal says what mends it, and shows no value. */
 export async function readProduction(path: string) {
-  await refuseOpenFile(path)
-  const text = await readFile(path, 'utf8')
-  const given = Object.fromEntries(
-    Object.entries(parseEnv(text)).flatMap(([name, value]) => (value ? [[name, value]] : [])),
-  )
+  const given = await readProductionFile(path)
+  if (!given) throw noProductionFile(path)
   const parsed = file.safeParse(given)
   const wrong = [
-    ...cutOff(text).map((name) => `${name} has a # in it, where a value would end: put quotes around it`),
     ...(parsed.error?.issues.map(({ path: at, message }) => `${String(at[0])} ${message}`) ?? []),
     ...Object.keys(given).flatMap((name) =>
       /^[A-Z][A-Z0-9_]*$/.test(name) ? [] : [`${name} is not written as a variable, A_NAME`],
@@ -98,45 +84,9 @@ export async function readProduction(path: string) {
   return { ...parsed.data, functionSecrets }
 }
 
-/** Values without quotes that end at a #, like passwords that have one; a comment has a space before it. */
-const cutOff = (text: string): string[] =>
-  [...text.matchAll(/^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*[^\s'"`#][^#\r\n]*(?<=\S)#/gm)].map(
-    ([, name = '']) => name,
-  )
-
-function needsOther(given: Record<string, unknown>, one: string, other: string): string[] {
+function needsOther(given: Record<string, string>, one: string, other: string): string[] {
   if ((given[one] === undefined) === (given[other] === undefined)) return []
   return [given[one] === undefined ? `${other} needs ${one}, too` : `${one} needs ${other}, too`]
-}
-
-/** It holds every secret of the project: nobody else may read it, and Git may not have it. */
-async function refuseOpenFile(path: string): Promise<void> {
-  const name = basename(path)
-  const found = await stat(path).catch(() => undefined)
-  if (!found)
-    throw new StackError(
-      `There is no ${name}. Make it: cp .env.production.example ${name} && chmod 600 ${name}, and fill it in.`,
-    )
-  if ((found.mode & 0o077) !== 0)
-    throw new StackError(`Others may read ${name}, which holds secrets. Mend it: chmod 600 ${name}`)
-  // Of a link, the file that it leads to is the one that Git may have.
-  for (const place of new Set([path, await realpath(path)])) await refuseKeptFile(place)
-}
-
-async function refuseKeptFile(path: string): Promise<void> {
-  const name = basename(path)
-  const git = (...args: string[]) =>
-    promisify(execFile)('git', args, { cwd: dirname(path) }).then(
-      ({ stdout }) => stdout.trim(),
-      () => undefined,
-    )
-  if ((await git('rev-parse', '--is-inside-work-tree')) !== 'true') return
-  if ((await git('ls-files', '--error-unmatch', '--', path)) !== undefined)
-    throw new StackError(
-      `Git keeps ${name}, which holds secrets. Mend it: git rm --cached ${name}, and change every secret that was pushed.`,
-    )
-  if ((await git('check-ignore', '--', path)) === undefined)
-    throw new StackError(`Git would take up ${name}, which holds secrets. Mend it: echo ${name} >> .gitignore`)
 }
 
 export type Concealer = ReturnType<typeof concealer>

@@ -9,11 +9,12 @@ import { join } from 'node:path'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
 import { projectFile, root, StackError } from '../../stack/config.ts'
+import { demandCli, remoteOf, runCli } from '../../stack/supabase-cli.ts'
 import { connectDatabase } from '../shared/connect-database.ts'
+import type { ManagementApi } from '../shared/management-api.ts'
 import { newPassword, scramVerifier } from './gateway-login.ts'
 import { productionConfig } from './production-config.ts'
 import type { Concealer, Production } from './production-env.ts'
-import { demandCli, type ManagementApi, runCli } from './supabase.ts'
 
 export type Look = {
   /** `later`: it needs what a step before it makes, and looks again when its turn comes. */
@@ -117,10 +118,8 @@ export async function pushToHosted(
 }
 
 export async function pushToUrl(url: string): Promise<void> {
-  const address = new URL(url)
-  const PGPASSWORD = decodeURIComponent(address.password)
-  address.password = ''
-  await demandCli(['db', 'push', `--remote=${address}`, '--include-all', '--yes'], { PGPASSWORD })
+  const { flag, env } = remoteOf(url)
+  await demandCli(['db', 'push', flag, '--include-all', '--yes'], env)
 }
 
 // Configuration --------------------------------------------------------------------------------------------------------
@@ -219,7 +218,7 @@ export const hostedLogin = (api: ManagementApi, { AI_DB_URL }: Production, secre
   url: async () => {
     if (AI_DB_URL) return AI_DB_URL
     const password = secrets.add(newPassword())
-    return secrets.add(await api.poolerUrl('palisade_gateway', password))
+    return secrets.add(await transactionPooler(api, 'palisade_gateway', password))
   },
   current: async () => {
     const there = (await api.secretDigests()).get('AI_DB_URL')
@@ -227,6 +226,12 @@ export const hostedLogin = (api: ManagementApi, { AI_DB_URL }: Production, secre
   },
   keep: (url: string) => api.setSecrets(new Map([['AI_DB_URL', url]])),
 })
+
+async function transactionPooler(api: ManagementApi, role: string, password: string): Promise<string> {
+  const pooler = await api.pooler()
+  if (!pooler) throw new StackError('The project has no pooler. Set AI_DB_URL in .env.production yourself.')
+  return `postgresql://${pooler.userOf(role)}:${password}@${pooler.host}:${pooler.port}/${pooler.database}`
+}
 
 const jobsSeen = z.array(z.object({ is_url: z.boolean(), is_key: z.boolean() })).length(1)
 

@@ -6,7 +6,7 @@ import { decodeProtectedHeader, importJWK, SignJWT } from 'jose'
 import { parse } from 'smol-toml'
 import { z } from 'zod'
 import { projectFile, StackError } from '../../stack/config.ts'
-import { isLocalHost } from '../shared/public-address.ts'
+import { isPublicAddress } from '../../stack/host-reach.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Outcome, type Problem, type World } from './check.ts'
 
 const timeoutMs = 15_000
@@ -197,12 +197,6 @@ async function expiredToken(key: Record<string, unknown>, issuer: string): Promi
     .sign(await importJWK(key, 'ES256'))
 }
 
-/** Reads host and port through wildcards, which a URL cannot have there. */
-const isLocalAddress = (text: string) => {
-  const url = text.trim().replaceAll('*', '1')
-  return /^https?:/i.test(url) && URL.canParse(url) && isLocalHost(new URL(url).hostname)
-}
-
 const site: Check = {
   name: 'site-url',
   tells: 'Links in mails lead to a public address with https: what Auth redirects to, asked with a link that is none.',
@@ -223,15 +217,17 @@ const site: Check = {
     const redirects = (config?.uri_allow_list ?? '').split(',').filter((url) => url.trim() !== '')
     return judge(
       [
-        ...(isLocalAddress(leads)
+        ...(!isPublicAddress(leads)
           ? [{ what: `links in mails lead to ${leads}`, mend }]
           : leads.startsWith('https://')
             ? []
             : [{ what: `links in mails lead to ${leads}, without TLS`, mend }]),
-        ...redirects.filter(isLocalAddress).map((url) => ({
-          what: `Auth may redirect to ${url.trim()}`,
-          mend: byHand('Take it out of the redirect URLs.'),
-        })),
+        ...redirects
+          .filter((url) => !isPublicAddress(url))
+          .map((url) => ({
+            what: `Auth may redirect to ${url.trim()}`,
+            mend: byHand('Take it out of the redirect URLs.'),
+          })),
       ],
       leads,
     )

@@ -1,6 +1,6 @@
 /** What a check of the doctor is, what it looks at, and what it may find. */
 import type postgres from 'postgres'
-import type { Management } from './management.ts'
+import type { ManagementApi } from '../shared/management-api.ts'
 import type { Reference } from './reference.ts'
 
 /** Whatever the project runs on. What is null or missing this target does not have, or nobody has said. */
@@ -20,7 +20,7 @@ export type Target = {
   /** The private key of the local stack's tokens, as a JWK. */
   signingKey: Record<string, unknown> | null
   /** Hosted Supabase's. */
-  management: Management | null
+  management: ManagementApi | null
   /** Where a test mail goes; null: none is sent. */
   sendMailTo: string | null
   now(): number
@@ -51,6 +51,10 @@ export const byShell = (text: string): Mend => ({ kind: 'shell', text })
 export const byHand = (text: string): Mend => ({ kind: 'advice', text })
 
 export const judge = (problems: Problem[], ok: string): Outcome => (problems.length > 0 ? { wrong: problems } : { ok })
+
+/** The CLI counts this one among its experiments still. */
+export const enforceSsl = (ref: string): string =>
+  `npx supabase ssl-enforcement update --experimental --remote=${ref} --enable-db-ssl-enforcement`
 
 /** A text as SQL writes it. */
 export const literal = (text: string): string => `'${text.replaceAll("'", "''")}'`

@@ -1,9 +1,19 @@
 /** The server: its version and extensions, who gets in and how, and what the Auth service calls in it. */
 import postgres from 'postgres'
+import { reachOf } from '../../stack/host-reach.ts'
 import { functions } from '../checks/access-matrix.ts'
 import { connectDatabase } from '../shared/connect-database.ts'
-import { byHand, byShell, bySql, type Check, judge, type Outcome, type Problem, type World } from './check.ts'
-import { enforceSsl, secrets } from './management.ts'
+import {
+  byHand,
+  byShell,
+  bySql,
+  type Check,
+  enforceSsl,
+  judge,
+  type Outcome,
+  type Problem,
+  type World,
+} from './check.ts'
 
 const version: Check = {
   name: 'version',
@@ -83,8 +93,6 @@ const clocks: Check = {
   },
 }
 
-const isLoopback = (host: string) => /^(?:localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)$/.test(host)
-
 const databaseTls: Check = {
   name: 'database-tls',
   tells: 'The database speaks TLS, and refuses a connection without it.',
@@ -92,7 +100,7 @@ const databaseTls: Check = {
     'Enforce it: in the dashboard (Database, Settings) or with the command that is printed; self-hosted: `hostssl` in pg_hba.conf.',
   async find({ dbUrl, management }) {
     const address = new URL(dbUrl)
-    if (isLoopback(address.hostname)) return { skip: 'the database is on this machine' }
+    if (reachOf(address.hostname) === 'loopback') return { skip: 'the database is on this machine' }
     // What is tried is the server, not what the URL asks for.
     address.search = ''
     const enforce = management
@@ -234,7 +242,7 @@ const pooler: Check = {
     const url = values.AI_DB_URL
     if (!url && kind === 'local')
       return { skip: 'the local stack makes a login of its own at every start, without a pooler' }
-    if (!url && (await management?.get('secrets', secrets))?.some(({ name }) => name === 'AI_DB_URL'))
+    if (!url && (await management?.secretDigests())?.has('AI_DB_URL'))
       return {
         skip: 'the functions have AI_DB_URL, and a secret cannot be read back: put it into .env.production to try it',
       }

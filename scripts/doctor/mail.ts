@@ -1,6 +1,7 @@
 /** Whether mails go out: those of the functions, and those of Auth. */
 import nodemailer from 'nodemailer'
 import { z } from 'zod'
+import { reachOf } from '../../stack/host-reach.ts'
 import { byHand, type Check, judge, type Problem, type World } from './check.ts'
 
 const timeouts = { connectionTimeout: 10_000, greetingTimeout: 10_000, socketTimeout: 20_000 }
@@ -25,6 +26,9 @@ const smtp: Check = {
         ],
       }
     const problems: Problem[] = []
+    const { hostname } = new URL(SMTP_URL)
+    if (kind === 'hosted' && reachOf(hostname) !== 'public')
+      problems.push({ what: `functions on hosted Supabase do not reach ${hostname}`, mend: set })
     if (kind === 'hosted' && /^(?:|25|587)$/.test(new URL(SMTP_URL).port))
       problems.push({ what: 'functions on hosted Supabase reach neither port 25 nor 587', mend: set })
     const transport = nodemailer.createTransport({ url: SMTP_URL, ...timeouts })
@@ -80,10 +84,10 @@ const authMail: Check = {
     const mend = byHand(
       'Set SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASS and SMTP_ADMIN_EMAIL of Auth: npm run deploy pushes them, or the dashboard (Authentication, Emails).',
     )
-    return judge(
-      smtp_host ? [] : [{ what: "Auth has no mail server but Supabase's, which is not for production", mend }],
-      `${smtp_host}, from ${smtp_admin_email}`,
-    )
+    const what = !smtp_host
+      ? "Auth has no mail server but Supabase's, which is not for production"
+      : reachOf(smtp_host) !== 'public' && `Auth on hosted Supabase does not reach ${smtp_host}`
+    return judge(what ? [{ what, mend }] : [], `${smtp_host}, from ${smtp_admin_email}`)
   },
 }
 

@@ -3,7 +3,6 @@ import { createHmac } from 'node:crypto'
 import { z } from 'zod'
 import { apiVersion, isLiveKey } from '../../functions/_shared/billing/stripe-client.ts'
 import { byHand, byShell, bySql, type Check, judge, literal, type Problem } from './check.ts'
-import { secrets } from './management.ts'
 
 const models: Check = {
   name: 'models',
@@ -54,9 +53,9 @@ const providers: Check = {
           select from public.models m join public.plan_models o on o.model_id = m.id where m.provider_id = p.id and m.enabled)
         order by 1`,
     )
-    const deployed = new Set((await management?.get('secrets', secrets))?.map(({ name }) => name))
+    const deployed = await management?.secretDigests()
     const missing = rows.filter(
-      ({ secret, in_vault }) => !in_vault && !(management ? deployed.has(secret) : values[secret]),
+      ({ secret, in_vault }) => !in_vault && !(deployed ? deployed.has(secret) : values[secret]),
     )
     // The one that .env.example leaves empty: the local stand-in's models answer without.
     const optional = missing.filter(({ secret }) => kind === 'local' && secret === 'OPENROUTER_API_KEY')

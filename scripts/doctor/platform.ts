@@ -1,8 +1,7 @@
 /** What the platform under the project tells: advisors, backups, the network, secrets of the functions. */
 import { z } from 'zod'
 import { reviewAdvisors } from '../checks/advisors.ts'
-import { byHand, byShell, type Check, judge, type Outcome, type World } from './check.ts'
-import { enforceSsl, secrets } from './management.ts'
+import { byHand, byShell, type Check, enforceSsl, judge, type Outcome, type World } from './check.ts'
 
 const lints = z.object({ lints: z.array(z.object({ level: z.string(), cache_key: z.string(), detail: z.string() })) })
 
@@ -132,7 +131,7 @@ const functionSecrets: Check = {
     'Write them into .env.production and deploy: that sets those, and no others of the file; AI_DB_URL it makes itself.',
   async find({ management }) {
     if (!management) return { skip: 'only hosted Supabase tells which there are' }
-    const names = new Set((await management.get('secrets', secrets)).map(({ name }) => name))
+    const names = await management.secretDigests()
     const stripe = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRETS', 'BILLING_RETURN_URLS']
     const all = [...wanted, ...(stripe.some((name) => names.has(name)) ? stripe : [])]
     const mend = byShell(

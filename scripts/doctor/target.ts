@@ -1,13 +1,12 @@
 /** Which project the doctor looks at, and how it gets in: never by a secret in an argument. */
-import { existsSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
-import { parseEnv } from 'node:util'
-import { mailFrom, readConfig, root, StackError } from '../../stack/config.ts'
+import { mailFrom, readConfig, StackError } from '../../stack/config.ts'
 import { loadKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
 import { runningStack } from '../../stack/state.ts'
+import { withPassword } from '../shared/connect-database.ts'
+import { connectManagementApi, type ManagementApi, readAccessToken, refuseWrongRef } from '../shared/management-api.ts'
+import { noProductionFile, productionFile, readProductionFile } from '../shared/production-file.ts'
 import type { Target } from './check.ts'
-import { apiKeys, createManagement, type Management, poolers } from './management.ts'
 
 export const targetHelp = `Target: the local stack that runs; or
   --project-ref REF   a project on supabase.com: SUPABASE_ACCESS_TOKEN, and DB_URL or SUPABASE_DB_PASSWORD
@@ -25,7 +24,7 @@ export async function readTarget(choice: Choice, env: NodeJS.ProcessEnv = proces
   const common = { sendMailTo: choice.sendMailTo ?? null, now: Date.now }
   if (!isRemote) return { ...(await localTarget(env)), ...common }
   if (choice.projectRef && choice.dbUrl) throw new StackError('Either --project-ref or --db-url; see --help.')
-  const values: Values = { ...readValues(choice.envFile), ...withoutEmpty(env) }
+  const values: Values = { ...(await readValues(choice.envFile)), ...withoutEmpty(env) }
   const target = choice.projectRef ? await hostedTarget(choice.projectRef, values) : selfHostedTarget(choice, values)
   return { ...target, values, superuserUrl: null, signingKey: null, ...common }
 }
@@ -33,15 +32,10 @@ export async function readTarget(choice: Choice, env: NodeJS.ProcessEnv = proces
 const withoutEmpty = (env: NodeJS.ProcessEnv): Values =>
   Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''))
 
-/** Secrets lie in it: nobody else may read it. */
-function readValues(file: string | undefined): Values {
-  const path = file ?? join(root, '.env.production')
-  if (!existsSync(path)) {
-    if (file) throw new StackError(`${file} is not there.`)
-    return {}
-  }
-  if ((statSync(path).mode & 0o077) !== 0) throw new StackError(`${path} can be read by others. Run: chmod 600 ${path}`)
-  return withoutEmpty(parseEnv(readFileSync(path, 'utf8')))
+async function readValues(file: string | undefined): Promise<Values> {
+  const values = await readProductionFile(file ?? productionFile)
+  if (!values && file) throw noProductionFile(file)
+  return values ?? {}
 }
 
 type Place = Omit<Target, 'sendMailTo' | 'now'>
@@ -77,48 +71,32 @@ async function localTarget(env: NodeJS.ProcessEnv): Promise<Place> {
 }
 
 async function hostedTarget(ref: string, values: Values): Promise<Remote> {
-  if (!/^[a-z]{20}$/.test(ref)) throw new StackError('--project-ref is the 20 letters of the project.')
-  const { SUPABASE_ACCESS_TOKEN: token, SUPABASE_API_URL } = values
-  if (!token)
-    throw new StackError('SUPABASE_ACCESS_TOKEN is not set: make one at supabase.com/dashboard/account/tokens.')
-  const management = createManagement(ref, token, SUPABASE_API_URL)
-  const keys = await management.get('api-keys?reveal=true', apiKeys)
-  const keyOf = (type: string, legacy: string) =>
-    (keys.find((key) => key.type === type) ?? keys.find((key) => key.name === legacy))?.api_key ?? null
+  refuseWrongRef(ref)
+  const management = connectManagementApi(ref, await readAccessToken(values), values.SUPABASE_API_URL)
+  const { publishable, secret } = await management.apiKeys()
   return {
     kind: 'hosted',
     name: `project ${ref}`,
     dbUrl: values.DB_URL ?? (await sessionPooler(management, values.SUPABASE_DB_PASSWORD)),
     apiUrl: (values.SUPABASE_URL ?? `https://${ref}.supabase.co`).replace(/\/+$/, ''),
-    publishableKey: values.SUPABASE_PUBLISHABLE_KEY ?? keyOf('publishable', 'anon'),
-    secretKey: values.SUPABASE_SECRET_KEY ?? keyOf('secret', 'service_role'),
+    publishableKey: values.SUPABASE_PUBLISHABLE_KEY ?? publishable,
+    secretKey: values.SUPABASE_SECRET_KEY ?? secret,
     management,
   }
 }
 
-/** As deploy takes it: what is in an argument everybody on this machine can read. */
-function withPassword(given: string, password: string | undefined): string {
-  if (/^\w+:\/\/[^@/]*:[^@/]+@/.test(given))
-    throw new StackError('A password in an argument can be read by everybody on this machine: put the URL into DB_URL.')
-  if (!password || !URL.canParse(given)) return given
-  const url = new URL(given)
-  url.password = encodeURIComponent(password)
-  return url.href
-}
-
 /** In session mode, which can be reached by IPv4 and takes whatever a direct connection takes. */
-async function sessionPooler(management: Management, password: string | undefined): Promise<string> {
+async function sessionPooler(management: ManagementApi, password: string | undefined): Promise<string> {
   if (!password) throw new StackError('Neither DB_URL nor SUPABASE_DB_PASSWORD is set: the database cannot be asked.')
-  const all = await management.get('config/database/pooler', poolers)
-  const primary = all.find((pooler) => pooler.database_type !== 'READ_REPLICA')
-  if (!primary) throw new StackError('The project has no pooler: set DB_URL.')
-  const { db_host, db_user, db_name } = primary
-  return `postgresql://${db_user}:${encodeURIComponent(password)}@${db_host}:5432/${db_name}`
+  const pooler = await management.pooler()
+  if (!pooler) throw new StackError('The project has no pooler: set DB_URL.')
+  const { host, database, userOf } = pooler
+  return `postgresql://${userOf('postgres')}:${encodeURIComponent(password)}@${host}:5432/${database}`
 }
 
 function selfHostedTarget(choice: Choice, values: Values): Remote {
   const { SUPABASE_DB_PASSWORD: password } = values
-  const dbUrl = choice.dbUrl ? withPassword(choice.dbUrl, password) : values.DB_URL
+  const dbUrl = choice.dbUrl ? withPassword(choice.dbUrl, password).href : values.DB_URL
   if (!dbUrl) throw new StackError('DB_URL is neither in the environment nor in the file.')
   // What self-hosted Supabase calls its keys, and what `status` prints for a stack.
   const { SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY, ANON_KEY, SERVICE_ROLE_KEY } = values

@@ -24,6 +24,19 @@ export function connectDatabase(
   )
 }
 
+/** What --db-url gives, with the password that comes by another way; without one it stays as it is. */
+export function withPassword(argument: string, password: string | undefined): URL {
+  if (/^\w+:\/\/.*:.*@|[?&]password=/.test(argument))
+    throw new StackError(
+      'Everybody on this machine can read arguments: write the URL without its password, and SUPABASE_DB_PASSWORD=... (or the whole as DB_URL=...) in .env.production. Change the password that was shown.',
+    )
+  if (!URL.canParse(argument) || !/^postgres(ql)?:$/.test(new URL(argument).protocol))
+    throw new StackError('--db-url is not a postgres URL, as postgresql://postgres@HOST:5432/postgres.')
+  const url = new URL(argument)
+  if (password) url.password = encodeURIComponent(password)
+  return url
+}
+
 /** Runs SQL text as one transaction. */
 export async function runSql(url: string, text: string): Promise<void> {
   const sql = connectDatabase(url, { max: 1 })

@@ -355,7 +355,7 @@ describe('is refused before anything is changed', () => {
     ],
     [['--project-ref', 'Short'], '20 lower-case letters'],
     [['--project-ref', 'zzzzzzzzzzzzzzzzzzzz'], 'There is no project zzzzzzzzzzzzzzzzzzzz'],
-    [['--env-file', '/nowhere/.env.production'], 'There is no .env.production'],
+    [['--env-file', '/nowhere/.env.production'], 'There is no /nowhere/.env.production'],
     [['--db-url', 'https://x'], '--db-url is not a postgres URL'],
     [['--db-url', 'postgresql://postgres:top@127.0.0.1:5432/postgres'], 'Everybody on this machine can read arguments'],
   ])('with %j', async (args, why) => {

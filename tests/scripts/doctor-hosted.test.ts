@@ -6,10 +6,10 @@ import { serve } from '@hono/node-server'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readProduction } from '../../scripts/deploy/production-env.ts'
-import { runCli } from '../../scripts/deploy/supabase.ts'
 import type { Target } from '../../scripts/doctor/check.ts'
 import { diagnose } from '../../scripts/doctor/diagnose.ts'
 import { readTarget } from '../../scripts/doctor/target.ts'
+import { runCli } from '../../stack/supabase-cli.ts'
 import { isGiven } from '../projects.ts'
 import { startManagementApi } from '../support/management-api.ts'
 import { runScript } from '../support/run-script.ts'
@@ -54,7 +54,13 @@ const healthy: Record<string, unknown> = {
   },
   secrets: ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM', 'OPENROUTER_API_KEY'].map((name) => ({ name, value: 'a digest' })),
   'config/database/pooler': [
-    { database_type: 'PRIMARY', db_host: 'pooler.example.org', db_user: `postgres.${ref}`, db_name: 'postgres' },
+    {
+      database_type: 'PRIMARY',
+      db_host: 'pooler.example.org',
+      db_port: 6543,
+      db_user: `postgres.${ref}`,
+      db_name: 'postgres',
+    },
   ],
 }
 const state = { answers: healthy, asked: [] as string[] }
@@ -123,7 +129,11 @@ const faults: Record<string, [answers: Record<string, unknown>, check: string, s
     /expose schema private/,
   ],
   "Supabase's own mail server": [auth({ smtp_host: null }), 'auth-mail', /no mail server but Supabase's/],
-  'a provider without a key': [{ secrets: [{ name: 'AI_DB_URL' }] }, 'provider-keys', /provider openrouter has no key/],
+  'a provider without a key': [
+    { secrets: [{ name: 'AI_DB_URL', value: 'a digest' }] },
+    'provider-keys',
+    /provider openrouter has no key/,
+  ],
   'a warning of the advisors': [
     { 'advisors/security': { lints: [{ name: 'x', level: 'WARN', cache_key: 'leaked_password', detail: 'is off' }] } },
     'advisors',
@@ -151,7 +161,7 @@ const faults: Record<string, [answers: Record<string, unknown>, check: string, s
     /only 198\.51\.100\.0\/24 may reach the database: functions do not/,
   ],
   'a function without its secret': [
-    { secrets: [{ name: 'SMTP_URL' }, { name: 'MAIL_FROM' }] },
+    { secrets: ['SMTP_URL', 'MAIL_FROM'].map((name) => ({ name, value: 'a digest' })) },
     'function-secrets',
     /have no AI_DB_URL/,
   ],
@@ -249,17 +259,17 @@ test('keys come from the project, and the address of its database with the passw
 
 const refused: Record<string, [args: string[], env: Record<string, string>, says: RegExp]> = {
   'no target': [[], { PALISADE_DATA: '/nonexistent/palisade' }, /No stack runs/],
-  'a project without a token': [['--project-ref', ref], {}, /SUPABASE_ACCESS_TOKEN is not set/],
+  'a project without a token': [['--project-ref', ref], {}, /Not logged in\. Set SUPABASE_ACCESS_TOKEN/],
   'a token that is not taken': [
     ['--project-ref', ref],
     { SUPABASE_ACCESS_TOKEN: 'other' },
-    /does not take SUPABASE_ACCESS_TOKEN/,
+    /Supabase refuses the access token/,
   ],
-  'what is no project': [['--project-ref', 'x'], {}, /20 letters/],
+  'what is no project': [['--project-ref', 'x'], {}, /20 lower-case letters/],
   'a password in an argument': [
     ['--db-url', 'postgresql://postgres:secret@db.example.org/postgres'],
     {},
-    /put the URL into DB_URL/,
+    /Everybody on this machine can read arguments/,
   ],
   'two targets': [
     ['--project-ref', ref, '--db-url', 'postgresql://db.example.org/postgres'],
@@ -271,7 +281,7 @@ const refused: Record<string, [args: string[], env: Record<string, string>, says
     { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres' },
     /cannot be reached/,
   ],
-  'a file that is not there': [['--env-file', '/nonexistent/env'], {}, /is not there/],
+  'a file that is not there': [['--env-file', '/nonexistent/env'], {}, /There is no \/nonexistent\/env/],
   'a check that is none': [
     ['--only', 'nothing'],
     { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres' },
@@ -283,7 +293,14 @@ const refused: Record<string, [args: string[], env: Record<string, string>, says
 test.each(Object.entries(refused))(
   '%s ends with 2 and says why, without a secret',
   async (_name, [args, env, says]) => {
-    const own = { ...process.env, DB_URL: '', SUPABASE_ACCESS_TOKEN: '', SUPABASE_API_URL: api.url ?? '', ...env }
+    const own = {
+      ...process.env,
+      DB_URL: '',
+      SUPABASE_ACCESS_TOKEN: '',
+      SUPABASE_HOME: '/nonexistent',
+      SUPABASE_API_URL: api.url ?? '',
+      ...env,
+    }
     const { code, stdout, stderr } = await runScript('doctor', args, own)
 
     expect(stderr).toMatch(says)

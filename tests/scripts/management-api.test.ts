@@ -5,8 +5,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
-import { connectManagementApi } from '../../scripts/deploy/supabase.ts'
-import { createManagement } from '../../scripts/doctor/management.ts'
+import { connectManagementApi } from '../../scripts/shared/management-api.ts'
 
 let supabase: Server
 let elsewhere: Server
@@ -48,10 +47,10 @@ test.each([301, 302, 303, 307, 308])('a secret does not go where an answer of %i
   expect(seenElsewhere).toBe(0)
 })
 
-test('the doctor does not follow either', async () => {
+test('a question does not follow either', async () => {
   answer = { status: 302, text: '' }
 
-  await expect(createManagement(ref, 'sbp_token', urlOf(supabase)).get('', z.unknown())).rejects.toThrow('302')
+  await expect(connected().get('', z.unknown())).rejects.toThrow('302')
 
   expect(seenElsewhere).toBe(0)
 })
@@ -59,7 +58,7 @@ test('the doctor does not follow either', async () => {
 test('what is no JSON is said, and not shown: it may be half a key', async () => {
   answer = { status: 200, text: '[{"type":"secret","api_key":"sb_secret_half' }
 
-  const refused = connected().secretKey()
+  const refused = connected().apiKeys()
 
   await expect(refused).rejects.toThrow('something else than JSON')
   await expect(refused).rejects.not.toThrow('half')

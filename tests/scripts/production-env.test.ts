@@ -1,6 +1,6 @@
 /** What .env.production is refused for, and what a real project is told of it. */
 import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'smol-toml'
@@ -9,6 +9,7 @@ import { scramVerifier } from '../../scripts/deploy/gateway-login.ts'
 import { productionConfig } from '../../scripts/deploy/production-config.ts'
 import { concealer, readProduction } from '../../scripts/deploy/production-env.ts'
 import { root } from '../../stack/config.ts'
+import { reachOf } from '../../stack/host-reach.ts'
 
 let folder: string
 let file: string
@@ -27,13 +28,13 @@ const good = 'SITE_URL=https://app.example.com\n'
 
 describe('a file that others could get at is refused, with what mends it', () => {
   test('when there is none', async () => {
-    await expect(readProduction(file)).rejects.toThrow('cp .env.production.example .env.production')
+    await expect(readProduction(file)).rejects.toThrow(`cp .env.production.example ${file} && chmod 600`)
   })
 
   test.each([0o644, 0o640, 0o604, 0o660])('with mode %o', async (mode) => {
     write(good, mode)
 
-    await expect(readProduction(file)).rejects.toThrow('chmod 600 .env.production')
+    await expect(readProduction(file)).rejects.toThrow(`chmod 600 ${file}`)
   })
 
   test('when Git has it', async () => {
@@ -41,7 +42,7 @@ describe('a file that others could get at is refused, with what mends it', () =>
     git('init', '-q')
     git('add', '-f', '.env.production')
 
-    await expect(readProduction(file)).rejects.toThrow('git rm --cached .env.production')
+    await expect(readProduction(file)).rejects.toThrow(`git rm --cached ${file}`)
   })
 
   test('when it is a link to one that Git has', async () => {
@@ -51,17 +52,43 @@ describe('a file that others could get at is refused, with what mends it', () =>
     git('add', 'secrets')
     symlinkSync('secrets', file)
 
-    await expect(readProduction(file)).rejects.toThrow('git rm --cached secrets')
+    await expect(readProduction(file)).rejects.toThrow(`git rm --cached ${join(folder, 'secrets')}`)
   })
 
   test('when Git would take it', async () => {
     write(good)
     git('init', '-q')
 
-    await expect(readProduction(file)).rejects.toThrow('echo .env.production >> .gitignore')
+    await expect(readProduction(file)).rejects.toThrow(`echo ${file} >> .gitignore`)
 
     writeFileSync(join(folder, '.gitignore'), '.env.production\n')
     expect((await readProduction(file)).SITE_URL).toBe('https://app.example.com')
+  })
+
+  test('when it is a link to a file that Git has, or that others may read', async () => {
+    const kept = join(folder, 'kept')
+    mkdirSync(kept)
+    const other = join(kept, 'secrets')
+    writeFileSync(other, good, { mode: 0o644 })
+    symlinkSync(other, file)
+    await expect(readProduction(file)).rejects.toThrow(`chmod 600 ${other}`)
+
+    chmodSync(other, 0o600)
+    expect((await readProduction(file)).SITE_URL).toBe('https://app.example.com')
+
+    execFileSync('git', ['init', '-q'], { cwd: kept })
+    execFileSync('git', ['add', 'secrets'], { cwd: kept })
+    await expect(readProduction(file)).rejects.toThrow(`git rm --cached ${other}`)
+  })
+
+  test('when it is itself a link that Git would take', async () => {
+    const elsewhere = mkdtempSync(join(tmpdir(), 'production-env-'))
+    writeFileSync(join(elsewhere, 'secrets'), good, { mode: 0o600 })
+    symlinkSync(join(elsewhere, 'secrets'), file)
+    git('init', '-q')
+
+    await expect(readProduction(file)).rejects.toThrow(`echo ${file} >> .gitignore`)
+    rmSync(elsewhere, { recursive: true })
   })
 })
 
@@ -76,8 +103,12 @@ describe('a value is refused without being shown', () => {
     ['SITE_URL=https://[::ffff:127.0.0.1]', 'SITE_URL must be https'],
     ['SITE_URL=https://[fe80::1]', 'SITE_URL must be https'],
     ['SITE_URL=https://169.254.0.1', 'SITE_URL must be https'],
+    ['SITE_URL=https://192.168.1.7', 'SITE_URL must be https'],
+    ['SITE_URL=https://mac.local', 'SITE_URL must be https'],
     ['SITE_URL=https://host.docker.internal', 'SITE_URL must be https'],
     ['SITE_URL=app.example.com', 'SITE_URL must be https'],
+    ['REDIRECT_URLS=exp://192.168.1.7:8081', 'REDIRECT_URLS must be https'],
+    ['SMTP_URL=smtps://a:b@2130706433:465\nMAIL_FROM=a@example.com', 'SMTP_URL must not be on this machine'],
     ['REDIRECT_URLS=https://a.example.com,http://b.example.com', 'REDIRECT_URLS must be https'],
     ['REDIRECT_URLS=https://localhost:3000/**', 'REDIRECT_URLS must be https'],
     ['REDIRECT_URLS=https://**', 'REDIRECT_URLS must name scheme and host'],
@@ -119,6 +150,20 @@ test('wildcards inside a host, and schemes of apps, are no address of anybody', 
   write(`${good}REDIRECT_URLS=https://*-team.vercel.app/**,https://*.example.com,myapp://**\n`)
 
   expect((await readProduction(file)).REDIRECT_URLS).toHaveLength(3)
+})
+
+test.each([
+  ['loopback', ['localhost', 'LOCALHOST', '127.0.0.1', '127.1', '2130706433', '0x7f000001', '017700000001', '[::1]']],
+  ['loopback', ['::1', '[::ffff:127.0.0.1]', 'localhost.']],
+  ['machine', ['0.0.0.0', '0', '[::]', 'app.localhost', 'host.docker.internal', 'host.containers.internal']],
+  ['network', ['10.1.2.3', '172.31.0.1', '192.168.1.1', '169.254.169.254', '100.64.0.1', '[fd00::1]', '[fe80::1]']],
+  ['network', ['db', 'mac.local', 'auth.internal', '0xc0a80101', '[::ffff:10.0.0.1]']],
+  [
+    'public',
+    ['app.example.com', '8.8.8.8', '172.32.0.1', '[2606:4700::1111]', 'localhost.example.com', '127.example.com'],
+  ],
+])('a host that is %s: %j', (reach, hosts) => {
+  expect(hosts.map((host) => [host, reachOf(host)])).toEqual(hosts.map((host) => [host, reach]))
 })
 
 const whole = `${good}REDIRECT_URLS=https://app.example.com/**, myapp://callback
