@@ -328,6 +328,23 @@ describe('a deployment', () => {
     expect(stderr).toContain('the doctor could not look at it: The database cannot be reached')
     expect(code).toBe(1)
   })
+
+  test('is looked at by the doctor, through the same API: what was deployed is found, and what is open is told', async () => {
+    project.api.state.auth.password_hibp_enabled = true
+    project.api.asked.length = 0
+
+    const nobody = { SUPABASE_URL: 'http://127.0.0.1:9', SMTP_URL: 'smtp://127.0.0.1:9' }
+    const { code, stdout } = await project.deploy(['--yes'], nobody)
+
+    const found = stdout.slice(stdout.indexOf('The doctor looks at it.'))
+    for (const check of ['migrations', 'drift', 'access', 'hooks', 'hooks-enabled', 'auth-mail', 'provider-keys'])
+      expect(found).toMatch(new RegExp(`^ok    ${check}: `, 'm'))
+    for (const check of ['advisors', 'function-secrets', 'stripe-prices'])
+      expect(found).toMatch(new RegExp(`^ok    ${check}: `, 'm'))
+    expect(found).toContain('WRONG network: SSL is not enforced')
+    expect(writes(project.api)).toEqual([])
+    expect(code).toBe(1)
+  }, 150_000)
 })
 
 describe('is refused before anything is changed', () => {

@@ -2,31 +2,42 @@
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { serve } from '@hono/node-server'
 import postgres from 'postgres'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { readProduction } from '../../scripts/deploy/production-env.ts'
 import type { Target } from '../../scripts/doctor/check.ts'
 import { diagnose } from '../../scripts/doctor/diagnose.ts'
 import { readTarget } from '../../scripts/doctor/target.ts'
 import { runCli } from '../../stack/supabase-cli.ts'
 import { isGiven } from '../projects.ts'
-import { startManagementApi } from '../support/management-api.ts'
+import { lint, type ManagementApi, ref, startManagementApi } from '../support/management-api.ts'
 import { runScript } from '../support/run-script.ts'
 import { target } from '../target.ts'
 
-const ref = 'abcdefghijklmnopqrst'
-const token = 'sbp_of_the_tests'
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000).toISOString()
+const backup = (status: 'COMPLETED' | 'FAILED', hours: number) => ({
+  ...{ id: 1, is_physical_backup: true, status, inserted_at: hoursAgo(hours) },
+})
 
-/** Answers of the Management API for a project that is as it should be, by path. */
-const healthy: Record<string, unknown> = {
-  'api-keys': [
-    { name: 'default', type: 'publishable', api_key: 'sb_publishable_x' },
-    { name: 'default', type: 'secret', api_key: 'sb_secret_x' },
-    { name: 'anon', type: 'legacy', api_key: 'ey' },
-  ],
-  'config/auth': {
+let api: ManagementApi
+let asMade: ManagementApi['state']
+
+beforeAll(async () => {
+  api = await startManagementApi()
+  asMade = structuredClone(api.state)
+})
+beforeEach(() => {
+  Object.assign(api.state, structuredClone(asMade))
+  makeHealthy(api.state)
+  api.plant()
+  api.asked.length = 0
+})
+afterAll(() => api?.close())
+
+/** A project of some weeks that is as it should be. */
+function makeHealthy(state: ManagementApi['state']): void {
+  Object.assign(state, { createdAt: hoursAgo(500), ssl: true })
+  Object.assign(state.auth, {
     site_url: 'https://app.example.org',
     uri_allow_list: 'https://app.example.org/**',
     smtp_host: 'smtp.example.org',
@@ -36,60 +47,19 @@ const healthy: Record<string, unknown> = {
     hook_before_user_created_uri: 'pg-functions://postgres/private/before_user_created',
     hook_custom_access_token_enabled: true,
     hook_custom_access_token_uri: 'pg-functions://postgres/private/custom_access_token',
-  },
-  postgrest: { db_schema: 'public,graphql_public', max_rows: 1000 },
-  'ssl-enforcement': { currentConfig: { database: true }, appliedSuccessfully: true },
-  'network-restrictions': {
-    entitlement: 'allowed',
-    config: { dbAllowedCidrs: ['0.0.0.0/0'], dbAllowedCidrsV6: ['::/0'] },
-    status: 'applied',
-  },
-  'database/backups': {
-    ...{ region: 'eu-central-1', walg_enabled: true, pitr_enabled: false, physical_backup_data: {} },
-    backups: [{ id: 1, is_physical_backup: true, status: 'COMPLETED', inserted_at: hoursAgo(12) }],
-  },
-  'advisors/security': { lints: [] },
-  'advisors/performance': {
-    lints: [{ name: 'unindexed_foreign_keys', level: 'INFO', cache_key: 'unindexed_foreign_keys_x', detail: 'x' }],
-  },
-  secrets: ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM', 'OPENROUTER_API_KEY'].map((name) => ({ name, value: 'a digest' })),
-  'config/database/pooler': [
-    {
-      database_type: 'PRIMARY',
-      db_host: 'pooler.example.org',
-      db_port: 6543,
-      db_user: `postgres.${ref}`,
-      db_name: 'postgres',
-    },
-  ],
-}
-const state = { answers: healthy, asked: [] as string[] }
-const api: { url?: string; close?: () => void } = {}
-
-beforeAll(async () => {
-  const fetch = (request: Request) => {
-    const { pathname } = new URL(request.url)
-    state.asked.push(`${request.method} ${pathname}`)
-    if (request.headers.get('authorization') !== `Bearer ${token}`) return Response.json({}, { status: 401 })
-    const answer = state.answers[pathname.replace(`/v1/projects/${ref}/`, '')]
-    return answer === undefined ? Response.json({ message: 'Not found' }, { status: 404 }) : Response.json(answer)
-  }
-  await new Promise<void>((resolve) => {
-    const server = serve({ fetch, port: 0, hostname: '127.0.0.1' }, ({ port }) => {
-      Object.assign(api, { url: `http://127.0.0.1:${port}`, close: () => server.close() })
-      resolve()
-    })
+    password_hibp_enabled: true,
   })
-})
-afterAll(() => api.close?.())
-
-const environment = () => ({ SUPABASE_ACCESS_TOKEN: token, SUPABASE_API_URL: api.url ?? '', DB_URL: target().dbUrl })
-/** The project's own address is nobody's here: what asks it is another file's. */
-const hosted = async (answers: Record<string, unknown> = {}): Promise<Target> => {
-  state.answers = { ...healthy, ...answers }
-  const found = await readTarget({ projectRef: ref }, environment())
-  return { ...found, apiUrl: null }
+  state.lints.performance.push(lint('unindexed_foreign_keys', 'INFO', 'x'))
+  state.backups.backups.push(backup('COMPLETED', 12))
+  for (const name of ['AI_DB_URL', 'SMTP_URL', 'MAIL_FROM', 'OPENROUTER_API_KEY']) state.secrets.set(name, name)
 }
+
+const environment = () => ({ ...api.env, DB_URL: target().dbUrl })
+/** The project's own address is nobody's here: what asks it is another file's. */
+const hosted = async (env: Record<string, string> = {}): Promise<Target> => ({
+  ...(await readTarget({ projectRef: ref }, { ...environment(), ...env })),
+  apiUrl: null,
+})
 const only = [
   'hooks-enabled',
   'exposed-schemas',
@@ -100,114 +70,138 @@ const only = [
   'network',
   'function-secrets',
 ]
-const auth = (change: Record<string, unknown>) => ({ 'config/auth': { ...Object(healthy['config/auth']), ...change } })
-
 test('a project that is as it should be has nothing wrong, and nothing was asked of it but to be read', async () => {
-  state.asked = []
-
   const findings = await diagnose(await hosted(), { only })
 
   expect(findings.filter(({ state: found }) => found !== 'ok')).toEqual([])
   expect(findings.map(({ check }) => check).toSorted()).toEqual(only.toSorted())
-  expect(state.asked.filter((asked) => !asked.startsWith('GET '))).toEqual([])
+  expect(api.asked.filter(({ method }) => method !== 'GET')).toEqual([])
 })
 
-const faults: Record<string, [answers: Record<string, unknown>, check: string, says: RegExp]> = {
+const faults: Record<string, [plant: (state: ManagementApi['state']) => unknown, check: string, says: RegExp]> = {
   'a hook that is off': [
-    auth({ hook_custom_access_token_enabled: false }),
+    ({ auth }) => Object.assign(auth, { hook_custom_access_token_enabled: false }),
     'hooks-enabled',
     /Auth does not call private\.custom_access_token/,
   ],
   'a hook that leads elsewhere': [
-    auth({ hook_before_user_created_uri: 'pg-functions://postgres/public/other' }),
+    ({ auth }) => Object.assign(auth, { hook_before_user_created_uri: 'pg-functions://postgres/public/other' }),
     'hooks-enabled',
     /Auth does not call private\.before_user_created/,
   ],
   'schema private in the Data API': [
-    { postgrest: { db_schema: 'public, private' } },
+    ({ rest }) => Object.assign(rest, { db_schema: 'public, private' }),
     'exposed-schemas',
     /expose schema private/,
   ],
-  "Supabase's own mail server": [auth({ smtp_host: null }), 'auth-mail', /no mail server but Supabase's/],
+  "Supabase's own mail server": [
+    ({ auth }) => Object.assign(auth, { smtp_host: null }),
+    'auth-mail',
+    /no mail server but Supabase's/,
+  ],
+  'a mail server inside a private network': [
+    ({ auth }) => Object.assign(auth, { smtp_host: '0xa.0.0.7' }),
+    'auth-mail',
+    /Auth on hosted Supabase does not reach 0xa\.0\.0\.7/,
+  ],
   'a provider without a key': [
-    { secrets: [{ name: 'AI_DB_URL', value: 'a digest' }] },
+    ({ secrets }) => secrets.delete('OPENROUTER_API_KEY'),
     'provider-keys',
     /provider openrouter has no key/,
   ],
   'a warning of the advisors': [
-    { 'advisors/security': { lints: [{ name: 'x', level: 'WARN', cache_key: 'leaked_password', detail: 'is off' }] } },
+    ({ lints }) => lints.security.push(lint('auth_otp_long_expiry', 'WARN', 'is long')),
     'advisors',
-    /WARN leaked_password: is off/,
+    /WARN auth_otp_long_expiry: is long/,
   ],
-  'no backup': [{ 'database/backups': { pitr_enabled: false, backups: [] } }, 'backups', /there is no backup/],
+  'no backup': [({ backups }) => backups.backups.splice(0), 'backups', /there is no backup/],
   'a backup that is old': [
-    { 'database/backups': { pitr_enabled: false, backups: [{ status: 'COMPLETED', inserted_at: hoursAgo(50) }] } },
+    ({ backups }) => backups.backups.splice(0, 1, backup('COMPLETED', 50)),
     'backups',
     /the last backup is 50 hours old/,
   ],
   'a backup that failed': [
-    { 'database/backups': { pitr_enabled: false, backups: [{ status: 'FAILED', inserted_at: hoursAgo(1) }] } },
+    ({ backups }) => backups.backups.splice(0, 1, backup('FAILED', 1)),
     'backups',
     /there is no backup/,
   ],
-  'TLS that is not enforced': [
-    { 'ssl-enforcement': { currentConfig: { database: false } } },
-    'network',
-    /SSL is not enforced/,
-  ],
+  'TLS that is not enforced': [(state) => Object.assign(state, { ssl: false }), 'network', /SSL is not enforced/],
   'a network that shuts the functions out': [
-    { 'network-restrictions': { config: { dbAllowedCidrs: ['198.51.100.0/24'] } } },
+    ({ network }) => Object.assign(network.config, { dbAllowedCidrs: ['198.51.100.0/24'], dbAllowedCidrsV6: [] }),
     'network',
     /only 198\.51\.100\.0\/24 may reach the database: functions do not/,
   ],
   'a function without its secret': [
-    { secrets: ['SMTP_URL', 'MAIL_FROM'].map((name) => ({ name, value: 'a digest' })) },
+    ({ secrets }) => secrets.delete('AI_DB_URL'),
     'function-secrets',
     /have no AI_DB_URL/,
   ],
-  'an answer of another form': [{ 'database/backups': { other: true } }, 'backups', /in a form that is not known here/],
+  'an answer of another form': [
+    () => api.plant(({ path }) => path === '/database/backups' && Response.json({ other: true })),
+    'backups',
+    /in a form that is not known here/,
+  ],
+  'an answer that is none': [
+    () => api.plant(({ path }) => path === '/database/backups'),
+    'backups',
+    /answers 400 to database\/backups: planted by the test/,
+  ],
 }
 
-test.each(Object.entries(faults))('%s is found', async (_name, [answers, check, says]) => {
-  const found = (await diagnose(await hosted(answers), { only: [check] })).filter(({ state }) => state === 'wrong')
+test.each(Object.entries(faults))('%s is found', async (_name, [plant, check, says]) => {
+  plant(api.state)
+
+  const found = (await diagnose(await hosted(), { only: [check] })).filter(({ state }) => state === 'wrong')
 
   expect(found.map(({ what }) => what).join('\n')).toMatch(says)
   expect(found.every(({ mend }) => mend?.text)).toBe(true)
 })
 
-test('the CLI takes the commands that it prints as they stand', async () => {
-  const standIn = await startManagementApi()
-  const broken = await hosted({ 'ssl-enforcement': { currentConfig: { database: false } } })
+test('an answer that leads elsewhere is not followed, and the token stays where it was meant for', async () => {
+  const location = `${api.url}/elsewhere`
+  api.plant(({ path }) => path === '/database/backups' && new Response(null, { status: 307, headers: { location } }))
 
-  const found = await diagnose({ ...broken, apiUrl: 'http://127.0.0.1:9' }, { only: ['network', 'functions'] })
+  const found = await diagnose(await hosted(), { only: ['backups'] })
+
+  expect(found[0]?.what).toMatch(/answers 307 to database\/backups: it leads elsewhere/)
+  expect(api.asked.map(({ path }) => path)).not.toContain('/elsewhere')
+})
+
+test('the CLI takes the commands that it prints as they stand', async () => {
+  api.state.ssl = false
+
+  const found = await diagnose(
+    { ...(await hosted()), apiUrl: 'http://127.0.0.1:9' },
+    { only: ['network', 'functions'] },
+  )
   const commands = found.flatMap(({ mend }) => /^npx supabase (.+)$/.exec(mend?.text ?? '')?.[1] ?? [])
   for (const command of [commands[0], commands.at(-1)]) {
-    const { output } = await runCli(command?.split(' ') ?? [], standIn.env)
+    const { output } = await runCli(command?.split(' ') ?? [], api.env)
     expect(output).toContain('Confirmation required')
     expect(output).not.toContain('deprecated')
   }
 
   expect(new Set(commands.map((command) => command.split(' ')[0]))).toEqual(new Set(['functions', 'ssl-enforcement']))
-  await standIn.close()
 })
 
 test('a redirect to this machine is found', async () => {
-  const answers = auth({
+  Object.assign(api.state.auth, {
     site_url: 'http://localhost:3000',
-    uri_allow_list: 'https://app.example.org,http://127.0.0.1:3000',
+    uri_allow_list: 'https://app.example.org,http://127.0.0.1:3000,https://*.app.local,myapp://callback',
   })
 
-  const found = await diagnose({ ...(await hosted(answers)), apiUrl: api.url ?? '' }, { only: ['site-url'] })
+  const found = await diagnose({ ...(await hosted()), apiUrl: api.url }, { only: ['site-url'] })
 
   expect(found.map(({ what }) => what)).toEqual([
     'links in mails lead to http://localhost:3000',
     'Auth may redirect to http://127.0.0.1:3000',
+    'Auth may redirect to https://*.app.local',
   ])
 })
 
 const skipped: Record<string, [target: () => Promise<Target>, check: string, says: RegExp]> = {
   'a secret that cannot be read back': [
-    hosted,
+    () => hosted(),
     'pooler',
     /the functions have AI_DB_URL, and a secret cannot be read back/,
   ],
@@ -216,7 +210,7 @@ const skipped: Record<string, [target: () => Promise<Target>, check: string, say
     'backups',
     /archive_mode is off, and what is dumped or copied elsewhere cannot be seen from here/,
   ],
-  'an API without an address': [hosted, 'functions', /SUPABASE_URL is not set/],
+  'an API without an address': [() => hosted(), 'functions', /SUPABASE_URL is not set/],
 }
 
 test.each(Object.entries(skipped))('%s is told as what it is: not looked at', async (_name, [find, check, says]) => {
@@ -244,16 +238,15 @@ test.skipIf(isGiven)('jobs that no longer run are found, one by one or all at on
 })
 
 test('keys come from the project, and the address of its database with the password of the environment', async () => {
-  state.answers = healthy
   const { DB_URL: _unset, ...env } = environment()
 
   const found = await readTarget({ projectRef: ref }, { ...env, SUPABASE_DB_PASSWORD: 'p@ss' })
 
   expect(found).toMatchObject({
     apiUrl: `https://${ref}.supabase.co`,
-    publishableKey: 'sb_publishable_x',
-    secretKey: 'sb_secret_x',
-    dbUrl: `postgresql://postgres.${ref}:p%40ss@pooler.example.org:5432/postgres`,
+    publishableKey: api.state.keys.publishable,
+    secretKey: api.state.keys.secret,
+    dbUrl: `postgresql://postgres.${ref}:p%40ss@127.0.0.1:5432/postgres`,
   })
 })
 
@@ -298,7 +291,7 @@ test.each(Object.entries(refused))(
       DB_URL: '',
       SUPABASE_ACCESS_TOKEN: '',
       SUPABASE_HOME: '/nonexistent',
-      SUPABASE_API_URL: api.url ?? '',
+      SUPABASE_API_URL: api.url,
       ...env,
     }
     const { code, stdout, stderr } = await runScript('doctor', args, own)

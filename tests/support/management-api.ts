@@ -24,6 +24,8 @@ export type DeployedFunction = {
   import_map_path: string
   files: UploadedFile[]
 }
+type Lint = ReturnType<typeof lint>
+type Backup = { id: number; is_physical_backup: boolean; status: 'COMPLETED' | 'FAILED'; inserted_at: string }
 export type Asked = { method: string; path: string; body: string; byCli: boolean }
 
 /** The first is on every plan; password and MFA hooks of Auth come with `team`. */
@@ -132,7 +134,16 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
     auth: freshAuth(),
     rest: { db_schema: 'public,graphql_public', db_extra_search_path: 'public,extensions', max_rows: 1000 },
     fileSizeLimit: 52_428_800,
+    createdAt: new Date().toISOString(),
     ssl: false,
+    network: {
+      entitlement: 'allowed',
+      config: { dbAllowedCidrs: ['0.0.0.0/0'], dbAllowedCidrsV6: ['::/0'] },
+      status: 'applied',
+    },
+    /** What advisors find beside what follows from the configuration. */
+    lints: { security: [] as Lint[], performance: [] as Lint[] },
+    backups: { pitr_enabled: false, backups: [] as Backup[] },
     secrets: new Map<string, string>(),
     functions: new Map<string, DeployedFunction>(),
     keys: {
@@ -142,7 +153,7 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
   }
   const uploaded = new Map<string, DeployedFunction>()
   const asked: Asked[] = []
-  const planted: { isFailing?: ((asked: Asked) => boolean) | undefined } = {}
+  const planted: { answer?: ((asked: Asked) => boolean | Response) | undefined } = {}
 
   const app = new Hono()
   app.onError((error, c) => {
@@ -160,14 +171,16 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
       byCli: c.req.header('user-agent')?.startsWith('SupabaseCLI/') ?? false,
     }
     asked.push(call)
-    if (planted.isFailing?.(call)) throw new Refusal(400, 'planted by the test')
+    const answer = planted.answer?.(call) ?? false
+    if (answer instanceof Response) return answer
+    if (answer) throw new Refusal(400, 'planted by the test')
     const token = c.req.header('authorization')
     if (token !== `Bearer ${accessToken}`) throw new Refusal(401, 'Unauthorized')
-    await next()
+    return next()
   })
   const project = () => ({
     ...{ id: ref, ref, organization_id: 'acme', organization_slug: 'acme', name: 'Palisade', region: 'eu-central-1' },
-    ...{ created_at: '2026-11-01T09:00:00Z', status: state.status },
+    ...{ created_at: state.createdAt, status: state.status },
     database: { host: `db.${ref}.${unreachable}`, version: '17.6.1.020', postgres_engine: '17', release_channel: 'ga' },
   })
   const of = (path: string) => `/v1/projects/:ref{${ref}}${path}`
@@ -219,12 +232,21 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
     state.ssl = sslBody.parse(await c.req.json()).requestedConfig.database
     return c.json({ currentConfig: { database: state.ssl }, appliedSuccessfully: true })
   })
-  app.get(of('/network-restrictions'), (c) => c.json(network))
+  app.get(of('/network-restrictions'), (c) => c.json(state.network))
   app.post(of('/network-restrictions/apply'), async (c) => {
-    networkBody.parse(await c.req.json())
-    return c.json(network, 201)
+    Object.assign(state.network.config, networkBody.parse(await c.req.json()))
+    return c.json(state.network, 201)
   })
   app.post(of('/network-bans/retrieve'), (c) => c.json({ banned_ipv4_addresses: [] }, 201))
+
+  app.get(of('/database/backups'), (c) =>
+    c.json({ region: 'eu-central-1', walg_enabled: true, physical_backup_data: {}, ...state.backups }),
+  )
+  app.get(of('/advisors/performance'), (c) => c.json({ lints: state.lints.performance }))
+  app.get(of('/advisors/security'), (c) => {
+    const leaked = lint('auth_leaked_password_protection', 'WARN', 'Leaked password protection is currently disabled.')
+    return c.json({ lints: [...(state.auth.password_hibp_enabled === true ? [] : [leaked]), ...state.lints.security] })
+  })
 
   app.get(of('/secrets'), (c) =>
     c.json(
@@ -300,9 +322,9 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
       SUPABASE_NO_KEYRING: '1',
       SUPABASE_TELEMETRY_DISABLED: '1',
     },
-    /** Requests of this kind fail until another kind is planted, or none. */
-    plant(isFailing?: (asked: Asked) => boolean): void {
-      planted.isFailing = isFailing
+    /** Requests of this kind fail, or get an answer of the test's own, until another kind is planted, or none. */
+    plant(answer?: (asked: Asked) => boolean | Response): void {
+      planted.answer = answer
     },
     /** Through the pooler, as functions connect: `user` without the project's ref. */
     poolerUrl: (user: string, password: string) =>
@@ -333,11 +355,6 @@ const realtime = {
   ...{ max_joins_per_second: 100, max_presence_events_per_second: 100, max_payload_size_in_kb: 100 },
   ...{ suspend: false, presence_enabled: true },
 }
-const network = {
-  entitlement: 'allowed',
-  config: { dbAllowedCidrs: ['0.0.0.0/0'], dbAllowedCidrsV6: ['::/0'] },
-  status: 'applied',
-}
 const databaseSettings = (ssl: boolean) => ({
   ...{ major_version: 17, ssl_enforced: ssl, postgres_settings: {} },
   network_restrictions: {
@@ -365,6 +382,12 @@ const storageV1 = {
   },
   ...{ capabilities: storage.capabilities, external: { upstreamTarget: 'main' }, migrationVersion: null },
 }
+
+/** A finding of an advisor. */
+export const lint = (name: string, level: 'ERROR' | 'WARN' | 'INFO', detail: string) => ({
+  ...{ name, title: name, level, facing: 'EXTERNAL', categories: ['SECURITY'], description: detail, detail },
+  ...{ remediation: `https://supabase.com/docs/guides/database/database-linter?lint=${name}`, cache_key: name },
+})
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
 
