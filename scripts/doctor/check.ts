@@ -1,5 +1,7 @@
 /** What a check of the doctor is, what it looks at, and what it may find. */
 import type postgres from 'postgres'
+import { z } from 'zod'
+import { StackError } from '../../stack/config.ts'
 import type { ManagementApi } from '../shared/management-api.ts'
 import type { Reference } from './reference.ts'
 
@@ -36,7 +38,8 @@ export type World = Target & {
 /** What puts it right: statements for role postgres, a command of a shell, or what a person has to decide. */
 export type Mend = { kind: 'sql' | 'shell' | 'advice'; text: string }
 export type Problem = { what: string; mend: Mend }
-export type Outcome = { ok: string } | { skip: string } | { wrong: Problem[] }
+/** `accepted` is what was found, too, and is right by DOCTOR_ACCEPTED. */
+export type Outcome = { ok: string } | { skip: string } | { wrong: Problem[]; accepted?: string[] }
 
 export type Check = {
   name: string
@@ -44,6 +47,26 @@ export type Check = {
   tells: string
   mends: string
   find(world: World): Promise<Outcome>
+}
+
+/** What advisors say that nothing of ours mends: it needs a plan or an add-on, or would shut the functions out. */
+export const acceptable = [
+  'auth_leaked_password_protection',
+  'auth_insufficient_mfa_options',
+  'pitr_not_enabled',
+  'network_restrictions_not_set',
+] as const
+
+export const acceptedNames = z
+  .string()
+  .transform((text) => text.split(',').map((name) => name.trim()))
+  .pipe(z.array(z.enum(acceptable, `may name ${acceptable.join(', ')} and nothing else`)))
+
+/** Throws when it names something that nobody may accept. */
+export function acceptedBy({ DOCTOR_ACCEPTED }: Target['values']): string[] {
+  const { data, error } = acceptedNames.optional().safeParse(DOCTOR_ACCEPTED || undefined)
+  if (error) throw new StackError(`DOCTOR_ACCEPTED ${error.issues[0]?.message}.`)
+  return data ?? []
 }
 
 export const bySql = (text: string): Mend => ({ kind: 'sql', text })

@@ -64,7 +64,11 @@ async function findingsOf({ name, find }: Check, world: World): Promise<Finding[
     const outcome = await find(world)
     if ('ok' in outcome) return [{ check: name, state: 'ok', what: outcome.ok, mend: null }]
     if ('skip' in outcome) return [{ check: name, state: 'skip', what: outcome.skip, mend: null }]
-    return outcome.wrong.map(({ what, mend }) => ({ check: name, state: 'wrong', what, mend }))
+    const { wrong, accepted = [] } = outcome
+    return [
+      ...accepted.map((what): Finding => ({ check: name, state: 'ok', what: `${what} (accepted)`, mend: null })),
+      ...wrong.map(({ what, mend }): Finding => ({ check: name, state: 'wrong', what, mend })),
+    ]
   } catch (error) {
     const what = `it could not be checked: ${explainError(error).split('\n')[0]}`
     return [{ check: name, state: 'wrong', what, mend: byHand('Mend what is wrong above, and run the doctor again.') }]

@@ -1,31 +1,60 @@
 /** What the platform under the project tells: advisors, backups, the network, secrets of the functions. */
 import { z } from 'zod'
 import { reviewAdvisors } from '../checks/advisors.ts'
-import { byHand, byShell, type Check, enforceSsl, judge, type Outcome, type World } from './check.ts'
+import {
+  acceptable,
+  acceptedBy,
+  byHand,
+  byShell,
+  type Check,
+  enforceSsl,
+  judge,
+  type Outcome,
+  type World,
+} from './check.ts'
 
-const lints = z.object({ lints: z.array(z.object({ level: z.string(), cache_key: z.string(), detail: z.string() })) })
+const lints = z.object({
+  lints: z.array(z.object({ name: z.string(), level: z.string(), cache_key: z.string(), detail: z.string() })),
+})
+const advice = 'Mend it as supabase.com/docs/guides/database/database-advisors says'
+const isAcceptable = (name: string) => acceptable.some((one) => one === name)
 
 const advisors: Check = {
   name: 'advisors',
-  tells: "Supabase's advisors have no error and no warning.",
+  tells: "Supabase's advisors have no error and no warning, but for what DOCTOR_ACCEPTED names.",
   mends: 'What the advisor says; each has a page at supabase.com/docs/guides/database/database-advisors.',
-  async find({ management, dbUrl }) {
-    const page = 'Mend it as supabase.com/docs/guides/database/database-advisors says'
-    const mend = byHand(management ? `${page}.` : `${page}, or accept it with a reason in scripts/checks/advisors.ts.`)
-    const found = management ? await advisorsOf(management) : await reviewAdvisors(dbUrl)
-    return judge(
-      found.map((what) => ({ what, mend })),
-      'no error, no warning',
-    )
+  async find({ management, dbUrl, values }) {
+    const none = 'no error, no warning'
+    if (!management) {
+      const mend = byHand(`${advice}, or accept it with a reason in scripts/checks/advisors.ts.`)
+      return judge(
+        (await reviewAdvisors(dbUrl)).map((what) => ({ what, mend })),
+        none,
+      )
+    }
+    const names = acceptedBy(values)
+    const found = await advisorsOf(management)
+    const accepted = found.filter(({ name }) => names.includes(name)).map(({ what }) => what)
+    const wrong = found
+      .filter(({ name }) => !names.includes(name))
+      .map(({ name, what }) => ({
+        what,
+        mend: byHand(
+          isAcceptable(name)
+            ? `${advice}, or let the doctor accept it: DOCTOR_ACCEPTED=${[...names, name].join(',')} in .env.production.`
+            : `${advice}.`,
+        ),
+      }))
+    return found.length === 0 ? { ok: none } : { wrong, accepted }
   },
 }
 
-async function advisorsOf(management: NonNullable<World['management']>): Promise<string[]> {
+async function advisorsOf(management: NonNullable<World['management']>): Promise<{ name: string; what: string }[]> {
   const both = await Promise.all(['security', 'performance'].map((kind) => management.get(`advisors/${kind}`, lints)))
   return both
     .flatMap((one) => one.lints)
     .filter(({ level }) => level === 'ERROR' || level === 'WARN')
-    .map(({ level, cache_key, detail }) => `${level} ${cache_key}: ${detail}`)
+    .map(({ name, level, cache_key, detail }) => ({ name, what: `${level} ${cache_key}: ${detail}` }))
 }
 
 const backupList = z.looseObject({
@@ -37,7 +66,7 @@ const backupHours = 36
 const backups: Check = {
   name: 'backups',
   tells:
-    'There is a backup of the last day and a half, or point-in-time recovery; self-hosted: the archive of WAL goes on.',
+    'There is a backup of the last day and a half, or point-in-time recovery; a project may be younger. Self-hosted: the archive of WAL goes on.',
   mends:
     'Move to a plan with backups; self-hosted: mend archive_command. What is backed up elsewhere cannot be seen from here.',
   async find(world) {
@@ -53,6 +82,11 @@ async function hostedBackups(management: NonNullable<World['management']>, now: 
   const mend = byHand(
     'Daily backups come with the Pro plan; point-in-time recovery is an add-on (dashboard: Database, Backups).',
   )
+  if (list.length === 0) {
+    const age = Math.round((now - (await management.project()).createdAt.getTime()) / 3_600_000)
+    if (age <= backupHours)
+      return { skip: `the project is ${age} hours old, and the first backup comes with its first night` }
+  }
   if (done.length === 0) return { wrong: [{ what: 'there is no backup', mend }] }
   const hours = Math.round((now - Math.max(...done)) / 3_600_000)
   return judge(

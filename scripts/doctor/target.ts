@@ -6,7 +6,7 @@ import { runningStack } from '../../stack/state.ts'
 import { withPassword } from '../shared/connect-database.ts'
 import { connectManagementApi, type ManagementApi, readAccessToken, refuseWrongRef } from '../shared/management-api.ts'
 import { noProductionFile, productionFile, readProductionFile } from '../shared/production-file.ts'
-import type { Target } from './check.ts'
+import { acceptedBy, type Target } from './check.ts'
 
 export const targetHelp = `Target: the local stack that runs; or
   --project-ref REF   a project on supabase.com: SUPABASE_ACCESS_TOKEN, and DB_URL or SUPABASE_DB_PASSWORD
@@ -25,6 +25,7 @@ export async function readTarget(choice: Choice, env: NodeJS.ProcessEnv = proces
   if (!isRemote) return { ...(await localTarget(env)), ...common }
   if (choice.projectRef && choice.dbUrl) throw new StackError('Either --project-ref or --db-url; see --help.')
   const values: Values = { ...(await readValues(choice.envFile)), ...withoutEmpty(env) }
+  acceptedBy(values)
   const target = choice.projectRef ? await hostedTarget(choice.projectRef, values) : selfHostedTarget(choice, values)
   return { ...target, values, superuserUrl: null, signingKey: null, ...common }
 }

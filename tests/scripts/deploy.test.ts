@@ -342,6 +342,7 @@ describe('a deployment', () => {
     for (const check of ['advisors', 'function-secrets', 'stripe-prices'])
       expect(found).toMatch(new RegExp(`^ok    ${check}: `, 'm'))
     expect(found).toContain('WRONG network: SSL is not enforced')
+    expect(found).toMatch(/^skip {2}backups: the project is 0 hours old/m)
     expect(writes(project.api)).toEqual([])
     expect(code).toBe(1)
   }, 150_000)

@@ -157,6 +157,22 @@ test.each(Object.entries(faults))('%s is found', async (_name, [plant, check, sa
   expect(found.every(({ mend }) => mend?.text)).toBe(true)
 })
 
+test('what needs another plan can be accepted by its name, and is told all the same', async () => {
+  api.state.auth.password_hibp_enabled = false
+  const run = async (env: Record<string, string>) => diagnose(await hosted(env), { only: ['advisors'] })
+
+  const [found] = await run({})
+  expect(found).toMatchObject({ state: 'wrong', what: expect.stringContaining('auth_leaked_password_protection') })
+  const [, line = ''] = /(DOCTOR_ACCEPTED=\S+) in/.exec(found?.mend?.text ?? '') ?? []
+  const env = { DOCTOR_ACCEPTED: line.replace('DOCTOR_ACCEPTED=', '') }
+  expect(await run(env)).toEqual([
+    { check: 'advisors', state: 'ok', what: expect.stringMatching(/^WARN auth_leaked.*\(accepted\)$/), mend: null },
+  ])
+
+  api.state.lints.security.push(lint('rls_disabled_in_public', 'ERROR', 'is open'))
+  expect((await run(env)).map(({ state }) => state)).toEqual(['ok', 'wrong'])
+})
+
 test('an answer that leads elsewhere is not followed, and the token stays where it was meant for', async () => {
   const location = `${api.url}/elsewhere`
   api.plant(({ path }) => path === '/database/backups' && new Response(null, { status: 307, headers: { location } }))
@@ -204,6 +220,15 @@ const skipped: Record<string, [target: () => Promise<Target>, check: string, say
     () => hosted(),
     'pooler',
     /the functions have AI_DB_URL, and a secret cannot be read back/,
+  ],
+  'a project before its first night': [
+    () => {
+      Object.assign(api.state, { createdAt: hoursAgo(5) })
+      api.state.backups.backups.splice(0)
+      return hosted()
+    },
+    'backups',
+    /the project is 5 hours old, and the first backup comes with its first night/,
   ],
   'backups that are made elsewhere': [
     async () => ({ ...(await hosted()), kind: 'self-hosted', management: null }),
@@ -279,6 +304,11 @@ const refused: Record<string, [args: string[], env: Record<string, string>, says
     ['--only', 'nothing'],
     { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres' },
     /There is no check nothing/,
+  ],
+  'an accepted finding that nobody may accept': [
+    [],
+    { DB_URL: 'postgresql://postgres@127.0.0.1:9/postgres', DOCTOR_ACCEPTED: 'rls_disabled_in_public' },
+    /DOCTOR_ACCEPTED may name auth_leaked_password_protection, .* and nothing else/,
   ],
   'a flag that is none': [['--nothing'], {}, /--nothing.*See --help/],
 }

@@ -120,6 +120,7 @@ describe('a value is refused without being shown', () => {
     ['CAPTCHA_PROVIDER=turnstile', 'CAPTCHA_PROVIDER needs CAPTCHA_SECRET, too'],
     ['CAPTCHA_PROVIDER=other\nCAPTCHA_SECRET=x', 'CAPTCHA_PROVIDER must be turnstile or hcaptcha'],
     ['AUTH_TEAM_HOOKS=yes', 'AUTH_TEAM_HOOKS must be on or off'],
+    ['DOCTOR_ACCEPTED=auth_leaked_password_protection,rls_disabled_in_public', 'DOCTOR_ACCEPTED may name auth_leaked'],
     ['AI_DB_URL=https://x', 'AI_DB_URL must be a postgres URL'],
     ['AI_DB_URL=postgresql://palisade_gateway:p%C3%A9@x:6543/postgres', 'AI_DB_URL needs a password of ASCII'],
     ['SUPABASE_ACCESS_TOKEN=mine', 'SUPABASE_ACCESS_TOKEN is not an access token'],
