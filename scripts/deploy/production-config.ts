@@ -1,5 +1,6 @@
 /** supabase/config.toml with the values of a real project, for `supabase config push` and for that alone. */
-import { stringify } from 'smol-toml'
+import { parse, stringify } from 'smol-toml'
+import { z } from 'zod'
 import type { Production } from './production-env.ts'
 
 /** Secrets are named in the file and handed over in the CLI's environment. */
@@ -15,7 +16,7 @@ export function productionConfig(
   ref: string,
   production: Production,
 ): { text: string; env: Record<string, string> } {
-  const { SITE_URL, REDIRECT_URLS, CAPTCHA_PROVIDER, CAPTCHA_SECRET, AUTH_TEAM_HOOKS } = production
+  const { SITE_URL, REDIRECT_URLS, CAPTCHA_PROVIDER, CAPTCHA_SECRET, AUTH_TEAM_HOOKS, AUTH_SESSION_LIMITS } = production
   const smtp = mailServer(production)
   const teamHook = { enabled: AUTH_TEAM_HOOKS === 'on' }
   const auth = {
@@ -29,12 +30,21 @@ export function productionConfig(
   }
   const block = stringify({ remotes: { production: { project_id: ref, auth } } })
   return {
-    text: `${base}\n${block}`,
+    text: `${AUTH_SESSION_LIMITS === 'on' ? base : withoutSessionLimits(base)}\n${block}`,
     env: {
       ...(smtp && { [smtpPassword]: smtp.password }),
       ...(CAPTCHA_SECRET && { [captchaSecret]: CAPTCHA_SECRET }),
     },
   }
+}
+
+const settings = z.looseObject({ auth: z.looseObject({ sessions: z.unknown().optional() }).optional() })
+
+/** A block for one project can change a value, and cannot take one away. */
+function withoutSessionLimits(base: string): string {
+  const { auth, ...others } = settings.parse(parse(base))
+  const { sessions: _limits, ...rest } = auth ?? {}
+  return stringify({ ...others, auth: rest })
 }
 
 /** Auth sends through the same server, from the same sender, as functions do. */

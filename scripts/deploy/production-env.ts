@@ -13,7 +13,14 @@ export type Production = Awaited<ReturnType<typeof readProduction>>
 const ofDeployment = [
   ...['SITE_URL', 'REDIRECT_URLS', 'CAPTCHA_PROVIDER', 'CAPTCHA_SECRET', 'AUTH_TEAM_HOOKS', 'DB_URL', 'AI_DB_URL'],
   ...['SUPABASE_ACCESS_TOKEN', 'SUPABASE_DB_PASSWORD', 'SUPABASE_URL', 'SUPABASE_SECRET_KEY'],
-  ...['SUPABASE_PUBLISHABLE_KEY', 'ANON_KEY', 'SERVICE_ROLE_KEY', 'ACCESS_TOKEN', 'DOCTOR_ACCEPTED'],
+  ...[
+    'SUPABASE_PUBLISHABLE_KEY',
+    'ANON_KEY',
+    'SERVICE_ROLE_KEY',
+    'ACCESS_TOKEN',
+    'DOCTOR_ACCEPTED',
+    'AUTH_SESSION_LIMITS',
+  ],
 ]
 
 const isPublic = (text: string): boolean => !/^http:/i.test(text.trim()) && isPublicAddress(text)
@@ -45,6 +52,7 @@ const file = z.object({
   CAPTCHA_PROVIDER: z.enum(['turnstile', 'hcaptcha'], 'must be turnstile or hcaptcha').optional(),
   CAPTCHA_SECRET: z.string().optional(),
   AUTH_TEAM_HOOKS: z.enum(['on', 'off'], 'must be on or off').default('off'),
+  AUTH_SESSION_LIMITS: z.enum(['on', 'off'], 'must be on or off').default('on'),
   DOCTOR_ACCEPTED: acceptedNames.optional(),
   STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
   STRIPE_WEBHOOK_SECRETS: variables.STRIPE_WEBHOOK_SECRETS.optional(),

@@ -142,16 +142,25 @@ export const configurationStep = (ref: string, production: Production): Step => 
     look: async () => {
       const { code, output } = await push()
       if (code === 0) return done('the project has every value')
-      if (!output.includes('Confirmation required: Push config'))
-        throw new StackError(`supabase config push: ${output}`)
+      if (!output.includes('Confirmation required: Push config')) throw pushFailure(output)
       return toDo('changes what is shown', differenceIn(output))
     },
     act: async () => {
       const { code, output } = await push('--yes')
-      if (code !== 0) throw new StackError(`supabase config push: ${output}`)
+      if (code !== 0) throw pushFailure(output)
     },
   }
 }
+
+/** 402 is the answer to what comes with another plan. */
+const pushFailure = (output: string): StackError =>
+  new StackError(
+    `supabase config push: ${output.trim()}${
+      /\b402\b/.test(output)
+        ? '\nThe plan of the project lacks this. In .env.production AUTH_SESSION_LIMITS=off leaves out the ends of sessions, which come with Pro, and AUTH_TEAM_HOOKS=off the hooks that come with Team.'
+        : ''
+    }`,
+  )
 
 /** The CLI tells its target before, and after it that it asked nobody. */
 const differenceIn = (output: string): string =>

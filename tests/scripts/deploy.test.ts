@@ -59,11 +59,11 @@ const secrets = {
   openrouter: 'sk-or-v1-secret-1',
 }
 
-async function newProject(lines: Record<string, string> = {}) {
+async function newProject(lines: Record<string, string> = {}, plan: 'free' | 'pro' = 'pro') {
   made += 1
   const name = `project_${made}`
   const postgresUrl = await scratch.createDatabase(name)
-  const api = await startManagementApi({ database: { superuserUrl: scratch.superuserUrl(name), postgresUrl } })
+  const api = await startManagementApi({ database: { superuserUrl: scratch.superuserUrl(name), postgresUrl }, plan })
   const file = join(folder, `${name}.env`)
   const values = {
     SITE_URL: 'https://app.example.com',
@@ -413,6 +413,26 @@ describe('is refused before anything is changed', () => {
     await project.sql`update supabase_migrations.schema_migrations set version = '20991129000000'`
     expect(await refused(['--yes'])).toContain('which this version of Palisade does not have')
   })
+})
+
+test('on a plan without limits of sessions it names the switch that leaves them out, and comes to its end with it', async () => {
+  const project = await newProject({}, 'free')
+  try {
+    const refused = await project.deploy()
+    expect(refused.stderr).toMatch(/The step "configuration" failed[\s\S]*In \.env\.production AUTH_SESSION_LIMITS=off/)
+    expect(refused.code).toBe(1)
+
+    const file = join(folder, `project_${made}.env`)
+    writeFileSync(file, `${readFileSync(file, 'utf8')}AUTH_SESSION_LIMITS=off\n`)
+    const { code, stdout } = await project.deploy()
+
+    expect(stdout.match(/(?<=^done {6}).*/gm)).toContain('configuration')
+    expect(code).toBe(0)
+    expect(project.api.state.auth).toMatchObject({ sessions_timebox: 0, jwt_exp: 900 })
+    expect((await project.deploy()).stdout).toContain('Everything is in place: nothing was changed.')
+  } finally {
+    await project.close()
+  }
 })
 
 test("without another way to the database, the migrations go by the CLI's own, which says what is missing", async () => {

@@ -121,6 +121,7 @@ describe('a value is refused without being shown', () => {
     ['CAPTCHA_PROVIDER=other\nCAPTCHA_SECRET=x', 'CAPTCHA_PROVIDER must be turnstile or hcaptcha'],
     ['AUTH_TEAM_HOOKS=yes', 'AUTH_TEAM_HOOKS must be on or off'],
     ['DOCTOR_ACCEPTED=auth_leaked_password_protection,rls_disabled_in_public', 'DOCTOR_ACCEPTED may name auth_leaked'],
+    ['AUTH_SESSION_LIMITS=no', 'AUTH_SESSION_LIMITS must be on or off'],
     ['AI_DB_URL=https://x', 'AI_DB_URL must be a postgres URL'],
     ['AI_DB_URL=postgresql://palisade_gateway:p%C3%A9@x:6543/postgres', 'AI_DB_URL needs a password of ASCII'],
     ['SUPABASE_ACCESS_TOKEN=mine', 'SUPABASE_ACCESS_TOKEN is not an access token'],
@@ -182,7 +183,7 @@ test('the example as it stands deploys nothing: whoever forgets to fill it in is
 
   const { functionSecrets, ...values } = await readProduction(file)
 
-  expect(values).toEqual({ AUTH_TEAM_HOOKS: 'off' })
+  expect(values).toEqual({ AUTH_TEAM_HOOKS: 'off', AUTH_SESSION_LIMITS: 'on' })
   expect(functionSecrets.size).toBe(0)
 })
 
@@ -229,6 +230,20 @@ test('what the file does not say is not in the configuration, so that it stays a
   expect(text).not.toMatch(/smtp|captcha|additional_redirect_urls/)
   expect(parse(text)).toHaveProperty('remotes.production.auth.hook.mfa_verification_attempt.enabled', true)
   expect(env).toEqual({})
+})
+
+test('limits of sessions are those of the project file, or left out of it, and nothing else is', async () => {
+  const base = readFileSync(join(root, 'supabase', 'config.toml'), 'utf8')
+  const configured = async (line: string) => {
+    write(good + line)
+    return parse(productionConfig(base, ref, await readProduction(file)).text)
+  }
+
+  const [on, off] = [await configured(''), await configured('AUTH_SESSION_LIMITS=off\n')]
+
+  expect(on).toHaveProperty('auth.sessions', { timebox: '720h', inactivity_timeout: '168h' })
+  expect(off).not.toHaveProperty('auth.sessions')
+  expect({ ...off, auth: { ...Object(off.auth), ...{ sessions: Object(on.auth).sessions } } }).toEqual(on)
 })
 
 test('secrets are taken out of what is printed, also those that came to be known later', async () => {

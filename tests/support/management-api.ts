@@ -28,7 +28,7 @@ type Lint = ReturnType<typeof lint>
 type Backup = { id: number; is_physical_backup: boolean; status: 'COMPLETED' | 'FAILED'; inserted_at: string }
 export type Asked = { method: string; path: string; body: string; byCli: boolean }
 
-/** The first is on every plan; password and MFA hooks of Auth come with `team`. */
+/** Limits of sessions come with `pro`, the password and MFA hooks of Auth with `team`. */
 type Plan = 'free' | 'pro' | 'team'
 
 type Options = {
@@ -211,6 +211,8 @@ export async function startManagementApi({ database = nowhere, plan = 'pro' }: O
     for (const hook of plan === 'team' ? [] : ['password_verification_attempt', 'mfa_verification_attempt'])
       if (changes[`hook_${hook}_enabled`] === true)
         throw new Refusal(402, `The ${hook} hook is available on the Team and Enterprise plans only`)
+    if (plan === 'free' && (changes.sessions_timebox || changes.sessions_inactivity_timeout))
+      throw new Refusal(402, 'Limits of sessions are available on the Pro Plan and up')
     Object.assign(state.auth, changes)
     return c.json(hidden(state.auth))
   })
