@@ -48,8 +48,9 @@ export async function demandCli(
 /** A database as the CLI's target: its address as an argument, its password in the environment. */
 export function remoteOf(url: string): { flag: string; env: Environment } {
   const address = new URL(url)
-  const password = decodeURIComponent(address.password)
+  const password = address.searchParams.get('password') ?? decodeURIComponent(address.password)
   address.password = ''
+  address.searchParams.delete('password')
   return { flag: `--remote=${address}`, env: password === '' ? {} : { PGPASSWORD: password } }
 }
 

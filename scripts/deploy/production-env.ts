@@ -29,7 +29,10 @@ const isPublic = (text: string): boolean => !/^http:/i.test(text.trim()) && isPu
 const isSomebodys = (text: string): boolean => !/^(?:[^:]*\*[^:]*:|https:\/\/\*+(?:[/:?#]|$))/.test(text)
 
 const notPublic = 'must be https, and no address of this machine or of a private network'
-const publicUrl = z.string().refine((text) => text.startsWith('https://') && isPublic(text), notPublic)
+const publicUrl = z
+  .string()
+  .refine((text) => text.startsWith('https://') && isPublic(text), notPublic)
+  .refine((text) => !text.includes('@'), 'must hold no login')
 const list = z.string().transform((text) => text.split(',').map((part) => part.trim()))
 const publicUrls = list.pipe(
   z.array(

@@ -1,4 +1,4 @@
-/** Supabase's Management API when it does not answer as it should: what is told, and where nothing is sent. */
+/** Supabase's Management API when it does not answer as it should, and what its CLI is given: nothing goes where it should not. */
 
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import { connectManagementApi } from '../../scripts/shared/management-api.ts'
+import { remoteOf } from '../../stack/supabase-cli.ts'
 
 let supabase: Server
 let elsewhere: Server
@@ -62,4 +63,13 @@ test('what is no JSON is said, and not shown: it may be half a key', async () =>
 
   await expect(refused).rejects.toThrow('something else than JSON')
   await expect(refused).rejects.not.toThrow('half')
+})
+
+test.each([
+  'postgresql://postgres:a%40b@db.example.com:5432/postgres',
+  'postgresql://postgres@db.example.com:5432/postgres?password=a%40b',
+])('of %s the CLI gets the password in its environment alone', (url) => {
+  const { flag, env } = remoteOf(url)
+
+  expect([flag, env]).toEqual(['--remote=postgresql://postgres@db.example.com:5432/postgres', { PGPASSWORD: 'a@b' }])
 })

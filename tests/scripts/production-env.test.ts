@@ -107,6 +107,7 @@ describe('a value is refused without being shown', () => {
     ['SITE_URL=https://mac.local', 'SITE_URL must be https'],
     ['SITE_URL=https://host.docker.internal', 'SITE_URL must be https'],
     ['SITE_URL=app.example.com', 'SITE_URL must be https'],
+    ['SITE_URL=https://me:secret@app.example.com', 'SITE_URL must hold no login'],
     ['REDIRECT_URLS=exp://192.168.1.7:8081', 'REDIRECT_URLS must be https'],
     ['SMTP_URL=smtps://a:b@2130706433:465\nMAIL_FROM=a@example.com', 'SMTP_URL must not be on this machine'],
     ['REDIRECT_URLS=https://a.example.com,http://b.example.com', 'REDIRECT_URLS must be https'],
