@@ -42,9 +42,13 @@ export function readDatabaseUrl(text: string, ca?: string): DatabaseAddress {
 }
 
 function defaultMode(host: string, ca: string | undefined): string {
-  if (/^(localhost|127\..*|::1|\/.*|)$/.test(host)) return 'disable'
+  if (/^(localhost|127(\.\d+){1,3}|::1|\/.*|)$/.test(host)) return 'disable'
   if (ca !== undefined) return 'verify-full'
-  const isPrivate = /^(10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01]))\.|^f[cd][0-9a-f]{2}:|^[^.:]+$/.test(host)
+  // Of names with dots none: 10.example.com is anybody's.
+  const isAddress = /^\d+(\.\d+){3}$/.test(host)
+  const isPrivate =
+    (isAddress && /^(10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01]))\./.test(host)) ||
+    /^f[cd][0-9a-f]{2}:|^[^.:]+$/.test(host)
   return isPrivate ? 'prefer' : 'require'
 }
 

@@ -12,7 +12,10 @@ test.each([
   ['a private network', ['db:5432', '10.0.0.5', '172.20.0.2', '192.168.1.9', '[fd00::1]:5432'], 'prefer', checked],
   [
     'anywhere else',
-    ['db.abc.supabase.co:5432', 'x.pooler.supabase.com:6543', '172.32.0.2', '203.0.113.9', '[2001:db8::1]'],
+    [
+      ...['db.abc.supabase.co:5432', 'x.pooler.supabase.com:6543', '172.32.0.2', '203.0.113.9', '[2001:db8::1]'],
+      ...['127.example.com', '10.example.com', '192.168.example.com'],
+    ],
     unchecked,
     checked,
   ],
