@@ -1,4 +1,5 @@
 /** What a module of benchmarks/ gets and answers: `export async function bench(world: BenchWorld): Promise<BenchResult[]>`. */
+import type { FigureId } from './figures.ts'
 
 export type BenchResult = {
   name: string
@@ -8,6 +9,8 @@ export type BenchResult = {
   /** Whether the target is the least or the most; without it, the least for a ratio and the most for anything else. */
   better?: 'higher' | 'lower'
   note?: string
+  /** When this is one of the promises of figures.ts, which says what it has to reach. */
+  figure?: FigureId
 }
 
 export type BenchWorld = {
@@ -15,8 +18,14 @@ export type BenchWorld = {
   createDatabase(name: string): Promise<string>
   /** The same database as superuser, to load data without triggers. */
   superuserUrl(name: string): string
+  /** PgBouncer before the cluster; undefined where Debian's package is not installed. */
+  startPooler(): Promise<Pooler | undefined>
   /** One line about what is going on, for whoever waits. */
   progress(text: string): void
-  /** How much data: 1 is the size that the targets are for. */
+  /** How much data and time: 1 is the size that the targets are for. */
   scale: number
+  /** How often everything is measured, when the command line says so. */
+  rounds: number | undefined
 }
+
+export type Pooler = { pid: number | undefined; urlFor(direct: string): string; stop(): Promise<void> }

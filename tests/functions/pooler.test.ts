@@ -5,9 +5,9 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import { answer, callSql, connectDatabase, type Database, nothing } from '../../functions/_shared/db.ts'
 import { describeFailure } from '../../functions/_shared/failure.ts'
+import { type PgBouncer, startPgBouncer } from '../../scripts/shared/pgbouncer.ts'
 import { freePort, type Scratch, startScratch } from '../../stack/platform/scratch.ts'
 import { describeWithDebian } from '../support/debian.ts'
-import { type PgBouncer, startPgBouncer } from '../support/pgbouncer.ts'
 
 describeWithDebian(['pgbouncer'], 'by way of PgBouncer', () => {
   let scratch: Scratch

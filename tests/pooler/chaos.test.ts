@@ -1,8 +1,8 @@
 /** A short run of `npm run chaos` whose two gateways share the few sessions of PgBouncer. */
 import { expect, test } from 'vitest'
 import { runChaos } from '../../scripts/chaos/run.ts'
+import { startPgBouncer } from '../../scripts/shared/pgbouncer.ts'
 import { describeWithDebian } from '../support/debian.ts'
-import { startPgBouncer } from '../support/pgbouncer.ts'
 
 describeWithDebian(['pgbouncer'], 'by way of PgBouncer', () => {
   test('after crashes, kills, hang-ups and duplicates every limit, balance and count is right', async () => {

@@ -12,12 +12,12 @@ import { alone, createBillingDatabase } from '../../functions/_shared/billing/bi
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { syncCatalogue } from '../../functions/_shared/billing/sync-catalogue.ts'
 import { connectDatabase, runSql } from '../../scripts/shared/connect-database.ts'
+import { startPgBouncer } from '../../scripts/shared/pgbouncer.ts'
 import { statusLines } from '../../scripts/shared/status-lines.ts'
 import { readConfig, root, type StackConfig } from '../../stack/config.ts'
 import { pointToStack } from '../../stack/database.ts'
 import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
-import { startPgBouncer } from '../support/pgbouncer.ts'
 import { freeRange } from '../support/ports.ts'
 import type { Target } from '../target.ts'
 

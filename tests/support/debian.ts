@@ -1,10 +1,11 @@
 /** Servers that come from Debian's packages: .ci/run installs them, a developer's machine may lack them. */
 import { accessSync, constants } from 'node:fs'
 import { describe } from 'vitest'
+import { pgBouncerProgram } from '../../scripts/shared/pgbouncer.ts'
 
 const programs = {
   'postgresql-15': '/usr/lib/postgresql/15/bin/postgres',
-  pgbouncer: '/usr/sbin/pgbouncer',
+  pgbouncer: pgBouncerProgram,
   caddy: '/usr/bin/caddy',
 }
 

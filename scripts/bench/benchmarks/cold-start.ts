@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { functionFiles } from '../../../stack/config.ts'
 import { startFunctions } from '../../../stack/platform/functions.ts'
 import { freePort } from '../../../stack/platform/scratch.ts'
+import { figureResult } from '../figures.ts'
 import type { BenchResult, BenchWorld } from '../types.ts'
 import { startDeno } from './gateway/programs.ts'
 import { quantile } from './gateway/quantile.ts'
@@ -13,16 +14,22 @@ const projectUrl = 'http://127.0.0.1:9'
 const patienceMs = 60_000
 
 /** @public Called by the name of its file. */
-export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld): Promise<BenchResult[]> {
+export async function bench({
+  createDatabase,
+  superuserUrl,
+  progress,
+  scale,
+  rounds,
+}: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('cold_start')
-  const { tokens, jwks } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)
-  const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, SUPABASE_JWKS: jwks }
+  const { tokens, jwks, gatewayUrl } = await seed(superuserUrl('cold_start'), 10, `${projectUrl}/v1`, projectUrl)
+  const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: url, AI_DB_URL: gatewayUrl, SUPABASE_JWKS: jwks }
   const sides = {
     empty: async (port: number) => startDeno(new URL('./gateway/empty.ts', import.meta.url), [String(port)]),
     ai: async (port: number) => startFunctions({ files: functionFiles, port, env, watch: false, log: () => {} }),
   }
   const times = { empty: [] as number[], ai: [] as number[] }
-  const runs = Math.max(5, Math.round(30 * scale))
+  const runs = rounds ?? Math.max(5, Math.round(30 * scale))
   // The first of each fills caches and does not count.
   for (let run = -1; run < runs; run += 1)
     for (const name of run % 2 === 0 ? (['empty', 'ai'] as const) : (['ai', 'empty'] as const)) {
@@ -36,18 +43,16 @@ export async function bench({ createDatabase, superuserUrl, scale }: BenchWorld)
       } finally {
         await program.stop()
       }
+      if (run >= 0) progress(`start ${run + 1} of ${runs}, ${name}: ${times[name].at(-1)?.toFixed(0)} ms`)
     }
   // The fastest tenth: what else the machine does only ever adds time.
   const fastest = (name: keyof typeof times) => quantile(times[name], 0.1)
   return [
-    {
-      name: 'cold start of ai over an empty handler',
-      unit: 'ratio',
-      better: 'lower',
-      target: 2.7,
-      value: fastest('ai') / fastest('empty'),
-      note: `the fastest tenth of ${runs}; median ${quantile(times.ai, 0.5).toFixed(0)} ms beside ${quantile(times.empty, 0.5).toFixed(0)} ms`,
-    },
+    figureResult(
+      'coldStart',
+      fastest('ai') / fastest('empty'),
+      `the fastest tenth of ${runs}; median ${quantile(times.ai, 0.5).toFixed(0)} ms beside ${quantile(times.empty, 0.5).toFixed(0)} ms`,
+    ),
     { name: 'cold start of an empty handler', unit: 'ms', value: fastest('empty') },
     { name: 'cold start of ai', unit: 'ms', value: fastest('ai') },
   ]

@@ -10,9 +10,11 @@ const callers = 16
 
 /** @public Called by the name of its file. */
 export async function bench(world: BenchWorld): Promise<BenchResult[]> {
-  const { targets, load, stop } = await startSystems(world, 'memory')
+  const { targets, load, stop } = await startSystems(world, 'memory', { wanted: ['palisade'] })
   try {
-    const target = targets.palisade
+    const target = targets.get('palisade')
+    if (!target) throw new Error('the gateway was not started')
+    const [server] = target.processes.function ?? []
     const perCaller = Math.ceil((50_000 * world.scale) / parts / callers)
     const seen: number[] = []
     for (let part = 0; part < parts; part += 1) {
@@ -24,7 +26,7 @@ export async function bench(world: BenchWorld): Promise<BenchResult[]> {
         users: 'spread',
         amount: { perCaller },
       })
-      seen.push(residentMb(target.pids.own))
+      seen.push(residentMb(server?.pid))
       world.progress(`memory after ${(part + 1) * perCaller * callers} streams: ${seen.at(-1)?.toFixed(0)} MB`)
     }
     // The first fifth is left out: code is compiled, the heap finds its size.

@@ -1,12 +1,18 @@
 /** What the benchmark asks of the process that makes the load, and what it answers. */
+import type { Watched } from './processes.ts'
+
+/** Of a system: its processes by what they are, as `function`, `provider` and `postgres`. The load's own is `client`. */
+export type Processes = Record<string, Watched[]>
 
 export type Target = {
   name: string
-  origin: string
+  /** More than one when processes share the calls: callers are dealt to them in turn. */
+  origins: string[]
   path: string
   headers: Record<string, string>
-  /** Processes whose time on the CPU is the system's own; of a server that forks, the parent with `children`. */
-  pids: { own?: number; children?: number }
+  /** What this system wants to read before the name of a model. */
+  modelPrefix?: string
+  processes: Processes
 }
 
 export type Load = {
@@ -20,6 +26,10 @@ export type Load = {
   users: 'spread' | 'hot'
   /** How long calls are begun, or how many each caller makes. */
   amount: { ms: number } | { perCaller: number }
+  /** Callers begin evenly spread over this time; without it together. */
+  staggerMs?: number
+  /** No more than so many calls are begun a second, evenly; without it each caller begins the next when one has ended. */
+  perSecond?: number
 }
 
 export type Quantiles = { p50: number; p90: number; p99: number }
@@ -32,11 +42,13 @@ export type Measured = {
   total: Quantiles
   /** To the first byte of its body. */
   first: Quantiles
-  /** Time on the CPU during the window, in milliseconds: the gateway's own process, and the database's. */
-  cpuMs: { own: number; children: number }
+  /** Milliseconds on a CPU during the window, by what the processes are; not a number where nobody tells. */
+  cpuMs: Record<string, number>
+  /** Of systems with a database: what the server counted, statements by name, the most frequent first. */
+  database?: { walBytes: number; statements: [name: string, count: number][] }
   /** The longest time for which the load's own process stood still: the whole machine did, for it has little to do. */
   stallMs: number
 }
 
-export type Command = { kind: 'tokens'; tokens: string[] } | { kind: 'load'; load: Load }
+export type Command = { kind: 'setup'; tokens: string[]; superuserUrl: string } | { kind: 'load'; load: Load }
 export type Answer = { kind: 'ready' } | { kind: 'measured'; measured: Measured } | { kind: 'failed'; message: string }

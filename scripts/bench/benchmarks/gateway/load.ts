@@ -4,9 +4,12 @@
  */
 import { createRequire } from 'node:module'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import postgres from 'postgres'
 import type { Client } from 'undici-types'
-import type { Answer, Command, Load, Measured, Quantiles, Target } from './load-contract.ts'
-import { childrenCpuMs, cpuMs } from './processes.ts'
+import { countersBetween, readCounters } from './database-counters.ts'
+import type { Answer, Command, Load, Measured, Processes, Quantiles, Target } from './load-contract.ts'
+import { type CpuTimes, cpuMsBetween, cpuTimes } from './processes.ts'
 import { quantile } from './quantile.ts'
 
 /** Not an import: types are checked where the packages of scripts/bench are not installed; @types/node brings the types. */
@@ -16,13 +19,16 @@ const undici: typeof import('undici-types') = require('undici')
 const answer = (message: Answer) => process.send?.(message)
 let tokens: string[] = []
 let nextUser = 0
+const quietMs = 200
+let counting: postgres.Sql | undefined
 
-/** One per caller and origin; kept between windows. */
+/** One per caller and system; kept between windows. */
 const clients = new Map<string, Client[]>()
-function clientsOf(origin: string, count: number): Client[] {
-  const kept = clients.get(origin) ?? []
-  while (kept.length < count) kept.push(new undici.Client(origin, { pipelining: 1, keepAliveTimeout: 60_000 }))
-  clients.set(origin, kept)
+function clientsOf({ name, origins }: Target, count: number): Client[] {
+  const kept = clients.get(name) ?? []
+  const open = (origin = '') => new undici.Client(origin, { pipelining: 1, keepAliveTimeout: 60_000 })
+  while (kept.length < count) kept.push(open(origins[kept.length % origins.length]))
+  clients.set(name, kept)
   return kept.slice(0, count)
 }
 
@@ -89,40 +95,71 @@ function complaint(text: string, stream: boolean): string | undefined {
 
 const users = { hot: () => 0, spread: () => nextUser++ % tokens.length }
 
-async function measure({ target, callers, stream, model, users: whose, amount }: Load): Promise<Measured> {
-  const connections = clientsOf(target.origin, callers)
+async function measure(load: Load): Promise<Measured> {
+  const { target, callers, stream, users: whose } = load
+  const model = `${target.modelPrefix ?? ''}${load.model}`
+  const connections = clientsOf(target, callers)
   // One lap that does not count: connections that were closed meanwhile are opened again.
   const lap = bodyOf(model.replace(/-\d+$/, '-0'), false)
   await Promise.all(connections.map((client) => call(client, target, lap, users[whose]())))
-  const body = bodyOf(model, stream)
-  const times: Times[] = []
+  // Streams that are looked at one by one must not meet what the lap left to be done.
+  if (load.staggerMs) await sleep(quietMs)
+  const counters = target.processes.postgres ? counting : undefined
+  const countedBefore = counters && (await readCounters(counters))
   const stalls = monitorEventLoopDelay({ resolution: 5 })
   stalls.enable()
-  const cpuBefore = { own: cpuMs(target.pids.own), children: childrenCpuMs(target.pids.children) }
+  const cpuBefore = readCpu(target.processes)
   const startedAt = performance.now()
-  const hasMore = (made: number) =>
-    'ms' in amount ? performance.now() - startedAt < amount.ms : made < amount.perCaller
-  const failures: unknown[] = []
-  const run = async (client: Client) => {
-    for (let made = 0; failures.length === 0 && (made === 0 || hasMore(made)); made += 1)
-      times.push(await call(client, target, body, users[whose]()))
-  }
-  // All have ended before this answers, also when one has failed.
-  await Promise.all(connections.map((client) => run(client).catch((error) => failures.push(error))))
-  stalls.disable()
-  if (failures.length > 0) throw failures[0]
+  const body = bodyOf(model, stream)
+  const times = await run(load, connections, (client) => call(client, target, body, users[whose]()))
   const ms = performance.now() - startedAt
+  const cpuAfter = readCpu(target.processes)
+  stalls.disable()
   return {
     calls: times.length,
     ms,
     total: quantiles(times.map(({ total }) => total)),
     first: quantiles(times.map(({ first }) => first)),
-    cpuMs: {
-      own: cpuMs(target.pids.own) - cpuBefore.own,
-      children: childrenCpuMs(target.pids.children) - cpuBefore.children,
-    },
+    cpuMs: Object.fromEntries([...cpuAfter].map(([name, after]) => [name, cpuMsBetween(cpuBefore.get(name), after)])),
+    ...(counters && countedBefore && { database: countersBetween(countedBefore, await readCounters(counters)) }),
     stallMs: stalls.max / 1e6,
   }
+}
+
+const readCpu = (processes: Processes): Map<string, CpuTimes> =>
+  new Map(
+    Object.entries({ client: [{ pid: process.pid }], ...processes }).map(([name, watched]) => [
+      name,
+      cpuTimes(watched),
+    ]),
+  )
+
+/** Every caller makes one call after another. All have ended before this answers, also when one has failed. */
+async function run(
+  { amount, staggerMs = 0, perSecond }: Load,
+  connections: Client[],
+  one: (client: Client) => Promise<Times>,
+): Promise<Times[]> {
+  const startedAt = performance.now()
+  const times: Times[] = []
+  const failures: unknown[] = []
+  let begun = 0
+  const until = async (ms: number) => {
+    const earlyMs = startedAt + ms - performance.now()
+    if (earlyMs > 0) await sleep(earlyMs)
+  }
+  const hasMore = (made: number) =>
+    'ms' in amount ? performance.now() - startedAt < amount.ms : made < amount.perCaller
+  const caller = async (client: Client, at: number) => {
+    if (staggerMs > 0) await until((staggerMs * at) / connections.length)
+    for (let made = 0; failures.length === 0 && (made === 0 || hasMore(made)); made += 1) {
+      if (perSecond !== undefined) await until((1000 * begun++) / perSecond)
+      times.push(await one(client))
+    }
+  }
+  await Promise.all(connections.map((client, at) => caller(client, at).catch((error) => failures.push(error))))
+  if (failures.length > 0) throw failures[0]
+  return times
 }
 
 const quantiles = (values: number[]): Quantiles => ({
@@ -132,8 +169,9 @@ const quantiles = (values: number[]): Quantiles => ({
 })
 
 process.on('message', async (command: Command) => {
-  if (command.kind === 'tokens') {
+  if (command.kind === 'setup') {
     tokens = command.tokens
+    counting = postgres(command.superuserUrl, { max: 1, onnotice: () => {} })
     return answer({ kind: 'ready' })
   }
   try {

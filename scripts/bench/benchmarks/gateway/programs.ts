@@ -33,6 +33,12 @@ export function startPortkey(port: number): Program {
   return start(process.execPath, args, { NODE_ENV: 'production', TRUSTED_CUSTOM_HOSTS: '127.0.0.1' })
 }
 
+/** Another gateway in Node. */
+export function startLlms(port: number, providerUrl: string): Program {
+  const file = fileURLToPath(new URL('./llms.ts', import.meta.url))
+  return start(process.execPath, [file, String(port), providerUrl], { NODE_ENV: 'production' })
+}
+
 function start(program: string, args: string[], env: Record<string, string>): Program {
   const child = spawn(program, args, {
     cwd: folder,
@@ -56,9 +62,9 @@ export async function untilAnswered(name: string, url: string): Promise<void> {
 }
 
 /** The process that makes the load: one measurement at a time. */
-export async function startLoad(tokens: string[]) {
+export async function startLoad(tokens: string[], superuserUrl: string) {
   const child = fork(new URL('./load.ts', import.meta.url), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
-  await ask(child, { kind: 'tokens', tokens })
+  await ask(child, { kind: 'setup', tokens, superuserUrl })
   return {
     async measure(load: Load): Promise<Measured> {
       const answer = await ask(child, { kind: 'load', load })

@@ -3,11 +3,14 @@ import { type CryptoKey, exportJWK, generateKeyPair, SignJWT } from 'jose'
 import postgres from 'postgres'
 
 export type Session = { userId: string; sessionId: string }
-export type Seeded = { sessions: Session[]; tokens: string[]; jwks: string }
+export type Seeded = { sessions: Session[]; tokens: string[]; jwks: string; gatewayUrl: string }
+
+/** The gateway's own role, as it is deployed: with its settings and no other rights. */
+const gatewayPassword = 'bench'
 
 /** Every delay (ms) and gap (ms) that a case asks for, as the fake provider reads it from the model's name. */
 export const modelName = (delayMs: number, gapMs: number) => `bench-${delayMs}-${gapMs}`
-const models = [modelName(0, 0), modelName(20, 0), modelName(0, 10)]
+const models = [modelName(0, 0), modelName(20, 0), modelName(0, 10), modelName(0, 20)]
 
 /** As superuser. All that knows how accounts, plans and models look like in SQL is here. */
 async function seedDatabase(sql: postgres.Sql, users: number, providerUrl: string) {
@@ -50,6 +53,7 @@ async function seedDatabase(sql: postgres.Sql, users: number, providerUrl: strin
       state text not null, created_at timestamptz not null default now()) with (fillfactor = 70);
     insert into bench.accounts select i, 1000000000, 0 from generate_series(0, ${users - 1}) i;
     reset role`)
+  await sql.unsafe(`alter role palisade_gateway password '${gatewayPassword}'`)
   await sql`vacuum (analyze)`
   return sql<Session[]>`
     select user_id as "userId", id as "sessionId" from auth.sessions order by md5(id::text)`
@@ -67,7 +71,11 @@ export async function seed(
     const { privateKey, publicKey } = await generateKeyPair('ES256')
     const key = { ...(await exportJWK(publicKey)), kid: 'bench', alg: 'ES256', use: 'sig' }
     const tokens = await Promise.all(sessions.map((session) => signToken(session, privateKey, projectUrl)))
-    return { sessions: [...sessions], tokens, jwks: JSON.stringify({ keys: [key] }) }
+    const gatewayUrl = Object.assign(new URL(superuserUrl), {
+      username: 'palisade_gateway',
+      password: gatewayPassword,
+    }).href
+    return { sessions: [...sessions], tokens, jwks: JSON.stringify({ keys: [key] }), gatewayUrl }
   } finally {
     await sql.end()
   }

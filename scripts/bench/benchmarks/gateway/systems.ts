@@ -4,20 +4,34 @@ import { functionFiles } from '../../../../stack/config.ts'
 import { startFunctions } from '../../../../stack/platform/functions.ts'
 import { freePort } from '../../../../stack/platform/scratch.ts'
 import type { BenchWorld } from '../../types.ts'
-import type { Target } from './load-contract.ts'
-import { parentOf } from './processes.ts'
-import { startDeno, startLoad, startPortkey, untilAnswered } from './programs.ts'
+import type { Processes, Target } from './load-contract.ts'
+import { parentOf, type Watched } from './processes.ts'
+import { startDeno, startLlms, startLoad, startPortkey, untilAnswered } from './programs.ts'
 import { seed } from './seed.ts'
 
-export const names = ['direct', 'pass-through', 'two-trips', 'portkey', 'palisade'] as const
+export const names = [
+  'direct',
+  'pass-through',
+  'two-trips',
+  'portkey',
+  'llms',
+  'palisade',
+  'palisade, two processes',
+  'palisade, PgBouncer',
+] as const
 export type SystemName = (typeof names)[number]
 
-const users = 1_000
 const projectUrl = 'http://127.0.0.1:9'
 
 export type Systems = Awaited<ReturnType<typeof startSystems>>
+type Options = { users?: number; wanted?: readonly SystemName[] }
 
-export async function startSystems({ createDatabase, superuserUrl, progress }: BenchWorld, database: string) {
+export async function startSystems(
+  world: BenchWorld,
+  database: string,
+  { users = 1_000, wanted = names }: Options = {},
+) {
+  const { createDatabase, superuserUrl, startPooler, progress } = world
   const running: { stop(): Promise<void> }[] = []
   const stop = async () => {
     for (const program of running.reverse()) await program.stop()
@@ -28,57 +42,86 @@ export async function startSystems({ createDatabase, superuserUrl, progress }: B
   }
   try {
     const databaseUrl = await createDatabase(database)
-    const origin = async () => `http://127.0.0.1:${await freePort()}`
-    const portOf = (url: string) => new URL(url).port
-    const direct = await origin()
+    const direct = await freeOrigin()
     const providerUrl = `${direct}/v1`
     progress(`making ${users} accounts`)
-    const { tokens, jwks } = await seed(superuserUrl(database), users, providerUrl, projectUrl)
+    const { tokens, jwks, gatewayUrl } = await seed(superuserUrl(database), users, providerUrl, projectUrl)
 
     progress('starting the systems')
     const provider = keep(startDeno(new URL('./provider.ts', import.meta.url), [portOf(direct)]))
-    const passThrough = await origin()
-    const bare = keep(startDeno(new URL('./pass-through.ts', import.meta.url), [portOf(passThrough), providerUrl]))
-    const twoTrips = await origin()
-    const ledger = keep(
-      startDeno(new URL('./two-trips.ts', import.meta.url), [portOf(twoTrips), providerUrl, databaseUrl]),
-    )
-    const portkey = await origin()
-    const other = keep(startPortkey(Number(portOf(portkey))))
-    const palisade = await origin()
-    const env = { SUPABASE_URL: projectUrl, SUPABASE_DB_URL: databaseUrl, SUPABASE_JWKS: jwks }
-    const log = firstLines(5, (line) => /"level":"error"|starts again/.test(line), progress)
-    const ours = keep(startFunctions({ files: functionFiles, port: Number(portOf(palisade)), env, watch: false, log }))
-    await Promise.all([
-      untilAnswered('provider', direct),
-      untilAnswered('pass-through', passThrough),
-      untilAnswered('handler with two round trips', twoTrips),
-      untilAnswered('Portkey', portkey),
-      ours.ready(),
-    ])
+    await untilAnswered('provider', direct)
+    const all = { provider: watch(provider.pid) }
+    const withDatabase = { ...all, postgres: watch(await postmasterPid(databaseUrl), true) }
+    const targets = new Map<SystemName, Target>()
+    const add = (name: SystemName, target: Omit<Target, 'name' | 'path'>, path = '/v1/chat/completions') =>
+      void targets.set(name, { name, path, ...target })
+    add('direct', { origins: [direct], headers: {}, processes: all })
 
-    const postmaster = await postmasterPid(databaseUrl)
-    const path = '/v1/chat/completions'
-    const portkeyHeaders = { 'x-portkey-provider': 'openai', 'x-portkey-custom-host': providerUrl }
-    const targets: Record<SystemName, Target> = {
-      direct: { name: 'direct', origin: direct, path, headers: {}, pids: pids(provider.pid) },
-      'pass-through': { name: 'pass-through', origin: passThrough, path, headers: {}, pids: pids(bare.pid) },
-      'two-trips': { name: 'two-trips', origin: twoTrips, path, headers: {}, pids: pids(ledger.pid, postmaster) },
-      portkey: { name: 'portkey', origin: portkey, path, headers: portkeyHeaders, pids: pids(other.pid) },
-      palisade: {
-        name: 'palisade',
-        origin: palisade,
-        path: '/ai/v1/chat/completions',
-        headers: {},
-        pids: pids(ours.pid(), postmaster),
-      },
+    const addBare = async (name: SystemName, program: string, extra: string[], processes: Processes) => {
+      if (!wanted.includes(name)) return
+      const origin = await freeOrigin()
+      const { pid } = keep(startDeno(new URL(program, import.meta.url), [portOf(origin), providerUrl, ...extra]))
+      await untilAnswered(name, origin)
+      add(name, { origins: [origin], headers: {}, processes: { ...processes, function: watch(pid) } })
     }
-    return { targets, load: keep(await startLoad(tokens)), stop }
+    await addBare('pass-through', './pass-through.ts', [], all)
+    await addBare('two-trips', './two-trips.ts', [databaseUrl], withDatabase)
+
+    const addOther = async (
+      name: SystemName,
+      begin: typeof startLlms,
+      rest: Pick<Target, 'headers' | 'modelPrefix'>,
+    ) => {
+      if (!wanted.includes(name)) return
+      const origin = await freeOrigin()
+      const { pid } = keep(begin(Number(portOf(origin)), providerUrl))
+      await untilAnswered(name, origin)
+      add(name, { origins: [origin], ...rest, processes: { ...all, function: watch(pid) } })
+    }
+    const portkeyHeaders = { 'x-portkey-provider': 'openai', 'x-portkey-custom-host': providerUrl }
+    await addOther('portkey', startPortkey, { headers: portkeyHeaders })
+    await addOther('llms', startLlms, { headers: {}, modelPrefix: 'bench,' })
+
+    const log = firstLines(5, (line) => /"level":"error"|starts again/.test(line), progress)
+    const startOurs = async (urlFor: (direct: string) => string) => {
+      const origin = await freeOrigin()
+      const env = {
+        SUPABASE_URL: projectUrl,
+        SUPABASE_DB_URL: urlFor(databaseUrl),
+        AI_DB_URL: urlFor(gatewayUrl),
+        SUPABASE_JWKS: jwks,
+      }
+      const ours = keep(startFunctions({ files: functionFiles, port: Number(portOf(origin)), env, watch: false, log }))
+      await ours.ready()
+      return { origin, watched: watch(ours.pid()) }
+    }
+    const addOurs = (name: SystemName, ours: Awaited<ReturnType<typeof startOurs>>[], more: Processes = {}) => {
+      const processes = { ...withDatabase, function: ours.flatMap(({ watched }) => watched), ...more }
+      add(name, { origins: ours.map(({ origin }) => origin), headers: {}, processes }, '/ai/v1/chat/completions')
+    }
+    const first = await startOurs((url) => url)
+    addOurs('palisade', [first])
+    if (wanted.includes('palisade, two processes'))
+      addOurs('palisade, two processes', [first, await startOurs((url) => url)])
+    const pooler = wanted.includes('palisade, PgBouncer') ? await startPooler() : undefined
+    if (pooler) {
+      keep(pooler)
+      addOurs('palisade, PgBouncer', [await startOurs(pooler.urlFor)], { pgbouncer: watch(pooler.pid) })
+    }
+    return {
+      targets,
+      load: keep(await startLoad(tokens, superuserUrl(database))),
+      superuserUrl: superuserUrl(database),
+      stop,
+    }
   } catch (error) {
     await stop()
     throw error
   }
 }
+
+const freeOrigin = async () => `http://127.0.0.1:${await freePort()}`
+const portOf = (url: string) => new URL(url).port
 
 /** Shows what went wrong, but not a thousand times. */
 function firstLines(count: number, isShown: (line: string) => boolean, show: (line: string) => void) {
@@ -90,13 +133,10 @@ function firstLines(count: number, isShown: (line: string) => boolean, show: (li
   }
 }
 
-const pids = (own: number | undefined, children?: number | undefined): Target['pids'] => ({
-  ...(own !== undefined && { own }),
-  ...(children !== undefined && { children }),
-})
+const watch = (pid: number | undefined, children = false): Watched[] => (pid === undefined ? [] : [{ pid, children }])
 
 /** The server's process, whose children serve the connections. */
-async function postmasterPid(url: string): Promise<number | undefined> {
+export async function postmasterPid(url: string): Promise<number | undefined> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   try {
     const [row] = await sql<{ pid: number }[]>`select pg_backend_pid() as pid`

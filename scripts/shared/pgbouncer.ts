@@ -1,4 +1,4 @@
-/** PgBouncer in transaction mode before a server of the tests, from Debian's package. */
+/** PgBouncer in transaction mode before a server of tests and benchmarks, from Debian's package. */
 import { spawn } from 'node:child_process'
 import { chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
@@ -7,7 +7,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { endProcess, serverUser } from '../../stack/platform/postgres.ts'
 import { freePort } from '../../stack/platform/scratch.ts'
-import { programOf } from './debian.ts'
+
+/** Where Debian's package has it. */
+export const pgBouncerProgram = '/usr/sbin/pgbouncer'
 
 export type PgBouncer = Awaited<ReturnType<typeof startPgBouncer>>
 
@@ -51,7 +53,7 @@ server_login_retry = 1
   // It refuses to run as root, as PostgreSQL does.
   const owner = userInfo().uid === 0 ? serverUser() : undefined
   if (owner) for (const path of [folder, users, settings]) chownSync(path, owner.uid, owner.gid)
-  const child = spawn(programOf('pgbouncer'), [settings], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(pgBouncerProgram, [settings], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] })
   let log = ''
   child.once('error', ({ message }) => {
     log += `${message}: apt-get install pgbouncer`
@@ -70,6 +72,7 @@ server_login_retry = 1
   }
   return {
     port,
+    pid: child.pid,
     /** The same database and login, by way of PgBouncer. */
     urlFor: (direct: string, query = 'pgbouncer=true') => {
       const url = new URL(direct)

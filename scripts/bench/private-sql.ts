@@ -1,0 +1,81 @@
+/**
+ * All that benchmarks call of the gateway's private SQL, and the tables behind it that they fill and watch: what changes when
+ * admission and settlement do. How an account, a plan and a model are made is in benchmarks/gateway/seed.ts.
+ */
+import type postgres from 'postgres'
+import type { Session } from './benchmarks/gateway/seed.ts'
+import { modelName } from './benchmarks/gateway/seed.ts'
+
+/** A call that is running: what its settlement has to be told. */
+export type Held = { id: string }
+
+/** Admits a call of each user in one statement, as the gateway does. A refusal is an error: then nothing would be measured. */
+export async function admit(sql: postgres.Sql, users: Session[]): Promise<Held[]> {
+  const requests = users.map(({ userId, sessionId }) => ({
+    request_id: crypto.randomUUID(),
+    user_id: userId,
+    session_id: sessionId,
+    endpoint: 'chat.completions',
+    model: modelName(0, 0),
+    prompt_tokens_max: 100,
+    max_output_tokens: 100,
+    choices: 1,
+    images: 0,
+    stream: false,
+    request_bytes: 300,
+    ip: '127.0.0.1',
+  }))
+  const [row] = await sql<{ answers: { admitted: boolean; call_id: string }[] }[]>`
+    select private.admit_ai_calls(${sql.json(requests)}) as answers`
+  const answers = row?.answers ?? []
+  if (answers.length !== users.length || !answers.every(({ admitted }) => admitted))
+    throw new Error(`an admission was refused: ${JSON.stringify(answers.find(({ admitted }) => !admitted))}`)
+  return answers.map(({ call_id }) => ({ id: call_id }))
+}
+
+/** Settles calls in one statement: 30 tokens in, 50 out. A call that is not settled is an error. */
+export async function settle(sql: postgres.Sql, calls: Held[]): Promise<void> {
+  const settlements = calls.map(({ id }) => ({ call_id: id, outcome }))
+  const [row] = await sql<{ answers: { settled: boolean }[] }[]>`
+    select private.settle_ai_calls(${sql.json(settlements)}) as answers`
+  const answers = row?.answers ?? []
+  if (answers.length !== calls.length || !answers.every(({ settled }) => settled))
+    throw new Error(`a settlement was refused: ${JSON.stringify(answers.find(({ settled }) => !settled))}`)
+}
+
+const outcome = {
+  result: 'succeeded',
+  http_status: 200,
+  error_code: null,
+  usage: { prompt_tokens: 30, completion_tokens: 50, cached_tokens: 0, reasoning_tokens: 0, images: 0, cost_usd: null },
+  usage_source: 'provider',
+  response_bytes: 700,
+  duration_ms: 20,
+  first_token_ms: null,
+  attempts: 1,
+  response: null,
+  model: modelName(0, 0),
+}
+
+/** Tables whose rows change with every call, so that autovacuum has to keep up with them. */
+export const changingTables = ['private.accounts', 'private.ai_holds']
+
+/**
+ * What a user has, to be copied from one user to a million: table, column with the user's id, and what the copy changes. Read in
+ * this order. `n` is a row of `new_users`: id, session_id, entry_id, i.
+ */
+export const tablesOfUsers: [table: string, key: string, changes: string][] = [
+  ['auth.users', 'id', "'id', n.id, 'email', 'plans-' || n.i || '@example.com'"],
+  ['auth.sessions', 'user_id', "'id', n.session_id, 'user_id', n.id"],
+  ['public.profiles', 'id', "'id', n.id"],
+  ['private.accounts', 'user_id', "'user_id', n.id"],
+  ['public.credit_entries', 'user_id', "'id', n.entry_id, 'user_id', n.id"],
+]
+
+/** Settled calls of everybody in `new_users`. */
+export const fillCalls = (sql: postgres.Sql, callsPerUser: number) => sql`
+  insert into public.ai_calls (id, created_at, user_id, request_id, endpoint, model_id, stream, state, request_bytes)
+  select c.id, private.uuid_v7_time(c.id), c.user_id, 'plans', 'chat.completions', ${modelName(0, 0)}, false, 'settled', 1
+  from (
+    select private.uuid_v7() as id, n.id as user_id from new_users n, generate_series(1, ${callsPerUser}::integer)
+  ) c`
