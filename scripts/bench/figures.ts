@@ -1,6 +1,4 @@
 /** What the gateway is to reach: every figure with its definition, what it must reach at least, and what it aims at. */
-import type { BenchResult } from './types.ts'
-
 export type Figure = {
   name: string
   /** What is divided by what, where and how it is measured: enough to take it again with other tools. */
@@ -167,10 +165,4 @@ export function judge({ better, atLeast, aim }: Pick<Figure, 'better' | 'atLeast
   const reaches = (bound: number) => (better === 'higher' ? value >= bound : value <= bound)
   if (reaches(aim)) return 'aim reached'
   return reaches(atLeast) ? 'met' : 'MISSED'
-}
-
-/** The result of a benchmark that measures a figure. */
-export function figureResult(figure: FigureId, value: number, note: string): BenchResult {
-  const { name, unit, better } = figures[figure]
-  return { figure, name, unit, better, value, note }
 }

@@ -60,6 +60,12 @@ const outcome = {
 /** Tables whose rows change with every call, so that autovacuum has to keep up with them. */
 export const changingTables = ['private.accounts', 'private.ai_holds']
 
+/** What cron does to those tables, and how often. */
+export const jobs: [everySeconds: number, statement: string][] = [
+  [30, 'select private.settle_abandoned_ai_calls()'],
+  [15, 'select private.warn_of_spend()'],
+]
+
 /**
  * What a user has, to be copied from one user to a million: table, column with the user's id, and what the copy changes. Read in
  * this order. `n` is a row of `new_users`: id, session_id, entry_id, i.

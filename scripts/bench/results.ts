@@ -3,6 +3,12 @@ import { tableOf } from '../shared/print-table.ts'
 import { type Figure, type FigureId, figures, judge } from './figures.ts'
 import type { BenchResult } from './types.ts'
 
+/** The result of a benchmark that measures a figure. */
+export function figureResult(figure: FigureId, value: number, note: string): BenchResult {
+  const { name, unit, better } = figures[figure]
+  return { figure, name, unit, better, value, note }
+}
+
 const digits = (unit: string) => (unit === 'ratio' ? 3 : unit === 'ms' || unit === 'kB' ? 2 : 1)
 const measured = ({ value, unit }: BenchResult) => `${value.toFixed(digits(unit))} ${unit}`
 

@@ -28,4 +28,4 @@ export type BenchWorld = {
   rounds: number | undefined
 }
 
-export type Pooler = { pid: number | undefined; urlFor(direct: string): string; stop(): Promise<void> }
+type Pooler = { pid: number | undefined; urlFor(direct: string): string; stop(): Promise<void> }

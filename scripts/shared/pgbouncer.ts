@@ -11,6 +11,7 @@ import { freePort } from '../../stack/platform/scratch.ts'
 /** Where Debian's package has it. */
 export const pgBouncerProgram = '/usr/sbin/pgbouncer'
 
+/** @internal For tests: one that they keep. */
 export type PgBouncer = Awaited<ReturnType<typeof startPgBouncer>>
 
 /**

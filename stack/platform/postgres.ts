@@ -258,10 +258,7 @@ export function movedClock(): Record<string, string> {
   return LD_PRELOAD && FAKETIME ? { LD_PRELOAD, FAKETIME } : {}
 }
 
-/**
- * PostgreSQL refuses to run as root: then it runs as the system user `postgres`, created when it is missing.
- * @internal For tests: PgBouncer, too, refuses it.
- */
+/** PostgreSQL refuses to run as root, as PgBouncer does: then it runs as the system user `postgres`, created when it is missing. */
 export function serverUser(): { uid: number; gid: number } | undefined {
   if (userInfo().uid !== 0) return undefined
   const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { stdio: ['ignore', 'pipe', 'ignore'] }))

@@ -6,8 +6,8 @@ import { cpuMsBetween } from '../../scripts/bench/benchmarks/gateway/processes.t
 import { quantile, summary } from '../../scripts/bench/benchmarks/gateway/quantile.ts'
 import { report } from '../../scripts/bench/benchmarks/gateway/report.ts'
 import { cases, key, type Round, type Side } from '../../scripts/bench/benchmarks/gateway/rounds.ts'
-import { figureResult, figures, judge } from '../../scripts/bench/figures.ts'
-import { jsonOf, tablesOf } from '../../scripts/bench/results.ts'
+import { figures, judge } from '../../scripts/bench/figures.ts'
+import { figureResult, jsonOf, tablesOf } from '../../scripts/bench/results.ts'
 
 const window = (callsPerSecond: number, more: Partial<Measured> = {}): Measured => ({
   calls: callsPerSecond,

@@ -4,8 +4,8 @@
  * wait together. Settlements are not timed.
  */
 import postgres from 'postgres'
-import { figureResult } from '../figures.ts'
 import { admit, type Held, settle } from '../private-sql.ts'
+import { figureResult } from '../results.ts'
 import type { BenchResult, BenchWorld } from '../types.ts'
 import { quantile } from './gateway/quantile.ts'
 import { type Session, seed } from './gateway/seed.ts'

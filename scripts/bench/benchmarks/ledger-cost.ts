@@ -3,8 +3,8 @@
  * connection, a call a statement and 16.
  */
 import postgres from 'postgres'
-import { figureResult } from '../figures.ts'
 import { admit, settle } from '../private-sql.ts'
+import { figureResult } from '../results.ts'
 import type { BenchResult, BenchWorld } from '../types.ts'
 import { cpuMsBetween, cpuTimes } from './gateway/processes.ts'
 import { quantile, summary } from './gateway/quantile.ts'

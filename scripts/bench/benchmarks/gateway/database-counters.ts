@@ -19,7 +19,10 @@ export async function readCounters(sql: postgres.Sql): Promise<Counters> {
   return { walBytes: wal?.bytes ?? Number.NaN, statements }
 }
 
-/** The function that a statement calls, else how it begins. */
+/**
+ * The function that a statement calls, else how it begins.
+ * @internal For tests.
+ */
 export function statementName(query: string): string {
   const words = query.trim().replaceAll(/\s+/g, ' ')
   return /\bprivate\.(\w+)\s*\(/.exec(words)?.[1] ?? words.split(' ', 3).join(' ')

@@ -1,5 +1,6 @@
 /** From windows to results: a ratio is formed within a round, and what is reported is the median over the rounds. */
-import { type FigureId, figureResult, figures } from '../../figures.ts'
+import { type FigureId, figures } from '../../figures.ts'
+import { figureResult } from '../../results.ts'
 import type { BenchResult } from '../../types.ts'
 import type { Measured } from './load-contract.ts'
 import { quantile, summary } from './quantile.ts'

@@ -57,15 +57,15 @@ export async function startSystems(
       void targets.set(name, { name, path, ...target })
     add('direct', { origins: [direct], headers: {}, processes: all })
 
-    const addBare = async (name: SystemName, program: string, extra: string[], processes: Processes) => {
+    const addBare = async (name: SystemName, program: URL, extra: string[], processes: Processes) => {
       if (!wanted.includes(name)) return
       const origin = await freeOrigin()
-      const { pid } = keep(startDeno(new URL(program, import.meta.url), [portOf(origin), providerUrl, ...extra]))
+      const { pid } = keep(startDeno(program, [portOf(origin), providerUrl, ...extra]))
       await untilAnswered(name, origin)
       add(name, { origins: [origin], headers: {}, processes: { ...processes, function: watch(pid) } })
     }
-    await addBare('pass-through', './pass-through.ts', [], all)
-    await addBare('two-trips', './two-trips.ts', [databaseUrl], withDatabase)
+    await addBare('pass-through', new URL('./pass-through.ts', import.meta.url), [], all)
+    await addBare('two-trips', new URL('./two-trips.ts', import.meta.url), [databaseUrl], withDatabase)
 
     const addOther = async (
       name: SystemName,
@@ -110,6 +110,7 @@ export async function startSystems(
     }
     return {
       targets,
+      databaseUrl,
       load: keep(await startLoad(tokens, superuserUrl(database))),
       superuserUrl: superuserUrl(database),
       stop,
