@@ -98,11 +98,22 @@ await runScript(help, async () => {
   const run = describeRun(options)
   progress('starting a cluster')
   const scratch = await startScratch({ durable: true })
-  // The cluster outlives this process unless it is stopped.
-  const end = () => void scratch.stop().then(() => process.exit(130))
-  process.once('SIGINT', end).once('SIGTERM', end)
   const worldOf = worldOn(scratch, { progress, rounds: options.rounds })
   const results: BenchResult[] = []
+  let isTold = false
+  const tell = () => {
+    // An interruption may let what runs fail, too.
+    if (isTold) return
+    isTold = true
+    if (results.length > 0) console.log(tablesOf(results))
+    if (options.json !== undefined) writeFileSync(options.json, jsonOf(results, run))
+  }
+  // The cluster outlives this process unless it is stopped.
+  const end = () => {
+    tell()
+    void scratch.stop().then(() => process.exit(130))
+  }
+  process.once('SIGINT', end).once('SIGTERM', end)
   try {
     for (const [at, name] of options.names.entries()) {
       progress(`${name}, ${at + 1} of ${options.names.length}`)
@@ -111,8 +122,7 @@ await runScript(help, async () => {
     }
     return 0
   } finally {
-    if (results.length > 0) console.log(tablesOf(results))
-    if (options.json !== undefined) writeFileSync(options.json, jsonOf(results, run))
+    tell()
     await scratch.stop()
   }
 })

@@ -8,10 +8,10 @@ import { measureIntake } from './billing/intake.ts'
 import { quantile } from './gateway/quantile.ts'
 
 /** @public Called by the name of its file. */
-export async function bench({ createDatabase, progress, scale }: BenchWorld): Promise<BenchResult[]> {
+export async function bench({ createDatabase, progress, scale, rounds }: BenchWorld): Promise<BenchResult[]> {
   const url = await createDatabase('billing')
   progress('measuring the webhook beside a bare one')
-  const { ours, bare } = await measureIntake(url, Math.max(4, Math.round(30 * scale)))
+  const { ours, bare } = await measureIntake(url, rounds ?? Math.max(4, Math.round(30 * scale)))
   progress('measuring how events are applied')
   const { events, perSecond } = await measureApplying(url, Math.max(20, Math.round(500 * scale)))
   const ratios = ours.map((rate, round) => rate / (bare[round] ?? Number.NaN))
