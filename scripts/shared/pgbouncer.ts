@@ -6,7 +6,7 @@ import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { endProcess, serverUser } from '../../stack/platform/postgres.ts'
-import { freePort } from '../../stack/platform/scratch.ts'
+import { freePort, onSignal } from '../../stack/platform/scratch.ts'
 
 /** Where Debian's package has it. */
 export const pgBouncerProgram = '/usr/sbin/pgbouncer'
@@ -62,7 +62,12 @@ server_login_retry = 1
   child.stderr.on('data', (chunk: Buffer) => {
     log += chunk
   })
+  const unwatch = onSignal(() => {
+    child.kill()
+    rmSync(folder, { recursive: true, force: true })
+  })
   const stop = async () => {
+    unwatch()
     if (child.pid !== undefined) await endProcess(child)
     rmSync(folder, { recursive: true, force: true })
   }

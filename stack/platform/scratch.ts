@@ -81,7 +81,7 @@ export async function copyDatabase(admin: postgres.Sql, template: string, name: 
 }
 
 /** A server outlives who started it: a script that is interrupted takes it along, and ends as the signal wants. */
-function onSignal(act: () => void): () => void {
+export function onSignal(act: () => void): () => void {
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
   const heard = (signal: NodeJS.Signals) => {
     unwatch()

@@ -100,6 +100,6 @@ function signToken(session: Session, key: CryptoKey, projectUrl: string): Promis
     .setSubject(session.userId)
     .setAudience('authenticated')
     .setIssuedAt()
-    .setExpirationTime('3h')
+    .setExpirationTime('12h')
     .sign(key)
 }
