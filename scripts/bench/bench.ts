@@ -29,7 +29,8 @@ ${modules.join(', ')}.
 --rounds N   how often everything is measured, where there are rounds
 --json FILE  writes every figure with its definition and all results there as well
 
-Exit codes: 0 everything was measured; 1 something could not be; 130 interrupted. What was measured before is shown.`
+Exit codes: 0 everything was measured; 1 something could not be; 130 or 143 interrupted. What was
+measured before is shown.`
 
 /** Packages that only benchmarks need, so that everybody else's `npm ci` stays small. */
 function installPackages(progress: (text: string) => void): void {
