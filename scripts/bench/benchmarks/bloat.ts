@@ -5,7 +5,7 @@
 import postgres from 'postgres'
 import { changingTables, jobs } from '../private-sql.ts'
 import type { BenchResult, BenchWorld } from '../types.ts'
-import type { Load } from './gateway/load-contract.ts'
+import type { Load, Measured } from './gateway/load-contract.ts'
 import { quantile } from './gateway/quantile.ts'
 import { modelName } from './gateway/seed.ts'
 import { startSystems } from './gateway/systems.ts'
@@ -22,6 +22,8 @@ const peakMs = 1_000
 
 type Sample = { table: string; heapKb: number; indexKb: number; live: number; dead: number; vacuums: number }
 
+type Measure = (more: Pick<Load, 'amount' | 'perSecond'>) => Promise<Measured>
+
 /** @public Called by the name of its file. */
 export async function bench(world: BenchWorld): Promise<BenchResult[]> {
   const { targets, load, superuserUrl, databaseUrl, stop } = await startSystems(world, 'bloat', {
@@ -34,30 +36,19 @@ export async function bench(world: BenchWorld): Promise<BenchResult[]> {
     const target = targets.get('palisade')
     if (!target) throw new Error('the gateway was not started')
     const rest = { target, callers: 64, stream: false, model: modelName(0, 0), users: 'spread' } as const
-    const measure = (more: Pick<Load, 'amount' | 'perSecond'>) => load.measure({ ...rest, ...more })
-    const rates: number[] = []
-    for (let second = 0; second < 8; second += 1) {
-      const { calls, ms } = await measure({ amount: { ms: peakMs } })
-      rates.push((calls * 1000) / ms)
-    }
-    const peak = quantile(rates.slice(2), 0.5)
-    const perSecond = peak / 2
-    world.progress(`the peak is ${peak.toFixed(0)} calls a second; half of it from now on`)
-    const sampleMs = (hourMs * world.scale) / samples
+    const measure: Measure = (more) => load.measure({ ...rest, ...more })
+    const perSecond = (await peakOf(measure)) / 2
+    world.progress(`half of the peak: ${perSecond.toFixed(0)} calls a second`)
     const found: Sample[][] = []
     let [calls, ms] = [0, 0]
     while (found.length < samples) {
-      const measured = await measure({ amount: { ms: sampleMs }, perSecond })
+      const measured = await measure({ amount: { ms: (hourMs * world.scale) / samples }, perSecond })
       calls += measured.calls
       ms += measured.ms
       cron.mustBeWell()
       const sample = await look(sql)
       found.push(sample)
-      const text = sample.map(
-        ({ table, heapKb, indexKb, dead, vacuums }) =>
-          `${table} ${heapKb} + ${indexKb} kB, ${dead} dead, ${vacuums} vacuums`,
-      )
-      world.progress(`${found.length} of ${samples}, ${calls} calls: ${text.join('; ')}`)
+      world.progress(`${found.length} of ${samples}, ${calls} calls: ${sample.map(textOf).join('; ')}`)
     }
     const reached = (calls * 1000) / ms
     return [
@@ -76,6 +67,19 @@ export async function bench(world: BenchWorld): Promise<BenchResult[]> {
     await stop()
   }
 }
+
+/** Calls a second in a closed loop, without the first windows, in which everything is new. */
+async function peakOf(measure: Measure): Promise<number> {
+  const rates: number[] = []
+  for (let window = 0; window < 8; window += 1) {
+    const { calls, ms } = await measure({ amount: { ms: peakMs } })
+    rates.push((calls * 1000) / ms)
+  }
+  return quantile(rates.slice(2), 0.5)
+}
+
+const textOf = ({ table, heapKb, indexKb, dead, vacuums }: Sample) =>
+  `${table} ${heapKb} + ${indexKb} kB, ${dead} dead, ${vacuums} vacuums`
 
 /** Jobs as cron runs them, as postgres; here it is this process that looks at the clock. */
 function startJobs(url: string) {
