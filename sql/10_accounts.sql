@@ -36,6 +36,7 @@ comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin
 comment on column public.profiles.quota_time_zone is
   'The zone whose midnight resets daily limits. It follows time_zone, at most once per quota.time_zone_change_days, so that moving the clock gains nothing.';
 create index profiles_plan_id_idx on public.profiles (plan_id);
+create index profiles_role_idx on public.profiles (role) where role <> 'user';
 alter table public.profiles enable row level security;
 alter table public.profiles force row level security;
 revoke all on public.profiles from anon, authenticated, service_role;
@@ -139,7 +140,10 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.accounts (user_id) values (v_user.id) on conflict do nothing;
+  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until)
+  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until
+  from private.account_gates g where g.user_id = v_user.id
+  on conflict do nothing;
   if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
       case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);

@@ -415,7 +415,7 @@ begin
     return;
   end if;
   select coalesce(u.raw_user_meta_data, '{}') into v_data from auth.users u where u.id = complete_anonymous_account.user_id;
-  perform private.lock_account(complete_anonymous_account.user_id);
+  perform private.lock_whole_account(complete_anonymous_account.user_id);
   if v_data -> 'accept_terms' = 'true'::jsonb then
     perform private.record_terms(complete_anonymous_account.user_id, null, null);
   end if;
@@ -464,8 +464,8 @@ declare
   v_birth_date date := private.birth_date_or_null(complete_my_registration.birth_date);
   v_profile public.profiles;
 begin
-  perform private.lock_account(v_user_id);
-  select p.* into v_profile from public.profiles p where p.id = v_user_id for update;
+  perform private.lock_whole_account(v_user_id);
+  select p.* into v_profile from public.profiles p where p.id = v_user_id;
   -- In the meantime.
   if v_profile.status in ('suspended', 'deleted') then
     perform private.raise_error('account_suspended', 'This account is suspended.');
@@ -505,7 +505,7 @@ begin
   if value is null then
     perform private.raise_error('invalid_request_error', 'value must be true or false.');
   end if;
-  perform private.lock_account(v_user_id);
+  perform private.lock_whole_account(v_user_id);
   select c.granted into v_before from public.consents c
   where c.user_id = v_user_id and c.kind = 'do_not_sell' order by c.created_at desc, c.id desc limit 1;
   if v_before is distinct from value then
@@ -531,7 +531,7 @@ as $$
 -- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
-  if (private.lock_account(record_consent_of_guardian.user_id)).user_id is null then
+  if (private.lock_whole_account(record_consent_of_guardian.user_id)).user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
   if private.text_or_null(note, 500) is null then

@@ -1,21 +1,30 @@
 -- Status and role of accounts: suspended and deleted accounts lose access at once, and every change has a reason.
 
--- What state an account is in: decided here, and read by all who ask. A view and not a function, because admission joins it for
--- many callers at once; left, so that who asks nothing of auth.users pays nothing for it.
+-- What decides whether an account may go on, decided here. private.accounts has a copy, which is read at every call.
+create view private.account_gates with (security_invoker = true) as
+select p.id as user_id,
+  p.status = 'active' and not u.is_anonymous as is_active,
+  case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
+  coalesce(u.banned_until, '-infinity') as banned_until,
+  -- An unfinished factor is none yet.
+  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor,
+  p.plan_id
+from public.profiles p left join auth.users u on u.id = p.id;
+comment on view private.account_gates is
+  'What the gate columns of private.accounts must say, from where it comes. Nothing in it depends on the time: a ban by the Auth service ends by itself, so who reads it compares banned_until with now().';
+revoke all on private.account_gates from anon, authenticated, service_role;
+
+-- What state an account is in at this moment. A view and not a function, because many are asked for at once.
 create view private.account_states with (security_invoker = true) as
 select p.id, p.role, p.plan_id, p.quota_time_zone,
   -- Of users who were there before their profile, too.
   coalesce(u.created_at, p.created_at) as signed_up_at,
-  case
-    when p.status in ('pending', 'active') and u.banned_until > now() then 'suspended'
-    when p.status = 'active' and u.is_anonymous then 'pending'
-    else p.status
-  end as state,
-  -- The same as state = 'active', in words that the planner has statistics for.
-  p.status = 'active' and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now()) as is_active,
-  -- An unfinished factor is none yet.
-  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
-from public.profiles p left join auth.users u on u.id = p.id;
+  case when g.account_state in ('pending', 'active') and g.banned_until > now() then 'suspended' else g.account_state end as state,
+  g.is_active and g.banned_until <= now() as is_active,
+  g.has_factor
+from public.profiles p
+  left join auth.users u on u.id = p.id
+  join private.account_gates g on g.user_id = p.id;
 comment on view private.account_states is
   'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted; is_active: it may use everything, once its session is live and has its second factor.';
 revoke all on private.account_states from anon, authenticated, service_role;
@@ -66,12 +75,12 @@ begin
   if v_reason is null then
     perform private.raise_error('invalid_request_error', 'reason must say why.');
   end if;
-  if (private.lock_account(change_account_status.user_id)).user_id is null then
+  if (private.lock_whole_account(change_account_status.user_id)).user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
   select p.status, u.banned_until into v_from, v_ban
   from public.profiles p join auth.users u using (id)
-  where p.id = change_account_status.user_id for update of p;
+  where p.id = change_account_status.user_id;
   if to_status = 'reinstated' then
     to_status := private.status_to_return_to(change_account_status.user_id, v_from);
   end if;
@@ -213,12 +222,12 @@ begin
   if coalesce(role not in ('user', 'support', 'admin'), true) then
     perform private.raise_error('invalid_request_error', 'role must be user, support or admin.');
   end if;
-  if (private.lock_account(change_role_of.user_id)).user_id is null then
+  -- All admins' rows, in order, so that two admins cannot demote each other at the same time.
+  perform from public.profiles p where p.role = 'admin' or p.id = change_role_of.user_id order by p.id for no key update;
+  select p.role into v_before from public.profiles p where p.id = change_role_of.user_id;
+  if not found then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
-  -- All admins' rows, in order, so that two admins cannot demote each other at the same time.
-  perform from public.profiles p where p.role = 'admin' or p.id = change_role_of.user_id order by p.id for update;
-  select p.role into v_before from public.profiles p where p.id = change_role_of.user_id;
   if v_before = change_role_of.role then
     return v_before;
   end if;

@@ -185,6 +185,11 @@ create table private.accounts (
   unburned bigint not null default 0,
   next_expiry_at timestamptz not null default 'infinity',
   counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
+  plan_id text not null,
+  account_state text not null default 'pending',
+  is_active boolean not null default false,
+  has_factor boolean not null default false,
+  banned_until timestamptz not null default '-infinity',
   -- One check: each costs every call two microseconds.
   constraint accounts_check check (
     held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
@@ -198,6 +203,11 @@ comment on column private.accounts.clawed_back is
   'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
 comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
 comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
+comment on column private.accounts.plan_id is
+  'A copy of the profile''s, as account_state, is_active, has_factor and banned_until are copies of what private.account_gates says: so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
+comment on column private.accounts.account_state is 'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside.';
+comment on column private.accounts.is_active is 'account_state is active; a ban that lasts is in banned_until.';
+comment on column private.accounts.banned_until is 'The ban of the Auth service: it holds while this is after now().';
 revoke all on private.accounts from anon, authenticated, service_role;
 
 create function private.lock_account(user_id uuid) returns private.accounts
@@ -214,6 +224,18 @@ begin
 end $$;
 comment on function private.lock_account(uuid) is
   'Locks an account until the transaction ends, and expires what is due. Under read committed, which we rely on, the statements that follow see what the previous holder committed; under repeatable read they would fail with 40001.';
+
+-- Whoever changes a profile, or what the Auth service knows, has that row before a trigger takes the account: so all take them in this order.
+create function private.lock_whole_account(user_id uuid) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform from auth.users u where u.id = lock_whole_account.user_id for no key update;
+  perform from public.profiles p where p.id = lock_whole_account.user_id for no key update;
+  return private.lock_account(lock_whole_account.user_id);
+end $$;
+comment on function private.lock_whole_account(uuid) is
+  'Locks user, profile and account, for who is going to change one of the first two: after lock_account alone that could deadlock with a change of plan or a ban.';
 
 create view private.usage_counters with (security_invoker = true) as
 select a.user_id, m.meter, m.period, coalesce((a.counts).used[m.slot], 0) as used, coalesce((a.counts).held[m.slot], 0) as held,

@@ -286,13 +286,14 @@ const dead: Check = {
 const ledgers: Check = {
   name: 'ledgers',
   tells:
-    'Balances are the sums of their entries (private.verify_accounts), and the audit chain of this month is whole.',
-  mends: 'Neither mends itself: find out who wrote, keep the evidence, and restore what is missing from a backup.',
+    'Balances are the sums of their entries (private.verify_accounts), gates are what they come from (private.compare_account_gates), and the audit chain of this month is whole.',
+  mends: 'None mends itself: find out who wrote, keep the evidence, and restore what is missing from a backup.',
   async find({ look }) {
-    const [accounts, chain] = await look(async (sql) => {
+    const [accounts, gates, chain] = await look(async (sql) => {
       await sql`set local statement_timeout = '10min'`
       return [
         [...(await sql<{ user_id: string }[]>`select user_id from private.verify_accounts() limit 10`)],
+        [...(await sql<{ user_id: string }[]>`select user_id from private.compare_account_gates() limit 10`)],
         [
           ...(await sql<{ seq: string | null; problem: string }[]>`
           select seq::text, problem from private.verify_audit_chain(date_trunc('month', now() at time zone 'UTC')::date) limit 10`),
@@ -310,12 +311,16 @@ const ledgers: Check = {
             `select * from private.verify_accounts() where user_id = '${user_id}'; says by how much. Correct it with grant_credits or claw_back_credits.`,
           ),
         })),
+        ...gates.map(({ user_id }) => ({
+          what: `what the account ${user_id} may do is not what its profile, its bans and its factors say`,
+          mend: bySql(`select private.refresh_account_gates('${user_id}');`),
+        })),
         ...chain.map(({ seq, problem }) => ({
           what: `audit log, entry ${seq ?? 'unknown'} of this month: ${problem}`,
           mend: evidence,
         })),
       ],
-      'balances and audit chain are whole',
+      'balances, gates and audit chain are whole',
     )
   },
 }

@@ -43,6 +43,7 @@ comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin
 comment on column public.profiles.quota_time_zone is
   'The zone whose midnight resets daily limits. It follows time_zone, at most once per quota.time_zone_change_days, so that moving the clock gains nothing.';
 create index profiles_plan_id_idx on public.profiles (plan_id);
+create index profiles_role_idx on public.profiles (role) where role <> 'user';
 alter table public.profiles enable row level security;
 alter table public.profiles force row level security;
 revoke all on public.profiles from anon, authenticated, service_role;
@@ -146,7 +147,10 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.accounts (user_id) values (v_user.id) on conflict do nothing;
+  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until)
+  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until
+  from private.account_gates g where g.user_id = v_user.id
+  on conflict do nothing;
   if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
       case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);
@@ -602,7 +606,7 @@ begin
     return;
   end if;
   select coalesce(u.raw_user_meta_data, '{}') into v_data from auth.users u where u.id = complete_anonymous_account.user_id;
-  perform private.lock_account(complete_anonymous_account.user_id);
+  perform private.lock_whole_account(complete_anonymous_account.user_id);
   if v_data -> 'accept_terms' = 'true'::jsonb then
     perform private.record_terms(complete_anonymous_account.user_id, null, null);
   end if;
@@ -651,8 +655,8 @@ declare
   v_birth_date date := private.birth_date_or_null(complete_my_registration.birth_date);
   v_profile public.profiles;
 begin
-  perform private.lock_account(v_user_id);
-  select p.* into v_profile from public.profiles p where p.id = v_user_id for update;
+  perform private.lock_whole_account(v_user_id);
+  select p.* into v_profile from public.profiles p where p.id = v_user_id;
   -- In the meantime.
   if v_profile.status in ('suspended', 'deleted') then
     perform private.raise_error('account_suspended', 'This account is suspended.');
@@ -692,7 +696,7 @@ begin
   if value is null then
     perform private.raise_error('invalid_request_error', 'value must be true or false.');
   end if;
-  perform private.lock_account(v_user_id);
+  perform private.lock_whole_account(v_user_id);
   select c.granted into v_before from public.consents c
   where c.user_id = v_user_id and c.kind = 'do_not_sell' order by c.created_at desc, c.id desc limit 1;
   if v_before is distinct from value then
@@ -718,7 +722,7 @@ as $$
 -- Definer: it changes what no API role may.
 begin
   perform private.require_admin();
-  if (private.lock_account(record_consent_of_guardian.user_id)).user_id is null then
+  if (private.lock_whole_account(record_consent_of_guardian.user_id)).user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
   if private.text_or_null(note, 500) is null then
@@ -849,22 +853,31 @@ grant execute on function public.get_registration_policy() to authenticated, ser
 
 -- Status and role of accounts: suspended and deleted accounts lose access at once, and every change has a reason.
 
--- What state an account is in: decided here, and read by all who ask. A view and not a function, because admission joins it for
--- many callers at once; left, so that who asks nothing of auth.users pays nothing for it.
+-- What decides whether an account may go on, decided here. private.accounts has a copy, which is read at every call.
+create view private.account_gates with (security_invoker = true) as
+select p.id as user_id,
+  p.status = 'active' and not u.is_anonymous as is_active,
+  case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
+  coalesce(u.banned_until, '-infinity') as banned_until,
+  -- An unfinished factor is none yet.
+  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor,
+  p.plan_id
+from public.profiles p left join auth.users u on u.id = p.id;
+comment on view private.account_gates is
+  'What the gate columns of private.accounts must say, from where it comes. Nothing in it depends on the time: a ban by the Auth service ends by itself, so who reads it compares banned_until with now().';
+revoke all on private.account_gates from anon, authenticated, service_role;
+
+-- What state an account is in at this moment. A view and not a function, because many are asked for at once.
 create view private.account_states with (security_invoker = true) as
 select p.id, p.role, p.plan_id, p.quota_time_zone,
   -- Of users who were there before their profile, too.
   coalesce(u.created_at, p.created_at) as signed_up_at,
-  case
-    when p.status in ('pending', 'active') and u.banned_until > now() then 'suspended'
-    when p.status = 'active' and u.is_anonymous then 'pending'
-    else p.status
-  end as state,
-  -- The same as state = 'active', in words that the planner has statistics for.
-  p.status = 'active' and not u.is_anonymous and (u.banned_until is null or u.banned_until <= now()) as is_active,
-  -- An unfinished factor is none yet.
-  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
-from public.profiles p left join auth.users u on u.id = p.id;
+  case when g.account_state in ('pending', 'active') and g.banned_until > now() then 'suspended' else g.account_state end as state,
+  g.is_active and g.banned_until <= now() as is_active,
+  g.has_factor
+from public.profiles p
+  left join auth.users u on u.id = p.id
+  join private.account_gates g on g.user_id = p.id;
 comment on view private.account_states is
   'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted; is_active: it may use everything, once its session is live and has its second factor.';
 revoke all on private.account_states from anon, authenticated, service_role;
@@ -915,12 +928,12 @@ begin
   if v_reason is null then
     perform private.raise_error('invalid_request_error', 'reason must say why.');
   end if;
-  if (private.lock_account(change_account_status.user_id)).user_id is null then
+  if (private.lock_whole_account(change_account_status.user_id)).user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
   select p.status, u.banned_until into v_from, v_ban
   from public.profiles p join auth.users u using (id)
-  where p.id = change_account_status.user_id for update of p;
+  where p.id = change_account_status.user_id;
   if to_status = 'reinstated' then
     to_status := private.status_to_return_to(change_account_status.user_id, v_from);
   end if;
@@ -1062,12 +1075,12 @@ begin
   if coalesce(role not in ('user', 'support', 'admin'), true) then
     perform private.raise_error('invalid_request_error', 'role must be user, support or admin.');
   end if;
-  if (private.lock_account(change_role_of.user_id)).user_id is null then
+  -- All admins' rows, in order, so that two admins cannot demote each other at the same time.
+  perform from public.profiles p where p.role = 'admin' or p.id = change_role_of.user_id order by p.id for no key update;
+  select p.role into v_before from public.profiles p where p.id = change_role_of.user_id;
+  if not found then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
-  -- All admins' rows, in order, so that two admins cannot demote each other at the same time.
-  perform from public.profiles p where p.role = 'admin' or p.id = change_role_of.user_id order by p.id for update;
-  select p.role into v_before from public.profiles p where p.id = change_role_of.user_id;
   if v_before = change_role_of.role then
     return v_before;
   end if;

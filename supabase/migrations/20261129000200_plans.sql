@@ -192,6 +192,11 @@ create table private.accounts (
   unburned bigint not null default 0,
   next_expiry_at timestamptz not null default 'infinity',
   counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
+  plan_id text not null,
+  account_state text not null default 'pending',
+  is_active boolean not null default false,
+  has_factor boolean not null default false,
+  banned_until timestamptz not null default '-infinity',
   -- One check: each costs every call two microseconds.
   constraint accounts_check check (
     held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
@@ -205,6 +210,11 @@ comment on column private.accounts.clawed_back is
   'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
 comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
 comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
+comment on column private.accounts.plan_id is
+  'A copy of the profile''s, as account_state, is_active, has_factor and banned_until are copies of what private.account_gates says: so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
+comment on column private.accounts.account_state is 'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside.';
+comment on column private.accounts.is_active is 'account_state is active; a ban that lasts is in banned_until.';
+comment on column private.accounts.banned_until is 'The ban of the Auth service: it holds while this is after now().';
 revoke all on private.accounts from anon, authenticated, service_role;
 
 create function private.lock_account(user_id uuid) returns private.accounts
@@ -221,6 +231,18 @@ begin
 end $$;
 comment on function private.lock_account(uuid) is
   'Locks an account until the transaction ends, and expires what is due. Under read committed, which we rely on, the statements that follow see what the previous holder committed; under repeatable read they would fail with 40001.';
+
+-- Whoever changes a profile, or what the Auth service knows, has that row before a trigger takes the account: so all take them in this order.
+create function private.lock_whole_account(user_id uuid) returns private.accounts
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform from auth.users u where u.id = lock_whole_account.user_id for no key update;
+  perform from public.profiles p where p.id = lock_whole_account.user_id for no key update;
+  return private.lock_account(lock_whole_account.user_id);
+end $$;
+comment on function private.lock_whole_account(uuid) is
+  'Locks user, profile and account, for who is going to change one of the first two: after lock_account alone that could deadlock with a change of plan or a ban.';
 
 create view private.usage_counters with (security_invoker = true) as
 select a.user_id, m.meter, m.period, coalesce((a.counts).used[m.slot], 0) as used, coalesce((a.counts).held[m.slot], 0) as held,
@@ -429,6 +451,99 @@ begin
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
   'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first.';
+
+-- sql/21_account_gates.sql ============================================================================================
+
+-- Gate columns: what private.account_gates says of an account, copied into its row in private.accounts whenever it changes.
+
+create function private.refresh_account_gates(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- The lock first, and what is true after it: of two that change different sources the second sees what the first committed.
+  perform from private.accounts a where a.user_id = refresh_account_gates.user_id for no key update;
+  update private.accounts a set
+    plan_id = g.plan_id, account_state = g.account_state, is_active = g.is_active, has_factor = g.has_factor, banned_until = g.banned_until
+  from private.account_gates g
+  where a.user_id = refresh_account_gates.user_id and g.user_id = refresh_account_gates.user_id
+    and (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
+      is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until);
+end $$;
+comment on function private.refresh_account_gates(uuid) is
+  'Copies what private.account_gates says of an account into its row; nothing when it is there already, or the account is gone.';
+
+create function private.tg_profiles__gates() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: accounts are private.
+begin
+  perform private.refresh_account_gates(new.id);
+  return null;
+end $$;
+comment on function private.tg_profiles__gates() is 'A new status or plan counts from the next call on.';
+create trigger tg_profiles__gates after update of status, plan_id on public.profiles
+  for each row when (old.status is distinct from new.status or old.plan_id is distinct from new.plan_id)
+  execute function private.tg_profiles__gates();
+
+create function private.tg_users__gates() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.refresh_account_gates(new.id);
+  return null;
+end $$;
+comment on function private.tg_users__gates() is
+  'A ban by the Auth service, its end before the time, and an anonymous user who becomes a real one count from the next call on.';
+create trigger palisade_keep_gates after update of banned_until, is_anonymous on auth.users
+  for each row when (old.banned_until is distinct from new.banned_until or old.is_anonymous is distinct from new.is_anonymous)
+  execute function private.tg_users__gates();
+
+create function private.tg_mfa_factors__gates() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.refresh_account_gates(case when tg_op = 'DELETE' then old.user_id else new.user_id end);
+  return null;
+end $$;
+comment on function private.tg_mfa_factors__gates() is 'The first verified factor makes sessions without it worthless; the last one''s end lets them in again.';
+create trigger palisade_keep_gates_added after insert on auth.mfa_factors
+  for each row when (new.status = 'verified') execute function private.tg_mfa_factors__gates();
+create trigger palisade_keep_gates_changed after update of status on auth.mfa_factors
+  for each row when (old.status is distinct from new.status) execute function private.tg_mfa_factors__gates();
+create trigger palisade_keep_gates_removed after delete on auth.mfa_factors
+  for each row when (old.status = 'verified') execute function private.tg_mfa_factors__gates();
+
+create function private.compare_account_gates()
+returns table (user_id uuid, stored jsonb, expected jsonb)
+language sql stable security invoker set search_path = ''
+as $$
+  select a.user_id, to_jsonb(s), to_jsonb(g) - 'user_id'
+  from private.accounts a
+    left join private.account_gates g on g.user_id = a.user_id
+    cross join lateral (select a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until) s
+  where (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
+    is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until)
+$$;
+comment on function private.compare_account_gates() is
+  'Accounts whose gate columns are not what private.account_gates says, with both: no row while the triggers do what they are for. private.refresh_account_gates mends one.';
+
+create function private.warn_of_wrong_gates() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_users uuid[];
+begin
+  select array_agg(c.user_id) into v_users from private.compare_account_gates() c;
+  if v_users is not null then
+    perform private.raise_security_event('account_gates_wrong', 'critical', null,
+      jsonb_build_object('accounts', cardinality(v_users), 'some', to_jsonb(v_users[1:10])));
+  end if;
+  return coalesce(cardinality(v_users), 0);
+end $$;
+comment on function private.warn_of_wrong_gates() is
+  'Raises a security event when private.compare_account_gates finds something; answers how many. A job runs it every night.';
 
 -- sql/22_features.sql =================================================================================================
 

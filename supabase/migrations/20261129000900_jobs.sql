@@ -26,6 +26,7 @@ select private.schedule_job('settle-abandoned-ai-calls', '30 seconds', 'select p
 select private.schedule_job('create-ai-call-partitions', '10 0 * * *', 'select private.create_ai_call_partitions()');
 select private.schedule_job('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
 select private.schedule_job('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_usage()');
+select private.schedule_job('warn-of-wrong-gates', '45 1 * * *', 'select private.warn_of_wrong_gates()');
 select private.schedule_job('warn-of-price-drift', '40 1 * * *', 'select private.warn_of_price_drift()');
 select private.schedule_job('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 select private.schedule_job('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
