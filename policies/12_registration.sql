@@ -4,8 +4,4 @@ create policy "everybody sees the published documents"
 
 create policy "owners see their consents"
   on public.consents for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.consents as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));

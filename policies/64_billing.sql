@@ -8,33 +8,16 @@ create policy "everybody signed in sees the credit packs"
 
 create policy "owners see their subscriptions"
   on public.subscriptions for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.subscriptions as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their payments"
   on public.payments for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.payments as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their refunds"
   on public.refunds for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.refunds as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their disputes"
   on public.disputes for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.disputes as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
+  using (user_id = (select private.my_user_id()));

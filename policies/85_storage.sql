@@ -24,4 +24,4 @@ create policy "owners delete their files"
 
 create policy "only live, active and fully signed-in callers"
   on storage.objects as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using ((select private.my_user_id()) is not null);

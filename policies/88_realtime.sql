@@ -9,4 +9,4 @@ create policy "owners receive what is sent to their own topic"
 
 create policy "only live, active and fully signed-in callers"
   on realtime.messages as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using ((select private.my_user_id()) is not null);

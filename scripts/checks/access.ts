@@ -85,7 +85,10 @@ const readers: Record<Section, (sql: postgres.Sql | postgres.TransactionSql) => 
 
   policies: (sql) => sql`
     select format('%I.%I: %s', schemaname, tablename, policyname) as name,
-      case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ') as access
+      case permissive when 'PERMISSIVE' then '' else 'restrictive ' end || lower(cmd) || ' to ' || array_to_string(roles, ' ')
+      -- Every expression it has, so that an update may not be let in by one of its two.
+      || case when coalesce(qual, 'my_user_id(') ~ 'my_user_id\\(' and coalesce(with_check, 'my_user_id(') ~ 'my_user_id\\('
+        then ', live' else '' end as access
     from pg_policies where schemaname = any (${ours}) or schemaname in ('storage', 'realtime')`,
 }
 

@@ -1138,46 +1138,83 @@ insert into private.settings (key, value, description) values
   ('sessions.country_header', 'null', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
 on conflict (key) do nothing;
 
+-- One row, no look-up and nothing to convert: it is read in every statement of every user.
+create table private.session_limits (
+  is_only boolean primary key default true check (is_only),
+  lasts interval,
+  idles interval
+);
+comment on table private.session_limits is
+  'The settings sessions.absolute_hours (lasts) and sessions.idle_hours (idles), kept by a trigger on private.settings. Null, when a setting is missing: no session counts.';
+revoke all on private.session_limits from anon, authenticated, service_role;
+
+create function private.read_session_limits(out lasts interval, out idles interval)
+language sql stable security invoker set search_path = ''
+as $$
+  select
+    make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.absolute_hours')),
+    make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.idle_hours'))
+  from private.settings l where l.key in ('sessions.absolute_hours', 'sessions.idle_hours')
+$$;
+comment on function private.read_session_limits() is 'What private.session_limits must say.';
+insert into private.session_limits (lasts, idles) select l.lasts, l.idles from private.read_session_limits() l;
+
+create function private.tg_settings__session_limits() returns trigger
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.session_limits s set lasts = l.lasts, idles = l.idles
+  from private.read_session_limits() l where (s.lasts, s.idles) is distinct from (l.lasts, l.idles);
+  return null;
+end $$;
+comment on function private.tg_settings__session_limits() is 'Other limits for sessions hold from the next statement on.';
+create trigger tg_settings__session_limits after insert or update or delete or truncate on private.settings
+  for each statement execute function private.tg_settings__session_limits();
+
 create view private.live_sessions with (security_invoker = true) as
 select s.id, s.user_id, s.aal::text as aal, s.created_at
-from auth.sessions s,
-  -- Both in one scan: this is asked in every statement of every user.
-  (select
-    now() - make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.absolute_hours')) as created_after,
-    now() - make_interval(hours => max(l.value::integer) filter (where l.key = 'sessions.idle_hours')) as refreshed_after
-  from private.settings l where l.key in ('sessions.absolute_hours', 'sessions.idle_hours')) l
+from auth.sessions s, private.session_limits l
 where (s.not_after is null or s.not_after > now())
-  and s.created_at > l.created_after
+  and s.created_at > now() - l.lasts
   -- The Auth service writes refreshed_at in UTC, without a zone; it is null until the first refresh.
-  and coalesce(s.refreshed_at at time zone 'UTC', s.created_at) > l.refreshed_after;
+  and coalesce(s.refreshed_at at time zone 'UTC', s.created_at) > now() - l.idles;
 comment on view private.live_sessions is
   'The sessions that still count: there, not past their end, not idle for sessions.idle_hours, not older than sessions.absolute_hours. A missing setting leaves none.';
 revoke all on private.live_sessions from anon, authenticated, service_role;
 
--- What a caller's token is worth at this moment. plpgsql keeps the plans of these lookups; SQL functions made them anew
--- at every call and cost several times as much.
+-- What a caller's token is worth at this moment. plpgsql keeps the plans of these lookups; SQL functions made them anew at every call.
 
 create function private.my_session_id() returns uuid
 language sql stable security invoker set search_path = ''
 return nullif((select auth.jwt()) ->> 'session_id', '')::uuid;
 comment on function private.my_session_id() is 'The session of the caller''s token; null without one.';
 
-create function private.session_is_open() returns boolean
+create function private.my_user_id(allow_pending boolean default false, allow_aal1 boolean default false) returns uuid
 language plpgsql stable security definer set search_path = ''
 as $$
--- Definer: the Auth service's tables, and it answers also where the caller may not see the profile.
+-- Definer: the Auth service's tables, and accounts are private. The costliest function there is, because every policy asks it: three
+-- look-ups by key, one after the other, cost less than their join; and claims read as json less than as jsonb, for two of them.
 declare
-  v_claims jsonb := auth.jwt();
-  v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
-  v_user_id uuid := (v_claims ->> 'sub')::uuid;
+  v_claims json := coalesce(nullif(current_setting('request.jwt.claim', true), ''), nullif(current_setting('request.jwt.claims', true), ''));
+  v_user_id uuid := v_claims ->> 'sub';
+  v_session_id uuid := nullif(v_claims ->> 'session_id', '');
+  v_aal text;
+  v_has_factor boolean;
 begin
-  perform from private.live_sessions s, private.account_states a
-  where s.id = v_session_id and s.user_id = v_user_id and a.id = v_user_id and a.state in ('pending', 'active');
-  return found;
+  select s.aal into v_aal from private.live_sessions s where s.id = v_session_id and s.user_id = v_user_id;
+  if not found then
+    return null;
+  end if;
+  select a.has_factor into v_has_factor from private.accounts a
+  where a.user_id = v_user_id and a.banned_until <= now() and (a.is_active or (allow_pending and a.account_state = 'pending'));
+  if not found or (v_has_factor and not allow_aal1 and (v_aal = 'aal2' and v_claims ->> 'aal' = 'aal2') is not true) then
+    return null;
+  end if;
+  return v_user_id;
 end $$;
-comment on function private.session_is_open() is
-  'Whether the session of the caller''s token is live and the account active or on its way there (pending, anonymous): enough to see the own profile.';
-grant execute on function private.session_is_open() to authenticated;
+comment on function private.my_user_id(boolean, boolean) is
+  'The caller''s id while its session is live, the account active and its second factor used; null for everybody else. What every policy of users'' data compares with, once per statement. The options let in what private.require_user lets in by them.';
+grant execute on function private.my_user_id(boolean, boolean) to authenticated;
 
 create function private.has_aal2() returns boolean
 language plpgsql stable security definer set search_path = ''
@@ -1195,27 +1232,6 @@ comment on function private.has_aal2() is
   'Whether the caller proved a second factor in this session: the token says so and the session still does.';
 grant execute on function private.has_aal2() to authenticated;
 
-create function private.access_is_allowed() returns boolean
-language plpgsql stable security definer set search_path = ''
-as $$
--- Definer: the Auth service's tables. One lookup: three helpers cost three times as much, and three conditions of unknown truth make
--- the planner expect too few rows.
-declare
-  v_claims jsonb := auth.jwt();
-  v_session_id uuid := nullif(v_claims ->> 'session_id', '')::uuid;
-  v_user_id uuid := (v_claims ->> 'sub')::uuid;
-  v_has_aal2 boolean := v_claims ->> 'aal' = 'aal2';
-begin
-  -- Every lookup by a variable, not by a join's column: the plan is four index lookups and nothing else.
-  perform from private.live_sessions s, private.account_states a
-  where s.id = v_session_id and s.user_id = v_user_id and a.id = v_user_id
-    and a.is_active and ((s.aal = 'aal2' and v_has_aal2) or not a.has_factor);
-  return found;
-end $$;
-comment on function private.access_is_allowed() is
-  'Whether the caller''s session is live, the account active and its second factor used, for the restrictive policy of every table with users'' data.';
-grant execute on function private.access_is_allowed() to authenticated;
-
 create function private.is_admin() returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -1224,7 +1240,7 @@ declare
   v_user_id uuid := auth.uid();
 begin
   return exists (select from public.profiles p where p.id = v_user_id and p.role = 'admin')
-    and private.has_aal2() and private.access_is_allowed();
+    and private.has_aal2() and private.my_user_id() is not null;
 end $$;
 comment on function private.is_admin() is
   'Whether the caller is an active admin in a live session at aal2; the role is read from the profile, not from the token.';
@@ -2157,20 +2173,12 @@ grant execute on function public.count_my_recovery_codes() to authenticated;
 
 create policy "owners see their profile"
   on public.profiles for select to authenticated
-  using (id = (select auth.uid()));
+  using (id = (select private.my_user_id(allow_pending => true, allow_aal1 => true)));
 
 create policy "owners change their profile"
   on public.profiles for update to authenticated
-  using (id = (select auth.uid()))
-  with check (id = (select auth.uid()));
-
-create policy "only live sessions of accounts that are not suspended"
-  on public.profiles as restrictive for select to authenticated
-  using ((select private.session_is_open()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.profiles as restrictive for update to authenticated
-  using ((select private.access_is_allowed()));
+  using (id = (select private.my_user_id()))
+  with check (id = (select private.my_user_id()));
 
 -- policies/12_registration.sql ========================================================================================
 
@@ -2180,18 +2188,10 @@ create policy "everybody sees the published documents"
 
 create policy "owners see their consents"
   on public.consents for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.consents as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/15_sessions.sql ============================================================================================
 
 create policy "owners see their devices"
   on public.devices for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.devices as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));

@@ -634,11 +634,7 @@ create policy "signed-in users see what plans allow"
 
 create policy "owners see their own limits"
   on public.limit_overrides for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.limit_overrides as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/22_features.sql ============================================================================================
 

@@ -512,8 +512,4 @@ comment on function private.warn_of_spend() is
 
 create policy "owners see their ledger"
   on public.credit_entries for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.credit_entries as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));

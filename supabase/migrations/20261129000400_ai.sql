@@ -1775,18 +1775,10 @@ create policy "signed-in users see which plan has which model"
 
 create policy "owners see their calls"
   on public.ai_calls for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.ai_calls as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/44_ai_usage.sql ============================================================================================
 
 create policy "owners see their usage"
   on public.ai_usage_daily for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.ai_usage_daily as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));

@@ -3086,27 +3086,15 @@ comment on function private.tell_of_stripe_object(private.stripe_objects) is
 
 create policy "owners see their holdings"
   on public.holdings for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.holdings as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their trades"
   on public.trades for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.trades as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see what their portfolio was worth"
   on public.portfolio_snapshots for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.portfolio_snapshots as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/64_billing.sql =============================================================================================
 
@@ -3120,33 +3108,16 @@ create policy "everybody signed in sees the credit packs"
 
 create policy "owners see their subscriptions"
   on public.subscriptions for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.subscriptions as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their payments"
   on public.payments for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.payments as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their refunds"
   on public.refunds for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.refunds as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their disputes"
   on public.disputes for select to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.disputes as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
+  using (user_id = (select private.my_user_id()));

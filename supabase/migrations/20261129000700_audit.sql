@@ -669,35 +669,23 @@ comment on function private.delete_old_messages() is
 
 create policy "owners see what was done to their account"
   on private.audit_log for select to authenticated
-  using (user_id = (select auth.uid()) or (select private.is_admin()));
-
-create policy "only live, active and fully signed-in callers"
-  on private.audit_log as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()) or (select private.is_admin()));
 
 create policy "owners see their security events, admins all"
   on public.security_events for select to authenticated
-  using (user_id = (select auth.uid()) or (select private.is_admin()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.security_events as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()) or (select private.is_admin()));
 
 -- policies/72_notifications.sql =======================================================================================
 
 create policy "owners see their notifications"
   on public.notifications for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners mark their notifications as read"
   on public.notifications for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()))
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners delete their notifications"
   on public.notifications for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.notifications as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));

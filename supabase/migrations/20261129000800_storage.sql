@@ -478,76 +478,60 @@ comment on function private.call_check_uploads() is 'Calls the check of uploads 
 
 create policy "owners see their chats"
   on public.chats for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners start chats"
   on public.chats for insert to authenticated
-  with check (user_id = (select auth.uid()));
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners rename their chats"
   on public.chats for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()))
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners delete their chats"
   on public.chats for delete to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their messages"
   on public.messages for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners save messages"
   on public.messages for insert to authenticated
-  with check (user_id = (select auth.uid()));
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners delete their messages"
   on public.messages for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.chats as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.messages as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/82_documents.sql ===========================================================================================
 
 create policy "owners see their documents"
   on public.documents for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners write their documents"
   on public.documents for insert to authenticated
-  with check (user_id = (select auth.uid()));
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners change their documents"
   on public.documents for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()))
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners delete their documents"
   on public.documents for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.documents as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners see their images"
   on public.images for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners describe their images"
   on public.images for update to authenticated
-  using (user_id = (select auth.uid()))
-  with check (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.images as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()))
+  with check (user_id = (select private.my_user_id()));
 
 -- policies/84_questionnaires.sql ======================================================================================
 
@@ -557,30 +541,26 @@ create policy "signed-in users see the questionnaires"
 
 create policy "only live, active and fully signed-in callers"
   on public.questionnaires as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using ((select private.my_user_id()) is not null);
 
 create policy "owners see their tests"
   on public.psychology_tests for select to authenticated
-  using (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()));
 
 create policy "owners start tests of enabled questionnaires"
   on public.psychology_tests for insert to authenticated
-  with check (user_id = (select auth.uid()) and exists (
+  with check (user_id = (select private.my_user_id()) and exists (
     select from public.questionnaires q
     where q.id = questionnaire_id and q.version = questionnaire_version and q.enabled));
 
 create policy "owners answer their tests until they are completed"
   on public.psychology_tests for update to authenticated
-  using (user_id = (select auth.uid()) and completed_at is null)
-  with check (user_id = (select auth.uid()));
+  using (user_id = (select private.my_user_id()) and completed_at is null)
+  with check (user_id = (select private.my_user_id()));
 
 create policy "owners delete their tests"
   on public.psychology_tests for delete to authenticated
-  using (user_id = (select auth.uid()));
-
-create policy "only live, active and fully signed-in callers"
-  on public.psychology_tests as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using (user_id = (select private.my_user_id()));
 
 -- policies/85_storage.sql =============================================================================================
 
@@ -610,7 +590,7 @@ create policy "owners delete their files"
 
 create policy "only live, active and fully signed-in callers"
   on storage.objects as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using ((select private.my_user_id()) is not null);
 
 -- policies/88_realtime.sql ============================================================================================
 
@@ -625,4 +605,4 @@ create policy "owners receive what is sent to their own topic"
 
 create policy "only live, active and fully signed-in callers"
   on realtime.messages as restrictive for all to authenticated
-  using ((select private.access_is_allowed()));
+  using ((select private.my_user_id()) is not null);

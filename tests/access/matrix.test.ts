@@ -134,9 +134,14 @@ describe('grants, policies and functions', () => {
       [/^public\.chats: all see is not reviewed.*'all to public'/s],
     ],
     [
+      'a policy that asks whose token it is and not whether it still counts',
+      `alter policy "owners change their documents" on public.documents with check (user_id = (select auth.uid()))`,
+      [/'update to authenticated',$/],
+    ],
+    [
       'a policy for more roles',
       'alter policy "owners see their chats" on public.chats to public',
-      [/'select to public'/],
+      [/'select to public, live'/],
     ],
     [
       'a grant on a partition made by the clock',

@@ -48,6 +48,21 @@ describe('a session that does not count', () => {
     ],
   ]
 
+  test('because a limit was shortened since reads nothing from the next statement on', () =>
+    rolledBack(async (tx) => {
+      const { id, sessionId } = await ownerOfAChat(tx)
+      await tx`update auth.sessions set created_at = now() - interval '5 hours' where id = ${sessionId}`
+      const seenWith = async (key: string, hours: number) => {
+        await tx`update private.settings set value = to_jsonb(${hours}::integer) where key = ${key}`
+        return chatsSeen(tx, id, { session_id: sessionId })
+      }
+
+      expect(await seenWith('sessions.absolute_hours', 6)).toBe(1)
+      expect(await seenWith('sessions.absolute_hours', 4)).toBe(0)
+      expect(await seenWith('sessions.absolute_hours', 6)).toBe(1)
+      expect(await seenWith('sessions.idle_hours', 4)).toBe(0)
+    }))
+
   test.each(endings)('because it %s reads nothing and calls nothing', async (_why, end) => {
     await rolledBack(async (tx) => {
       const { id, sessionId } = await ownerOfAChat(tx)
@@ -171,8 +186,8 @@ describe('an account that may not', () => {
 
       const plan = await asUser(tx, id, (as) => as`explain (analyze, verbose) select * from public.credit_entries`)
 
-      const lines = plan.map((row) => String(row['QUERY PLAN'])).filter((line) => /access_is_allowed/.test(line))
-      expect(lines).toEqual([expect.stringMatching(/^ +Output: private\.access_is_allowed\(\)$/)])
+      const lines = plan.map((row) => String(row['QUERY PLAN'])).filter((line) => /my_user_id/.test(line))
+      expect(lines).toEqual([expect.stringMatching(/^ +Output: private\.my_user_id\(/)])
     })
   })
 })
