@@ -310,14 +310,31 @@ comment on function private.sees_audit_origin() is
   'Whether the caller sees from where anybody acted: admins and the service role.';
 grant execute on function private.sees_audit_origin() to authenticated, service_role;
 
+create function private.sees_all_accounts(relation regclass) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return not row_security_active(sees_all_accounts.relation) or private.is_admin();
+end $$;
+comment on function private.sees_all_accounts(regclass) is
+  'Whether the caller reads rows of everybody there: admins, and roles that row security does not hold for, such as the service role.';
+grant execute on function private.sees_all_accounts(regclass) to authenticated, service_role;
+
+-- Two branches, and the policy behind both: with "mine or I am an admin" as one condition no index on user_id can help, and an owner
+-- would read everybody's entries. The second branch is not even begun for who does not see all.
 create view public.audit_log with (security_invoker = true) as
+with branches as (
+  select a.* from private.audit_log a where a.user_id = (select private.my_user_id())
+  union all
+  select a.* from private.audit_log a
+  where (select private.sees_all_accounts('private.audit_log')) and (a.user_id = (select private.my_user_id())) is not true
+)
 select
   a.id, a.created_at, a.actor_id, a.actor_role, a.user_id, a.action, a.resource_type, a.resource_id, a.result,
-  case when v.sees_origin or a.actor_id = a.user_id then a.ip end as ip,
-  case when v.sees_origin or a.actor_id = a.user_id then a.user_agent end as user_agent,
+  case when (select private.sees_audit_origin()) or a.actor_id = a.user_id then a.ip end as ip,
+  case when (select private.sees_audit_origin()) or a.actor_id = a.user_id then a.user_agent end as user_agent,
   a.request_id, a.details
-from private.audit_log a
-  cross join (select private.sees_audit_origin() as sees_origin) v;
+from branches a;
 comment on view public.audit_log is
   'The audit log for people: owners see what was done to their account, admins at aal2 see everything. Where somebody else acted, owners do not see from where.';
 revoke all on public.audit_log from anon, authenticated, service_role;
@@ -327,7 +344,7 @@ grant select on private.audit_log to authenticated, service_role;
 
 -- Security events --------------------------------------------------------------------------------------------------------
 
-create table public.security_events (
+create table private.security_events (
   id uuid primary key default private.uuid_v7(),
   user_id uuid references auth.users (id) on delete cascade,
   type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
@@ -342,12 +359,23 @@ create table public.security_events (
   last_seen_at timestamptz not null default now(),
   unique nulls not distinct (user_id, type, dedupe_key, dedupe_window)
 );
-comment on table public.security_events is 'What looks like an attack, or would be one if it was not the user. user_id null: it concerns the project.';
-comment on column public.security_events.occurrences is 'How often it happened within security.dedupe_minutes.';
-comment on column public.security_events.dedupe_window is 'Number of the window since 1970; the same event in the same window is one row.';
-create index security_events_created_at_idx on public.security_events (created_at desc);
-alter table public.security_events enable row level security;
-alter table public.security_events force row level security;
+comment on table private.security_events is 'What looks like an attack, or would be one if it was not the user. user_id null: it concerns the project.';
+comment on column private.security_events.occurrences is 'How often it happened within security.dedupe_minutes.';
+comment on column private.security_events.dedupe_window is 'Number of the window since 1970; the same event in the same window is one row.';
+create index security_events_created_at_idx on private.security_events (created_at desc);
+create index security_events_user_id_created_at_idx on private.security_events (user_id, created_at desc);
+alter table private.security_events enable row level security;
+alter table private.security_events force row level security;
+revoke all on private.security_events from anon, authenticated, service_role;
+grant select on private.security_events to authenticated, service_role;
+
+create view public.security_events with (security_invoker = true) as
+select e.* from private.security_events e where e.user_id = (select private.my_user_id())
+union all
+select e.* from private.security_events e
+where (select private.sees_all_accounts('private.security_events')) and (e.user_id = (select private.my_user_id())) is not true;
+comment on view public.security_events is
+  'Security events for people: owners see those of their account, admins at aal2 all. user_id null: it concerns the project. occurrences: how often it happened within security.dedupe_minutes.';
 revoke all on public.security_events from anon, authenticated, service_role;
 grant select on public.security_events to authenticated, service_role;
 
@@ -358,9 +386,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: no role may write events.
 declare
-  v_event public.security_events;
+  v_event private.security_events;
 begin
-  insert into public.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
+  insert into private.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
   values (
     raise_security_event.user_id, raise_security_event.type, raise_security_event.severity,
     coalesce(raise_security_event.details, '{}'), coalesce(raise_security_event.ip, private.request_ip()),

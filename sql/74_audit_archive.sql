@@ -156,7 +156,7 @@ begin
   where m.state in ('sent', 'dead') and m.created_at < now() - make_interval(days => (private.setting('mail.keep_days'))::integer);
   delete from public.notifications n
   where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
-  delete from public.security_events e
+  delete from private.security_events e
   where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
 end $$;
 comment on function private.delete_old_messages() is

@@ -1281,52 +1281,6 @@ export type Database = {
           },
         ]
       }
-      security_events: {
-        Row: {
-          created_at: string
-          dedupe_key: string
-          dedupe_window: number
-          details: NonNullable<Json>
-          id: string
-          ip: unknown
-          last_seen_at: string
-          occurrences: number
-          severity: string
-          type: string
-          user_agent: string | null
-          user_id: string | null
-        }
-        ComputedFields: never
-        Insert: {
-          created_at?: string
-          dedupe_key: string
-          dedupe_window: number
-          details: NonNullable<Json>
-          id?: string
-          ip?: unknown
-          last_seen_at?: string
-          occurrences?: number
-          severity: string
-          type: string
-          user_agent?: string | null
-          user_id?: string | null
-        }
-        Update: {
-          created_at?: string
-          dedupe_key?: string
-          dedupe_window?: number
-          details?: NonNullable<Json>
-          id?: string
-          ip?: unknown
-          last_seen_at?: string
-          occurrences?: number
-          severity?: string
-          type?: string
-          user_agent?: string | null
-          user_id?: string | null
-        }
-        Relationships: []
-      }
       subscriptions: {
         Row: {
           cancel_at: string | null
@@ -1473,17 +1427,35 @@ export type Database = {
     Views: {
       audit_log: {
         Row: {
-          action: string
+          action: string | null
           actor_id: string | null
-          actor_role: string
-          created_at: string
-          details: NonNullable<Json>
-          id: string
+          actor_role: string | null
+          created_at: string | null
+          details: Json | null
+          id: string | null
           ip: unknown
           request_id: string | null
           resource_id: string | null
-          resource_type: string
-          result: string
+          resource_type: string | null
+          result: string | null
+          user_agent: string | null
+          user_id: string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      security_events: {
+        Row: {
+          created_at: string | null
+          dedupe_key: string | null
+          dedupe_window: number | null
+          details: Json | null
+          id: string | null
+          ip: unknown
+          last_seen_at: string | null
+          occurrences: number | null
+          severity: string | null
+          type: string | null
           user_agent: string | null
           user_id: string | null
         }

@@ -38,7 +38,7 @@ export const relations = {
   'public.portfolio_snapshots': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.psychology_tests':
     'table, rls forced; anon -; authenticated select insert(answers, id, questionnaire_id, questionnaire_version, user_id) update(answers, completed_at, result) delete; service_role select',
-  'public.security_events': 'table, rls forced; anon -; authenticated select; service_role select',
+  'public.security_events': 'view, invoker; anon -; authenticated select; service_role select',
   'public.trades': 'table, rls forced; anon -; authenticated select; service_role select',
   // The view runs with its caller's rights: what it reads is granted, and the policies are on the table.
   'private.ai_holds': 'table, rls off; anon -; authenticated -; service_role -',
@@ -47,6 +47,7 @@ export const relations = {
   'private.anonymous_requests': 'table, rls off; anon -; authenticated -; service_role -',
   'private.api_key_signing_secrets': 'table, rls off; anon -; authenticated -; service_role -',
   'private.api_key_usage': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.security_events': 'table, rls forced; anon -; authenticated select; service_role select',
   'private.audit_log': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.audit_log': 'view, invoker; anon -; authenticated select; service_role select',
 
@@ -383,9 +384,10 @@ export const functions = {
   'private.delete_old_networks()': 'invoker; -',
   'private.delete_old_sign_in_failures()': 'invoker; -',
   'private.has_aal2()': 'definer; authenticated',
-  'private.my_user_id(boolean, boolean)': 'definer; authenticated',
+  'private.my_user_id(boolean, boolean)': 'definer; authenticated service_role',
   'private.hook_network(jsonb)': 'invoker; -',
   'private.is_admin()': 'definer; authenticated',
+  'private.sees_all_accounts(regclass)': 'invoker; authenticated service_role',
   'private.list_my_sessions()': 'definer; authenticated',
   'private.lock_mfa(uuid)': 'invoker; -',
   'private.mfa_verification_attempt(jsonb)': 'definer; -',
@@ -590,7 +592,7 @@ export const policies = {
   'storage.objects: owners replace and move their files': 'update to authenticated',
   'storage.objects: owners see their files': 'select to authenticated',
   'storage.objects: owners upload their files': 'insert to authenticated',
-  'public.security_events: owners see their security events, admins all': 'select to authenticated, live',
+  'private.security_events: owners see their security events, admins all': 'select to authenticated, live',
   'public.devices: owners see their devices': 'select to authenticated, live',
   'public.credit_packs: everybody signed in sees the credit packs': 'select to authenticated',
   'public.disputes: owners see their disputes': 'select to authenticated, live',

@@ -324,7 +324,7 @@ describe('security events', () => {
         [null, 'x'],
       ] as const)
         await raise(tx, user, key)
-      await tx`update public.security_events set dedupe_window = dedupe_window - 1 where user_id = ${b}`
+      await tx`update private.security_events set dedupe_window = dedupe_window - 1 where user_id = ${b}`
       await raise(tx, b, 'x')
 
       const [row] = await tx`

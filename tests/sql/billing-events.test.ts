@@ -203,7 +203,7 @@ describe('an early fraud warning', () => {
     rolledBack(async (tx) => {
       await warning(tx, { id: 'pi_expanded' }, 'issfr_2')
       await finish(tx, await claimOne(tx))
-      await tx`update public.security_events set dedupe_window = 0 where dedupe_key = 'issfr_2'`
+      await tx`update private.security_events set dedupe_window = 0 where dedupe_key = 'issfr_2'`
       await warning(tx, { id: 'pi_expanded' }, 'issfr_2')
 
       expect(await finish(tx, await claimOne(tx))).toBe('applied')

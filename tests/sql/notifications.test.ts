@@ -134,7 +134,7 @@ describe('the clock', () => {
   test('calls nothing without address and key, and says so once a day', () =>
     rolledBack(async (tx) => {
       await forget(tx)
-      await tx`update public.security_events set last_seen_at = now() - interval '2 days', dedupe_window = dedupe_window - 50
+      await tx`update private.security_events set last_seen_at = now() - interval '2 days', dedupe_window = dedupe_window - 50
         where type = 'jobs_not_configured'`
 
       await tx`select private.call_jobs_function('send-mails')`
