@@ -174,6 +174,19 @@ return trim_scale(div(total * part * 1e18, whole) * 1e-18);
 comment on function private.exact_share(numeric, numeric, numeric) is
   'total * part / whole to 18 decimals, what is beyond them cut off; trunc and round of it are those of the true fraction. Pieces are differences of this, so that they always add up to the total.';
 
+-- Pages ----------------------------------------------------------------------------------------------------------------
+
+create function private.page_of(page_size integer) returns integer
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  if page_size between 1 and 1000 then
+    return page_size;
+  end if;
+  perform private.raise_error('invalid_request_error', 'page_size is from 1 to 1000.');
+end $$;
+comment on function private.page_of(integer) is 'The size of a page that was asked for, or an error. Pages go on by the key of their last row, so that the hundredth costs what the first does.';
+
 -- Triggers that many tables share --------------------------------------------------------------------------------------
 
 create function private.tg__timestamps() returns trigger

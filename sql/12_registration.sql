@@ -592,7 +592,7 @@ comment on function public.create_invite(text, integer, timestamptz) is
   'For admins and the service role: makes an invite code for max_uses sign-ups. Answers {id, code}; the code is shown this once.';
 grant execute on function public.create_invite(text, integer, timestamptz) to authenticated, service_role;
 
-create function private.invites_with_uses() returns table (
+create function private.invites_with_uses(before uuid, page_size integer) returns table (
   id uuid, label text, max_uses integer, uses bigint, expires_at timestamptz, revoked_at timestamptz, created_by uuid, created_at timestamptz)
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -603,17 +603,19 @@ begin
     select i.id, i.label, i.max_uses,
       (select count(*) from private.registrations r where r.invite_id = i.id and r.confirmed_at is not null),
       i.expires_at, i.revoked_at, i.created_by, i.created_at
-    from private.invites i order by i.id desc;
+    from private.invites i where invites_with_uses.before is null or i.id < invites_with_uses.before
+    order by i.id desc limit private.page_of(invites_with_uses.page_size);
 end $$;
-comment on function private.invites_with_uses() is 'What list_invites() calls.';
-grant execute on function private.invites_with_uses() to authenticated, service_role;
+comment on function private.invites_with_uses(uuid, integer) is 'What list_invites() calls.';
+grant execute on function private.invites_with_uses(uuid, integer) to authenticated, service_role;
 
-create function public.list_invites() returns table (
+create function public.list_invites(before uuid default null, page_size integer default 100) returns table (
   id uuid, label text, max_uses integer, uses bigint, expires_at timestamptz, revoked_at timestamptz, created_by uuid, created_at timestamptz)
 language sql stable security invoker set search_path = ''
-as $$ select * from private.invites_with_uses() $$;
-comment on function public.list_invites() is 'For admins and the service role: every invite, newest first, with the accounts that used it. Codes are not kept.';
-grant execute on function public.list_invites() to authenticated, service_role;
+as $$ select * from private.invites_with_uses(list_invites.before, list_invites.page_size) $$;
+comment on function public.list_invites(uuid, integer) is
+  'For admins and the service role: invites, newest first, with the accounts that used them; at most page_size (1 to 1000), and before: only those after this one, the last of the page before. Codes are not kept.';
+grant execute on function public.list_invites(uuid, integer) to authenticated, service_role;
 
 create function private.close_invite(invite_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''

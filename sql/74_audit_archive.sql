@@ -25,7 +25,7 @@ begin
     order by h.month
   loop
     -- A month that was tampered with stays where it is, for people to look at. Later ones go on.
-    if exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month) then
+    if exists (select from private.verify_audit_chain(v_head.month, v_head.month) p where p.month = v_head.month) then
       perform private.raise_security_event(
         type => 'audit_chain_broken', severity => 'critical', user_id => null,
         details => jsonb_build_object('month', v_head.month), dedupe_key => v_head.month::text);
@@ -87,7 +87,7 @@ begin
   into v_archived from private.audit_archives a where a.month = drop_archived_audit_month.month;
   if v_archived.entries <> v_head.seq or v_archived.last_seq <> v_head.seq
     or v_archived.last_hash <> v_head.hash
-    or exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month)
+    or exists (select from private.verify_audit_chain(v_head.month, v_head.month) p where p.month = v_head.month)
     or exists (select from private.audit_log_default d where private.audit_month(d.created_at) = v_head.month) then
     raise exception 'month % is not archived as it is', v_head.month;
   end if;

@@ -1645,7 +1645,7 @@ export type Database = {
       }
       limit_api_key: { Args: { amount: number; id: string; meter: string; period: string }; Returns: undefined }
       list_dead_stripe_events: {
-        Args: Record<PropertyKey, never>
+        Args: { before?: string; page_size?: number }
         Returns: {
           attempts: number
           created_at: string
@@ -1655,7 +1655,7 @@ export type Database = {
         }[]
       }
       list_invites: {
-        Args: Record<PropertyKey, never>
+        Args: { before?: string; page_size?: number }
         Returns: {
           created_at: string
           created_by: string

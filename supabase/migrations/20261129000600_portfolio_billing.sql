@@ -1523,42 +1523,47 @@ comment on column private.stripe_events.attempts_before_retry is 'Tries that no 
 comment on column private.stripe_events.next_attempt_at is 'Not before; while a worker has it, when another may take it.';
 create index stripe_events_next_attempt_at_idx on private.stripe_events (next_attempt_at) where state = 'waiting';
 create index stripe_events_finished_at_idx on private.stripe_events (finished_at) where finished_at is not null;
+create index stripe_events_dead_idx on private.stripe_events (finished_at desc, id desc) where state = 'dead';
 create index stripe_events_customer_id_idx on private.stripe_events (customer_id);
 revoke all on private.stripe_events from anon, authenticated, service_role;
 
 -- Receive --------------------------------------------------------------------------------------------------------------
 
-create function private.receive_stripe_event(
-  id text, type text, api_version text, livemode boolean, account text, created_at timestamptz, object text, object_id text,
-  payload jsonb
-) returns boolean
+create function private.receive_stripe_events(events jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_foreign boolean := receive_stripe_event.account is not null;
-  v_customer jsonb := receive_stripe_event.payload #> '{data,object,customer}';
+  v_new text[];
+  v_foreign jsonb;
 begin
-  insert into private.stripe_events (
-    id, type, api_version, livemode, account, created_at, object, object_id, customer_id, payload, state, finished_at)
-  values (
-    receive_stripe_event.id, receive_stripe_event.type, receive_stripe_event.api_version, receive_stripe_event.livemode,
-    receive_stripe_event.account, receive_stripe_event.created_at, receive_stripe_event.object, receive_stripe_event.object_id,
-    case when receive_stripe_event.object = 'customer' then receive_stripe_event.object_id
-      when jsonb_typeof(v_customer) = 'string' then left(v_customer #>> '{}', 255) end,
-    receive_stripe_event.payload, case when v_foreign then 'ignored' else 'waiting' end, case when v_foreign then now() end)
-  on conflict on constraint stripe_events_pkey do nothing;
-  if not found then
-    return false;
-  end if;
-  if v_foreign then
+  -- In the order of their ids, so that two statements with the same events do not wait for each other.
+  with given as (
+    select e.about, e.payload, e.about ->> 'account' is not null as is_foreign, e.payload #> '{data,object,customer}' as customer
+    from jsonb_to_recordset(receive_stripe_events.events) as e (about jsonb, payload jsonb)
+  ), kept as (
+    insert into private.stripe_events (
+      id, type, api_version, livemode, account, created_at, object, object_id, customer_id, payload, state, finished_at)
+    select
+      g.about ->> 'id', g.about ->> 'type', g.about ->> 'api_version', (g.about ->> 'livemode')::boolean, g.about ->> 'account',
+      to_timestamp((g.about ->> 'created')::double precision), g.about ->> 'object', g.about ->> 'object_id',
+      case when g.about ->> 'object' = 'customer' then g.about ->> 'object_id'
+        when jsonb_typeof(g.customer) = 'string' then left(g.customer #>> '{}', 255) end,
+      g.payload, case when g.is_foreign then 'ignored' else 'waiting' end, case when g.is_foreign then now() end
+    from given g order by g.about ->> 'id'
+    on conflict on constraint stripe_events_pkey do nothing
+    returning id, account
+  )
+  select array_agg(k.id), jsonb_agg(jsonb_build_object('account', k.account, 'event_id', k.id)) filter (where k.account is not null)
+  into v_new, v_foreign from kept k;
+  if v_foreign is not null then
     perform private.raise_security_event(
-      type => 'stripe_foreign_account', severity => 'high', user_id => null, dedupe_key => left(receive_stripe_event.account, 200),
-      details => jsonb_build_object('account', receive_stripe_event.account, 'event_id', receive_stripe_event.id));
+      type => 'stripe_foreign_account', severity => 'high', user_id => null, dedupe_key => left(f ->> 'account', 200), details => f)
+    from jsonb_array_elements(v_foreign) f;
   end if;
-  return true;
+  return to_jsonb(coalesce(v_new, '{}'));
 end $$;
-comment on function private.receive_stripe_event(text, text, text, boolean, text, timestamptz, text, text, jsonb) is
-  'Keeps an event whose signature was verified. True: it is new; false: it was here already. One of another account than ours is kept as ignored, and is a security event.';
+comment on function private.receive_stripe_events(jsonb) is
+  'Keeps events whose signatures were verified: [{about: {id, type, api_version, livemode, account, created, object, object_id}, payload}]. Answers the ids of those that are new; others were here already. One of another account than ours is kept as ignored, and is a security event.';
 
 -- Claim, apply, fail ---------------------------------------------------------------------------------------------------
 
@@ -1612,7 +1617,7 @@ begin
     returning e.id, e.type, e.attempts, e.object, e.object_id, e.account, e.payload;
 end $$;
 comment on function private.claim_stripe_events(integer) is
-  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_event or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_events or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
 
 create function private.warn_of_fraud(event private.stripe_events) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -1642,36 +1647,46 @@ end $$;
 comment on function private.warn_of_fraud(private.stripe_events) is
   'Says what an event tells of an early fraud warning: each warning is one security event, with its payment and, where that is known here, whose it is. Nothing is taken back for it: refund the payment in Stripe, or wait for the dispute.';
 
-create function private.apply_stripe_event(event_id text, attempt integer, readings jsonb) returns text
+create function private.apply_stripe_events(events jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_object text;
-  v_ours integer;
-  v_state text;
+  v_ids text[];
+  v_known text[];
+  v_states jsonb;
 begin
-  select e.object into v_object from private.stripe_events e
-  where e.id = apply_stripe_event.event_id and e.state = 'waiting' and e.attempts = apply_stripe_event.attempt
-  for no key update;
-  if not found then
-    return 'superseded';
-  end if;
-  select count(*) into v_ours from private.apply_stripe_readings(apply_stripe_event.readings) r
-  where r.outcome <> 'unknown_customer';
-  if v_object = 'radar.early_fraud_warning' then
-    perform private.warn_of_fraud(e) from private.stripe_events e where e.id = apply_stripe_event.event_id;
-    v_ours := v_ours + 1;
-  end if;
-  v_state := case when v_ours > 0 then 'applied' else 'ignored' end;
-  update private.stripe_events e set
-    state = v_state, finished_at = now(), error = null,
-    -- Disputes and refunds do not name the customer; what was read of them does.
-    customer_id = coalesce(e.customer_id, jsonb_path_query_first(apply_stripe_event.readings, '$[*].customer_id ? (@ != null)') #>> '{}')
-  where e.id = apply_stripe_event.event_id;
-  return v_state;
+  -- Whose turn it still is, in the order of ids, so that two batches with the same events do not wait in a circle.
+  with turns as (
+    select e.id from private.stripe_events e
+      join jsonb_to_recordset(apply_stripe_events.events) as t (id text, attempt integer) on t.id = e.id and t.attempt = e.attempts
+    where e.state = 'waiting' order by e.id for no key update of e
+  )
+  select array_agg(t.id) into v_ids from turns t;
+  -- All that was read for them at once: a customer's locks are taken and its rows made once, however many events it had.
+  select array_agg(r.id) filter (where r.outcome <> 'unknown_customer') into v_known
+  from private.apply_stripe_readings((
+    select jsonb_agg(distinct r.reading) from jsonb_to_recordset(apply_stripe_events.events) as t (id text, readings jsonb)
+      cross join lateral jsonb_array_elements(t.readings) r (reading)
+    where t.id = any (v_ids))) r;
+  perform private.warn_of_fraud(e) from private.stripe_events e where e.id = any (v_ids) and e.object = 'radar.early_fraud_warning';
+  with finished as (
+    update private.stripe_events e set
+      state = case when e.object = 'radar.early_fraud_warning' or exists (
+          select from jsonb_array_elements(t.readings) r (reading) where r.reading ->> 'id' = any (v_known)) then 'applied' else 'ignored' end,
+      finished_at = now(), error = null,
+      -- Disputes and refunds do not name the customer; what was read of them does.
+      customer_id = coalesce(e.customer_id, jsonb_path_query_first(t.readings, '$[*].customer_id ? (@ != null)') #>> '{}')
+    from jsonb_to_recordset(apply_stripe_events.events) as t (id text, readings jsonb)
+    where e.id = t.id and e.id = any (v_ids)
+    returning e.id, e.state
+  )
+  select jsonb_object_agg(f.id, f.state) into v_states from finished f;
+  return (
+    select jsonb_object_agg(t.id, coalesce(v_states ->> t.id, 'superseded'))
+    from jsonb_to_recordset(apply_stripe_events.events) as t (id text));
 end $$;
-comment on function private.apply_stripe_event(text, integer, jsonb) is
-  'Applies what a worker read for an event (see apply_stripe_readings) and finishes the event, both or neither; an early fraud warning needs no reading. Answers applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
+comment on function private.apply_stripe_events(jsonb) is
+  'Applies what a worker read for events, [{id, attempt, readings}] (see apply_stripe_readings), and finishes them, all or none; an early fraud warning needs no reading. Answers for each id applied; ignored: no readings, or all of customers that are not known here; superseded: another worker has it, or it was finished, and nothing was done.';
 
 create function private.fail_stripe_event(event_id text, attempt integer, error text) returns text
 language plpgsql volatile security invoker set search_path = ''
@@ -1707,27 +1722,35 @@ comment on function private.fail_stripe_event(text, integer, text) is
 
 -- The dead -------------------------------------------------------------------------------------------------------------
 
-create function private.dead_stripe_events()
+create function private.dead_stripe_events(before text, page_size integer)
 returns table (id text, type text, created_at timestamptz, attempts integer, error text)
 language plpgsql stable security definer set search_path = ''
 as $$
 -- Definer: the inbox is private; refuses all but admins and the service role.
+declare
+  v_before timestamptz := (select e.finished_at from private.stripe_events e where e.id = dead_stripe_events.before);
 begin
   perform private.require_admin();
+  -- Better an error than the first page for ever.
+  if dead_stripe_events.before is not null and v_before is null then
+    perform private.raise_error('invalid_request_error', 'before is not the id of an event that is finished.');
+  end if;
   return query
     select e.id, e.type, e.created_at, e.attempts, e.error from private.stripe_events e
-    where e.state = 'dead' order by e.finished_at desc limit 1000;
+    where e.state = 'dead'
+      and (e.finished_at, e.id) < (coalesce(v_before, 'infinity'), case when v_before is null then '' else dead_stripe_events.before end)
+    order by e.finished_at desc, e.id desc limit private.page_of(dead_stripe_events.page_size);
 end $$;
-comment on function private.dead_stripe_events() is 'Behind public.list_dead_stripe_events.';
-grant execute on function private.dead_stripe_events() to authenticated, service_role;
+comment on function private.dead_stripe_events(text, integer) is 'Behind public.list_dead_stripe_events.';
+grant execute on function private.dead_stripe_events(text, integer) to authenticated, service_role;
 
-create function public.list_dead_stripe_events()
+create function public.list_dead_stripe_events(before text default null, page_size integer default 100)
 returns table (id text, type text, created_at timestamptz, attempts integer, error text)
 language sql stable security invoker set search_path = ''
-as $$ select * from private.dead_stripe_events() $$;
-comment on function public.list_dead_stripe_events() is
-  'Events of Stripe''s that were given up, the latest first and at most 1000, for admins and the service role: when Stripe made them, how often they were tried and why they failed.';
-grant execute on function public.list_dead_stripe_events() to authenticated, service_role;
+as $$ select * from private.dead_stripe_events(list_dead_stripe_events.before, list_dead_stripe_events.page_size) $$;
+comment on function public.list_dead_stripe_events(text, integer) is
+  'Events of Stripe''s that were given up, the latest first, at most page_size (1 to 1000), and before: only those after this one, the last of the page before; for admins and the service role: when Stripe made them, how often they were tried and why they failed.';
+grant execute on function public.list_dead_stripe_events(text, integer) to authenticated, service_role;
 
 create function private.revive_stripe_event(id text) returns text
 language plpgsql volatile security definer set search_path = ''

@@ -266,26 +266,28 @@ end $$;
 comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
   'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given.';
 
-create function private.verify_audit_chain(from_month date default null)
+create function private.verify_audit_chain(from_month date default null, to_month date default null)
 returns table (month date, seq bigint, id uuid, problem text)
 language sql stable security invoker set search_path = ''
 as $$
-  with entries as (
-    select private.audit_month(a.created_at) as month, a as entry, a.seq, a.id, a.hash, a.previous_hash,
-      lag(a.seq, 1, 0::bigint) over chain as seq_before, lag(a.hash, 1, ''::bytea) over chain as hash_before
+  with bounds as (
+    select coalesce(date_trunc('month', from_month::timestamp), '-infinity') as first,
+      coalesce(date_trunc('month', to_month::timestamp) + interval '1 month', 'infinity') as beyond
+  ), found as (
+    select a as entry, private.audit_month(a.created_at) as month, a.seq, a.id, a.hash, a.previous_hash
     from private.audit_log a
-    where a.hash is not null
-      and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
-    window chain as (partition by private.audit_month(a.created_at) order by a.seq, a.id)
+    where a.created_at >= (select b.first at time zone 'UTC' from bounds b)
+      and a.created_at < (select b.beyond at time zone 'UTC' from bounds b)
+  ), entries as (
+    select f.*, lag(f.seq, 1, 0::bigint) over chain as seq_before, lag(f.hash, 1, ''::bytea) over chain as hash_before
+    from found f where f.hash is not null
+    window chain as (partition by f.month order by f.seq, f.id)
   ), ends as (
     select distinct on (e.month) e.month, e.seq, e.hash from entries e order by e.month, e.seq desc, e.id desc
   ), heads as (
-    select h.month, h.seq, h.hash from private.audit_chain_heads h
-    where from_month is null or h.month >= date_trunc('month', from_month::timestamp)::date
+    select h.month, h.seq, h.hash from private.audit_chain_heads h, bounds b where h.month >= b.first and h.month < b.beyond
   )
-  select private.audit_month(a.created_at), a.seq, a.id, 'not sealed' from private.audit_log a
-  where a.hash is null
-    and (from_month is null or a.created_at >= date_trunc('month', from_month::timestamp) at time zone 'UTC')
+  select f.month, f.seq, f.id, 'not sealed' from found f where f.hash is null
   union all
   select e.month, e.seq, e.id, 'changed' from entries e
   where e.hash is distinct from private.audit_hash(e.entry, e.seq, e.previous_hash)
@@ -301,10 +303,87 @@ as $$
       select sum(r.last_seq - r.first_seq + 1) from private.audit_archives r where r.month = h.month)
       and exists (
         select from private.audit_archives r where r.month = h.month and r.last_seq = h.seq and r.last_hash = h.hash))
-  order by 1, 2
+  order by 1, 2, 4
 $$;
-comment on function private.verify_audit_chain(date) is
-  'What is wrong with the audit log, from a month on or in all of it: entries that were changed, removed, added or reordered. No row: it is as it was written. Reads every entry.';
+comment on function private.verify_audit_chain(date, date) is
+  'What is wrong with the audit log, from a month on, to a month, or in all of it: entries that were changed, removed, added or reordered. No row: it is as it was written. Reads every entry; verify_new_audit_entries reads those since the last proof.';
+
+-- From a proven point on -------------------------------------------------------------------------------------------------
+
+create table private.audit_proofs (
+  month date primary key check (extract(day from month) = 1),
+  seq bigint not null check (seq >= 0),
+  hash bytea not null,
+  proven_at timestamptz not null
+);
+comment on table private.audit_proofs is
+  'Up to where each month''s chain was found whole, and when. It saves reading, and is no evidence: verify_audit_chain does not look at it.';
+revoke all on private.audit_proofs from anon, authenticated, service_role;
+
+create function private.verify_new_audit_entries()
+returns table (month date, seq bigint, id uuid, problem text)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_month record;
+  v_entry private.audit_log;
+  v_seq bigint;
+  v_hash bytea;
+  v_is_whole boolean;
+begin
+  for v_month in
+    select h.month, h.seq, h.hash, coalesce(p.seq, 0) as proven_seq, coalesce(p.hash, '') as proven_hash,
+      -- An entry has the time at which its transaction began: an hour covers those that took long.
+      greatest(p.proven_at - interval '1 hour', h.month::timestamp at time zone 'UTC') as since
+    from private.audit_chain_heads h left join private.audit_proofs p using (month)
+    where (h.seq, h.hash) is distinct from (p.seq, p.hash) order by h.month
+  loop
+    v_seq := v_month.proven_seq;
+    v_hash := v_month.proven_hash;
+    v_is_whole := true;
+    for v_entry in
+      select a.* from private.audit_log a
+      where a.created_at >= v_month.since and a.created_at < (v_month.month + interval '1 month') at time zone 'UTC'
+        and (a.seq is null or a.seq > v_month.proven_seq)
+      order by a.seq
+    loop
+      v_is_whole := v_entry.seq = v_seq + 1 and v_entry.previous_hash = v_hash
+        and v_entry.hash = private.audit_hash(v_entry, v_entry.seq, v_entry.previous_hash);
+      exit when v_is_whole is not true;
+      v_seq := v_entry.seq;
+      v_hash := v_entry.hash;
+    end loop;
+    -- What does not fit is looked at with all of its month: it may have been a transaction of more than an hour.
+    if (v_is_whole and v_seq = v_month.seq and v_hash = v_month.hash) is not true then
+      return query select v.* from private.verify_audit_chain(v_month.month, v_month.month) v;
+    end if;
+  end loop;
+end $$;
+comment on function private.verify_new_audit_entries() is
+  'What is wrong with the audit log since private.audit_proofs, in the words of verify_audit_chain. Reads what is new; a month in which something does not fit it reads whole.';
+
+create function private.prove_audit_entries() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_heads private.audit_chain_heads[];
+  v_broken date[];
+begin
+  -- Taken before the reading: what is appended meanwhile is for the next time.
+  select array_agg(h) into v_heads from private.audit_chain_heads h;
+  select array_agg(distinct v.month) into v_broken from private.verify_new_audit_entries() v;
+  perform private.raise_security_event(
+    type => 'audit_chain_broken', severity => 'critical', user_id => null,
+    details => jsonb_build_object('month', b.month), dedupe_key => b.month::text)
+  from unnest(v_broken) b (month);
+  insert into private.audit_proofs (month, seq, hash, proven_at)
+  select h.month, h.seq, h.hash, now() from unnest(v_heads) h where h.month <> all (coalesce(v_broken, '{}'))
+  on conflict (month) do update set seq = excluded.seq, hash = excluded.hash, proven_at = excluded.proven_at
+  where audit_proofs.seq < excluded.seq;
+  return coalesce(cardinality(v_broken), 0);
+end $$;
+comment on function private.prove_audit_entries() is
+  'Proves what was appended to the audit log and remembers up to where; a month that is broken raises a critical security event and keeps its old proof. Answers how many are. A job runs it.';
 
 create function private.sees_audit_origin() returns boolean
 language plpgsql stable security definer set search_path = ''
@@ -556,7 +635,7 @@ begin
     order by h.month
   loop
     -- A month that was tampered with stays where it is, for people to look at. Later ones go on.
-    if exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month) then
+    if exists (select from private.verify_audit_chain(v_head.month, v_head.month) p where p.month = v_head.month) then
       perform private.raise_security_event(
         type => 'audit_chain_broken', severity => 'critical', user_id => null,
         details => jsonb_build_object('month', v_head.month), dedupe_key => v_head.month::text);
@@ -618,7 +697,7 @@ begin
   into v_archived from private.audit_archives a where a.month = drop_archived_audit_month.month;
   if v_archived.entries <> v_head.seq or v_archived.last_seq <> v_head.seq
     or v_archived.last_hash <> v_head.hash
-    or exists (select from private.verify_audit_chain(v_head.month) p where p.month = v_head.month)
+    or exists (select from private.verify_audit_chain(v_head.month, v_head.month) p where p.month = v_head.month)
     or exists (select from private.audit_log_default d where private.audit_month(d.created_at) = v_head.month) then
     raise exception 'month % is not archived as it is', v_head.month;
   end if;

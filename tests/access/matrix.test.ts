@@ -396,8 +396,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'read checkouts': 'select from private.checkouts',
   'read events of Stripe': 'select from private.stripe_events',
   'read objects of Stripe': 'select from private.stripe_objects',
-  'bring an event of Stripe':
-    "select private.receive_stripe_event('evt_matrix', 'x', 'x', false, null, now(), 'x', 'x', '{}')",
+  'bring an event of Stripe': "select private.receive_stripe_events('[]')",
   'bring a reading of Stripe': "select * from private.apply_stripe_readings('[]')",
   'prepare a checkout': `select private.prepare_checkout('${owner}', null, 'matrix', null, false, '{}')`,
   'link a customer': `select private.link_stripe_customer('${owner}', 'cus_matrix', false)`,

@@ -26,7 +26,7 @@ function createWorld(waiting: ClaimedEvent[], said: Partial<BillingDatabase> = {
   const database = fakeDatabase({
     claimEvents: async (limit) => waiting.splice(0, limit),
     databaseTime: async () => `2026-11-20T00:00:0${state.clock++}Z`,
-    applyEvent: async ({ id }, readings) => {
+    applyEvent: async ({ id, readings }) => {
       applied.set(id, readings)
       return readings.length > 0 ? 'applied' : 'ignored'
     },

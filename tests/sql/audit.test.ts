@@ -25,6 +25,11 @@ async function chainOf(tx: Tx, actions: string[]): Promise<{ id: string; month: 
 const problems = (tx: Tx) =>
   tx`select to_char(month, 'YYYY-MM-DD') as month, seq::int, problem from private.verify_audit_chain() where month = '2020-02-01'`
 
+const newProblems = (tx: Tx) =>
+  tx`select to_char(month, 'YYYY-MM-DD') as month, seq::int, problem from private.verify_new_audit_entries() where month = '2020-02-01'`
+const provenTo = async (tx: Tx) =>
+  (await tx`select seq::int from private.audit_proofs where month = '2020-02-01'`)[0]?.seq
+
 /** What only the owner of the table can do: switch the guard off. */
 async function tamper(tx: Tx, change: (tx: Tx) => PromiseLike<unknown>) {
   await tx`alter table private.audit_log disable trigger tg_audit_log__append_only`
@@ -243,8 +248,51 @@ describe('the chain', () => {
       const found = await tamper(tx, (inner) => change(inner, ids))
 
       expect(found.map((row) => row.problem).join('; ')).toContain(problem)
+      // Without a head nobody knows that there was something new: that is for the whole chain to tell.
+      if ((await tx`select from private.audit_chain_heads where month = '2020-02-01'`).length > 0)
+        expect([...(await newProblems(tx))]).toEqual([...found])
     }),
   )
+
+  test('is proven up to its end, and from there on again, without what was proven before', () =>
+    rolledBack(async (tx) => {
+      const [first] = await chainOf(tx, three)
+      await tx`select private.prove_audit_entries()`
+      expect(await provenTo(tx)).toBe(3)
+
+      await tamper(tx, (inner) => inner`update private.audit_log set result = 'refused' where id = ${first?.id ?? ''}`)
+      expect([...(await newProblems(tx))]).toEqual([])
+      expect(await problems(tx)).toMatchObject([{ seq: 1, problem: 'changed' }])
+
+      await chainOf(tx, ['a.fourth'])
+      await tamper(tx, (inner) => inner`update private.audit_log set result = 'refused' where action = 'a.fourth'`)
+      expect((await newProblems(tx)).map(({ seq }) => seq)).toEqual([1, 4])
+    }))
+
+  test('an entry of a transaction that took hours is found in its month', () =>
+    rolledBack(async (tx) => {
+      await chainOf(tx, three)
+      await tx`select private.prove_audit_entries()`
+      await chainOf(tx, ['a.late'])
+      await tx`update private.audit_proofs set proven_at = '2020-02-20' where month = '2020-02-01'`
+
+      expect([...(await newProblems(tx))]).toEqual([])
+      await tx`select private.prove_audit_entries()`
+      expect(await provenTo(tx)).toBe(4)
+    }))
+
+  test('that is broken is told, and not proven', () =>
+    rolledBack(async (tx) => {
+      await chainOf(tx, three)
+      await tamper(tx, (inner) => inner`update private.audit_log set result = 'refused' where action = 'a.second'`)
+
+      expect((await tx`select private.prove_audit_entries() as broken`)[0]?.broken).toBe(1)
+
+      expect(await provenTo(tx)).toBeUndefined()
+      expect(
+        await tx`select severity, details from public.security_events where type = 'audit_chain_broken'`,
+      ).toMatchObject([{ severity: 'critical', details: { month: '2020-02-01' } }])
+    }))
 
   test('stays whole when 40 transactions append at once, lock accounts in between, and some roll back', () =>
     racing(40, async (sql, accounts) => {

@@ -34,6 +34,30 @@ const retry = async (tx: Tx, event: string): Promise<string> =>
   (await tx`select public.retry_stripe_event(${event}) as state`)[0]?.state
 const dead = (tx: Tx) => tx`select id, attempts, error from public.list_dead_stripe_events()`
 
+test('the dead are listed in pages that go on after the last of the page before', () =>
+  rolledBack(async (tx) => {
+    await tx`
+      insert into private.stripe_events (id, type, livemode, created_at, payload, state, finished_at)
+      select 'evt_dead_' || n, 'invoice.paid', false, now(), '{}', 'dead', now() - make_interval(secs => n / 2)
+      from generate_series(1, 7) n`
+    const pages: string[][] = []
+    for (let before: string | null = null; pages.length < 4; before = pages.at(-1)?.at(-1) ?? null) {
+      const rows =
+        await tx`select id from public.list_dead_stripe_events(${before}::text, 3) where id like 'evt_dead_%'`
+      pages.push(rows.map(({ id }) => String(id)))
+      if (rows.length === 0) break
+    }
+
+    expect(pages).toEqual([[1, 3, 2], [5, 4, 7], [6], []].map((page) => page.map((n) => `evt_dead_${n}`)))
+    expect((await refusal(tx, (sp) => sp`select * from public.list_dead_stripe_events('evt_none')`)).code).toBe(
+      'invalid_request_error',
+    )
+    for (const size of [0, 1001, null])
+      expect(
+        (await refusal(tx, (sp) => sp`select * from public.list_dead_stripe_events(null, ${size}::integer)`)).code,
+      ).toBe('invalid_request_error')
+  }))
+
 describe('who may see and retry dead events', () => {
   test('not a user, and nobody without a token', () =>
     rolledBack(async (tx) => {

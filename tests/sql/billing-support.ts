@@ -215,12 +215,20 @@ export const pass = async (sql: Sql | Tx, event: string, time: string): Promise<
       case when next_attempt_at - ${time}::interval <= now() then interval '100 years' else interval '0' end
     where id = ${event}`)
 export async function receiveAgain(sql: Sql | Tx, event: Fields): Promise<boolean> {
+  const { id, type, account = null, object = null, object_id = null, payload = {} } = event
+  const about = {
+    id,
+    type,
+    account,
+    object,
+    object_id,
+    api_version: '2026-10-28.endive',
+    livemode: false,
+    created: 1790000000,
+  }
   const [row] = await sql`
-    select private.receive_stripe_event(e.id, e.type, '2026-10-28.endive', false, e.account, to_timestamp(1790000000), e.object,
-      e.object_id, coalesce(e.payload, '{}')) as is_new
-    from jsonb_to_record(${JSON.stringify(event)}::text::jsonb)
-      as e (id text, type text, account text, object text, object_id text, payload jsonb)`
-  return row?.is_new
+    select private.receive_stripe_events(${JSON.stringify([{ about, payload }])}::text::jsonb) as fresh`
+  return row?.fresh.length === 1
 }
 
 export type Claimed = { id: string; attempt: number }
@@ -235,9 +243,12 @@ export async function claimOne(sql: Sql | Tx): Promise<Claimed> {
   return claimed
 }
 export const finish = async (sql: Sql | Tx, { id, attempt }: Claimed, ...readings: Reading[]): Promise<string> =>
-  (
-    await sql`select private.apply_stripe_event(${id}, ${attempt}, ${JSON.stringify(readings)}::text::jsonb) as state`
-  )[0]?.state
+  (await finishTogether(sql, [{ id, attempt, readings }]))[id] ?? ''
+export const finishTogether = async (
+  sql: Sql | Tx,
+  events: (Claimed & { readings: Reading[] })[],
+): Promise<Record<string, string>> =>
+  (await sql`select private.apply_stripe_events(${JSON.stringify(events)}::text::jsonb) as states`)[0]?.states
 export const fail = async (sql: Sql | Tx, { id, attempt }: Claimed, error = 'Stripe did not answer'): Promise<string> =>
   (await sql`select private.fail_stripe_event(${id}, ${attempt}, ${error}) as state`)[0]?.state
 

@@ -359,6 +359,17 @@ describe('invites', () => {
       for (const text of typed) expect(await signUp(tx, withCode(text))).toBeNull()
     }))
 
+  test('are listed in pages that go on after the last of the page before', () =>
+    rolledBack(async (tx) => {
+      const made: string[] = []
+      for (let n = 0; n < 5; n += 1) made.unshift((await createInvite(tx)).id)
+
+      const first = await tx`select id from public.list_invites(page_size => 2)`
+      const next = await tx`select id from public.list_invites(${first[1]?.id}, 3)`
+
+      expect([...first, ...next].map(({ id }) => id)).toEqual(made)
+    }))
+
   test('the code has 80 bits, is told once and kept as a hash', () =>
     rolledBack(async (tx) => {
       const { id, code } = await inviteOnly(tx, 5)

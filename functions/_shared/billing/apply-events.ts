@@ -48,7 +48,8 @@ async function applyOne(
 ): Promise<Outcome> {
   try {
     // What happens in another account is none of our business, and our key reads nothing there.
-    return await world.database.applyEvent(event, event.account === null ? await readObjects(event, context) : [])
+    const readings = event.account === null ? await readObjects(event, context) : []
+    return await world.database.applyEvent({ id: event.id, attempt: event.attempt, readings })
   } catch (error) {
     return noteFailure(event, describeFailure(error), world)
   }

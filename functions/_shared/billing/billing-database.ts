@@ -137,11 +137,11 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
       )
     },
     claimEvents: (limit: number) => callSql(sql`select * from private.claim_stripe_events(${limit})`, claimedEvents),
-    applyEvent: ({ id, attempt }: Attempt, readings: Reading[]) =>
-      callSql(
-        sql`select private.apply_stripe_event(${id}, ${attempt}, ${JSON.stringify(readings)}::text::jsonb) as answer`,
-        answer(z.enum(['applied', 'ignored', 'superseded'])),
-      ),
+    /** What is finished at about the same time is applied by one statement; when it fails, each on its own. */
+    applyEvent: createBatches(batchesInFlight)(
+      (events: (Attempt & { readings: Reading[] })[]) => applyTogether(sql, events),
+      isOnesFault,
+    ),
     failEvent: ({ id, attempt }: Attempt, why: string) =>
       callSql(
         sql`select private.fail_stripe_event(${id}, ${attempt}, ${why}) as answer`,
@@ -233,27 +233,26 @@ export async function alone<T>(sql: Database, act: () => Promise<T>): Promise<T>
   return answer
 }
 
-/**
- * Deliveries that wait together are kept by one statement, which is one commit. By their ids in order, so that two statements
- * with the same events do not wait for each other.
- */
+/** Deliveries that wait together are kept by one statement, which is one commit. */
 async function receiveTogether(sql: Queries, events: ReceivedEvent[]): Promise<boolean[]> {
   const kept = events.map(({ payload, ...about }) =>
     storable(`{"about":${JSON.stringify(about)},"payload":${payload}}`),
   )
-  // In one row: where a statement fails after its first row, postgres.js 3.4.9 begins the next answer of that connection with holes.
   const isNew = await callSql(
-    sql`
-      select json_object_agg(e.n, private.receive_stripe_event(
-        e.about ->> 'id', e.about ->> 'type', e.about ->> 'api_version', (e.about ->> 'livemode')::boolean, e.about ->> 'account',
-        to_timestamp((e.about ->> 'created')::float8), e.about ->> 'object', e.about ->> 'object_id', e.payload)) as answer
-      from (
-        select e.n, e.event -> 'about' as about, e.event -> 'payload' as payload
-        from jsonb_array_elements(${`[${kept.join(',')}]`}::text::jsonb) with ordinality e (event, n)
-        order by e.event #>> '{about,id}') e`,
-    answer(z.record(z.string(), z.boolean())),
+    sql`select private.receive_stripe_events(${`[${kept.join(',')}]`}::text::jsonb) as answer`,
+    answer(z.array(z.string())),
   )
-  return events.map((_, at) => isNew[at + 1] ?? false)
+  // Of one event that came twice at once the first is new.
+  return events.map(({ id }, at) => isNew.includes(id) && events.findIndex((event) => event.id === id) === at)
+}
+
+async function applyTogether(sql: Queries, events: (Attempt & { readings: Reading[] })[]) {
+  const told = events.map(({ id, attempt, readings }) => ({ id, attempt, readings }))
+  const states = await callSql(
+    sql`select private.apply_stripe_events(${JSON.stringify(told)}::text::jsonb) as answer`,
+    answer(z.record(z.string(), z.enum(['applied', 'ignored', 'superseded']))),
+  )
+  return events.map(({ id }) => states[id] ?? 'superseded')
 }
 
 /**

@@ -140,7 +140,8 @@ async function measure(
     for (const { value, unit, note = '' } of found) progress(`  ${value.toFixed(3)} ${unit} ${note}`)
     results.push(...found)
   }
-  const sides = (make: (sql: Reader, table: string) => Side, table: string) => [make(owner, table), make(caller, table)] as const
+  const sides = (make: (sql: Reader, table: string) => Side, table: string) =>
+    [make(owner, table), make(caller, table)] as const
   await compare('read 20, owner policy', ...sides(read, 'bench.owned'), { target: 0.95, absolute: true })
   await compare('read 20, every check', ...sides(read, 'public.documents'), { target: 0.85, absolute: true })
   results.push(...(await insideServer(owner, caller, users)))
