@@ -233,8 +233,11 @@ create function private.subscription_claims(user_id uuid)
 returns table (
   subscription_id text, started_at timestamptz, "position" integer, state text, plan_id text, starts_at timestamptz, ends_at timestamptz,
   valid_until timestamptz, grace_until timestamptz)
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+begin
+  -- plpgsql, because it keeps the plan, which costs more to make than to run.
+  return query
   with known as (
     select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
       case when c.cancels_at is null then s.status else 'canceling' end as paid_state
@@ -268,8 +271,8 @@ as $$
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
-  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete')
-$$;
+  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
+end $$;
 comment on function private.subscription_claims(uuid) is
   'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
 

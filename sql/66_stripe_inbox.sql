@@ -379,8 +379,11 @@ create index stripe_objects_payment_intent_ids_idx on private.stripe_objects usi
 revoke all on private.stripe_objects from anon, authenticated, service_role;
 
 create function private.stripe_time(reading jsonb, field text) returns timestamptz
-language sql immutable security invoker set search_path = ''
-return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+end $$;
 comment on function private.stripe_time(jsonb, text) is 'A time of a reading; null when it has none.';
 
 -- Store ----------------------------------------------------------------------------------------------------------------

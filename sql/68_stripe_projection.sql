@@ -7,18 +7,20 @@ create type private.stripe_grant as (key text, amount bigint, reason text, lot_k
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
 create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+begin
   select
     case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
       * case when b.total > 0 then least(b.due, b.total) else 1 end,
     case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
+  into part, whole
   from (
     select sum((i.line ->> 'amount')::numeric) as total,
       sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
     from jsonb_array_elements(reading -> 'lines') i (line)) l,
-    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b
-$$;
+    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b;
+end $$;
 comment on function private.paid_anew(jsonb) is
   'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
 

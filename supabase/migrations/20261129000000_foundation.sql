@@ -176,8 +176,11 @@ comment on function private.cidr_or_null(text) is
 
 -- Multiplied before it is divided: a fraction such as 11191 / 12000 has no end, and what is cut off it is missing afterwards.
 create function private.exact_share(total numeric, part numeric, whole numeric) returns numeric
-language sql immutable security invoker set search_path = ''
-return trim_scale(div(total * part * 1e18, whole) * 1e-18);
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return trim_scale(div(total * part * 1e18, whole) * 1e-18);
+end $$;
 comment on function private.exact_share(numeric, numeric, numeric) is
   'total * part / whole to 18 decimals, what is beyond them cut off; trunc and round of it are those of the true fraction. Pieces are differences of this, so that they always add up to the total.';
 

@@ -116,10 +116,12 @@ create index entitlements_ends_at_idx on private.entitlements (ends_at) where pl
 revoke all on private.entitlements from anon, authenticated, service_role;
 
 create function private.plans_outranked_by(plan_id text) returns text[]
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
-  select array_agg(o.id) from public.plans p join public.plans o on o.position <= p.position where p.id = plans_outranked_by.plan_id
-$$;
+begin
+  return (
+    select array_agg(o.id) from public.plans p join public.plans o on o.position <= p.position where p.id = plans_outranked_by.plan_id);
+end $$;
 comment on function private.plans_outranked_by(text) is 'The plans that are no better than this one, itself included; null for no plan.';
 
 create view private.entitled_profiles with (security_invoker = true) as

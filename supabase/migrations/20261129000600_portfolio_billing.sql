@@ -1099,8 +1099,11 @@ create function private.subscription_claims(user_id uuid)
 returns table (
   subscription_id text, started_at timestamptz, "position" integer, state text, plan_id text, starts_at timestamptz, ends_at timestamptz,
   valid_until timestamptz, grace_until timestamptz)
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+begin
+  -- plpgsql, because it keeps the plan, which costs more to make than to run.
+  return query
   with known as (
     select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
       case when c.cancels_at is null then s.status else 'canceling' end as paid_state
@@ -1134,8 +1137,8 @@ as $$
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
-  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete')
-$$;
+  from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
+end $$;
 comment on function private.subscription_claims(uuid) is
   'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
 
@@ -1861,8 +1864,11 @@ create index stripe_objects_payment_intent_ids_idx on private.stripe_objects usi
 revoke all on private.stripe_objects from anon, authenticated, service_role;
 
 create function private.stripe_time(reading jsonb, field text) returns timestamptz
-language sql immutable security invoker set search_path = ''
-return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return to_timestamp((stripe_time.reading ->> stripe_time.field)::double precision);
+end $$;
 comment on function private.stripe_time(jsonb, text) is 'A time of a reading; null when it has none.';
 
 -- Store ----------------------------------------------------------------------------------------------------------------
@@ -2213,18 +2219,20 @@ create type private.stripe_grant as (key text, amount bigint, reason text, lot_k
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
 create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+begin
   select
     case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
       * case when b.total > 0 then least(b.due, b.total) else 1 end,
     case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
+  into part, whole
   from (
     select sum((i.line ->> 'amount')::numeric) as total,
       sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
     from jsonb_array_elements(reading -> 'lines') i (line)) l,
-    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b
-$$;
+    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b;
+end $$;
 comment on function private.paid_anew(jsonb) is
   'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
 

@@ -59,12 +59,12 @@ describe('events', () => {
   })
 
   test('beyond a batch are claimed until none is left', async () => {
-    const { world, applied } = createWorld(Array.from({ length: 25 }, (_, n) => claimed(`evt_${n}`, customer())))
+    const { world, applied } = createWorld(Array.from({ length: 60 }, (_, n) => claimed(`evt_${n}`, customer())))
 
     await applyEvents(world)
 
-    expect(applied.size).toBe(25)
-    expect(applied.get('evt_24')?.[0]?.read_at).toBe('2026-11-20T00:00:02Z')
+    expect(applied.size).toBe(60)
+    expect(applied.get('evt_59')?.[0]?.read_at).toBe('2026-11-20T00:00:02Z')
   })
 
   test('that fail stop no others, and are given back with the reason', async () => {

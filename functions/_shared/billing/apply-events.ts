@@ -4,7 +4,7 @@ import type { BillingDatabase, ClaimedEvent } from './billing-database.ts'
 import { readObjects } from './read-objects.ts'
 import type { StripeReader } from './stripe-reader.ts'
 
-const batchSize = 10
+const batchSize = 25
 /** Below the 60 s that pg_net waits. */
 const defaultBudgetMs = 45_000
 

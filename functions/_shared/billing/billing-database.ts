@@ -137,8 +137,11 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
       )
     },
     claimEvents: (limit: number) => callSql(sql`select * from private.claim_stripe_events(${limit})`, claimedEvents),
-    /** What is finished at about the same time is applied by one statement; when it fails, each on its own. */
-    applyEvent: createBatches(batchesInFlight)(
+    /**
+     * What was read at about the same time is applied by one statement, and when that fails each on its own. One at a time: events
+     * of one customer would only wait for each other's lock.
+     */
+    applyEvent: createBatches(1)(
       (events: (Attempt & { readings: Reading[] })[]) => applyTogether(sql, events),
       isOnesFault,
     ),
