@@ -541,3 +541,109 @@ describe('every actor', () => {
     expect(names.filter((name) => !new RegExp(`${name}\\b`).test(tried))).toEqual([])
   })
 })
+
+// Pages ----------------------------------------------------------------------------------------------------------------
+
+type Plan = { 'Shared Hit Blocks': number; 'Shared Read Blocks': number }
+
+/** How many pages a statement reads; null when it is refused. What it does is undone. */
+async function pagesOf({ sql }: Db, statement: string): Promise<number | null> {
+  await sql`savepoint pages`
+  try {
+    const [row] = await sql.unsafe(`explain (analyze, buffers, timing off, format json) ${statement}`)
+    const plan: Plan = row?.['QUERY PLAN'][0].Plan
+    return plan['Shared Hit Blocks'] + plan['Shared Read Blocks']
+  } catch {
+    return null
+  } finally {
+    await sql`rollback to savepoint pages`
+  }
+}
+
+/** More accounts, each with a copy of whatever the owner has, but for what is unique. Without triggers and keys: it is only to be there. */
+async function addOthers({ sql, owner }: Db, count: number): Promise<void> {
+  await sql`set local session_replication_role = replica`
+  await sql.unsafe(`
+    create temporary table others on commit drop as select gen_random_uuid() as id from generate_series(1, ${count});
+    insert into auth.users (id, email, email_confirmed_at, aud, role, created_at)
+    select id, id || '@example.com', now(), 'authenticated', 'authenticated', now() from others;
+    insert into public.profiles (id, status) select id, 'active' from others`)
+  const tables = await sql<{ name: string; unique: string[] | null }[]>`
+    select c.oid::regclass::text as name, array(
+      select distinct a.attname || ' ' || a.atttypid::regtype from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+      where i.indrelid = c.oid and i.indisunique and u.attnum <> all (i.indkey) and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype)) as unique
+    from pg_class c join pg_attribute u on u.attrelid = c.oid and u.attname = 'user_id'
+    where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p') and not c.relispartition`
+  for (const { name, unique } of tables) {
+    const fresh = (unique ?? []).map((column) => {
+      const [field = '', type] = column.split(' ')
+      const value = {
+        uuid: 'gen_random_uuid()',
+        text: 'md5(random()::text)',
+        bytea: "'\\x' || md5(random()::text) || md5(random()::text)",
+      }
+      return `, '${field}', ${value[type === 'uuid' || type === 'bytea' ? type : 'text']}`
+    })
+    await sql.unsafe(`
+      insert into ${name}
+      select (jsonb_populate_record(null::${name}, to_jsonb(t) || jsonb_build_object('user_id', o.id ${fresh.join('')}))).*
+      from (select * from ${name} t where t.user_id = '${owner.id}' limit 1) t cross join others o`)
+    await sql.unsafe(`analyze ${name}`)
+  }
+  await sql.unsafe('drop table others; analyze public.profiles; set local session_replication_role = origin')
+}
+
+describe('what is read', () => {
+  /** Every table and view of the API as whoever asks sees it, and every statement of the behaviour table. */
+  const questions = (owner: string): [name: string, statement: string][] => [
+    ...Object.entries(relations)
+      .filter(([name, access]) => name.startsWith('public.') && /authenticated select/.test(access))
+      .map(([name]): [string, string] => [`all of ${name}`, `select * from ${name}`]),
+    ...Object.entries(statements(owner)),
+  ]
+
+  test('does not grow with what others have', async () => {
+    const growth = await withRollback(async (db) => {
+      await db.sql.unsafe(scene(db.owner.id))
+      await db.sql.unsafe('set constraints all immediate; set constraints all deferred')
+      const seen = new Map<string, (number | null)[]>()
+      for (const others of [100, 2000]) {
+        await db.as('postgres')
+        await addOthers(db, others)
+        for (const [actor, wanted] of [
+          ['owner', /./],
+          ['service', /^(?!all of|read |see )/],
+        ] as const) {
+          await db.as(actor)
+          for (const [name, statement] of questions(db.owner.id))
+            if (wanted.test(name)) {
+              const key = `${actor}: ${name}`
+              seen.set(key, [...(seen.get(key) ?? []), await pagesOf(db, statement)])
+            }
+        }
+      }
+      return [...seen]
+    })
+
+    const measured = growth.flatMap(([name, [few = null, many = null]]) =>
+      few === null || many === null ? [] : [{ name, few, many }],
+    )
+    expect(measured.length).toBeGreaterThan(100)
+    expect(measured.filter(({ few, many }) => many > few * 1.2 + 12)).toEqual([])
+  })
+
+  test('with a deleted row is found by an index, wherever another table points to it', async () => {
+    const missing = await withRollback(
+      ({ sql }) => sql`
+        select k.conrelid::regclass || ': ' || k.conname as key from pg_constraint k
+        where k.contype = 'f' and k.conparentid = 0
+          and k.connamespace in ('public'::regnamespace, 'private'::regnamespace)
+          and not exists (
+            select from pg_index i
+            where i.indrelid = k.conrelid
+              and i.indkey[0] = any (k.conkey))`,
+    )
+
+    expect(missing.map(({ key }) => key)).toEqual([])
+  })
+})
