@@ -7,6 +7,7 @@ import {
   eventOf,
   fail,
   finish,
+  finishTogether,
   id,
   intentOf,
   invoice,
@@ -90,6 +91,28 @@ describe('a worker', () => {
       ]
 
       expect([answers, await ledgerOf(tx, shop)]).toEqual([['superseded', 'superseded', 'ignored', 'superseded'], []])
+    }))
+
+  test('finishes events together, each by its own turn and by what was read for it', () =>
+    rolledBack(async (tx) => {
+      const [shop, stranger] = [await newShop(tx), { ...(await newShop(tx)), customer: 'cus_of_nobody' }]
+      const paid = invoice(shop, 1, { subscription_id: 'sub_1' })
+      const unknown = invoice(stranger, 1, { subscription_id: 'sub_2' })
+      const events: string[] = []
+      for (const _ of [1, 2, 3, 4]) events.push(await receive(tx, shop))
+      const claimed = await claim(tx, 4)
+      const readings = [[paid], [paid, unknown], [unknown], [paid]]
+      const told = events.map((event, n) => ({
+        id: event,
+        attempt: n === 3 ? 7 : (claimed.find(({ id }) => id === event)?.attempt ?? 0),
+        readings: readings[n] ?? [],
+      }))
+
+      const states = await finishTogether(tx, told)
+
+      expect(events.map((event) => states[event])).toEqual(['applied', 'applied', 'ignored', 'superseded'])
+      expect((await ledgerOf(tx, shop)).filter((entry) => entry.startsWith('grant'))).toHaveLength(1)
+      expect(await finishTogether(tx, told)).toEqual(Object.fromEntries(events.map((event) => [event, 'superseded'])))
     }))
 
   test('whose readings are wrong leaves nothing behind, and the event waits', () =>
