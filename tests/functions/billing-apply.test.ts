@@ -114,7 +114,7 @@ describe('events', () => {
 
   test('are claimed no more when the time is over', async () => {
     let time = now
-    const events = Array.from({ length: 30 }, (_, n) => claimed(`evt_${n}`, customer()))
+    const events = Array.from({ length: 75 }, (_, n) => claimed(`evt_${n}`, customer()))
     const { world, applied } = createWorld(
       events,
       {
@@ -128,7 +128,7 @@ describe('events', () => {
 
     await applyEvents(world, 45_000)
 
-    expect(applied.size).toBe(20)
+    expect(applied.size).toBe(50)
   })
 })
 
