@@ -286,7 +286,7 @@ const dead: Check = {
 const ledgers: Check = {
   name: 'ledgers',
   tells:
-    'Balances are the sums of their entries (private.verify_accounts), gates are what they come from (private.compare_account_gates), and the audit chain is whole since it was last proven.',
+    'Balances are the sums of their entries (private.verify_accounts), gates are what they come from (private.compare_account_gates), and the audit chain of this month is whole.',
   mends: 'None mends itself: find out who wrote, keep the evidence, and restore what is missing from a backup.',
   async find({ look }) {
     const [accounts, gates, chain] = await look(async (sql) => {
@@ -296,7 +296,7 @@ const ledgers: Check = {
         [...(await sql<{ user_id: string }[]>`select user_id from private.compare_account_gates() limit 10`)],
         [
           ...(await sql<{ seq: string | null; problem: string }[]>`
-          select seq::text, problem from private.verify_new_audit_entries() limit 10`),
+          select seq::text, problem from private.verify_audit_chain(date_trunc('month', now() at time zone 'UTC')::date) limit 10`),
         ],
       ] as const
     })
@@ -316,7 +316,7 @@ const ledgers: Check = {
           mend: bySql(`select private.refresh_account_gates('${user_id}');`),
         })),
         ...chain.map(({ seq, problem }) => ({
-          what: `audit log, entry ${seq ?? 'unknown'} of its month: ${problem}`,
+          what: `audit log, entry ${seq ?? 'unknown'} of this month: ${problem}`,
           mend: evidence,
         })),
       ],
