@@ -2,6 +2,9 @@
 declare namespace Deno {
   const env: { get(name: string): string | undefined; toObject(): Record<string, string> }
 
+  /** `2.9.6` of Deno, and `supabase-edge-runtime-1.74.0 (compatible with Deno v2.1.4)` of the other. */
+  const version: { deno: string }
+
   /** Only the local server and a self-hosted main service call it; functions export `{ fetch }`. */
   function serve(
     options: { hostname: string; port: number; onListen?(address: { port: number }): void },

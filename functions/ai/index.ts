@@ -1,8 +1,10 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { z } from 'zod'
+import { askByFetch, askByNode } from '../_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
+import { createMarks, createWheel } from '../_shared/ai/watch-call.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
@@ -13,6 +15,10 @@ import { within } from '../_shared/within.ts'
 const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)
 const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT }), environment)
+/** And not in Supabase's Edge Runtime, whose client of node:http keeps no connection and hides errors. */
+const runsInDeno = /^\d/.test(Deno.version.deno)
+const wheel = createWheel()
+const waitUntil = (work: Promise<unknown>) => EdgeRuntime.waitUntil(work)
 const log = (line: LogLine) => console.log(JSON.stringify(line))
 
 if (!env.AI_DB_URL) {
@@ -28,8 +34,10 @@ const world: AiWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),
-  fetch: (url, init) => fetch(url, init),
-  waitUntil: (work) => EdgeRuntime.waitUntil(work),
+  ask: runsInDeno ? askByNode() : askByFetch(fetch),
+  wheel,
+  marks: createMarks({ start: (ids) => Promise.all(ids.map(ledger.start)), wheel, waitUntil, log }),
+  waitUntil,
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
   within,
   now: Date.now,

@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { serve } from '@hono/node-server'
 import { z } from 'zod'
+import { askByFetch } from '../../functions/_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
 import type {
   Admission,
@@ -11,6 +12,7 @@ import type {
   Outcome,
   Route,
 } from '../../functions/_shared/ai/ledger.ts'
+import { createMarks, createWheel } from '../../functions/_shared/ai/watch-call.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { within } from '../../functions/_shared/within.ts'
@@ -97,13 +99,16 @@ export const callsOf = async (providerUrl: string, tag: string) =>
   calls.parse(await (await fetch(`${providerUrl}/calls?tag=${tag}`)).json()).calls
 
 /** Parts of the world, and of its ledger, that a test has otherwise. */
-export type Changes = Partial<Omit<AiWorld, 'ledger'>> & { ledger?: Partial<Ledger> }
+export type Changes = Partial<Omit<AiWorld, 'ledger'>> & {
+  ledger?: Partial<Ledger>
+  fetch?: Parameters<typeof askByFetch>[0]
+}
 
 /** Records what reaches the ledger and the log. */
 export function createWorld(providerUrl: string, changes: Changes = {}, timeoutMs = 5_000, totalMs = 20_000) {
   const seen = {
     admitted: [] as AdmissionRequest[],
-    started: 0,
+    marked: [] as string[],
     outcomes: [] as Outcome[],
     reports: [] as AttemptReport[],
     signatureFailures: [] as string[],
@@ -116,9 +121,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       seen.admitted.push(request)
       return admittedTo(`${providerUrl}/v1`, request.model, timeoutMs, totalMs)
     },
-    start: async () => {
-      seen.started += 1
-    },
+    start: async (callId) => void seen.marked.push(callId),
     settle: async (_callId, outcome) => {
       seen.outcomes.push(outcome)
       return { settled: true, cost_micros: 1, credits_charged: 1, credits_remaining: 89 }
@@ -137,14 +140,17 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     },
     providerSecret: async () => null,
   }
-  const world: AiWorld = {
+  const wheel = createWheel()
+  const start = (callIds: string[]) => Promise.all(callIds.map((id) => world.ledger.start(id)))
+  const world: Omit<AiWorld, 'marks'> = {
     verifyUserToken: async (token) => {
       if (token !== 'good') throw new AppError('invalid_api_key')
       return caller
     },
     lastWell: new Map(),
     providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
-    fetch: (url, init) => fetch(url, init),
+    ask: askByFetch(changes.fetch ?? fetch),
+    wheel,
     waitUntil: (work) => void background.push(work),
     sleep: () => new Promise((done) => setTimeout(done, 1)),
     within: (_ms, work) => within(1, work),
@@ -155,12 +161,13 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     ...changes,
     ledger: { ...ledger, ...changes.ledger },
   }
+  const whole: AiWorld = { ...world, marks: createMarks({ ...world, start }) }
   const send = (path: string, init: RequestInit = {}) =>
     handleAiRequest(
       new Request(`http://functions/ai/v1${path}`, { headers: { authorization: 'Bearer good' }, ...init }),
-      world,
+      whole,
     )
   const chat = (body: unknown, init: RequestInit = {}) =>
     send('/chat/completions', { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), ...init })
-  return { world, seen, send, chat, background }
+  return { world: whole, seen, send, chat, background }
 }

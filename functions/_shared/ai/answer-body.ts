@@ -1,90 +1,115 @@
-/** The bytes of a provider's answer, chunk by chunk. Whatever ends them early is an error of ours. */
+/** The bytes of a provider's answer, pushed as they come. Whatever ends them early is an error of ours. */
 import { AppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
 import { BodyTooLarge, concatBytes } from '../http/read-body.ts'
+import type { Source } from './ask-provider.ts'
 import type { Watch } from './watch-call.ts'
 
+type Bytes = Uint8Array<ArrayBuffer>
+
 export type AnswerBody = {
-  /** The next chunk; undefined at the end. */
-  read(): Promise<Uint8Array<ArrayBuffer> | undefined>
-  /** Puts a chunk back, so that it is the next to be read. */
-  unread(chunk: Uint8Array<ArrayBuffer>): void
+  /** Once. `take` is told every chunk, `end` once that no more will come, with the reason when the body broke off. */
+  listen(take: (chunk: Bytes) => void, end: (error?: AppError) => void): void
+  /** The provider waits, and so do its deadlines. A little may still come. */
+  pause(): void
+  resume(): void
   cancel(): void
 }
 
-/** Events of a stream are a few hundred bytes; buffers grow while they come back full. */
-const smallPieceBytes = 8_192
-const largestPieceBytes = 65_536
+type Patience = { firstMs: number; idleMs: number }
 
-type Read = () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | undefined }>
+/** Each chunk must come within `idleMs`, the first one within `firstMs`. The end of the signal is the end of the body. */
+export function openBody(source: Source, watch: Watch, signal: AbortSignal, { firstMs, idleMs }: Patience): AnswerBody {
+  let isOver = false
+  let isPaused = false
+  let tellEnd = (_error?: AppError) => {}
 
-/**
- * Reads into buffers that fit. The runtime's own are of 64 KiB for every chunk, however small, and the pressure of so much
- * memory outside of the heap makes V8 collect garbage all the time: half of what a call costs.
- */
-function readerOf({ body, headers }: Response): { read: Read; cancel(): Promise<void> } | undefined {
-  if (!body) return undefined
-  const announced = Number(headers.get('content-length') ?? 0)
-  let size = Math.min(announced > 0 ? announced + 1 : smallPieceBytes, largestPieceBytes)
-  let reader: ReadableStreamBYOBReader
-  try {
-    reader = body.getReader({ mode: 'byob' })
-  } catch {
-    // Some streams have chunks of their own, such as those of tests.
-    return body.getReader()
+  const finish = (error?: AppError) => {
+    if (isOver) return
+    isOver = true
+    watch.expectNothing()
+    signal.removeEventListener('abort', stop)
+    tellEnd(error)
   }
-  const read: Read = async () => {
-    const result = await reader.read(new Uint8Array(size))
-    if (result.value?.byteLength === size) size = Math.min(2 * size, largestPieceBytes)
-    return result
+  const stop = () => {
+    source.cancel()
+    finish(signal.reason)
   }
-  return { read, cancel: () => reader.cancel() }
-}
+  if (signal.aborted) stop()
+  else signal.addEventListener('abort', stop, { once: true })
 
-/** Each chunk must come within `idleMs`, the first one within `firstMs`. */
-export function openBody(
-  response: Response,
-  watch: Watch,
-  signal: AbortSignal,
-  { firstMs, idleMs }: { firstMs: number; idleMs: number },
-): AnswerBody {
-  const reader = readerOf(response)
-  const unread: Uint8Array<ArrayBuffer>[] = []
-  let waitMs = firstMs
-  // A cancelled reader answers at once, also when what it reads from does not listen to the signal.
-  const cancel = () => void reader?.cancel().catch(() => {})
-  if (signal.aborted) cancel()
-  else signal.addEventListener('abort', cancel, { once: true })
-
-  const read = async () => {
-    const kept = unread.shift()
-    if (kept || !reader) return kept
-    watch.expectByte(waitMs)
-    try {
-      const { done, value } = await reader.read()
-      signal.throwIfAborted()
-      waitMs = idleMs
-      return done ? undefined : value
-    } catch (cause) {
-      throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause: describeTransport(cause) })
-    } finally {
+  return {
+    listen(take, end) {
+      if (isOver) return end(signal.reason)
+      tellEnd = end
+      watch.expectByte(firstMs)
+      source.listen(
+        (chunk) => {
+          if (isOver) return
+          if (!isPaused) watch.noteByte(idleMs)
+          take(chunk)
+        },
+        (cause) =>
+          finish(cause === undefined ? undefined : new AppError('upstream_error', { cause: describeTransport(cause) })),
+      )
+    },
+    pause() {
+      if (isPaused || isOver) return
+      isPaused = true
       watch.expectNothing()
-    }
+      source.pause()
+    },
+    resume() {
+      if (!isPaused || isOver) return
+      isPaused = false
+      watch.expectByte(idleMs)
+      source.resume()
+    },
+    cancel() {
+      if (!isOver) source.cancel()
+      finish()
+    },
   }
-  return { read, unread: (chunk) => void unread.push(chunk), cancel }
 }
 
-export async function readWhole(body: AnswerBody, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  const chunks: Uint8Array[] = []
+/** Gathers a body in memory, up to so many bytes. */
+export function gatherBody(body: AnswerBody, limitBytes: number) {
+  const chunks: Bytes[] = []
   let size = 0
-  for (;;) {
-    const chunk = await body.read()
-    if (!chunk) return concatBytes(chunks, size)
+  let ended: { error: unknown } | undefined
+  let look = () => {}
+
+  const end = (error?: unknown) => {
+    ended ??= { error }
+    look()
+  }
+  body.listen((chunk) => {
+    chunks.push(chunk)
     size += chunk.byteLength
     if (size > limitBytes) {
+      end(new BodyTooLarge())
       body.cancel()
-      throw new BodyTooLarge()
-    }
-    chunks.push(chunk)
+    } else look()
+  }, end)
+
+  const until = (isThere: () => boolean) =>
+    new Promise<void>((done) => {
+      look = () => isThere() && done()
+      look()
+    })
+  return {
+    /** Waits until there is anything or the end; answers whether there is anything. */
+    async hasBegun(): Promise<boolean> {
+      await until(() => size > 0 || ended !== undefined)
+      if (size === 0 && ended?.error !== undefined) throw ended.error
+      return size > 0
+    },
+    /** Throws BodyTooLarge, or why the body broke off. */
+    async whole(): Promise<Bytes> {
+      await until(() => ended !== undefined)
+      if (ended?.error !== undefined) throw ended.error
+      const [only] = chunks
+      return only && chunks.length === 1 ? only : concatBytes(chunks, size)
+    },
   }
 }

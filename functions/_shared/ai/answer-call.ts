@@ -63,12 +63,21 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
 }
 
 async function answer(call: OpenCall, facts: Facts, world: AiWorld): Promise<Response> {
-  const { stream, wantsUsage } = call.request
+  const { stream, wantsUsage, endpoint } = call.request
   if (stream) {
     const begun = await callProvider(call, (body) => openStream(body, wantsUsage, world.now), world)
-    return streamAnswer(begun, call, world)
+    return new Response(streamAnswer(begun, call, world), { headers: streamHeaders })
   }
-  return answerJson(await callProvider(call, openJson, world), call, (settlement) => noteSettlement(facts, settlement))
+  const begun = await callProvider(call, (body) => openJson(body, endpoint), world)
+  const { body, settlement } = await answerJson(begun, call)
+  noteSettlement(facts, settlement)
+  return new Response(body, { headers: { 'content-type': 'application/json' } })
+}
+
+const streamHeaders = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  'cache-control': 'no-cache',
+  'x-accel-buffering': 'no',
 }
 
 function note(facts: Facts, headers: Record<string, string | number | null | undefined>): void {

@@ -6,7 +6,8 @@
 import { z } from 'zod'
 import { AppError, toAppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
-import { type AnswerBody, openBody, readWhole } from './answer-body.ts'
+import { type AnswerBody, gatherBody, openBody } from './answer-body.ts'
+import type { ProviderRequest, Reply } from './ask-provider.ts'
 import { writeJson } from './estimate-tokens.ts'
 import type { Endpoint, Route } from './ledger.ts'
 import { isProvidersFault, type OpenCall, reportAttempt } from './open-call.ts'
@@ -81,17 +82,17 @@ async function ask<Opening>(
   world: AiWorld,
 ): Promise<Answer<Opening>> {
   const { connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms } = route.provider
-  const { url, init } = await providerRequest(route, call, world)
+  const request = await providerRequest(route, call, world)
   call.attempts += 1
   const signal = call.watch.beginAttempt()
-  // fetch does not tell when the connection stands, so the two timeouts run as one.
+  // Neither way tells when the connection stands, so the two timeouts run as one.
   call.watch.expectByte(connect_timeout_ms + first_byte_timeout_ms)
-  const fetched = untilAborted(signal, world.fetch(url, { ...init, signal }))
-  const response = await fetched.catch((cause) => {
-    throw signal.aborted ? signal.reason : new AppError('upstream_error', { cause: describeTransport(cause, url) })
+  const reply = await untilAborted(signal, world.ask(request, signal)).catch((cause) => {
+    if (signal.aborted) throw signal.reason
+    throw new AppError('upstream_error', { cause: describeTransport(cause, request.url) })
   })
-  const body = openBody(response, call.watch, signal, { firstMs: first_byte_timeout_ms, idleMs: idle_timeout_ms })
-  if (!response.ok) throw await providerRefusal(response, body)
+  const body = openBody(reply.body, call.watch, signal, { firstMs: first_byte_timeout_ms, idleMs: idle_timeout_ms })
+  if (reply.status < 200 || reply.status > 299) throw await providerRefusal(reply, body)
   try {
     return { body, signal, opening: await open(body) }
   } catch (cause) {
@@ -110,26 +111,26 @@ async function providerRequest(
   route: Route,
   { request, requestId }: Pick<OpenCall, 'request' | 'requestId'>,
   world: AiWorld,
-): Promise<{ url: string; init: RequestInit }> {
+): Promise<ProviderRequest> {
   const { base_url, api_key_secret } = route.provider
-  const headers = new Headers({
+  const headers: Record<string, string> = {
     'content-type': 'application/json',
     accept: request.stream ? 'text/event-stream' : 'application/json',
     // Compression holds events back.
     'accept-encoding': 'identity',
     'x-request-id': requestId,
-  })
+  }
   if (route.api_key !== undefined) {
-    headers.set('authorization', `Bearer ${route.api_key}`)
+    headers.authorization = `Bearer ${route.api_key}`
   } else if (api_key_secret !== null) {
     const key = await world.providerKey(api_key_secret)
     if (!key) throw new AppError('provider_not_configured', { cause: `${api_key_secret} is not set` })
-    headers.set('authorization', `Bearer ${key}`)
+    headers.authorization = `Bearer ${key}`
   }
   return {
     url: base_url.replace(/\/+$/, '') + paths[request.endpoint],
-    // A redirect would carry the key and the prompt to an address that nobody entered in the table.
-    init: { method: 'POST', headers, body: writeJson(request.bodyFor(route)), redirect: 'manual' },
+    headers,
+    body: writeJson(request.bodyFor(route)),
   }
 }
 
@@ -144,11 +145,11 @@ const refusalBody = z.object({
  * 402 and 404 are about our key, our account and our table: the caller learns nothing and the log says it. 429 stays a 429,
  * because the client's way to deal with it, wait and try again, is right, although it is not the caller's own limit.
  */
-async function providerRefusal({ status, headers }: Response, body: AnswerBody): Promise<AppError> {
+async function providerRefusal({ status, header }: Reply, body: AnswerBody): Promise<AppError> {
   const cause = `the provider answered ${status}`
   const isCallersFault = status === 400 || status === 413 || status === 422
   if (isCallersFault) {
-    const said = messageOf(await readWhole(body, refusalLimitBytes).catch(() => undefined))
+    const said = messageOf(await gatherBody(body, refusalLimitBytes).whole().catch(() => undefined))
     const code = status === 413 ? 'request_too_large' : 'invalid_request_error'
     return new AppError(code, {
       message: said?.message ?? 'The AI provider refuses this request.',
@@ -156,7 +157,7 @@ async function providerRefusal({ status, headers }: Response, body: AnswerBody):
     })
   }
   body.cancel()
-  const retryAfterS = parseRetryAfter(headers)
+  const retryAfterS = parseRetryAfter(header)
   if (status === 429)
     return new AppError('rate_limit_exceeded', { message: 'The AI provider is busy.', retryAfterS, cause })
   if (status === 408 || status === 504) return new AppError('upstream_timeout', { retryAfterS, cause })
@@ -174,9 +175,9 @@ function messageOf(body: Uint8Array | undefined) {
 }
 
 /** Seconds or an HTTP date, which is compared with the provider's own Date, so that no clock of ours is needed. */
-function parseRetryAfter(headers: Headers): number | undefined {
-  const value = headers.get('retry-after') ?? ''
+function parseRetryAfter(header: Reply['header']): number | undefined {
+  const value = header('retry-after') ?? ''
   if (/^\d{1,6}$/.test(value)) return Number(value)
-  const seconds = Math.ceil((Date.parse(value) - Date.parse(headers.get('date') ?? '')) / 1000)
+  const seconds = Math.ceil((Date.parse(value) - Date.parse(header('date') ?? '')) / 1000)
   return Number.isNaN(seconds) ? undefined : Math.max(1, seconds)
 }

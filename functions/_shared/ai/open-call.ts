@@ -44,6 +44,7 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
 
   const settle = (ending: Ending): Promise<Settlement | undefined> => {
     call.watch.end()
+    world.marks.end(admission.call_id)
     // The end of the call as a whole, a hang-up or a reader who is too slow, says nothing about the provider.
     if (call.answered && call.route && !call.watch.signal.aborted) reportAttempt(call.route, ending.error, world)
     const outcome: Outcome = {
@@ -66,7 +67,7 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
   }
   const call: OpenCall = {
     ...opening,
-    watch: watchCall(callerSignal, totalMs),
+    watch: watchCall(callerSignal, totalMs, world.wheel),
     attempts: 0,
     route: undefined,
     answered: false,

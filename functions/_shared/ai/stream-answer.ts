@@ -1,6 +1,8 @@
-/** A streamed answer: bytes pass through untouched while their usage is read. Pulled, never pushed: nothing piles up here. */
+/**
+ * A streamed answer: bytes pass through untouched while their usage is read. What comes is pushed on as far as the caller reads;
+ * then the provider waits, and at most one piece does here.
+ */
 import { AppError, errorBody, toAppError } from '../errors.ts'
-import { causeOf } from '../failure.ts'
 import type { AnswerBody } from './answer-body.ts'
 import type { Answer } from './call-provider.ts'
 import type { Settlement } from './ledger.ts'
@@ -10,13 +12,11 @@ import { createEventGatherer } from './sse-events.ts'
 import type { AiWorld } from './world.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
+type Controller = ReadableStreamDefaultController<Bytes>
+type Events = ReturnType<typeof queueEvents>
 
-/** The stream from its first event on. `next` is undefined when the provider has nothing more to say. */
-type StreamOpening = {
-  first: Passage[]
-  observer: ReturnType<typeof createStreamObserver>
-  next(): Promise<Passage | undefined>
-}
+/** The stream from its first event on. */
+type StreamOpening = { first: Passage[]; observer: ReturnType<typeof createStreamObserver>; events: Events }
 
 /** How long keep-alive comments are held back to see what the first real event is. */
 const openingMs = 5_000
@@ -25,31 +25,73 @@ const openingMs = 5_000
 export async function openStream(body: AnswerBody, wantsUsage: boolean, now: () => number): Promise<StreamOpening> {
   const openedAt = now()
   const observer = createStreamObserver(wantsUsage)
-  const nextEvents = gather(body)
-  const next = async () => {
-    const events = await nextEvents()
-    return events && observer.observe(events)
-  }
+  const events = queueEvents(body)
   const first: Passage[] = []
   for (;;) {
-    const events = await nextEvents()
-    if (!events) throw new AppError('upstream_error', { cause: 'the stream ended before it began' })
-    first.push(observer.observe(events))
+    const run = events.next() ?? (await events.more())
+    if (!run) throw events.failure() ?? new AppError('upstream_error', { cause: 'the stream ended before it began' })
+    first.push(observer.observe(run))
     const { failed, contentBytes } = observer.observed
     if (failed && contentBytes === 0) throw new AppError('upstream_error', { cause: 'the stream began with an error' })
-    if (hasData(events) || now() - openedAt >= openingMs) return { first, observer, next }
+    if (hasData(run) || now() - openedAt >= openingMs) return { first, observer, events }
   }
 }
 
-function gather(body: AnswerBody): () => Promise<Bytes | undefined> {
+/** Runs of whole events: what nobody has taken yet waits, and lets the provider wait. */
+function queueEvents(body: AnswerBody) {
   const gatherer = createEventGatherer()
-  return async () => {
-    for (;;) {
-      const chunk = await body.read()
-      if (!chunk) return gatherer.rest()
-      const events = gatherer.push(chunk)
-      if (events) return events
+  const waiting: Bytes[] = []
+  let isEnded = false
+  let failure: AppError | undefined
+  let tell = () => {}
+
+  const end = (error?: AppError) => {
+    if (isEnded) return
+    const rest = error ? undefined : gatherer.rest()
+    if (rest) waiting.push(rest)
+    failure = error
+    isEnded = true
+    tell()
+  }
+  const take = (chunk: Bytes) => {
+    if (isEnded) return
+    try {
+      const run = gatherer.push(chunk)
+      if (!run) return
+      waiting.push(run)
+    } catch (cause) {
+      end(toAppError(cause))
+      body.cancel()
+      return
     }
+    tell()
+    if (waiting.length > 0) body.pause()
+  }
+  body.listen(take, end)
+
+  const next = (): Bytes | undefined => {
+    const run = waiting.shift()
+    if (waiting.length === 0) body.resume()
+    return run
+  }
+  return {
+    /** The oldest run that waits. */
+    next,
+    /** Waits for a run; undefined at the end. */
+    async more(): Promise<Bytes | undefined> {
+      while (waiting.length === 0 && !isEnded)
+        await new Promise<void>((done) => {
+          tell = done
+        })
+      return next()
+    },
+    /** Calls when there is a run or the end. */
+    onNews(told: () => void): void {
+      tell = told
+    },
+    isOver: () => isEnded && waiting.length === 0,
+    /** Why the stream broke off. */
+    failure: () => failure,
   }
 }
 
@@ -57,79 +99,91 @@ function gather(body: AnswerBody): () => Promise<Bytes | undefined> {
  * Every way to end early aborts the signal, and that settles: it runs when the caller hangs up (`cancel` or the request's
  * signal, whichever the runtime has), and also when the caller has stopped reading and nobody pulls any more.
  */
-export function streamAnswer(
-  { body, signal, opening }: Answer<StreamOpening>,
-  call: OpenCall,
-  world: AiWorld,
-): Response {
+export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, world: AiWorld): ReadableStream<Bytes> {
+  const { body, signal, opening } = answer
+  const { first, events } = opening
   const relay = createRelay(opening, call, world)
   const onAbort = () => void relay.close(toAppError(signal.reason))
   if (signal.aborted) onAbort()
   else signal.addEventListener('abort', onAbort, { once: true })
 
-  const stream = new ReadableStream<Bytes>(
+  let isWanted = false
+  let isOver = false
+  /** The last parts wait for the settlement. */
+  const endWith = async (controller: Controller, ending: Promise<Bytes[]>) => {
+    isOver = true
+    const parts = await ending
+    body.cancel()
+    if (isGone) return
+    for (const part of parts) controller.enqueue(part)
+    controller.close()
+  }
+  let isGone = false
+  /** Gives what there is as long as the caller waits for it: every read of theirs gets at least one part. */
+  const flow = (controller: Controller) => {
+    while (isWanted && !isOver) {
+      if (signal.aborted) return endWith(controller, relay.fail(signal.reason))
+      const passage = first.shift() ?? nextPassage(opening)
+      if (!passage && !events.isOver()) return
+      const parts = passage?.forward ?? []
+      relay.deliver(parts)
+      for (const part of parts) controller.enqueue(part)
+      if (parts.length > 0) isWanted = false
+      const failure = passage ? undefined : events.failure()
+      if (failure) return endWith(controller, relay.fail(failure))
+      if (!passage || passage.last) return endWith(controller, relay.finish(passage?.last))
+    }
+  }
+  return new ReadableStream<Bytes>(
     {
-      async pull(controller) {
-        const { parts, ended } = await relay.next()
-        for (const part of parts) controller.enqueue(part)
-        if (!ended) return
-        body.cancel()
-        controller.close()
+      start: (controller) => events.onNews(() => void flow(controller)),
+      pull(controller) {
+        isWanted = true
+        void flow(controller)
       },
-      cancel: call.watch.hangUp,
+      cancel() {
+        isGone = true
+        isWanted = false
+        call.watch.hangUp()
+      },
     },
     { highWaterMark: 0 },
   )
-  const headers = {
-    'content-type': 'text/event-stream; charset=utf-8',
-    'cache-control': 'no-cache',
-    'x-accel-buffering': 'no',
-  }
-  return new Response(stream, { headers })
 }
 
-/** The stream in the parts that the caller gets, each of which is taken into account before it goes. */
-function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
-  const { observed, takeUsage } = opening.observer
+function nextPassage({ events, observer }: StreamOpening): Passage | undefined {
+  const run = events.next()
+  return run && observer.observe(run)
+}
+
+/** What the caller gets, each part of which is taken into account before it goes. */
+function createRelay({ observer }: StreamOpening, call: OpenCall, world: AiWorld) {
+  const { observed, takeUsage } = observer
   let responseBytes = 0
   const close = (error?: AppError) => call.close({ error, ...observed, images: 0, responseBytes })
-  const deliver = (parts: Bytes[], ended: boolean) => {
-    if (responseBytes === 0 && parts.length > 0) markStarted(call, world)
+
+  const deliver = (parts: Bytes[]) => {
+    if (call.firstTokenAt === undefined && parts.some(hasData)) call.firstTokenAt = world.now()
+    if (responseBytes === 0 && parts.length > 0) world.marks.begin(call.admission.call_id)
     for (const part of parts) responseBytes += part.byteLength
-    return { parts, ended }
   }
-  const deliverLast = async (parts: Bytes[], last: Bytes | undefined) => {
+  const fail = async (cause: unknown): Promise<Bytes[]> => {
+    const error = cause instanceof AppError ? cause : new AppError('upstream_error', { cause })
+    await close(error)
+    return error.code === 'client_closed_request' ? [] : [errorEvent(error)]
+  }
+  const finish = async (last: Bytes | undefined): Promise<Bytes[]> => {
+    if (!last && !observed.failed && !observed.finished)
+      return fail(new AppError('upstream_error', { cause: 'the stream broke off' }))
     const usage = takeUsage()
     const ending = [usage, last].filter((part) => part !== undefined)
     // Settled before the last event goes out: who has read it sees the new balance, and cannot hang up before it.
-    deliver([...parts, ...ending], true)
+    deliver(ending)
     const settlement = await close(failureOf(observed))
     if (usage) ending[0] = told(usage, settlement)
-    return { parts: [...parts, ...ending], ended: true }
+    return ending
   }
-  const nextParts = async () => {
-    for (;;) {
-      const passage = opening.first.shift() ?? (await opening.next())
-      if (!passage) {
-        if (!observed.failed && !observed.finished)
-          throw new AppError('upstream_error', { cause: 'the stream broke off' })
-        return deliverLast([], undefined)
-      }
-      if (call.firstTokenAt === undefined && passage.forward.some(hasData)) call.firstTokenAt = world.now()
-      if (passage.last) return deliverLast(passage.forward, passage.last)
-      if (passage.forward.length > 0) return deliver(passage.forward, false)
-    }
-  }
-  const next = async () => {
-    try {
-      return await nextParts()
-    } catch (cause) {
-      const error = cause instanceof AppError ? cause : new AppError('upstream_error', { cause })
-      await close(error)
-      return { parts: error.code === 'client_closed_request' ? [] : [errorEvent(error)], ended: true }
-    }
-  }
-  return { next, close }
+  return { deliver, finish, fail, close }
 }
 
 const errorEvent = (error: AppError): Bytes => new TextEncoder().encode(`data: ${JSON.stringify(errorBody(error))}\n\n`)
@@ -140,10 +194,3 @@ const told = (usage: Bytes, settlement: Settlement | undefined): Bytes =>
 /** The provider's own error event went to the caller as it came. */
 const failureOf = ({ failed }: Observed) =>
   failed ? new AppError('upstream_error', { cause: 'the provider reported an error in the stream' }) : undefined
-
-/** Tells the ledger that the answer has begun, in case this process does not live to settle. */
-function markStarted({ admission }: OpenCall, world: AiWorld): void {
-  const failed = (error: unknown) =>
-    world.log({ level: 'error', message: 'a start was not recorded', call_id: admission.call_id, ...causeOf(error) })
-  world.waitUntil(world.ledger.start(admission.call_id).catch(failed))
-}

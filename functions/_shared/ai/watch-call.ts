@@ -1,48 +1,71 @@
-/** One abort signal and one timer for everything that can end a call early: the caller hangs up, or the provider is too slow. */
+/** One abort signal for everything that can end a call early, the caller who hangs up or a slow provider, and one timer for all calls. */
 import { AppError } from '../errors.ts'
+import { causeOf } from '../failure.ts'
+import type { AiWorld } from './world.ts'
 
 export type Watch = ReturnType<typeof watchCall>
 
 const tooLate = (cause: string) => new AppError('upstream_timeout', { cause })
 
+type Look = (now: number) => void
+/** Has something looked at four times a second; answers how that ends. `now` is that of performance. */
+export type Wheel = (look: Look) => () => void
+
+const turnMs = 250
+
+/** One timer for everything that is on it, which stops when nothing is. So what is due is found up to a quarter of a second later. */
+export function createWheel(): Wheel {
+  const looks = new Set<Look>()
+  let timer: ReturnType<typeof setInterval> | undefined
+  const turn = () => {
+    const now = performance.now()
+    for (const look of looks) look(now)
+    if (looks.size > 0) return
+    clearInterval(timer)
+    timer = undefined
+  }
+  return (look) => {
+    looks.add(look)
+    timer ??= setInterval(turn, turnMs)
+    return () => void looks.delete(look)
+  }
+}
+
 /**
  * `totalMs` runs even while nobody reads: a caller who stops reading must not keep the provider's connection for ever.
- * Deadlines are numbers and the timer looks at them: a stream of thousands of chunks sets a few timers, not thousands.
+ * Deadlines are numbers that the wheel looks at: neither a call nor a chunk of a stream sets a timer.
  */
-export function watchCall(caller: AbortSignal, totalMs: number) {
+export function watchCall(caller: AbortSignal, totalMs: number, wheel: Wheel) {
   const ended = new AbortController()
   const endsAt = performance.now() + totalMs
   let attempt: AbortController | undefined
-  let isOver = false
   let byteDueAt = Number.POSITIVE_INFINITY
-  let timer: ReturnType<typeof setTimeout> | undefined
-  let firesAt = Number.POSITIVE_INFINITY
+  /** Since the last look a byte came, and the next one has so long. */
+  let nextByteMs: number | undefined
 
+  const stop = () => {
+    leaveWheel()
+    caller.removeEventListener('abort', hangUp)
+  }
   const end = (reason: AppError) => {
-    isOver = true
-    clearTimeout(timer)
+    stop()
     ended.abort(reason)
     attempt?.abort(reason)
   }
-  const arm = () => {
-    clearTimeout(timer)
-    if (isOver) return
-    firesAt = Math.min(endsAt, byteDueAt)
-    timer = setTimeout(check, Math.max(0, firesAt - performance.now()))
-  }
-  const check = () => {
-    const now = performance.now()
+  const look = (now: number) => {
     if (now >= endsAt) return end(tooLate(`not finished after ${totalMs} ms`))
-    if (now >= byteDueAt) {
+    if (nextByteMs !== undefined) {
+      byteDueAt = now + nextByteMs
+      nextByteMs = undefined
+    } else if (now >= byteDueAt) {
       byteDueAt = Number.POSITIVE_INFINITY
       attempt?.abort(tooLate('the provider was silent for too long'))
     }
-    arm()
   }
   const hangUp = () => end(new AppError('client_closed_request'))
+  const leaveWheel = wheel(look)
   if (caller.aborted) hangUp()
   else caller.addEventListener('abort', hangUp, { once: true })
-  arm()
 
   return {
     /** Aborted when the call is over as a whole, with the reason. */
@@ -58,18 +81,19 @@ export function watchCall(caller: AbortSignal, totalMs: number) {
     },
     /** From now on the provider has so long to send something; else the attempt is aborted. */
     expectByte(withinMs: number): void {
+      nextByteMs = undefined
       byteDueAt = performance.now() + withinMs
-      if (byteDueAt < firesAt) arm()
     },
-    /** Nothing is awaited from the provider: it came, or the caller is slow to read. */
+    /** Something came, and the next must come within so long. No look at the clock, since this is said of every chunk. */
+    noteByte(withinMs: number): void {
+      nextByteMs = withinMs
+    },
+    /** Nothing is awaited from the provider: all came, or the caller is slow to read. */
     expectNothing(): void {
+      nextByteMs = undefined
       byteDueAt = Number.POSITIVE_INFINITY
     },
-    end(): void {
-      isOver = true
-      clearTimeout(timer)
-      caller.removeEventListener('abort', hangUp)
-    },
+    end: stop,
   }
 }
 
@@ -85,5 +109,41 @@ export async function untilAborted<T>(signal: AbortSignal, work: Promise<T>): Pr
     })
   } finally {
     signal.removeEventListener('abort', stop)
+  }
+}
+
+/** From then on a process that dies leaves word that the answer had begun. */
+const markedAfterMs = 1_000
+
+type MarkWorld = Pick<AiWorld, 'wheel' | 'waitUntil' | 'log'> & { start(callIds: string[]): Promise<unknown> }
+
+/**
+ * Tells the ledger of streams that have run for a second, all that have at once, in case this process does not live to settle
+ * them. Shorter ones cost no statement; docs/decisions.md says who pays when the process dies in that second.
+ */
+export function createMarks({ start, wheel, waitUntil, log }: MarkWorld) {
+  /** When they began, oldest first. */
+  const young = new Map<string, number>()
+  let leaveWheel: (() => void) | undefined
+  const failed = (error: unknown) => log({ level: 'error', message: 'starts were not recorded', ...causeOf(error) })
+
+  const look = (now: number) => {
+    const due: string[] = []
+    for (const [callId, begunAt] of young) {
+      if (now - begunAt < markedAfterMs) break
+      due.push(callId)
+      young.delete(callId)
+    }
+    if (due.length > 0) waitUntil(start(due).catch(failed))
+    if (young.size > 0) return
+    leaveWheel?.()
+    leaveWheel = undefined
+  }
+  return {
+    begin(callId: string): void {
+      young.set(callId, performance.now())
+      leaveWheel ??= wheel(look)
+    },
+    end: (callId: string): void => void young.delete(callId),
   }
 }

@@ -1,8 +1,10 @@
 /** What the AI endpoint needs from outside. index.ts makes it from the environment; tests make their own. */
 import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import type { within } from '../within.ts'
+import type { AskProvider } from './ask-provider.ts'
 import type { Ledger } from './ledger.ts'
 import type { ProviderKeys } from './provider-keys.ts'
+import type { createMarks, Wheel } from './watch-call.ts'
 
 export type LogLine = Record<string, unknown>
 
@@ -13,7 +15,11 @@ export type AiWorld = {
   providerKey: ProviderKeys
   /** When this process last reported that a provider's model is well. */
   lastWell: Map<string, number>
-  fetch(url: string, init: RequestInit): Promise<Response>
+  ask: AskProvider
+  /** The timer of all deadlines. */
+  wheel: Wheel
+  /** Tells the ledger of streams that have begun. */
+  marks: ReturnType<typeof createMarks>
   waitUntil(work: Promise<unknown>): void
   sleep(ms: number): Promise<void>
   within: typeof within
