@@ -3,14 +3,14 @@ import { z } from 'zod'
 import { askByFetch, askByNode } from '../_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
+import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
 import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
-import { createMarks, createWheel } from '../_shared/ai/watch-call.ts'
+import { createMarks, createPatience, createWheel } from '../_shared/ai/watch-call.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
-import type { AiWorld, LogLine } from '../_shared/ai/world.ts'
+import type { AiWorld } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
-import { within } from '../_shared/within.ts'
 
 const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)
@@ -19,7 +19,8 @@ const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB
 const runsInDeno = /^\d/.test(Deno.version.deno)
 const wheel = createWheel()
 const waitUntil = (work: Promise<unknown>) => EdgeRuntime.waitUntil(work)
-const log = (line: LogLine) => console.log(JSON.stringify(line))
+// Elsewhere every call of console.log is an entry of its own, which is cut at some length.
+const log = runsInDeno ? gatherLines(console.log, waitUntil) : writeLine(console.log)
 
 if (!env.AI_DB_URL) {
   const message =
@@ -39,7 +40,7 @@ const world: AiWorld = {
   marks: createMarks({ start: (ids) => Promise.all(ids.map(ledger.start)), wheel, waitUntil, log }),
   waitUntil,
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
-  within,
+  within: createPatience(wheel),
   now: Date.now,
   random: Math.random,
   newId: () => crypto.randomUUID(),

@@ -1,6 +1,13 @@
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { tokensAtMost } from '../../functions/_shared/ai/estimate-tokens.ts'
-import { readChatRequest, readEmbeddingsRequest, readImagesRequest } from '../../functions/_shared/ai/read-request.ts'
+import {
+  chatRequest,
+  isPlainChat,
+  readChatRequest,
+  readEmbeddingsRequest,
+  readImagesRequest,
+} from '../../functions/_shared/ai/read-request.ts'
 import { routeTo } from './ai-world.ts'
 
 const valid = { model: 'demo/echo', messages: [{ role: 'user', content: 'hello' }] }
@@ -129,4 +136,39 @@ test.each([
   ['model', { model: ' ' }],
 ])('of images, %s is named when it is wrong: %o', (param, over) => {
   expect(() => draw(over)).toThrow(expect.objectContaining({ details: expect.objectContaining({ param }) }))
+})
+
+const odd = fc.constantFrom<unknown>(null, '', 'x', true, -1, 0, 1, 1.5, 2, 129, 2 ** 31, [], {}, ['x'], { type: 'x' })
+const names = [
+  ...['stream', 'max_tokens', 'max_completion_tokens', 'n', 'temperature', 'top_p', 'frequency_penalty'],
+  ...['presence_penalty', 'tools', 'response_format', 'service_tier', 'top_k'],
+]
+const message = fc.record(
+  {
+    role: fc.constantFrom('user', 'system', 'tool', 'robot', null),
+    content: fc.oneof(fc.string(), odd, fc.constant([{ type: 'text', text: 'x' }]), fc.constant([{ text: 'x' }])),
+  },
+  { requiredKeys: [] },
+)
+const model = fc.constantFrom('a b', 'é', 'x'.repeat(200), 'x'.repeat(201))
+const change = fc.oneof(
+  fc.tuple(fc.constantFrom(...names, 'model', 'messages', 'stream_options'), odd),
+  fc.tuple(fc.constant('model'), model),
+  fc.tuple(fc.constant('messages'), fc.array(message, { maxLength: 2 })),
+  fc.tuple(fc.constant('stream_options'), fc.record({ include_usage: odd, more: odd }, { requiredKeys: [] })),
+  fc.tuple(fc.constant('service_tier'), fc.constantFrom('flex', 'priority')),
+)
+
+test('what is taken without the schema, the schema takes as it is', () => {
+  let taken = 0
+  fc.assert(
+    fc.property(fc.array(change, { maxLength: 2 }), (changes) => {
+      const body = { ...valid, ...Object.fromEntries(changes) }
+      if (!isPlainChat(body)) return
+      taken += 1
+      expect(chatRequest.safeParse(body).data).toEqual(body)
+    }),
+    { numRuns: 3_000 },
+  )
+  expect(taken).toBeGreaterThan(500)
 })

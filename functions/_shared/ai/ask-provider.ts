@@ -4,6 +4,7 @@
  * that nobody entered in the table; both check certificates.
  */
 import type { Agent, ClientRequest, IncomingMessage, RequestOptions } from 'node:http'
+import type { Socket } from 'node:net'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
@@ -111,23 +112,29 @@ type Client = { request(options: RequestOptions): ClientRequest; agent: Agent }
 /** By the protocol of a URL. */
 type Clients = Map<string, Client>
 
-/** What the runtime closes a connection after that nobody uses. */
-const idleConnectionMs = 60_000
+/** As fetch: a way through the network may have forgotten a connection that was quiet for longer. */
+const idleConnectionMs = 90_000
 
-async function loadClients(): Promise<Clients> {
+async function loadClients(idleMs: number): Promise<Clients> {
   const [http, https] = await Promise.all([import('node:http'), import('node:https')])
-  const keptAlive = { keepAlive: true, timeout: idleConnectionMs }
-  return new Map<string, Client>([
-    ['http:', { request: http.request, agent: new http.Agent(keptAlive) }],
-    ['https:', { request: https.request, agent: new https.Agent(keptAlive) }],
+  const clients = new Map<string, Client>([
+    ['http:', { request: http.request, agent: new http.Agent({ keepAlive: true }) }],
+    ['https:', { request: https.request, agent: new https.Agent({ keepAlive: true }) }],
   ])
+  // Not the agent's own `timeout`: that sets a timer anew with every chunk. It takes this one away when it uses the connection
+  // again, and sets an earlier one when the provider says so.
+  for (const { agent } of clients.values())
+    agent.on('free', (socket: Socket) => {
+      if (!socket.timeout) socket.setTimeout(idleMs)
+    })
+  return clients
 }
 
 /** Loaded with the first question: a worker that starts to refuse starts without it. */
-export function askByNode(): AskProvider {
+export function askByNode(idleMs = idleConnectionMs): AskProvider {
   let clients: Promise<Clients> | undefined
   return async (request, signal) => {
-    clients ??= loadClients()
+    clients ??= loadClients(idleMs)
     return askOnce(await clients, request, signal)
   }
 }

@@ -28,11 +28,12 @@ export type AiRequest = {
 }
 
 /** Printable ASCII only: the name goes into jsonb, headers and logs. */
+const modelForm = /^[\x21-\x7e]+$/
 const modelName = z
   .string()
   .min(1)
   .max(200)
-  .regex(/^[\x21-\x7e]+$/, 'is not a model name')
+  .regex(modelForm, 'is not a model name')
 
 /**
  * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
@@ -40,16 +41,19 @@ const modelName = z
  */
 const refusedFields = ['models', 'route', 'preset', 'plugins', 'web_search_options', 'best_of']
 
+/** `isFine` knows, much faster than the schema, most of what the schema takes, and nothing else. */
 function parseBody<Schema extends z.ZodType>(
   schema: Schema,
   body: Uint8Array,
   alsoRefused: readonly string[] = [],
+  isFine?: (given: unknown) => given is z.infer<Schema>,
 ): z.infer<Schema> {
   const given = parseJson(body)
   if (typeof given !== 'object' || given === null || Array.isArray(given))
     throw invalid('The body must be a JSON object.')
   const refused = [...refusedFields, ...alsoRefused].find((field) => Object.hasOwn(given, field))
   if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
+  if (isFine?.(given)) return given
   const { data, error } = schema.safeParse(given)
   if (!error) return data
   const [issue] = error.issues
@@ -58,9 +62,11 @@ function parseBody<Schema extends z.ZodType>(
   throw invalid(`${param}: ${isMissing ? 'is missing' : issue?.message}`, param)
 }
 
+const decoder = new TextDecoder('utf-8', { fatal: true })
+
 function parseJson(body: Uint8Array): unknown {
   try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body))
+    return JSON.parse(decoder.decode(body))
   } catch (cause) {
     throw new AppError('invalid_request_error', { message: 'The body is not valid JSON.', cause })
   }
@@ -78,7 +84,8 @@ const message = z.looseObject({
 const tokenLimit = z.int32().min(1).nullish()
 const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
 
-const chatRequest = z.looseObject({
+/** @internal For tests. */
+export const chatRequest = z.looseObject({
   model: modelName,
   messages: z.array(message).min(1),
   stream: z.boolean().nullish(),
@@ -98,8 +105,59 @@ const chatRequest = z.looseObject({
 
 type ChatRequest = z.infer<typeof chatRequest>
 
+const roles: ReadonlySet<unknown> = new Set(message.shape.role.options)
+const isMissing = (value: unknown): value is null | undefined => value === null || value === undefined
+const isWithin = (value: unknown, low: number, high: number) =>
+  isMissing(value) || (typeof value === 'number' && value >= low && value <= high)
+const isCount = (value: unknown, most: number) => isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
+const mostInt32 = 2 ** 31 - 1
+/** Fields of `chatRequest` that most calls do not have; with one of them the schema has the word. */
+const rareFields = ['tools', 'response_format', 'service_tier'] as const satisfies (keyof typeof chatRequest.shape)[]
+
+/**
+ * Most chat requests, without the schema, which takes longer than everything else that is done to a body.
+ * @internal For tests, which compare both on random bodies.
+ */
+export function isPlainChat(given: unknown): given is ChatRequest {
+  if (typeof given !== 'object' || given === null) return false
+  const chat: Record<string, unknown> = { ...given }
+  const { model, messages, stream, stream_options } = chat
+  return (
+    typeof model === 'string' &&
+    model.length <= 200 &&
+    modelForm.test(model) &&
+    Array.isArray(messages) &&
+    messages.length > 0 &&
+    messages.every(isPlainMessage) &&
+    (isMissing(stream) || typeof stream === 'boolean') &&
+    isPlainOptions(stream_options) &&
+    isCount(chat.max_tokens, mostInt32) &&
+    isCount(chat.max_completion_tokens, mostInt32) &&
+    isCount(chat.n, 128) &&
+    isWithin(chat.temperature, 0, 2) &&
+    isWithin(chat.top_p, 0, 1) &&
+    isWithin(chat.frequency_penalty, -2, 2) &&
+    isWithin(chat.presence_penalty, -2, 2) &&
+    rareFields.every((field) => isMissing(chat[field]))
+  )
+}
+
+const isPlainMessage = (given: unknown): boolean =>
+  typeof given === 'object' &&
+  given !== null &&
+  'role' in given &&
+  roles.has(given.role) &&
+  'content' in given &&
+  (typeof given.content === 'string' || given.content === null)
+
+const isPlainOptions = (given: unknown): boolean =>
+  isMissing(given) ||
+  (typeof given === 'object' &&
+    !Array.isArray(given) &&
+    (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
+
 export function readChatRequest(body: Uint8Array): AiRequest {
-  const chat = parseBody(chatRequest, body)
+  const chat = parseBody(chatRequest, body, [], isPlainChat)
   const bytes = promptBytes(chat)
   return {
     endpoint: 'chat.completions',
