@@ -1,7 +1,10 @@
 /** What the log says when the provider cannot be reached: what happened on the wire, and nothing of the address but its host. */
-import { execFile } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { createServer, type Socket } from 'node:net'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer as createTlsServer } from 'node:https'
+import { createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -16,15 +19,37 @@ let nobody: string
 let hangsUp: string
 let breaksOff: string
 let noHttp: string
+/** Ports of hosts with a certificate for localhost, of an authority that is trusted and of one that is not. */
+let trusted: number
+let untrusted: number
+const folder = mkdtempSync(join(tmpdir(), 'palisade-transport-'))
 const servers: { close(): void }[] = []
 
 async function listen(onData: (socket: Socket) => void): Promise<string> {
   const server = createServer((socket) => socket.on('error', () => {}).once('data', () => onData(socket)))
+  return `127.0.0.1:${await portOf(server)}`
+}
+
+async function portOf(server: Server): Promise<number> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   servers.push(server)
   const address = server.address()
-  return typeof address === 'object' && address ? `127.0.0.1:${address.port}` : ''
+  return typeof address === 'object' && address ? address.port : 0
+}
+
+const authorityOf = (name: string) => join(folder, `${name}-authority.pem`)
+
+async function listenWithTls(name: string): Promise<number> {
+  const [key, cert] = [join(folder, `${name}-key.pem`), join(folder, `${name}.pem`)]
+  const [authorityKey, authority] = [join(folder, `${name}-authority-key.pem`), authorityOf(name)]
+  const kind = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
+  const make = (args: string[]) => execFileSync('openssl', [...kind, ...args], { stdio: 'ignore' })
+  make(['-subj', `/CN=${name}`, '-keyout', authorityKey, '-out', authority])
+  const names = ['-addext', 'subjectAltName=DNS:localhost', '-addext', 'basicConstraints=critical,CA:FALSE']
+  make(['-subj', '/CN=host', ...names, '-CA', authority, '-CAkey', authorityKey, '-keyout', key, '-out', cert])
+  const files = { key: readFileSync(key), cert: readFileSync(cert) }
+  return portOf(createTlsServer(files, (_request, response) => response.end('{}')))
 }
 
 beforeAll(async () => {
@@ -34,10 +59,13 @@ beforeAll(async () => {
   breaksOff = await listen((socket) =>
     socket.write('HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{', () => socket.destroy()),
   )
+  trusted = await listenWithTls('trusted')
+  untrusted = await listenWithTls('untrusted')
   noHttp = await listen((socket) => socket.end('220 mail.example.com\r\n\r\n'))
 })
 afterAll(() => {
   for (const server of servers) server.close()
+  rmSync(folder, { recursive: true })
 })
 
 /** The causes in the log of one call to a provider at this base URL. */
@@ -62,27 +90,32 @@ test('neither a key in the address nor its path gets into the log', async () => 
   expect(text).not.toContain('secret')
 })
 
-test('the same in Deno, which has words of its own', async () => {
+test('the same in Deno, which has words of its own, by fetch and by node:http', async () => {
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
-  const flags = [...denoOffline, '--allow-env', '--allow-net']
+  const flags = [...denoOffline, '--allow-env', '--allow-net', '--cert', authorityOf('trusted')]
   const program = fileURLToPath(new URL('../support/ask-nobody.ts', import.meta.url))
   const files = ['--config', join(root, 'functions/deno.json'), program]
   const env = { DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'), NO_COLOR: '1' }
   const urls = [
     ...[`http://user:sk-secret@${nobody}/?key=sk-secret`, `https://${hangsUp}/`, `http://${hangsUp}/`],
     ...[`http://${breaksOff}/`, `http://${noHttp}/`],
+    ...[`https://localhost:${trusted}/`, `https://127.0.0.1:${trusted}/`, `https://localhost:${untrusted}/`],
   ]
 
   const run = ['run', ...flags, `--allow-read=${readable}`, ...files, ...urls]
   const { stdout } = await promisify(execFile)(denoBinary(), run, { env })
 
-  expect(JSON.parse(stdout)).toEqual([
+  const said = [
     `${nobody}: the connection was refused`,
     `${hangsUp}: no TLS connection came about`,
     `${hangsUp}: the connection was closed`,
     'the connection was closed',
     `${noHttp}: what answers does not speak HTTP`,
-  ])
+    'status 200',
+    `127.0.0.1:${trusted}: its certificate is for another name`,
+    `localhost:${untrusted}: its certificate is not trusted`,
+  ]
+  expect(JSON.parse(stdout)).toEqual({ fetch: said, node: said })
 })
 
 const denoSays = (what: string) =>
