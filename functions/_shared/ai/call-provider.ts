@@ -149,7 +149,11 @@ async function providerRefusal({ status, header }: Reply, body: AnswerBody): Pro
   const cause = `the provider answered ${status}`
   const isCallersFault = status === 400 || status === 413 || status === 422
   if (isCallersFault) {
-    const said = messageOf(await gatherBody(body, refusalLimitBytes).whole().catch(() => undefined))
+    const said = messageOf(
+      await gatherBody(body, refusalLimitBytes)
+        .whole()
+        .catch(() => undefined),
+    )
     const code = status === 413 ? 'request_too_large' : 'invalid_request_error'
     return new AppError(code, {
       message: said?.message ?? 'The AI provider refuses this request.',

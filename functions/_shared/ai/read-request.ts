@@ -29,11 +29,7 @@ export type AiRequest = {
 
 /** Printable ASCII only: the name goes into jsonb, headers and logs. */
 const modelForm = /^[\x21-\x7e]+$/
-const modelName = z
-  .string()
-  .min(1)
-  .max(200)
-  .regex(modelForm, 'is not a model name')
+const modelName = z.string().min(1).max(200).regex(modelForm, 'is not a model name')
 
 /**
  * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
@@ -109,7 +105,8 @@ const roles: ReadonlySet<unknown> = new Set(message.shape.role.options)
 const isMissing = (value: unknown): value is null | undefined => value === null || value === undefined
 const isWithin = (value: unknown, low: number, high: number) =>
   isMissing(value) || (typeof value === 'number' && value >= low && value <= high)
-const isCount = (value: unknown, most: number) => isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
+const isCount = (value: unknown, most: number) =>
+  isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
 const mostInt32 = 2 ** 31 - 1
 /** Fields of `chatRequest` that most calls do not have; with one of them the schema has the word. */
 const rareFields = ['tools', 'response_format', 'service_tier'] as const satisfies (keyof typeof chatRequest.shape)[]
