@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { serve } from '@hono/node-server'
 import { z } from 'zod'
-import { askByFetch } from '../../functions/_shared/ai/ask-provider.ts'
+import { askByFetch, askByNode } from '../../functions/_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
 import type {
   Admission,
@@ -104,6 +104,9 @@ export type Changes = Partial<Omit<AiWorld, 'ledger'>> & {
   fetch?: Parameters<typeof askByFetch>[0]
 }
 
+/** Worlds with a `fetch` of their own go the other way, so that stories are told of both. */
+const byNode = askByNode()
+
 /** Records what reaches the ledger and the log. */
 export function createWorld(providerUrl: string, changes: Changes = {}, timeoutMs = 5_000, totalMs = 20_000) {
   const seen = {
@@ -149,7 +152,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     },
     lastWell: new Map(),
     providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
-    ask: askByFetch(changes.fetch ?? fetch),
+    ask: changes.fetch ? askByFetch(changes.fetch) : byNode,
     wheel,
     waitUntil: (work) => void background.push(work),
     sleep: () => new Promise((done) => setTimeout(done, 1)),
