@@ -104,7 +104,9 @@ export const createPatience =
     new Promise((resolve, reject) => {
       const until = performance.now() + ms
       const leaveWheel = wheel((now) => {
-        if (now >= until) resolve(undefined)
+        if (now < until) return
+        leaveWheel()
+        resolve(undefined)
       })
       work.then(resolve, reject).finally(leaveWheel)
     })
