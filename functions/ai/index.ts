@@ -1,6 +1,6 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { z } from 'zod'
-import { askByFetch, askByNode } from '../_shared/ai/ask-provider.ts'
+import { askByFetch, askByNode, namesProxy } from '../_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
@@ -15,7 +15,7 @@ import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)
 const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT }), environment)
-/** And not in Supabase's Edge Runtime, whose client of node:http keeps no connection and hides errors. */
+/** And not in Supabase's Edge Runtime, which calls itself by another name. */
 const runsInDeno = /^\d/.test(Deno.version.deno)
 const wheel = createWheel()
 const waitUntil = (work: Promise<unknown>) => EdgeRuntime.waitUntil(work)
@@ -28,14 +28,17 @@ if (!env.AI_DB_URL) {
   log({ level: 'warning', message })
 }
 const login = { isTimedByRole: env.AI_DB_URL !== undefined, ca: env.DB_CA_CERT }
-const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login))
+const sql = connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login)
+const ledger = createLedger(sql)
+// The call that this worker starts for needs a connection: it is made while the token is checked. What fails is told by that call.
+void sql`select 1`.catch(() => {})
 
 const world: AiWorld = {
   ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),
-  ask: runsInDeno ? askByNode() : askByFetch(fetch),
+  ask: runsInDeno && !namesProxy(environment) ? askByNode() : askByFetch(fetch),
   wheel,
   marks: createMarks({ start: (ids) => Promise.all(ids.map(ledger.start)), wheel, waitUntil, log }),
   waitUntil,

@@ -3,7 +3,13 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
 import type { Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
-import { type AskProvider, askByFetch, askByNode, type Reply } from '../../functions/_shared/ai/ask-provider.ts'
+import {
+  type AskProvider,
+  askByFetch,
+  askByNode,
+  namesProxy,
+  type Reply,
+} from '../../functions/_shared/ai/ask-provider.ts'
 
 const undo: (() => void)[] = []
 afterEach(() => {
@@ -219,4 +225,14 @@ describe('connections that node:http keeps', () => {
     await textOf(await ask({ ...question, url }, never()))
     expect(sockets).toHaveLength(2)
   })
+})
+
+test.each([
+  [{}, false],
+  [{ HTTPS_PROXY: '' }, false],
+  [{ HTTPS_PROXY: 'http://proxy:3128' }, true],
+  [{ http_proxy: 'http://proxy:3128' }, true],
+  [{ ALL_PROXY: 'socks5://proxy:1080' }, true],
+])('an environment of %o has a proxy: %s', (environment: Record<string, string>, expected) => {
+  expect(namesProxy((name) => environment[name])).toBe(expected)
 })

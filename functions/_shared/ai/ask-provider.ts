@@ -108,6 +108,12 @@ function sourceOf(response: Response): Source {
   }
 }
 
+const proxies = ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY']
+
+/** Whether the environment sends requests through a proxy: fetch goes there, and node:http does not. */
+export const namesProxy = (environment: (name: string) => string | undefined): boolean =>
+  proxies.some((name) => environment(name) || environment(name.toLowerCase()))
+
 type Client = { request(options: RequestOptions): ClientRequest; agent: Agent }
 /** By the protocol of a URL. */
 type Clients = Map<string, Client>

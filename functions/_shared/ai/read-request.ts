@@ -27,9 +27,18 @@ export type AiRequest = {
   bodyFor(route: Pick<Route, 'upstream_model' | 'max_output_tokens'>): Record<string, unknown>
 }
 
+/** Made when it is first asked for: a worker that starts for one good call does without. */
+function made<T>(make: () => T): () => T {
+  let schema: T | undefined
+  return () => {
+    schema ??= make()
+    return schema
+  }
+}
+
 /** Printable ASCII only: the name goes into jsonb, headers and logs. */
 const modelForm = /^[\x21-\x7e]+$/
-const modelName = z.string().min(1).max(200).regex(modelForm, 'is not a model name')
+const modelName = () => z.string().min(1).max(200).regex(modelForm, 'is not a model name')
 
 /**
  * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
@@ -39,7 +48,7 @@ const refusedFields = ['models', 'route', 'preset', 'plugins', 'web_search_optio
 
 /** `isFine` knows, much faster than the schema, most of what the schema takes, and nothing else. */
 function parseBody<Schema extends z.ZodType>(
-  schema: Schema,
+  schema: () => Schema,
   body: Uint8Array,
   alsoRefused: readonly string[] = [],
   isFine?: (given: unknown) => given is z.infer<Schema>,
@@ -50,7 +59,7 @@ function parseBody<Schema extends z.ZodType>(
   const refused = [...refusedFields, ...alsoRefused].find((field) => Object.hasOwn(given, field))
   if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
   if (isFine?.(given)) return given
-  const { data, error } = schema.safeParse(given)
+  const { data, error } = schema().safeParse(given)
   if (!error) return data
   const [issue] = error.issues
   const param = issue?.path.join('.')
@@ -73,43 +82,43 @@ const fieldOf = (value: unknown, key: PropertyKey): unknown =>
 
 const invalid = (message: string, param?: string) => new AppError('invalid_request_error', { message, param })
 
-const message = z.looseObject({
-  role: z.enum(['developer', 'system', 'user', 'assistant', 'tool', 'function']),
-  content: z.union([z.string(), z.array(z.looseObject({ type: z.string() })), z.null()]).optional(),
-})
-const tokenLimit = z.int32().min(1).nullish()
+const roles = ['developer', 'system', 'user', 'assistant', 'tool', 'function'] as const
 const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
 
 /** @internal For tests. */
-export const chatRequest = z.looseObject({
-  model: modelName,
-  messages: z.array(message).min(1),
-  stream: z.boolean().nullish(),
-  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
-  max_tokens: tokenLimit,
-  max_completion_tokens: tokenLimit,
-  n: z.int().min(1).max(128).nullish(),
-  temperature: between(0, 2),
-  top_p: between(0, 1),
-  frequency_penalty: between(-2, 2),
-  presence_penalty: between(-2, 2),
-  tools: z.array(z.looseObject({ type: z.string() })).nullish(),
-  response_format: z.looseObject({ type: z.string() }).nullish(),
-  /** `priority` costs a multiple of the price that was held, `auto` may choose it. */
-  service_tier: z.enum(['default', 'flex']).nullish(),
+export const chatSchema = made(() => {
+  const content = z.union([z.string(), z.array(z.looseObject({ type: z.string() })), z.null()])
+  const tokenLimit = z.int32().min(1).nullish()
+  return z.looseObject({
+    model: modelName(),
+    messages: z.array(z.looseObject({ role: z.enum(roles), content: content.optional() })).min(1),
+    stream: z.boolean().nullish(),
+    stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
+    max_tokens: tokenLimit,
+    max_completion_tokens: tokenLimit,
+    n: z.int().min(1).max(128).nullish(),
+    temperature: between(0, 2),
+    top_p: between(0, 1),
+    frequency_penalty: between(-2, 2),
+    presence_penalty: between(-2, 2),
+    tools: z.array(z.looseObject({ type: z.string() })).nullish(),
+    response_format: z.looseObject({ type: z.string() }).nullish(),
+    /** `priority` costs a multiple of the price that was held, `auto` may choose it. */
+    service_tier: z.enum(['default', 'flex']).nullish(),
+  })
 })
 
-type ChatRequest = z.infer<typeof chatRequest>
+type ChatRequest = z.infer<ReturnType<typeof chatSchema>>
 
-const roles: ReadonlySet<unknown> = new Set(message.shape.role.options)
+const knownRoles: ReadonlySet<unknown> = new Set(roles)
 const isMissing = (value: unknown): value is null | undefined => value === null || value === undefined
 const isWithin = (value: unknown, low: number, high: number) =>
   isMissing(value) || (typeof value === 'number' && value >= low && value <= high)
 const isCount = (value: unknown, most: number) =>
   isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
 const mostInt32 = 2 ** 31 - 1
-/** Fields of `chatRequest` that most calls do not have; with one of them the schema has the word. */
-const rareFields = ['tools', 'response_format', 'service_tier'] as const satisfies (keyof typeof chatRequest.shape)[]
+/** Fields of the schema that most calls do not have; with one of them the schema has the word. */
+const rareFields = ['tools', 'response_format', 'service_tier'] as const satisfies (keyof ChatRequest)[]
 
 /**
  * Most chat requests, without the schema, which takes longer than everything else that is done to a body.
@@ -143,7 +152,7 @@ const isPlainMessage = (given: unknown): boolean =>
   typeof given === 'object' &&
   given !== null &&
   'role' in given &&
-  roles.has(given.role) &&
+  knownRoles.has(given.role) &&
   'content' in given &&
   (typeof given.content === 'string' || given.content === null)
 
@@ -154,7 +163,7 @@ const isPlainOptions = (given: unknown): boolean =>
     (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
 
 export function readChatRequest(body: Uint8Array): AiRequest {
-  const chat = parseBody(chatRequest, body, [], isPlainChat)
+  const chat = parseBody(chatSchema, body, [], isPlainChat)
   const bytes = promptBytes(chat)
   return {
     endpoint: 'chat.completions',
@@ -188,20 +197,21 @@ function upstreamBody(
   return { ...rest, model: upstream_model, [limit]: max_output_tokens, ...(options && { stream_options: options }) }
 }
 
-const text = z.string().min(1)
-const tokens = z.array(z.int().nonnegative()).min(1)
-
-const embeddingsRequest = z.looseObject({
-  model: modelName,
-  input: z.union([text, tokens, z.array(text).min(1).max(2_048), z.array(tokens).min(1).max(2_048)]),
-  encoding_format: z.enum(['float', 'base64']).nullish(),
-  dimensions: z.int().min(1).max(100_000).nullish(),
+const embeddingsSchema = made(() => {
+  const text = z.string().min(1)
+  const tokens = z.array(z.int().nonnegative()).min(1)
+  return z.looseObject({
+    model: modelName(),
+    input: z.union([text, tokens, z.array(text).min(1).max(2_048), z.array(tokens).min(1).max(2_048)]),
+    encoding_format: z.enum(['float', 'base64']).nullish(),
+    dimensions: z.int().min(1).max(100_000).nullish(),
+  })
 })
 
-type Input = z.infer<typeof embeddingsRequest>['input']
+type Input = z.infer<ReturnType<typeof embeddingsSchema>>['input']
 
 export function readEmbeddingsRequest(body: Uint8Array): AiRequest {
-  const request = parseBody(embeddingsRequest, body)
+  const request = parseBody(embeddingsSchema, body)
   return {
     endpoint: 'embeddings',
     model: request.model,
@@ -226,16 +236,18 @@ function countInput(input: Input, tokensOf: (bytes: number) => number): number {
   return parts.reduce<number>((sum, part) => sum + count(part), 0)
 }
 
-const imagesRequest = z.looseObject({
-  model: modelName,
-  prompt: z.string().min(1).max(32_000),
-  n: z.int().min(1).max(10).nullish(),
-  /** A stream of partial images is charged by tokens that nobody held. */
-  stream: z.literal(false).nullish(),
-})
+const imagesSchema = made(() =>
+  z.looseObject({
+    model: modelName(),
+    prompt: z.string().min(1).max(32_000),
+    n: z.int().min(1).max(10).nullish(),
+    /** A stream of partial images is charged by tokens that nobody held. */
+    stream: z.literal(false).nullish(),
+  }),
+)
 
 export function readImagesRequest(body: Uint8Array): AiRequest {
-  const request = parseBody(imagesRequest, body, ['partial_images'])
+  const request = parseBody(imagesSchema, body, ['partial_images'])
   const bytes = promptBytes(request)
   return {
     endpoint: 'images.generations',
