@@ -7,14 +7,14 @@ export function requestId(headers: Headers, newId: () => string): string {
   return given !== null && /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : newId()
 }
 
-const address = z.union([z.ipv4(), z.ipv6()])
+const ipv6 = z.ipv6()
 
 /**
  * The address that the platform's own proxy saw: the last of x-forwarded-for. What stands before it was sent along, and a
  * caller can forge it.
  */
 export function clientAddress(headers: Headers): string | null {
-  const last = (headers.get('x-forwarded-for') ?? '').split(',').at(-1) ?? ''
-  const parsed = address.safeParse(last.trim())
-  return parsed.success ? parsed.data : null
+  const last = headers.get('x-forwarded-for')?.split(',').at(-1)?.trim()
+  // The schema takes as long as the rest of the door, and is asked for every call.
+  return last && (z.regexes.ipv4.test(last) || ipv6.safeParse(last).success) ? last : null
 }
