@@ -1,7 +1,7 @@
 /** One abort signal for everything that can end a call early, the caller who hangs up or a slow provider, and one timer for all calls. */
 import { AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
-import type { AiWorld } from './world.ts'
+import type { within } from '../within.ts'
 
 export type Watch = ReturnType<typeof watchCall>
 
@@ -99,7 +99,7 @@ export function watchCall(caller: AbortSignal, totalMs: number, wheel: Wheel) {
 
 /** As within.ts, with no timer of its own: up to a quarter of a second longer. */
 export const createPatience =
-  (wheel: Wheel): AiWorld['within'] =>
+  (wheel: Wheel): typeof within =>
   (ms, work) =>
     new Promise((resolve, reject) => {
       const until = performance.now() + ms
@@ -129,7 +129,12 @@ export async function untilAborted<T>(signal: AbortSignal, work: Promise<T>): Pr
 /** From then on a process that dies leaves word that the answer had begun. */
 const markedAfterMs = 1_000
 
-type MarkWorld = Pick<AiWorld, 'wheel' | 'waitUntil' | 'log'> & { start(callIds: string[]): Promise<unknown> }
+type MarkWorld = {
+  wheel: Wheel
+  start(callIds: string[]): Promise<unknown>
+  waitUntil(work: Promise<unknown>): void
+  log(line: Record<string, unknown>): void
+}
 
 /**
  * Tells the ledger of streams that have run for a second, all that have at once, in case this process does not live to settle
