@@ -145,7 +145,7 @@ export function askByNode(idleMs = idleConnectionMs): AskProvider {
   }
 }
 
-function askOnce(clients: Clients, asked: ProviderRequest, signal: AbortSignal, isSecond = false): Promise<Reply> {
+function askOnce(clients: Clients, asked: ProviderRequest, signal: AbortSignal): Promise<Reply> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted()
     const url = new URL(asked.url)
@@ -161,20 +161,12 @@ function askOnce(clients: Clients, asked: ProviderRequest, signal: AbortSignal, 
       // What fetch says of itself; some providers refuse who says nothing.
       headers: { 'user-agent': navigator.userAgent, 'accept-language': '*', ...asked.headers },
     })
-    let isAnswered = false
     const stop = () => request.destroy()
     signal.addEventListener('abort', stop, { once: true })
     request.on('close', () => signal.removeEventListener('abort', stop))
-    request.on('response', (response) => {
-      isAnswered = true
-      resolve(replyOf(response))
-    })
-    request.on('error', (cause) => {
-      // Kept alive by us and closed by the provider, in this moment: a new connection is tried at once, as fetch does.
-      const isStale = request.reusedSocket && !isSecond && !isAnswered && !signal.aborted
-      if (isStale) askOnce(clients, asked, signal, true).then(resolve, reject)
-      else reject(cause)
-    })
+    request.on('response', (response) => resolve(replyOf(response)))
+    // Also of a kept connection that the provider closes in this moment: it may have read the question, and a try is counted.
+    request.on('error', reject)
     request.end(asked.body)
   })
 }
