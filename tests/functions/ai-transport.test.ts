@@ -90,20 +90,22 @@ test('neither a key in the address nor its path gets into the log', async () => 
   expect(text).not.toContain('secret')
 })
 
-test('the same in Deno, which has words of its own, by fetch and by node:http', async () => {
+async function inDeno(program: string, args: string[], more: string[] = []): Promise<unknown> {
   const readable = ['functions', 'node_modules', 'tests/support'].map((folder) => join(root, folder)).join(',')
-  const flags = [...denoOffline, '--allow-env', '--allow-net', '--cert', authorityOf('trusted')]
-  const program = fileURLToPath(new URL('../support/ask-nobody.ts', import.meta.url))
-  const files = ['--config', join(root, 'functions/deno.json'), program]
+  const flags = [...denoOffline, '--allow-env', '--allow-net', `--allow-read=${readable}`, ...more]
+  const file = fileURLToPath(new URL(`../support/${program}`, import.meta.url))
   const env = { DENO_DIR: join(root, 'node_modules/.cache/palisade-deno'), NO_COLOR: '1' }
+  const run = ['run', ...flags, '--config', join(root, 'functions/deno.json'), file, ...args]
+  const { stdout } = await promisify(execFile)(denoBinary(), run, { env })
+  return JSON.parse(stdout)
+}
+
+test('the same in Deno, which has words of its own, by fetch and by node:http', async () => {
   const urls = [
     ...[`http://user:sk-secret@${nobody}/?key=sk-secret`, `https://${hangsUp}/`, `http://${hangsUp}/`],
     ...[`http://${breaksOff}/`, `http://${noHttp}/`],
     ...[`https://localhost:${trusted}/`, `https://127.0.0.1:${trusted}/`, `https://localhost:${untrusted}/`],
   ]
-
-  const run = ['run', ...flags, `--allow-read=${readable}`, ...files, ...urls]
-  const { stdout } = await promisify(execFile)(denoBinary(), run, { env })
 
   const said = [
     `${nobody}: the connection was refused`,
@@ -115,7 +117,12 @@ test('the same in Deno, which has words of its own, by fetch and by node:http', 
     `127.0.0.1:${trusted}: its certificate is for another name`,
     `localhost:${untrusted}: its certificate is not trusted`,
   ]
-  expect(JSON.parse(stdout)).toEqual({ fetch: said, node: said })
+  const trusting = ['--cert', authorityOf('trusted')]
+  expect(await inDeno('ask-nobody.ts', urls, trusting)).toEqual({ fetch: said, node: said })
+})
+
+test('Deno does not ask again by itself when a kept connection breaks, nor when we end it', async () => {
+  expect(await inDeno('ask-again.ts', [])).toEqual([2, 2])
 })
 
 const denoSays = (what: string) =>

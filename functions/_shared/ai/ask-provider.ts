@@ -163,9 +163,13 @@ function askOnce(clients: Clients, asked: ProviderRequest, signal: AbortSignal):
     })
     const stop = () => request.destroy()
     signal.addEventListener('abort', stop, { once: true })
+    // By this Deno knows a kept connection, and when that breaks before the answer, even by our own hand, it asks again in silence.
+    // Whether the provider is asked again is decided, and counted, in call-provider.ts.
+    request.on('socket', () => {
+      request.reusedSocket = false
+    })
     request.on('close', () => signal.removeEventListener('abort', stop))
     request.on('response', (response) => resolve(replyOf(response)))
-    // Also of a kept connection that the provider closes in this moment: it may have read the question, and a try is counted.
     request.on('error', reject)
     request.end(asked.body)
   })
