@@ -1,3 +1,3 @@
 create policy "owners see their ledger"
-  on public.credit_entries for select to authenticated
+  on private.credit_bookings for select to authenticated
   using (user_id = (select private.my_user_id()));

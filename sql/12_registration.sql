@@ -421,7 +421,7 @@ begin
   end if;
   perform private.complete_account(complete_anonymous_account.user_id, private.birth_date_or_null(v_data ->> 'birth_date'));
   if v_credits > 0 and not exists (
-    select from public.credit_entries e
+    select from private.credit_bookings e
     where e.user_id = complete_anonymous_account.user_id and e.idempotency_key = 'sign_up') then
     perform private.add_credit_entry(complete_anonymous_account.user_id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
   end if;

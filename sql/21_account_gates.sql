@@ -22,6 +22,9 @@ as $$
 -- Definer: accounts are private.
 begin
   perform private.refresh_account_gates(new.id);
+  if old.plan_id is distinct from new.plan_id then
+    perform private.refresh_account_limits(new.id);
+  end if;
   return null;
 end $$;
 comment on function private.tg_profiles__gates() is 'A new status or plan counts from the next call on.';
@@ -79,7 +82,8 @@ as $$
 declare
   v_users uuid[];
 begin
-  select array_agg(c.user_id) into v_users from private.compare_account_gates() c;
+  select array_agg(c.user_id) into v_users
+  from (select g.user_id from private.compare_account_gates() g union select l.user_id from private.compare_account_limits() l) c;
   if v_users is not null then
     perform private.raise_security_event('account_gates_wrong', 'critical', null,
       jsonb_build_object('accounts', cardinality(v_users), 'some', to_jsonb(v_users[1:10])));
@@ -87,4 +91,4 @@ begin
   return coalesce(cardinality(v_users), 0);
 end $$;
 comment on function private.warn_of_wrong_gates() is
-  'Raises a security event when private.compare_account_gates finds something; answers how many. A job runs it every night.';
+  'Raises a security event when private.compare_account_gates or compare_account_limits finds something; answers how many. A job runs it every night.';

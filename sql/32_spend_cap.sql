@@ -16,12 +16,13 @@ revoke all on private.spend_months from anon, authenticated, service_role;
 
 create table private.spend_shards (
   month date not null,
-  shard integer not null check (shard between 0 and 255),
-  left_micros bigint not null default 0 check (left_micros >= 0 or shard >= 128),
+  shard integer not null,
+  -- Without checks: each is read and made ready anew by every statement that writes, and the statements below say the same.
+  left_micros bigint not null default 0,
   primary key (month, shard)
 ) with (fillfactor = 20);
 comment on table private.spend_shards is
-  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; both come after all accounts, so their order of locks never closes a circle.';
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; the first come before all accounts, the others after them and after all else, so the order of locks never closes a circle.';
 revoke all on private.spend_shards from anon, authenticated, service_role;
 
 create function private.spend_cap_micros() returns bigint
@@ -44,7 +45,7 @@ begin
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
-  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called after all accounts are locked.';
+  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before accounts are locked, or once more by who did so: their shard is locked then.';
 
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -94,16 +95,9 @@ as $$
 declare
   v_shard integer := 128 + pg_backend_pid() % 128;
 begin
-  update private.spend_shards s set left_micros = s.left_micros + micros
-  where s.month = give_back_spend.month and s.shard in (
-    select o.shard from private.spend_shards o
-    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
+  -- Whoever has a shard from 128 on waits for nothing more: it is the last that a transaction takes.
+  update private.spend_shards s set left_micros = s.left_micros + micros where s.month = give_back_spend.month and s.shard = v_shard;
   if not found then
-    -- Its first use, or another connection has it: any that nobody has, so that this never waits with accounts in its hands.
-    select coalesce((
-      select o.shard from private.spend_shards o
-      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
-    into v_shard;
     insert into private.spend_shards as s (month, shard, left_micros)
     values (give_back_spend.month, v_shard, give_back_spend.micros)
     on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;
@@ -119,6 +113,9 @@ as $$
 declare
   v_month date := date_trunc('month', now() at time zone 'UTC');
 begin
+  -- In the order in which calls take them: who has one from 128 on waits for nothing.
+  perform from private.spend_shards s where s.month = v_month and s.shard < 128 order by s.shard for no key update;
+  perform from private.spend_months m where m.month = v_month for no key update;
   with held as materialized (
     select s.shard, s.left_micros from private.spend_shards s
     where s.month = v_month and s.left_micros <> 0 order by s.shard for no key update

@@ -104,41 +104,41 @@ revoke all on private.model_fallbacks from anon, authenticated, service_role;
 
 create table private.ai_holds (
   call_id uuid primary key,
-  created_at timestamptz not null,
   user_id uuid not null,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  day_resets_at timestamptz not null,
+  month_resets_at timestamptz not null,
+  started_at timestamptz,
   session_id uuid,
   api_key_id uuid,
-  request_id text not null,
-  endpoint text not null,
-  model_id text not null,
-  provider_id text,
-  stream boolean not null,
-  own_key boolean not null default false,
   request_bytes bigint not null,
   credits bigint not null,
   prompt_tokens bigint not null,
   output_tokens bigint not null,
   micros bigint not null,
-  price_valid_from timestamptz,
-  routes jsonb,
-  day_resets_at timestamptz not null,
-  month_resets_at timestamptz not null,
-  started_at timestamptz,
-  expires_at timestamptz not null
+  stream boolean not null,
+  own_key boolean not null,
+  price_ref integer not null,
+  fallback_refs integer[],
+  request_id text not null,
+  endpoint text not null,
+  model_id text not null
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 comment on table private.ai_holds is
-  'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks and foreign keys: private.plan_ai_call is its only door.';
+  'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks, foreign keys and a second index, and who looks for old ones may read it whole: private.take_ai_calls is its only door.';
 comment on column private.ai_holds.own_key is 'The caller''s own key of the provider pays: no credits, and nothing of the project''s money.';
-comment on column private.ai_holds.routes is 'With fallbacks: model, credits and price date of every route that the hold covers.';
-comment on column private.ai_holds.started_at is 'When the first byte went to the caller: from then on the call is never free.';
+comment on column private.ai_holds.price_ref is 'The first route that the hold covers: the row of price_refs by which the call is charged, if no other answers.';
+comment on column private.ai_holds.fallback_refs is 'The other routes that the hold covers, in their order; null: none.';
+comment on column private.ai_holds.started_at is
+  'When the caller had something of the answer for a second: from then on the call is never free. Who dies within that second gave away what was delivered in it.';
 comment on column private.ai_holds.expires_at is 'After this the call counts as abandoned, and the sweeper settles it.';
-create index ai_holds_expires_at_idx on private.ai_holds (expires_at);
 revoke all on private.ai_holds from anon, authenticated, service_role;
 
 create table public.ai_calls (
   id uuid not null default private.uuid_v7(),
   created_at timestamptz not null,
-  user_id uuid not null references auth.users (id) on delete cascade,
+  user_id uuid not null,
   session_id uuid,
   api_key_id uuid,
   request_id text not null,
@@ -147,8 +147,8 @@ create table public.ai_calls (
   answered_by text,
   provider_id text,
   stream boolean not null,
-  -- One check: each costs a hot table two microseconds a row.
-  state text not null check (state in ('settled', 'released', 'expired', 'refused')),
+  -- Without a check, which every statement that writes would read and make ready anew; two functions write it.
+  state text not null,
   http_status integer,
   error_code text,
   attempts integer not null default 0,
@@ -165,14 +165,15 @@ create table public.ai_calls (
   cost_micros bigint,
   provider_cost_micros bigint,
   credits_charged bigint not null default 0,
+  balance_after bigint,
   hold_micros bigint not null default 0,
   price_valid_from timestamptz,
   settled_at timestamptz not null default now(),
-  -- Found by id in one partition: created_at is private.uuid_v7_time(id).
-  primary key (id, created_at)
+  -- The one index for a user's calls in their order, and for one of them: created_at is private.uuid_v7_time(id).
+  primary key (user_id, created_at, id)
 ) partition by range (created_at);
 comment on table public.ai_calls is
-  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds.';
+  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds. No foreign key to auth.users, which every row would ask: calls go with their account''s row, by a trigger.';
 comment on column public.ai_calls.state is
   'settled: charged for what it used; released: failed and free; expired: nobody settled it, the sweeper did; refused: never reached the provider.';
 comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';
@@ -182,14 +183,49 @@ comment on column public.ai_calls.cost_micros is 'What the call cost at our pric
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
+comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';
+comment on column public.ai_calls.settled_at is 'When it ended. In this order an account''s calls were charged.';
 comment on column public.ai_calls.hold_micros is 'The worst case that was reserved, in micro-dollars.';
 create table private.ai_calls_default partition of public.ai_calls default;
+create trigger tg_ai_calls__append_only before update or delete on public.ai_calls
+  for each row execute function private.tg__append_only();
+create trigger tg_ai_calls__no_truncate before truncate on public.ai_calls
+  for each statement execute function private.tg__append_only();
+-- A trigger for statements is not handed down to partitions: each has its own.
+create trigger tg_ai_calls__no_truncate before truncate on private.ai_calls_default
+  for each statement execute function private.tg__append_only();
 revoke all on private.ai_calls_default from anon, authenticated, service_role;
-create index ai_calls_user_id_created_at_idx on public.ai_calls (user_id, created_at desc);
+create index ai_calls_user_id_settled_at_idx on public.ai_calls (user_id, settled_at desc) where credits_charged > 0;
 alter table public.ai_calls enable row level security;
 alter table public.ai_calls force row level security;
 revoke all on public.ai_calls from anon, authenticated, service_role;
 grant select on public.ai_calls to authenticated, service_role;
+
+create function private.tg_accounts__forget_calls() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: whoever erases a user.
+begin
+  delete from private.ai_holds h where h.user_id = old.user_id;
+  delete from public.ai_calls c where c.user_id = old.user_id;
+  return null;
+end $$;
+comment on function private.tg_accounts__forget_calls() is
+  'Calls go with their account: nobody writes one without its lock, so none is left behind.';
+create trigger tg_accounts__forget_calls after delete on private.accounts
+  for each row execute function private.tg_accounts__forget_calls();
+
+create view public.credit_entries with (security_invoker = true) as
+select b.id, b.user_id, b.amount, b.kind, b.reason, b.idempotency_key, b.balance_after, b.created_at from private.credit_bookings b
+union all
+select c.id, c.user_id, -c.credits_charged, 'ai_call', left('AI call: ' || c.answered_by, 200), 'ai_call:' || c.id, c.balance_after, c.settled_at
+from public.ai_calls c where c.credits_charged > 0;
+comment on view public.credit_entries is
+  'The ledger: every change of a balance in its order: bookings, and AI calls that were charged. An account''s balance is their sum, and balance_after what it was after each.';
+comment on column public.credit_entries.amount is 'Credits; positive adds, negative takes.';
+comment on column public.credit_entries.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
+revoke all on public.credit_entries from anon, authenticated, service_role;
+grant select on public.credit_entries to authenticated, service_role;
 
 create function private.create_ai_call_partitions() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -209,10 +245,16 @@ begin
       v_to := (v_month + interval '1 month') at time zone 'UTC';
       execute format('create table private.%I (like public.ai_calls including defaults including constraints)', v_name);
       execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
-      -- Calls that came while there was no partition are in the default one, and would forbid this one.
       execute format(
-        'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
-        insert into private.%I select * from late', v_from, v_to, v_name);
+        'create trigger tg_ai_calls__no_truncate before truncate on private.%I for each statement execute function private.tg__append_only()', v_name);
+      -- Calls that came while there was no partition are in the default one, and would forbid this one.
+      if exists (select from private.ai_calls_default c where c.created_at >= v_from and c.created_at < v_to) then
+        alter table private.ai_calls_default disable trigger user;
+        execute format(
+          'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
+          insert into private.%I select * from late', v_from, v_to, v_name);
+        alter table private.ai_calls_default enable trigger user;
+      end if;
       execute format(
         'alter table public.ai_calls attach partition private.%I for values from (%L) to (%L)', v_name, v_from, v_to);
       v_created := v_created + 1;
@@ -223,26 +265,50 @@ end $$;
 comment on function private.create_ai_call_partitions() is
   'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
 
--- Money ----------------------------------------------------------------------------------------------------------------
-
-create function private.ai_cost_micros(
-  price public.model_prices, prompt_tokens bigint, cached_tokens bigint, completion_tokens bigint,
-  reasoning_tokens bigint, images bigint
-) returns bigint
-language plpgsql immutable security invoker set search_path = ''
+create function private.drop_ai_calls(month date) returns bigint
+language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  -- Cached tokens are part of the prompt's, reasoning tokens part of the completion's: never counted twice.
-  v_cached bigint := least(cached_tokens, prompt_tokens);
-  v_reasoning bigint := least(reasoning_tokens, completion_tokens);
+  v_name text := 'ai_calls_' || to_char(drop_ai_calls.month, 'YYYYMM');
+  v_from timestamptz := date_trunc('month', drop_ai_calls.month)::timestamp at time zone 'UTC';
+  v_to timestamptz := (date_trunc('month', drop_ai_calls.month)::timestamp + interval '1 month') at time zone 'UTC';
+  v_booked bigint;
 begin
-  -- One dollar per million tokens is one micro-dollar per token.
-  return ceil(
-    (prompt_tokens - v_cached) * price.input_usd_per_mtok
-    + v_cached * coalesce(price.cached_input_usd_per_mtok, price.input_usd_per_mtok)
-    + (completion_tokens - v_reasoning) * price.output_usd_per_mtok
-    + v_reasoning * coalesce(price.reasoning_usd_per_mtok, price.output_usd_per_mtok)
-    + (images * price.image_usd + price.request_usd) * 1000000);
+  if v_to > now() - interval '1 month' or exists (select from private.ai_holds h where h.created_at < v_to) then
+    perform private.raise_error('invalid_request_error', 'Only calls of a month that has been over for a month, and of which none is running, can be dropped.');
+  end if;
+  -- What they cost stays in the ledger: one entry for each account, where the last of them was.
+  insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
+  select c.user_id, -sum(c.credits_charged), 'ai_call', format('%s AI calls of %s', count(*), to_char(v_from at time zone 'UTC', 'YYYY-MM')),
+    'ai_calls:' || to_char(v_from at time zone 'UTC', 'YYYYMM'), (array_agg(c.balance_after order by c.settled_at desc))[1], max(c.settled_at)
+  from public.ai_calls c
+  where c.created_at >= v_from and c.created_at < v_to and c.credits_charged > 0
+  group by c.user_id;
+  get diagnostics v_booked = row_count;
+  execute format('drop table private.%I', v_name);
+  return v_booked;
 end $$;
-comment on function private.ai_cost_micros(public.model_prices, bigint, bigint, bigint, bigint, bigint) is
-  'Exact cost in micro-dollars, rounded up once. Tokens as OpenAI reports them: cached within prompt, reasoning within completion.';
+comment on function private.drop_ai_calls(date) is
+  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Nothing calls it by itself.';
+
+-- Money ----------------------------------------------------------------------------------------------------------------
+
+-- What the gateway charges by: one row for every model, provider and price that was ever in force, never changed.
+create table private.price_refs (
+  ref integer generated always as identity primary key,
+  model_id text not null,
+  provider_id text not null,
+  valid_from timestamptz not null,
+  credits bigint not null,
+  input_pico bigint not null,
+  cached_input_pico bigint not null,
+  output_pico bigint not null,
+  reasoning_pico bigint not null,
+  image_pico bigint not null,
+  request_pico bigint not null,
+  unique (model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+);
+comment on table private.price_refs is
+  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
+comment on column private.price_refs.request_pico is 'Once for every call that was answered.';
+revoke all on private.price_refs from anon, authenticated, service_role;

@@ -10,6 +10,13 @@ end $$;
 -- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
 alter role palisade_gateway set statement_timeout = '4s';
 alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+-- Indexes also while tables are small, and plans that do not turn with statistics: those of an empty project are those of a full one.
+-- What a call needs is found by keys, so that nested loops are right; and a plan that is made once is made in no call.
+alter role palisade_gateway set enable_seqscan = off;
+alter role palisade_gateway set enable_hashjoin = off;
+alter role palisade_gateway set enable_mergejoin = off;
+alter role palisade_gateway set plan_cache_mode = 'force_generic_plan';
+alter role palisade_gateway set jit = off;
 
 create table private.rate_limits (
   route text primary key check (route ~ '^[a-z][a-z0-9_-]{0,39}$'),
@@ -94,9 +101,9 @@ comment on function private.provider_secret(text) is
   'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
 
 grant usage on schema private to palisade_gateway;
-grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.ai_snapshot() to palisade_gateway;
+grant execute on function private.ai_step(private.ai_outcome[], private.ai_request[], bigint) to palisade_gateway;
 grant execute on function private.start_ai_calls(uuid[]) to palisade_gateway;
-grant execute on function private.settle_ai_calls(jsonb) to palisade_gateway;
 grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
 grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
 grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;

@@ -61,10 +61,23 @@ grant select on public.api_key_limits to authenticated, service_role;
 
 create table private.api_key_usage (
   api_key_id uuid primary key references public.api_keys (id) on delete cascade,
-  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
-  check (0 <= all ((counts).used) and 0 <= all ((counts).held))
+  ai_requests_used bigint not null default 0,
+  minute_resets_at timestamptz not null default '-infinity',
+  ai_concurrency_held bigint not null default 0,
+  ai_calls_used bigint not null default 0,
+  ai_calls_held bigint not null default 0,
+  day_resets_at timestamptz not null default '-infinity',
+  ai_tokens_used bigint not null default 0,
+  ai_tokens_held bigint not null default 0,
+  ai_spend_micros_used bigint not null default 0,
+  ai_spend_micros_held bigint not null default 0,
+  month_resets_at timestamptz not null default '-infinity',
+  constraint api_key_usage_check check (
+    ai_concurrency_held >= 0 and ai_calls_used >= 0 and ai_calls_held >= 0 and ai_tokens_used >= 0 and ai_tokens_held >= 0
+    and ai_spend_micros_used >= 0 and ai_spend_micros_held >= 0)
 ) with (fillfactor = 50);
-comment on table private.api_key_usage is 'What each key used and holds, as in accounts.counts; protected by the owner''s lock.';
+comment on table private.api_key_usage is
+  'What each key used and holds, as in private.accounts, in its owner''s periods: what belongs to an earlier one counts as nothing. Protected by the owner''s lock.';
 revoke all on private.api_key_usage from anon, authenticated, service_role;
 
 create table private.api_key_signing_secrets (
@@ -434,6 +447,96 @@ end $$;
 comment on function private.report_signature_failure(bytea, inet) is
   'A security event for the owner of a key: somebody who has it sent a request whose signature is missing, wrong, old or used. In a transaction of its own, because the audit log has a lock that must not be held while an account is waited for.';
 grant execute on function private.report_signature_failure(bytea, inet) to palisade_gateway;
+
+-- What a key used ------------------------------------------------------------------------------------------------------
+
+create view private.api_key_counters with (security_invoker = true) as
+select k.id as api_key_id, m.position, m.meter, m.period, m.is_held,
+  case when m.is_running then m.used else 0 end as used, case when m.is_running then m.held else 0 end as held, m.resets_at, l.amount
+from public.api_keys k
+  join private.accounts a on a.user_id = k.user_id
+  left join private.api_key_usage u on u.api_key_id = k.id
+  cross join lateral (values
+    (1, 'ai_requests', 'minute', false, u.ai_requests_used, 0, a.minute_resets_at, u.minute_resets_at = a.minute_resets_at and a.minute_resets_at > now()),
+    (2, 'ai_concurrency', 'total', true, 0, u.ai_concurrency_held, 'infinity', u.api_key_id is not null),
+    (3, 'ai_calls', 'day', true, u.ai_calls_used, u.ai_calls_held, a.day_resets_at, u.day_resets_at = a.day_resets_at),
+    (4, 'ai_tokens', 'month', true, u.ai_tokens_used, u.ai_tokens_held, a.month_resets_at, u.month_resets_at = a.month_resets_at),
+    (5, 'ai_spend_micros', 'month', true, u.ai_spend_micros_used, u.ai_spend_micros_held, a.month_resets_at, u.month_resets_at = a.month_resets_at)
+  ) m (position, meter, period, is_held, used, held, resets_at, is_running)
+  left join public.api_key_limits l on l.api_key_id = k.id and l.meter = m.meter and l.period = m.period;
+comment on view private.api_key_counters is
+  'The meters of every API key as rows, as private.ai_counters has those of accounts: units used and held in the owner''s running periods, and the key''s own limit (amount null: none).';
+revoke all on private.api_key_counters from anon, authenticated, service_role;
+
+create function private.key_shortage(request private.ai_request, user_id uuid, api_key_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb;
+begin
+  select private.limit_refusal(c.meter, c.period, c.is_held, c.amount, c.used, c.held, c.resets_at, c.units) into v_refusal
+  from (
+    select c.*, case c.meter
+      when 'ai_tokens' then request.prompt_tokens + request.output_tokens when 'ai_spend_micros' then request.micros else 1 end as units
+    from private.api_key_counters c where c.api_key_id = key_shortage.api_key_id) c
+  where c.used + c.held + c.units > c.amount
+  order by c.position limit 1;
+  return v_refusal || jsonb_build_object('message', 'This API key: ' || (v_refusal ->> 'message'));
+end $$;
+comment on function private.key_shortage(private.ai_request, uuid, uuid) is
+  'The first limit of an API key that a call does not fit, as {code, message, details}; null when all of it fits. The caller holds the owner''s lock.';
+
+create function private.take_key_units(request private.ai_request, user_id uuid, api_key_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  insert into private.api_key_usage (api_key_id) values (take_key_units.api_key_id) on conflict do nothing;
+  -- The owner's periods have begun: what belongs to another is over.
+  update private.api_key_usage u set
+    ai_requests_used = case when u.minute_resets_at = a.minute_resets_at then u.ai_requests_used else 0 end + 1,
+    minute_resets_at = a.minute_resets_at,
+    ai_concurrency_held = u.ai_concurrency_held + 1,
+    ai_calls_used = case when u.day_resets_at = a.day_resets_at then u.ai_calls_used else 0 end,
+    ai_calls_held = case when u.day_resets_at = a.day_resets_at then u.ai_calls_held else 0 end + 1,
+    day_resets_at = a.day_resets_at,
+    ai_tokens_used = case when u.month_resets_at = a.month_resets_at then u.ai_tokens_used else 0 end,
+    ai_tokens_held = case when u.month_resets_at = a.month_resets_at then u.ai_tokens_held else 0 end + request.prompt_tokens + request.output_tokens,
+    ai_spend_micros_used = case when u.month_resets_at = a.month_resets_at then u.ai_spend_micros_used else 0 end,
+    ai_spend_micros_held = case when u.month_resets_at = a.month_resets_at then u.ai_spend_micros_held else 0 end + request.micros,
+    month_resets_at = a.month_resets_at
+  from private.accounts a
+  where u.api_key_id = take_key_units.api_key_id and a.user_id = take_key_units.user_id;
+end $$;
+comment on function private.take_key_units(private.ai_request, uuid, uuid) is
+  'Counts an admitted call for the API key that made it. The caller holds the owner''s lock and has asked private.key_shortage.';
+
+create function private.return_key_units(ended private.ai_ended[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- What belongs to a period that the key is no longer in went with it.
+  update private.api_key_usage u set
+    ai_concurrency_held = u.ai_concurrency_held - f.calls,
+    ai_calls_held = u.ai_calls_held - f.held_calls,
+    ai_calls_used = u.ai_calls_used + f.used_calls,
+    ai_tokens_held = u.ai_tokens_held - f.held_tokens,
+    ai_tokens_used = u.ai_tokens_used + f.used_tokens,
+    ai_spend_micros_held = u.ai_spend_micros_held - f.held_micros,
+    ai_spend_micros_used = u.ai_spend_micros_used + f.used_micros
+  from (
+    select e.api_key_id, count(*) as calls,
+      count(*) filter (where e.day_resets_at = k.day_resets_at) as held_calls,
+      count(*) filter (where e.day_resets_at = k.day_resets_at and e.is_charged) as used_calls,
+      coalesce(sum(e.hold_tokens) filter (where e.month_resets_at = k.month_resets_at), 0)::bigint as held_tokens,
+      coalesce(sum(e.prompt_tokens + coalesce(e.completion_tokens, 0)) filter (where e.month_resets_at = k.month_resets_at), 0)::bigint as used_tokens,
+      coalesce(sum(e.hold_micros) filter (where e.month_resets_at = k.month_resets_at), 0)::bigint as held_micros,
+      coalesce(sum(e.cost_micros) filter (where e.month_resets_at = k.month_resets_at), 0)::bigint as used_micros
+    from unnest(ended) e join private.api_key_usage k on k.api_key_id = e.api_key_id
+    group by e.api_key_id) f
+  where u.api_key_id = f.api_key_id;
+end $$;
+comment on function private.return_key_units(private.ai_ended[]) is
+  'Gives back what ended calls held of their API keys'' limits, and counts what they used. The caller holds the owners'' locks.';
 
 create function private.delete_old_signatures() returns integer
 language plpgsql volatile security invoker set search_path = ''

@@ -316,6 +316,10 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: entitlements are private.
 begin
+  -- Users and accounts first, in the order in which whoever applies what Stripe says, or erases somebody, has them: limits follow what is
+  -- written here.
+  perform from auth.users u where u.id in (select e.user_id from private.entitlements e) order by u.id for key share;
+  perform from private.accounts a where a.user_id in (select e.user_id from private.entitlements e) order by a.user_id for no key update;
   perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
     -- Nobody has subscribed to a new plan yet.

@@ -33,7 +33,7 @@ const database = [
 /** What needs minutes: `npm run test:long`. Properties are tried more often there. */
 const long = [
   'tests/long/*.test.ts',
-  'tests/sql/{ai-plain-calls,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
+  'tests/sql/{ai-batches,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
 ]
 
 /** What functions do by way of a pooler, and with more than one process of them: `npm run test:pooler`. */

@@ -11,8 +11,10 @@ type Lane = { waits(): boolean; leave(): Promise<void> }
 export function createBatches(mostInFlight: number) {
   const lanes: Lane[] = []
   let inFlight = 0
+  let isDue = false
 
   const dispatch = () => {
+    isDue = false
     while (inFlight < mostInFlight) {
       const at = lanes.findIndex((lane) => lane.waits())
       const [lane] = at < 0 ? [] : lanes.splice(at, 1)
@@ -38,7 +40,9 @@ export function createBatches(mostInFlight: number) {
     return (item) =>
       new Promise((resolve, reject) => {
         waiting.push({ item, resolve, reject })
-        dispatch()
+        // What comes in the same turn leaves together.
+        if (!isDue) queueMicrotask(dispatch)
+        isDue = true
       })
   }
 }

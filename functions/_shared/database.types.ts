@@ -9,6 +9,7 @@ export type Database = {
           answered_by: string | null
           api_key_id: string | null
           attempts: number
+          balance_after: number | null
           cached_tokens: number | null
           completion_tokens: number | null
           cost_micros: number | null
@@ -43,6 +44,7 @@ export type Database = {
           answered_by?: string | null
           api_key_id?: string | null
           attempts?: number
+          balance_after?: number | null
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
@@ -76,6 +78,7 @@ export type Database = {
           answered_by?: string | null
           api_key_id?: string | null
           attempts?: number
+          balance_after?: number | null
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
@@ -348,40 +351,6 @@ export type Database = {
           updated_at?: string
           user_id?: string
           version?: number
-        }
-        Relationships: []
-      }
-      credit_entries: {
-        Row: {
-          amount: number
-          balance_after: number
-          created_at: string
-          id: string
-          idempotency_key: string
-          kind: string
-          reason: string
-          user_id: string
-        }
-        ComputedFields: never
-        Insert: {
-          amount: number
-          balance_after: number
-          created_at?: string
-          id?: string
-          idempotency_key: string
-          kind: string
-          reason: string
-          user_id: string
-        }
-        Update: {
-          amount?: number
-          balance_after?: number
-          created_at?: string
-          id?: string
-          idempotency_key?: string
-          kind?: string
-          reason?: string
-          user_id?: string
         }
         Relationships: []
       }
@@ -1439,6 +1408,20 @@ export type Database = {
           resource_type: string | null
           result: string | null
           user_agent: string | null
+          user_id: string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      credit_entries: {
+        Row: {
+          amount: number | null
+          balance_after: number | null
+          created_at: string | null
+          id: string | null
+          idempotency_key: string | null
+          kind: string | null
+          reason: string | null
           user_id: string | null
         }
         ComputedFields: never

@@ -28,10 +28,10 @@ if (!env.AI_DB_URL) {
   log({ level: 'warning', message })
 }
 const login = { isTimedByRole: env.AI_DB_URL !== undefined, ca: env.DB_CA_CERT }
-const sql = connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login)
-const ledger = createLedger(sql)
-// The call that this worker starts for needs a connection: it is made while the token is checked. What fails is told by that call.
-void sql`select 1`.catch(() => {})
+const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login))
+// The call that this worker starts for needs a connection and a snapshot: both are had while the token is checked. What fails is told by
+// that call.
+void ledger.prepare().catch(() => {})
 
 const world: AiWorld = {
   ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },
@@ -40,7 +40,7 @@ const world: AiWorld = {
   lastWell: new Map(),
   ask: runsInDeno && !namesProxy(environment) ? askByNode() : askByFetch(fetch),
   wheel,
-  marks: createMarks({ start: (ids) => Promise.all(ids.map(ledger.start)), wheel, waitUntil, log }),
+  marks: createMarks({ start: ledger.start, wheel, waitUntil, log }),
   waitUntil,
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
   within: createPatience(wheel),

@@ -3,47 +3,57 @@
  * admission and settlement do. How an account, a plan and a model are made is in benchmarks/gateway/seed.ts.
  */
 import type postgres from 'postgres'
+import { type Admitted, createLedger, type Ledger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
 import type { Session } from './benchmarks/gateway/seed.ts'
 import { modelName } from './benchmarks/gateway/seed.ts'
 
 /** A call that is running: what its settlement has to be told. */
-export type Held = { id: string }
+export type Held = Pick<Admitted, 'call_id' | 'user_id' | 'routes'>
+
+const ledgers = new WeakMap<postgres.Sql, Ledger>()
+/** The function's own, one for each pool: what is sent together leaves in one statement. */
+function ledgerOf(sql: postgres.Sql): Ledger {
+  const ledger = ledgers.get(sql) ?? createLedger(sql)
+  ledgers.set(sql, ledger)
+  return ledger
+}
 
 /** Admits a call of each user in one statement, as the gateway does. A refusal is an error: then nothing would be measured. */
 export async function admit(sql: postgres.Sql, users: Session[]): Promise<Held[]> {
-  const requests = users.map(({ userId, sessionId }) => ({
-    request_id: crypto.randomUUID(),
-    user_id: userId,
-    session_id: sessionId,
-    endpoint: 'chat.completions',
-    model: modelName(0, 0),
-    prompt_tokens_max: 100,
-    max_output_tokens: 100,
-    choices: 1,
-    images: 0,
-    stream: false,
-    request_bytes: 300,
-    ip: '127.0.0.1',
-  }))
-  const [row] = await sql<{ answers: { admitted: boolean; call_id: string }[] }[]>`
-    select private.admit_ai_calls(${sql.json(requests)}) as answers`
-  const answers = row?.answers ?? []
-  if (answers.length !== users.length || !answers.every(({ admitted }) => admitted))
-    throw new Error(`an admission was refused: ${JSON.stringify(answers.find(({ admitted }) => !admitted))}`)
-  return answers.map(({ call_id }) => ({ id: call_id }))
+  const ledger = ledgerOf(sql)
+  const answers = await Promise.all(
+    users.map(({ userId, sessionId }) => ledger.admit({ ...request, user_id: userId, session_id: sessionId })),
+  )
+  const refused = answers.find(({ admitted }) => !admitted)
+  if (refused) throw new Error(`an admission was refused: ${JSON.stringify(refused)}`)
+  return answers.filter((answer) => answer.admitted)
+}
+
+const request = {
+  request_id: 'req_0123456789abcdef0123456789abcdef',
+  endpoint: 'chat.completions' as const,
+  model: modelName(0, 0),
+  prompt_tokens_max: 100,
+  max_output_tokens: 100,
+  choices: 1,
+  images: 0,
+  stream: false,
+  request_bytes: 300,
+  ip: '127.0.0.1',
+  user_agent: null,
+  idempotency_key: null,
+  body_hash: null,
+  credential_id: null,
 }
 
 /** Settles calls in one statement: 30 tokens in, 50 out. A call that is not settled is an error. */
 export async function settle(sql: postgres.Sql, calls: Held[]): Promise<void> {
-  const settlements = calls.map(({ id }) => ({ call_id: id, outcome }))
-  const [row] = await sql<{ answers: { settled: boolean }[] }[]>`
-    select private.settle_ai_calls(${sql.json(settlements)}) as answers`
-  const answers = row?.answers ?? []
-  if (answers.length !== calls.length || !answers.every(({ settled }) => settled))
-    throw new Error(`a settlement was refused: ${JSON.stringify(answers.find(({ settled }) => !settled))}`)
+  const ledger = ledgerOf(sql)
+  const answers = await Promise.all(calls.map((call) => ledger.settle(call, outcome)))
+  if (!answers.every(({ settled }) => settled)) throw new Error('a settlement was refused')
 }
 
-const outcome = {
+const outcome: Outcome = {
   result: 'succeeded',
   http_status: 200,
   error_code: null,
@@ -75,7 +85,7 @@ export const tablesOfUsers: [table: string, key: string, changes: string][] = [
   ['auth.sessions', 'user_id', "'id', n.session_id, 'user_id', n.id"],
   ['public.profiles', 'id', "'id', n.id"],
   ['private.accounts', 'user_id', "'user_id', n.id"],
-  ['public.credit_entries', 'user_id', "'id', n.entry_id, 'user_id', n.id"],
+  ['private.credit_bookings', 'user_id', "'id', n.entry_id, 'user_id', n.id"],
 ]
 
 /** Settled calls of everybody in `new_users`. */

@@ -30,11 +30,17 @@ async function count(world: ChaosWorld): Promise<Finding[]> {
     'a call that ended twice': () => sql`select id, count(*) from public.ai_calls group by id having count(*) > 1`,
     'a refused call that was charged': () =>
       sql`select id from public.ai_calls where state in ('refused', 'released') and (credits_charged > 0 or cost_micros > 0)`,
-    'a charge without its entry, or an entry without its charge': () => sql`
-      select coalesce(c.id::text, e.idempotency_key) as call from public.ai_calls c
-        full join (select * from public.credit_entries where kind = 'ai_call') e
-          on e.user_id = c.user_id and e.idempotency_key = 'ai_call:' || c.id
-      where coalesce(c.credits_charged, 0) <> -coalesce(e.amount, 0)`,
+    // In the order in which they were made; none came between two, and none is missing.
+    'a balance that does not follow from the one before': () => sql`
+      select * from (
+        select e.user_id, e.idempotency_key, e.amount, e.balance_after,
+          coalesce(lag(e.balance_after) over account, 0) as balance_before
+        from public.credit_entries e window account as (partition by e.user_id order by e.created_at, e.id)) c
+      where balance_after is distinct from balance_before + amount`,
+    'an account without the balance of its last entry': () => sql`
+      select a.user_id, a.balance, e.balance_after from private.accounts a cross join lateral (
+        select balance_after from public.credit_entries where user_id = a.user_id order by created_at desc, id desc limit 1) e
+      where a.balance <> e.balance_after`,
     'a limit that was exceeded': () => sql`
       select p.id, l.meter, l.amount, l.used, l.held from public.profiles p cross join lateral private.limits_of(p.id) l
       where l.meter <> 'storage_bytes' and (l.used + l.held > l.amount or l.held <> 0)`,

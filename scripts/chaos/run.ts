@@ -1,5 +1,6 @@
 /** A run of chaos: callers and accidents at the same time, for so many seconds; then everything is counted. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isLostWrite } from '../../stack/platform/pool.ts'
 import { countEverything, type Finding } from './count.ts'
 import { type Accident, type Step, scenario } from './scenario.ts'
 import { type Account, type ChaosWorld, type Detour, modelFor, startWorld } from './world.ts'
@@ -30,6 +31,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
   const note = (counts: Record<string, number>, name: string) => {
     counts[name] = (counts[name] ?? 0) + 1
   }
+  process.on('uncaughtException', unlessLostWrite)
   try {
     const call = async () => {
       for (let step = steps.pop(); step && goesOn(); step = steps.pop()) note(answers, await take(step, world))
@@ -68,7 +70,13 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     return { findings, answers, accidents: happened }
   } finally {
     await world.stop()
+    process.off('uncaughtException', unlessLostWrite)
   }
+}
+
+/** When PostgreSQL is killed inside a transaction of ours, the driver writes to its connection once more. */
+function unlessLostWrite(error: Error): void {
+  if (!isLostWrite(error)) throw error
 }
 
 /** One call as a client makes it; answers what it came to, as a word. */
@@ -126,10 +134,9 @@ async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorl
   } else if (accident.what === 'settle again') {
     // What a gateway sends twice, or too late: for calls that have ended it must change nothing.
     await sql`
-      select private.settle_ai_calls(jsonb_agg(jsonb_build_object('call_id', c.id, 'outcome', jsonb_build_object(
-        'result', 'succeeded', 'http_status', 200, 'usage_source', 'provider',
-        'usage', jsonb_build_object('prompt_tokens', 99, 'completion_tokens', 99)))))
-      from (select id from public.ai_calls order by random() limit 5) c having count(*) > 0`
+      select private.ai_step(array(
+        select row(c.id, c.user_id, 'succeeded', 200, null, 99, 99, 0, 0, 0, null, 'provider', 9, 9, null, 1, null, null)::private.ai_outcome
+        from (select id, user_id from public.ai_calls order by random() limit 5) c), '{}', 0)`
   } else if (accident.what === 'start again') {
     await sql`select private.start_ai_calls(array(select id from public.ai_calls order by random() limit 5))`
   } else if (accident.what === 'abandon') {
@@ -146,13 +153,13 @@ async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorl
       // would give back to this one what it never took from it.
       await tx`
         update private.ai_holds h set
-          day_resets_at = case when h.day_resets_at = (a.counts).resets_at[6] then now() else h.day_resets_at end,
-          month_resets_at = case when h.month_resets_at = (a.counts).resets_at[7] then now() else h.month_resets_at end
+          day_resets_at = case when h.day_resets_at = a.day_resets_at then now() else h.day_resets_at end,
+          month_resets_at = case when h.month_resets_at = a.month_resets_at then now() else h.month_resets_at end
         from private.accounts a
-        where a.user_id = h.user_id and h.user_id = any(${free}) and (a.counts).resets_at[8] is not null`
+        where a.user_id = h.user_id and h.user_id = any(${free})`
       await tx`
-        update private.accounts a set counts.resets_at[6] = now(), counts.resets_at[7] = now(), counts.resets_at[8] = now()
-        where a.user_id = any(${free}) and (a.counts).resets_at[8] is not null`
+        update private.accounts a set day_resets_at = now(), month_resets_at = now()
+        where a.user_id = any(${free}) and a.month_resets_at > '-infinity'`
     })
   }
 }

@@ -30,6 +30,11 @@ const rules: { from: RegExp; mayImport: RegExp }[] = [
     from: /^scripts\/(?:start|deploy\/stripe|doctor\/money|stripe-(?:sync|reconcile)|bench\/benchmarks\/billing(?:\/[^/]+)?)\.ts$/,
     mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/(?:billing\/|db\.ts$)/,
   },
+  // The bench admits and settles as the gateway does.
+  {
+    from: /^scripts\/bench\/private-sql\.ts$/,
+    mayImport: /^(?:scripts|stack)\/|^functions\/_shared\/ai\/ledger\.ts$/,
+  },
   // The words for an error are those of the functions that it comes from.
   {
     // What functions demand of their variables is demanded before they are deployed.

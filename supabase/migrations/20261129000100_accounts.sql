@@ -147,9 +147,9 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until)
-  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until
-  from private.account_gates g where g.user_id = v_user.id
+  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
+  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
+  from private.account_gates g join private.account_limits l on l.user_id = g.user_id where g.user_id = v_user.id
   on conflict do nothing;
   if found and v_credits > 0 then
     perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
@@ -612,7 +612,7 @@ begin
   end if;
   perform private.complete_account(complete_anonymous_account.user_id, private.birth_date_or_null(v_data ->> 'birth_date'));
   if v_credits > 0 and not exists (
-    select from public.credit_entries e
+    select from private.credit_bookings e
     where e.user_id = complete_anonymous_account.user_id and e.idempotency_key = 'sign_up') then
     perform private.add_credit_entry(complete_anonymous_account.user_id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
   end if;

@@ -40,7 +40,7 @@ create table public.plan_limits (
 comment on table public.plan_limits is
   'How much of a meter a plan allows in a period. Amount null: no limit. No row: what private.meters.is_open_without_row says, none of it for most.';
 comment on column public.plan_limits.period is
-  'minute: 60 seconds from the first unit on; day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
+  'minute: 60 seconds from the first unit on (of AI calls: from the first request, of whatever endpoint); day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
 comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, micro-dollars, chats, tests, bytes.';
 alter table public.plan_limits enable row level security;
 alter table public.plan_limits force row level security;
@@ -151,62 +151,92 @@ comment on function private.entitlement(uuid) is
 -- Meters ---------------------------------------------------------------------------------------------------------------
 
 create table private.meters (
-  slot integer primary key check (slot between 1 and 200),
   meter text not null check (meter ~ '^[a-z][a-z0-9_]{0,39}$'),
   period text not null check (period in ('minute', 'day', 'month', 'total')),
   is_held boolean not null,
   is_open_without_row boolean not null,
-  unique (meter, period)
+  primary key (meter, period)
 );
 comment on table private.meters is
-  'What is counted for every account, and for every API key, and where: a slot in their arrays. A slot keeps its meaning for ever.';
+  'What is counted for every account. Those of AI calls are columns of accounts, api_key_usage and limit_sets, the others rows of usage_counts.';
 comment on column private.meters.is_held is
   'True: units are held when a call is admitted, and become used, or free, when it is settled. False: they are used at once.';
 comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: no limit; false: none of it.';
 revoke all on private.meters from anon, authenticated, service_role;
-insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
-  (1, 'ai_requests', 'minute', false, true),
-  (2, 'chat_completions_requests', 'minute', false, true),
-  (3, 'embeddings_requests', 'minute', false, true),
-  (4, 'images_generations_requests', 'minute', false, true),
-  (5, 'ai_concurrency', 'total', true, true),
-  (6, 'ai_calls', 'day', true, false),
-  (7, 'ai_tokens', 'month', true, false),
-  (8, 'ai_spend_micros', 'month', true, true),
-  (9, 'chat_sessions', 'day', false, false),
-  (10, 'psychology_tests', 'month', false, false),
-  (11, 'billing_requests', 'minute', false, true),
-  (12, 'billing_requests', 'day', false, true)
-on conflict (slot) do nothing;
+insert into private.meters (meter, period, is_held, is_open_without_row) values
+  ('ai_requests', 'minute', false, true),
+  ('chat_completions_requests', 'minute', false, true),
+  ('embeddings_requests', 'minute', false, true),
+  ('images_generations_requests', 'minute', false, true),
+  ('ai_concurrency', 'total', true, true),
+  ('ai_calls', 'day', true, false),
+  ('ai_tokens', 'month', true, false),
+  ('ai_spend_micros', 'month', true, true),
+  ('chat_sessions', 'day', false, false),
+  ('psychology_tests', 'month', false, false),
+  ('billing_requests', 'minute', false, true),
+  ('billing_requests', 'day', false, true)
+on conflict (meter, period) do nothing;
 
-create type private.meter_counts as (used bigint[], held bigint[], resets_at timestamptz[]);
-comment on type private.meter_counts is
-  'Used and held units by slot. After resets_at a slot counts as empty, and the next writer starts its new period: no reset job.';
-
-create type private.meter_limit as (slot integer, meter text, period text, is_held boolean, amount bigint);
-comment on type private.meter_limit is 'A meter and what one account, or one key, may use of it; amount null: no limit; -1: not in the plan at all.';
+create table private.limit_sets (
+  id integer generated always as identity primary key,
+  plan_id text not null references public.plans (id) on delete cascade,
+  user_id uuid references auth.users (id) on delete cascade,
+  plan_number integer not null check (plan_number between 0 and 62),
+  ai_requests bigint not null default -1,
+  chat_completions_requests bigint not null default -1,
+  embeddings_requests bigint not null default -1,
+  images_generations_requests bigint not null default -1,
+  ai_concurrency bigint not null default -1,
+  ai_calls bigint not null default -1,
+  ai_tokens bigint not null default -1,
+  ai_spend_micros bigint not null default -1,
+  unique nulls not distinct (plan_id, user_id)
+);
+comment on table private.limit_sets is
+  'What plan_limits and limit_overrides come to for AI calls, a column for each meter: a row for each plan, and one for each user with limits of their own. Written by triggers only: see private.refresh_limit_set. 9223372036854775807: no limit; -1: not in the plan at all.';
+comment on column private.limit_sets.user_id is 'Null: the plan''s own row, for all who have no limits of their own.';
+comment on column private.limit_sets.plan_number is
+  'A small number for the plan, so that a call can say for which plans its routes and its hold were worked out: bit plan_number of ai_request.plans.';
+create index limit_sets_user_id_idx on private.limit_sets (user_id) where user_id is not null;
+revoke all on private.limit_sets from anon, authenticated, service_role;
 
 create table private.accounts (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  balance bigint not null default 0,
-  held bigint not null default 0,
-  clawed_back bigint not null default 0,
-  unburned bigint not null default 0,
-  next_expiry_at timestamptz not null default 'infinity',
-  counts private.meter_counts not null default row('{}', '{}', '{}')::private.meter_counts,
+  -- Narrow: each call writes the whole row to the log twice, with wal_level logical as the platform has it.
   plan_id text not null,
   account_state text not null default 'pending',
   is_active boolean not null default false,
   has_factor boolean not null default false,
   banned_until timestamptz not null default '-infinity',
-  -- One check: each costs every call two microseconds.
+  limits_id integer not null,
+  entitled_until timestamptz not null default 'infinity',
+  next_expiry_at timestamptz not null default 'infinity',
+  clawed_back bigint not null default 0,
+  day_resets_at timestamptz not null default '-infinity',
+  month_resets_at timestamptz not null default '-infinity',
+  minute_resets_at timestamptz not null default '-infinity',
+  balance bigint not null default 0,
+  held bigint not null default 0,
+  unburned bigint not null default 0,
+  embeddings_requests_used integer not null default 0,
+  images_generations_requests_used integer not null default 0,
+  chat_completions_requests_used integer not null default 0,
+  ai_requests_used integer not null default 0,
+  ai_concurrency_held integer not null default 0,
+  ai_calls_used integer not null default 0,
+  ai_calls_held integer not null default 0,
+  ai_tokens_used bigint not null default 0,
+  ai_tokens_held bigint not null default 0,
+  ai_spend_micros_used bigint not null default 0,
+  ai_spend_micros_held bigint not null default 0,
+  -- One check of few steps: it is read and made ready anew by every statement that writes.
   constraint accounts_check check (
-    held >= 0 and clawed_back >= 0 and unburned >= 0 and balance >= -clawed_back and held <= balance + clawed_back
-    and 0 <= all ((counts).used) and 0 <= all ((counts).held))
+    least(held, unburned, balance + clawed_back - held, ai_concurrency_held, ai_calls_held, ai_tokens_held, ai_spend_micros_held) >= 0)
 ) with (fillfactor = 50);
 create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 comment on table private.accounts is
-  'Credits and meters of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
+  'Credits, meters of AI calls and gates of an account, in one row, which is also its lock: whoever spends or counts takes it first.';
 comment on column private.accounts.held is 'Credits that open calls hold.';
 comment on column private.accounts.clawed_back is
   'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
@@ -217,7 +247,27 @@ comment on column private.accounts.plan_id is
 comment on column private.accounts.account_state is 'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside.';
 comment on column private.accounts.is_active is 'account_state is active; a ban that lasts is in banned_until.';
 comment on column private.accounts.banned_until is 'The ban of the Auth service: it holds while this is after now().';
+comment on column private.accounts.limits_id is
+  'The row of private.limit_sets that counts, until entitled_until: kept by triggers, and at the end of a paid time by the next call. See private.refresh_account_limits.';
+comment on column private.accounts.minute_resets_at is
+  'When the minute of the four meters of requests ends; it begins with the first request after the one before.';
+comment on column private.accounts.day_resets_at is
+  'When the day of ai_calls ends. After a period''s end its counters are as good as zero; the next call begins the new one: see private.renew_account.';
+comment on column private.accounts.month_resets_at is 'When the month of ai_tokens and ai_spend_micros ends.';
 revoke all on private.accounts from anon, authenticated, service_role;
+
+create table private.usage_counts (
+  user_id uuid not null references private.accounts (user_id) on delete cascade,
+  meter text not null,
+  period text not null,
+  used bigint not null check (used >= 0),
+  resets_at timestamptz not null,
+  primary key (user_id, meter, period),
+  foreign key (meter, period) references private.meters (meter, period)
+) with (fillfactor = 70);
+comment on table private.usage_counts is 'What accounts used of the meters that are not of AI calls. After resets_at a row counts as empty: no reset job.';
+create index usage_counts_meter_period_idx on private.usage_counts (meter, period);
+revoke all on private.usage_counts from anon, authenticated, service_role;
 
 create function private.lock_account(user_id uuid) returns private.accounts
 language plpgsql volatile security invoker set search_path = ''
@@ -246,10 +296,28 @@ end $$;
 comment on function private.lock_whole_account(uuid) is
   'Locks user, profile and account, for who is going to change one of the first two: after lock_account alone that could deadlock with a change of plan or a ban.';
 
+create view private.ai_counters with (security_invoker = true) as
+select a.user_id, m.position, m.meter, m.period, m.is_held, m.used, m.held, m.resets_at, nullif(m.amount, 9223372036854775807) as amount
+from private.accounts a
+  join private.limit_sets l on l.id = a.limits_id
+  cross join lateral (values
+    (1, 'ai_requests', 'minute', false, a.ai_requests_used::bigint, 0::bigint, a.minute_resets_at, l.ai_requests),
+    (2, 'chat_completions_requests', 'minute', false, a.chat_completions_requests_used, 0, a.minute_resets_at, l.chat_completions_requests),
+    (3, 'embeddings_requests', 'minute', false, a.embeddings_requests_used, 0, a.minute_resets_at, l.embeddings_requests),
+    (4, 'images_generations_requests', 'minute', false, a.images_generations_requests_used, 0, a.minute_resets_at, l.images_generations_requests),
+    (5, 'ai_concurrency', 'total', true, 0, a.ai_concurrency_held, 'infinity', l.ai_concurrency),
+    (6, 'ai_calls', 'day', true, a.ai_calls_used, a.ai_calls_held, a.day_resets_at, l.ai_calls),
+    (7, 'ai_tokens', 'month', true, a.ai_tokens_used, a.ai_tokens_held, a.month_resets_at, l.ai_tokens),
+    (8, 'ai_spend_micros', 'month', true, a.ai_spend_micros_used, a.ai_spend_micros_held, a.month_resets_at, l.ai_spend_micros)
+  ) m (position, meter, period, is_held, used, held, resets_at, amount);
+comment on view private.ai_counters is
+  'The meters of AI calls of every account as rows, in the order in which a call is refused for them: units used and held, when the period ends that they belong to, and the amount that is allowed (null: no limit; -1: none of it).';
+revoke all on private.ai_counters from anon, authenticated, service_role;
+
 create view private.usage_counters with (security_invoker = true) as
-select a.user_id, m.meter, m.period, coalesce((a.counts).used[m.slot], 0) as used, coalesce((a.counts).held[m.slot], 0) as held,
-  (a.counts).resets_at[m.slot] as resets_at
-from private.accounts a join private.meters m on (a.counts).resets_at[m.slot] is not null;
+select c.user_id, c.meter, c.period, c.used, c.held, c.resets_at from private.ai_counters c where c.resets_at > '-infinity'
+union all
+select c.user_id, c.meter, c.period, c.used, 0, c.resets_at from private.usage_counts c;
 comment on view private.usage_counters is 'The counters of every account as rows, for people: used and held units, and when the period ends that they belong to.';
 revoke all on private.usage_counters from anon, authenticated, service_role;
 
@@ -301,12 +369,11 @@ begin
     l.meter,
     l.period,
     case when o.user_id is not null then o.amount else l.amount end,
-    case when r.at > now() then coalesce((a.counts).used[m.slot], 0) else 0 end,
-    case when r.at > now() then coalesce((a.counts).held[m.slot], 0) else 0 end,
-    case when r.at > now() then r.at
+    case when c.resets_at > now() then c.used else 0 end,
+    case when c.resets_at > now() then c.held else 0 end,
+    case when c.resets_at > now() then c.resets_at
       else private.period_resets_at(l.period, p.quota_time_zone, p.signed_up_at, now()) end
   from private.entitled_profiles p
-    left join private.accounts a on a.user_id = p.id
     cross join lateral (
       select pl.meter, pl.period, pl.amount from public.plan_limits pl where pl.plan_id = p.plan_id
       union all
@@ -317,8 +384,7 @@ begin
           where pl.plan_id = p.plan_id and pl.meter = lo.meter and pl.period = lo.period)
     ) l
     left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
-    left join private.meters m on m.meter = l.meter and m.period = l.period
-    cross join lateral (select (a.counts).resets_at[m.slot] as at) r
+    left join private.usage_counters c on c.user_id = limits_of.user_id and c.meter = l.meter and c.period = l.period
   where p.id = limits_of.user_id;
 end $$;
 comment on function private.limits_of(uuid) is
@@ -367,92 +433,44 @@ grant execute on function public.get_my_limits() to authenticated;
 
 -- Counting -------------------------------------------------------------------------------------------------------------
 
-create function private.meter_limits(user_id uuid, plan_id text, meters text[]) returns private.meter_limit[]
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_limits private.meter_limit[];
-begin
-  select array_agg(row(m.slot, m.meter, m.period, m.is_held, case
-      when o.user_id is not null then o.amount
-      when l.plan_id is not null then l.amount
-      when not m.is_open_without_row then -1
-    end)::private.meter_limit order by m.slot)
-  into v_limits
-  from private.meters m
-    left join public.plan_limits l on l.plan_id = meter_limits.plan_id and l.meter = m.meter and l.period = m.period
-    left join public.limit_overrides o on o.user_id = meter_limits.user_id and o.meter = m.meter and o.period = m.period
-  where m.meter = any (meters);
-  return v_limits;
-end $$;
-comment on function private.meter_limits(uuid, text, text[]) is
-  'What an account may use of these meters, in all their periods, in the order of their slots: the user''s own limit before the plan''s.';
-
-create function private.take_units(
-  inout counts private.meter_counts, limits private.meter_limit[], units bigint[], time_zone text, signed_up_at timestamptz,
-  out short integer
-)
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_used bigint[] := (counts).used;
-  v_held bigint[] := (counts).held;
-  v_resets_at timestamptz[] := (counts).resets_at;
-  v_now timestamptz := now();
-  v_limit private.meter_limit;
-  v_slot integer;
-begin
-  for i in 1..coalesce(cardinality(limits), 0) loop
-    v_limit := limits[i];
-    v_slot := v_limit.slot;
-    if v_resets_at[v_slot] is null or v_resets_at[v_slot] <= v_now then
-      v_used[v_slot] := 0;
-      v_held[v_slot] := 0;
-      v_resets_at[v_slot] := private.period_resets_at(v_limit.period, time_zone, signed_up_at, v_now);
-    end if;
-    if v_limit.amount is not null and v_used[v_slot] + v_held[v_slot] + units[i] > v_limit.amount then
-      short := i;
-      exit;
-    elsif v_limit.is_held then
-      v_held[v_slot] := v_held[v_slot] + units[i];
-    else
-      v_used[v_slot] := v_used[v_slot] + units[i];
-    end if;
-  end loop;
-  counts := row(v_used, v_held, v_resets_at);
-end $$;
-comment on function private.take_units(private.meter_counts, private.meter_limit[], bigint[], text, timestamptz) is
-  'The one meter: takes units of several limits together. short is the first limit without room; then the counts must not be stored, and nothing was taken. The caller holds the lock of the row the counts come from.';
-
 create function private.consume(user_id uuid, meter text, period text, units bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: for triggers on users' tables.
 declare
-  v_account private.accounts := private.lock_account(consume.user_id);
-  v_profile record;
-  v_limits private.meter_limit[];
-  v_taken record;
+  v_limit bigint;
+  v_resets_at timestamptz;
 begin
-  select p.plan_id, p.quota_time_zone, p.signed_up_at into strict v_profile
-  from private.entitled_profiles p where p.id = consume.user_id;
-  select array_agg(l) into v_limits
-  from unnest(private.meter_limits(consume.user_id, v_profile.plan_id, array[consume.meter])) l where l.period = consume.period;
-  if v_limits is null then
-    raise exception 'the meter %/% is not in private.meters', consume.meter, consume.period;
+  -- One row for a meter that there is; amount null: no limit.
+  select case when o.user_id is not null then o.amount when l.plan_id is not null then l.amount when not m.is_open_without_row then -1 end,
+    private.period_resets_at(m.period, p.quota_time_zone, p.signed_up_at, now())
+  into strict v_limit, v_resets_at
+  from private.entitled_profiles p
+    join private.meters m on m.meter = consume.meter and m.period = consume.period
+    left join public.plan_limits l on l.plan_id = p.plan_id and l.meter = m.meter and l.period = m.period
+    left join public.limit_overrides o on o.user_id = p.id and o.meter = m.meter and o.period = m.period
+  where p.id = consume.user_id;
+  -- The row's newest version decides, so exactly as many pass as fit, however many race.
+  if coalesce(consume.units <= v_limit, true) then
+    insert into private.usage_counts as c (user_id, meter, period, used, resets_at)
+    values (consume.user_id, consume.meter, consume.period, consume.units, v_resets_at)
+    on conflict on constraint usage_counts_pkey do update set
+      used = case when c.resets_at > now() then c.used else 0 end + consume.units,
+      resets_at = case when c.resets_at > now() then c.resets_at else excluded.resets_at end
+    where coalesce(case when c.resets_at > now() then c.used else 0 end + consume.units <= v_limit, true);
+    if found then
+      return;
+    end if;
+    select c.resets_at into v_resets_at from private.usage_counts c
+    where c.user_id = consume.user_id and c.meter = consume.meter and c.period = consume.period;
   end if;
-  select t.* into v_taken
-  from private.take_units(v_account.counts, v_limits, array[consume.units], v_profile.quota_time_zone, v_profile.signed_up_at) t;
-  if v_taken.short is not null then
-    perform private.raise_error(
-      case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
-      format('The limit of %s %s per %s is reached.', greatest(v_limits[1].amount, 0), consume.meter, consume.period),
-      format('It resets at %s.', (v_taken.counts).resets_at[v_limits[1].slot]));
-  end if;
-  update private.accounts a set counts = v_taken.counts where a.user_id = consume.user_id;
+  perform private.raise_error(
+    case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
+    format('The limit of %s %s per %s is reached.', greatest(v_limit, 0), consume.meter, consume.period),
+    format('It resets at %s.', v_resets_at));
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
-  'Counts units against a limit or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race, because the account is locked first.';
+  'Counts units of a meter that is not of AI calls, or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race.';
 
 -- sql/21_account_gates.sql ============================================================================================
 
@@ -480,6 +498,9 @@ as $$
 -- Definer: accounts are private.
 begin
   perform private.refresh_account_gates(new.id);
+  if old.plan_id is distinct from new.plan_id then
+    perform private.refresh_account_limits(new.id);
+  end if;
   return null;
 end $$;
 comment on function private.tg_profiles__gates() is 'A new status or plan counts from the next call on.';
@@ -537,7 +558,8 @@ as $$
 declare
   v_users uuid[];
 begin
-  select array_agg(c.user_id) into v_users from private.compare_account_gates() c;
+  select array_agg(c.user_id) into v_users
+  from (select g.user_id from private.compare_account_gates() g union select l.user_id from private.compare_account_limits() l) c;
   if v_users is not null then
     perform private.raise_security_event('account_gates_wrong', 'critical', null,
       jsonb_build_object('accounts', cardinality(v_users), 'some', to_jsonb(v_users[1:10])));
@@ -545,7 +567,7 @@ begin
   return coalesce(cardinality(v_users), 0);
 end $$;
 comment on function private.warn_of_wrong_gates() is
-  'Raises a security event when private.compare_account_gates finds something; answers how many. A job runs it every night.';
+  'Raises a security event when private.compare_account_gates or compare_account_limits finds something; answers how many. A job runs it every night.';
 
 -- sql/22_features.sql =================================================================================================
 
@@ -623,6 +645,214 @@ begin
   end if;
 end $$;
 comment on function private.require_feature(uuid, text) is 'Raises entitlement_required, with the link to pay, unless the user''s plan includes the feature now.';
+
+-- sql/23_limit_sets.sql ===============================================================================================
+
+-- Limits as a call reads them: what plan_limits and limit_overrides say, in one row; and which row counts for an account.
+
+create function private.refresh_limit_set(plan_id text, user_id uuid default null) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_number integer;
+begin
+  -- What plans allow changes one at a time, and not while somebody copies it: so what is read below is what all before have committed.
+  if user_id is null then
+    perform pg_advisory_xact_lock(hashtextextended('private.limit_sets', 0));
+  else
+    perform pg_advisory_xact_lock_shared(hashtextextended('private.limit_sets', 0));
+  end if;
+  select coalesce(
+    (select s.plan_number from private.limit_sets s where s.plan_id = refresh_limit_set.plan_id and s.user_id is null),
+    (select min(n) from generate_series(0, 62) n where not exists (select from private.limit_sets s where s.user_id is null and s.plan_number = n)))
+  into v_number;
+  if v_number is null then
+    perform private.raise_error('invalid_request_error', 'There can be 63 plans.');
+  end if;
+  insert into private.limit_sets as s (
+    plan_id, user_id, plan_number, ai_requests, chat_completions_requests, embeddings_requests, images_generations_requests,
+    ai_concurrency, ai_calls, ai_tokens, ai_spend_micros)
+  select refresh_limit_set.plan_id, refresh_limit_set.user_id, v_number,
+    max(l.amount) filter (where l.meter = 'ai_requests'), max(l.amount) filter (where l.meter = 'chat_completions_requests'),
+    max(l.amount) filter (where l.meter = 'embeddings_requests'), max(l.amount) filter (where l.meter = 'images_generations_requests'),
+    max(l.amount) filter (where l.meter = 'ai_concurrency'), max(l.amount) filter (where l.meter = 'ai_calls'),
+    max(l.amount) filter (where l.meter = 'ai_tokens'), max(l.amount) filter (where l.meter = 'ai_spend_micros')
+  from private.limit_amounts(refresh_limit_set.plan_id, refresh_limit_set.user_id) l
+  on conflict on constraint limit_sets_plan_id_user_id_key do update set
+    ai_requests = excluded.ai_requests, chat_completions_requests = excluded.chat_completions_requests,
+    embeddings_requests = excluded.embeddings_requests, images_generations_requests = excluded.images_generations_requests,
+    ai_concurrency = excluded.ai_concurrency, ai_calls = excluded.ai_calls, ai_tokens = excluded.ai_tokens,
+    ai_spend_micros = excluded.ai_spend_micros;
+end $$;
+comment on function private.refresh_limit_set(text, uuid) is
+  'Writes the row of private.limit_sets of a plan, or of a user on a plan, anew from plan_limits and limit_overrides.';
+
+create function private.limit_amounts(plan_id text, user_id uuid) returns table (meter text, period text, amount bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  select m.meter, m.period, case
+    when o.user_id is not null then coalesce(o.amount, 9223372036854775807)
+    when l.plan_id is not null then coalesce(l.amount, 9223372036854775807)
+    when m.is_open_without_row then 9223372036854775807
+    else -1
+  end
+  from private.meters m
+    left join public.plan_limits l on l.plan_id = limit_amounts.plan_id and l.meter = m.meter and l.period = m.period
+    left join public.limit_overrides o on o.user_id = limit_amounts.user_id and o.meter = m.meter and o.period = m.period
+$$;
+comment on function private.limit_amounts(text, uuid) is
+  'What may be used of every meter on a plan, by a user with limits of their own (null: by all others): the user''s own limit before the plan''s. 9223372036854775807: no limit; -1: none of it.';
+
+create function private.tg_plans__limit_set() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: limit sets are private.
+begin
+  perform private.refresh_limit_set(new.id);
+  return null;
+end $$;
+comment on function private.tg_plans__limit_set() is 'A plan without limits is a plan with limits, too: for most meters none of it.';
+create trigger tg_plans__limit_set after insert on public.plans for each row execute function private.tg_plans__limit_set();
+select private.refresh_limit_set(p.id) from public.plans p order by p.id;
+
+create function private.tg_plan_limits__limit_sets() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: limit sets are private.
+begin
+  perform pg_advisory_xact_lock(hashtextextended('private.limit_sets', 0));
+  -- The plan's own row, and those of its users with limits of their own. One that is being deleted takes its sets with it.
+  perform private.refresh_limit_set(s.plan_id, s.user_id)
+  from private.limit_sets s
+  where s.plan_id in (
+    select case when tg_op <> 'INSERT' then old.plan_id end union select case when tg_op <> 'DELETE' then new.plan_id end);
+  return null;
+end $$;
+comment on function private.tg_plan_limits__limit_sets() is 'A limit that an operator changes counts from the next call on.';
+create trigger tg_plan_limits__limit_sets after insert or update or delete on public.plan_limits
+  for each row execute function private.tg_plan_limits__limit_sets();
+
+create view private.account_limits with (security_invoker = true) as
+select p.id as user_id, coalesce(own.id, common.id) as limits_id,
+  coalesce((
+    select min(b.at) from private.entitlements e cross join lateral (values (e.starts_at), (e.ends_at)) b (at)
+    where e.user_id = p.id and b.at > now()), 'infinity') as entitled_until
+from private.entitled_profiles p
+  join private.limit_sets common on common.plan_id = p.plan_id and common.user_id is null
+  left join private.limit_sets own on own.user_id = p.id and own.plan_id = p.plan_id;
+comment on view private.account_limits is 'Which limit set counts for an account at this moment, and until when: what accounts.limits_id and entitled_until must say.';
+revoke all on private.account_limits from anon, authenticated, service_role;
+
+create function private.refresh_account_limits(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_plan_id text;
+begin
+  -- The lock first, and what is true after it: of two that change different sources the second sees what the first committed.
+  perform from private.accounts a where a.user_id = refresh_account_limits.user_id for no key update;
+  if not found then
+    return;
+  end if;
+  select p.plan_id into v_plan_id from private.entitled_profiles p where p.id = refresh_account_limits.user_id;
+  if not found then
+    -- It is being erased.
+    return;
+  end if;
+  -- Limits of one's own are a set of one's own, on the plan that counts now.
+  if exists (select from public.limit_overrides o where o.user_id = refresh_account_limits.user_id) then
+    perform private.refresh_limit_set(v_plan_id, refresh_account_limits.user_id);
+  else
+    v_plan_id := null;
+  end if;
+  delete from private.limit_sets s where s.user_id = refresh_account_limits.user_id and s.plan_id is distinct from v_plan_id;
+  update private.accounts a set limits_id = l.limits_id, entitled_until = l.entitled_until
+  from private.account_limits l
+  where a.user_id = refresh_account_limits.user_id and l.user_id = refresh_account_limits.user_id
+    and (a.limits_id, a.entitled_until) is distinct from (l.limits_id, l.entitled_until);
+end $$;
+comment on function private.refresh_account_limits(uuid) is
+  'Notes in an account''s row which limits count now, and until when; nothing when it is there already, or the account is gone.';
+
+create function private.tg_limit_overrides__limits() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: accounts are private.
+begin
+  if tg_op <> 'INSERT' then
+    perform private.refresh_account_limits(old.user_id);
+  end if;
+  if tg_op <> 'DELETE' and (tg_op = 'INSERT' or new.user_id <> old.user_id) then
+    perform private.refresh_account_limits(new.user_id);
+  end if;
+  return null;
+end $$;
+comment on function private.tg_limit_overrides__limits() is 'A user''s own limit counts from the next call on.';
+create trigger tg_limit_overrides__limits after insert or update or delete on public.limit_overrides
+  for each row execute function private.tg_limit_overrides__limits();
+
+create function private.tg_entitlements__limits() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: accounts are private.
+begin
+  perform private.refresh_account_limits(u.user_id) from (select distinct c.user_id from changed c order by 1) u;
+  return null;
+end $$;
+comment on function private.tg_entitlements__limits() is 'What was paid for, or is no longer, counts from the next call on.';
+create trigger tg_entitlements__limits_added after insert on private.entitlements
+  referencing new table as changed for each statement execute function private.tg_entitlements__limits();
+create trigger tg_entitlements__limits_changed after update on private.entitlements
+  referencing new table as changed for each statement execute function private.tg_entitlements__limits();
+create trigger tg_entitlements__limits_removed after delete on private.entitlements
+  referencing old table as changed for each statement execute function private.tg_entitlements__limits();
+
+create function private.renew_account(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_account private.accounts := private.lock_account(renew_account.user_id);
+begin
+  if v_account.entitled_until <= now() then
+    perform private.refresh_account_limits(renew_account.user_id);
+  end if;
+  -- What calls hold of a period that is over went with it.
+  update private.accounts a set
+    ai_calls_used = case when a.day_resets_at > now() then a.ai_calls_used else 0 end,
+    ai_calls_held = case when a.day_resets_at > now() then a.ai_calls_held else 0 end,
+    day_resets_at = case when a.day_resets_at > now() then a.day_resets_at
+      else private.period_resets_at('day', s.quota_time_zone, s.signed_up_at, now()) end,
+    ai_tokens_used = case when a.month_resets_at > now() then a.ai_tokens_used else 0 end,
+    ai_tokens_held = case when a.month_resets_at > now() then a.ai_tokens_held else 0 end,
+    ai_spend_micros_used = case when a.month_resets_at > now() then a.ai_spend_micros_used else 0 end,
+    ai_spend_micros_held = case when a.month_resets_at > now() then a.ai_spend_micros_held else 0 end,
+    month_resets_at = case when a.month_resets_at > now() then a.month_resets_at
+      else private.period_resets_at('month', s.quota_time_zone, s.signed_up_at, now()) end
+  from private.account_states s
+  where a.user_id = renew_account.user_id and s.id = a.user_id and least(a.day_resets_at, a.month_resets_at) <= now();
+end $$;
+comment on function private.renew_account(uuid) is
+  'Does what time has made due for an account: credits that expired, a paid time that began or ended, a new day or month of its meters. Nothing else writes a period''s end.';
+
+create function private.compare_account_limits()
+returns table (user_id uuid, stored jsonb, expected jsonb)
+language sql stable security invoker set search_path = ''
+as $$
+  select a.user_id, to_jsonb(s), to_jsonb(l) - 'user_id'
+  from private.accounts a
+    left join private.account_limits l on l.user_id = a.user_id
+    cross join lateral (select a.limits_id, a.entitled_until) s
+  -- What has ended is renewed by the next call.
+  where a.entitled_until > now() and (a.limits_id, a.entitled_until) is distinct from (l.limits_id, l.entitled_until)
+  union all
+  select s.user_id, to_jsonb(s), jsonb_object_agg(l.meter, l.amount)
+  from private.limit_sets s
+    cross join lateral private.limit_amounts(s.plan_id, s.user_id) l
+  where to_jsonb(s) ? l.meter
+  group by s.id having not to_jsonb(s) @> jsonb_object_agg(l.meter, l.amount)
+$$;
+comment on function private.compare_account_limits() is
+  'Accounts whose limits are not those that count, and limit sets that are not what plan_limits and limit_overrides say, with both: no row while the triggers do what they are for.';
 
 -- policies/20_plans.sql ===============================================================================================
 

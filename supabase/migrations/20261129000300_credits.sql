@@ -12,7 +12,7 @@ insert into private.settings (key, value, description) values
   ('credits.on_anonymous_sign_up', '0', 'Credits that an anonymous user starts with.')
 on conflict (key) do nothing;
 
-create table public.credit_entries (
+create table private.credit_bookings (
   id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
   amount bigint not null,
@@ -22,24 +22,24 @@ create table public.credit_entries (
   balance_after bigint not null,
   created_at timestamptz not null default now(),
   unique (user_id, idempotency_key),
-  -- One check: each costs every call two microseconds.
-  constraint credit_entries_check check (
+  constraint credit_bookings_check check (
     amount <> 0 and length(reason) between 1 and 200 and length(idempotency_key) between 1 and 255
     and kind in ('sign_up', 'grant', 'refund', 'deduction', 'ai_call', 'expiry', 'clawback')
     and (balance_after >= 0 or kind in ('grant', 'refund', 'ai_call', 'clawback')))
 );
-comment on table public.credit_entries is
-  'The ledger: every change of a balance, never changed or removed. Not partitioned: the balance is its sum, so no part may go.';
-comment on column public.credit_entries.amount is 'Credits; positive adds, negative takes.';
-comment on column public.credit_entries.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
-create index credit_entries_user_id_created_at_idx on public.credit_entries (user_id, created_at desc);
-alter table public.credit_entries enable row level security;
-alter table public.credit_entries force row level security;
-revoke all on public.credit_entries from anon, authenticated, service_role;
-grant select on public.credit_entries to authenticated, service_role;
-create trigger tg_credit_entries__append_only before update or delete on public.credit_entries
+comment on table private.credit_bookings is
+  'Every change of a balance that is not an AI call, never changed or removed; the calls are in ai_calls, and both together are public.credit_entries. Not partitioned: the balance is their sum, so no part may go.';
+comment on column private.credit_bookings.amount is 'Credits; positive adds, negative takes.';
+comment on column private.credit_bookings.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
+create index credit_bookings_user_id_created_at_idx on private.credit_bookings (user_id, created_at desc);
+alter table private.credit_bookings enable row level security;
+alter table private.credit_bookings force row level security;
+revoke all on private.credit_bookings from anon, authenticated, service_role;
+-- For the view public.credit_entries, which asks with its reader's rights.
+grant select on private.credit_bookings to authenticated, service_role;
+create trigger tg_credit_bookings__append_only before update or delete on private.credit_bookings
   for each row execute function private.tg__append_only();
-create trigger tg_credit_entries__no_truncate before truncate on public.credit_entries
+create trigger tg_credit_bookings__no_truncate before truncate on private.credit_bookings
   for each statement execute function private.tg__append_only();
 
 create table private.credit_lots (
@@ -102,7 +102,7 @@ begin
   for v_lot in
     select l.* from private.open_lots(burn_lots_of.user_id) l
     where l.id in (
-      select e.id from public.credit_entries e where e.user_id = burn_lots_of.user_id and e.idempotency_key = any (burn_lots_of.keys))
+      select e.id from private.credit_bookings e where e.user_id = burn_lots_of.user_id and e.idempotency_key = any (burn_lots_of.keys))
     order by l.expires_at, l.id
   loop
     v_part := least(v_lot.remaining, v_left);
@@ -137,7 +137,7 @@ begin
     continue when v_part = 0;
     update private.credit_lots l set remaining = l.remaining - v_part, expired = l.expired + v_part where l.id = v_lot.id;
     account.balance := account.balance - v_part;
-    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+    insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after)
     values (account.user_id, -v_part, 'expiry', format('%s credits expired', v_lot.kind),
       format('expiry:%s:%s', v_lot.id, v_lot.remaining), account.balance);
   end loop;
@@ -169,18 +169,18 @@ comment on function private.expire_due_credits(integer) is 'Expires the credits 
 create function private.add_credit_entry(
   user_id uuid, amount bigint, kind text, reason text, idempotency_key text, lot_kind text default 'promotional',
   expires_at timestamptz default null
-) returns public.credit_entries
+) returns private.credit_bookings
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_account private.accounts := private.lock_account(add_credit_entry.user_id);
-  v_entry public.credit_entries;
+  v_entry private.credit_bookings;
   v_id uuid := private.uuid_v7();
 begin
   if v_account.user_id is null then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
-  select e.* into v_entry from public.credit_entries e
+  select e.* into v_entry from private.credit_bookings e
   where e.user_id = add_credit_entry.user_id and e.idempotency_key = add_credit_entry.idempotency_key;
   if found then
     if v_entry.amount <> add_credit_entry.amount or v_entry.kind <> add_credit_entry.kind then
@@ -205,7 +205,7 @@ begin
     clawed_back = a.clawed_back + case when kind = 'clawback' then -add_credit_entry.amount else 0 end,
     next_expiry_at = least(a.next_expiry_at, add_credit_entry.expires_at)
   where a.user_id = add_credit_entry.user_id;
-  insert into public.credit_entries (id, user_id, amount, kind, reason, idempotency_key, balance_after)
+  insert into private.credit_bookings (id, user_id, amount, kind, reason, idempotency_key, balance_after)
   values (
     v_id, add_credit_entry.user_id, add_credit_entry.amount, add_credit_entry.kind, add_credit_entry.reason,
     add_credit_entry.idempotency_key, v_account.balance + add_credit_entry.amount)
@@ -223,7 +223,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: the ledger is writable by nobody else; refuses all but the service role.
 declare
-  v_entry public.credit_entries;
+  v_entry private.credit_bookings;
 begin
   perform private.require_service();
   if change_credits.amount is null or change_credits.amount not between 1 and 1000000000000 then
@@ -352,12 +352,13 @@ revoke all on private.spend_months from anon, authenticated, service_role;
 
 create table private.spend_shards (
   month date not null,
-  shard integer not null check (shard between 0 and 255),
-  left_micros bigint not null default 0 check (left_micros >= 0 or shard >= 128),
+  shard integer not null,
+  -- Without checks: each is read and made ready anew by every statement that writes, and the statements below say the same.
+  left_micros bigint not null default 0,
   primary key (month, shard)
 ) with (fillfactor = 20);
 comment on table private.spend_shards is
-  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; both come after all accounts, so their order of locks never closes a circle.';
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; the first come before all accounts, the others after them and after all else, so the order of locks never closes a circle.';
 revoke all on private.spend_shards from anon, authenticated, service_role;
 
 create function private.spend_cap_micros() returns bigint
@@ -380,7 +381,7 @@ begin
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
-  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called after all accounts are locked.';
+  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before accounts are locked, or once more by who did so: their shard is locked then.';
 
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -430,16 +431,9 @@ as $$
 declare
   v_shard integer := 128 + pg_backend_pid() % 128;
 begin
-  update private.spend_shards s set left_micros = s.left_micros + micros
-  where s.month = give_back_spend.month and s.shard in (
-    select o.shard from private.spend_shards o
-    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
+  -- Whoever has a shard from 128 on waits for nothing more: it is the last that a transaction takes.
+  update private.spend_shards s set left_micros = s.left_micros + micros where s.month = give_back_spend.month and s.shard = v_shard;
   if not found then
-    -- Its first use, or another connection has it: any that nobody has, so that this never waits with accounts in its hands.
-    select coalesce((
-      select o.shard from private.spend_shards o
-      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
-    into v_shard;
     insert into private.spend_shards as s (month, shard, left_micros)
     values (give_back_spend.month, v_shard, give_back_spend.micros)
     on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;
@@ -455,6 +449,9 @@ as $$
 declare
   v_month date := date_trunc('month', now() at time zone 'UTC');
 begin
+  -- In the order in which calls take them: who has one from 128 on waits for nothing.
+  perform from private.spend_shards s where s.month = v_month and s.shard < 128 order by s.shard for no key update;
+  perform from private.spend_months m where m.month = v_month for no key update;
   with held as materialized (
     select s.shard, s.left_micros from private.spend_shards s
     where s.month = v_month and s.left_micros <> 0 order by s.shard for no key update
@@ -511,5 +508,5 @@ comment on function private.warn_of_spend() is
 -- policies/30_credits.sql =============================================================================================
 
 create policy "owners see their ledger"
-  on public.credit_entries for select to authenticated
+  on private.credit_bookings for select to authenticated
   using (user_id = (select private.my_user_id()));

@@ -111,41 +111,41 @@ revoke all on private.model_fallbacks from anon, authenticated, service_role;
 
 create table private.ai_holds (
   call_id uuid primary key,
-  created_at timestamptz not null,
   user_id uuid not null,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  day_resets_at timestamptz not null,
+  month_resets_at timestamptz not null,
+  started_at timestamptz,
   session_id uuid,
   api_key_id uuid,
-  request_id text not null,
-  endpoint text not null,
-  model_id text not null,
-  provider_id text,
-  stream boolean not null,
-  own_key boolean not null default false,
   request_bytes bigint not null,
   credits bigint not null,
   prompt_tokens bigint not null,
   output_tokens bigint not null,
   micros bigint not null,
-  price_valid_from timestamptz,
-  routes jsonb,
-  day_resets_at timestamptz not null,
-  month_resets_at timestamptz not null,
-  started_at timestamptz,
-  expires_at timestamptz not null
+  stream boolean not null,
+  own_key boolean not null,
+  price_ref integer not null,
+  fallback_refs integer[],
+  request_id text not null,
+  endpoint text not null,
+  model_id text not null
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 comment on table private.ai_holds is
-  'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks and foreign keys: private.plan_ai_call is its only door.';
+  'Calls that are running, and what they hold. A hold ends once: its row is deleted in the transaction that writes the call''s row in ai_calls. Small and hot, so without checks, foreign keys and a second index, and who looks for old ones may read it whole: private.take_ai_calls is its only door.';
 comment on column private.ai_holds.own_key is 'The caller''s own key of the provider pays: no credits, and nothing of the project''s money.';
-comment on column private.ai_holds.routes is 'With fallbacks: model, credits and price date of every route that the hold covers.';
-comment on column private.ai_holds.started_at is 'When the first byte went to the caller: from then on the call is never free.';
+comment on column private.ai_holds.price_ref is 'The first route that the hold covers: the row of price_refs by which the call is charged, if no other answers.';
+comment on column private.ai_holds.fallback_refs is 'The other routes that the hold covers, in their order; null: none.';
+comment on column private.ai_holds.started_at is
+  'When the caller had something of the answer for a second: from then on the call is never free. Who dies within that second gave away what was delivered in it.';
 comment on column private.ai_holds.expires_at is 'After this the call counts as abandoned, and the sweeper settles it.';
-create index ai_holds_expires_at_idx on private.ai_holds (expires_at);
 revoke all on private.ai_holds from anon, authenticated, service_role;
 
 create table public.ai_calls (
   id uuid not null default private.uuid_v7(),
   created_at timestamptz not null,
-  user_id uuid not null references auth.users (id) on delete cascade,
+  user_id uuid not null,
   session_id uuid,
   api_key_id uuid,
   request_id text not null,
@@ -154,8 +154,8 @@ create table public.ai_calls (
   answered_by text,
   provider_id text,
   stream boolean not null,
-  -- One check: each costs a hot table two microseconds a row.
-  state text not null check (state in ('settled', 'released', 'expired', 'refused')),
+  -- Without a check, which every statement that writes would read and make ready anew; two functions write it.
+  state text not null,
   http_status integer,
   error_code text,
   attempts integer not null default 0,
@@ -172,14 +172,15 @@ create table public.ai_calls (
   cost_micros bigint,
   provider_cost_micros bigint,
   credits_charged bigint not null default 0,
+  balance_after bigint,
   hold_micros bigint not null default 0,
   price_valid_from timestamptz,
   settled_at timestamptz not null default now(),
-  -- Found by id in one partition: created_at is private.uuid_v7_time(id).
-  primary key (id, created_at)
+  -- The one index for a user's calls in their order, and for one of them: created_at is private.uuid_v7_time(id).
+  primary key (user_id, created_at, id)
 ) partition by range (created_at);
 comment on table public.ai_calls is
-  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds.';
+  'The usage log: one row per AI call that has ended: what was asked of whom, how it ended, what it used and cost. Never the prompt or the answer. Written once, never changed; its texts are as long as those of ai_holds. No foreign key to auth.users, which every row would ask: calls go with their account''s row, by a trigger.';
 comment on column public.ai_calls.state is
   'settled: charged for what it used; released: failed and free; expired: nobody settled it, the sweeper did; refused: never reached the provider.';
 comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';
@@ -189,14 +190,49 @@ comment on column public.ai_calls.cost_micros is 'What the call cost at our pric
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
+comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';
+comment on column public.ai_calls.settled_at is 'When it ended. In this order an account''s calls were charged.';
 comment on column public.ai_calls.hold_micros is 'The worst case that was reserved, in micro-dollars.';
 create table private.ai_calls_default partition of public.ai_calls default;
+create trigger tg_ai_calls__append_only before update or delete on public.ai_calls
+  for each row execute function private.tg__append_only();
+create trigger tg_ai_calls__no_truncate before truncate on public.ai_calls
+  for each statement execute function private.tg__append_only();
+-- A trigger for statements is not handed down to partitions: each has its own.
+create trigger tg_ai_calls__no_truncate before truncate on private.ai_calls_default
+  for each statement execute function private.tg__append_only();
 revoke all on private.ai_calls_default from anon, authenticated, service_role;
-create index ai_calls_user_id_created_at_idx on public.ai_calls (user_id, created_at desc);
+create index ai_calls_user_id_settled_at_idx on public.ai_calls (user_id, settled_at desc) where credits_charged > 0;
 alter table public.ai_calls enable row level security;
 alter table public.ai_calls force row level security;
 revoke all on public.ai_calls from anon, authenticated, service_role;
 grant select on public.ai_calls to authenticated, service_role;
+
+create function private.tg_accounts__forget_calls() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: whoever erases a user.
+begin
+  delete from private.ai_holds h where h.user_id = old.user_id;
+  delete from public.ai_calls c where c.user_id = old.user_id;
+  return null;
+end $$;
+comment on function private.tg_accounts__forget_calls() is
+  'Calls go with their account: nobody writes one without its lock, so none is left behind.';
+create trigger tg_accounts__forget_calls after delete on private.accounts
+  for each row execute function private.tg_accounts__forget_calls();
+
+create view public.credit_entries with (security_invoker = true) as
+select b.id, b.user_id, b.amount, b.kind, b.reason, b.idempotency_key, b.balance_after, b.created_at from private.credit_bookings b
+union all
+select c.id, c.user_id, -c.credits_charged, 'ai_call', left('AI call: ' || c.answered_by, 200), 'ai_call:' || c.id, c.balance_after, c.settled_at
+from public.ai_calls c where c.credits_charged > 0;
+comment on view public.credit_entries is
+  'The ledger: every change of a balance in its order: bookings, and AI calls that were charged. An account''s balance is their sum, and balance_after what it was after each.';
+comment on column public.credit_entries.amount is 'Credits; positive adds, negative takes.';
+comment on column public.credit_entries.idempotency_key is 'The same key for the same user is the same entry: a repeated request changes nothing.';
+revoke all on public.credit_entries from anon, authenticated, service_role;
+grant select on public.credit_entries to authenticated, service_role;
 
 create function private.create_ai_call_partitions() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -216,10 +252,16 @@ begin
       v_to := (v_month + interval '1 month') at time zone 'UTC';
       execute format('create table private.%I (like public.ai_calls including defaults including constraints)', v_name);
       execute format('revoke all on private.%I from anon, authenticated, service_role', v_name);
-      -- Calls that came while there was no partition are in the default one, and would forbid this one.
       execute format(
-        'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
-        insert into private.%I select * from late', v_from, v_to, v_name);
+        'create trigger tg_ai_calls__no_truncate before truncate on private.%I for each statement execute function private.tg__append_only()', v_name);
+      -- Calls that came while there was no partition are in the default one, and would forbid this one.
+      if exists (select from private.ai_calls_default c where c.created_at >= v_from and c.created_at < v_to) then
+        alter table private.ai_calls_default disable trigger user;
+        execute format(
+          'with late as (delete from private.ai_calls_default where created_at >= %L and created_at < %L returning *)
+          insert into private.%I select * from late', v_from, v_to, v_name);
+        alter table private.ai_calls_default enable trigger user;
+      end if;
       execute format(
         'alter table public.ai_calls attach partition private.%I for values from (%L) to (%L)', v_name, v_from, v_to);
       v_created := v_created + 1;
@@ -230,33 +272,58 @@ end $$;
 comment on function private.create_ai_call_partitions() is
   'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
 
--- Money ----------------------------------------------------------------------------------------------------------------
-
-create function private.ai_cost_micros(
-  price public.model_prices, prompt_tokens bigint, cached_tokens bigint, completion_tokens bigint,
-  reasoning_tokens bigint, images bigint
-) returns bigint
-language plpgsql immutable security invoker set search_path = ''
+create function private.drop_ai_calls(month date) returns bigint
+language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  -- Cached tokens are part of the prompt's, reasoning tokens part of the completion's: never counted twice.
-  v_cached bigint := least(cached_tokens, prompt_tokens);
-  v_reasoning bigint := least(reasoning_tokens, completion_tokens);
+  v_name text := 'ai_calls_' || to_char(drop_ai_calls.month, 'YYYYMM');
+  v_from timestamptz := date_trunc('month', drop_ai_calls.month)::timestamp at time zone 'UTC';
+  v_to timestamptz := (date_trunc('month', drop_ai_calls.month)::timestamp + interval '1 month') at time zone 'UTC';
+  v_booked bigint;
 begin
-  -- One dollar per million tokens is one micro-dollar per token.
-  return ceil(
-    (prompt_tokens - v_cached) * price.input_usd_per_mtok
-    + v_cached * coalesce(price.cached_input_usd_per_mtok, price.input_usd_per_mtok)
-    + (completion_tokens - v_reasoning) * price.output_usd_per_mtok
-    + v_reasoning * coalesce(price.reasoning_usd_per_mtok, price.output_usd_per_mtok)
-    + (images * price.image_usd + price.request_usd) * 1000000);
+  if v_to > now() - interval '1 month' or exists (select from private.ai_holds h where h.created_at < v_to) then
+    perform private.raise_error('invalid_request_error', 'Only calls of a month that has been over for a month, and of which none is running, can be dropped.');
+  end if;
+  -- What they cost stays in the ledger: one entry for each account, where the last of them was.
+  insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
+  select c.user_id, -sum(c.credits_charged), 'ai_call', format('%s AI calls of %s', count(*), to_char(v_from at time zone 'UTC', 'YYYY-MM')),
+    'ai_calls:' || to_char(v_from at time zone 'UTC', 'YYYYMM'), (array_agg(c.balance_after order by c.settled_at desc))[1], max(c.settled_at)
+  from public.ai_calls c
+  where c.created_at >= v_from and c.created_at < v_to and c.credits_charged > 0
+  group by c.user_id;
+  get diagnostics v_booked = row_count;
+  execute format('drop table private.%I', v_name);
+  return v_booked;
 end $$;
-comment on function private.ai_cost_micros(public.model_prices, bigint, bigint, bigint, bigint, bigint) is
-  'Exact cost in micro-dollars, rounded up once. Tokens as OpenAI reports them: cached within prompt, reasoning within completion.';
+comment on function private.drop_ai_calls(date) is
+  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Nothing calls it by itself.';
 
--- sql/41_ai_admission.sql =============================================================================================
+-- Money ----------------------------------------------------------------------------------------------------------------
 
--- Admission of AI calls: all or nothing, exact, in one transaction for many callers at once.
+-- What the gateway charges by: one row for every model, provider and price that was ever in force, never changed.
+create table private.price_refs (
+  ref integer generated always as identity primary key,
+  model_id text not null,
+  provider_id text not null,
+  valid_from timestamptz not null,
+  credits bigint not null,
+  input_pico bigint not null,
+  cached_input_pico bigint not null,
+  output_pico bigint not null,
+  reasoning_pico bigint not null,
+  image_pico bigint not null,
+  request_pico bigint not null,
+  unique (model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+);
+comment on table private.price_refs is
+  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
+comment on column private.price_refs.request_pico is 'Once for every call that was answered.';
+revoke all on private.price_refs from anon, authenticated, service_role;
+
+-- sql/41_ai_snapshot.sql ==============================================================================================
+
+-- What admission depends on beside the account: models, prices, routes, breakers. The gateway keeps a snapshot of it with a version,
+-- works out routes and worst cases from that, and an admission by another version takes nothing.
 
 insert into private.settings (key, value, description) values
   ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
@@ -280,74 +347,125 @@ comment on table private.circuit_breakers is
 create index circuit_breakers_model_id_idx on private.circuit_breakers (model_id);
 revoke all on private.circuit_breakers from anon, authenticated, service_role;
 
-create table private.ai_idempotency_keys (
-  user_id uuid not null references auth.users (id) on delete cascade,
-  endpoint text not null check (length(endpoint) <= 40),
-  key text not null check (length(key) between 1 and 255),
-  body_hash text not null check (body_hash ~ '^[0-9a-f]{64}$'),
-  call_id uuid not null,
-  model_id text check (length(model_id) <= 200),
-  response text check (octet_length(response) <= 1000000),
-  created_at timestamptz not null default now(),
-  primary key (user_id, endpoint, key)
+create table private.ai_config (
+  one boolean primary key default true check (one),
+  version bigint not null default 1,
+  changes_at timestamptz not null default 'infinity'
 );
-comment on table private.ai_idempotency_keys is
-  'Keys of the last 24 hours: what was asked, which call does it, and its whole answer, if it was no stream. The only place where an answer is kept, and only for callers who send a key.';
-create index ai_idempotency_keys_created_at_idx on private.ai_idempotency_keys (created_at);
-revoke all on private.ai_idempotency_keys from anon, authenticated, service_role;
+comment on table private.ai_config is
+  'One row. version rises in every transaction that changes what private.ai_snapshot tells, so that two with the same version tell the same.';
+comment on column private.ai_config.changes_at is 'When the next price begins: from then on the version counts as another, without a change.';
+revoke all on private.ai_config from anon, authenticated, service_role;
+insert into private.ai_config (one) values (true) on conflict do nothing;
 
-create type private.ai_plan as (
-  position integer, hold private.ai_holds, refusal jsonb, routes jsonb, plan_id text, time_zone text,
-  signed_up_at timestamptz, limits private.meter_limit[], idempotency_key text, body_hash text,
-  signature_id text);
-comment on type private.ai_plan is 'A call on its way through admission: what it would be, or why not.';
-
--- Who calls ------------------------------------------------------------------------------------------------------------
-
-create function private.check_account(
-  user_id uuid, session_id uuid, by_api_key boolean default false,
-  out refusal jsonb, out plan_id text, out time_zone text, out signed_up_at timestamptz
-)
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_account record;
-begin
-  select p.account_state, p.plan_id, p.quota_time_zone, p.signed_up_at, s.id is not null or by_api_key as has_session,
-    not by_api_key and s.aal is distinct from 'aal2' and p.has_factor as lacks_factor
-  into v_account
-  from private.entitled_profiles p
-    left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
-  where p.id = check_account.user_id;
-  plan_id := v_account.plan_id;
-  time_zone := v_account.quota_time_zone;
-  signed_up_at := v_account.signed_up_at;
-  -- Most may go on, and a call costs microseconds.
-  if v_account.account_state is distinct from 'active' or v_account.has_session is not true or v_account.lacks_factor is not false then
-    refusal := private.account_refusal(v_account.account_state, v_account.has_session, v_account.lacks_factor, by_api_key);
-  end if;
-end $$;
-comment on function private.check_account(uuid, uuid, boolean) is
-  'refusal is null when the account is active, not anonymous, and the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks. by_api_key: there is no session to ask for.';
-
-create function private.ai_caller(request jsonb, scope text, out user_id uuid, out session_id uuid, out api_key_id uuid, out refusal jsonb)
+create function private.raise_ai_version() returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  if request ->> 'api_key_hash' is null then
-    user_id := request ->> 'user_id';
-    session_id := request ->> 'session_id';
-    return;
-  end if;
-  select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
-  from private.check_api_key(
-    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, private.inet_or_null(request ->> 'ip'),
-    request -> 'signature') k;
+  -- The lock first, and what is true after it: of two new prices the second sees the first.
+  perform from private.ai_config c for no key update;
+  update private.ai_config c set version = c.version + 1,
+    changes_at = coalesce((select min(p.valid_from) from public.model_prices p where p.valid_from > now()), 'infinity')
+  where c.one;
 end $$;
-comment on function private.ai_caller(jsonb, text) is
-  'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip, signature}; refusal {code, message} when the key is not good for this scope.';
+comment on function private.raise_ai_version() is 'Makes every snapshot of before worthless. To be called by whoever changes what is in it, in the same transaction.';
 
--- Which way ------------------------------------------------------------------------------------------------------------
+create function private.tg__ai_version() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: for whoever may change models, prices and settings.
+begin
+  perform private.raise_ai_version();
+  return null;
+end $$;
+comment on function private.tg__ai_version() is 'What changed is in private.ai_snapshot.';
+create trigger tg_models__ai_version after insert or update or delete or truncate on public.models
+  for each statement execute function private.tg__ai_version();
+create trigger tg_model_prices__ai_version after insert or update or delete or truncate on public.model_prices
+  for each statement execute function private.tg__ai_version();
+create trigger tg_providers__ai_version after insert or update or delete or truncate on private.providers
+  for each statement execute function private.tg__ai_version();
+create trigger tg_plan_models__ai_version after insert or update or delete or truncate on public.plan_models
+  for each statement execute function private.tg__ai_version();
+create trigger tg_model_fallbacks__ai_version after insert or update or delete or truncate on private.model_fallbacks
+  for each statement execute function private.tg__ai_version();
+create trigger tg_settings__ai_version after insert or update on private.settings
+  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds')) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_opened after insert on private.circuit_breakers
+  for each row when (new.open_until is not null) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_changed after update on private.circuit_breakers
+  for each row when (new.open_until is distinct from old.open_until) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_closed after delete on private.circuit_breakers
+  for each row when (old.open_until is not null) execute function private.tg__ai_version();
+
+create view private.prices_in_force with (security_invoker = true) as
+select m.id as model_id, m.provider_id, p.valid_from, m.credits_per_call as credits,
+  ceil(p.input_usd_per_mtok * 1000000)::bigint as input_pico,
+  ceil(coalesce(p.cached_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cached_input_pico,
+  ceil(p.output_usd_per_mtok * 1000000)::bigint as output_pico,
+  ceil(coalesce(p.reasoning_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as reasoning_pico,
+  ceil(p.image_usd * 1000000000000)::bigint as image_pico,
+  ceil(p.request_usd * 1000000000000)::bigint as request_pico
+from public.models m
+  cross join lateral (
+    select x.* from public.model_prices x where x.model_id = m.id and x.valid_from <= now() order by x.valid_from desc limit 1) p;
+comment on view private.prices_in_force is
+  'The price of every model at this moment, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps.';
+revoke all on private.prices_in_force from anon, authenticated, service_role;
+
+create function private.ai_snapshot() returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+begin
+  if exists (select from private.ai_config c where c.changes_at <= now()) then
+    perform private.raise_ai_version();
+  end if;
+  -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
+  perform from private.ai_config c for share;
+  insert into private.price_refs (
+    model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+  select p.* from private.prices_in_force p
+  where not exists (
+    select from private.price_refs r
+    where (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
+      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
+        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico))
+  on conflict do nothing;
+  return (
+    select jsonb_build_object(
+      'version', c.version,
+      'default_max_output_tokens', private.setting('ai.default_max_output_tokens'),
+      'hold_grace_seconds', private.setting('ai.hold_grace_seconds'),
+      'providers', (select coalesce(jsonb_agg(to_jsonb(v) - 'enabled'), '[]') from private.providers v where v.enabled),
+      'models', (select coalesce(jsonb_agg(to_jsonb(m)), '[]') from private.snapshot_models m))
+    from private.ai_config c);
+end $$;
+comment on function private.ai_snapshot() is
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, max_output_tokens, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, price: {ref, credits, input_pico, ...} or null}]}. Enabled ones only. A price has its row in price_refs when this returns.';
+
+create view private.snapshot_models with (security_invoker = true) as
+select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
+  (
+    select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
+    from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null
+    where n.model_id = m.id) as plans,
+  (
+    select coalesce(jsonb_agg(f.fallback_model_id order by f.position), '[]') from private.model_fallbacks f where f.model_id = m.id) as fallbacks,
+  (
+    select extract(epoch from b.open_until) from private.circuit_breakers b where b.provider_id = m.provider_id and b.model_id = m.id) as open_until,
+  (
+    select to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] from private.price_refs r join private.prices_in_force p
+      on (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
+      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
+        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico)
+    where p.model_id = m.id) as price
+from public.models m join private.providers v on v.id = m.provider_id
+where m.enabled and v.enabled;
+comment on view private.snapshot_models is 'The models in private.ai_snapshot.';
+revoke all on private.snapshot_models from anon, authenticated, service_role;
+
+-- Breakers -------------------------------------------------------------------------------------------------------------
 
 create function private.may_probe(provider_id text, model_id text) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -364,1043 +482,6 @@ begin
 end $$;
 comment on function private.may_probe(text, text) is
   'Whether this call is the one that tries a half-open breaker; it has ten seconds before another may.';
-
-create function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text, request_id text) returns text
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  if not exists (
-    select from public.credentials c
-    where c.id = open_provider_key.credential_id and c.user_id = open_provider_key.user_id and c.kind = 'ai_provider'
-      and c.provider = open_provider_key.provider_id and c.status = 'active') then
-    return null;
-  end if;
-  return private.open(open_provider_key.credential_id, 'ai_call', open_provider_key.request_id) #>> '{fields,api_key}';
-end $$;
-comment on function private.open_provider_key(uuid, uuid, text, text) is
-  'The key of a provider that a user keeps in the credential vault; null when there is none such that is active and opens.';
-
-create function private.plan_routes(plan private.ai_plan, request jsonb) returns private.ai_plan
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_hold private.ai_holds := plan.hold;
-  v_kind text := case v_hold.endpoint when 'embeddings' then 'embedding' when 'images.generations' then 'image' else 'chat' end;
-  v_choices bigint := coalesce((request ->> 'choices')::bigint, 1);
-  v_images bigint := coalesce((request ->> 'images')::bigint, 0);
-  v_wish bigint := request ->> 'max_output_tokens';
-  v_grace_s integer := (private.setting('ai.hold_grace_seconds'))::integer;
-  v_route record;
-  v_output bigint;
-  v_refusal jsonb;
-  v_param jsonb := jsonb_build_object('param', 'model');
-  v_open_until timestamptz;
-  v_timeout_ms bigint := 0;
-  v_held jsonb := '[]';
-  v_credential_id uuid := request ->> 'credential_id';
-  v_own_key text;
-begin
-  plan.routes := '[]';
-  v_hold.own_key := v_credential_id is not null;
-  v_wish := coalesce(v_wish, (private.setting('ai.default_max_output_tokens'))::bigint);
-  v_hold.credits := 0;
-  v_hold.output_tokens := 0;
-  v_hold.micros := 0;
-  v_hold.prompt_tokens := (request ->> 'prompt_tokens_max')::bigint;
-  v_refusal := jsonb_build_object('code', 'model_not_found', 'message', format('There is no model %s.', v_hold.model_id), 'details', v_param);
-  for v_route in
-    select c.position, m.id, m.upstream_id, m.kind, m.max_output_tokens, m.credits_per_call, p as provider,
-      pm.plan_id is not null as is_in_plan, r.price, b.failures, b.open_until
-    from (
-      select v_hold.model_id as id, 0 as position
-      union all
-      select f.fallback_model_id, f.position from private.model_fallbacks f where f.model_id = v_hold.model_id) c
-      join public.models m on m.id = c.id and m.enabled
-      join private.providers p on p.id = m.provider_id and p.enabled
-      left join public.plan_models pm on pm.model_id = m.id and pm.plan_id = plan.plan_id
-      left join lateral (
-        select x as price from public.model_prices x
-        where x.model_id = m.id and x.valid_from <= now() order by x.valid_from desc limit 1) r on true
-      left join private.circuit_breakers b on b.provider_id = p.id and b.model_id = m.id
-    order by c.position
-  loop
-    if v_route.position = 0 then
-      v_refusal := case
-        when v_route.kind <> v_kind then jsonb_build_object('code', 'invalid_request_error',
-          'message', format('The model %s is not for this endpoint: it is of the kind %s.', v_hold.model_id, v_route.kind), 'details', v_param)
-        when not v_route.is_in_plan then jsonb_build_object('code', 'model_not_allowed',
-          'message', format('Your plan does not include the model %s.', v_hold.model_id)
-            -- A model in no plan cannot be had for money.
-            || case when exists (select from public.plan_models o where o.model_id = v_hold.model_id)
-              then ' ' || private.payment_hint(v_hold.user_id) else '' end, 'details', v_param)
-        when v_route.price is null then jsonb_build_object('code', 'model_not_priced',
-          'message', format('The model %s has no price yet, so it cannot be used.', v_hold.model_id), 'details', v_param)
-      end;
-      if v_refusal is null and v_hold.own_key then
-        v_refusal := private.feature_refusal(v_hold.user_id, 'own_keys') || jsonb_build_object('details', jsonb_build_object('param', 'credential'));
-      end if;
-      v_hold.provider_id := (v_route.provider).id;
-      v_hold.price_valid_from := (v_route.price).valid_from;
-    end if;
-    exit when v_refusal is not null;
-    -- A fallback that would be refused by itself is none.
-    continue when v_route.kind <> v_kind or not v_route.is_in_plan or v_route.price is null;
-    if v_route.open_until is not null
-      and (v_route.open_until > now() or not private.may_probe((v_route.provider).id, v_route.id)) then
-      v_open_until := least(v_open_until, greatest(v_route.open_until, now() + interval '1 second'));
-      continue;
-    end if;
-    if v_hold.own_key then
-      v_own_key := private.open_provider_key(v_hold.user_id, v_credential_id, (v_route.provider).id, request ->> 'request_id');
-      if v_own_key is null and v_route.position = 0 then
-        v_refusal := jsonb_build_object('code', 'not_found', 'details', jsonb_build_object('param', 'credential'),
-          'message', format('You have no such credential for the provider of %s.', v_hold.model_id));
-        exit;
-      end if;
-      -- A fallback at another provider would be paid by somebody else.
-      continue when v_own_key is null;
-    end if;
-    v_output := case when v_kind = 'chat' then least(v_wish, v_route.max_output_tokens) else 0 end;
-    v_hold.output_tokens := greatest(v_hold.output_tokens, v_choices * v_output);
-    if not v_hold.own_key then
-      v_hold.credits := greatest(v_hold.credits, v_route.credits_per_call);
-      v_hold.micros := greatest(v_hold.micros, private.ai_cost_micros(
-        v_route.price, v_hold.prompt_tokens, 0, v_choices * v_output,
-        case when (v_route.price).reasoning_usd_per_mtok > (v_route.price).output_usd_per_mtok then v_choices * v_output else 0 end,
-        v_images));
-    end if;
-    v_timeout_ms := v_timeout_ms + (v_route.provider).total_timeout_ms;
-    v_held := v_held || jsonb_build_object(
-      'model', v_route.id, 'credits', case when v_hold.own_key then 0 else v_route.credits_per_call end, 'price_valid_from', (v_route.price).valid_from);
-    plan.routes := plan.routes || (
-      jsonb_build_object(
-        'model', v_route.id, 'upstream_model', v_route.upstream_id, 'max_output_tokens', v_output,
-        'provider', to_jsonb(v_route.provider) - 'enabled')
-      || case when v_hold.own_key then jsonb_build_object('api_key', v_own_key) else '{}' end);
-  end loop;
-  if v_refusal is null and plan.routes = '[]' then
-    v_refusal := jsonb_build_object('code', 'circuit_open',
-      'message', format('The provider of %s fails at the moment; it is tried again soon.', v_hold.model_id),
-      'details', jsonb_build_object('retry_after_s', ceil(extract(epoch from v_open_until - now()))));
-  end if;
-  if v_held <> '[]' and (jsonb_array_length(v_held) > 1 or v_held -> 0 ->> 'model' <> v_hold.model_id) then
-    v_hold.routes := v_held;
-  end if;
-  v_hold.expires_at := now() + make_interval(
-    secs => v_timeout_ms / 1000.0 + v_grace_s);
-  plan.refusal := v_refusal;
-  plan.hold := v_hold;
-  return plan;
-end $$;
-comment on function private.plan_routes(private.ai_plan, jsonb) is
-  'Finds the ways to answer a call: the model and its fallbacks, as far as they are enabled, of the endpoint''s kind, in the plan, priced, and not behind an open breaker. The hold is the worst case of the dearest, for exactly what will be forwarded.';
-
-create function private.plan_ai_call(request jsonb, at_position integer) returns private.ai_plan
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_plan private.ai_plan;
-  v_hold private.ai_holds;
-  v_caller record;
-  v_account record;
-begin
-  v_plan.position := at_position;
-  v_hold.call_id := private.uuid_v7();
-  v_hold.created_at := private.uuid_v7_time(v_hold.call_id);
-  v_hold.request_id := request ->> 'request_id';
-  v_hold.endpoint := request ->> 'endpoint';
-  v_hold.model_id := left(request ->> 'model', 200);
-  v_hold.stream := coalesce((request ->> 'stream')::boolean, false);
-  v_hold.request_bytes := coalesce((request ->> 'request_bytes')::bigint, 0);
-  if length(v_hold.request_id) between 1 and 64 is not true or v_hold.model_id is null
-    or v_hold.endpoint in ('chat.completions', 'embeddings', 'images.generations') is not true
-    or v_hold.request_bytes < 0 or coalesce((request ->> 'prompt_tokens_max')::bigint < 0, true)
-    or (request ->> 'max_output_tokens')::bigint < 1 or (request ->> 'choices')::bigint < 1
-    or (request ->> 'images')::bigint < 0 then
-    perform private.raise_error('invalid_request_error',
-      'request_id (64 characters at most), model, endpoint and prompt_tokens_max are needed, and no number may be negative.');
-  end if;
-  select c.* into v_caller from private.ai_caller(request, v_hold.endpoint) c;
-  v_hold.user_id := v_caller.user_id;
-  v_hold.session_id := v_caller.session_id;
-  v_hold.api_key_id := v_caller.api_key_id;
-  v_plan.hold := v_hold;
-  v_plan.refusal := v_caller.refusal;
-  if v_plan.refusal is not null then
-    return v_plan;
-  end if;
-  select a.* into v_account from private.check_account(v_hold.user_id, v_hold.session_id, v_hold.api_key_id is not null) a;
-  v_plan.refusal := v_account.refusal;
-  if v_plan.refusal is not null then
-    return v_plan;
-  end if;
-  v_plan.plan_id := v_account.plan_id;
-  v_plan.time_zone := v_account.time_zone;
-  v_plan.signed_up_at := v_account.signed_up_at;
-  v_plan.limits := private.meter_limits(v_hold.user_id, v_account.plan_id, array[
-    'ai_requests', replace(v_hold.endpoint, '.', '_') || '_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros']);
-  v_plan.idempotency_key := request ->> 'idempotency_key';
-  v_plan.body_hash := request ->> 'body_hash';
-  v_plan.signature_id := request -> 'signature' ->> 'id';
-  return private.plan_routes(v_plan, request);
-end $$;
-comment on function private.plan_ai_call(jsonb, integer) is
-  'All of an admission that needs no lock: who calls, by which routes, and what to hold. Raises invalid_request_error for a request that the gateway would not send.';
-
--- The decision ---------------------------------------------------------------------------------------------------------
-
-create function private.find_idempotency_key(plan private.ai_plan) returns jsonb
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_user_id uuid := (plan.hold).user_id;
-  v_endpoint text := (plan.hold).endpoint;
-  v_found private.ai_idempotency_keys;
-  v_state text;
-begin
-  select i.* into v_found from private.ai_idempotency_keys i
-  where i.user_id = v_user_id and i.endpoint = v_endpoint and i.key = plan.idempotency_key;
-  if not found then
-    return null;
-  end if;
-  select coalesce(
-    (select 'held' from private.ai_holds h where h.call_id = v_found.call_id),
-    (select c.state from public.ai_calls c
-    where c.id = v_found.call_id and c.created_at = private.uuid_v7_time(v_found.call_id)))
-  into v_state;
-  if v_found.created_at <= now() - interval '24 hours' or v_state is null or v_state = 'released' then
-    -- Too old, or it came to nothing and cost nothing: the key is free again.
-    delete from private.ai_idempotency_keys i
-    where i.user_id = v_user_id and i.endpoint = v_endpoint and i.key = plan.idempotency_key;
-    return null;
-  elsif v_found.body_hash <> plan.body_hash then
-    return jsonb_build_object('code', 'idempotency_key_reused', 'message', 'This idempotency key was used with another body.');
-  elsif v_state = 'held' then
-    return jsonb_build_object('code', 'idempotency_in_progress', 'message', 'A request with this idempotency key is still running.',
-      'details', jsonb_build_object('retry_after_s', 1));
-  elsif v_found.response is null then
-    return jsonb_build_object('code', 'idempotency_not_replayable',
-      'message', 'The request with this idempotency key is done, and its answer was not kept: it was a stream, too large, or broke off.');
-  end if;
-  return jsonb_build_object('code', 'idempotency_replay', 'replay', jsonb_build_object(
-    'body', v_found.response, 'content_type', 'application/json', 'model', v_found.model_id));
-end $$;
-comment on function private.find_idempotency_key(private.ai_plan) is
-  'Null when the key is free; else the refusal, or the answer that is there already. The caller holds the account''s lock, so two calls with one key take turns.';
-
-create function private.limit_refusal(l private.meter_limit, counts private.meter_counts, units bigint) returns jsonb
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_used bigint := counts.used[l.slot];
-  v_held bigint := counts.held[l.slot];
-  v_resets_at timestamptz := nullif(counts.resets_at[l.slot], 'infinity');
-  v_seconds numeric := ceil(extract(epoch from v_resets_at - now()));
-  v_row jsonb := private.limit_row(l, counts);
-  v_is_rate boolean := not l.is_held;
-begin
-  return case
-    when l.meter = 'ai_concurrency' then jsonb_build_object(
-      'code', 'concurrency_limit', 'message', format('%s calls may run at once.', l.amount),
-      'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
-    when v_is_rate then jsonb_build_object(
-      'code', 'rate_limit_exceeded', 'message', format('%s %s a minute are allowed.', l.amount, replace(l.meter, '_', ' ')),
-      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
-    when v_used + units <= l.amount then jsonb_build_object(
-      'code', 'in_flight_budget_exhausted',
-      'message', format('Calls that are still running hold the rest of %s/%s. Try again when they have ended.', l.meter, l.period),
-      'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
-    when l.meter = 'ai_calls' and l.amount >= 0 then jsonb_build_object(
-      'code', case when l.period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
-      'message', format('All %s AI calls of this %s are used.', l.amount, l.period),
-      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
-    when l.amount < 0 then jsonb_build_object(
-      'code', 'insufficient_quota', 'message', 'Your plan has no AI calls.', 'details', jsonb_build_object('limit', v_row))
-    else jsonb_build_object(
-      'code', 'insufficient_quota',
-      'message', format('This call may need %s %s; %s of %s are left this %s. A smaller max_tokens may fit.',
-        units, case l.meter when 'ai_tokens' then 'tokens' when 'ai_spend_micros' then 'micro-dollars' else l.meter end,
-        greatest(l.amount - v_used, 0), l.amount, l.period),
-      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at))
-  end;
-end $$;
-comment on function private.limit_refusal(private.meter_limit, private.meter_counts, bigint) is
-  'Why a call does not fit a limit, as {code, message, details}: too fast, too many at once, used up, or held by calls that still run.';
-
-create function private.limit_row(l private.meter_limit, counts private.meter_counts) returns jsonb
-language plpgsql immutable security invoker set search_path = ''
-as $$
-begin
-  return jsonb_build_object(
-    'meter', l.meter, 'period', l.period, 'amount', greatest(l.amount, 0), 'used', counts.used[l.slot], 'held', counts.held[l.slot],
-    'remaining', greatest(l.amount - counts.used[l.slot] - counts.held[l.slot], 0),
-    'resets_at', nullif(counts.resets_at[l.slot], 'infinity'));
-end $$;
-comment on function private.limit_row(private.meter_limit, private.meter_counts) is 'A limit as get_my_limits shows it, from counts that are up to date.';
-
-create function private.ai_units(hold private.ai_holds, limits private.meter_limit[]) returns bigint[]
-language plpgsql immutable security invoker set search_path = ''
-as $$
-declare
-  v_units bigint[] := '{}';
-begin
-  for i in 1..coalesce(cardinality(limits), 0) loop
-    v_units := v_units || case (limits[i]).meter
-      when 'ai_tokens' then hold.prompt_tokens + hold.output_tokens
-      when 'ai_spend_micros' then hold.micros
-      else 1
-    end;
-  end loop;
-  return v_units;
-end $$;
-comment on function private.ai_units(private.ai_holds, private.meter_limit[]) is 'How much of each limit a call needs.';
-
-create function private.take_ai_units(
-  plan private.ai_plan, balance bigint, held bigint, inout counts private.meter_counts,
-  out refusal jsonb, out limits jsonb, out day_resets_at timestamptz, out month_resets_at timestamptz
-)
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_limits private.meter_limit[] := plan.limits;
-  v_limit private.meter_limit;
-  v_credits bigint := (plan.hold).credits;
-  v_units bigint[] := private.ai_units(plan.hold, v_limits);
-  v_taken record;
-begin
-  select t.* into v_taken from private.take_units(counts, v_limits, v_units, plan.time_zone, plan.signed_up_at) t;
-  if v_taken.short is not null then
-    refusal := private.limit_refusal(v_limits[v_taken.short], v_taken.counts, v_units[v_taken.short]);
-    return;
-  elsif balance - held < v_credits then
-    limits := jsonb_build_object(
-      'meter', 'credits', 'period', 'total', 'amount', balance, 'used', 0, 'held', held,
-      'remaining', greatest(balance - held, 0), 'resets_at', null);
-    refusal := case when balance >= v_credits then jsonb_build_object(
-        'code', 'in_flight_budget_exhausted',
-        'message', 'Calls that are still running hold the rest of your credits. Try again when they have ended.',
-        'details', jsonb_build_object('limit', limits, 'retry_after_s', 1))
-      else jsonb_build_object(
-        'code', 'insufficient_credits',
-        'message', format('This call costs %s credits; you have %s.', v_credits, balance),
-        'details', jsonb_build_object('limit', limits)) end;
-    return;
-  end if;
-  counts := v_taken.counts;
-  limits := '[]';
-  for i in 1..cardinality(v_limits) loop
-    v_limit := v_limits[i];
-    if v_limit.meter = 'ai_calls' then
-      day_resets_at := counts.resets_at[v_limit.slot];
-    elsif v_limit.meter = 'ai_tokens' then
-      month_resets_at := counts.resets_at[v_limit.slot];
-    end if;
-    if v_limit.amount is not null and v_limit.meter in ('ai_calls', 'ai_tokens', 'ai_requests') then
-      limits := limits || private.limit_row(v_limit, counts);
-    end if;
-  end loop;
-end $$;
-comment on function private.take_ai_units(private.ai_plan, bigint, bigint, private.meter_counts) is
-  'All limits of an account and its credits, decided together: the counts with everything taken, or a refusal and the counts as they were.';
-
-create function private.take_key_units(hold private.ai_holds, counts private.meter_counts, out refusal jsonb, out key_counts private.meter_counts)
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_limits private.meter_limit[];
-  v_units bigint[];
-  v_taken record;
-  v_slot integer;
-begin
-  insert into private.api_key_usage (api_key_id) values (hold.api_key_id) on conflict do nothing;
-  select (u.counts).* into key_counts from private.api_key_usage u where u.api_key_id = hold.api_key_id;
-  select array_agg(row(m.slot, m.meter, m.period, m.is_held, l.amount)::private.meter_limit order by m.slot) into v_limits
-  from private.meters m
-    left join public.api_key_limits l on l.api_key_id = hold.api_key_id and l.meter = m.meter and l.period = m.period
-  where m.meter in ('ai_requests', 'ai_concurrency', 'ai_calls', 'ai_tokens', 'ai_spend_micros');
-  -- A key's periods are its owner's; what belongs to an earlier one does not count.
-  for i in 1..cardinality(v_limits) loop
-    v_slot := (v_limits[i]).slot;
-    if key_counts.resets_at[v_slot] is distinct from counts.resets_at[v_slot] then
-      key_counts.used[v_slot] := 0;
-      key_counts.held[v_slot] := 0;
-      key_counts.resets_at[v_slot] := counts.resets_at[v_slot];
-    end if;
-  end loop;
-  v_units := private.ai_units(hold, v_limits);
-  select t.* into v_taken from private.take_units(key_counts, v_limits, v_units, 'UTC', now()) t;
-  key_counts := v_taken.counts;
-  if v_taken.short is not null then
-    refusal := private.limit_refusal(v_limits[v_taken.short], key_counts, v_units[v_taken.short]);
-    refusal := refusal || jsonb_build_object('message', 'This API key: ' || (refusal ->> 'message'));
-  end if;
-end $$;
-comment on function private.take_key_units(private.ai_holds, private.meter_counts) is
-  'The limits of an API key beside its owner''s, in the owner''s periods. The caller holds the owner''s lock, which protects the key''s counts, too.';
-
-create function private.decide_ai_call(plan private.ai_plan) returns jsonb
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_hold private.ai_holds := plan.hold;
-  v_account private.accounts;
-  v_taken record;
-  v_key record;
-  v_refusal jsonb := plan.refusal;
-begin
-  if v_refusal is null then
-    v_account := private.lock_account(v_hold.user_id);
-    if plan.idempotency_key is not null then
-      v_refusal := private.find_idempotency_key(plan);
-    end if;
-  end if;
-  if v_refusal is null then
-    select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
-    -- Null, not false, when nothing refused: and then the sweeper must not run, because what was taken is not stored yet.
-    if coalesce(v_taken.refusal ->> 'code', '') in ('in_flight_budget_exhausted', 'concurrency_limit')
-      and private.settle_abandoned_ai_calls(20, v_hold.user_id) > 0 then
-      -- Calls whose process died held it.
-      v_account := private.lock_account(v_hold.user_id);
-      select t.* into v_taken from private.take_ai_units(plan, v_account.balance, v_account.held, v_account.counts) t;
-    end if;
-    v_refusal := v_taken.refusal;
-  end if;
-  if v_refusal is null and v_hold.api_key_id is not null then
-    select k.* into v_key from private.take_key_units(v_hold, v_taken.counts) k;
-    v_refusal := v_key.refusal;
-  end if;
-  if v_refusal is null and v_hold.api_key_id is not null and plan.signature_id is not null then
-    -- Looked at before, without the lock; this is what decides between two that come at once.
-    insert into private.used_signatures (api_key_id, message_id, expires_at)
-    values (v_hold.api_key_id, plan.signature_id,
-      now() + make_interval(secs => 2 * (private.setting('api_keys.signature_window_seconds'))::integer))
-    on conflict on constraint used_signatures_pkey do nothing;
-    if not found then
-      v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
-    end if;
-  end if;
-  if v_refusal is not null then
-    return private.refuse_ai_call(v_hold, v_refusal);
-  end if;
-
-  if v_hold.api_key_id is not null then
-    update private.api_key_usage u set counts = v_key.key_counts where u.api_key_id = v_hold.api_key_id;
-  end if;
-  v_hold.day_resets_at := v_taken.day_resets_at;
-  v_hold.month_resets_at := v_taken.month_resets_at;
-  insert into private.ai_holds select v_hold.*;
-  if plan.idempotency_key is not null then
-    insert into private.ai_idempotency_keys (user_id, endpoint, key, body_hash, call_id)
-    values (v_hold.user_id, v_hold.endpoint, plan.idempotency_key, plan.body_hash, v_hold.call_id);
-  end if;
-  update private.accounts a set held = v_account.held + v_hold.credits, counts = v_taken.counts where a.user_id = v_hold.user_id;
-  return jsonb_build_object(
-    'admitted', true,
-    'call_id', v_hold.call_id,
-    'routes', plan.routes,
-    'credits_remaining', v_account.balance - v_account.held - v_hold.credits,
-    'limits', v_taken.limits);
-end $$;
-comment on function private.decide_ai_call(private.ai_plan) is
-  'The part of an admission that needs the account''s lock: every limit, the credits and the idempotency key together; then the hold, or a refusal that takes nothing.';
-
-create function private.refuse_ai_call(hold private.ai_holds, refusal jsonb) returns jsonb
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  v_code text := refusal ->> 'code';
-  -- Nobody's call, somebody's earlier answer, or one of many that come too fast, for which a row each would be the attack.
-  v_is_noted boolean := v_code not in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit')
-    and v_code not like 'idempotency%' and hold.user_id is not null;
-begin
-  if v_is_noted then
-    insert into public.ai_calls
-      (id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, provider_id, stream, state,
-       http_status, error_code, request_bytes, settled_at)
-    values
-      (hold.call_id, hold.created_at, hold.user_id, hold.session_id, hold.api_key_id, hold.request_id, hold.endpoint,
-       hold.model_id, hold.provider_id, hold.stream, 'refused',
-       private.error_status(v_code), v_code, hold.request_bytes, now());
-  end if;
-  return jsonb_build_object('admitted', false, 'call_id', case when v_is_noted then hold.call_id end, 'details', '{}'::jsonb) || refusal;
-end $$;
-comment on function private.refuse_ai_call(private.ai_holds, jsonb) is
-  'Remembers a refused call and its reason, unless it is one of a flood; takes nothing from the account.';
-
--- Plain calls, all at once ----------------------------------------------------------------------------------------------
-
-create function private.admit_plain_ai_calls(requests jsonb, out positions bigint[], out answers json[])
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  -- Slots, by their names in private.meters; a test compares them.
-  c_ai_requests constant integer := 1;
-  c_chat_completions_requests constant integer := 2;
-  c_embeddings_requests constant integer := 3;
-  c_images_generations_requests constant integer := 4;
-  c_ai_concurrency constant integer := 5;
-  c_ai_calls constant integer := 6;
-  c_ai_tokens constant integer := 7;
-  c_ai_spend_micros constant integer := 8;
-  v_no_limit constant bigint := 9223372036854775807;
-begin
-  with calls as materialized (
-    select r.*, p.plan_id, private.uuid_v7() as call_id
-    from rows from (jsonb_to_recordset(requests) as (
-        request_id text, user_id uuid, session_id uuid, endpoint text, model text, prompt_tokens_max bigint, max_output_tokens bigint,
-        choices bigint, images bigint, stream boolean, request_bytes bigint, api_key_hash text, idempotency_key text, credential_id uuid)
-      ) with ordinality r (
-        request_id, user_id, session_id, endpoint, model, prompt_tokens_max, max_output_tokens,
-        choices, images, stream, request_bytes, api_key_hash, idempotency_key, credential_id, position)
-      join private.entitled_profiles p on p.id = r.user_id and p.is_active
-      join private.live_sessions s on s.id = r.session_id and s.user_id = r.user_id
-    where r.api_key_hash is null and r.idempotency_key is null and r.credential_id is null and length(r.request_id) between 1 and 64
-      and least(r.prompt_tokens_max, r.max_output_tokens - 1, r.choices - 1, r.images, r.request_bytes) >= 0 and r.prompt_tokens_max >= 0
-      and (s.aal = 'aal2' or not p.has_factor)
-      and not exists (select from public.limit_overrides o where o.user_id = r.user_id)
-  ), routes as materialized (
-    -- What calls have in common is looked up once for all of them.
-    select c.plan_id, c.endpoint, c.model, c.max_output_tokens as wish, e.slot, v.id as provider_id, x as price, m.credits_per_call as credits,
-      w.output_tokens, now() + make_interval(
-        secs => v.total_timeout_ms / 1000.0 + (select g.value::integer from private.settings g where g.key = 'ai.hold_grace_seconds')) as expires_at,
-      json_build_array(json_build_object(
-        'model', m.id, 'upstream_model', m.upstream_id, 'max_output_tokens', w.output_tokens, 'provider', to_jsonb(v) - 'enabled')) as answer
-    from (select distinct d.plan_id, d.endpoint, d.model, d.max_output_tokens from calls d) c
-      join (values
-        ('chat.completions', 'chat', c_chat_completions_requests), ('embeddings', 'embedding', c_embeddings_requests),
-        ('images.generations', 'image', c_images_generations_requests)) e (endpoint, kind, slot)
-        on e.endpoint = c.endpoint
-      join public.models m on m.id = c.model and m.enabled and m.kind = e.kind
-      join private.providers v on v.id = m.provider_id and v.enabled
-      join public.plan_models n on n.model_id = m.id and n.plan_id = c.plan_id
-      cross join lateral (
-        select y from public.model_prices y
-        where y.model_id = m.id and y.valid_from <= now() order by y.valid_from desc limit 1) x (x)
-      cross join lateral (
-        select case when e.kind = 'chat' then least(m.max_output_tokens, coalesce(
-          c.max_output_tokens, (select g.value::bigint from private.settings g where g.key = 'ai.default_max_output_tokens'))) else 0 end
-      ) w (output_tokens)
-    where not exists (select from private.model_fallbacks f where f.model_id = c.model)
-      and not exists (select from private.circuit_breakers b where b.model_id = c.model)
-  ), priced as materialized (
-    select c.*, r.provider_id, (r.price).valid_from as price_valid_from, r.credits, r.slot, r.expires_at, r.answer,
-      coalesce(c.choices, 1) * r.output_tokens as output_tokens,
-      private.ai_cost_micros(r.price, c.prompt_tokens_max, 0, coalesce(c.choices, 1) * r.output_tokens,
-        case when (r.price).reasoning_usd_per_mtok > (r.price).output_usd_per_mtok then coalesce(c.choices, 1) * r.output_tokens else 0 end,
-        coalesce(c.images, 0)) as micros
-    from calls c
-      join routes r on r.plan_id = c.plan_id and r.endpoint = c.endpoint and r.model = c.model and r.wish is not distinct from c.max_output_tokens
-  ), wanted as materialized (
-    -- One endpoint per user: the calls of a user with two go the long way.
-    select c.user_id, min(c.plan_id) as plan_id, min(c.slot) as slot, count(*) as calls, sum(c.credits)::bigint as credits,
-      sum(c.prompt_tokens_max + c.output_tokens)::bigint as tokens, sum(c.micros)::bigint as micros
-    from priced c group by c.user_id having min(c.slot) = max(c.slot)
-  ), limits as materialized (
-    select l.plan_id,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_requests' and l.period = 'minute'), v_no_limit) as requests,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'chat_completions_requests' and l.period = 'minute'), v_no_limit) as chats,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'embeddings_requests' and l.period = 'minute'), v_no_limit) as embeddings,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'images_generations_requests' and l.period = 'minute'), v_no_limit) as images,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_concurrency' and l.period = 'total'), v_no_limit) as concurrency,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_calls' and l.period = 'day'), -1) as calls,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_tokens' and l.period = 'month'), -1) as tokens,
-      coalesce(min(coalesce(l.amount, v_no_limit)) filter (where l.meter = 'ai_spend_micros' and l.period = 'month'), v_no_limit) as micros
-    from public.plan_limits l where l.plan_id in (select w.plan_id from wanted w) group by l.plan_id
-  ), fitting as materialized (
-    select w.*, l.requests as limit_requests, l.calls as limit_calls, l.tokens as limit_tokens
-    from wanted w
-      join limits l on l.plan_id = w.plan_id
-      join private.accounts a on a.user_id = w.user_id
-      -- A minute that is over is as good as empty; the other periods begin the long way, once each.
-      cross join lateral (select
-        case when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).used[c_ai_requests] else 0 end as requests,
-        case when (a.counts).resets_at[w.slot] > now() then (a.counts).used[w.slot] else 0 end as route_requests) k
-    where a.next_expiry_at > now() and a.balance - a.held >= w.credits
-      and (a.counts).resets_at[c_ai_concurrency] > now() and (a.counts).resets_at[c_ai_calls] > now()
-      and (a.counts).resets_at[c_ai_tokens] > now() and (a.counts).resets_at[c_ai_spend_micros] > now()
-      and k.requests + w.calls <= l.requests
-      and k.route_requests + w.calls <= case w.slot
-        when c_chat_completions_requests then l.chats when c_embeddings_requests then l.embeddings else l.images end
-      and (a.counts).held[c_ai_concurrency] + w.calls <= l.concurrency
-      and (a.counts).used[c_ai_calls] + (a.counts).held[c_ai_calls] + w.calls <= l.calls
-      and (a.counts).used[c_ai_tokens] + (a.counts).held[c_ai_tokens] + w.tokens <= l.tokens
-      and (a.counts).used[c_ai_spend_micros] + (a.counts).held[c_ai_spend_micros] + w.micros <= l.micros
-  ), spent as (
-    update private.spend_shards s set left_micros = s.left_micros - f.micros
-    from (select sum(g.micros)::bigint as micros from fitting g) f
-    where s.month = date_trunc('month', now() at time zone 'UTC')::date and s.shard = pg_backend_pid() % 128 and s.left_micros >= f.micros
-    returning true as is_enough
-  ), taken as (
-    update private.accounts a set
-      held = a.held + f.credits,
-      counts.used[c_ai_requests] = case when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).used[c_ai_requests] else 0 end + f.calls,
-      counts.resets_at[c_ai_requests] = case
-        when (a.counts).resets_at[c_ai_requests] > now() then (a.counts).resets_at[c_ai_requests] else now() + interval '1 minute' end,
-      counts.used[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).used[f.slot] else 0 end + f.calls,
-      counts.resets_at[f.slot] = case when (a.counts).resets_at[f.slot] > now() then (a.counts).resets_at[f.slot] else now() + interval '1 minute' end,
-      counts.held[c_ai_concurrency] = (a.counts).held[c_ai_concurrency] + f.calls,
-      counts.held[c_ai_calls] = (a.counts).held[c_ai_calls] + f.calls,
-      counts.held[c_ai_tokens] = (a.counts).held[c_ai_tokens] + f.tokens,
-      counts.held[c_ai_spend_micros] = (a.counts).held[c_ai_spend_micros] + f.micros
-    from fitting f
-    where a.user_id = f.user_id and (select s.is_enough from spent s)
-    returning a.user_id, a.balance - a.held as credits, (a.counts).resets_at[c_ai_calls] as day_resets_at, (a.counts).resets_at[c_ai_tokens] as month_resets_at,
-      (select coalesce(json_agg(private.limit_row(v.l, a.counts)), '[]') from (values
-        (row(c_ai_requests, 'ai_requests', 'minute', false, f.limit_requests)::private.meter_limit),
-        (row(c_ai_calls, 'ai_calls', 'day', true, f.limit_calls)::private.meter_limit),
-        (row(c_ai_tokens, 'ai_tokens', 'month', true, f.limit_tokens)::private.meter_limit)) v (l)
-      where (v.l).amount < v_no_limit) as limits
-  ), admitted as materialized (
-    select c.*, t.credits as credits_remaining, t.day_resets_at, t.month_resets_at, t.limits
-    from priced c join taken t on t.user_id = c.user_id
-  ), held as (
-    insert into private.ai_holds
-      (call_id, created_at, user_id, session_id, request_id, endpoint, model_id, provider_id, stream, request_bytes, credits,
-        prompt_tokens, output_tokens, micros, price_valid_from, day_resets_at, month_resets_at, expires_at)
-    select c.call_id, private.uuid_v7_time(c.call_id), c.user_id, c.session_id, c.request_id, c.endpoint, c.model, c.provider_id,
-      coalesce(c.stream, false), coalesce(c.request_bytes, 0), c.credits, c.prompt_tokens_max, c.output_tokens, c.micros,
-      c.price_valid_from, c.day_resets_at, c.month_resets_at, c.expires_at
-    from admitted c
-  )
-  select array_agg(c.position), array_agg(json_build_object(
-    'admitted', true, 'call_id', c.call_id, 'routes', c.answer, 'credits_remaining', c.credits_remaining, 'limits', c.limits))
-  into positions, answers
-  from admitted c;
-end $$;
-comment on function private.admit_plain_ai_calls(jsonb) is
-  'Admits, in one statement for all callers at once, what most calls are: of a session, for a model with one route, in a running period, and with room for everything. Answers those, with their positions; what it leaves out has taken nothing, and goes the long way, which also says why not. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
-
-create function private.admit_ai_calls(requests jsonb) returns json
-language plpgsql volatile security definer set search_path = ''
--- Indexes also while tables are small: the plans of an empty project must be those of a full one.
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
-as $$
--- Definer: the gateway's role can do this and nothing else.
-declare
-  v_count integer := jsonb_array_length(requests);
-  v_answers json[];
-  v_plain record;
-  v_plans private.ai_plan[] := '{}';
-  v_plan private.ai_plan;
-  v_answer jsonb;
-  v_micros bigint := 0;
-  v_unused bigint := 0;
-  v_all boolean;
-begin
-  -- All accounts first, in the order in which settlements take them, too, and the shards of the project's cap last: so
-  -- transactions never wait for each other in a circle. A key's owner is looked up here, and the key is judged later.
-  perform a.user_id
-  from jsonb_to_recordset(requests) r (user_id uuid, api_key_hash text)
-    left join private.api_key_secrets s on s.secret_hash = decode(r.api_key_hash, 'hex')
-    left join public.api_keys k on k.id = s.api_key_id
-    join private.accounts a on a.user_id = coalesce(k.user_id, r.user_id)
-  order by a.user_id for no key update of a;
-  v_plain := private.admit_plain_ai_calls(requests);
-  if v_count = 1 and v_plain.answers is not null then
-    return json_build_array(v_plain.answers[1]);
-  end if;
-  v_answers := array_fill(null::json, array[v_count]);
-  for i in 1..coalesce(cardinality(v_plain.positions), 0) loop
-    v_answers[v_plain.positions[i]] := v_plain.answers[i];
-  end loop;
-  if cardinality(v_plain.positions) = v_count then
-    return array_to_json(v_answers);
-  end if;
-
-  for i in 1..v_count loop
-    if v_answers[i] is null then
-      v_plan := private.plan_ai_call(requests -> (i - 1), i);
-      v_plans := v_plans || v_plan;
-      v_micros := v_micros + case when v_plan.refusal is null then (v_plan.hold).micros else 0 end;
-    end if;
-  end loop;
-  -- The project's cap for all of them at once; when that does not fit, one by one.
-  v_all := private.take_spend(v_micros);
-  foreach v_plan in array v_plans loop
-    if v_plan.refusal is null and not v_all and not private.take_spend((v_plan.hold).micros) then
-      v_plan.refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
-    end if;
-    v_answer := private.decide_ai_call(v_plan);
-    if v_plan.refusal is null and not (v_answer -> 'admitted')::boolean then
-      v_unused := v_unused + (v_plan.hold).micros;
-    end if;
-    v_answers[v_plan.position] := v_answer;
-  end loop;
-  if v_unused > 0 then
-    perform private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, v_unused);
-  end if;
-  return array_to_json(v_answers);
-end $$;
-comment on function private.admit_ai_calls(jsonb) is
-  'Decides AI calls, each by itself, in one transaction, and reserves their worst cases. Takes an array of {request_id, user_id and session_id or api_key_hash and ip, endpoint, model, prompt_tokens_max, max_output_tokens, choices, images, stream, request_bytes, idempotency_key, body_hash, credential_id}; answers, in the same order, {admitted: true, call_id, routes: [{model, upstream_model, max_output_tokens, provider, api_key}], credits_remaining, limits} or {admitted: false, call_id, code, message, details, replay}. Exact under read committed, because every admission and settlement of an account first takes its lock.';
-
-create function private.admit_ai_call(request jsonb) returns json
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  return private.admit_ai_calls(jsonb_build_array(request)) -> 0;
-end $$;
-comment on function private.admit_ai_call(jsonb) is 'One call alone; see private.admit_ai_calls.';
-
--- sql/42_ai_settlement.sql ============================================================================================
-
--- Settlement of AI calls: once, to what was used; by the gateway, or by the sweeper for processes that died.
-
-create function private.start_ai_calls(call_ids uuid[]) returns void
-language plpgsql volatile security definer set search_path = ''
--- The index also while the table is small, as in admit_ai_calls.
-set enable_seqscan = off
-as $$
--- Definer: the gateway's role can do this and nothing else.
-begin
-  update private.ai_holds h set started_at = now()
-  from (
-    select o.call_id from private.ai_holds o where o.call_id = any (call_ids) and o.started_at is null
-    order by o.call_id for no key update) o
-  where h.call_id = o.call_id;
-end $$;
-comment on function private.start_ai_calls(uuid[]) is
-  'Notes that the first byte went to the callers: if the process dies now, the sweeper charges the hold.';
-
-create function private.return_units(
-  inout counts private.meter_counts, hold private.ai_holds, is_charged boolean, tokens bigint, cost_micros bigint
-)
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_meter record;
-  v_held bigint;
-  v_used bigint;
-begin
-  for v_meter in
-    select m.slot, m.meter, case m.period when 'day' then hold.day_resets_at when 'month' then hold.month_resets_at else 'infinity' end as resets_at
-    from private.meters m where m.is_held and m.meter in ('ai_calls', 'ai_concurrency', 'ai_spend_micros', 'ai_tokens')
-  loop
-    -- A hold of a period that has ended went with it: resets_at tells.
-    continue when counts.resets_at[v_meter.slot] is distinct from v_meter.resets_at;
-    case v_meter.meter
-      when 'ai_concurrency' then v_held := 1; v_used := 0;
-      when 'ai_calls' then v_held := 1; v_used := is_charged::integer;
-      when 'ai_tokens' then v_held := hold.prompt_tokens + hold.output_tokens; v_used := tokens;
-      when 'ai_spend_micros' then v_held := hold.micros; v_used := cost_micros;
-    end case;
-    counts.held[v_meter.slot] := counts.held[v_meter.slot] - v_held;
-    counts.used[v_meter.slot] := counts.used[v_meter.slot] + v_used;
-  end loop;
-end $$;
-comment on function private.return_units(private.meter_counts, private.ai_holds, boolean, bigint, bigint) is
-  'Gives back what a call held of each meter and counts what it used.';
-
-create type private.ai_closing as (answer jsonb, month date, unspent_micros bigint);
-comment on type private.ai_closing is 'What closing a call came to, and what of the project''s money it held and did not cost.';
-
-create function private.close_ai_call(
-  call_id uuid, user_id uuid, state text, usage jsonb, usage_source text, outcome jsonb
-) returns private.ai_closing
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  -- The same order as admission: the account first, then the call.
-  v_account private.accounts := private.lock_account(close_ai_call.user_id);
-  v_hold private.ai_holds;
-  v_is_charged boolean := usage is not null;
-  v_prompt bigint := greatest((usage ->> 'prompt_tokens')::bigint, 0);
-  v_completion bigint := greatest((usage ->> 'completion_tokens')::bigint, 0);
-  v_cached bigint := greatest((usage ->> 'cached_tokens')::bigint, 0);
-  v_reasoning bigint := greatest((usage ->> 'reasoning_tokens')::bigint, 0);
-  v_images bigint := greatest((usage ->> 'images')::bigint, 0);
-  v_answered_by text;
-  v_route jsonb;
-  v_credits bigint := 0;
-  v_cost bigint := 0;
-  v_price public.model_prices;
-begin
-  delete from private.ai_holds h where h.call_id = close_ai_call.call_id returning h.* into v_hold;
-  if not found or v_account.user_id is null then
-    return row(jsonb_build_object('settled', false), null::date, 0::bigint)::private.ai_closing;
-  end if;
-  if v_is_charged then
-    v_answered_by := v_hold.model_id;
-    v_credits := v_hold.credits;
-    if v_hold.routes is not null then
-      -- Only a route that was held for can have answered; anything else is charged as the first.
-      v_route := coalesce(
-        jsonb_path_query_first(v_hold.routes, '$[*] ? (@.model == $model)', jsonb_build_object('model', outcome -> 'model')),
-        v_hold.routes -> 0);
-      v_answered_by := v_route ->> 'model';
-      v_credits := v_route ->> 'credits';
-      v_hold.price_valid_from := v_route ->> 'price_valid_from';
-      v_hold.provider_id := coalesce((select m.provider_id from public.models m where m.id = v_answered_by), v_hold.provider_id);
-    end if;
-    select p.* into v_price from public.model_prices p
-    where p.model_id = v_answered_by and p.valid_from = v_hold.price_valid_from;
-    v_cost := case
-      when v_hold.own_key then 0
-      when close_ai_call.usage_source = 'hold' then v_hold.micros
-      when v_prompt + v_completion + v_images = 0 then 0
-      -- The price row was deleted meanwhile.
-      when v_price.model_id is null then v_hold.micros
-      else private.ai_cost_micros(
-        v_price, v_prompt, v_cached, v_completion, v_reasoning, v_images)
-    end;
-  end if;
-  insert into public.ai_calls (
-    id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream,
-    state, http_status, error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens,
-    completion_tokens, cached_tokens, reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros,
-    credits_charged, hold_micros, price_valid_from, settled_at)
-  values (
-    v_hold.call_id, v_hold.created_at, v_hold.user_id, v_hold.session_id, v_hold.api_key_id, v_hold.request_id,
-    v_hold.endpoint, v_hold.model_id, v_answered_by, v_hold.provider_id, v_hold.stream,
-    close_ai_call.state, (outcome ->> 'http_status')::integer, left(outcome ->> 'error_code', 80),
-    coalesce((outcome ->> 'attempts')::integer, 0), v_hold.request_bytes, (outcome ->> 'response_bytes')::bigint,
-    (outcome ->> 'duration_ms')::integer, (outcome ->> 'first_token_ms')::integer, v_prompt,
-    v_completion, v_cached, v_reasoning, v_images, close_ai_call.usage_source, v_cost,
-    case when usage ->> 'cost_usd' is not null then greatest(ceil((usage ->> 'cost_usd')::numeric * 1000000)::bigint, 0) end,
-    v_credits, v_hold.micros, v_hold.price_valid_from, now());
-  if v_is_charged and outcome ->> 'response' is not null then
-    update private.ai_idempotency_keys i set response = outcome ->> 'response', model_id = v_answered_by
-    where i.user_id = v_hold.user_id and i.endpoint = v_hold.endpoint and i.call_id = v_hold.call_id;
-  end if;
-  if v_hold.api_key_id is not null then
-    update private.api_key_usage u set
-      counts = private.return_units(u.counts, v_hold, v_is_charged, v_prompt + v_completion, v_cost)
-    where u.api_key_id = v_hold.api_key_id;
-  end if;
-  if v_credits > 0 then
-    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
-    values (v_hold.user_id, -v_credits, 'ai_call', left('AI call: ' || v_answered_by, 200),
-      'ai_call:' || v_hold.call_id, v_account.balance - v_credits);
-  end if;
-  update private.accounts a set
-    held = v_account.held - v_hold.credits,
-    balance = v_account.balance - v_credits,
-    unburned = v_account.unburned + v_credits,
-    counts = private.return_units(v_account.counts, v_hold, v_is_charged, v_prompt + v_completion, v_cost)
-  where a.user_id = v_hold.user_id;
-  return row(
-    jsonb_build_object(
-      'settled', true, 'cost_micros', v_cost, 'credits_charged', v_credits,
-      'credits_remaining', v_account.balance - v_credits - v_account.held + v_hold.credits),
-    date_trunc('month', v_hold.created_at at time zone 'UTC')::date, v_hold.micros - v_cost);
-end $$;
-comment on function private.close_ai_call(uuid, uuid, text, jsonb, text, jsonb) is
-  'The one way for a hold to end: charges usage (null: nothing), gives back the rest, writes the ledger and the call''s row, in one transaction; {settled: false} when the call was closed before, or its account is gone.';
-
-create function private.settle_plain_ai_calls(settlements jsonb)
-returns table (at_position integer, answer jsonb, month date, unspent_micros bigint)
-language plpgsql volatile security invoker set search_path = ''
-as $$
-declare
-  -- Slots, by their names in private.meters; a test compares them.
-  c_ai_concurrency constant integer := 5;
-  c_ai_calls constant integer := 6;
-  c_ai_tokens constant integer := 7;
-  c_ai_spend_micros constant integer := 8;
-begin
-  return query
-  with outcomes as materialized (
-    select distinct on (r.call_id) r.call_id, r.position, o.*, u.*, coalesce(jsonb_typeof(o.usage) = 'object', false) as is_charged
-    from rows from (jsonb_to_recordset(settlements) as (call_id uuid, outcome jsonb)) with ordinality r (call_id, outcome, position)
-      cross join lateral jsonb_to_record(r.outcome) o (
-        result text, http_status integer, error_code text, usage jsonb, usage_source text, response_bytes bigint,
-        duration_ms integer, first_token_ms integer, attempts integer, response text)
-      cross join lateral jsonb_to_record(case when jsonb_typeof(o.usage) = 'object' then o.usage else '{}' end) u (
-        prompt_tokens bigint, completion_tokens bigint, cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric)
-    where o.result in ('succeeded', 'failed', 'cancelled') and (o.result <> 'succeeded' or jsonb_typeof(o.usage) = 'object')
-      and coalesce(jsonb_typeof(o.usage), 'null') in ('object', 'null') and o.response is null
-    order by r.call_id, r.position
-  ), ended as (
-    delete from private.ai_holds h
-    using outcomes o, private.accounts a
-    where h.call_id = o.call_id and a.user_id = h.user_id and h.routes is null and h.api_key_id is null and not h.own_key and a.next_expiry_at > now()
-    returning h.*, o.position, o.is_charged, o.http_status, o.error_code, o.attempts, o.response_bytes, o.duration_ms, o.first_token_ms,
-      coalesce(o.usage_source, 'none') as usage_source,
-      greatest(o.prompt_tokens, 0) as used_prompt,
-      greatest(o.completion_tokens, 0) as used_completion,
-      greatest(o.cached_tokens, 0) as used_cached,
-      greatest(o.reasoning_tokens, 0) as used_reasoning,
-      greatest(o.images, 0) as used_images,
-      case when o.is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end as provider_cost
-  ), priced as materialized (
-    select e.*, case when e.is_charged then e.credits else 0 end as charged,
-      case
-        when not e.is_charged then 0
-        when e.usage_source = 'hold' then e.micros
-        when e.used_prompt + e.used_completion + e.used_images = 0 then 0
-        -- The price row was deleted meanwhile.
-        when p.model_id is null then e.micros
-        else private.ai_cost_micros(p, e.used_prompt, e.used_cached, e.used_completion, e.used_reasoning, e.used_images)
-      end as cost
-    from ended e left join public.model_prices p on p.model_id = e.model_id and p.valid_from = e.price_valid_from
-  ), freed as materialized (
-    select p.user_id, count(*) as calls, sum(p.credits)::bigint as credits, sum(p.charged)::bigint as charged,
-      -- A hold of a period that has ended went with it: resets_at tells.
-      count(*) filter (where d.is_today) as held_calls, count(*) filter (where d.is_today and p.is_charged) as used_calls,
-      coalesce(sum(p.prompt_tokens + p.output_tokens) filter (where d.is_this_month), 0)::bigint as held_tokens,
-      coalesce(sum(p.used_prompt + p.used_completion) filter (where d.is_this_month), 0)::bigint as used_tokens,
-      coalesce(sum(p.micros) filter (where d.is_this_month), 0)::bigint as held_micros,
-      coalesce(sum(p.cost) filter (where d.is_this_month), 0)::bigint as used_micros
-    from priced p
-      join private.accounts a on a.user_id = p.user_id
-      cross join lateral (select
-        p.day_resets_at = (a.counts).resets_at[c_ai_calls] as is_today,
-        p.month_resets_at = (a.counts).resets_at[c_ai_tokens] as is_this_month) d
-    group by p.user_id
-  ), returned as (
-    update private.accounts a set
-      held = a.held - f.credits,
-      balance = a.balance - f.charged,
-      unburned = a.unburned + f.charged,
-      counts.held[c_ai_concurrency] = (a.counts).held[c_ai_concurrency] - f.calls,
-      counts.held[c_ai_calls] = (a.counts).held[c_ai_calls] - f.held_calls,
-      counts.used[c_ai_calls] = (a.counts).used[c_ai_calls] + f.used_calls,
-      counts.held[c_ai_tokens] = (a.counts).held[c_ai_tokens] - f.held_tokens,
-      counts.used[c_ai_tokens] = (a.counts).used[c_ai_tokens] + f.used_tokens,
-      counts.held[c_ai_spend_micros] = (a.counts).held[c_ai_spend_micros] - f.held_micros,
-      counts.used[c_ai_spend_micros] = (a.counts).used[c_ai_spend_micros] + f.used_micros
-    from freed f
-    where a.user_id = f.user_id
-    returning a.user_id, a.balance + f.charged as balance_before, a.balance - a.held as credits_remaining
-  ), logged as (
-    insert into public.ai_calls (
-      id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream,
-      state, http_status, error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens,
-      completion_tokens, cached_tokens, reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros,
-      credits_charged, hold_micros, price_valid_from, settled_at)
-    select p.call_id, p.created_at, p.user_id, p.session_id, p.api_key_id, p.request_id, p.endpoint, p.model_id,
-      case when p.is_charged then p.model_id end, p.provider_id, p.stream, case when p.is_charged then 'settled' else 'released' end,
-      p.http_status, left(p.error_code, 80), coalesce(p.attempts, 0), p.request_bytes, p.response_bytes, p.duration_ms, p.first_token_ms,
-      p.used_prompt, p.used_completion, p.used_cached, p.used_reasoning, p.used_images, p.usage_source, p.cost, p.provider_cost,
-      p.charged, p.micros, p.price_valid_from, now()
-    from priced p
-  ), booked as (
-    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
-    select p.user_id, -p.charged, 'ai_call', left('AI call: ' || p.model_id, 200), 'ai_call:' || p.call_id,
-      r.balance_before - sum(p.charged) over (partition by p.user_id order by p.position)
-    from priced p join returned r on r.user_id = p.user_id
-    where p.charged > 0
-  )
-  select p.position::integer,
-    jsonb_build_object('settled', true, 'cost_micros', p.cost, 'credits_charged', p.charged, 'credits_remaining', r.credits_remaining),
-    date_trunc('month', p.created_at at time zone 'UTC')::date, p.micros - p.cost
-  from priced p join returned r on r.user_id = p.user_id;
-end $$;
-comment on function private.settle_plain_ai_calls(jsonb) is
-  'Ends, in one statement, what most calls are: of a session, by one route, without an answer to keep. The same as private.close_ai_call, which the others take. The caller has locked the accounts in a statement before this one.';
-
-create function private.settle_ai_calls(settlements jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = ''
--- Indexes also while tables are small: the plans of an empty project must be those of a full one.
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
-as $$
--- Definer: the gateway's role can do this and nothing else.
-declare
-  v_call_id uuid;
-  v_user_id uuid;
-  v_outcome jsonb;
-  v_usage jsonb;
-  v_closing private.ai_closing;
-  v_answers jsonb[];
-  v_months date[];
-  v_unspent bigint[];
-  v_back record;
-begin
-  -- All accounts first, in the order in which admissions take them, too.
-  perform a.user_id
-  from jsonb_to_recordset(settlements) r (call_id uuid)
-    join private.ai_holds h on h.call_id = r.call_id
-    join private.accounts a on a.user_id = h.user_id
-  order by a.user_id for no key update of a;
-  select coalesce(array_agg(p.answer order by i), '{}'), array_agg(p.month order by i), array_agg(p.unspent_micros order by i)
-  into v_answers, v_months, v_unspent
-  from generate_series(1, jsonb_array_length(settlements)) i left join private.settle_plain_ai_calls(settlements) p on p.at_position = i;
-  for i in 1..cardinality(v_answers) loop
-    continue when v_answers[i] is not null;
-    v_call_id := settlements -> (i - 1) ->> 'call_id';
-    v_outcome := settlements -> (i - 1) -> 'outcome';
-    if v_outcome ->> 'result' not in ('succeeded', 'failed', 'cancelled') or v_outcome ->> 'result' is null then
-      perform private.raise_error('invalid_request_error', 'result must be succeeded, failed or cancelled.');
-    elsif v_outcome ->> 'result' = 'succeeded' and jsonb_typeof(v_outcome -> 'usage') is distinct from 'object' then
-      perform private.raise_error('invalid_request_error', 'A call that succeeded needs its usage, reported or estimated.');
-    end if;
-    select h.user_id into v_user_id from private.ai_holds h where h.call_id = v_call_id;
-    if not found and not exists (
-      select from public.ai_calls c where c.id = v_call_id and c.created_at = private.uuid_v7_time(v_call_id)
-    ) then
-      perform private.raise_error('not_found', 'There is no such call.');
-    end if;
-    v_usage := nullif(v_outcome -> 'usage', 'null'::jsonb);
-    v_closing := private.close_ai_call(
-      v_call_id, v_user_id, case when v_usage is null then 'released' else 'settled' end,
-      v_usage, coalesce(v_outcome ->> 'usage_source', 'none'), v_outcome);
-    v_answers[i] := v_closing.answer;
-    v_months[i] := v_closing.month;
-    v_unspent[i] := v_closing.unspent_micros;
-  end loop;
-  for v_back in
-    select m.month, sum(m.micros)::bigint as micros from unnest(v_months, v_unspent) m (month, micros)
-    where m.month is not null group by m.month having sum(m.micros) <> 0 order by m.month
-  loop
-    perform private.give_back_spend(v_back.month, v_back.micros);
-  end loop;
-  return to_jsonb(v_answers);
-end $$;
-comment on function private.settle_ai_calls(jsonb) is
-  'Ends held calls, each exactly once, in one transaction. Takes an array of {call_id, outcome: {result: succeeded | failed | cancelled, http_status, error_code, usage: {prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images, cost_usd} or null, usage_source, response_bytes, duration_ms, first_token_ms, attempts, model, response}}; usage null costs nothing; model is the route that answered. Answers, in the same order, {settled, cost_micros, credits_charged, credits_remaining}; settled is false when the call was closed before.';
-
-create function private.settle_ai_call(call_id uuid, outcome jsonb) returns jsonb
-language plpgsql volatile security invoker set search_path = ''
-as $$
-begin
-  return private.settle_ai_calls(jsonb_build_array(jsonb_build_object('call_id', call_id, 'outcome', outcome))) -> 0;
-end $$;
-comment on function private.settle_ai_call(uuid, jsonb) is 'One call alone; see private.settle_ai_calls.';
-
-create function private.settle_abandoned_ai_calls(batch_size integer default 100, of_user uuid default null) returns integer
-language plpgsql volatile security invoker set search_path = ''
--- The index also while the table is small, as in admit_ai_calls.
-set enable_seqscan = off
-as $$
-declare
-  v_found record;
-  v_hold private.ai_holds;
-  v_closing private.ai_closing;
-  v_closed integer := 0;
-begin
-  for v_found in
-    select d.* from (
-      select h.call_id, h.user_id from private.ai_holds h
-      where h.expires_at < now() and (of_user is null or h.user_id = of_user)
-      order by h.expires_at limit batch_size) d
-    order by d.user_id
-  loop
-    perform private.lock_account(v_found.user_id);
-    -- Read again under the lock: meanwhile it may have been settled, or its answer may have begun.
-    select h.* into v_hold from private.ai_holds h where h.call_id = v_found.call_id for update;
-    continue when not found;
-    begin
-      v_closing := private.close_ai_call(
-        v_hold.call_id,
-        v_hold.user_id,
-        'expired',
-        case when v_hold.started_at is not null then jsonb_build_object(
-          'prompt_tokens', v_hold.prompt_tokens, 'completion_tokens', v_hold.output_tokens) end,
-        case when v_hold.started_at is not null then 'hold' else 'none' end,
-        jsonb_build_object('http_status', 500, 'error_code', 'abandoned'));
-      if v_closing.month is not null then
-        perform private.give_back_spend(v_closing.month, v_closing.unspent_micros);
-      end if;
-      v_closed := v_closed + 1;
-    exception when others then
-      -- One call that cannot be closed must not keep the others open; the next run tries it again.
-      raise warning 'AI call % cannot be settled: % %', v_hold.call_id, sqlstate, sqlerrm;
-    end;
-  end loop;
-  return v_closed;
-end $$;
-comment on function private.settle_abandoned_ai_calls(integer, uuid) is
-  'Settles calls whose process died: free when the caller got nothing, the whole hold when the answer had begun. A job runs it, and so does an admission that finds everything held, for its user; harmless at any time. Answers how many it closed.';
 
 create function private.report_ai_attempts(reports jsonb) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -1437,6 +518,609 @@ begin
 end $$;
 comment on function private.report_ai_attempts(jsonb) is
   'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it.';
+
+
+-- sql/42_ai_admission.sql =============================================================================================
+
+-- Admission of AI calls: all or nothing, exact, in one transaction for many callers at once.
+
+create table private.ai_idempotency_keys (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  endpoint text not null check (length(endpoint) <= 40),
+  key text not null check (length(key) between 1 and 255),
+  body_hash text not null check (body_hash ~ '^[0-9a-f]{64}$'),
+  call_id uuid not null,
+  model_id text check (length(model_id) <= 200),
+  response text check (octet_length(response) <= 1000000),
+  created_at timestamptz not null default now(),
+  primary key (user_id, endpoint, key)
+);
+comment on table private.ai_idempotency_keys is
+  'Keys of the last 24 hours: what was asked, which call does it, and its whole answer, if it was no stream. The only place where an answer is kept, and only for callers who send a key.';
+create index ai_idempotency_keys_created_at_idx on private.ai_idempotency_keys (created_at);
+revoke all on private.ai_idempotency_keys from anon, authenticated, service_role;
+
+create type private.ai_request as (
+  request_id text, user_id uuid, session_id uuid, key_hash bytea, ip inet, signature jsonb,
+  endpoint text, model_id text, price_refs integer[], plans bigint, probes boolean,
+  prompt_tokens bigint, output_tokens bigint, credits bigint, micros bigint, lasts_ms bigint, stream boolean, request_bytes bigint,
+  idempotency_key text, body_hash text, credential_id uuid);
+comment on type private.ai_request is
+  'A call that asks for admission: who (user_id and session_id, or the SHA-256 of a key, with address and signature), what, and what the gateway worked out for it from private.ai_snapshot: price_refs, the routes in their order (null: none is open); plans, a bit for the number of each plan for which that is so; probes, that the first of them is a breaker''s half-open one; and the worst case of the dearest: tokens, credits, micro-dollars, and how long it may last.';
+
+create type private.ai_answer as (
+  position integer, settles boolean, call_id uuid, user_id uuid, refusal jsonb, provider_key text,
+  cost_micros bigint, credits_charged bigint, credits_remaining bigint,
+  requests_amount bigint, requests_remaining bigint, requests_reset_at bigint, calls_amount bigint, calls_remaining bigint, calls_reset_at bigint,
+  tokens_amount bigint, tokens_remaining bigint, tokens_reset_at bigint);
+comment on type private.ai_answer is
+  'What became of the call at a position (from 1) of the requests, or of the outcomes when settles is true. Of a settlement call_id is null when the call was closed before. Resets are Unix seconds; 9223372036854775807 is no limit. provider_key: the caller''s own key, when the call asked for it.';
+
+create type private.ai_callers as (users uuid[], keys uuid[], have_aal2 boolean[], refusals jsonb[]);
+comment on type private.ai_callers is 'Who makes each of several calls, by position: a user, null when it is nobody who may call; by which API key; with a second factor; and why not, when a key says why.';
+
+-- Who calls ------------------------------------------------------------------------------------------------------------
+
+create function private.check_account(
+  user_id uuid, session_id uuid, by_api_key boolean default false,
+  out refusal jsonb, out plan_id text, out time_zone text, out signed_up_at timestamptz
+)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_account record;
+begin
+  select p.account_state, p.plan_id, p.quota_time_zone, p.signed_up_at, s.id is not null or by_api_key as has_session,
+    not by_api_key and s.aal is distinct from 'aal2' and p.has_factor as lacks_factor
+  into v_account
+  from private.entitled_profiles p
+    left join private.live_sessions s on s.id = check_account.session_id and s.user_id = p.id
+  where p.id = check_account.user_id;
+  plan_id := v_account.plan_id;
+  time_zone := v_account.quota_time_zone;
+  signed_up_at := v_account.signed_up_at;
+  -- Most may go on, and a call costs microseconds.
+  if v_account.account_state is distinct from 'active' or v_account.has_session is not true or v_account.lacks_factor is not false then
+    refusal := private.account_refusal(v_account.account_state, v_account.has_session, v_account.lacks_factor, by_api_key);
+  end if;
+end $$;
+comment on function private.check_account(uuid, uuid, boolean) is
+  'refusal is null when the account is active, not anonymous, and the session lives and has used the second factor where there is one; else {code, message}. Tokens outlive sessions, so every call asks. by_api_key: there is no session to ask for.';
+
+create function private.ai_callers(requests private.ai_request[]) returns private.ai_callers
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_callers private.ai_callers;
+  v_have_keys boolean;
+  v_key record;
+begin
+  select array_agg(s.user_id order by r.ordinality), array_agg(s.aal = 'aal2' order by r.ordinality), bool_or(r.key_hash is not null)
+  into v_callers.users, v_callers.have_aal2, v_have_keys
+  from unnest(requests) with ordinality r
+    -- limit: each is looked up by itself, and not all sessions first.
+    left join lateral (
+      select l.user_id, l.aal from private.live_sessions l
+      where l.id = r.session_id and l.user_id = r.user_id and r.key_hash is null limit 1) s on true;
+  for i in 1..case when v_have_keys then cardinality(requests) else 0 end loop
+    if (requests[i]).key_hash is not null then
+      select k.* into v_key
+      from private.check_api_key((requests[i]).key_hash, (requests[i]).endpoint, (requests[i]).ip, (requests[i]).signature) k;
+      v_callers.users[i] := v_key.user_id;
+      v_callers.keys[i] := v_key.api_key_id;
+      v_callers.have_aal2[i] := true;
+      v_callers.refusals[i] := v_key.refusal;
+    end if;
+  end loop;
+  return v_callers;
+end $$;
+comment on function private.ai_callers(private.ai_request[]) is
+  'Who calls: the users of live sessions, and the owners of keys that are good for what is asked. A key needs no second factor.';
+
+-- Taking what calls need -----------------------------------------------------------------------------------------------
+
+create type private.ai_group as (
+  user_id uuid, have_aal2 boolean, plans bigint, calls bigint, chats bigint, embeddings bigint, images bigint, credits bigint, tokens bigint, micros bigint);
+comment on type private.ai_group is 'The calls of one account that are taken together, and what they need; plans: those for which the routes of all of them were worked out.';
+
+create function private.ai_groups(requests private.ai_request[], callers private.ai_callers, is_alone boolean) returns private.ai_group[]
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_users uuid[] := callers.users;
+  v_have_aal2 boolean[] := callers.have_aal2;
+  v_groups private.ai_group[];
+begin
+  select array_agg(row(g.*)::private.ai_group) into v_groups from (
+    select v_users[r.ordinality] as user_id, bool_and(v_have_aal2[r.ordinality]), bit_and(r.plans), count(*),
+      count(*) filter (where r.endpoint = 'chat.completions'), count(*) filter (where r.endpoint = 'embeddings'),
+      count(*) filter (where r.endpoint = 'images.generations'),
+      sum(r.credits)::bigint, sum(r.prompt_tokens + r.output_tokens)::bigint, sum(r.micros)::bigint
+    from unnest(requests) with ordinality r
+    where v_users[r.ordinality] is not null
+    group by 1
+    -- A call with more to it, and all others of the same account beside it, are taken alone, in their order.
+    having is_alone or bool_and(
+      r.key_hash is null and r.idempotency_key is null and r.credential_id is null and r.probes is not true and r.price_refs is not null
+      and length(r.request_id) between 1 and 64 and r.endpoint in ('chat.completions', 'embeddings', 'images.generations')
+      and least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) >= 0)) g;
+  return v_groups;
+end $$;
+comment on function private.ai_groups(private.ai_request[], private.ai_callers, boolean) is
+  'What the plain calls of each account need together: of sessions, by routes without a half-open breaker, with our keys, without an idempotency key. is_alone: it is one call, and its other needs are seen to.';
+
+create type private.ai_taken as (
+  user_id uuid, day_resets_at timestamptz, month_resets_at timestamptz, credits_remaining bigint,
+  requests_amount bigint, requests_remaining bigint, requests_reset_at bigint, calls_amount bigint, calls_remaining bigint,
+  tokens_amount bigint, tokens_remaining bigint);
+comment on type private.ai_taken is 'An account from which a group was taken, as it is then; the rest as in private.ai_answer.';
+
+create function private.take_ai_groups(groups private.ai_group[]) returns private.ai_taken[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_taken private.ai_taken[];
+begin
+  -- All that a group needs, or nothing of it. A minute that is over is as good as empty, and what is taken begins the next one.
+  with taken as (
+    update private.accounts a set
+      held = a.held + g.credits,
+      minute_resets_at = case when a.minute_resets_at > now() then a.minute_resets_at else now() + interval '1 minute' end,
+      ai_requests_used = case when a.minute_resets_at > now() then a.ai_requests_used else 0 end + g.calls,
+      chat_completions_requests_used = case when a.minute_resets_at > now() then a.chat_completions_requests_used else 0 end + g.chats,
+      embeddings_requests_used = case when a.minute_resets_at > now() then a.embeddings_requests_used else 0 end + g.embeddings,
+      images_generations_requests_used = case when a.minute_resets_at > now() then a.images_generations_requests_used else 0 end + g.images,
+      ai_concurrency_held = a.ai_concurrency_held + g.calls,
+      ai_calls_held = a.ai_calls_held + g.calls,
+      ai_tokens_held = a.ai_tokens_held + g.tokens,
+      ai_spend_micros_held = a.ai_spend_micros_held + g.micros
+    from unnest(groups) g, private.limit_sets l
+    where a.user_id = g.user_id and l.id = a.limits_id
+      and a.is_active and a.banned_until <= now() and (g.have_aal2 or not a.has_factor) and (g.plans >> l.plan_number) & 1 = 1
+      and least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) > now() and a.balance - a.held >= g.credits
+      and case when a.minute_resets_at > now() then a.ai_requests_used else 0 end + g.calls <= l.ai_requests
+      -- An endpoint that none of them asks may be over its limit, which was lowered.
+      and (g.chats = 0
+        or case when a.minute_resets_at > now() then a.chat_completions_requests_used else 0 end + g.chats <= l.chat_completions_requests)
+      and (g.embeddings = 0
+        or case when a.minute_resets_at > now() then a.embeddings_requests_used else 0 end + g.embeddings <= l.embeddings_requests)
+      and (g.images = 0
+        or case when a.minute_resets_at > now() then a.images_generations_requests_used else 0 end + g.images <= l.images_generations_requests)
+      and a.ai_concurrency_held + g.calls <= l.ai_concurrency and a.ai_calls_used + a.ai_calls_held + g.calls <= l.ai_calls
+      and a.ai_tokens_used + a.ai_tokens_held + g.tokens <= l.ai_tokens
+      and a.ai_spend_micros_used + a.ai_spend_micros_held + g.micros <= l.ai_spend_micros
+    returning a.user_id, a.day_resets_at, a.month_resets_at, a.balance - a.held,
+      l.ai_requests, l.ai_requests - a.ai_requests_used, extract(epoch from a.minute_resets_at)::bigint,
+      l.ai_calls, l.ai_calls - a.ai_calls_used - a.ai_calls_held, l.ai_tokens, l.ai_tokens - a.ai_tokens_used - a.ai_tokens_held
+  )
+  select array_agg(row(t.*)::private.ai_taken) into v_taken from taken t;
+  return v_taken;
+end $$;
+comment on function private.take_ai_groups(private.ai_group[]) is
+  'Takes what groups need of their accounts'' meters and credits, where all of it fits and the account may go on; answers the accounts from which it did. The caller has locked them in a statement before this one.';
+
+create function private.take_ai_calls(requests private.ai_request[], callers private.ai_callers, is_alone boolean default false)
+returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_groups private.ai_group[] := private.ai_groups(requests, callers, is_alone);
+  v_taken private.ai_taken[];
+  v_users uuid[] := callers.users;
+  v_keys uuid[] := callers.keys;
+  -- The first half of private.uuid_v7() once for all.
+  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
+  v_time bytea := substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea;
+begin
+  if v_groups is not null then
+    v_taken := private.take_ai_groups(v_groups);
+  end if;
+  if v_taken is null then
+    return;
+  end if;
+  return query
+  with calls as materialized (
+    select r.*, t.*, encode(overlay(uuid_send(gen_random_uuid()) placing v_time from 1 for 8), 'hex')::uuid as call_id
+    from unnest(v_taken) t (
+        owner, day_resets_at, month_resets_at, credits_remaining, requests_amount, requests_remaining, requests_reset_at, calls_amount,
+        calls_remaining, tokens_amount, tokens_remaining)
+      join unnest(requests) with ordinality r on v_users[r.ordinality] = t.owner
+  ), held as (
+    insert into private.ai_holds (
+      call_id, user_id, created_at, expires_at, day_resets_at, month_resets_at, session_id, api_key_id, request_bytes, credits,
+      prompt_tokens, output_tokens, micros, stream, own_key, price_ref, fallback_refs, request_id, endpoint, model_id)
+    select c.call_id, c.owner, v_now, now() + c.lasts_ms * interval '1 millisecond', c.day_resets_at, c.month_resets_at,
+      c.session_id, v_keys[c.ordinality], c.request_bytes, c.credits, c.prompt_tokens, c.output_tokens, c.micros, c.stream,
+      c.credential_id is not null, c.price_refs[1], nullif(c.price_refs[2:], '{}'), c.request_id, c.endpoint, left(c.model_id, 200)
+    from calls c
+  )
+  select c.ordinality::integer, false, c.call_id, c.owner, null::jsonb, null::text, null::bigint, null::bigint, c.credits_remaining,
+    c.requests_amount, c.requests_remaining, c.requests_reset_at, c.calls_amount, c.calls_remaining, extract(epoch from c.day_resets_at)::bigint,
+    c.tokens_amount, c.tokens_remaining, extract(epoch from c.month_resets_at)::bigint
+  from calls c;
+end $$;
+comment on function private.take_ai_calls(private.ai_request[], private.ai_callers, boolean) is
+  'The one way in: takes and holds what fits, an account''s calls together or none of them, and answers what was admitted. What it leaves out has taken nothing. is_alone: for one call with whatever there is to it.';
+
+-- Why not --------------------------------------------------------------------------------------------------------------
+
+create function private.open_provider_key(user_id uuid, credential_id uuid, provider_id text, request_id text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if not exists (
+    select from public.credentials c
+    where c.id = open_provider_key.credential_id and c.user_id = open_provider_key.user_id and c.kind = 'ai_provider'
+      and c.provider = open_provider_key.provider_id and c.status = 'active') then
+    return null;
+  end if;
+  return private.open(open_provider_key.credential_id, 'ai_call', open_provider_key.request_id) #>> '{fields,api_key}';
+end $$;
+comment on function private.open_provider_key(uuid, uuid, text, text) is
+  'The key of a provider that a user keeps in the credential vault; null when there is none such that is active and opens.';
+
+create function private.model_refusal(request private.ai_request, user_id uuid, plan_id text) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_kind text := case request.endpoint when 'embeddings' then 'embedding' when 'images.generations' then 'image' else 'chat' end;
+  v_details jsonb := jsonb_build_object('param', 'model');
+  v_model record;
+  v_open_until timestamptz;
+begin
+  select m.kind, n.plan_id is not null as is_in_plan, exists (select from private.prices_in_force p where p.model_id = m.id) as is_priced
+  into v_model
+  from public.models m
+    join private.providers p on p.id = m.provider_id and p.enabled
+    left join public.plan_models n on n.model_id = m.id and n.plan_id = model_refusal.plan_id
+  where m.id = request.model_id and m.enabled;
+  if not found then
+    return jsonb_build_object('code', 'model_not_found', 'message', format('There is no model %s.', left(request.model_id, 200)), 'details', v_details);
+  elsif v_model.kind <> v_kind then
+    return jsonb_build_object('code', 'invalid_request_error', 'details', v_details,
+      'message', format('The model %s is not for this endpoint: it is of the kind %s.', request.model_id, v_model.kind));
+  elsif not v_model.is_in_plan then
+    -- A model in no plan cannot be had for money.
+    return jsonb_build_object('code', 'model_not_allowed', 'details', v_details,
+      'message', format('Your plan does not include the model %s.', request.model_id)
+        || case when exists (select from public.plan_models o where o.model_id = request.model_id)
+          then ' ' || private.payment_hint(model_refusal.user_id) else '' end);
+  elsif not v_model.is_priced then
+    return jsonb_build_object('code', 'model_not_priced', 'details', v_details,
+      'message', format('The model %s has no price yet, so it cannot be used.', request.model_id));
+  elsif request.credential_id is not null and private.feature_refusal(model_refusal.user_id, 'own_keys') is not null then
+    return private.feature_refusal(model_refusal.user_id, 'own_keys') || jsonb_build_object('details', jsonb_build_object('param', 'credential'));
+  elsif not exists (
+    select from private.limit_sets s where s.plan_id = model_refusal.plan_id and s.user_id is null and (request.plans >> s.plan_number) & 1 = 1) then
+    return (
+      select jsonb_build_object('code', 'other_plan', 'details', jsonb_build_object('plan', s.plan_number))
+      from private.limit_sets s where s.plan_id = model_refusal.plan_id and s.user_id is null);
+  elsif request.price_refs is null then
+    select min(greatest(b.open_until, now() + interval '1 second')) into v_open_until
+    from private.circuit_breakers b
+    where b.model_id = request.model_id
+      or b.model_id in (select f.fallback_model_id from private.model_fallbacks f where f.model_id = request.model_id);
+    return jsonb_build_object('code', 'circuit_open',
+      'message', format('The provider of %s fails at the moment; it is tried again soon.', request.model_id),
+      'details', jsonb_build_object('retry_after_s', ceil(extract(epoch from v_open_until - now()))));
+  end if;
+  return null;
+end $$;
+comment on function private.model_refusal(private.ai_request, uuid, text) is
+  'Why a user on a plan may not have the model asked for, as {code, message, details}; null when it may be had. other_plan: the routes were worked out for other plans than details.plan, by its number; the gateway does it once more.';
+
+create function private.find_idempotency_key(request private.ai_request, user_id uuid) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_found private.ai_idempotency_keys;
+  v_state text;
+begin
+  select i.* into v_found from private.ai_idempotency_keys i
+  where i.user_id = find_idempotency_key.user_id and i.endpoint = request.endpoint and i.key = request.idempotency_key;
+  if not found then
+    return null;
+  end if;
+  select coalesce(
+    (select 'held' from private.ai_holds h where h.call_id = v_found.call_id),
+    (select c.state from public.ai_calls c
+    where c.user_id = v_found.user_id and c.created_at = private.uuid_v7_time(v_found.call_id) and c.id = v_found.call_id))
+  into v_state;
+  if v_found.created_at <= now() - interval '24 hours' or v_state is null or v_state = 'released' then
+    -- Too old, or it came to nothing and cost nothing: the key is free again.
+    delete from private.ai_idempotency_keys i
+    where i.user_id = v_found.user_id and i.endpoint = v_found.endpoint and i.key = v_found.key;
+    return null;
+  elsif v_found.body_hash <> request.body_hash then
+    return jsonb_build_object('code', 'idempotency_key_reused', 'message', 'This idempotency key was used with another body.');
+  elsif v_state = 'held' then
+    return jsonb_build_object('code', 'idempotency_in_progress', 'message', 'A request with this idempotency key is still running.',
+      'details', jsonb_build_object('retry_after_s', 1));
+  elsif v_found.response is null then
+    return jsonb_build_object('code', 'idempotency_not_replayable',
+      'message', 'The request with this idempotency key is done, and its answer was not kept: it was a stream, too large, or broke off.');
+  end if;
+  return jsonb_build_object('code', 'idempotency_replay', 'replay', jsonb_build_object(
+    'body', v_found.response, 'content_type', 'application/json', 'model', v_found.model_id));
+end $$;
+comment on function private.find_idempotency_key(private.ai_request, uuid) is
+  'Null when the key is free; else the refusal, or the answer that is there already. The caller holds the account''s lock, so two calls with one key take turns.';
+
+create function private.limit_refusal(
+  meter text, period text, is_held boolean, amount bigint, used bigint, held bigint, resets_at timestamptz, units bigint
+) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_resets_at timestamptz := nullif(limit_refusal.resets_at, 'infinity');
+  v_seconds numeric := ceil(extract(epoch from v_resets_at - now()));
+  v_row jsonb := jsonb_build_object(
+    'meter', meter, 'period', period, 'amount', greatest(amount, 0), 'used', used, 'held', held,
+    'remaining', greatest(amount - used - held, 0), 'resets_at', v_resets_at);
+begin
+  return case
+    when meter = 'ai_concurrency' then jsonb_build_object(
+      'code', 'concurrency_limit', 'message', format('%s calls may run at once.', amount),
+      'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
+    when not is_held then jsonb_build_object(
+      'code', 'rate_limit_exceeded', 'message', format('%s %s a minute are allowed.', amount, replace(meter, '_', ' ')),
+      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
+    when used + units <= amount then jsonb_build_object(
+      'code', 'in_flight_budget_exhausted',
+      'message', format('Calls that are still running hold the rest of %s/%s. Try again when they have ended.', meter, period),
+      'details', jsonb_build_object('limit', v_row, 'retry_after_s', 1))
+    when meter = 'ai_calls' and amount >= 0 then jsonb_build_object(
+      'code', case when period = 'day' then 'daily_quota_exceeded' else 'insufficient_quota' end,
+      'message', format('All %s AI calls of this %s are used.', amount, period),
+      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at, 'retry_after_s', v_seconds))
+    when amount < 0 then jsonb_build_object(
+      'code', 'insufficient_quota', 'message', 'Your plan has no AI calls.', 'details', jsonb_build_object('limit', v_row))
+    else jsonb_build_object(
+      'code', 'insufficient_quota',
+      'message', format('This call may need %s %s; %s of %s are left this %s. A smaller max_tokens may fit.',
+        units, case meter when 'ai_tokens' then 'tokens' when 'ai_spend_micros' then 'micro-dollars' else meter end,
+        greatest(amount - used, 0), amount, period),
+      'details', jsonb_build_object('limit', v_row, 'resets_at', v_resets_at))
+  end;
+end $$;
+comment on function private.limit_refusal(text, text, boolean, bigint, bigint, bigint, timestamptz, bigint) is
+  'Why so many units do not fit a limit, as {code, message, details}: too fast, too many at once, used up, or held by calls that still run.';
+
+create function private.account_shortage(request private.ai_request, user_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb;
+  v_account record;
+  v_limit jsonb;
+begin
+  select private.limit_refusal(c.meter, c.period, c.is_held, c.amount, c.used, c.held, c.resets_at, c.units) into v_refusal
+  from (
+    select c.position, c.meter, c.period, c.is_held, c.amount, c.held, n.resets_at, case when c.resets_at > now() then c.used else 0 end as used,
+      case c.meter when 'ai_tokens' then request.prompt_tokens + request.output_tokens when 'ai_spend_micros' then request.micros else 1 end as units
+    from private.ai_counters c
+      cross join lateral (select case when c.resets_at > now() then c.resets_at else now() + interval '1 minute' end as resets_at) n
+    where c.user_id = account_shortage.user_id
+      and (c.meter not like '%\_requests' or c.meter in ('ai_requests', replace(request.endpoint, '.', '_') || '_requests'))
+  ) c
+  where c.used + c.held + c.units > c.amount
+  order by c.position limit 1;
+  if v_refusal is not null then
+    return v_refusal;
+  end if;
+  select a.balance, a.held into v_account from private.accounts a where a.user_id = account_shortage.user_id;
+  if v_account.balance - v_account.held >= request.credits then
+    return null;
+  end if;
+  v_limit := jsonb_build_object(
+    'meter', 'credits', 'period', 'total', 'amount', v_account.balance, 'used', 0, 'held', v_account.held,
+    'remaining', greatest(v_account.balance - v_account.held, 0), 'resets_at', null);
+  return case when v_account.balance >= request.credits then jsonb_build_object(
+      'code', 'in_flight_budget_exhausted',
+      'message', 'Calls that are still running hold the rest of your credits. Try again when they have ended.',
+      'details', jsonb_build_object('limit', v_limit, 'retry_after_s', 1))
+    else jsonb_build_object(
+      'code', 'insufficient_credits',
+      'message', format('This call costs %s credits; you have %s.', request.credits, v_account.balance),
+      'details', jsonb_build_object('limit', v_limit)) end;
+end $$;
+comment on function private.account_shortage(private.ai_request, uuid) is
+  'The first limit of an account that a call does not fit, or its credits, as {code, message, details}; null when all of it fits. The caller holds the account''s lock.';
+
+create function private.special_refusal(request private.ai_request, user_id uuid, api_key_id uuid) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_refusal jsonb;
+begin
+  if request.idempotency_key is not null then
+    v_refusal := private.find_idempotency_key(request, user_id);
+  end if;
+  if v_refusal is null and api_key_id is not null then
+    v_refusal := private.key_shortage(request, user_id, api_key_id);
+    if v_refusal is null and exists (
+      select from private.used_signatures u where u.api_key_id = special_refusal.api_key_id and u.message_id = request.signature ->> 'id') then
+      v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
+    end if;
+  end if;
+  if v_refusal is null and request.probes and not (
+    select private.may_probe(p.provider_id, p.model_id) from private.price_refs p where p.ref = request.price_refs[1]) then
+    v_refusal := jsonb_build_object('code', 'probe_taken');
+  end if;
+  return v_refusal;
+end $$;
+comment on function private.special_refusal(private.ai_request, uuid, uuid) is
+  'Why a call with something special to it may not go on: its idempotency key, its API key''s limits, a signature that was used, or a half-open breaker that another call tries (probe_taken; the gateway works the routes out without it).';
+
+create function private.refuse_ai_call(request private.ai_request, user_id uuid, api_key_id uuid, refusal jsonb, out call_id uuid)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_code text := refusal ->> 'code';
+begin
+  -- Nobody's call, somebody's earlier answer, one that the gateway tries again, or one of many that come too fast, for which a row each
+  -- would be the attack.
+  if user_id is null or v_code like 'idempotency%'
+    or v_code in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit', 'other_plan', 'probe_taken') then
+    return;
+  end if;
+  call_id := private.uuid_v7();
+  insert into public.ai_calls
+    (id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, provider_id, stream, state,
+      http_status, error_code, request_bytes, settled_at)
+  values
+    (call_id, private.uuid_v7_time(call_id), user_id, request.session_id, api_key_id, request.request_id, request.endpoint,
+      left(request.model_id, 200), (select m.provider_id from public.models m where m.id = request.model_id), request.stream, 'refused',
+      private.error_status(v_code), v_code, request.request_bytes, now());
+end $$;
+comment on function private.refuse_ai_call(private.ai_request, uuid, uuid, jsonb) is
+  'Remembers a refused call and its reason, unless it is one of a flood; takes nothing from the account.';
+
+-- One call with all that there can be to it -----------------------------------------------------------------------------
+
+create function private.require_sound(request private.ai_request) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  if length(request.request_id) between 1 and 64 is not true or request.model_id is null
+    or request.endpoint in ('chat.completions', 'embeddings', 'images.generations') is not true
+    or num_nulls(request.prompt_tokens, request.output_tokens, request.credits, request.micros, request.request_bytes, request.lasts_ms, request.plans) > 0
+    or least(request.prompt_tokens, request.output_tokens, request.credits, request.micros, request.request_bytes, request.lasts_ms) < 0 then
+    perform private.raise_error('invalid_request_error',
+      'request_id (64 characters at most), model, endpoint, plans and the worst case are needed, and no number may be negative.');
+  end if;
+end $$;
+comment on function private.require_sound(private.ai_request) is 'Raises invalid_request_error for a call that the gateway would not send.';
+
+create function private.admit_ai_call(request private.ai_request, user_id uuid, api_key_id uuid, refusal jsonb, have_aal2 boolean, has_spend boolean)
+returns private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_account record;
+  v_callers private.ai_callers := row(array[user_id], array[api_key_id], array[have_aal2], null);
+  v_refusal jsonb := refusal;
+  v_provider_key text;
+  v_answer private.ai_answer;
+begin
+  perform private.require_sound(request);
+  if v_refusal is null then
+    select c.* into v_account
+    from private.check_account(coalesce(admit_ai_call.user_id, request.user_id), request.session_id, request.key_hash is not null) c;
+    v_refusal := coalesce(
+      v_account.refusal,
+      private.model_refusal(request, user_id, v_account.plan_id),
+      private.special_refusal(request, user_id, api_key_id));
+  end if;
+  if v_refusal is null and request.credential_id is not null then
+    v_provider_key := private.open_provider_key(
+      user_id, request.credential_id, (select p.provider_id from private.price_refs p where p.ref = request.price_refs[1]), request.request_id);
+    if v_provider_key is null then
+      v_refusal := jsonb_build_object('code', 'not_found', 'details', jsonb_build_object('param', 'credential'),
+        'message', format('You have no such credential for the provider of %s.', request.model_id));
+    end if;
+  end if;
+  if v_refusal is null and not has_spend and not private.take_spend(request.micros) then
+    v_refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
+  end if;
+  if v_refusal is null then
+    select t.* into v_answer from private.take_ai_calls(array[request], v_callers, true) t;
+    if v_answer.call_id is null then
+      v_refusal := private.account_shortage(request, user_id);
+    end if;
+    if v_answer.call_id is null and v_refusal ->> 'code' in ('in_flight_budget_exhausted', 'concurrency_limit')
+      and private.settle_abandoned_ai_calls(20, admit_ai_call.user_id) > 0 then
+      -- Calls whose process died held it.
+      select t.* into v_answer from private.take_ai_calls(array[request], v_callers, true) t;
+      v_refusal := case when v_answer.call_id is null then private.account_shortage(request, user_id) end;
+    end if;
+    if not has_spend and v_answer.call_id is null then
+      perform private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, request.micros);
+    end if;
+  end if;
+  if v_answer.call_id is null then
+    if v_refusal is null then
+      raise exception 'nothing is missing, and still nothing was taken: what accounts.limits_id and the gates of % say is not what they come from', user_id;
+    end if;
+    v_answer.refusal := v_refusal;
+    v_answer.call_id := private.refuse_ai_call(request, user_id, api_key_id, v_refusal);
+    return v_answer;
+  end if;
+  perform private.note_special(request, v_answer, api_key_id);
+  v_answer.provider_key := v_provider_key;
+  return v_answer;
+end $$;
+comment on function private.admit_ai_call(private.ai_request, uuid, uuid, jsonb, boolean, boolean) is
+  'Decides one call, of whatever kind, or says why not. has_spend: the project''s cap has handed its worst case out already. The caller has locked the account.';
+
+create function private.note_special(request private.ai_request, answer private.ai_answer, api_key_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if request.idempotency_key is not null then
+    insert into private.ai_idempotency_keys (user_id, endpoint, key, body_hash, call_id)
+    values (answer.user_id, request.endpoint, request.idempotency_key, request.body_hash, answer.call_id);
+  end if;
+  if api_key_id is not null then
+    perform private.take_key_units(request, answer.user_id, api_key_id);
+    if request.signature ->> 'id' is not null then
+      insert into private.used_signatures (api_key_id, message_id, expires_at)
+      values (note_special.api_key_id, request.signature ->> 'id',
+        now() + make_interval(secs => 2 * (private.setting('api_keys.signature_window_seconds'))::integer));
+    end if;
+  end if;
+end $$;
+comment on function private.note_special(private.ai_request, private.ai_answer, uuid) is
+  'Writes down what an admitted call has beside its hold: the idempotency key, the units of its API key, the signature that is used now.';
+
+create function private.admit_ai_calls(requests private.ai_request[], callers private.ai_callers, has_spend boolean) returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_answer private.ai_answer;
+  v_is_done boolean[] := array_fill(false, array[cardinality(requests)]);
+  v_unused bigint := 0;
+begin
+  if has_spend then
+    for v_answer in select t.* from private.take_ai_calls(requests, callers) t loop
+      v_is_done[v_answer.position] := true;
+      return next v_answer;
+    end loop;
+  end if;
+  for i in 1..cardinality(requests) loop
+    continue when v_is_done[i];
+    v_answer := private.admit_ai_call(
+      requests[i], (callers).users[i], (callers).keys[i], (callers).refusals[i], coalesce((callers).have_aal2[i], false), has_spend);
+    v_answer.position := i;
+    v_answer.settles := false;
+    if v_answer.refusal is not null and has_spend then
+      v_unused := v_unused + (requests[i]).micros;
+    end if;
+    return next v_answer;
+  end loop;
+  if v_unused > 0 then
+    perform private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, v_unused);
+  end if;
+end $$;
+comment on function private.admit_ai_calls(private.ai_request[], private.ai_callers, boolean) is
+  'Decides calls, each by itself: most of them in one statement for all callers at once, the others one after the other. has_spend: the project''s cap has handed out what all of them may cost.';
+
+create function private.ai_caller(request jsonb, scope text, out user_id uuid, out session_id uuid, out api_key_id uuid, out refusal jsonb)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if request ->> 'api_key_hash' is null then
+    user_id := request ->> 'user_id';
+    session_id := request ->> 'session_id';
+    return;
+  end if;
+  select k.user_id, k.api_key_id, k.refusal into user_id, api_key_id, refusal
+  from private.check_api_key(
+    decode(request ->> 'api_key_hash', 'hex'), ai_caller.scope, private.inet_or_null(request ->> 'ip'),
+    request -> 'signature') k;
+end $$;
+comment on function private.ai_caller(jsonb, text) is
+  'Who calls: {user_id, session_id} of a token that was verified, or the owner of {api_key_hash, ip, signature}; refusal {code, message} when the key is not good for this scope.';
 
 create function private.list_ai_models(caller jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -1481,25 +1165,496 @@ begin
 end $$;
 comment on function private.delete_old_idempotency_keys() is 'Forgets keys and their answers after 24 hours. A job runs it. Answers how many.';
 
+
+-- sql/43_ai_settlement.sql ============================================================================================
+
+-- Settlement of AI calls: once, to what was used; by the gateway, or by the sweeper for processes that died.
+
+create function private.start_ai_calls(call_ids uuid[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+begin
+  -- One that somebody has locked is being ended.
+  update private.ai_holds h set started_at = now()
+  from (
+    select o.call_id from private.ai_holds o where o.call_id = any (call_ids) and o.started_at is null
+    for no key update skip locked) o
+  where h.call_id = o.call_id;
+end $$;
+comment on function private.start_ai_calls(uuid[]) is
+  'Notes that the callers have begun to get answers: if the process dies now, the sweeper charges the hold.';
+
+create type private.ai_outcome as (
+  call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
+  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric, usage_source text, response_bytes bigint,
+  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
+comment on type private.ai_outcome is
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. price_ref is the route that answered; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+
+create type private.ai_ended as (
+  position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
+  model_id text, answered_by text, provider_id text, stream boolean, state text, http_status integer, error_code text, attempts integer,
+  request_bytes bigint, response_bytes bigint, duration_ms integer, first_token_ms integer, prompt_tokens bigint, completion_tokens bigint,
+  cached_tokens bigint, reasoning_tokens bigint, images bigint, usage_source text, cost_micros bigint, provider_cost_micros bigint,
+  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, hold_credits bigint, hold_tokens bigint, is_charged boolean,
+  is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text);
+comment on type private.ai_ended is
+  'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
+
+create function private.end_ai_holds(outcomes private.ai_outcome[]) returns private.ai_ended[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended private.ai_ended[];
+begin
+  -- Each hold ends once; an outcome that does not say what is charged ends none.
+  with ended as (
+    delete from private.ai_holds h
+    using unnest(outcomes) with ordinality o (
+      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_reasoning, used_images, cost_usd,
+      usage_source, response_bytes, duration_ms, first_token_ms, attempts, answered_ref, response, position)
+    where h.call_id = o.id and h.user_id = o.owner
+      and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
+        else o.result in ('failed', 'cancelled') end
+    returning h.*, o.*
+  ), used as (
+    -- Nothing is less than nothing. An abandoned call is charged for all it held, once its answer had begun.
+    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else greatest(e.used_prompt, 0) end as prompt,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else greatest(e.used_completion, 0) end as completion,
+      greatest(e.used_cached, 0) as cached, greatest(e.used_reasoning, 0) as reasoning, greatest(e.used_images, 0) as images,
+      -- Only a route that was held for can have answered; anything else is charged as the first.
+      case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
+    from ended e
+  )
+  select array_agg(row(
+    u.position, u.call_id, u.user_id, u.created_at, u.session_id, u.api_key_id, u.request_id, u.endpoint, u.model_id,
+    case when u.is_charged then p.model_id end, p.provider_id, u.stream,
+    case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
+    u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
+    u.prompt, u.completion, u.cached, u.reasoning, u.images,
+    case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
+    case
+      when not u.is_charged or u.own_key then 0
+      when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
+      when u.prompt + coalesce(u.completion, 0) + coalesce(u.images, 0) = 0 then 0
+      -- In whole pico-dollars, rounded up once. Numeric: what a provider reports may be any number.
+      else ceil((
+        (u.prompt - least(u.cached, u.prompt))::numeric * p.input_pico + least(u.cached, u.prompt)::numeric * p.cached_input_pico
+        + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
+        + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
+    end,
+    case when u.is_charged and u.cost_usd is not null then greatest(ceil(u.cost_usd * 1000000)::bigint, 0) end,
+    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
+    u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
+    u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
+  into v_ended
+  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
+  return v_ended;
+end $$;
+comment on function private.end_ai_holds(private.ai_outcome[]) is
+  'Takes the holds of calls away and says what each comes to. The caller has locked their accounts in a statement before this one, and gives back what they held.';
+
+create type private.ai_left as (user_id uuid, balance_before bigint, credits_remaining bigint);
+comment on type private.ai_left is 'An account after calls of it have ended, and its balance before.';
+
+create function private.charge_ai_calls(ended private.ai_ended[]) returns private.ai_left[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_left private.ai_left[];
+begin
+  -- Each account gets back what its calls held, as far as it is of the period the account is in, and pays what they cost.
+  with charged as (
+    update private.accounts a set
+      held = a.held - f.hold_credits,
+      balance = a.balance - f.credits,
+      unburned = a.unburned + f.credits,
+      ai_concurrency_held = a.ai_concurrency_held - f.calls,
+      ai_calls_held = a.ai_calls_held - f.held_calls,
+      ai_calls_used = a.ai_calls_used + f.used_calls,
+      ai_tokens_held = a.ai_tokens_held - f.held_tokens,
+      ai_tokens_used = a.ai_tokens_used + f.used_tokens,
+      ai_spend_micros_held = a.ai_spend_micros_held - f.held_micros,
+      ai_spend_micros_used = a.ai_spend_micros_used + f.used_micros
+    from (
+      select e.user_id, count(*) as calls, sum(e.hold_credits)::bigint as hold_credits, sum(e.credits_charged)::bigint as credits,
+        count(*) filter (where e.is_today) as held_calls, count(*) filter (where e.is_today and e.is_charged) as used_calls,
+        coalesce(sum(e.hold_tokens) filter (where e.is_this_month), 0)::bigint as held_tokens,
+        coalesce(sum(e.prompt_tokens + coalesce(e.completion_tokens, 0)) filter (where e.is_this_month), 0)::bigint as used_tokens,
+        coalesce(sum(e.hold_micros) filter (where e.is_this_month), 0)::bigint as held_micros,
+        coalesce(sum(e.cost_micros) filter (where e.is_this_month), 0)::bigint as used_micros
+      from unnest(ended) e group by e.user_id) f
+    where a.user_id = f.user_id
+    returning a.user_id, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
+  )
+  select array_agg(row(c.user_id, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
+  return v_left;
+end $$;
+comment on function private.charge_ai_calls(private.ai_ended[]) is
+  'Gives back what ended calls held of their accounts, and takes what they cost.';
+
+create function private.log_ai_calls(ended private.ai_ended[], accounts private.ai_left[]) returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  -- Under the accounts' locks: in the order of these moments their calls were charged.
+  v_now timestamptz := clock_timestamp();
+begin
+  return query
+  with calls as materialized (
+    select e.*, l.credits_remaining, v_now + e.position * interval '1 microsecond' as settled_at,
+      l.balance_before - sum(e.credits_charged) over (partition by e.user_id order by e.position)::bigint as balance_after
+    from unnest(ended) e join unnest(accounts) l on l.user_id = e.user_id
+  ), logged as (
+    insert into public.ai_calls (
+      id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
+      error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
+      reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros,
+      price_valid_from, settled_at)
+    select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
+      c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
+      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens, c.images, c.usage_source, c.cost_micros,
+      c.provider_cost_micros, c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros,
+      c.price_valid_from, c.settled_at
+    from calls c
+  )
+  select c.position, true, c.call_id, c.user_id, null::jsonb, null::text, c.cost_micros, c.credits_charged, c.credits_remaining,
+    null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint
+  from calls c;
+end $$;
+comment on function private.log_ai_calls(private.ai_ended[], private.ai_left[]) is
+  'Writes the rows of calls that have ended, which are their entries in the ledger, too, and answers what they came to.';
+
+create function private.settle_ai_calls(outcomes private.ai_outcome[]) returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended private.ai_ended[] := private.end_ai_holds(outcomes);
+  v_have record;
+begin
+  if v_ended is not null then
+    return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
+    select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
+      sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
+      date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
+    into v_have from unnest(v_ended) e;
+    if v_have.keys then
+      perform private.return_key_units(v_ended);
+    end if;
+    if v_have.answers then
+      update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
+      from unnest(v_ended) e
+      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.response is not null and e.is_charged;
+    end if;
+    if v_have.first_month = v_have.last_month then
+      perform private.give_back_spend(v_have.first_month, v_have.unspent);
+    else
+      perform private.give_back_spend(m.month, m.micros)
+      from (
+        select date_trunc('month', e.created_at at time zone 'UTC')::date as month, sum(e.hold_micros - e.cost_micros)::bigint as micros
+        from unnest(v_ended) e group by 1 order by 1) m;
+    end if;
+  end if;
+  if cardinality(outcomes) > coalesce(cardinality(v_ended), 0) then
+    return query select l.* from private.closed_before(outcomes, v_ended) l;
+  end if;
+end $$;
+comment on function private.settle_ai_calls(private.ai_outcome[]) is
+  'The one way out: ends calls, each exactly once, charges what they used, gives back the rest and writes their rows, in one transaction. Answers one row for each outcome. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
+create function private.closed_before(outcomes private.ai_outcome[], ended private.ai_ended[]) returns setof private.ai_answer
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_outcome record;
+  v_answer private.ai_answer;
+begin
+  for v_outcome in
+    select o.* from unnest(outcomes) with ordinality o
+    where not exists (select from unnest(ended) e where e.position = o.ordinality)
+  loop
+    if v_outcome.result in ('succeeded', 'failed', 'cancelled', 'abandoned') is not true then
+      perform private.raise_error('invalid_request_error', 'result must be succeeded, failed or cancelled.');
+    elsif v_outcome.result = 'succeeded' and v_outcome.prompt_tokens is null then
+      perform private.raise_error('invalid_request_error', 'A call that succeeded needs its usage, reported or estimated.');
+    elsif not exists (
+      select from public.ai_calls c
+      where c.user_id = v_outcome.user_id and c.created_at = private.uuid_v7_time(v_outcome.call_id) and c.id = v_outcome.call_id) then
+      perform private.raise_error('not_found', 'There is no such call.');
+    end if;
+    v_answer.position := v_outcome.ordinality;
+    v_answer.settles := true;
+    return next v_answer;
+  end loop;
+end $$;
+comment on function private.closed_before(private.ai_outcome[], private.ai_ended[]) is
+  'Answers for outcomes that ended nothing: closed before, or raises not_found or invalid_request_error for what never was, or says nothing.';
+
+-- One call alone ------------------------------------------------------------------------------------------------------
+
+-- The same as above for what most calls are, without lists: half the time. A property test compares both; whatever is not plain, or does
+-- not fit, goes the way above, which also says why not.
+
+create function private.admit_one_ai_call(r private.ai_request, version bigint) returns private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month date := date_trunc('month', now() at time zone 'UTC');
+  v_shard integer := pg_backend_pid() % 128;
+  l record;
+  a record;
+  v_answer private.ai_answer;
+  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
+begin
+  if r.key_hash is not null or r.idempotency_key is not null or r.credential_id is not null or r.probes or r.price_refs is null
+    or r.endpoint <> 'chat.completions' or length(r.request_id) between 1 and 64 is not true
+    or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
+    return null;
+  end if;
+  -- The session, by the configuration that the call was worked out from; and what its account may use.
+  select s.aal = 'aal2' as has_aal2, x.* into l
+  from private.live_sessions s, private.ai_config c, private.accounts o join private.limit_sets x on x.id = o.limits_id
+  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+    and (r.plans >> x.plan_number) & 1 = 1;
+  if not found then
+    return null;
+  end if;
+  -- The project's cap, before the account; a shard that has too little draws more on the other way.
+  update private.spend_shards s set left_micros = s.left_micros - r.micros
+  where s.month = v_month and s.shard = v_shard and s.left_micros >= r.micros;
+  if not found then
+    return null;
+  end if;
+  -- All that the call needs, or nothing of it: the row's newest version decides.
+  update private.accounts o set
+    held = o.held + r.credits,
+    minute_resets_at = case when o.minute_resets_at > now() then o.minute_resets_at else now() + interval '1 minute' end,
+    ai_requests_used = case when o.minute_resets_at > now() then o.ai_requests_used else 0 end + 1,
+    chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
+    embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
+    images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end,
+    ai_concurrency_held = o.ai_concurrency_held + 1,
+    ai_calls_held = o.ai_calls_held + 1,
+    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens,
+    ai_spend_micros_held = o.ai_spend_micros_held + r.micros
+  where o.user_id = r.user_id and o.limits_id = l.id
+    and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
+    and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
+    and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
+    and least(l.ai_requests, l.chat_completions_requests) > 0
+    and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
+    and o.ai_tokens_used + o.ai_tokens_held + r.prompt_tokens + r.output_tokens <= l.ai_tokens
+    and o.ai_spend_micros_used + o.ai_spend_micros_held + r.micros <= l.ai_spend_micros
+  returning o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests, o.minute_resets_at,
+    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens
+  into a;
+  if not found then
+    -- To where it came from, which is locked: what gives back elsewhere may wait for no account after that, and this call goes on.
+    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = v_month and s.shard = v_shard;
+    return null;
+  end if;
+  v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
+      substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea from 1 for 8), 'hex')::uuid,
+    r.user_id, null, null, null, null, a.credits, l.ai_requests, a.requests, extract(epoch from a.minute_resets_at),
+    l.ai_calls, a.calls, extract(epoch from a.day_resets_at), l.ai_tokens, a.tokens, extract(epoch from a.month_resets_at));
+  insert into private.ai_holds (
+    call_id, user_id, created_at, expires_at, day_resets_at, month_resets_at, session_id, request_bytes, credits, prompt_tokens, output_tokens,
+    micros, stream, own_key, price_ref, fallback_refs, request_id, endpoint, model_id)
+  values (
+    v_answer.call_id, r.user_id, v_now, now() + r.lasts_ms * interval '1 millisecond', a.day_resets_at, a.month_resets_at, r.session_id,
+    r.request_bytes, r.credits, r.prompt_tokens, r.output_tokens, r.micros, r.stream, false, r.price_refs[1], nullif(r.price_refs[2:], '{}'), r.request_id, r.endpoint, left(r.model_id, 200));
+  return v_answer;
+end $$;
+comment on function private.admit_one_ai_call(private.ai_request, bigint) is
+  'Admits one chat call that is plain and fits, or answers null and has taken nothing.';
+
+create function private.settle_one_ai_call(o private.ai_outcome) returns private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  h record;
+  v_prompt bigint := greatest(o.prompt_tokens, 0);
+  v_completion bigint := greatest(o.completion_tokens, 0);
+  v_cached bigint := least(greatest(o.cached_tokens, 0), v_prompt);
+  v_reasoning bigint := least(greatest(o.reasoning_tokens, 0), v_completion);
+  v_images bigint := greatest(o.images, 0);
+  v_is_charged boolean := o.prompt_tokens is not null;
+  v_cost bigint := 0;
+  v_credits bigint := 0;
+  v_balance bigint;
+  v_left bigint;
+  v_answer private.ai_answer;
+begin
+  if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+    return null;
+  end if;
+  -- Nobody else may be looking at the account while this one's calls end.
+  perform from private.accounts a where a.user_id = o.user_id for no key update;
+  -- Only a route that was held for can have answered; anything else is charged as the first.
+  delete from private.ai_holds x using private.price_refs p
+  where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
+    and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
+  returning x.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs, p.input_pico, p.cached_input_pico, p.output_pico,
+    p.reasoning_pico, p.image_pico, p.request_pico
+  into h;
+  if not found then
+    return null;
+  end if;
+  if v_is_charged then
+    v_credits := h.costs;
+    v_cost := case when o.usage_source = 'hold' then h.micros when v_prompt + coalesce(v_completion, 0) + coalesce(v_images, 0) = 0 then 0
+      else ceil((
+        (v_prompt - v_cached)::numeric * h.input_pico + v_cached::numeric * h.cached_input_pico
+        + (v_completion - v_reasoning)::numeric * h.output_pico + v_reasoning::numeric * h.reasoning_pico
+        + v_images::numeric * h.image_pico + h.request_pico) / 1000000) end;
+  end if;
+  update private.accounts a set
+    held = a.held - h.credits, balance = a.balance - v_credits, unburned = a.unburned + v_credits, ai_concurrency_held = a.ai_concurrency_held - 1,
+    -- What a call holds of a period that is over went with it.
+    ai_calls_held = a.ai_calls_held - (h.day_resets_at = a.day_resets_at)::integer,
+    ai_calls_used = a.ai_calls_used + (v_is_charged and h.day_resets_at = a.day_resets_at)::integer,
+    ai_tokens_held = a.ai_tokens_held - case when h.month_resets_at = a.month_resets_at then h.prompt_tokens + h.output_tokens else 0 end,
+    ai_tokens_used = a.ai_tokens_used + case when h.month_resets_at = a.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
+    ai_spend_micros_held = a.ai_spend_micros_held - case when h.month_resets_at = a.month_resets_at then h.micros else 0 end,
+    ai_spend_micros_used = a.ai_spend_micros_used + case when h.month_resets_at = a.month_resets_at then v_cost else 0 end
+  where a.user_id = h.user_id
+  returning a.balance, a.balance - a.held into v_balance, v_left;
+  insert into public.ai_calls values (
+    h.call_id, h.created_at, h.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
+    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
+    h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
+    greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
+    case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
+    v_credits, case when v_credits > 0 then v_balance end, h.micros, h.valid_from, clock_timestamp());
+  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
+  where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
+  if not found then
+    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+  end if;
+  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_left, null, null, null, null, null, null, null, null, null);
+  return v_answer;
+end $$;
+comment on function private.settle_one_ai_call(private.ai_outcome) is
+  'Ends one call of a session without an answer to keep, or answers null and has done nothing but lock the account.';
+
+-- Both in one step -----------------------------------------------------------------------------------------------------
+
+create function private.ai_step(outcomes private.ai_outcome[], requests private.ai_request[], version bigint) returns setof private.ai_answer
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+declare
+  v_has_spend boolean;
+  v_callers private.ai_callers;
+  v_due uuid[];
+  v_user_id uuid;
+  v_answer private.ai_answer;
+begin
+  if cardinality(requests) = 1 and cardinality(outcomes) = 0 then
+    v_answer := private.admit_one_ai_call(requests[1], version);
+    if v_answer.call_id is not null then
+      return next v_answer;
+      return;
+    end if;
+  elsif cardinality(outcomes) = 1 and cardinality(requests) = 0 then
+    v_answer := private.settle_one_ai_call(outcomes[1]);
+    if v_answer.call_id is not null then
+      return next v_answer;
+      return;
+    end if;
+  end if;
+  if cardinality(requests) > 0 and not exists (select from private.ai_config c where c.version = ai_step.version and c.changes_at > now()) then
+    return query select n::integer, false, null::uuid, null::uuid, jsonb_build_object('code', 'other_version'), null::text, null::bigint, null::bigint,
+        null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint
+      from generate_series(1, cardinality(requests)) n;
+    requests := '{}';
+  end if;
+  if cardinality(requests) > 0 then
+    -- The project's cap before any account, and for all of them at once; when that does not fit, one by one.
+    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
+    v_callers := private.ai_callers(requests);
+  end if;
+  -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
+  select array_agg(a.user_id) filter (where a.due_at <= now()) into v_due
+  from (
+    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at
+    from private.accounts a
+    where a.user_id = any (array(select o.user_id from unnest(outcomes) o) || v_callers.users)
+    order by a.user_id for no key update) a;
+  foreach v_user_id in array coalesce(v_due, '{}') loop
+    perform private.renew_account(v_user_id);
+  end loop;
+  if cardinality(outcomes) > 0 then
+    return query select s.* from private.settle_ai_calls(outcomes) s;
+  end if;
+  if cardinality(requests) > 0 then
+    return query select d.* from private.admit_ai_calls(requests, v_callers, v_has_spend) d;
+  end if;
+end $$;
+comment on function private.ai_step(private.ai_outcome[], private.ai_request[], bigint) is
+  'The gateway''s one statement: settles calls that have ended and decides those that ask, in one transaction. Answers a row for each outcome and each request, by position. version is that of private.ai_snapshot by which the requests were worked out; with another all are answered with the refusal other_version and nothing is taken. Raises not_found or invalid_request_error for an outcome or a request that makes no sense; then nothing of the step was done. Exact under read committed, because the accounts are locked in a statement of its own.';
+
+create function private.settle_abandoned_ai_calls(batch_size integer default 100, of_user uuid default null) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_outcomes private.ai_outcome[];
+  v_outcome private.ai_outcome;
+  v_closed integer := 0;
+begin
+  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null
+    )::private.ai_outcome order by d.user_id)
+  into v_outcomes
+  from (
+    select h.call_id, h.user_id from private.ai_holds h
+    where h.expires_at < now() and (of_user is null or h.user_id = of_user)
+    order by h.expires_at limit batch_size) d;
+  -- All of them now: who has given money back to a shard waits for no account any more.
+  perform from private.accounts a where a.user_id in (select o.user_id from unnest(v_outcomes) o) order by a.user_id for no key update;
+  foreach v_outcome in array coalesce(v_outcomes, '{}') loop
+    begin
+      perform private.lock_account(v_outcome.user_id);
+      -- Meanwhile it may have been settled: then this closes nothing.
+      perform from private.settle_ai_calls(array[v_outcome]) s where s.call_id is not null;
+      v_closed := v_closed + found::integer;
+    exception when others then
+      -- One call that cannot be closed must not keep the others open; the next run tries it again.
+      raise warning 'AI call % cannot be settled: % %', v_outcome.call_id, sqlstate, sqlerrm;
+    end;
+  end loop;
+  return v_closed;
+end $$;
+comment on function private.settle_abandoned_ai_calls(integer, uuid) is
+  'Settles calls whose process died: free when the caller got nothing, the whole hold when the answer had begun. A job runs it, and so does an admission that finds everything held, for its user; harmless at any time. Answers how many it closed.';
+
 create function private.verify_accounts()
 returns table (user_id uuid, balance bigint, entries_sum bigint, lots_sum bigint, held bigint, open_holds bigint)
 language sql stable security invoker set search_path = ''
 as $$
-  select a.user_id, a.balance, e.amount, l.remaining - a.unburned, a.held, h.credits
+  with booked as (
+    select b.user_id, sum(b.amount) as amount
+    from (
+      select e.user_id, e.amount from private.credit_bookings e
+      union all
+      select c.user_id, -c.credits_charged from public.ai_calls c where c.credits_charged > 0) b
+    group by b.user_id
+  ), lots as (
+    select l.user_id, sum(l.remaining) as remaining from private.credit_lots l group by l.user_id
+  ), holds as (
+    select h.user_id, sum(h.credits) as credits, count(*) as calls from private.ai_holds h group by h.user_id
+  )
+  select a.user_id, a.balance, coalesce(b.amount, 0)::bigint, (coalesce(l.remaining, 0) - a.unburned)::bigint, a.held, coalesce(h.credits, 0)::bigint
   from private.accounts a
-    cross join lateral (
-      select coalesce(sum(c.amount), 0)::bigint as amount from public.credit_entries c where c.user_id = a.user_id) e
-    cross join lateral (
-      select coalesce(sum(c.remaining), 0)::bigint as remaining from private.credit_lots c where c.user_id = a.user_id) l
-    cross join lateral (
-      select coalesce(sum(c.credits), 0)::bigint as credits, count(*)::bigint as calls
-      from private.ai_holds c where c.user_id = a.user_id) h
-    left join private.meters m on m.meter = 'ai_concurrency'
-  where a.balance <> e.amount or a.balance <> l.remaining - a.unburned or a.held <> h.credits
-    or coalesce((a.counts).held[m.slot], 0) <> h.calls
+    left join booked b on b.user_id = a.user_id
+    left join lots l on l.user_id = a.user_id
+    left join holds h on h.user_id = a.user_id
+  where a.balance <> coalesce(b.amount, 0) or a.balance <> coalesce(l.remaining, 0) - a.unburned or a.held <> coalesce(h.credits, 0)
+    or a.ai_concurrency_held <> coalesce(h.calls, 0)
 $$;
 comment on function private.verify_accounts() is
-  'Accounts whose balance is not the sum of their entries, or of what remains of their lots, or whose holds are not those of their open calls. Always empty; run it whenever you like.';
+  'Accounts whose balance is not the sum of their entries, or of what remains of their lots, or whose holds are not those of their open calls. Always empty; run it whenever you like. It reads all tables once.';
 
 -- sql/44_ai_usage.sql =================================================================================================
 
@@ -1667,6 +1822,13 @@ end $$;
 -- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
 alter role palisade_gateway set statement_timeout = '4s';
 alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+-- Indexes also while tables are small, and plans that do not turn with statistics: those of an empty project are those of a full one.
+-- What a call needs is found by keys, so that nested loops are right; and a plan that is made once is made in no call.
+alter role palisade_gateway set enable_seqscan = off;
+alter role palisade_gateway set enable_hashjoin = off;
+alter role palisade_gateway set enable_mergejoin = off;
+alter role palisade_gateway set plan_cache_mode = 'force_generic_plan';
+alter role palisade_gateway set jit = off;
 
 create table private.rate_limits (
   route text primary key check (route ~ '^[a-z][a-z0-9_-]{0,39}$'),
@@ -1751,9 +1913,9 @@ comment on function private.provider_secret(text) is
   'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
 
 grant usage on schema private to palisade_gateway;
-grant execute on function private.admit_ai_calls(jsonb) to palisade_gateway;
+grant execute on function private.ai_snapshot() to palisade_gateway;
+grant execute on function private.ai_step(private.ai_outcome[], private.ai_request[], bigint) to palisade_gateway;
 grant execute on function private.start_ai_calls(uuid[]) to palisade_gateway;
-grant execute on function private.settle_ai_calls(jsonb) to palisade_gateway;
 grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
 grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
 grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;

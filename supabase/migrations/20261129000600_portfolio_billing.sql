@@ -1182,6 +1182,10 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: entitlements are private.
 begin
+  -- Users and accounts first, in the order in which whoever applies what Stripe says, or erases somebody, has them: limits follow what is
+  -- written here.
+  perform from auth.users u where u.id in (select e.user_id from private.entitlements e) order by u.id for key share;
+  perform from private.accounts a where a.user_id in (select e.user_id from private.entitlements e) order by a.user_id for no key update;
   perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
   if tg_op = 'INSERT' then
     -- Nobody has subscribed to a new plan yet.
@@ -2285,7 +2289,7 @@ declare
   v_amount bigint;
 begin
   for v_place in 1..cardinality(grants) loop
-    select e.amount into v_amount from public.credit_entries e
+    select e.amount into v_amount from private.credit_bookings e
     where e.user_id = owner and e.idempotency_key = (grants[v_place]).key;
     if found then
       -- What was granted stays, also when the price brings more or less by now.
@@ -2372,7 +2376,7 @@ begin
     return;
   end if;
   loop
-    select e.amount into v_amount from public.credit_entries e where e.user_id = owner and e.idempotency_key = v_key || v_n;
+    select e.amount into v_amount from private.credit_bookings e where e.user_id = owner and e.idempotency_key = v_key || v_n;
     exit when not found;
     v_taken := v_taken - v_amount;
     v_keys := v_keys || (v_key || v_n);
@@ -2384,7 +2388,7 @@ begin
   v_account := private.lock_account(owner);
   -- What nobody used until it expired is gone already; what was taken before that stays taken.
   select greatest(target - coalesce(sum(l.expired), 0), least(v_taken, target)) into v_wanted
-  from public.credit_entries e join private.credit_lots l on l.id = e.id
+  from private.credit_bookings e join private.credit_lots l on l.id = e.id
   where e.user_id = owner and e.idempotency_key = any (v_keys);
   if v_wanted <> v_taken then
     perform private.burn_credits(v_account);

@@ -293,11 +293,11 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
 
   'see the ledger': `select from public.credit_entries where user_id = '${owner}'`,
   'add to the ledger': `
-    insert into public.credit_entries (user_id, amount, kind, reason, idempotency_key, balance_after)
+    insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after)
     values ('${owner}', 1, 'grant', 'x', 'x', 1)`,
-  'change the ledger': `update public.credit_entries set amount = 9 where user_id = '${owner}'`,
-  'delete from the ledger': `delete from public.credit_entries where user_id = '${owner}'`,
-  'empty the ledger': 'truncate public.credit_entries',
+  'change the ledger': `update private.credit_bookings set amount = 9 where user_id = '${owner}'`,
+  'delete from the ledger': `delete from private.credit_bookings where user_id = '${owner}'`,
+  'empty the ledger': 'truncate private.credit_bookings',
   'read balances': `select from private.accounts where user_id = '${owner}'`,
   'get my credits': 'select * from public.get_my_credits()',
   'grant credits': `select public.grant_credits('${owner}', 1, 'x', 'x')`,
@@ -333,8 +333,8 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'see the usage of a day': `select from public.ai_usage_daily where user_id = '${owner}'`,
   'change the usage of a day': `update public.ai_usage_daily set calls = 0 where user_id = '${owner}'`,
   'get my usage': "select * from public.get_my_usage('2026-01-01', '2026-01-01')",
-  'admit a call': `select private.admit_ai_call('{"user_id": "${owner}"}')`,
-  'settle a call': `select private.settle_ai_call('${call}', '{"result": "failed"}')`,
+  'admit a call': "select private.ai_step('{}', array[null::private.ai_request], 1)",
+  'settle a call': "select private.ai_step(array[null::private.ai_outcome], '{}', 1)",
 
   'see API keys': `select from public.api_keys where id = '${apiKey}'`,
   'see an API key’s limit': `select from public.api_key_limits where api_key_id = '${apiKey}'`,
@@ -577,7 +577,7 @@ async function addOthers({ sql, owner }: Db, count: number): Promise<void> {
   const tables = await sql<{ name: string; unique: string[] | null }[]>`
     select c.oid::regclass::text as name, array(
       select distinct a.attname || ' ' || a.atttypid::regtype from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-      where i.indrelid = c.oid and i.indisunique and u.attnum <> all (i.indkey) and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype)) as unique
+      where i.indrelid = c.oid and i.indisunique and u.attnum <> all (i.indkey) and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype, 'integer'::regtype)) as unique
     from pg_class c join pg_attribute u on u.attrelid = c.oid and u.attname = 'user_id'
     where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p') and not c.relispartition`
   for (const { name, unique } of tables) {
@@ -586,12 +586,13 @@ async function addOthers({ sql, owner }: Db, count: number): Promise<void> {
       const value = {
         uuid: 'gen_random_uuid()',
         text: 'md5(random()::text)',
+        integer: '(random() * 2000000000)::integer',
         bytea: "'\\x' || md5(random()::text) || md5(random()::text)",
       }
-      return `, '${field}', ${value[type === 'uuid' || type === 'bytea' ? type : 'text']}`
+      return `, '${field}', ${value[type === 'uuid' || type === 'bytea' || type === 'integer' ? type : 'text']}`
     })
     await sql.unsafe(`
-      insert into ${name}
+      insert into ${name} overriding system value
       select (jsonb_populate_record(null::${name}, to_jsonb(t) || jsonb_build_object('user_id', o.id ${fresh.join('')}))).*
       from (select * from ${name} t where t.user_id = '${owner.id}' limit 1) t cross join others o`)
     await sql.unsafe(`analyze ${name}`)

@@ -59,6 +59,7 @@ export function admittedTo(
   return {
     admitted: true,
     call_id: crypto.randomUUID(),
+    user_id: caller.userId,
     routes: [routeTo(baseUrl, model, timeouts)],
     credits_remaining: 90,
     limits,
@@ -72,6 +73,7 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
   model,
   upstream_model: model,
   max_output_tokens: 500,
+  price_ref: 1,
   provider: {
     id: 'demo',
     base_url: baseUrl,
@@ -124,7 +126,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       seen.admitted.push(request)
       return admittedTo(`${providerUrl}/v1`, request.model, timeoutMs, totalMs)
     },
-    start: async (callId) => void seen.marked.push(callId),
+    start: async (callIds) => void seen.marked.push(...callIds),
     settle: async (_callId, outcome) => {
       seen.outcomes.push(outcome)
       return { settled: true, cost_micros: 1, credits_charged: 1, credits_remaining: 89 }
@@ -142,9 +144,10 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       return { allowed: true }
     },
     providerSecret: async () => null,
+    prepare: async () => {},
   }
   const wheel = createWheel()
-  const start = (callIds: string[]) => Promise.all(callIds.map((id) => world.ledger.start(id)))
+  const start = (callIds: string[]) => world.ledger.start(callIds)
   const world: Omit<AiWorld, 'marks'> = {
     verifyUserToken: async (token) => {
       if (token !== 'good') throw new AppError('invalid_api_key')

@@ -55,7 +55,7 @@ test('functions are clients of PgBouncer, as the gateway and as postgres', async
 })
 
 test.each([
-  ['the gateway has the timeout of its role', 'private.accounts', 'admit_ai_calls', chat, 503],
+  ['the gateway has the timeout of its role', 'private.accounts', 'ai_step', chat, 503],
   [
     'a statement of postgres has one of its own',
     'private.secret_transfers',

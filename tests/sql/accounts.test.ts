@@ -119,8 +119,8 @@ describe('create_account', () => {
   test('it completes a user who was there before Palisade', () =>
     rolledBack(async (tx) => {
       const account = await newAccount(tx, { metadata: { first_name: 'Old' } })
-      await tx`alter table public.credit_entries disable trigger user`
-      await tx`delete from public.credit_entries where user_id = ${account.id}`
+      await tx`alter table private.credit_bookings disable trigger user`
+      await tx`delete from private.credit_bookings where user_id = ${account.id}`
       await tx`delete from private.accounts where user_id = ${account.id}`
       await tx`delete from public.profiles where id = ${account.id}`
 

@@ -1,6 +1,18 @@
 /** What limits an AI call beside quotas and credits: rates, concurrency, keys, the project's cap, breakers, fallbacks, idempotency. */
 import { describe, expect, test } from 'vitest'
-import { type Admission, abandon, admit, baseModel, callOf, free, newModel, settle, type Wish } from './ai-support.ts'
+import {
+  type Admission,
+  abandon,
+  admit,
+  admitAll,
+  baseModel,
+  callOf,
+  free,
+  newModel,
+  settle,
+  settleAll,
+  type Wish,
+} from './ai-support.ts'
 import {
   type Account,
   asUser,
@@ -18,22 +30,13 @@ import {
   together,
 } from './support.ts'
 
-const admitAll = async (sql: Sql | Tx, wishes: object[]): Promise<Admission[]> => {
-  const [row] = await sql`select private.admit_ai_calls(${sql.json(JSON.parse(JSON.stringify(wishes)))}) as answer`
-  return row?.answer
-}
-const request = ({ id, sessionId }: Account, wish: Wish = {}) => ({
-  request_id: crypto.randomUUID(),
+const request = ({ id, sessionId }: Account, wish: Wish = {}): Wish => ({
   user_id: id,
   session_id: sessionId,
-  endpoint: 'chat.completions',
   model: baseModel,
   prompt_tokens_max: 10,
   max_output_tokens: 10,
-  choices: 1,
-  images: 0,
   stream: false,
-  request_bytes: 50,
   ...wish,
 })
 const heldOf = async (sql: Sql | Tx, userId: string, meter: string) => {
@@ -557,11 +560,11 @@ describe('calls that are decided together', () => {
 
       const answers = await together(64, async () => {
         const admitted = (await admitAll(sql, shuffled())).filter((answer) => answer.admitted)
-        const outcomes = admitted.map(({ call_id }) => ({
-          call_id,
-          outcome: { result: 'failed', http_status: 502, usage: null, usage_source: 'none' },
-        }))
-        await sql`select private.settle_ai_calls(${sql.json(outcomes.toSorted(() => Math.random() - 0.5))})`
+        const ids = admitted.map(({ call_id }) => call_id).toSorted(() => Math.random() - 0.5)
+        await settleAll(
+          sql,
+          ids.map((id) => [id, free]),
+        )
         return admitted.length
       })
 
@@ -610,13 +613,13 @@ describe('the gateway’s own role', () => {
           and has_table_privilege('palisade_gateway', c.oid, 'select, insert, update, delete')`
 
       expect(functions.map(({ name }) => name)).toEqual([
-        'admit_ai_calls',
+        'ai_snapshot',
+        'ai_step',
         'count_anonymous_request',
         'list_ai_models',
         'provider_secret',
         'report_ai_attempts',
         'report_signature_failure',
-        'settle_ai_calls',
         'start_ai_calls',
       ])
       expect([...tables]).toEqual([])

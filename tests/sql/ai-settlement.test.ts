@@ -29,9 +29,10 @@ import {
 } from './support.ts'
 
 /** A call that is running: 100 prompt tokens and 50 of output are held, and 2 credits. */
-async function running(tx: Tx): Promise<{ account: Account; id: string }> {
+async function running(tx: Tx, price = {}): Promise<{ account: Account; id: string }> {
   const account = await newAccount(tx)
   await newModel(tx)
+  if (Object.keys(price).length > 0) await tx`update public.model_prices set ${tx(price)} where model_id = 'sql/model'`
   const { call_id } = await admit(tx, account)
   return { account, id: call_id }
 }
@@ -180,8 +181,7 @@ describe('what a call costs', () => {
     ['explicit zero usage costs zero', { prompt_tokens: 0, completion_tokens: 0 }, 0],
   ])('%s', (_name, usage, micros) =>
     rolledBack(async (tx) => {
-      const { account, id } = await running(tx)
-      await tx`update public.model_prices set reasoning_usd_per_mtok = 2.10 where model_id = 'sql/model'`
+      const { account, id } = await running(tx, { reasoning_usd_per_mtok: 2.1 })
 
       const answer = await settle(tx, id, { usage })
 
@@ -194,8 +194,7 @@ describe('what a call costs', () => {
 
   test('without a price for cached and reasoning tokens they cost what the others cost', () =>
     rolledBack(async (tx) => {
-      const { id } = await running(tx)
-      await tx`update public.model_prices set cached_input_usd_per_mtok = null where model_id = 'sql/model'`
+      const { id } = await running(tx, { cached_input_usd_per_mtok: null })
       const usage = { prompt_tokens: 100, completion_tokens: 50, cached_tokens: 60, reasoning_tokens: 20 }
 
       expect((await settle(tx, id, { usage })).cost_micros).toBe(85)
@@ -275,13 +274,17 @@ describe('what changed while the call ran', () => {
       expect(await creditsOf(tx, account.id)).toEqual({ balance: 98, held: 2 })
     }))
 
-  test('a price that was deleted: the hold is the cost', () =>
+  test.each([
+    ['deleted', `delete from public.model_prices where model_id = 'sql/model'`],
+    ['corrected', `update public.model_prices set input_usd_per_mtok = 30 where model_id = 'sql/model'`],
+  ])('a price that was %s: a running call costs what it was admitted at', (_what, statement) =>
     rolledBack(async (tx) => {
       const { id } = await running(tx)
-      await tx`delete from public.model_prices where model_id = 'sql/model'`
+      await tx.unsafe(statement)
 
-      expect(await settle(tx, id)).toMatchObject({ settled: true, cost_micros: 85, credits_charged: 2 })
-    }))
+      expect(await settle(tx, id)).toMatchObject({ settled: true, cost_micros: 9, credits_charged: 2 })
+    }),
+  )
 
   test('a price that was deleted: explicit zero usage still costs zero', () =>
     rolledBack(async (tx) => {

@@ -1,4 +1,5 @@
-/** AI calls as functions/ai makes them: admitted, started, settled. */
+/** AI calls as functions/ai makes them, by its own ledger: admitted, started, settled. */
+import { type AdmissionRequest, createLedger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
 import type { Account, Sql, Tx } from './support.ts'
 
 /** On every deployment; 1 credit a call, at most 16384 tokens an answer. */
@@ -45,9 +46,29 @@ export type Admission = {
   credits_remaining?: number
   limits?: Record<string, unknown>[]; routes?: Route[]; replay?: { body: string; model: string }
 }
-type Route = { model: string; upstream_model: string; max_output_tokens: number; provider: Record<string, unknown> }
+type Route = {
+  model: string
+  upstream_model: string
+  max_output_tokens: number
+  provider: Record<string, unknown>
+  api_key?: string
+}
 
-export async function admit(sql: Sql | Tx, account: Account, wish: Wish = {}): Promise<Admission> {
+/** A ledger that knows nothing yet: each call asks for the configuration as it is. */
+const ledgerOn = (sql: Sql | Tx) => createLedger(sql as Sql)
+
+export const admit = async (sql: Sql | Tx, account: Account, wish: Wish = {}): Promise<Admission> =>
+  // As the function answers, with nothing left out that a test may look at.
+  (await ledgerOn(sql).admit(requestOf(account, wish))) as Admission
+
+/** Calls that come together: in one statement, when `sql` is one connection. */
+export async function admitAll(sql: Sql | Tx, wishes: Wish[]): Promise<Admission[]> {
+  const ledger = ledgerOn(sql)
+  const nobody = { id: '', sessionId: '' }
+  return (await Promise.all(wishes.map((wish) => ledger.admit(requestOf(nobody, wish))))) as Admission[]
+}
+
+export function requestOf(account: Account, wish: Wish): AdmissionRequest {
   const request = {
     request_id: `req_${crypto.randomUUID()}`,
     user_id: account.id,
@@ -64,9 +85,12 @@ export async function admit(sql: Sql | Tx, account: Account, wish: Wish = {}): P
     user_agent: 'test',
     ...wish,
   }
-  const [row] = await sql`select private.admit_ai_call(${sql.json(request)}) as answer`
-  return row?.answer
+  const { user_id, session_id, ...rest } = request
+  const caller = wish.api_key_hash === undefined ? { user_id, session_id } : {}
+  return { ...nothingSpecial, ...rest, ...caller } as AdmissionRequest
 }
+
+const nothingSpecial = { signature: null, idempotency_key: null, body_hash: null, credential_id: null }
 
 export type Usage = Partial<
   Record<'prompt_tokens' | 'completion_tokens' | 'cached_tokens' | 'reasoning_tokens', number>
@@ -90,7 +114,18 @@ export type Settlement = {
 }
 
 /** Settles a call as functions/ai reports it: a success of 10 + 5 tokens when nothing else is said. */
-export async function settle(sql: Sql | Tx, callId: string, ending: Ending = {}): Promise<Settlement> {
+export const settle = async (sql: Sql | Tx, callId: string, ending: Ending = {}): Promise<Settlement> =>
+  (await settleAll(sql, [[callId, ending]]))[0] as Settlement
+
+/** Calls that end together, in one statement. */
+export async function settleAll(sql: Sql | Tx, endings: [string, Ending][]): Promise<Settlement[]> {
+  const ledger = ledgerOn(sql)
+  const ended = []
+  for (const [callId, ending] of endings) ended.push({ call: await openCall(sql, callId), outcome: outcomeOf(ending) })
+  return Promise.all(ended.map(({ call, outcome }) => ledger.settle(call, outcome)))
+}
+
+export function outcomeOf(ending: Ending): Outcome {
   const outcome = {
     result: 'succeeded',
     http_status: 200,
@@ -103,8 +138,28 @@ export async function settle(sql: Sql | Tx, callId: string, ending: Ending = {})
     attempts: 1,
     ...ending,
   }
-  const [row] = await sql`select private.settle_ai_call(${callId}::uuid, ${sql.json(outcome)}) as answer`
-  return row?.answer
+  const { usage, ...rest } = outcome
+  const used = usage && { ...noUsage, ...usage }
+  return { model: null, response: null, ...rest, usage: used } as Outcome
+}
+
+const noUsage = {
+  prompt_tokens: 0,
+  completion_tokens: 0,
+  cached_tokens: 0,
+  reasoning_tokens: 0,
+  images: 0,
+  cost_usd: null,
+}
+
+/** What the function knows of a call that it has admitted. */
+export async function openCall(sql: Sql | Tx, callId: string) {
+  const [row] = await sql`
+    select h.user_id, (select jsonb_agg(jsonb_build_object('model', p.model_id, 'price_ref', p.ref))
+      from private.price_refs p where p.ref = h.price_ref or p.ref = any (h.fallback_refs)) as routes
+    from private.ai_holds h where h.call_id = ${callId}
+    union all select c.user_id, '[]' from public.ai_calls c where c.id = ${callId}`
+  return { call_id: callId, user_id: row?.user_id ?? crypto.randomUUID(), routes: row?.routes ?? [] }
 }
 
 /** What failed before anything was delivered. */
@@ -132,6 +187,7 @@ const calls = (sql: Sql | Tx) => sql`
   union all
   select h.call_id, h.user_id, to_jsonb(h) || jsonb_build_object('id', h.call_id, 'state', 'held', 'hold_micros', h.micros,
     'hold_credits', h.credits, 'hold_prompt_tokens', h.prompt_tokens, 'hold_output_tokens', h.output_tokens)
+    || (select jsonb_build_object('provider_id', p.provider_id, 'price_valid_from', p.valid_from) from private.price_refs p where p.ref = h.price_ref)
   from private.ai_holds h`
 
 /** Amounts that calls took from the ledger. */

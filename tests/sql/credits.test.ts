@@ -175,21 +175,21 @@ describe('idempotency', () => {
 
 describe('the ledger', () => {
   test.each([
-    ['change', 'update public.credit_entries set amount = 1000 where user_id = $1'],
-    ['remove', 'delete from public.credit_entries where user_id = $1'],
+    ['change', 'update private.credit_bookings set amount = 1000 where user_id = $1'],
+    ['remove', 'delete from private.credit_bookings where user_id = $1'],
   ])('the project’s owner cannot %s an entry', (_verb, statement) =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
 
       const refused = await refusal(tx, (sp) => sp.unsafe(statement, [id]))
 
-      expect(refused).toMatchObject({ sqlstate: '42501', message: 'credit_entries is append-only' })
+      expect(refused).toMatchObject({ sqlstate: '42501', message: 'credit_bookings is append-only' })
     }),
   )
 
   // A cascade reaches several append-only tables; whichever comes first refuses.
   test.each([
-    ['truncate public.credit_entries', /^credit_entries is append-only$/],
+    ['truncate private.credit_bookings', /^credit_bookings is append-only$/],
     ['truncate auth.users cascade', /^\w+ is append-only$/],
   ])('"%s" is refused, too', (statement, message) =>
     rolledBack(async (tx) => {

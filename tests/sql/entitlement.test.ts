@@ -244,10 +244,10 @@ describe('counts at the next call', () => {
       expect((await refusal(tx, chat)).code).toBe('daily_quota_exceeded')
     }))
 
-  // The second call of a user is a plain one: its periods have begun. One with a key of the caller's goes the long way.
+  // What most calls are is admitted for all callers at once; one with a key of the caller's alone.
   test.each([
     ['plain', () => ({})],
-    ['any other', () => ({ idempotency_key: crypto.randomUUID(), body_hash: 'a'.repeat(64) })],
+    ['other', () => ({ idempotency_key: crypto.randomUUID(), body_hash: 'a'.repeat(64) })],
   ])('in the admission of %s calls, by the model and by the limit', (_, wish) =>
     rolledBack(async (tx) => {
       await newModel(tx, 'premium')
@@ -259,7 +259,7 @@ describe('counts at the next call', () => {
       await putSubscription(tx, account.id, canceling('1 day'))
       const paid = await call('sql/model')
       expect(paid).toMatchObject({ admitted: true })
-      expect(paid.limits?.find((limit) => limit.meter === 'ai_calls')).toMatchObject({ amount: 1000, held: 2 })
+      expect(paid.limits?.find((limit) => limit.meter === 'ai_calls')).toMatchObject({ amount: 1000, remaining: 998 })
 
       await pass(tx, '1 day')
       expect(await call('sql/model')).toMatchObject({ code: 'model_not_allowed' })
@@ -268,30 +268,16 @@ describe('counts at the next call', () => {
     }),
   )
 
-  test('on the short way, too, on which most calls are admitted', () =>
+  test('in the statement that admits many callers at once', () =>
     rolledBack(async (tx) => {
       await newModel(tx, 'premium')
       const account = await newAccount(tx)
       await putSubscription(tx, account.id)
-      await admit(tx, account)
-      const requests = [
-        {
-          request_id: 'req_1',
-          user_id: account.id,
-          session_id: account.sessionId,
-          endpoint: 'chat.completions',
-          model: 'sql/model',
-          prompt_tokens_max: 1,
-          max_output_tokens: 1,
-          choices: 1,
-          images: 0,
-          stream: true,
-          request_bytes: 1,
-        },
-      ]
-      const [row] = await tx`select (private.admit_plain_ai_calls(${tx.json(requests)})).positions::int[] as positions`
+      // Called for each call that is decided alone.
+      await tx`drop function private.require_sound(private.ai_request)`
 
-      expect(row?.positions).toEqual([1])
+      expect(await admit(tx, account)).toMatchObject({ admitted: true })
+      expect((await refusal(tx, (sp) => admit(sp, account, { model: 'no/model' }))).code).toBe('accounting_unavailable')
     }))
 
   test('in the list of models', () =>

@@ -139,7 +139,7 @@ describe('callers', () => {
       expect(row?.balance).toBe(102)
     }))
 
-  test.each(['setting', 'raise_error', 'require_service', 'lock_account', 'consume', 'admit_ai_call'])(
+  test.each(['setting', 'raise_error', 'require_service', 'lock_account', 'consume', 'ai_step'])(
     'a signed-in user cannot call private.%s',
     (name) =>
       rolledBack(async (tx) => {

@@ -210,37 +210,22 @@ describe('get_my_limits', () => {
     }))
 })
 
-describe('slots that functions name', () => {
-  /** Constants that are not the slot of the meter they are named for, and slots without a name. */
-  const wrong = async (tx: Tx) => {
-    const rows = await tx`
-      select p.proname || ': ' || f.found as found
-      from pg_catalog.pg_proc p, lateral (
-        select c.name || ' is not ' || c.slot as found
-        from regexp_matches(p.prosrc, 'c_(\\w+) constant integer := (\\d+);', 'g') r,
-          lateral (select r[1] as name, r[2]::integer as slot) c
-        where not exists (
-          select from private.meters m where m.slot = c.slot and c.name in (m.meter, m.meter || '_' || m.period))
-        union all
-        select r[1] || ' has no name' from regexp_matches(p.prosrc, '((?:used|held|resets_at)\\[\\d+\\])', 'g') r) f
-      where p.pronamespace = 'private'::regnamespace order by 1`
-    return rows.map((row) => row.found)
-  }
-
-  test('are those of private.meters; one that moved is found, and so is a bare number', () =>
+describe('the columns of meters', () => {
+  test('are those of private.meters, in accounts, keys and limit sets', () =>
     rolledBack(async (tx) => {
-      expect(await wrong(tx)).toEqual([])
-
-      await tx`update private.meters set slot = 100 where meter = 'ai_tokens'`
-      await tx.unsafe(`
-        create function private.bare() returns bigint language plpgsql
-        as $$ begin return (select (a.counts).used[7] from private.accounts a); end $$`)
-
-      expect(await wrong(tx)).toEqual([
-        'admit_plain_ai_calls: ai_tokens is not 7',
-        'bare: used[7] has no name',
-        'settle_plain_ai_calls: ai_tokens is not 7',
-      ])
+      const meters =
+        await tx`select meter, is_held from private.meters where meter like 'ai\\_%' or meter like '%\\_generations\\_%'
+        or meter like 'chat\\_completions%' or meter like 'embeddings%' order by meter`
+      const columnsOf = async (table: string) =>
+        (await tx`select attname as name from pg_attribute where attrelid = ${table}::regclass and attnum > 0`).map(
+          ({ name }) => name,
+        )
+      const [accounts, sets] = [await columnsOf('private.accounts'), await columnsOf('private.limit_sets')]
+      expect(meters).toHaveLength(8)
+      for (const { meter, is_held } of meters) {
+        expect(sets).toContain(meter)
+        expect(accounts).toContain(is_held ? `${meter}_held` : `${meter}_used`)
+      }
     }))
 })
 
@@ -257,8 +242,8 @@ describe('consume', () => {
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
       await tx`
-        insert into private.meters (slot, meter, period, is_held, is_open_without_row) values
-          (190, 'not_in_the_plan', 'day', false, false), (191, 'not_in_the_plan', 'total', false, false)`
+        insert into private.meters (meter, period, is_held, is_open_without_row) values
+          ('not_in_the_plan', 'day', false, false), ('not_in_the_plan', 'total', false, false)`
 
       const refused = await refusal(tx, (sp) => consume(sp, id, meter, period, 11))
 
@@ -267,22 +252,22 @@ describe('consume', () => {
     }),
   )
 
-  test('what running calls hold is not free', () =>
+  test('exactly what is left can be used', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await setCounter(tx, id, 'chat_sessions', 'day', { used: 4, held: 5 })
+      await setCounter(tx, id, 'chat_sessions', 'day', { used: 9 })
 
       const refused = await refusal(tx, (sp) => consume(sp, id, 'chat_sessions', 'day', 2))
       await consume(tx, id, 'chat_sessions', 'day', 1)
 
       expect(refused.code).toBe('daily_quota_exceeded')
-      expect(await countersOf(tx, id)).toEqual({ 'chat_sessions/day': [5, 5] })
+      expect(await countersOf(tx, id)).toEqual({ 'chat_sessions/day': [10, 0] })
     }))
 
   test('the first use after the end of a period starts the next one', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await setCounter(tx, id, 'chat_sessions', 'day', { used: 10, held: 4, resetsIn: '0' })
+      await setCounter(tx, id, 'chat_sessions', 'day', { used: 10, resetsIn: '0' })
 
       await consume(tx, id, 'chat_sessions', 'day', 1)
 

@@ -1,5 +1,6 @@
 /** What the tests of sql/ share: accounts made by SQL, transactions that roll back, and many real connections. */
 import postgres from 'postgres'
+import { AppError } from '../../functions/_shared/errors.ts'
 import { moveToNoon } from '../support/noon-zone.ts'
 import { addSession } from '../support/sql.ts'
 import { target } from '../target.ts'
@@ -90,9 +91,13 @@ export async function refusal(tx: Tx, act: (tx: Tx) => Promise<unknown>): Promis
       () => null,
       (caught: unknown) => caught,
     )
+  if (error instanceof AppError) return ofFunction(error)
   if (!(error instanceof postgres.PostgresError)) throw error ?? new Error('nothing was refused')
   return asRefusal(error)
 }
+
+/** What SQL raised, as a function that asked tells it. */
+const ofFunction = ({ code, status, message }: AppError): Refusal => ({ sqlstate: 'PGRST', code, status, message })
 
 function asRefusal(error: postgres.PostgresError): Refusal {
   const ours = error.code === 'PGRST'
@@ -135,6 +140,7 @@ export async function together<T>(times: number, act: (index: number) => Promise
   const results = await Promise.allSettled(Array.from({ length: times }, (_, index) => act(index)))
   return results.map((result) => {
     if (result.status === 'fulfilled') return result.value
+    if (result.reason instanceof AppError) return ofFunction(result.reason)
     if (result.reason instanceof postgres.PostgresError) return asRefusal(result.reason)
     throw result.reason
   })
@@ -163,11 +169,19 @@ export async function setCounter(
   period: string,
   { used, held = 0, resetsIn = '1 hour' }: { used: number; held?: number; resetsIn?: string },
 ): Promise<void> {
-  const [{ slot } = {}] = await sql`select slot from private.meters where meter = ${meter} and period = ${period}`
+  const until = sql`now() + ${resetsIn}::interval`
+  const isHeld = meter.startsWith('ai_') && meter !== 'ai_requests'
+  if (isHeld || /^(?:ai|chat_completions|embeddings|images_generations)_requests$/.test(meter)) {
+    const resets = isHeld ? { day: 'day_resets_at', month: 'month_resets_at' }[period] : 'minute_resets_at'
+    if (meter !== 'ai_concurrency')
+      await sql`update private.accounts set ${sql(`${meter}_used`)} = ${used} where user_id = ${userId}`
+    if (isHeld) await sql`update private.accounts set ${sql(`${meter}_held`)} = ${held} where user_id = ${userId}`
+    if (resets) await sql`update private.accounts set ${sql(resets)} = ${until} where user_id = ${userId}`
+    return
+  }
   await sql`
-    update private.accounts set counts.used[${slot}] = ${used}, counts.held[${slot}] = ${held},
-      counts.resets_at[${slot}] = now() + ${resetsIn}::interval
-    where user_id = ${userId}`
+    insert into private.usage_counts (user_id, meter, period, used, resets_at) values (${userId}, ${meter}, ${period}, ${used}, ${until})
+    on conflict (user_id, meter, period) do update set used = excluded.used, resets_at = excluded.resets_at`
 }
 
 export async function setLimit(

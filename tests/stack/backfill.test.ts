@@ -70,13 +70,13 @@ test('an account of which a half was lost is completed, and what is there stays'
     await insertUsers(sql)
     await applyMigrations(url, await migrationVersions())
     await sql`update public.profiles set status = 'suspended' where first_name = 'Old'`
-    await sql`alter table public.credit_entries disable trigger user`
+    await sql`alter table private.credit_bookings disable trigger user`
     await sql`
       with bare as (select id from auth.users where email = 'without-metadata@example.com'),
-        entries as (delete from public.credit_entries where user_id in (select id from bare))
+        entries as (delete from private.credit_bookings where user_id in (select id from bare))
       delete from private.accounts where user_id in (select id from bare)`
     await sql`delete from public.profiles where id = (select id from auth.users where email = 'unverified@example.com')`
-    await sql`alter table public.credit_entries enable trigger user`
+    await sql`alter table private.credit_bookings enable trigger user`
 
     await sql`select private.create_account(id) from auth.users`
 

@@ -3,9 +3,9 @@ import { AppError } from '../errors.ts'
 import { BodyTooLarge } from '../http/read-body.ts'
 import { type AnswerBody, gatherBody } from './answer-body.ts'
 import type { Answer } from './call-provider.ts'
-import type { Endpoint } from './ledger.ts'
 import type { OpenCall } from './open-call.ts'
 import { hasError, type ProviderAnswer, readProviderAnswer, usageOf } from './provider-answer.ts'
+import type { Endpoint } from './snapshot.ts'
 
 /** Vectors and images are large; a worker has 256 MB for all its calls. */
 const answerLimitBytes: Record<Endpoint, number> = {

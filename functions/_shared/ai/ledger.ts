@@ -6,6 +6,9 @@ import { z } from 'zod'
 import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import { AppError } from '../errors.ts'
+import { remember } from '../remember.ts'
+import { type Field, rowsLiteral } from '../rows-literal.ts'
+import { keepSnapshot, type Planned, type PlannedRoute, planCall, snapshot, type Wish } from './snapshot.ts'
 
 /** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
 export type LedgerCaller = (
@@ -16,27 +19,16 @@ export type LedgerCaller = (
 /** The headers of a signed request, by the scheme of Standard Webhooks, and its body as base64. The secret is in the database. */
 export type RequestSignature = { id: string; timestamp: string; signatures: string[]; content: string }
 
-export type Endpoint = 'chat.completions' | 'embeddings' | 'images.generations'
-
-export type AdmissionRequest = LedgerCaller & {
-  request_id: string
-  endpoint: Endpoint
-  model: string
-  prompt_tokens_max: number
-  /** The caller's own limit per choice; null without one. */
-  max_output_tokens: number | null
-  choices: number
-  /** Images asked for; 0 for other endpoints. */
-  images: number
-  stream: boolean
-  request_bytes: number
-  user_agent: string | null
-  /** With the SHA-256 of the body as hex; both null without a key. */
-  idempotency_key: string | null
-  body_hash: string | null
-  /** The caller's own key of the provider, from the credential vault; null: ours. */
-  credential_id: string | null
-}
+export type AdmissionRequest = LedgerCaller &
+  Wish & {
+    request_id: string
+    stream: boolean
+    request_bytes: number
+    user_agent: string | null
+    /** With the SHA-256 of the body as hex; both null without a key. */
+    idempotency_key: string | null
+    body_hash: string | null
+  }
 
 const limit = z.object({
   meter: z.string(),
@@ -48,38 +40,20 @@ const limit = z.object({
   resets_at: z.string().nullish(),
 })
 
-const provider = z.object({
-  id: z.string(),
-  base_url: z.url({ protocol: /^https?$/ }),
-  api_key_secret: z.string().nullable(),
-  connect_timeout_ms: z.number().positive(),
-  first_byte_timeout_ms: z.number().positive(),
-  idle_timeout_ms: z.number().positive(),
-  total_timeout_ms: z.number().positive(),
-})
+/** A way to answer the call, with the caller's own key when the call asked for it. Never logged. */
+export type Route = PlannedRoute & { api_key?: string }
 
-/** One way to answer the call. The hold covers the dearest of them, so the gateway may take any, in this order. */
-const route = z.object({
-  model: z.string().min(1),
-  upstream_model: z.string().min(1),
-  /** Per choice: what may be forwarded, because no more was held. */
-  max_output_tokens: z.int().nonnegative(),
-  provider,
-  /** The caller's own key, when the call asked for it. Never logged. */
-  api_key: z.string().min(1).optional(),
-})
-
-const admitted = z.object({
-  admitted: z.literal(true),
-  call_id: z.guid(),
-  routes: z.array(route).min(1),
-  credits_remaining: z.number().nullish(),
-  limits: z.array(limit).nullish(),
-})
+export type Admitted = {
+  admitted: true
+  call_id: string
+  user_id: string
+  /** The hold covers the dearest of them, so the gateway may take any, in this order. */
+  routes: Route[]
+  credits_remaining: number
+  limits: Limit[]
+}
 
 const refused = z.object({
-  admitted: z.literal(false),
-  call_id: z.guid().nullish(),
   code: z.string(),
   message: z.string().nullish(),
   /** The finished answer to the same idempotency key, with the code `idempotency_replay`. */
@@ -90,11 +64,14 @@ const refused = z.object({
       retry_after_s: z.number().nullish(),
       resets_at: z.string().nullish(),
       limit: limit.nullish().catch(null),
+      /** With the code `other_plan`: the number of the plan that counts for the caller. */
+      plan: z.number().nullish(),
     })
     .nullish(),
 })
 
-const admission = z.discriminatedUnion('admitted', [admitted, refused])
+export type Refused = z.infer<typeof refused> & { admitted: false; call_id?: string | null }
+export type Admission = Admitted | Refused
 
 export type Usage = {
   prompt_tokens: number
@@ -125,12 +102,12 @@ export type Outcome = {
   response: string | null
 }
 
-const settlement = z.object({
-  settled: z.boolean(),
-  cost_micros: z.number().nullish(),
-  credits_charged: z.number().nullish(),
-  credits_remaining: z.number().nullish(),
-})
+export type Settlement = {
+  settled: boolean
+  cost_micros?: number
+  credits_charged?: number
+  credits_remaining?: number
+}
 
 const model = z.object({ id: z.string(), owned_by: z.string(), created: z.number(), kind: z.string().nullish() })
 
@@ -149,10 +126,6 @@ const anonymousVerdict = z.object({
 export type AttemptReport = { provider: string; model: string; ok: boolean; error_code: string | null }
 
 export type Limit = z.infer<typeof limit>
-export type Route = z.infer<typeof route>
-export type Admitted = z.infer<typeof admitted>
-export type Admission = z.infer<typeof admission>
-export type Settlement = z.infer<typeof settlement>
 export type AnonymousVerdict = z.infer<typeof anonymousVerdict>
 
 /**
@@ -162,42 +135,88 @@ export type AnonymousVerdict = z.infer<typeof anonymousVerdict>
 const batchesInFlight = 2
 /** Answers that are kept have up to 1 MB each, and a statement is in memory several times. */
 const answersInBatch = 4
+/** A call is worked out anew when the configuration changed, when its caller's plan is another, and when a breaker's probe is taken. */
+const triesPerCall = 8
+const plansKept = 10_000
 
 /** An answer that we do not understand is no permission, and neither is none. */
 const asLedger = { otherwise: 'accounting_unavailable', deadlineMs: 8_000 } as const
-const list = answer(z.array(z.unknown()))
+const rows = z.array(z.record(z.string(), z.unknown()))
 
 export type Ledger = ReturnType<typeof createLedger>
 
-/** Parameters are JSON, because postgres.js 3.4.9 sends a null inside an array as the text "NULL". */
-export function createLedger(sql: Database) {
-  const inBatches = createBatches(batchesInFlight)
+type Asking = { request: AdmissionRequest; planned: Planned; version: number }
+type Ended = { call: Pick<Admitted, 'call_id' | 'user_id' | 'routes'>; outcome: Outcome }
+type Item = { asks: Asking; ends?: never } | { ends: Ended; asks?: never }
+type Row = Record<string, unknown>
 
-  const admitted = inBatches(
-    async (requests: AdmissionRequest[]) =>
-      callSql(sql`select private.admit_ai_calls(${sql.json(requests)}) as answer`, list, asLedger),
-    isOnesFault,
-  )
-  const started = inBatches(async (ids: string[]) => {
-    const uuids = sql`array(select id::uuid from jsonb_array_elements_text(${sql.json(ids)}) as id)`
-    await callSql(sql`select private.start_ai_calls(${uuids})`, nothing, asLedger)
-    return ids
-  }, isOnesFault)
-  const settle = async (settlements: { call_id: string; outcome: Outcome }[]) =>
-    callSql(sql`select private.settle_ai_calls(${sql.json(settlements)}) as answer`, list, asLedger)
-  const settled = inBatches(settle, isOnesFault)
-  const settledWithAnswer = inBatches(settle, isOnesFault, answersInBatch)
+/** @param now Unix milliseconds, by which open breakers are judged. */
+export function createLedger(sql: Database, now: () => number = Date.now) {
+  const inBatches = createBatches(batchesInFlight)
+  const snapshots = keepSnapshot(() => callSql(sql`select private.ai_snapshot() as answer`, answer(snapshot), asLedger))
+  /** Callers whose plan is not the one that most have. */
+  const plans = new Map<string, number>()
+
+  /** What has ended and what asks leave together: one statement, one commit. */
+  const step = async (items: Item[]): Promise<Row[]> => {
+    const version = items.reduce((newest, { asks }) => Math.max(newest, asks?.version ?? 0), 0)
+    const ended = items.filter(({ ends }) => ends)
+    const asking = items.filter(({ asks }) => asks?.version === version)
+    const outcomes = rowsLiteral(ended.map(({ ends }) => (ends ? outcomeFields(ends) : [])))
+    const requests = rowsLiteral(asking.map(({ asks }) => (asks ? requestFields(asks) : [])))
+    const answers = await callSql(
+      sql`select * from private.ai_step(${outcomes}::private.ai_outcome[], ${requests}::private.ai_request[], ${String(version)}::bigint)`,
+      rows,
+      asLedger,
+    )
+    const found = new Map<Item | undefined, Row>()
+    for (const row of answers) found.set((row.settles ? ended : asking)[Number(row.position) - 1], row)
+    // Of an older snapshot than another call in this step.
+    return items.map((item) => found.get(item) ?? (item.asks && item.asks.version !== version ? otherVersion : {}))
+  }
+  const send = inBatches(step, isOnesFault)
+  const sendWithAnswer = inBatches(step, isOnesFault, answersInBatch)
+
+  const admit = async (request: AdmissionRequest): Promise<Admission> => {
+    const caller = 'user_id' in request ? request.user_id : request.api_key_hash
+    let mayProbe = true
+    for (let tries = 0; tries < triesPerCall; tries += 1) {
+      const known = await snapshots.current()
+      const planned = planCall(known, request, { plan: plans.get(caller), nowS: now() / 1000, mayProbe })
+      const row = await send({ asks: { request, planned, version: known.version } })
+      if (row.refusal === null) return admitted(row, planned)
+      const refusal = refusedOf(row)
+      if (refusal.code === 'other_version') snapshots.forget(known.version)
+      else if (refusal.code === 'other_plan') remember(plans, plansKept, caller, refusal.details?.plan ?? 0)
+      else if (refusal.code === 'probe_taken') mayProbe = false
+      else return refusal
+    }
+    throw new AppError('accounting_unavailable', { cause: 'what admission depends on kept changing' })
+  }
 
   return {
-    admit: async (request: AdmissionRequest) => understood(admission, await admitted(request)),
+    admit,
 
-    start: async (callId: string) => {
-      await started(callId)
+    /** Fetches what the first call needs. */
+    prepare: async () => {
+      await snapshots.current()
     },
 
-    settle: async (callId: string, outcome: Outcome) => {
-      const send = outcome.response === null ? settled : settledWithAnswer
-      return understood(settlement, await send({ call_id: callId, outcome }))
+    /** Marks calls whose callers have begun to get their answers. */
+    start: async (callIds: string[]) => {
+      await callSql(sql`select private.start_ai_calls(${`{${callIds.join()}}`}::uuid[])`, nothing, asLedger)
+    },
+
+    settle: async (call: Ended['call'], outcome: Outcome): Promise<Settlement> => {
+      const row = await (outcome.response === null ? send : sendWithAnswer)({ ends: { call, outcome } })
+      if (row.settles !== true) throw notUnderstood('no answer to a settlement')
+      if (row.call_id === null) return { settled: false }
+      return {
+        settled: true,
+        cost_micros: integer(row.cost_micros),
+        credits_charged: integer(row.credits_charged),
+        credits_remaining: integer(row.credits_remaining),
+      }
     },
 
     listModels: (caller: LedgerCaller) =>
@@ -228,9 +247,119 @@ export function createLedger(sql: Database) {
   }
 }
 
-/** One of many answers that came together. */
-function understood<T>(schema: z.ZodType<T>, one: unknown): T {
-  const { data, error } = schema.safeParse(one)
-  if (error) throw new AppError('accounting_unavailable', { cause: error })
-  return data
+const otherVersion: Row = { call_id: null, refusal: { code: 'other_version' } }
+
+const notUnderstood = (cause: unknown) => new AppError('accounting_unavailable', { cause })
+
+/** A bigint as postgres.js gives it. */
+function integer(value: unknown): number {
+  const number = typeof value === 'string' || typeof value === 'number' ? Number(value) : Number.NaN
+  if (!Number.isSafeInteger(number)) throw notUnderstood('a number of the ledger is none')
+  return number
+}
+
+function refusedOf(row: Row): Refused {
+  const { data, error } = refused.safeParse(row.refusal)
+  if (error) throw notUnderstood(error)
+  return {
+    admitted: false,
+    ...data,
+    details: data.details ?? {},
+    call_id: typeof row.call_id === 'string' ? row.call_id : null,
+  }
+}
+
+function admitted(row: Row, { routes }: Planned): Admitted {
+  const { call_id, user_id, provider_key } = row
+  if (typeof call_id !== 'string' || typeof user_id !== 'string') throw notUnderstood('an admission without its call')
+  const own = typeof provider_key === 'string' ? provider_key : undefined
+  return {
+    admitted: true,
+    call_id,
+    user_id,
+    // The caller's own key is one provider's; at another somebody else would pay.
+    routes: own
+      ? routes.filter(({ provider }) => provider === routes[0]?.provider).map((way) => ({ ...way, api_key: own }))
+      : routes,
+    credits_remaining: integer(row.credits_remaining),
+    limits: [
+      limitOf('ai_requests', 'minute', row.requests_amount, row.requests_remaining, row.requests_reset_at),
+      limitOf('ai_calls', 'day', row.calls_amount, row.calls_remaining, row.calls_reset_at),
+      limitOf('ai_tokens', 'month', row.tokens_amount, row.tokens_remaining, row.tokens_reset_at),
+    ].filter((one) => one !== undefined),
+  }
+}
+
+const noLimit = '9223372036854775807'
+
+function limitOf(
+  meter: string,
+  period: string,
+  amount: unknown,
+  remaining: unknown,
+  resetAt: unknown,
+): Limit | undefined {
+  if (amount === noLimit) return undefined
+  return {
+    meter,
+    period,
+    amount: integer(amount),
+    remaining: integer(remaining),
+    resets_at: new Date(integer(resetAt) * 1000).toISOString(),
+  }
+}
+
+/** As the fields of private.ai_request. */
+function requestFields({ request, planned }: Asking): Field[] {
+  const isKey = 'api_key_hash' in request
+  const signature = isKey ? request.signature : null
+  return [
+    request.request_id,
+    isKey ? null : request.user_id,
+    isKey ? null : request.session_id,
+    isKey ? `\\x${request.api_key_hash}` : null,
+    request.ip,
+    signature && JSON.stringify(signature),
+    request.endpoint,
+    request.model,
+    planned.priceRefs.length > 0 ? `{${planned.priceRefs.join()}}` : null,
+    planned.plans,
+    planned.probes,
+    request.prompt_tokens_max,
+    planned.outputTokens,
+    planned.credits,
+    planned.micros,
+    planned.lastsMs,
+    request.stream,
+    request.request_bytes,
+    request.idempotency_key,
+    request.body_hash,
+    request.credential_id,
+  ]
+}
+
+/** As the fields of private.ai_outcome. */
+function outcomeFields({ call, outcome }: Ended): Field[] {
+  const { usage, response } = outcome
+  return [
+    call.call_id,
+    call.user_id,
+    outcome.result,
+    outcome.http_status,
+    outcome.error_code,
+    usage?.prompt_tokens,
+    usage?.completion_tokens,
+    usage?.cached_tokens,
+    usage?.reasoning_tokens,
+    usage?.images,
+    usage?.cost_usd,
+    outcome.usage_source,
+    outcome.response_bytes,
+    outcome.duration_ms,
+    outcome.first_token_ms,
+    outcome.attempts,
+    call.routes.find(({ model }) => model === outcome.model)?.price_ref,
+    // PostgreSQL keeps no zero byte in a text.
+    response?.includes('\0') ? null : response,
+  ]
 }

@@ -57,7 +57,7 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
     const { response, model, ...told } = outcome
     const used = { model_used: model, provider: call.route?.provider.id, is_kept: response !== null }
     world.log({ ...line, call_id: admission.call_id, ...used, ...told, ...causeOf(ending.error) })
-    const settled = settleWithRetries(admission.call_id, outcome, world)
+    const settled = settleWithRetries(admission, outcome, world)
     world.waitUntil(settled)
     return world.within(patienceMs, settled)
   }
@@ -78,14 +78,14 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
 }
 
 /** Never rejects. What could not be settled here is settled by the sweeper, from the mark that `start` left. */
-async function settleWithRetries(callId: string, outcome: Outcome, world: AiWorld): Promise<Settlement | undefined> {
+async function settleWithRetries(call: Admitted, outcome: Outcome, world: AiWorld): Promise<Settlement | undefined> {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      return await world.ledger.settle(callId, outcome)
+      return await world.ledger.settle(call, outcome)
     } catch (error) {
       const delayMs = retryDelaysMs[attempt]
       const message = delayMs === undefined ? 'a call is left to the sweeper' : 'a settlement failed and is tried again'
-      world.log({ level: 'error', message, call_id: callId, ...causeOf(error) })
+      world.log({ level: 'error', message, call_id: call.call_id, ...causeOf(error) })
       if (delayMs === undefined) return undefined
       await world.sleep(delayMs)
     }

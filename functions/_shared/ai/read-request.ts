@@ -5,7 +5,8 @@
 import { z } from 'zod'
 import { AppError } from '../errors.ts'
 import { byteLength, promptBytes, tokensAtMost, tokensEstimated } from './estimate-tokens.ts'
-import type { Endpoint, Route } from './ledger.ts'
+import type { Route } from './ledger.ts'
+import type { Endpoint } from './snapshot.ts'
 
 /** What admission, the provider and the accounts need to know of a request, whichever endpoint it came to. */
 export type AiRequest = {

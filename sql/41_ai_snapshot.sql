@@ -1,0 +1,197 @@
+-- What admission depends on beside the account: models, prices, routes, breakers. The gateway keeps a snapshot of it with a version,
+-- works out routes and worst cases from that, and an admission by another version takes nothing.
+
+insert into private.settings (key, value, description) values
+  ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
+  ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
+  ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
+  ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),
+  ('ai.breaker_open_seconds', '60', 'How long an open circuit breaker rests before one call tries again.')
+on conflict (key) do nothing;
+
+create table private.circuit_breakers (
+  provider_id text not null references private.providers (id) on delete cascade,
+  model_id text not null references public.models (id) on delete cascade,
+  failures integer not null default 0 check (failures >= 0),
+  last_failed_at timestamptz not null default now(),
+  open_until timestamptz,
+  probe_until timestamptz,
+  primary key (provider_id, model_id)
+);
+comment on table private.circuit_breakers is
+  'Models of providers that fail, one row each; no row: all is well. Open until open_until; after that one call at a time tries (probe_until) until one succeeds.';
+create index circuit_breakers_model_id_idx on private.circuit_breakers (model_id);
+revoke all on private.circuit_breakers from anon, authenticated, service_role;
+
+create table private.ai_config (
+  one boolean primary key default true check (one),
+  version bigint not null default 1,
+  changes_at timestamptz not null default 'infinity'
+);
+comment on table private.ai_config is
+  'One row. version rises in every transaction that changes what private.ai_snapshot tells, so that two with the same version tell the same.';
+comment on column private.ai_config.changes_at is 'When the next price begins: from then on the version counts as another, without a change.';
+revoke all on private.ai_config from anon, authenticated, service_role;
+insert into private.ai_config (one) values (true) on conflict do nothing;
+
+create function private.raise_ai_version() returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- The lock first, and what is true after it: of two new prices the second sees the first.
+  perform from private.ai_config c for no key update;
+  update private.ai_config c set version = c.version + 1,
+    changes_at = coalesce((select min(p.valid_from) from public.model_prices p where p.valid_from > now()), 'infinity')
+  where c.one;
+end $$;
+comment on function private.raise_ai_version() is 'Makes every snapshot of before worthless. To be called by whoever changes what is in it, in the same transaction.';
+
+create function private.tg__ai_version() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: for whoever may change models, prices and settings.
+begin
+  perform private.raise_ai_version();
+  return null;
+end $$;
+comment on function private.tg__ai_version() is 'What changed is in private.ai_snapshot.';
+create trigger tg_models__ai_version after insert or update or delete or truncate on public.models
+  for each statement execute function private.tg__ai_version();
+create trigger tg_model_prices__ai_version after insert or update or delete or truncate on public.model_prices
+  for each statement execute function private.tg__ai_version();
+create trigger tg_providers__ai_version after insert or update or delete or truncate on private.providers
+  for each statement execute function private.tg__ai_version();
+create trigger tg_plan_models__ai_version after insert or update or delete or truncate on public.plan_models
+  for each statement execute function private.tg__ai_version();
+create trigger tg_model_fallbacks__ai_version after insert or update or delete or truncate on private.model_fallbacks
+  for each statement execute function private.tg__ai_version();
+create trigger tg_settings__ai_version after insert or update on private.settings
+  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds')) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_opened after insert on private.circuit_breakers
+  for each row when (new.open_until is not null) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_changed after update on private.circuit_breakers
+  for each row when (new.open_until is distinct from old.open_until) execute function private.tg__ai_version();
+create trigger tg_circuit_breakers__ai_version_closed after delete on private.circuit_breakers
+  for each row when (old.open_until is not null) execute function private.tg__ai_version();
+
+create view private.prices_in_force with (security_invoker = true) as
+select m.id as model_id, m.provider_id, p.valid_from, m.credits_per_call as credits,
+  ceil(p.input_usd_per_mtok * 1000000)::bigint as input_pico,
+  ceil(coalesce(p.cached_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cached_input_pico,
+  ceil(p.output_usd_per_mtok * 1000000)::bigint as output_pico,
+  ceil(coalesce(p.reasoning_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as reasoning_pico,
+  ceil(p.image_usd * 1000000000000)::bigint as image_pico,
+  ceil(p.request_usd * 1000000000000)::bigint as request_pico
+from public.models m
+  cross join lateral (
+    select x.* from public.model_prices x where x.model_id = m.id and x.valid_from <= now() order by x.valid_from desc limit 1) p;
+comment on view private.prices_in_force is
+  'The price of every model at this moment, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps.';
+revoke all on private.prices_in_force from anon, authenticated, service_role;
+
+create function private.ai_snapshot() returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+begin
+  if exists (select from private.ai_config c where c.changes_at <= now()) then
+    perform private.raise_ai_version();
+  end if;
+  -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
+  perform from private.ai_config c for share;
+  insert into private.price_refs (
+    model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+  select p.* from private.prices_in_force p
+  where not exists (
+    select from private.price_refs r
+    where (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
+      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
+        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico))
+  on conflict do nothing;
+  return (
+    select jsonb_build_object(
+      'version', c.version,
+      'default_max_output_tokens', private.setting('ai.default_max_output_tokens'),
+      'hold_grace_seconds', private.setting('ai.hold_grace_seconds'),
+      'providers', (select coalesce(jsonb_agg(to_jsonb(v) - 'enabled'), '[]') from private.providers v where v.enabled),
+      'models', (select coalesce(jsonb_agg(to_jsonb(m)), '[]') from private.snapshot_models m))
+    from private.ai_config c);
+end $$;
+comment on function private.ai_snapshot() is
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, max_output_tokens, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, price: {ref, credits, input_pico, ...} or null}]}. Enabled ones only. A price has its row in price_refs when this returns.';
+
+create view private.snapshot_models with (security_invoker = true) as
+select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
+  (
+    select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
+    from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null
+    where n.model_id = m.id) as plans,
+  (
+    select coalesce(jsonb_agg(f.fallback_model_id order by f.position), '[]') from private.model_fallbacks f where f.model_id = m.id) as fallbacks,
+  (
+    select extract(epoch from b.open_until) from private.circuit_breakers b where b.provider_id = m.provider_id and b.model_id = m.id) as open_until,
+  (
+    select to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] from private.price_refs r join private.prices_in_force p
+      on (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
+      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
+        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico)
+    where p.model_id = m.id) as price
+from public.models m join private.providers v on v.id = m.provider_id
+where m.enabled and v.enabled;
+comment on view private.snapshot_models is 'The models in private.ai_snapshot.';
+revoke all on private.snapshot_models from anon, authenticated, service_role;
+
+-- Breakers -------------------------------------------------------------------------------------------------------------
+
+create function private.may_probe(provider_id text, model_id text) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- Nobody waits for the row: whoever finds it locked is not the one who tries.
+  update private.circuit_breakers b set probe_until = now() + interval '10 seconds'
+  where (b.provider_id, b.model_id) in (
+    select o.provider_id, o.model_id from private.circuit_breakers o
+    where o.provider_id = may_probe.provider_id and o.model_id = may_probe.model_id
+      and (o.probe_until is null or o.probe_until <= now())
+    for update skip locked);
+  return found;
+end $$;
+comment on function private.may_probe(text, text) is
+  'Whether this call is the one that tries a half-open breaker; it has ten seconds before another may.';
+
+create function private.report_ai_attempts(reports jsonb) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+declare
+  v_report record;
+begin
+  for v_report in
+    select r.value ->> 'provider' as provider_id, r.value ->> 'model' as model_id, (r.value ->> 'ok')::boolean as is_ok
+    from jsonb_array_elements(reports) r
+      join public.models m on m.id = r.value ->> 'model' and m.provider_id = r.value ->> 'provider'
+    order by 1, 2
+  loop
+    if v_report.is_ok then
+      delete from private.circuit_breakers b where b.provider_id = v_report.provider_id and b.model_id = v_report.model_id;
+    else
+      insert into private.circuit_breakers as b (provider_id, model_id, failures)
+      values (v_report.provider_id, v_report.model_id, 1)
+      on conflict on constraint circuit_breakers_pkey do update set
+        -- Failures that are far apart are no outage; a half-open breaker opens again at the first.
+        failures = case when b.open_until is null
+          and b.last_failed_at < now() - make_interval(secs => (private.setting('ai.breaker_window_seconds'))::integer)
+          then 1 else b.failures + 1 end,
+        last_failed_at = now(),
+        probe_until = null;
+      update private.circuit_breakers b set
+        open_until = now() + make_interval(secs => (private.setting('ai.breaker_open_seconds'))::integer)
+      where b.provider_id = v_report.provider_id and b.model_id = v_report.model_id
+        and b.failures >= (private.setting('ai.breaker_failures'))::integer
+        and (b.open_until is null or b.open_until <= now());
+    end if;
+  end loop;
+end $$;
+comment on function private.report_ai_attempts(jsonb) is
+  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it.';
+

@@ -1,0 +1,487 @@
+-- Settlement of AI calls: once, to what was used; by the gateway, or by the sweeper for processes that died.
+
+create function private.start_ai_calls(call_ids uuid[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+begin
+  -- One that somebody has locked is being ended.
+  update private.ai_holds h set started_at = now()
+  from (
+    select o.call_id from private.ai_holds o where o.call_id = any (call_ids) and o.started_at is null
+    for no key update skip locked) o
+  where h.call_id = o.call_id;
+end $$;
+comment on function private.start_ai_calls(uuid[]) is
+  'Notes that the callers have begun to get answers: if the process dies now, the sweeper charges the hold.';
+
+create type private.ai_outcome as (
+  call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
+  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric, usage_source text, response_bytes bigint,
+  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
+comment on type private.ai_outcome is
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. price_ref is the route that answered; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+
+create type private.ai_ended as (
+  position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
+  model_id text, answered_by text, provider_id text, stream boolean, state text, http_status integer, error_code text, attempts integer,
+  request_bytes bigint, response_bytes bigint, duration_ms integer, first_token_ms integer, prompt_tokens bigint, completion_tokens bigint,
+  cached_tokens bigint, reasoning_tokens bigint, images bigint, usage_source text, cost_micros bigint, provider_cost_micros bigint,
+  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, hold_credits bigint, hold_tokens bigint, is_charged boolean,
+  is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text);
+comment on type private.ai_ended is
+  'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
+
+create function private.end_ai_holds(outcomes private.ai_outcome[]) returns private.ai_ended[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended private.ai_ended[];
+begin
+  -- Each hold ends once; an outcome that does not say what is charged ends none.
+  with ended as (
+    delete from private.ai_holds h
+    using unnest(outcomes) with ordinality o (
+      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_reasoning, used_images, cost_usd,
+      usage_source, response_bytes, duration_ms, first_token_ms, attempts, answered_ref, response, position)
+    where h.call_id = o.id and h.user_id = o.owner
+      and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
+        else o.result in ('failed', 'cancelled') end
+    returning h.*, o.*
+  ), used as (
+    -- Nothing is less than nothing. An abandoned call is charged for all it held, once its answer had begun.
+    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else greatest(e.used_prompt, 0) end as prompt,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else greatest(e.used_completion, 0) end as completion,
+      greatest(e.used_cached, 0) as cached, greatest(e.used_reasoning, 0) as reasoning, greatest(e.used_images, 0) as images,
+      -- Only a route that was held for can have answered; anything else is charged as the first.
+      case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
+    from ended e
+  )
+  select array_agg(row(
+    u.position, u.call_id, u.user_id, u.created_at, u.session_id, u.api_key_id, u.request_id, u.endpoint, u.model_id,
+    case when u.is_charged then p.model_id end, p.provider_id, u.stream,
+    case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
+    u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
+    u.prompt, u.completion, u.cached, u.reasoning, u.images,
+    case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
+    case
+      when not u.is_charged or u.own_key then 0
+      when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
+      when u.prompt + coalesce(u.completion, 0) + coalesce(u.images, 0) = 0 then 0
+      -- In whole pico-dollars, rounded up once. Numeric: what a provider reports may be any number.
+      else ceil((
+        (u.prompt - least(u.cached, u.prompt))::numeric * p.input_pico + least(u.cached, u.prompt)::numeric * p.cached_input_pico
+        + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
+        + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
+    end,
+    case when u.is_charged and u.cost_usd is not null then greatest(ceil(u.cost_usd * 1000000)::bigint, 0) end,
+    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
+    u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
+    u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
+  into v_ended
+  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
+  return v_ended;
+end $$;
+comment on function private.end_ai_holds(private.ai_outcome[]) is
+  'Takes the holds of calls away and says what each comes to. The caller has locked their accounts in a statement before this one, and gives back what they held.';
+
+create type private.ai_left as (user_id uuid, balance_before bigint, credits_remaining bigint);
+comment on type private.ai_left is 'An account after calls of it have ended, and its balance before.';
+
+create function private.charge_ai_calls(ended private.ai_ended[]) returns private.ai_left[]
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_left private.ai_left[];
+begin
+  -- Each account gets back what its calls held, as far as it is of the period the account is in, and pays what they cost.
+  with charged as (
+    update private.accounts a set
+      held = a.held - f.hold_credits,
+      balance = a.balance - f.credits,
+      unburned = a.unburned + f.credits,
+      ai_concurrency_held = a.ai_concurrency_held - f.calls,
+      ai_calls_held = a.ai_calls_held - f.held_calls,
+      ai_calls_used = a.ai_calls_used + f.used_calls,
+      ai_tokens_held = a.ai_tokens_held - f.held_tokens,
+      ai_tokens_used = a.ai_tokens_used + f.used_tokens,
+      ai_spend_micros_held = a.ai_spend_micros_held - f.held_micros,
+      ai_spend_micros_used = a.ai_spend_micros_used + f.used_micros
+    from (
+      select e.user_id, count(*) as calls, sum(e.hold_credits)::bigint as hold_credits, sum(e.credits_charged)::bigint as credits,
+        count(*) filter (where e.is_today) as held_calls, count(*) filter (where e.is_today and e.is_charged) as used_calls,
+        coalesce(sum(e.hold_tokens) filter (where e.is_this_month), 0)::bigint as held_tokens,
+        coalesce(sum(e.prompt_tokens + coalesce(e.completion_tokens, 0)) filter (where e.is_this_month), 0)::bigint as used_tokens,
+        coalesce(sum(e.hold_micros) filter (where e.is_this_month), 0)::bigint as held_micros,
+        coalesce(sum(e.cost_micros) filter (where e.is_this_month), 0)::bigint as used_micros
+      from unnest(ended) e group by e.user_id) f
+    where a.user_id = f.user_id
+    returning a.user_id, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
+  )
+  select array_agg(row(c.user_id, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
+  return v_left;
+end $$;
+comment on function private.charge_ai_calls(private.ai_ended[]) is
+  'Gives back what ended calls held of their accounts, and takes what they cost.';
+
+create function private.log_ai_calls(ended private.ai_ended[], accounts private.ai_left[]) returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  -- Under the accounts' locks: in the order of these moments their calls were charged.
+  v_now timestamptz := clock_timestamp();
+begin
+  return query
+  with calls as materialized (
+    select e.*, l.credits_remaining, v_now + e.position * interval '1 microsecond' as settled_at,
+      l.balance_before - sum(e.credits_charged) over (partition by e.user_id order by e.position)::bigint as balance_after
+    from unnest(ended) e join unnest(accounts) l on l.user_id = e.user_id
+  ), logged as (
+    insert into public.ai_calls (
+      id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
+      error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
+      reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros,
+      price_valid_from, settled_at)
+    select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
+      c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
+      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens, c.images, c.usage_source, c.cost_micros,
+      c.provider_cost_micros, c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros,
+      c.price_valid_from, c.settled_at
+    from calls c
+  )
+  select c.position, true, c.call_id, c.user_id, null::jsonb, null::text, c.cost_micros, c.credits_charged, c.credits_remaining,
+    null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint
+  from calls c;
+end $$;
+comment on function private.log_ai_calls(private.ai_ended[], private.ai_left[]) is
+  'Writes the rows of calls that have ended, which are their entries in the ledger, too, and answers what they came to.';
+
+create function private.settle_ai_calls(outcomes private.ai_outcome[]) returns setof private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended private.ai_ended[] := private.end_ai_holds(outcomes);
+  v_have record;
+begin
+  if v_ended is not null then
+    return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
+    select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
+      sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
+      date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
+    into v_have from unnest(v_ended) e;
+    if v_have.keys then
+      perform private.return_key_units(v_ended);
+    end if;
+    if v_have.answers then
+      update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
+      from unnest(v_ended) e
+      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.response is not null and e.is_charged;
+    end if;
+    if v_have.first_month = v_have.last_month then
+      perform private.give_back_spend(v_have.first_month, v_have.unspent);
+    else
+      perform private.give_back_spend(m.month, m.micros)
+      from (
+        select date_trunc('month', e.created_at at time zone 'UTC')::date as month, sum(e.hold_micros - e.cost_micros)::bigint as micros
+        from unnest(v_ended) e group by 1 order by 1) m;
+    end if;
+  end if;
+  if cardinality(outcomes) > coalesce(cardinality(v_ended), 0) then
+    return query select l.* from private.closed_before(outcomes, v_ended) l;
+  end if;
+end $$;
+comment on function private.settle_ai_calls(private.ai_outcome[]) is
+  'The one way out: ends calls, each exactly once, charges what they used, gives back the rest and writes their rows, in one transaction. Answers one row for each outcome. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
+create function private.closed_before(outcomes private.ai_outcome[], ended private.ai_ended[]) returns setof private.ai_answer
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_outcome record;
+  v_answer private.ai_answer;
+begin
+  for v_outcome in
+    select o.* from unnest(outcomes) with ordinality o
+    where not exists (select from unnest(ended) e where e.position = o.ordinality)
+  loop
+    if v_outcome.result in ('succeeded', 'failed', 'cancelled', 'abandoned') is not true then
+      perform private.raise_error('invalid_request_error', 'result must be succeeded, failed or cancelled.');
+    elsif v_outcome.result = 'succeeded' and v_outcome.prompt_tokens is null then
+      perform private.raise_error('invalid_request_error', 'A call that succeeded needs its usage, reported or estimated.');
+    elsif not exists (
+      select from public.ai_calls c
+      where c.user_id = v_outcome.user_id and c.created_at = private.uuid_v7_time(v_outcome.call_id) and c.id = v_outcome.call_id) then
+      perform private.raise_error('not_found', 'There is no such call.');
+    end if;
+    v_answer.position := v_outcome.ordinality;
+    v_answer.settles := true;
+    return next v_answer;
+  end loop;
+end $$;
+comment on function private.closed_before(private.ai_outcome[], private.ai_ended[]) is
+  'Answers for outcomes that ended nothing: closed before, or raises not_found or invalid_request_error for what never was, or says nothing.';
+
+-- One call alone ------------------------------------------------------------------------------------------------------
+
+-- The same as above for what most calls are, without lists: half the time. A property test compares both; whatever is not plain, or does
+-- not fit, goes the way above, which also says why not.
+
+create function private.admit_one_ai_call(r private.ai_request, version bigint) returns private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month date := date_trunc('month', now() at time zone 'UTC');
+  v_shard integer := pg_backend_pid() % 128;
+  l record;
+  a record;
+  v_answer private.ai_answer;
+  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
+begin
+  if r.key_hash is not null or r.idempotency_key is not null or r.credential_id is not null or r.probes or r.price_refs is null
+    or r.endpoint <> 'chat.completions' or length(r.request_id) between 1 and 64 is not true
+    or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
+    return null;
+  end if;
+  -- The session, by the configuration that the call was worked out from; and what its account may use.
+  select s.aal = 'aal2' as has_aal2, x.* into l
+  from private.live_sessions s, private.ai_config c, private.accounts o join private.limit_sets x on x.id = o.limits_id
+  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+    and (r.plans >> x.plan_number) & 1 = 1;
+  if not found then
+    return null;
+  end if;
+  -- The project's cap, before the account; a shard that has too little draws more on the other way.
+  update private.spend_shards s set left_micros = s.left_micros - r.micros
+  where s.month = v_month and s.shard = v_shard and s.left_micros >= r.micros;
+  if not found then
+    return null;
+  end if;
+  -- All that the call needs, or nothing of it: the row's newest version decides.
+  update private.accounts o set
+    held = o.held + r.credits,
+    minute_resets_at = case when o.minute_resets_at > now() then o.minute_resets_at else now() + interval '1 minute' end,
+    ai_requests_used = case when o.minute_resets_at > now() then o.ai_requests_used else 0 end + 1,
+    chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
+    embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
+    images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end,
+    ai_concurrency_held = o.ai_concurrency_held + 1,
+    ai_calls_held = o.ai_calls_held + 1,
+    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens,
+    ai_spend_micros_held = o.ai_spend_micros_held + r.micros
+  where o.user_id = r.user_id and o.limits_id = l.id
+    and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
+    and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
+    and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
+    and least(l.ai_requests, l.chat_completions_requests) > 0
+    and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
+    and o.ai_tokens_used + o.ai_tokens_held + r.prompt_tokens + r.output_tokens <= l.ai_tokens
+    and o.ai_spend_micros_used + o.ai_spend_micros_held + r.micros <= l.ai_spend_micros
+  returning o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests, o.minute_resets_at,
+    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens
+  into a;
+  if not found then
+    -- To where it came from, which is locked: what gives back elsewhere may wait for no account after that, and this call goes on.
+    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = v_month and s.shard = v_shard;
+    return null;
+  end if;
+  v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
+      substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea from 1 for 8), 'hex')::uuid,
+    r.user_id, null, null, null, null, a.credits, l.ai_requests, a.requests, extract(epoch from a.minute_resets_at),
+    l.ai_calls, a.calls, extract(epoch from a.day_resets_at), l.ai_tokens, a.tokens, extract(epoch from a.month_resets_at));
+  insert into private.ai_holds (
+    call_id, user_id, created_at, expires_at, day_resets_at, month_resets_at, session_id, request_bytes, credits, prompt_tokens, output_tokens,
+    micros, stream, own_key, price_ref, fallback_refs, request_id, endpoint, model_id)
+  values (
+    v_answer.call_id, r.user_id, v_now, now() + r.lasts_ms * interval '1 millisecond', a.day_resets_at, a.month_resets_at, r.session_id,
+    r.request_bytes, r.credits, r.prompt_tokens, r.output_tokens, r.micros, r.stream, false, r.price_refs[1], nullif(r.price_refs[2:], '{}'), r.request_id, r.endpoint, left(r.model_id, 200));
+  return v_answer;
+end $$;
+comment on function private.admit_one_ai_call(private.ai_request, bigint) is
+  'Admits one chat call that is plain and fits, or answers null and has taken nothing.';
+
+create function private.settle_one_ai_call(o private.ai_outcome) returns private.ai_answer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  h record;
+  v_prompt bigint := greatest(o.prompt_tokens, 0);
+  v_completion bigint := greatest(o.completion_tokens, 0);
+  v_cached bigint := least(greatest(o.cached_tokens, 0), v_prompt);
+  v_reasoning bigint := least(greatest(o.reasoning_tokens, 0), v_completion);
+  v_images bigint := greatest(o.images, 0);
+  v_is_charged boolean := o.prompt_tokens is not null;
+  v_cost bigint := 0;
+  v_credits bigint := 0;
+  v_balance bigint;
+  v_left bigint;
+  v_answer private.ai_answer;
+begin
+  if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+    return null;
+  end if;
+  -- Nobody else may be looking at the account while this one's calls end.
+  perform from private.accounts a where a.user_id = o.user_id for no key update;
+  -- Only a route that was held for can have answered; anything else is charged as the first.
+  delete from private.ai_holds x using private.price_refs p
+  where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
+    and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
+  returning x.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs, p.input_pico, p.cached_input_pico, p.output_pico,
+    p.reasoning_pico, p.image_pico, p.request_pico
+  into h;
+  if not found then
+    return null;
+  end if;
+  if v_is_charged then
+    v_credits := h.costs;
+    v_cost := case when o.usage_source = 'hold' then h.micros when v_prompt + coalesce(v_completion, 0) + coalesce(v_images, 0) = 0 then 0
+      else ceil((
+        (v_prompt - v_cached)::numeric * h.input_pico + v_cached::numeric * h.cached_input_pico
+        + (v_completion - v_reasoning)::numeric * h.output_pico + v_reasoning::numeric * h.reasoning_pico
+        + v_images::numeric * h.image_pico + h.request_pico) / 1000000) end;
+  end if;
+  update private.accounts a set
+    held = a.held - h.credits, balance = a.balance - v_credits, unburned = a.unburned + v_credits, ai_concurrency_held = a.ai_concurrency_held - 1,
+    -- What a call holds of a period that is over went with it.
+    ai_calls_held = a.ai_calls_held - (h.day_resets_at = a.day_resets_at)::integer,
+    ai_calls_used = a.ai_calls_used + (v_is_charged and h.day_resets_at = a.day_resets_at)::integer,
+    ai_tokens_held = a.ai_tokens_held - case when h.month_resets_at = a.month_resets_at then h.prompt_tokens + h.output_tokens else 0 end,
+    ai_tokens_used = a.ai_tokens_used + case when h.month_resets_at = a.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
+    ai_spend_micros_held = a.ai_spend_micros_held - case when h.month_resets_at = a.month_resets_at then h.micros else 0 end,
+    ai_spend_micros_used = a.ai_spend_micros_used + case when h.month_resets_at = a.month_resets_at then v_cost else 0 end
+  where a.user_id = h.user_id
+  returning a.balance, a.balance - a.held into v_balance, v_left;
+  insert into public.ai_calls values (
+    h.call_id, h.created_at, h.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
+    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
+    h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
+    greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
+    case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
+    v_credits, case when v_credits > 0 then v_balance end, h.micros, h.valid_from, clock_timestamp());
+  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
+  where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
+  if not found then
+    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+  end if;
+  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_left, null, null, null, null, null, null, null, null, null);
+  return v_answer;
+end $$;
+comment on function private.settle_one_ai_call(private.ai_outcome) is
+  'Ends one call of a session without an answer to keep, or answers null and has done nothing but lock the account.';
+
+-- Both in one step -----------------------------------------------------------------------------------------------------
+
+create function private.ai_step(outcomes private.ai_outcome[], requests private.ai_request[], version bigint) returns setof private.ai_answer
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+declare
+  v_has_spend boolean;
+  v_callers private.ai_callers;
+  v_due uuid[];
+  v_user_id uuid;
+  v_answer private.ai_answer;
+begin
+  if cardinality(requests) = 1 and cardinality(outcomes) = 0 then
+    v_answer := private.admit_one_ai_call(requests[1], version);
+    if v_answer.call_id is not null then
+      return next v_answer;
+      return;
+    end if;
+  elsif cardinality(outcomes) = 1 and cardinality(requests) = 0 then
+    v_answer := private.settle_one_ai_call(outcomes[1]);
+    if v_answer.call_id is not null then
+      return next v_answer;
+      return;
+    end if;
+  end if;
+  if cardinality(requests) > 0 and not exists (select from private.ai_config c where c.version = ai_step.version and c.changes_at > now()) then
+    return query select n::integer, false, null::uuid, null::uuid, jsonb_build_object('code', 'other_version'), null::text, null::bigint, null::bigint,
+        null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint, null::bigint
+      from generate_series(1, cardinality(requests)) n;
+    requests := '{}';
+  end if;
+  if cardinality(requests) > 0 then
+    -- The project's cap before any account, and for all of them at once; when that does not fit, one by one.
+    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
+    v_callers := private.ai_callers(requests);
+  end if;
+  -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
+  select array_agg(a.user_id) filter (where a.due_at <= now()) into v_due
+  from (
+    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at
+    from private.accounts a
+    where a.user_id = any (array(select o.user_id from unnest(outcomes) o) || v_callers.users)
+    order by a.user_id for no key update) a;
+  foreach v_user_id in array coalesce(v_due, '{}') loop
+    perform private.renew_account(v_user_id);
+  end loop;
+  if cardinality(outcomes) > 0 then
+    return query select s.* from private.settle_ai_calls(outcomes) s;
+  end if;
+  if cardinality(requests) > 0 then
+    return query select d.* from private.admit_ai_calls(requests, v_callers, v_has_spend) d;
+  end if;
+end $$;
+comment on function private.ai_step(private.ai_outcome[], private.ai_request[], bigint) is
+  'The gateway''s one statement: settles calls that have ended and decides those that ask, in one transaction. Answers a row for each outcome and each request, by position. version is that of private.ai_snapshot by which the requests were worked out; with another all are answered with the refusal other_version and nothing is taken. Raises not_found or invalid_request_error for an outcome or a request that makes no sense; then nothing of the step was done. Exact under read committed, because the accounts are locked in a statement of its own.';
+
+create function private.settle_abandoned_ai_calls(batch_size integer default 100, of_user uuid default null) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_outcomes private.ai_outcome[];
+  v_outcome private.ai_outcome;
+  v_closed integer := 0;
+begin
+  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null
+    )::private.ai_outcome order by d.user_id)
+  into v_outcomes
+  from (
+    select h.call_id, h.user_id from private.ai_holds h
+    where h.expires_at < now() and (of_user is null or h.user_id = of_user)
+    order by h.expires_at limit batch_size) d;
+  -- All of them now: who has given money back to a shard waits for no account any more.
+  perform from private.accounts a where a.user_id in (select o.user_id from unnest(v_outcomes) o) order by a.user_id for no key update;
+  foreach v_outcome in array coalesce(v_outcomes, '{}') loop
+    begin
+      perform private.lock_account(v_outcome.user_id);
+      -- Meanwhile it may have been settled: then this closes nothing.
+      perform from private.settle_ai_calls(array[v_outcome]) s where s.call_id is not null;
+      v_closed := v_closed + found::integer;
+    exception when others then
+      -- One call that cannot be closed must not keep the others open; the next run tries it again.
+      raise warning 'AI call % cannot be settled: % %', v_outcome.call_id, sqlstate, sqlerrm;
+    end;
+  end loop;
+  return v_closed;
+end $$;
+comment on function private.settle_abandoned_ai_calls(integer, uuid) is
+  'Settles calls whose process died: free when the caller got nothing, the whole hold when the answer had begun. A job runs it, and so does an admission that finds everything held, for its user; harmless at any time. Answers how many it closed.';
+
+create function private.verify_accounts()
+returns table (user_id uuid, balance bigint, entries_sum bigint, lots_sum bigint, held bigint, open_holds bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  with booked as (
+    select b.user_id, sum(b.amount) as amount
+    from (
+      select e.user_id, e.amount from private.credit_bookings e
+      union all
+      select c.user_id, -c.credits_charged from public.ai_calls c where c.credits_charged > 0) b
+    group by b.user_id
+  ), lots as (
+    select l.user_id, sum(l.remaining) as remaining from private.credit_lots l group by l.user_id
+  ), holds as (
+    select h.user_id, sum(h.credits) as credits, count(*) as calls from private.ai_holds h group by h.user_id
+  )
+  select a.user_id, a.balance, coalesce(b.amount, 0)::bigint, (coalesce(l.remaining, 0) - a.unburned)::bigint, a.held, coalesce(h.credits, 0)::bigint
+  from private.accounts a
+    left join booked b on b.user_id = a.user_id
+    left join lots l on l.user_id = a.user_id
+    left join holds h on h.user_id = a.user_id
+  where a.balance <> coalesce(b.amount, 0) or a.balance <> coalesce(l.remaining, 0) - a.unburned or a.held <> coalesce(h.credits, 0)
+    or a.ai_concurrency_held <> coalesce(h.calls, 0)
+$$;
+comment on function private.verify_accounts() is
+  'Accounts whose balance is not the sum of their entries, or of what remains of their lots, or whose holds are not those of their open calls. Always empty; run it whenever you like. It reads all tables once.';

@@ -1,0 +1,297 @@
+/** What the gateway works out of the configuration before it asks: by which routes a call can be answered, for which plans, at which worst case. */
+import { describe, expect, test } from 'vitest'
+import { keepSnapshot, planCall, type Snapshot, snapshot } from '../../functions/_shared/ai/snapshot.ts'
+
+const nowS = 1_000
+const limits = {
+  connect_timeout_ms: 1,
+  first_byte_timeout_ms: 1,
+  idle_timeout_ms: 1,
+}
+const provider = (id: string, total_timeout_ms: number) => ({
+  id,
+  base_url: `https://${id}.test/v1`,
+  api_key_secret: null,
+  ...limits,
+  total_timeout_ms,
+})
+const price = (ref: number, over: object = {}) => ({
+  ref,
+  credits: 1,
+  input_pico: 1_000_000,
+  cached_input_pico: 0,
+  output_pico: 2_000_000,
+  reasoning_pico: 2_000_000,
+  image_pico: 0,
+  request_pico: 0,
+  ...over,
+})
+type Model = {
+  kind?: string
+  provider_id?: string
+  max_output_tokens?: number
+  plans?: number[]
+  fallbacks?: string[]
+  open_until?: number | null
+  price?: object | null
+}
+
+/** Models by their names; what is not said of one is that of `plain`. */
+function known(models: Record<string, Model>, version = 1): Snapshot {
+  return snapshot.parse({
+    version,
+    default_max_output_tokens: 40,
+    hold_grace_seconds: 5,
+    providers: [provider('one', 10_000), provider('two', 20_000)],
+    models: Object.entries(models).map(([id, over], at) => ({
+      id,
+      provider_id: 'one',
+      upstream_id: `up/${id}`,
+      kind: 'chat',
+      max_output_tokens: 100,
+      plans: [0, 1],
+      fallbacks: [],
+      open_until: null,
+      price: price(at + 1),
+      ...over,
+    })),
+  })
+}
+
+const wish = {
+  endpoint: 'chat.completions',
+  model: 'asked',
+  prompt_tokens_max: 10,
+  max_output_tokens: 50,
+  choices: 1,
+  images: 0,
+  credential_id: null,
+} as const
+type Wish = Parameters<typeof planCall>[1]
+const plan = (snapshotOf: Snapshot, over: Partial<Wish> = {}, of: { plan?: number; mayProbe?: boolean } = {}) =>
+  planCall(snapshotOf, { ...wish, ...over }, { plan: of.plan, nowS, mayProbe: of.mayProbe ?? true })
+const models = ({ routes }: ReturnType<typeof plan>) => routes.map(({ model }) => model)
+
+const everyPlan = 2n ** 63n - 1n
+
+describe('the routes of a call', () => {
+  test('are the model and its fallbacks in their order, each with its price and the tokens that it may be asked for', () => {
+    const two = known({
+      asked: { fallbacks: ['second', 'first'] },
+      first: { max_output_tokens: 30 },
+      second: { provider_id: 'two' },
+    })
+
+    const planned = plan(two)
+
+    expect(
+      planned.routes.map(({ model, upstream_model, max_output_tokens, provider: { id }, price_ref }) => [
+        model,
+        upstream_model,
+        max_output_tokens,
+        id,
+        price_ref,
+      ]),
+    ).toEqual([
+      ['asked', 'up/asked', 50, 'one', 1],
+      ['second', 'up/second', 50, 'two', 3],
+      ['first', 'up/first', 30, 'one', 2],
+    ])
+    expect(planned.priceRefs).toEqual([1, 3, 2])
+    // As long as all of them may last, and the grace.
+    expect(planned.lastsMs).toBe(10_000 + 20_000 + 10_000 + 5_000)
+  })
+
+  test.each<[string, Record<string, Model>, Partial<Wish>?]>([
+    ['a model that nobody knows', {}],
+    ['a model of another kind', { asked: { kind: 'embedding' } }],
+    ['a model without a price', { asked: { price: null } }],
+    ['a chat model that is asked for images', { asked: {} }, { endpoint: 'images.generations' }],
+  ])('%s has none, whatever the plan', (_name, of, over) => {
+    expect(plan(known(of), over)).toMatchObject({ routes: [], priceRefs: [], plans: everyPlan, credits: 0, micros: 0n })
+  })
+
+  test('leave out a fallback without a price, of another kind, of a provider that is off, or that is gone', () => {
+    const planned = plan(
+      known({
+        asked: { fallbacks: ['free', 'embedding', 'off', 'gone', 'good'] },
+        free: { price: null },
+        embedding: { kind: 'embedding' },
+        off: { provider_id: 'three' },
+        good: {},
+      }),
+    )
+
+    expect(models(planned)).toEqual(['asked', 'good'])
+  })
+})
+
+describe('the plans for which that is so', () => {
+  const some = known({ asked: { plans: [0, 2, 5], fallbacks: ['better'] }, better: { plans: [2, 5] } })
+
+  test.each<[string, number | undefined, string[], bigint]>([
+    ['nothing is known: that of the first plan that has the model', undefined, ['asked'], 0b1n],
+    ['that plan', 0, ['asked'], 0b1n],
+    ['a plan that has the fallback, too, and so another one', 2, ['asked', 'better'], 0b100100n],
+    ['a plan without the model', 1, [], 0b10n],
+  ])('of a caller of whom %s', (_name, of, routes, plans) => {
+    const planned = plan(some, {}, of === undefined ? {} : { plan: of })
+
+    expect(models(planned)).toEqual(routes)
+    expect(planned.plans).toBe(plans)
+  })
+
+  test('of a model in no plan are none', () => {
+    expect(plan(known({ asked: { plans: [] } }))).toMatchObject({ routes: [], plans: 0n })
+  })
+
+  test('reach to the 63rd', () => {
+    expect(plan(known({ asked: { plans: [62] } })).plans).toBe(1n << 62n)
+  })
+})
+
+describe('a breaker', () => {
+  const open = nowS + 1
+  const halfOpen = nowS - 1
+
+  test('that is open takes its route away', () => {
+    const planned = plan(known({ asked: { open_until: open, fallbacks: ['other'] }, other: {} }))
+
+    expect(models(planned)).toEqual(['other'])
+    expect(planned.probes).toBe(false)
+  })
+
+  test('that is open everywhere leaves no route, and a call that lasts no time', () => {
+    const planned = plan(known({ asked: { open_until: open, fallbacks: ['other'] }, other: { open_until: open } }))
+
+    expect(planned).toMatchObject({ routes: [], priceRefs: [], lastsMs: 0, plans: 0b11n, probes: false })
+  })
+
+  test('that is half open is tried first, by who may, and said so', () => {
+    const half = known({ asked: { open_until: halfOpen, fallbacks: ['other'] }, other: {} })
+
+    expect(plan(half)).toMatchObject({ probes: true })
+    expect(models(plan(half))).toEqual(['asked', 'other'])
+    expect(plan(half, {}, { mayProbe: false })).toMatchObject({ probes: false })
+    expect(models(plan(half, {}, { mayProbe: false }))).toEqual(['other'])
+  })
+
+  test('that is half open is not tried behind a route that works', () => {
+    const planned = plan(known({ asked: { fallbacks: ['half', 'other'] }, half: { open_until: halfOpen }, other: {} }))
+
+    expect(models(planned)).toEqual(['asked', 'other'])
+    expect(planned.probes).toBe(false)
+  })
+
+  test('of a fallback is tried when the model itself is open', () => {
+    const planned = plan(known({ asked: { open_until: open, fallbacks: ['half'] }, half: { open_until: halfOpen } }))
+
+    expect(models(planned)).toEqual(['half'])
+    expect(planned.probes).toBe(true)
+  })
+})
+
+describe('the worst case', () => {
+  test('is that of the dearest route, each thing by itself', () => {
+    const planned = plan(
+      known({
+        asked: { fallbacks: ['long', 'credits'] },
+        long: { max_output_tokens: 400, price: price(2, { output_pico: 1_000_000, reasoning_pico: 0, input_pico: 0 }) },
+        credits: { price: price(3, { credits: 7, input_pico: 0, output_pico: 0 }) },
+      }),
+      { max_output_tokens: 300, choices: 2 },
+    )
+
+    expect(planned).toMatchObject({ outputTokens: 600, credits: 7, micros: 600n })
+  })
+
+  test.each<[string, Partial<Wish>, object, bigint]>([
+    ['prompt and answer', {}, {}, 110n],
+    ['the tokens that are asked for when nothing is said', { max_output_tokens: null }, {}, 90n],
+    ['every choice', { choices: 3 }, {}, 310n],
+    ['an answer that is all reasoning, where that is dearer', {}, { reasoning_pico: 3_000_000 }, 160n],
+    ['reasoning that is cheaper for nothing', {}, { reasoning_pico: 0 }, 110n],
+    ['the request', {}, { request_pico: 5_000_000 }, 115n],
+    [
+      'less than a micro-dollar as one',
+      { prompt_tokens_max: 0, max_output_tokens: 1 },
+      { output_pico: 1, reasoning_pico: 1 },
+      1n,
+    ],
+  ])('counts %s', (_name, over, cost, micros) => {
+    expect(plan(known({ asked: { price: price(1, cost) } }), over).micros).toBe(micros)
+  })
+
+  test('of embeddings has no output, and of images their number', () => {
+    expect(plan(known({ asked: { kind: 'embedding' } }), { endpoint: 'embeddings' })).toMatchObject({
+      outputTokens: 0,
+      micros: 10n,
+    })
+    const image = known({ asked: { kind: 'image', price: price(1, { image_pico: 40_000_000_000 }) } })
+    expect(plan(image, { endpoint: 'images.generations', images: 3 })).toMatchObject({
+      outputTokens: 0,
+      micros: 120_010n,
+    })
+  })
+
+  test('with the caller’s own key costs nothing, and lasts and counts as always', () => {
+    const planned = plan(known({ asked: {} }), { credential_id: crypto.randomUUID() })
+
+    expect(planned).toMatchObject({ credits: 0, micros: 0n, outputTokens: 50, lastsMs: 15_000 })
+  })
+
+  test('is exact where numbers of JavaScript are not', () => {
+    const dear = known({ asked: { price: price(1, { input_pico: 9_007_199_254_740_991 }) } })
+
+    expect(plan(dear, { prompt_tokens_max: 1_000_003, max_output_tokens: 1 }).micros).toBe(
+      (9_007_199_254_740_991n * 1_000_003n + 2_000_000n + 999_999n) / 1_000_000n,
+    )
+  })
+
+  test.each([{ prompt_tokens_max: -1 }, { images: -1 }, { choices: 0 }, { max_output_tokens: 0 }])(
+    'of %o is none',
+    (over) => {
+      expect(() => plan(known({ asked: {} }), over)).toThrow('must be numbers of such things')
+    },
+  )
+})
+
+describe('the snapshot that is kept', () => {
+  const loading = () => {
+    const asked: PromiseWithResolvers<Snapshot>[] = []
+    const kept = keepSnapshot(() => {
+      const one = Promise.withResolvers<Snapshot>()
+      asked.push(one)
+      return one.promise
+    })
+    return { kept, asked }
+  }
+
+  test('is asked for once by all who wait, and again when its version was forgotten', async () => {
+    const { kept, asked } = loading()
+    const both = [kept.current(), kept.current()]
+    asked[0]?.resolve(known({}, 4))
+    expect((await Promise.all(both)).map(({ version }) => version)).toEqual([4, 4])
+
+    kept.forget(3)
+    await kept.current()
+    expect(asked).toHaveLength(1)
+    kept.forget(4)
+    kept.forget(4)
+    const next = kept.current()
+    asked[1]?.resolve(known({}, 5))
+    expect((await next).version).toBe(5)
+    expect(asked).toHaveLength(2)
+  })
+
+  test('that could not be had is asked for anew by the next call', async () => {
+    const { kept, asked } = loading()
+    const failed = kept.current()
+    asked[0]?.reject(new Error('away'))
+    await expect(failed).rejects.toThrow('away')
+
+    const next = kept.current()
+    asked[1]?.resolve(known({}))
+    expect((await next).version).toBe(1)
+  })
+})
