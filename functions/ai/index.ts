@@ -1,6 +1,6 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { z } from 'zod'
-import { askByFetch, askByNode, namesProxy } from '../_shared/ai/ask-provider.ts'
+import { askByFetch, askByKind, askByNode, namesProxy } from '../_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
@@ -38,7 +38,7 @@ const world: AiWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),
-  ask: runsInDeno && !namesProxy(environment) ? askByNode() : askByFetch(fetch),
+  ask: runsInDeno && !namesProxy(environment) ? askByKind(askByNode(), askByFetch(fetch)) : askByFetch(fetch),
   wheel,
   marks: createMarks({ start: ledger.start, wheel, waitUntil, log }),
   waitUntil,

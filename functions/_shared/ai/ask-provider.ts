@@ -33,6 +33,12 @@ export const askByFetch =
     return { status: response.status, header: (name) => response.headers.get(name), body: sourceOf(response) }
   }
 
+/** Streams by the one, whose pieces cost less; whole answers by the other, whose requests do. */
+export const askByKind =
+  (streams: AskProvider, whole: AskProvider): AskProvider =>
+  (request, signal) =>
+    (request.headers.accept === 'text/event-stream' ? streams : whole)(request, signal)
+
 /** Events of a stream are a few hundred bytes; buffers grow while they come back full. */
 const smallPieceBytes = 16_384
 const largestPieceBytes = 65_536
