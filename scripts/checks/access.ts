@@ -63,8 +63,9 @@ const readers: Record<Section, (sql: postgres.Sql | postgres.TransactionSql) => 
       cross join lateral (
         select coalesce(string_agg(
           case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null)
-            else format('%I.%I', t.typnamespace::regnamespace, t.typname) end, ', ' order by a.i), '') as types
-        from unnest(p.proargtypes::oid[]) with ordinality a (type, i) join pg_type t on t.oid = a.type) arguments
+            else format('%I.%I%s', t.typnamespace::regnamespace, coalesce(e.typname, t.typname), case when e.oid is not null then '[]' end) end, ', ' order by a.i), '') as types
+        from unnest(p.proargtypes::oid[]) with ordinality a (type, i) join pg_type t on t.oid = a.type
+          left join pg_type e on e.typarray = t.oid) arguments
       cross join lateral (
         select string_agg(role, ' ' order by i) as roles
         from unnest(array['PUBLIC'] || ${roles}::text[] || array['palisade_gateway']) with ordinality r (role, i)

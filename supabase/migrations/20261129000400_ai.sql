@@ -1401,58 +1401,47 @@ create function private.admit_one_ai_call(r private.ai_request, version bigint) 
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_month date := date_trunc('month', now() at time zone 'UTC');
-  v_shard integer := pg_backend_pid() % 128;
   l record;
   a record;
   v_answer private.ai_answer;
   v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
 begin
-  if r.key_hash is not null or r.idempotency_key is not null or r.credential_id is not null or r.probes or r.price_refs is null
-    or r.endpoint <> 'chat.completions' or length(r.request_id) between 1 and 64 is not true
-    or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
+  if num_nonnulls(r.key_hash, r.idempotency_key, r.credential_id) > 0 or r.probes or r.price_refs is null or r.endpoint <> 'chat.completions'
+    or length(r.request_id) between 1 and 64 is not true or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
     return null;
   end if;
   -- The session, by the configuration that the call was worked out from; and what its account may use.
-  select s.aal = 'aal2' as has_aal2, x.* into l
+  select s.aal = 'aal2' as has_aal2, date_trunc('month', now() at time zone 'UTC')::date as month, x.* into l
   from private.live_sessions s, private.ai_config c, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
     and (r.plans >> x.plan_number) & 1 = 1;
-  if not found then
-    return null;
-  end if;
   -- The project's cap, before the account; a shard that has too little draws more on the other way.
   update private.spend_shards s set left_micros = s.left_micros - r.micros
-  where s.month = v_month and s.shard = v_shard and s.left_micros >= r.micros;
+  where l.id is not null and s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
   if not found then
     return null;
   end if;
   -- All that the call needs, or nothing of it: the row's newest version decides.
   update private.accounts o set
-    held = o.held + r.credits,
+    held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
+    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held + r.micros,
     minute_resets_at = case when o.minute_resets_at > now() then o.minute_resets_at else now() + interval '1 minute' end,
     ai_requests_used = case when o.minute_resets_at > now() then o.ai_requests_used else 0 end + 1,
     chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
     embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
-    images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end,
-    ai_concurrency_held = o.ai_concurrency_held + 1,
-    ai_calls_held = o.ai_calls_held + 1,
-    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens,
-    ai_spend_micros_held = o.ai_spend_micros_held + r.micros
+    images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end
   where o.user_id = r.user_id and o.limits_id = l.id
     and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
     and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
     and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
-    and least(l.ai_requests, l.chat_completions_requests) > 0
-    and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
+    and least(l.ai_requests, l.chat_completions_requests) > 0 and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
     and o.ai_tokens_used + o.ai_tokens_held + r.prompt_tokens + r.output_tokens <= l.ai_tokens
     and o.ai_spend_micros_used + o.ai_spend_micros_held + r.micros <= l.ai_spend_micros
-  returning o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests, o.minute_resets_at,
-    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens
-  into a;
+  returning o.minute_resets_at, o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests,
+    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens into a;
   if not found then
     -- To where it came from, which is locked: what gives back elsewhere may wait for no account after that, and this call goes on.
-    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = v_month and s.shard = v_shard;
+    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = l.month and s.shard = pg_backend_pid() % 128;
     return null;
   end if;
   v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
@@ -1464,7 +1453,8 @@ begin
     micros, stream, own_key, price_ref, fallback_refs, request_id, endpoint, model_id)
   values (
     v_answer.call_id, r.user_id, v_now, now() + r.lasts_ms * interval '1 millisecond', a.day_resets_at, a.month_resets_at, r.session_id,
-    r.request_bytes, r.credits, r.prompt_tokens, r.output_tokens, r.micros, r.stream, false, r.price_refs[1], nullif(r.price_refs[2:], '{}'), r.request_id, r.endpoint, left(r.model_id, 200));
+    r.request_bytes, r.credits, r.prompt_tokens, r.output_tokens, r.micros, r.stream, false, r.price_refs[1], nullif(r.price_refs[2:], '{}'),
+    r.request_id, r.endpoint, left(r.model_id, 200));
   return v_answer;
 end $$;
 comment on function private.admit_one_ai_call(private.ai_request, bigint) is
@@ -1483,8 +1473,7 @@ declare
   v_is_charged boolean := o.prompt_tokens is not null;
   v_cost bigint := 0;
   v_credits bigint := 0;
-  v_balance bigint;
-  v_left bigint;
+  a record;
   v_answer private.ai_answer;
 begin
   if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
@@ -1497,8 +1486,7 @@ begin
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
   returning x.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs, p.input_pico, p.cached_input_pico, p.output_pico,
-    p.reasoning_pico, p.image_pico, p.request_pico
-  into h;
+    p.reasoning_pico, p.image_pico, p.request_pico into h;
   if not found then
     return null;
   end if;
@@ -1510,30 +1498,26 @@ begin
         + (v_completion - v_reasoning)::numeric * h.output_pico + v_reasoning::numeric * h.reasoning_pico
         + v_images::numeric * h.image_pico + h.request_pico) / 1000000) end;
   end if;
-  update private.accounts a set
-    held = a.held - h.credits, balance = a.balance - v_credits, unburned = a.unburned + v_credits, ai_concurrency_held = a.ai_concurrency_held - 1,
+  update private.accounts x set
+    held = x.held - h.credits, balance = x.balance - v_credits, unburned = x.unburned + v_credits, ai_concurrency_held = x.ai_concurrency_held - 1,
     -- What a call holds of a period that is over went with it.
-    ai_calls_held = a.ai_calls_held - (h.day_resets_at = a.day_resets_at)::integer,
-    ai_calls_used = a.ai_calls_used + (v_is_charged and h.day_resets_at = a.day_resets_at)::integer,
-    ai_tokens_held = a.ai_tokens_held - case when h.month_resets_at = a.month_resets_at then h.prompt_tokens + h.output_tokens else 0 end,
-    ai_tokens_used = a.ai_tokens_used + case when h.month_resets_at = a.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
-    ai_spend_micros_held = a.ai_spend_micros_held - case when h.month_resets_at = a.month_resets_at then h.micros else 0 end,
-    ai_spend_micros_used = a.ai_spend_micros_used + case when h.month_resets_at = a.month_resets_at then v_cost else 0 end
-  where a.user_id = h.user_id
-  returning a.balance, a.balance - a.held into v_balance, v_left;
+    ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
+    ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
+    ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.prompt_tokens + h.output_tokens else 0 end,
+    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
+    ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
+    ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
+  where x.user_id = h.user_id
+  returning x.balance, x.balance - x.held as credits into a;
   insert into public.ai_calls values (
     h.call_id, h.created_at, h.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
     h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
     greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
     case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
-    v_credits, case when v_credits > 0 then v_balance end, h.micros, h.valid_from, clock_timestamp());
-  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
-  where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
-  if not found then
-    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
-  end if;
-  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_left, null, null, null, null, null, null, null, null, null);
+    v_credits, case when v_credits > 0 then a.balance end, h.micros, h.valid_from, clock_timestamp());
+  perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, a.credits, null, null, null, null, null, null, null, null, null);
   return v_answer;
 end $$;
 comment on function private.settle_one_ai_call(private.ai_outcome) is
