@@ -303,7 +303,7 @@ declare
   v_is_charged boolean := o.prompt_tokens is not null;
   v_cost bigint := 0;
   v_credits bigint := 0;
-  a record;
+  v_account record;
   v_answer private.ai_answer;
 begin
   if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
@@ -338,16 +338,16 @@ begin
     ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
     ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
   where x.user_id = h.user_id
-  returning x.balance, x.balance - x.held as credits into a;
+  returning x.balance, x.balance - x.held as credits into v_account;
   insert into public.ai_calls values (
     h.call_id, h.created_at, h.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
     h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
     greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
     case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
-    v_credits, case when v_credits > 0 then a.balance end, h.micros, h.valid_from, clock_timestamp());
+    v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
   perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
-  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, a.credits, null, null, null, null, null, null, null, null, null);
+  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
   return v_answer;
 end $$;
 comment on function private.settle_one_ai_call(private.ai_outcome) is

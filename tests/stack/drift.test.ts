@@ -84,8 +84,12 @@ describe('schema', { timeout: 120_000 }, () => {
     )
 
     expect(await rowDifference(migrated, sources)).toEqual([
+      // What a limit and a plan come to follows them.
+      expect.stringMatching(/^only in migrations: private\.limit_sets .*"plan_id": "free".*"ai_calls": 50,/),
       expect.stringMatching(/^only in migrations: private\.settings .*"value": 100/),
       expect.stringMatching(/^only in migrations: public\.plan_limits .*"ai_calls"/),
+      expect.stringMatching(/^only in sources: private\.limit_sets .*"plan_id": "free".*"ai_calls": -1,/),
+      expect.stringMatching(/^only in sources: private\.limit_sets .*"plan_id": "team"/),
       expect.stringMatching(/^only in sources: private\.settings .*"value": 101/),
       expect.stringMatching(/^only in sources: public\.plans .*"team"/),
     ])
