@@ -10,19 +10,25 @@ import { modelName } from './benchmarks/gateway/seed.ts'
 /** A call that is running: what its settlement has to be told. */
 export type Held = Pick<Admitted, 'call_id' | 'user_id' | 'routes'>
 
-const ledgers = new WeakMap<postgres.Sql, Ledger>()
-/** The function's own, one for each pool: what is sent together leaves in one statement. */
-function ledgerOf(sql: postgres.Sql): Ledger {
-  const ledger = ledgers.get(sql) ?? createLedger(sql)
-  ledgers.set(sql, ledger)
-  return ledger
+const idle = new WeakMap<postgres.Sql, Ledger[]>()
+/** With a ledger of the function's own that nobody else uses meanwhile: what it is asked together leaves in one statement, and alone. */
+async function withLedger<T>(sql: postgres.Sql, use: (ledger: Ledger) => Promise<T>): Promise<T> {
+  const ledgers = idle.get(sql) ?? []
+  idle.set(sql, ledgers)
+  const ledger = ledgers.pop() ?? createLedger(sql)
+  try {
+    return await use(ledger)
+  } finally {
+    ledgers.push(ledger)
+  }
 }
 
 /** Admits a call of each user in one statement, as the gateway does. A refusal is an error: then nothing would be measured. */
 export async function admit(sql: postgres.Sql, users: Session[]): Promise<Held[]> {
-  const ledger = ledgerOf(sql)
-  const answers = await Promise.all(
-    users.map(({ userId, sessionId }) => ledger.admit({ ...request, user_id: userId, session_id: sessionId })),
+  const answers = await withLedger(sql, (ledger) =>
+    Promise.all(
+      users.map(({ userId, sessionId }) => ledger.admit({ ...request, user_id: userId, session_id: sessionId })),
+    ),
   )
   const refused = answers.find(({ admitted }) => !admitted)
   if (refused) throw new Error(`an admission was refused: ${JSON.stringify(refused)}`)
@@ -48,8 +54,7 @@ const request = {
 
 /** Settles calls in one statement: 30 tokens in, 50 out. A call that is not settled is an error. */
 export async function settle(sql: postgres.Sql, calls: Held[]): Promise<void> {
-  const ledger = ledgerOf(sql)
-  const answers = await Promise.all(calls.map((call) => ledger.settle(call, outcome)))
+  const answers = await withLedger(sql, (ledger) => Promise.all(calls.map((call) => ledger.settle(call, outcome))))
   if (!answers.every(({ settled }) => settled)) throw new Error('a settlement was refused')
 }
 

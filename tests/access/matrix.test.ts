@@ -597,7 +597,9 @@ async function addOthers({ sql, owner }: Db, count: number): Promise<void> {
       from (select * from ${name} t where t.user_id = '${owner.id}' limit 1) t cross join others o`)
     await sql.unsafe(`analyze ${name}`)
   }
-  await sql.unsafe('drop table others; analyze public.profiles; analyze auth.users; set local session_replication_role = origin')
+  await sql.unsafe(
+    'drop table others; analyze public.profiles; analyze auth.users; set local session_replication_role = origin',
+  )
 }
 
 describe('what is read', () => {
