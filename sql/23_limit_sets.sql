@@ -152,8 +152,24 @@ end $$;
 comment on function private.tg_entitlements__limits() is 'What was paid for, or is no longer, counts from the next call on.';
 create trigger tg_entitlements__limits_added after insert on private.entitlements
   referencing new table as changed for each statement execute function private.tg_entitlements__limits();
-create trigger tg_entitlements__limits_changed after update on private.entitlements
-  referencing new table as changed for each statement execute function private.tg_entitlements__limits();
+create function private.tg_entitlements__limits_moved() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: accounts are private.
+begin
+  -- What only outranks other plans than before changes nobody's limits: that comes with a new plan, for all who pay.
+  perform private.refresh_account_limits(u.user_id)
+  from (
+    select distinct c.user_id from changed c
+    where not exists (
+      select from before b
+      where (b.user_id, b.starts_at, b.ends_at) = (c.user_id, c.starts_at, c.ends_at) and b.plan_id is not distinct from c.plan_id)
+    order by 1) u;
+  return null;
+end $$;
+comment on function private.tg_entitlements__limits_moved() is 'A time that begins or ends otherwise counts from the next call on.';
+create trigger tg_entitlements__limits_moved after update on private.entitlements
+  referencing old table as before new table as changed for each statement execute function private.tg_entitlements__limits_moved();
 create trigger tg_entitlements__limits_removed after delete on private.entitlements
   referencing old table as changed for each statement execute function private.tg_entitlements__limits();
 

@@ -95,9 +95,16 @@ as $$
 declare
   v_shard integer := 128 + pg_backend_pid() % 128;
 begin
-  -- Whoever has a shard from 128 on waits for nothing more: it is the last that a transaction takes.
-  update private.spend_shards s set left_micros = s.left_micros + micros where s.month = give_back_spend.month and s.shard = v_shard;
+  -- Its own, or, when another connection has it, any that nobody has: so this never waits with accounts in its hands.
+  update private.spend_shards s set left_micros = s.left_micros + micros
+  where s.month = give_back_spend.month and s.shard in (
+    select o.shard from private.spend_shards o
+    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
   if not found then
+    select coalesce((
+      select o.shard from private.spend_shards o
+      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
+    into v_shard;
     insert into private.spend_shards as s (month, shard, left_micros)
     values (give_back_spend.month, v_shard, give_back_spend.micros)
     on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;

@@ -277,6 +277,12 @@ begin
   if v_to > now() - interval '1 month' or exists (select from private.ai_holds h where h.created_at < v_to) then
     perform private.raise_error('invalid_request_error', 'Only calls of a month that has been over for a month, and of which none is running, can be dropped.');
   end if;
+  if exists (
+    select from public.ai_calls c
+    where c.created_at >= v_from and c.created_at < v_to
+      and not exists (select from private.ai_usage_days u where u.day = (c.created_at at time zone 'UTC')::date)) then
+    perform private.raise_error('invalid_request_error', 'Not all days of this month are added up yet: private.add_up_ai_usage does that, every night.');
+  end if;
   -- What they cost stays in the ledger: one entry for each account, where the last of them was.
   insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
   select c.user_id, -sum(c.credits_charged), 'ai_call', format('%s AI calls of %s', count(*), to_char(v_from at time zone 'UTC', 'YYYY-MM')),
@@ -289,7 +295,7 @@ begin
   return v_booked;
 end $$;
 comment on function private.drop_ai_calls(date) is
-  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Nothing calls it by itself.';
+  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Raises invalid_request_error before the month has been over for a month, while a call of it runs, and until its days are added up. Nothing calls it by itself.';
 
 -- Money ----------------------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,11 @@ as $$
 -- Definer: the gateway's role can do this and nothing else.
 begin
   if exists (select from private.ai_config c where c.changes_at <= now()) then
-    perform private.raise_ai_version();
+    -- Of many who see it the first raises the version; the others look again when they have the lock.
+    perform from private.ai_config c for no key update;
+    if exists (select from private.ai_config c where c.changes_at <= now()) then
+      perform private.raise_ai_version();
+    end if;
   end if;
   -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
   perform from private.ai_config c for share;

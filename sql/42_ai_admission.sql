@@ -1,7 +1,8 @@
 -- Admission of AI calls: all or nothing, exact, in one transaction for many callers at once.
 
 create table private.ai_idempotency_keys (
-  user_id uuid not null references auth.users (id) on delete cascade,
+  -- The account's row is locked by who writes here; that of auth.users may be somebody's who erases it and waits for the account.
+  user_id uuid not null references private.accounts (user_id) on delete cascade,
   endpoint text not null check (length(endpoint) <= 40),
   key text not null check (length(key) between 1 and 255),
   body_hash text not null check (body_hash ~ '^[0-9a-f]{64}$'),
@@ -299,7 +300,7 @@ begin
   end if;
   select coalesce(
     (select 'held' from private.ai_holds h where h.call_id = v_found.call_id),
-    (select c.state from public.ai_calls c
+    (select case when c.usage_source = 'none' then 'released' else c.state end from public.ai_calls c
     where c.user_id = v_found.user_id and c.created_at = private.uuid_v7_time(v_found.call_id) and c.id = v_found.call_id))
   into v_state;
   if v_found.created_at <= now() - interval '24 hours' or v_state is null or v_state = 'released' then
@@ -419,14 +420,26 @@ begin
       v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
     end if;
   end if;
-  if v_refusal is null and request.probes and not (
+  return v_refusal;
+end $$;
+comment on function private.special_refusal(private.ai_request, uuid, uuid) is
+  'Why a call with something special to it may not go on: its idempotency key, its API key''s limits, or a signature that was used.';
+
+create function private.probe_refusal(request private.ai_request, user_id uuid) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  -- A call that will not be made must not keep the breaker from the next one.
+  v_refusal jsonb := private.account_shortage(request, user_id);
+begin
+  if v_refusal is null and not (
     select private.may_probe(p.provider_id, p.model_id) from private.price_refs p where p.ref = request.price_refs[1]) then
     v_refusal := jsonb_build_object('code', 'probe_taken');
   end if;
   return v_refusal;
 end $$;
-comment on function private.special_refusal(private.ai_request, uuid, uuid) is
-  'Why a call with something special to it may not go on: its idempotency key, its API key''s limits, a signature that was used, or a half-open breaker that another call tries (probe_taken; the gateway works the routes out without it).';
+comment on function private.probe_refusal(private.ai_request, uuid) is
+  'Why a call may not be the one that tries a half-open breaker: it does not fit its account, or another tries (probe_taken; the gateway works the routes out without it). The last thing that is asked.';
 
 create function private.refuse_ai_call(request private.ai_request, user_id uuid, api_key_id uuid, refusal jsonb, out call_id uuid)
 language plpgsql volatile security invoker set search_path = ''
@@ -498,6 +511,9 @@ begin
   end if;
   if v_refusal is null and not has_spend and not private.take_spend(request.micros) then
     v_refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
+  end if;
+  if v_refusal is null and request.probes then
+    v_refusal := private.probe_refusal(request, user_id);
   end if;
   if v_refusal is null then
     select t.* into v_answer from private.take_ai_calls(array[request], v_callers, true) t;

@@ -75,7 +75,7 @@ begin
         + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
         + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
     end,
-    case when u.is_charged and u.cost_usd is not null then greatest(ceil(u.cost_usd * 1000000)::bigint, 0) end,
+    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e18)::bigint, 0) end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
     u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
@@ -176,7 +176,7 @@ begin
     if v_have.answers then
       update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
       from unnest(v_ended) e
-      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.response is not null and e.is_charged;
+      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.is_charged and octet_length(e.response) <= 1000000;
     end if;
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
@@ -240,17 +240,11 @@ begin
     or length(r.request_id) between 1 and 64 is not true or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
     return null;
   end if;
-  -- The session, by the configuration that the call was worked out from; and what its account may use.
-  select s.aal = 'aal2' as has_aal2, date_trunc('month', now() at time zone 'UTC')::date as month, x.* into l
-  from private.live_sessions s, private.ai_config c, private.accounts o join private.limit_sets x on x.id = o.limits_id
-  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+  -- The session, by the configuration that the call was worked out from; what its account may use; and that the cap has room.
+  select s.aal = 'aal2' as has_aal2, p.month, x.* into l
+  from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
+  where p.month = date_trunc('month', now() at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros and s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
     and (r.plans >> x.plan_number) & 1 = 1;
-  -- The project's cap, before the account; a shard that has too little draws more on the other way.
-  update private.spend_shards s set left_micros = s.left_micros - r.micros
-  where l.id is not null and s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
-  if not found then
-    return null;
-  end if;
   -- All that the call needs, or nothing of it: the row's newest version decides.
   update private.accounts o set
     held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
@@ -260,7 +254,7 @@ begin
     chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
     embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
     images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end
-  where o.user_id = r.user_id and o.limits_id = l.id
+  where o.user_id = r.user_id and o.limits_id = l.id -- null when there is no such session
     and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
     and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
     and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
@@ -270,8 +264,13 @@ begin
   returning o.minute_resets_at, o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests,
     l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens into a;
   if not found then
-    -- To where it came from, which is locked: what gives back elsewhere may wait for no account after that, and this call goes on.
-    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = l.month and s.shard = pg_backend_pid() % 128;
+    return null;
+  end if;
+  -- The project's cap after the account, from this connection's shard; one that has too little draws more.
+  update private.spend_shards s set left_micros = s.left_micros - r.micros
+  where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
+  if not found and not private.take_spend(r.micros) then
+    perform private.untake_ai_call(r);
     return null;
   end if;
   v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
@@ -289,6 +288,19 @@ begin
 end $$;
 comment on function private.admit_one_ai_call(private.ai_request, bigint) is
   'Admits one chat call that is plain and fits, or answers null and has taken nothing.';
+
+create function private.untake_ai_call(r private.ai_request) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.accounts o set
+    held = o.held - r.credits, ai_concurrency_held = o.ai_concurrency_held - 1, ai_calls_held = o.ai_calls_held - 1,
+    ai_tokens_held = o.ai_tokens_held - r.prompt_tokens - r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held - r.micros,
+    ai_requests_used = o.ai_requests_used - 1, chat_completions_requests_used = o.chat_completions_requests_used - 1
+  where o.user_id = r.user_id;
+end $$;
+comment on function private.untake_ai_call(private.ai_request) is
+  'Takes back, in the same transaction, what private.admit_one_ai_call took of the account of a chat call that the project''s cap has no room for.';
 
 create function private.settle_one_ai_call(o private.ai_outcome) returns private.ai_answer
 language plpgsql volatile security invoker set search_path = ''
@@ -344,7 +356,7 @@ begin
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
     h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
     greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
+    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e18)::bigint, 0) end,
     v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
   perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
   v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
@@ -386,8 +398,6 @@ begin
     requests := '{}';
   end if;
   if cardinality(requests) > 0 then
-    -- The project's cap before any account, and for all of them at once; when that does not fit, one by one.
-    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
     v_callers := private.ai_callers(requests);
   end if;
   -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
@@ -404,6 +414,8 @@ begin
     return query select s.* from private.settle_ai_calls(outcomes) s;
   end if;
   if cardinality(requests) > 0 then
+    -- The project's cap after all accounts, and for all calls at once; when that does not fit, one by one.
+    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
     return query select d.* from private.admit_ai_calls(requests, v_callers, v_has_spend) d;
   end if;
 end $$;

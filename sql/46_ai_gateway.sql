@@ -10,6 +10,8 @@ end $$;
 -- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
 alter role palisade_gateway set statement_timeout = '4s';
 alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+-- Somebody holds one account: the others in the statement are sent again without it, and do not wait for its end.
+alter role palisade_gateway set lock_timeout = '1500ms';
 -- Indexes also while tables are small, and plans that do not turn with statistics: those of an empty project are those of a full one.
 -- What a call needs is found by keys, so that nested loops are right; and a plan that is made once is made in no call.
 alter role palisade_gateway set enable_seqscan = off;

@@ -286,14 +286,15 @@ const dead: Check = {
 const ledgers: Check = {
   name: 'ledgers',
   tells:
-    'Balances are the sums of their entries (private.verify_accounts), gates are what they come from (private.compare_account_gates), and the audit chain of this month is whole.',
+    'Balances are the sums of their entries (private.verify_accounts), gates and limits are what they come from (private.compare_account_gates, private.compare_account_limits), and the audit chain of this month is whole.',
   mends: 'None mends itself: find out who wrote, keep the evidence, and restore what is missing from a backup.',
   async find({ look }) {
-    const [accounts, gates, chain] = await look(async (sql) => {
+    const [accounts, gates, limits, chain] = await look(async (sql) => {
       await sql`set local statement_timeout = '10min'`
       return [
         [...(await sql<{ user_id: string }[]>`select user_id from private.verify_accounts() limit 10`)],
         [...(await sql<{ user_id: string }[]>`select user_id from private.compare_account_gates() limit 10`)],
+        [...(await sql<{ user_id: string | null }[]>`select user_id from private.compare_account_limits() limit 10`)],
         [
           ...(await sql<{ seq: string | null; problem: string }[]>`
           select seq::text, problem from private.verify_audit_chain(date_trunc('month', now() at time zone 'UTC')::date) limit 10`),
@@ -315,12 +316,22 @@ const ledgers: Check = {
           what: `what the account ${user_id} may do is not what its profile, its bans and its factors say`,
           mend: bySql(`select private.refresh_account_gates('${user_id}');`),
         })),
+        ...limits.map(({ user_id }) => ({
+          what: user_id
+            ? `the limits that count for the account ${user_id} are not those of its plan, its own and what is paid for`
+            : 'the limits of a plan are not what plan_limits says',
+          mend: bySql(
+            user_id
+              ? `select private.refresh_account_limits('${user_id}');`
+              : 'select private.refresh_limit_set(p.id) from public.plans p;',
+          ),
+        })),
         ...chain.map(({ seq, problem }) => ({
           what: `audit log, entry ${seq ?? 'unknown'} of this month: ${problem}`,
           mend: evidence,
         })),
       ],
-      'balances, gates and audit chain are whole',
+      'balances, gates, limits and audit chain are whole',
     )
   },
 }

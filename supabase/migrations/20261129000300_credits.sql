@@ -137,9 +137,9 @@ begin
     continue when v_part = 0;
     update private.credit_lots l set remaining = l.remaining - v_part, expired = l.expired + v_part where l.id = v_lot.id;
     account.balance := account.balance - v_part;
-    insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after)
+    insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
     values (account.user_id, -v_part, 'expiry', format('%s credits expired', v_lot.kind),
-      format('expiry:%s:%s', v_lot.id, v_lot.remaining), account.balance);
+      format('expiry:%s:%s', v_lot.id, v_lot.remaining), account.balance, clock_timestamp());
   end loop;
   update private.accounts a set balance = account.balance, next_expiry_at = account.next_expiry_at
   where a.user_id = account.user_id;
@@ -205,10 +205,11 @@ begin
     clawed_back = a.clawed_back + case when kind = 'clawback' then -add_credit_entry.amount else 0 end,
     next_expiry_at = least(a.next_expiry_at, add_credit_entry.expires_at)
   where a.user_id = add_credit_entry.user_id;
-  insert into private.credit_bookings (id, user_id, amount, kind, reason, idempotency_key, balance_after)
+  -- The moment under the account's lock, and not that of the transaction's beginning: so entries and calls are in their order.
+  insert into private.credit_bookings (id, user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
   values (
     v_id, add_credit_entry.user_id, add_credit_entry.amount, add_credit_entry.kind, add_credit_entry.reason,
-    add_credit_entry.idempotency_key, v_account.balance + add_credit_entry.amount)
+    add_credit_entry.idempotency_key, v_account.balance + add_credit_entry.amount, clock_timestamp())
   returning * into v_entry;
   return v_entry;
 end $$;
@@ -235,10 +236,10 @@ begin
   if coalesce(length(change_credits.idempotency_key), 0) not between 1 and 255 then
     perform private.raise_error('invalid_request_error', 'idempotency_key must have 1 to 255 characters.');
   end if;
-  -- An entry of a caller's with such a key would make the settlement of that call fail.
-  if change_credits.idempotency_key ~ '^(sign_up$|ai_call:|expiry:|stripe:)' then
+  -- Keys of the ledger's own: with one of them an entry of somebody's would stand in the way of that one.
+  if change_credits.idempotency_key ~ '^(sign_up$|ai_call:|ai_calls:|expiry:|stripe:)' then
     perform private.raise_error('invalid_request_error',
-      'idempotency_key must not be sign_up or begin with ai_call:, expiry: or stripe: (the ledger''s own keys).');
+      'idempotency_key must not be sign_up or begin with ai_call:, ai_calls:, expiry: or stripe: (the ledger''s own keys).');
   end if;
   if change_credits.lot_kind is null or change_credits.lot_kind not in ('promotional', 'monthly', 'purchased') then
     perform private.raise_error('invalid_request_error', 'kind must be promotional, monthly or purchased.');
@@ -431,9 +432,16 @@ as $$
 declare
   v_shard integer := 128 + pg_backend_pid() % 128;
 begin
-  -- Whoever has a shard from 128 on waits for nothing more: it is the last that a transaction takes.
-  update private.spend_shards s set left_micros = s.left_micros + micros where s.month = give_back_spend.month and s.shard = v_shard;
+  -- Its own, or, when another connection has it, any that nobody has: so this never waits with accounts in its hands.
+  update private.spend_shards s set left_micros = s.left_micros + micros
+  where s.month = give_back_spend.month and s.shard in (
+    select o.shard from private.spend_shards o
+    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
   if not found then
+    select coalesce((
+      select o.shard from private.spend_shards o
+      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
+    into v_shard;
     insert into private.spend_shards as s (month, shard, left_micros)
     values (give_back_spend.month, v_shard, give_back_spend.micros)
     on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;

@@ -284,6 +284,12 @@ begin
   if v_to > now() - interval '1 month' or exists (select from private.ai_holds h where h.created_at < v_to) then
     perform private.raise_error('invalid_request_error', 'Only calls of a month that has been over for a month, and of which none is running, can be dropped.');
   end if;
+  if exists (
+    select from public.ai_calls c
+    where c.created_at >= v_from and c.created_at < v_to
+      and not exists (select from private.ai_usage_days u where u.day = (c.created_at at time zone 'UTC')::date)) then
+    perform private.raise_error('invalid_request_error', 'Not all days of this month are added up yet: private.add_up_ai_usage does that, every night.');
+  end if;
   -- What they cost stays in the ledger: one entry for each account, where the last of them was.
   insert into private.credit_bookings (user_id, amount, kind, reason, idempotency_key, balance_after, created_at)
   select c.user_id, -sum(c.credits_charged), 'ai_call', format('%s AI calls of %s', count(*), to_char(v_from at time zone 'UTC', 'YYYY-MM')),
@@ -296,7 +302,7 @@ begin
   return v_booked;
 end $$;
 comment on function private.drop_ai_calls(date) is
-  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Nothing calls it by itself.';
+  'Drops the calls of a month (UTC), any day of it, when nobody needs the log any more: each account gets one entry in place of its calls, so that its balance stays the sum of its entries. Answers how many accounts had one. Raises invalid_request_error before the month has been over for a month, while a call of it runs, and until its days are added up. Nothing calls it by itself.';
 
 -- Money ----------------------------------------------------------------------------------------------------------------
 
@@ -419,7 +425,11 @@ as $$
 -- Definer: the gateway's role can do this and nothing else.
 begin
   if exists (select from private.ai_config c where c.changes_at <= now()) then
-    perform private.raise_ai_version();
+    -- Of many who see it the first raises the version; the others look again when they have the lock.
+    perform from private.ai_config c for no key update;
+    if exists (select from private.ai_config c where c.changes_at <= now()) then
+      perform private.raise_ai_version();
+    end if;
   end if;
   -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
   perform from private.ai_config c for share;
@@ -525,7 +535,8 @@ comment on function private.report_ai_attempts(jsonb) is
 -- Admission of AI calls: all or nothing, exact, in one transaction for many callers at once.
 
 create table private.ai_idempotency_keys (
-  user_id uuid not null references auth.users (id) on delete cascade,
+  -- The account's row is locked by who writes here; that of auth.users may be somebody's who erases it and waits for the account.
+  user_id uuid not null references private.accounts (user_id) on delete cascade,
   endpoint text not null check (length(endpoint) <= 40),
   key text not null check (length(key) between 1 and 255),
   body_hash text not null check (body_hash ~ '^[0-9a-f]{64}$'),
@@ -823,7 +834,7 @@ begin
   end if;
   select coalesce(
     (select 'held' from private.ai_holds h where h.call_id = v_found.call_id),
-    (select c.state from public.ai_calls c
+    (select case when c.usage_source = 'none' then 'released' else c.state end from public.ai_calls c
     where c.user_id = v_found.user_id and c.created_at = private.uuid_v7_time(v_found.call_id) and c.id = v_found.call_id))
   into v_state;
   if v_found.created_at <= now() - interval '24 hours' or v_state is null or v_state = 'released' then
@@ -943,14 +954,26 @@ begin
       v_refusal := jsonb_build_object('code', 'invalid_signature', 'message', 'This signed request was admitted before.');
     end if;
   end if;
-  if v_refusal is null and request.probes and not (
+  return v_refusal;
+end $$;
+comment on function private.special_refusal(private.ai_request, uuid, uuid) is
+  'Why a call with something special to it may not go on: its idempotency key, its API key''s limits, or a signature that was used.';
+
+create function private.probe_refusal(request private.ai_request, user_id uuid) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  -- A call that will not be made must not keep the breaker from the next one.
+  v_refusal jsonb := private.account_shortage(request, user_id);
+begin
+  if v_refusal is null and not (
     select private.may_probe(p.provider_id, p.model_id) from private.price_refs p where p.ref = request.price_refs[1]) then
     v_refusal := jsonb_build_object('code', 'probe_taken');
   end if;
   return v_refusal;
 end $$;
-comment on function private.special_refusal(private.ai_request, uuid, uuid) is
-  'Why a call with something special to it may not go on: its idempotency key, its API key''s limits, a signature that was used, or a half-open breaker that another call tries (probe_taken; the gateway works the routes out without it).';
+comment on function private.probe_refusal(private.ai_request, uuid) is
+  'Why a call may not be the one that tries a half-open breaker: it does not fit its account, or another tries (probe_taken; the gateway works the routes out without it). The last thing that is asked.';
 
 create function private.refuse_ai_call(request private.ai_request, user_id uuid, api_key_id uuid, refusal jsonb, out call_id uuid)
 language plpgsql volatile security invoker set search_path = ''
@@ -1022,6 +1045,9 @@ begin
   end if;
   if v_refusal is null and not has_spend and not private.take_spend(request.micros) then
     v_refusal := jsonb_build_object('code', 'spend_cap_reached', 'message', 'This service has reached its spending limit for this month.');
+  end if;
+  if v_refusal is null and request.probes then
+    v_refusal := private.probe_refusal(request, user_id);
   end if;
   if v_refusal is null then
     select t.* into v_answer from private.take_ai_calls(array[request], v_callers, true) t;
@@ -1245,7 +1271,7 @@ begin
         + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
         + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
     end,
-    case when u.is_charged and u.cost_usd is not null then greatest(ceil(u.cost_usd * 1000000)::bigint, 0) end,
+    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e18)::bigint, 0) end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
     u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
@@ -1346,7 +1372,7 @@ begin
     if v_have.answers then
       update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
       from unnest(v_ended) e
-      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.response is not null and e.is_charged;
+      where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.is_charged and octet_length(e.response) <= 1000000;
     end if;
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
@@ -1410,17 +1436,11 @@ begin
     or length(r.request_id) between 1 and 64 is not true or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
     return null;
   end if;
-  -- The session, by the configuration that the call was worked out from; and what its account may use.
-  select s.aal = 'aal2' as has_aal2, date_trunc('month', now() at time zone 'UTC')::date as month, x.* into l
-  from private.live_sessions s, private.ai_config c, private.accounts o join private.limit_sets x on x.id = o.limits_id
-  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+  -- The session, by the configuration that the call was worked out from; what its account may use; and that the cap has room.
+  select s.aal = 'aal2' as has_aal2, p.month, x.* into l
+  from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
+  where p.month = date_trunc('month', now() at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros and s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
     and (r.plans >> x.plan_number) & 1 = 1;
-  -- The project's cap, before the account; a shard that has too little draws more on the other way.
-  update private.spend_shards s set left_micros = s.left_micros - r.micros
-  where l.id is not null and s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
-  if not found then
-    return null;
-  end if;
   -- All that the call needs, or nothing of it: the row's newest version decides.
   update private.accounts o set
     held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
@@ -1430,7 +1450,7 @@ begin
     chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
     embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
     images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end
-  where o.user_id = r.user_id and o.limits_id = l.id
+  where o.user_id = r.user_id and o.limits_id = l.id -- null when there is no such session
     and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
     and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
     and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
@@ -1440,8 +1460,13 @@ begin
   returning o.minute_resets_at, o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests,
     l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens into a;
   if not found then
-    -- To where it came from, which is locked: what gives back elsewhere may wait for no account after that, and this call goes on.
-    update private.spend_shards s set left_micros = s.left_micros + r.micros where s.month = l.month and s.shard = pg_backend_pid() % 128;
+    return null;
+  end if;
+  -- The project's cap after the account, from this connection's shard; one that has too little draws more.
+  update private.spend_shards s set left_micros = s.left_micros - r.micros
+  where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
+  if not found and not private.take_spend(r.micros) then
+    perform private.untake_ai_call(r);
     return null;
   end if;
   v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
@@ -1459,6 +1484,19 @@ begin
 end $$;
 comment on function private.admit_one_ai_call(private.ai_request, bigint) is
   'Admits one chat call that is plain and fits, or answers null and has taken nothing.';
+
+create function private.untake_ai_call(r private.ai_request) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.accounts o set
+    held = o.held - r.credits, ai_concurrency_held = o.ai_concurrency_held - 1, ai_calls_held = o.ai_calls_held - 1,
+    ai_tokens_held = o.ai_tokens_held - r.prompt_tokens - r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held - r.micros,
+    ai_requests_used = o.ai_requests_used - 1, chat_completions_requests_used = o.chat_completions_requests_used - 1
+  where o.user_id = r.user_id;
+end $$;
+comment on function private.untake_ai_call(private.ai_request) is
+  'Takes back, in the same transaction, what private.admit_one_ai_call took of the account of a chat call that the project''s cap has no room for.';
 
 create function private.settle_one_ai_call(o private.ai_outcome) returns private.ai_answer
 language plpgsql volatile security invoker set search_path = ''
@@ -1514,7 +1552,7 @@ begin
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
     h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
     greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(ceil(o.cost_usd * 1000000)::bigint, 0) end,
+    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e18)::bigint, 0) end,
     v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
   perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
   v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
@@ -1556,8 +1594,6 @@ begin
     requests := '{}';
   end if;
   if cardinality(requests) > 0 then
-    -- The project's cap before any account, and for all of them at once; when that does not fit, one by one.
-    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
     v_callers := private.ai_callers(requests);
   end if;
   -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
@@ -1574,6 +1610,8 @@ begin
     return query select s.* from private.settle_ai_calls(outcomes) s;
   end if;
   if cardinality(requests) > 0 then
+    -- The project's cap after all accounts, and for all calls at once; when that does not fit, one by one.
+    v_has_spend := private.take_spend((select sum(greatest(r.micros, 0)) from unnest(requests) r)::bigint);
     return query select d.* from private.admit_ai_calls(requests, v_callers, v_has_spend) d;
   end if;
 end $$;
@@ -1806,6 +1844,8 @@ end $$;
 -- No password, so nobody can log in, until the operator sets one: see docs/operations.md.
 alter role palisade_gateway set statement_timeout = '4s';
 alter role palisade_gateway set idle_in_transaction_session_timeout = '5s';
+-- Somebody holds one account: the others in the statement are sent again without it, and do not wait for its end.
+alter role palisade_gateway set lock_timeout = '1500ms';
 -- Indexes also while tables are small, and plans that do not turn with statistics: those of an empty project are those of a full one.
 -- What a call needs is found by keys, so that nested loops are right; and a plan that is made once is made in no call.
 alter role palisade_gateway set enable_seqscan = off;

@@ -431,7 +431,7 @@ begin
     or v_key.last_used_at < now() - make_interval(mins => (private.setting('api_keys.last_used_minutes'))::integer) then
     -- Whoever else notes it at this moment has done it for both.
     update public.api_keys k set last_used_at = now() where k.id in (
-      select o.id from public.api_keys o where o.id = v_key.id for update skip locked);
+      select o.id from public.api_keys o where o.id = v_key.id for no key update skip locked);
   end if;
 end $$;
 comment on function private.check_api_key(bytea, text, inet, jsonb) is

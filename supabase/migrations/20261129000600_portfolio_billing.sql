@@ -1182,16 +1182,17 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: entitlements are private.
 begin
+  if tg_op = 'INSERT' then
+    -- Nobody has subscribed to a new plan yet, and nobody's limits change with it.
+    perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
+    update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
+    return null;
+  end if;
   -- Users and accounts first, in the order in which whoever applies what Stripe says, or erases somebody, has them: limits follow what is
   -- written here.
   perform from auth.users u where u.id in (select e.user_id from private.entitlements e) order by u.id for key share;
   perform from private.accounts a where a.user_id in (select e.user_id from private.entitlements e) order by a.user_id for no key update;
   perform pg_advisory_xact_lock(hashtextextended('private.entitlements', 0));
-  if tg_op = 'INSERT' then
-    -- Nobody has subscribed to a new plan yet.
-    update private.entitlements e set outranks = private.plans_outranked_by(e.plan_id) where e.plan_id is not null;
-    return null;
-  end if;
   perform private.refresh_entitlement(u.user_id)
   from (
     select distinct s.user_id from public.subscriptions s where s.status in ('trialing', 'active', 'past_due') order by 1) u;

@@ -295,3 +295,23 @@ describe('the snapshot that is kept', () => {
     expect((await next).version).toBe(1)
   })
 })
+
+test('many who hear at once that a snapshot is old fetch one new one', async () => {
+  let loads = 0
+  const snapshots = keepSnapshot(async () => {
+    loads += 1
+    await new Promise((done) => setImmediate(done))
+    return { version: loads } as never
+  })
+  const { version } = await snapshots.current()
+
+  const all = await Promise.all(
+    Array.from({ length: 64 }, () => {
+      snapshots.forget(version)
+      return snapshots.current()
+    }),
+  )
+
+  expect(loads).toBe(2)
+  expect(new Set(all.map((one) => one.version))).toEqual(new Set([2]))
+})

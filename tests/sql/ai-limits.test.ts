@@ -45,6 +45,35 @@ const heldOf = async (sql: Sql | Tx, userId: string, meter: string) => {
   return [row?.used ?? 0, row?.held ?? 0]
 }
 
+test('a limit larger than a number is exact is a limit like any other', () =>
+  rolledBack(async (tx) => {
+    const account = await newAccount(tx)
+    await tx`insert into public.limit_overrides (user_id, meter, period, amount) values (${account.id}, 'ai_tokens', 'month', 10000000000000001)`
+
+    const answer = await admit(tx, account, { model: baseModel })
+
+    expect(answer).toMatchObject({ admitted: true })
+    expect(answer.limits?.find(({ meter }) => meter === 'ai_tokens')).toMatchObject({ amount: 1e16 })
+  }))
+
+test('a cost that no provider can mean keeps no call from its settlement', () =>
+  rolledBack(async (tx) => {
+    const account = await newAccount(tx)
+    const one = (await admit(tx, account, { model: baseModel })).call_id
+    const [two, three] = [
+      (await admit(tx, account, { model: baseModel })).call_id,
+      (await admit(tx, account, { model: baseModel })).call_id,
+    ]
+
+    const usage = { prompt_tokens: 1, completion_tokens: 1, cost_usd: 1e300 }
+    expect(await settle(tx, one, { usage })).toMatchObject({ settled: true })
+    const together = await settleAll(
+      tx,
+      [two, three].map((id) => [id, { usage }]),
+    )
+    expect(together).toMatchObject([{ settled: true }, { settled: true }])
+  }))
+
 describe('the rate', () => {
   test('of sixty-one calls in a minute the last is refused, told when, and takes nothing', () =>
     rolledBack(async (tx) => {
@@ -451,6 +480,17 @@ describe('fallbacks and breakers', () => {
       expect(tries).toEqual([['sql/model'], 'circuit_open'])
       expect(again).toBe('circuit_open')
       expect([next, ...closed]).toEqual([['sql/model'], ['sql/model'], ['sql/model']])
+    }))
+
+  test('who cannot pay does not keep the breaker from who can', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const [poor, rich] = [await newAccount(tx, { credits: 1 }), await newAccount(tx)]
+      await report(tx, false, 5)
+      await pass(tx, 61)
+
+      expect(await admit(tx, poor)).toMatchObject({ admitted: false, code: 'insufficient_credits' })
+      expect(routes(await admit(tx, rich))).toEqual(['sql/model'])
     }))
 
   test('failures that are far apart are no outage', () =>

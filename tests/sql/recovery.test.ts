@@ -6,15 +6,17 @@ import { asUser, changeCredits, creditsOf, newAccount, refusal, rolledBack, type
 const sweep = async (tx: Tx) => (await tx`select private.settle_abandoned_ai_calls() as closed`)[0]?.closed
 
 describe('the ledger’s own keys', () => {
-  test.each(['sign_up', `ai_call:${crypto.randomUUID()}`, 'stripe:session:cs_1'])('%s is no key for a request', (key) =>
-    rolledBack(async (tx) => {
-      const { id } = await newAccount(tx)
+  test.each(['sign_up', `ai_call:${crypto.randomUUID()}`, 'ai_calls:202608', 'stripe:session:cs_1'])(
+    '%s is no key for a request',
+    (key) =>
+      rolledBack(async (tx) => {
+        const { id } = await newAccount(tx)
 
-      const refused = await refusal(tx, (sp) => changeCredits(sp, 'refund', id, 1, key))
+        const refused = await refusal(tx, (sp) => changeCredits(sp, 'refund', id, 1, key))
 
-      expect(refused).toMatchObject({ code: 'invalid_request_error', status: 400 })
-      expect(await creditsOf(tx, id)).toEqual({ balance: 100, held: 0 })
-    }),
+        expect(refused).toMatchObject({ code: 'invalid_request_error', status: 400 })
+        expect(await creditsOf(tx, id)).toEqual({ balance: 100, held: 0 })
+      }),
   )
 })
 

@@ -304,8 +304,9 @@ function limitOf(
   return {
     meter,
     period,
-    amount: integer(amount),
-    remaining: integer(remaining),
+    // A limit may be larger than what is exact here, and is told all the same.
+    amount: Number(amount),
+    remaining: Number(remaining),
     resets_at: new Date(integer(resetAt) * 1000).toISOString(),
   }
 }

@@ -102,27 +102,27 @@ export type Planned = {
 
 /** Keeps the newest snapshot; asks for another when it was forgotten, once for all who wait. */
 export function keepSnapshot(load: () => Promise<Snapshot>) {
-  let kept: Promise<Snapshot> | undefined
-  let version: number | undefined
+  type Kept = { loading: Promise<Snapshot>; version?: number }
+  let kept: Kept | undefined
   const current = (): Promise<Snapshot> => {
-    if (kept) return kept
-    const loading = load()
-    kept = loading
-    loading.then(
-      (loaded) => {
-        version = loaded.version
+    if (kept) return kept.loading
+    const mine: Kept = { loading: load() }
+    kept = mine
+    mine.loading.then(
+      ({ version }) => {
+        mine.version = version
       },
       () => {
-        if (kept === loading) kept = undefined
+        if (kept === mine) kept = undefined
       },
     )
-    return loading
+    return mine.loading
   }
   return {
     current,
-    /** This version is no longer the newest; whoever has seen a newer one says nothing new. */
+    /** This version is no longer the newest. Whoever says so while another is on its way says nothing new. */
     forget(old: number): void {
-      if (version === old) kept = undefined
+      if (kept?.version === old) kept = undefined
     },
   }
 }
