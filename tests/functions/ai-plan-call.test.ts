@@ -315,3 +315,20 @@ test('many who hear at once that a snapshot is old fetch one new one', async () 
   expect(loads).toBe(2)
   expect(new Set(all.map((one) => one.version))).toEqual(new Set([2]))
 })
+
+test('a provider that is not understood keeps its own models from callers, and no others', () => {
+  const text = {
+    version: 1,
+    default_max_output_tokens: 40,
+    hold_grace_seconds: 5,
+    providers: [provider('one', 10_000), { ...provider('two', 20_000), base_url: 'https://<resource>.test/v1' }],
+    models: ['one', 'two'].map((id, at) => ({
+      ...{ id, provider_id: id, upstream_id: id, kind: 'chat', max_output_tokens: 100 },
+      ...{ plans: [0], fallbacks: [], open_until: null, price: price(at + 1) },
+    })),
+  }
+  const planned = (model: string) =>
+    planCall(snapshot.parse(text), { ...wish, model }, { plan: 0, nowS, mayProbe: true }).routes.map((way) => way.model)
+
+  expect([planned('one'), planned('two')]).toEqual([['one'], []])
+})

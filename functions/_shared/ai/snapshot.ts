@@ -57,14 +57,23 @@ const model = z.object({
   price: price.nullable(),
 })
 
+/** A row that is not understood is none: calls of its model or provider are refused, and those of the others are not. */
+const those = <Row>(schema: z.ZodType<Row>) =>
+  z.array(z.unknown()).transform((rows) =>
+    rows.flatMap((row) => {
+      const { data } = schema.safeParse(row)
+      return data === undefined ? [] : [data]
+    }),
+  )
+
 /** The answer of private.ai_snapshot, ready to look things up in. */
 export const snapshot = z
   .object({
     version: z.int(),
     default_max_output_tokens: z.int().positive(),
     hold_grace_seconds: z.number().nonnegative(),
-    providers: z.array(provider),
-    models: z.array(model),
+    providers: those(provider),
+    models: those(model),
   })
   .transform(({ providers, models, ...rest }) => ({
     ...rest,
