@@ -243,9 +243,10 @@ begin
   -- The session, by the configuration that the call was worked out from; what its account may use; and that the cap has room.
   select s.aal = 'aal2' as has_aal2, p.month, x.* into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
-  where p.month = date_trunc('month', now() at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros and s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
+    and p.month = date_trunc('month', now() at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1;
-  -- All that the call needs, or nothing of it: the row's newest version decides.
+  -- All that the call needs, or nothing of it: the row's newest version decides. Without a session there are no limits, and nothing is taken.
   update private.accounts o set
     held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
     ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held + r.micros,
@@ -254,7 +255,7 @@ begin
     chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
     embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
     images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end
-  where o.user_id = r.user_id and o.limits_id = l.id -- null when there is no such session
+  where o.user_id = r.user_id and o.limits_id = l.id
     and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
     and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
     and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))

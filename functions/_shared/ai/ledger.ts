@@ -282,7 +282,8 @@ function admitted(row: Row, { routes }: Planned): Admitted {
     routes: own
       ? routes.filter(({ provider }) => provider === routes[0]?.provider).map((way) => ({ ...way, api_key: own }))
       : routes,
-    credits_remaining: integer(row.credits_remaining),
+    // What is committed is told: no number here may make it a failure.
+    credits_remaining: Number(row.credits_remaining),
     limits: [
       limitOf('ai_requests', 'minute', row.requests_amount, row.requests_remaining, row.requests_reset_at),
       limitOf('ai_calls', 'day', row.calls_amount, row.calls_remaining, row.calls_reset_at),
