@@ -140,8 +140,8 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
-  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
+  insert into private.accounts (user_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
+  select g.user_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
   from private.account_gates g join private.account_limits l on l.user_id = g.user_id where g.user_id = v_user.id
   on conflict do nothing;
   if found and v_credits > 0 then

@@ -7,8 +7,7 @@ select p.id as user_id,
   case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
   coalesce(u.banned_until, '-infinity') as banned_until,
   -- An unfinished factor is none yet.
-  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor,
-  p.plan_id
+  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
 from public.profiles p left join auth.users u on u.id = p.id;
 comment on view private.account_gates is
   'What the gate columns of private.accounts must say, from where it comes. Nothing in it depends on the time: a ban by the Auth service ends by itself, so who reads it compares banned_until with now().';

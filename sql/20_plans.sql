@@ -196,13 +196,8 @@ revoke all on private.limit_sets from anon, authenticated, service_role;
 
 create table private.accounts (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  -- Narrow: each call writes the whole row to the log twice, with wal_level logical as the platform has it.
-  plan_id text not null,
-  account_state text not null default 'pending',
-  is_active boolean not null default false,
-  has_factor boolean not null default false,
+  -- Narrow, and in this order, without gaps: each call writes the whole row to the log twice, with wal_level logical as the platform has it.
   banned_until timestamptz not null default '-infinity',
-  limits_id integer not null,
   entitled_until timestamptz not null default 'infinity',
   next_expiry_at timestamptz not null default 'infinity',
   clawed_back bigint not null default 0,
@@ -212,6 +207,11 @@ create table private.accounts (
   balance bigint not null default 0,
   held bigint not null default 0,
   unburned bigint not null default 0,
+  ai_tokens_used bigint not null default 0,
+  ai_tokens_held bigint not null default 0,
+  ai_spend_micros_used bigint not null default 0,
+  ai_spend_micros_held bigint not null default 0,
+  limits_id integer not null,
   embeddings_requests_used integer not null default 0,
   images_generations_requests_used integer not null default 0,
   chat_completions_requests_used integer not null default 0,
@@ -219,13 +219,12 @@ create table private.accounts (
   ai_concurrency_held integer not null default 0,
   ai_calls_used integer not null default 0,
   ai_calls_held integer not null default 0,
-  ai_tokens_used bigint not null default 0,
-  ai_tokens_held bigint not null default 0,
-  ai_spend_micros_used bigint not null default 0,
-  ai_spend_micros_held bigint not null default 0,
-  -- One check of few steps: it is read and made ready anew by every statement that writes.
-  constraint accounts_check check (
-    least(held, unburned, balance + clawed_back - held, ai_concurrency_held, ai_calls_held, ai_tokens_held, ai_spend_micros_held) >= 0)
+  is_active boolean not null default false,
+  has_factor boolean not null default false,
+  account_state text not null default 'pending',
+  -- One check of few steps: its text is read and made ready anew by every statement that writes. Whether what is held is what calls hold,
+  -- private.verify_accounts says.
+  constraint accounts_check check (balance + clawed_back >= held)
 ) with (fillfactor = 50);
 create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 comment on table private.accounts is
@@ -235,9 +234,8 @@ comment on column private.accounts.clawed_back is
   'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
 comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
 comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
-comment on column private.accounts.plan_id is
-  'A copy of the profile''s, as account_state, is_active, has_factor and banned_until are copies of what private.account_gates says: so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
-comment on column private.accounts.account_state is 'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside.';
+comment on column private.accounts.account_state is
+  'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside. As is_active, has_factor and banned_until a copy of what private.account_gates says, so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
 comment on column private.accounts.is_active is 'account_state is active; a ban that lasts is in banned_until.';
 comment on column private.accounts.banned_until is 'The ban of the Auth service: it holds while this is after now().';
 comment on column private.accounts.limits_id is

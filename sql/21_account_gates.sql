@@ -7,11 +7,11 @@ begin
   -- The lock first, and what is true after it: of two that change different sources the second sees what the first committed.
   perform from private.accounts a where a.user_id = refresh_account_gates.user_id for no key update;
   update private.accounts a set
-    plan_id = g.plan_id, account_state = g.account_state, is_active = g.is_active, has_factor = g.has_factor, banned_until = g.banned_until
+    account_state = g.account_state, is_active = g.is_active, has_factor = g.has_factor, banned_until = g.banned_until
   from private.account_gates g
   where a.user_id = refresh_account_gates.user_id and g.user_id = refresh_account_gates.user_id
-    and (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
-      is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until);
+    and (a.account_state, a.is_active, a.has_factor, a.banned_until)
+      is distinct from (g.account_state, g.is_active, g.has_factor, g.banned_until);
 end $$;
 comment on function private.refresh_account_gates(uuid) is
   'Copies what private.account_gates says of an account into its row; nothing when it is there already, or the account is gone.';
@@ -21,7 +21,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: accounts are private.
 begin
-  perform private.refresh_account_gates(new.id);
+  if old.status is distinct from new.status then
+    perform private.refresh_account_gates(new.id);
+  end if;
   if old.plan_id is distinct from new.plan_id then
     perform private.refresh_account_limits(new.id);
   end if;
@@ -69,9 +71,9 @@ as $$
   select a.user_id, to_jsonb(s), to_jsonb(g) - 'user_id'
   from private.accounts a
     left join private.account_gates g on g.user_id = a.user_id
-    cross join lateral (select a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until) s
-  where (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
-    is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until)
+    cross join lateral (select a.account_state, a.is_active, a.has_factor, a.banned_until) s
+  where (a.account_state, a.is_active, a.has_factor, a.banned_until)
+    is distinct from (g.account_state, g.is_active, g.has_factor, g.banned_until)
 $$;
 comment on function private.compare_account_gates() is
   'Accounts whose gate columns are not what private.account_gates says, with both: no row while the triggers do what they are for. private.refresh_account_gates mends one.';

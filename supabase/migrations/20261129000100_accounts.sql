@@ -147,8 +147,8 @@ begin
   on conflict (id) do nothing;
   v_credits := (private.setting(
     case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
-  insert into private.accounts (user_id, plan_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
-  select g.user_id, g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
+  insert into private.accounts (user_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
+  select g.user_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
   from private.account_gates g join private.account_limits l on l.user_id = g.user_id where g.user_id = v_user.id
   on conflict do nothing;
   if found and v_credits > 0 then
@@ -862,8 +862,7 @@ select p.id as user_id,
   case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
   coalesce(u.banned_until, '-infinity') as banned_until,
   -- An unfinished factor is none yet.
-  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor,
-  p.plan_id
+  exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
 from public.profiles p left join auth.users u on u.id = p.id;
 comment on view private.account_gates is
   'What the gate columns of private.accounts must say, from where it comes. Nothing in it depends on the time: a ban by the Auth service ends by itself, so who reads it compares banned_until with now().';

@@ -203,13 +203,8 @@ revoke all on private.limit_sets from anon, authenticated, service_role;
 
 create table private.accounts (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  -- Narrow: each call writes the whole row to the log twice, with wal_level logical as the platform has it.
-  plan_id text not null,
-  account_state text not null default 'pending',
-  is_active boolean not null default false,
-  has_factor boolean not null default false,
+  -- Narrow, and in this order, without gaps: each call writes the whole row to the log twice, with wal_level logical as the platform has it.
   banned_until timestamptz not null default '-infinity',
-  limits_id integer not null,
   entitled_until timestamptz not null default 'infinity',
   next_expiry_at timestamptz not null default 'infinity',
   clawed_back bigint not null default 0,
@@ -219,6 +214,11 @@ create table private.accounts (
   balance bigint not null default 0,
   held bigint not null default 0,
   unburned bigint not null default 0,
+  ai_tokens_used bigint not null default 0,
+  ai_tokens_held bigint not null default 0,
+  ai_spend_micros_used bigint not null default 0,
+  ai_spend_micros_held bigint not null default 0,
+  limits_id integer not null,
   embeddings_requests_used integer not null default 0,
   images_generations_requests_used integer not null default 0,
   chat_completions_requests_used integer not null default 0,
@@ -226,13 +226,12 @@ create table private.accounts (
   ai_concurrency_held integer not null default 0,
   ai_calls_used integer not null default 0,
   ai_calls_held integer not null default 0,
-  ai_tokens_used bigint not null default 0,
-  ai_tokens_held bigint not null default 0,
-  ai_spend_micros_used bigint not null default 0,
-  ai_spend_micros_held bigint not null default 0,
-  -- One check of few steps: it is read and made ready anew by every statement that writes.
-  constraint accounts_check check (
-    least(held, unburned, balance + clawed_back - held, ai_concurrency_held, ai_calls_held, ai_tokens_held, ai_spend_micros_held) >= 0)
+  is_active boolean not null default false,
+  has_factor boolean not null default false,
+  account_state text not null default 'pending',
+  -- One check of few steps: its text is read and made ready anew by every statement that writes. Whether what is held is what calls hold,
+  -- private.verify_accounts says.
+  constraint accounts_check check (balance + clawed_back >= held)
 ) with (fillfactor = 50);
 create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 comment on table private.accounts is
@@ -242,9 +241,8 @@ comment on column private.accounts.clawed_back is
   'Credits that refunds and disputes of payments have taken back: the only reason for which a balance is ever below zero.';
 comment on column private.accounts.unburned is 'Spent credits that are not taken from a lot yet: see private.burn_credits.';
 comment on column private.accounts.next_expiry_at is 'When the next credits expire; whoever locks the account after that expires them first.';
-comment on column private.accounts.plan_id is
-  'A copy of the profile''s, as account_state, is_active, has_factor and banned_until are copies of what private.account_gates says: so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
-comment on column private.accounts.account_state is 'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside.';
+comment on column private.accounts.account_state is
+  'pending (also anonymous), active, suspended or deleted, bans by the Auth service aside. As is_active, has_factor and banned_until a copy of what private.account_gates says, so that a call reads one row. Triggers keep them: see private.refresh_account_gates.';
 comment on column private.accounts.is_active is 'account_state is active; a ban that lasts is in banned_until.';
 comment on column private.accounts.banned_until is 'The ban of the Auth service: it holds while this is after now().';
 comment on column private.accounts.limits_id is
@@ -483,11 +481,11 @@ begin
   -- The lock first, and what is true after it: of two that change different sources the second sees what the first committed.
   perform from private.accounts a where a.user_id = refresh_account_gates.user_id for no key update;
   update private.accounts a set
-    plan_id = g.plan_id, account_state = g.account_state, is_active = g.is_active, has_factor = g.has_factor, banned_until = g.banned_until
+    account_state = g.account_state, is_active = g.is_active, has_factor = g.has_factor, banned_until = g.banned_until
   from private.account_gates g
   where a.user_id = refresh_account_gates.user_id and g.user_id = refresh_account_gates.user_id
-    and (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
-      is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until);
+    and (a.account_state, a.is_active, a.has_factor, a.banned_until)
+      is distinct from (g.account_state, g.is_active, g.has_factor, g.banned_until);
 end $$;
 comment on function private.refresh_account_gates(uuid) is
   'Copies what private.account_gates says of an account into its row; nothing when it is there already, or the account is gone.';
@@ -497,7 +495,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: accounts are private.
 begin
-  perform private.refresh_account_gates(new.id);
+  if old.status is distinct from new.status then
+    perform private.refresh_account_gates(new.id);
+  end if;
   if old.plan_id is distinct from new.plan_id then
     perform private.refresh_account_limits(new.id);
   end if;
@@ -545,9 +545,9 @@ as $$
   select a.user_id, to_jsonb(s), to_jsonb(g) - 'user_id'
   from private.accounts a
     left join private.account_gates g on g.user_id = a.user_id
-    cross join lateral (select a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until) s
-  where (a.plan_id, a.account_state, a.is_active, a.has_factor, a.banned_until)
-    is distinct from (g.plan_id, g.account_state, g.is_active, g.has_factor, g.banned_until)
+    cross join lateral (select a.account_state, a.is_active, a.has_factor, a.banned_until) s
+  where (a.account_state, a.is_active, a.has_factor, a.banned_until)
+    is distinct from (g.account_state, g.is_active, g.has_factor, g.banned_until)
 $$;
 comment on function private.compare_account_gates() is
   'Accounts whose gate columns are not what private.account_gates says, with both: no row while the triggers do what they are for. private.refresh_account_gates mends one.';

@@ -5,12 +5,12 @@ import { newAccount, racing, rolledBack, type Sql, type Tx, together } from './s
 
 const gatesOf = async (sql: Sql | Tx, id: string) => {
   const [row] = await sql`
-    select plan_id, account_state, is_active, has_factor, banned_until > now() as is_banned
+    select account_state, is_active, has_factor, banned_until > now() as is_banned
     from private.accounts where user_id = ${id}`
   return row
 }
 const wrong = (sql: Sql | Tx, id: string) => sql`select * from private.compare_account_gates() where user_id = ${id}`
-const good = { plan_id: 'free', account_state: 'active', is_active: true, has_factor: false, is_banned: false }
+const good = { account_state: 'active', is_active: true, has_factor: false, is_banned: false }
 
 const addFactor = (tx: Tx, id: string, status: 'verified' | 'unverified') => tx`
   insert into auth.mfa_factors (id, user_id, factor_type, status, created_at, updated_at)
@@ -18,7 +18,6 @@ const addFactor = (tx: Tx, id: string, status: 'verified' | 'unverified') => tx`
 
 /** One after the other on one account; after each of them the gates are these beside what they were. */
 const changes: [what: string, change: (tx: Tx, id: string) => PromiseLike<unknown>, gates: object][] = [
-  ['a plan', (tx, id) => tx`update public.profiles set plan_id = 'premium' where id = ${id}`, { plan_id: 'premium' }],
   [
     'a suspension',
     (tx, id) => tx`select public.suspend_account(${id}, 'spam')`,
@@ -103,12 +102,15 @@ describe('the gate columns of an account', () => {
   test('that are wrong are found, told once a night, and mended', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
-      await tx`update private.accounts set has_factor = true, plan_id = 'premium' where user_id = ${id}`
+      await tx`update private.accounts set has_factor = true, account_state = 'pending' where user_id = ${id}`
 
       await tx`select private.warn_of_wrong_gates()`
 
       expect(await wrong(tx, id)).toMatchObject([
-        { stored: { has_factor: true, plan_id: 'premium' }, expected: { has_factor: false, plan_id: 'free' } },
+        {
+          stored: { has_factor: true, account_state: 'pending' },
+          expected: { has_factor: false, account_state: 'active' },
+        },
       ])
       const events = await tx`select severity, details from public.security_events where type = 'account_gates_wrong'`
       expect(events).toMatchObject([{ severity: 'critical', details: { accounts: 1, some: [id] } }])
