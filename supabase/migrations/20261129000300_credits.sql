@@ -359,7 +359,7 @@ create table private.spend_shards (
   primary key (month, shard)
 ) with (fillfactor = 20);
 comment on table private.spend_shards is
-  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet; the first come before all accounts, the others after them and after all else, so the order of locks never closes a circle.';
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet. Both come after all accounts: whoever has a shard waits for no account any more, so the order of locks never closes a circle.';
 revoke all on private.spend_shards from anon, authenticated, service_role;
 
 create function private.spend_cap_micros() returns bigint
@@ -382,7 +382,7 @@ begin
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
-  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. To be called before accounts are locked, or once more by who did so: their shard is locked then.';
+  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. The caller has locked its accounts and waits for none after this.';
 
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -437,6 +437,11 @@ begin
   where s.month = give_back_spend.month and s.shard in (
     select o.shard from private.spend_shards o
     where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
+  if not found then
+    -- Its first of the month, or the one that another connection has.
+    insert into private.spend_shards (month, shard, left_micros) values (give_back_spend.month, v_shard, give_back_spend.micros)
+    on conflict do nothing;
+  end if;
   if not found then
     select coalesce((
       select o.shard from private.spend_shards o

@@ -156,19 +156,20 @@ create table public.ai_calls (
   stream boolean not null,
   -- Without a check, which every statement that writes would read and make ready anew; two functions write it.
   state text not null,
-  http_status integer,
   error_code text,
+  usage_source text,
+  -- In this order, without gaps: numbers of four bytes two by two, then those of eight.
+  http_status integer,
   attempts integer not null default 0,
-  request_bytes bigint not null,
-  response_bytes bigint,
   duration_ms integer,
   first_token_ms integer,
+  request_bytes bigint not null,
+  response_bytes bigint,
   prompt_tokens bigint,
   completion_tokens bigint,
   cached_tokens bigint,
   reasoning_tokens bigint,
   images bigint,
-  usage_source text,
   cost_micros bigint,
   provider_cost_micros bigint,
   credits_charged bigint not null default 0,
@@ -1430,58 +1431,69 @@ declare
   l record;
   a record;
   v_answer private.ai_answer;
-  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
+  v_call_id uuid;
+  v_now timestamptz := now();
+  v_created_at timestamptz := date_trunc('milliseconds', clock_timestamp());
 begin
-  if num_nonnulls(r.key_hash, r.idempotency_key, r.credential_id) > 0 or r.probes or r.price_refs is null or r.endpoint <> 'chat.completions'
-    or length(r.request_id) between 1 and 64 is not true or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
+  if r.key_hash is not null or r.idempotency_key is not null or r.credential_id is not null or r.probes or r.price_refs is null
+    or r.endpoint <> 'chat.completions' or length(r.request_id) between 1 and 64 is not true
+    or least(r.prompt_tokens, r.output_tokens, r.credits, r.micros, r.request_bytes, r.lasts_ms) < 0 then
     return null;
   end if;
-  -- The session, by the configuration that the call was worked out from; what its account may use; and that the cap has room.
-  select s.aal = 'aal2' as has_aal2, p.month, x.* into l
+  -- The session, by the configuration that the call was worked out from; what its account may use, and which periods it is in; and that
+  -- the cap has room. Who calls too fast is sent away here, before anything is written.
+  select s.aal = 'aal2' as has_aal2, p.month, x.id, x.ai_requests, x.chat_completions_requests, x.ai_concurrency, x.ai_calls, x.ai_tokens, x.ai_spend_micros,
+    (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
-  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > now()
-    and p.month = date_trunc('month', now() at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
-    and (r.plans >> x.plan_number) & 1 = 1;
-  -- All that the call needs, or nothing of it: the row's newest version decides. Without a session there are no limits, and nothing is taken.
-  update private.accounts o set
-    held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
-    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held + r.micros,
-    minute_resets_at = case when o.minute_resets_at > now() then o.minute_resets_at else now() + interval '1 minute' end,
-    ai_requests_used = case when o.minute_resets_at > now() then o.ai_requests_used else 0 end + 1,
-    chat_completions_requests_used = case when o.minute_resets_at > now() then o.chat_completions_requests_used else 0 end + 1,
-    embeddings_requests_used = case when o.minute_resets_at > now() then o.embeddings_requests_used else 0 end,
-    images_generations_requests_used = case when o.minute_resets_at > now() then o.images_generations_requests_used else 0 end
-  where o.user_id = r.user_id and o.limits_id = l.id
-    and o.is_active and o.banned_until <= now() and (l.has_aal2 or not o.has_factor)
-    and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > now() and o.balance - o.held >= r.credits
-    and (o.minute_resets_at <= now() or (o.ai_requests_used < l.ai_requests and o.chat_completions_requests_used < l.chat_completions_requests))
-    and least(l.ai_requests, l.chat_completions_requests) > 0 and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
-    and o.ai_tokens_used + o.ai_tokens_held + r.prompt_tokens + r.output_tokens <= l.ai_tokens
-    and o.ai_spend_micros_used + o.ai_spend_micros_held + r.micros <= l.ai_spend_micros
-  returning o.minute_resets_at, o.day_resets_at, o.month_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests,
-    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens into a;
+  where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
+    and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
+    and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
+    and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests);
   if not found then
     return null;
   end if;
-  -- The project's cap after the account, from this connection's shard; one that has too little draws more.
-  update private.spend_shards s set left_micros = s.left_micros - r.micros
-  where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
-  if not found and not private.take_spend(r.micros) then
-    perform private.untake_ai_call(r);
-    return null;
-  end if;
-  v_answer := row(1, false, encode(overlay(uuid_send(gen_random_uuid()) placing
-      substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea from 1 for 8), 'hex')::uuid,
-    r.user_id, null, null, null, null, a.credits, l.ai_requests, a.requests, extract(epoch from a.minute_resets_at),
-    l.ai_calls, a.calls, extract(epoch from a.day_resets_at), l.ai_tokens, a.tokens, extract(epoch from a.month_resets_at));
+  -- The hold before the account: whoever waits for the same account waits for less.
+  v_call_id := encode(overlay(uuid_send(gen_random_uuid()) placing
+    substring(int8send((extract(epoch from v_created_at) * 1000)::bigint) from 3) || '\x7000'::bytea from 1 for 8), 'hex')::uuid;
   insert into private.ai_holds (
     call_id, user_id, created_at, expires_at, day_resets_at, month_resets_at, session_id, request_bytes, credits, prompt_tokens, output_tokens,
     micros, stream, own_key, price_ref, fallback_refs, request_id, endpoint, model_id)
   values (
-    v_answer.call_id, r.user_id, v_now, now() + r.lasts_ms * interval '1 millisecond', a.day_resets_at, a.month_resets_at, r.session_id,
+    v_call_id, r.user_id, v_created_at, v_now + r.lasts_ms * interval '1 millisecond', l.day_resets_at, l.month_resets_at, r.session_id,
     r.request_bytes, r.credits, r.prompt_tokens, r.output_tokens, r.micros, r.stream, false, r.price_refs[1], nullif(r.price_refs[2:], '{}'),
     r.request_id, r.endpoint, left(r.model_id, 200));
-  return v_answer;
+  -- All that the call needs, or nothing of it: the row's newest version decides, if its periods are still those that were read.
+  update private.accounts o set
+    held = o.held + r.credits, ai_concurrency_held = o.ai_concurrency_held + 1, ai_calls_held = o.ai_calls_held + 1,
+    ai_tokens_held = o.ai_tokens_held + r.prompt_tokens + r.output_tokens, ai_spend_micros_held = o.ai_spend_micros_held + r.micros,
+    minute_resets_at = case l.same_minute when 1 then o.minute_resets_at else v_now + interval '1 minute' end,
+    ai_requests_used = o.ai_requests_used * l.same_minute + 1, chat_completions_requests_used = o.chat_completions_requests_used * l.same_minute + 1,
+    embeddings_requests_used = o.embeddings_requests_used * l.same_minute,
+    images_generations_requests_used = o.images_generations_requests_used * l.same_minute
+  where o.user_id = r.user_id and o.limits_id = l.id
+    and o.minute_resets_at = l.minute_resets_at and o.day_resets_at = l.day_resets_at and o.month_resets_at = l.month_resets_at
+    and o.is_active and o.banned_until <= v_now and (l.has_aal2 or not o.has_factor)
+    and least(o.entitled_until, o.next_expiry_at, o.day_resets_at, o.month_resets_at) > v_now and o.balance - o.held >= r.credits
+    and o.ai_requests_used * l.same_minute < l.ai_requests and o.chat_completions_requests_used * l.same_minute < l.chat_completions_requests
+    and o.ai_concurrency_held < l.ai_concurrency and o.ai_calls_used + o.ai_calls_held < l.ai_calls
+    and o.ai_tokens_used + o.ai_tokens_held + r.prompt_tokens + r.output_tokens <= l.ai_tokens
+    and o.ai_spend_micros_used + o.ai_spend_micros_held + r.micros <= l.ai_spend_micros
+  returning o.minute_resets_at, o.balance - o.held as credits, l.ai_requests - o.ai_requests_used as requests,
+    l.ai_calls - o.ai_calls_used - o.ai_calls_held as calls, l.ai_tokens - o.ai_tokens_used - o.ai_tokens_held as tokens into a;
+  if found then
+    -- The project's cap after the account, from this connection's shard; one that has too little draws more.
+    update private.spend_shards s set left_micros = s.left_micros - r.micros
+    where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
+    if found or private.take_spend(r.micros) then
+      v_answer := row(1, false, v_call_id, r.user_id, null, null, null, null, a.credits,
+        l.ai_requests, a.requests, extract(epoch from a.minute_resets_at), l.ai_calls, a.calls, extract(epoch from l.day_resets_at),
+        l.ai_tokens, a.tokens, extract(epoch from l.month_resets_at));
+      return v_answer;
+    end if;
+    perform private.untake_ai_call(r);
+  end if;
+  delete from private.ai_holds h where h.call_id = v_call_id;
+  return null;
 end $$;
 comment on function private.admit_one_ai_call(private.ai_request, bigint) is
   'Admits one chat call that is plain and fits, or answers null and has taken nothing.';
@@ -1524,8 +1536,9 @@ begin
   delete from private.ai_holds x using private.price_refs p
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
-  returning x.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs, p.input_pico, p.cached_input_pico, p.output_pico,
-    p.reasoning_pico, p.image_pico, p.request_pico into h;
+  returning x.created_at, x.day_resets_at, x.month_resets_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
+    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs,
+    p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico into h;
   if not found then
     return null;
   end if;
@@ -1542,21 +1555,26 @@ begin
     -- What a call holds of a period that is over went with it.
     ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
     ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
-    ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.prompt_tokens + h.output_tokens else 0 end,
+    ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.tokens else 0 end,
     ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
     ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
     ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
-  where x.user_id = h.user_id
+  where x.user_id = o.user_id
   returning x.balance, x.balance - x.held as credits into v_account;
   insert into public.ai_calls values (
-    h.call_id, h.created_at, h.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
-    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, o.http_status, left(o.error_code, 80), coalesce(o.attempts, 0),
-    h.request_bytes, o.response_bytes, o.duration_ms, o.first_token_ms, v_prompt, v_completion, greatest(o.cached_tokens, 0),
-    greatest(o.reasoning_tokens, 0), v_images, coalesce(o.usage_source, 'none'), v_cost,
+    o.call_id, h.created_at, o.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
+    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, left(o.error_code, 80), coalesce(o.usage_source, 'none'),
+    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.request_bytes, o.response_bytes, v_prompt, v_completion,
+    greatest(o.cached_tokens, 0), greatest(o.reasoning_tokens, 0), v_images, v_cost,
     case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e18)::bigint, 0) end,
     v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
-  perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
-  v_answer := row(1, true, h.call_id, h.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
+  -- Whoever has this shard waits for no account any more, so that this may wait for it; it is nearly always nobody's but this connection's.
+  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
+  where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
+  if not found then
+    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+  end if;
+  v_answer := row(1, true, o.call_id, o.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
   return v_answer;
 end $$;
 comment on function private.settle_one_ai_call(private.ai_outcome) is

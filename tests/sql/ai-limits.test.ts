@@ -268,6 +268,22 @@ describe('the project’s cap', () => {
       expect(await spend(tx)).toBe(cost_micros)
     }))
 
+  test('gets back what calls did not cost in a shard of the connection’s own, although another’s is free', () =>
+    rolledBack(async (tx) => {
+      await fresh(tx, '1000')
+      await tx`
+        insert into private.spend_shards (month, shard)
+        values (date_trunc('month', now() at time zone 'UTC'), 128 + (pg_backend_pid() + 1) % 128)`
+      const account = await newAccount(tx)
+      const { call_id } = await admit(tx, account, { model: baseModel })
+
+      await settle(tx, call_id)
+
+      const [own] = await tx`
+        select left_micros::int as micros from private.spend_shards where shard = 128 + pg_backend_pid() % 128`
+      expect(own?.micros).toBeGreaterThan(0)
+    }))
+
   test('raises an event at 80, 95 and 100 percent, once each', () =>
     rolledBack(async (tx) => {
       await newModel(tx)
