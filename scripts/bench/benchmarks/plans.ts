@@ -50,7 +50,13 @@ export async function bench({ createDatabase, superuserUrl, progress, scale }: B
         note: pages,
       }
     }),
-    { name: 'tables read from end to end', unit: 'tables', target: 0, value: whole.length, note: whole.join(', ') },
+    {
+      name: 'tables of more than a page that are read from end to end',
+      unit: 'tables',
+      target: 0,
+      value: whole.length,
+      note: whole.join(', '),
+    },
   ]
 }
 
@@ -119,7 +125,10 @@ function measure(url: string): Promise<Pages> {
         note(`settlement${suffix}`, users.length, round)
       }
     const median = (what: string) => quantile(pages.get(what) ?? [], 0.5)
-    return { ...Object.fromEntries(whats.map((what) => [what, median(what)])), whole } as Pages
+    // An index of a table that is one page would have to be read beside it.
+    const grown = await sql`select relname from pg_class where relname = any (${whole}) and relpages > 1`
+    const names = grown.map(({ relname }) => String(relname))
+    return { ...Object.fromEntries(whats.map((what) => [what, median(what)])), whole: names } as Pages
   })
 }
 
