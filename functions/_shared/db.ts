@@ -1,8 +1,8 @@
 /** The way to Postgres, for every SQL call of a function. */
 import postgres from 'postgres'
-import { z } from 'zod'
 import { readDatabaseUrl, tlsProblem } from './database-url.ts'
 import { AppError, type ErrorCode, refusalIn } from './errors.ts'
+import { AnotherForm, type Form, isFields } from './forms.ts'
 import { within } from './within.ts'
 
 export type Database = postgres.Sql
@@ -13,6 +13,8 @@ type ConnectOptions = {
   statementTimeoutMs?: number
   /** The login's own setting ends its statements (alter role ... set statement_timeout), also behind a pooler. */
   isTimedByRole?: boolean
+  /** Without them no connection begins with a question about their types. */
+  usesArrays?: boolean
   /** PEM of the authority that signed the server's certificate. */
   ca?: string | undefined
 }
@@ -26,7 +28,7 @@ const defaultStatementTimeoutMs = 4_000
  */
 export function connectDatabase(
   address: string,
-  { statementTimeoutMs = defaultStatementTimeoutMs, isTimedByRole = false, ca }: ConnectOptions = {},
+  { statementTimeoutMs = defaultStatementTimeoutMs, isTimedByRole = false, usesArrays = true, ca }: ConnectOptions = {},
 ): Database {
   const { url, ssl, isPooled } = readDatabaseUrl(address, ca)
   const isTimedByTransaction = isPooled && !isTimedByRole
@@ -38,6 +40,7 @@ export function connectDatabase(
     // Prepared statements save a round trip.
     prepare: !isPooled,
     ...pipeline,
+    fetch_types: usesArrays,
     connect_timeout: 5,
     idle_timeout: 30,
     connection: {
@@ -100,20 +103,20 @@ type CallOptions = {
 }
 
 /**
- * The one way to call SQL: runs a statement and gives its rows through a schema, which is `answer(...)` for one value. A refusal
+ * The one way to call SQL: runs a statement and gives its rows in a form, which is `answer(...)` for one value. A refusal
  * that SQL raised with a code of our catalogue keeps its words. Anything else, an answer of another form included, is an error
  * with the code `otherwise`, whose cause has the names and codes of what happened, and no words: those of Postgres may quote a
  * parameter, and somebody may print an error whole.
  */
-export async function callSql<Schema extends z.ZodType>(
+export async function callSql<Value>(
   query: postgres.PendingQuery<postgres.Row[]>,
-  schema: Schema,
+  form: Form<Value>,
   { otherwise = 'internal', deadlineMs }: CallOptions = {},
-): Promise<z.output<Schema>> {
+): Promise<Value> {
   try {
     const rows = await beforeDeadline(runners.get(query)?.() ?? query, deadlineMs)
     // After a statement that failed past its first row, postgres.js 3.4.9 begins the next answer of that connection with holes.
-    return schema.parse(rows.filter(() => true))
+    return form.parse(rows.filter(() => true))
   } catch (cause) {
     const bare = tlsProblem(cause) ?? (cause instanceof postgres.PostgresError ? withoutWords(cause) : cause)
     throw refusalIn(cause instanceof Error ? cause.message : '', bare) ?? new AppError(otherwise, { cause: bare })
@@ -125,15 +128,16 @@ function withoutWords({ name, code, constraint_name, routine }: postgres.Postgre
 }
 
 /** For a statement whose one row has one column, `answer`. */
-export const answer = <T>(schema: z.ZodType<T>): z.ZodType<T> =>
-  z
-    .array(z.object({ answer: z.unknown() }))
-    .length(1)
-    .transform(([row]) => row?.answer)
-    .pipe(schema)
+export const answer = <Value>(form: Form<Value>): Form<Value> => ({
+  parse(rows) {
+    const [row, ...more] = Array.isArray(rows) ? rows : []
+    if (!isFields(row) || !('answer' in row) || more.length > 0) throw new AnotherForm('the answer is not one')
+    return form.parse(row.answer)
+  },
+})
 
 /** For a statement that is run for its effect. */
-export const nothing = z.unknown()
+export const nothing: Form<unknown> = { parse: () => undefined }
 
 async function beforeDeadline(query: Rows, ms: number | undefined): Promise<postgres.Row[]> {
   if (ms === undefined) return query

@@ -1,6 +1,6 @@
 /** Every error a caller can get. The code decides the status, the type, the default message and what to do next. */
 
-import { z } from 'zod'
+import { hasFields, isText } from './forms.ts'
 
 type Entry = { status: number; type: string; message: string; retryAfterS?: number; shouldRetry?: false }
 
@@ -178,12 +178,14 @@ export class AppError extends Error {
 export const toAppError = (error: unknown): AppError =>
   error instanceof AppError ? error : new AppError('internal', { cause: error })
 
-const refusal = z.object({ code: z.string(), message: z.string() })
+const isRefusal = hasFields({ code: isText, message: isText })
 
 /** Our refusal in a text, as SQL raises it and the Data API answers it; undefined when the text is something else. */
 export function refusalIn(text: string, cause?: unknown): AppError | undefined {
-  const { data } = refusal.safeParse(parseJson(text))
-  return data && isErrorCode(data.code) ? new AppError(data.code, { message: data.message, cause }) : undefined
+  const said = parseJson(text)
+  return isRefusal(said) && isErrorCode(said.code)
+    ? new AppError(said.code, { message: said.message, cause })
+    : undefined
 }
 
 /** Null for what is no JSON. */

@@ -2,23 +2,8 @@
  * Why something failed, for logs, inboxes and people at a terminal. Names and codes only: a message of Postgres, of Stripe or of
  * a JSON parser may quote an address, a prompt or a value. A text is ours, and is said as it is.
  */
-import { z } from 'zod'
 import { AppError, toAppError } from './errors.ts'
-
-const ofStripe = z.object({
-  type: z.string().regex(/^Stripe/),
-  code: z.string().optional(),
-  /** A field's name. */
-  param: z.string().nullish(),
-  statusCode: z.number().optional(),
-  requestId: z.string().optional(),
-})
-const ofPostgres = z.object({
-  name: z.literal('PostgresError'),
-  code: z.string(),
-  constraint_name: z.string().optional(),
-  routine: z.string().optional(),
-})
+import { type Fields, isFields, isListOf } from './forms.ts'
 
 /** At most 500 characters, on one line. */
 export function describeFailure(error: unknown): string {
@@ -36,22 +21,26 @@ function describe(error: unknown, depth: number): string {
     if (cause === undefined) return error.code
     return error.code === 'internal' ? describe(cause, depth + 1) : `${error.code}: ${describe(cause, depth + 1)}`
   }
-  if (error instanceof z.ZodError)
-    return `the answer has another form: ${error.issues.map(({ path, code }) => `${path.join('.')} ${code}`).join(', ')}`
-  const { data: stripe } = ofStripe.safeParse(error)
-  if (stripe) {
-    const { type, code, param, statusCode, requestId } = stripe
-    return ['Stripe:', type, code, param, statusCode, requestId].filter(Boolean).join(' ')
-  }
-  const { data: postgres } = ofPostgres.safeParse(error)
-  if (postgres) {
-    const { code, constraint_name, routine } = postgres
-    return ['Postgres:', code, constraint_name, routine].filter(Boolean).join(' ')
+  if (isFields(error)) {
+    const { name, type, issues } = error
+    if (name === 'ZodError' && isIssues(issues))
+      return `the answer has another form: ${issues.map(({ path, code }) => `${[path].flat().join('.')} ${code}`).join(', ')}`
+    if (typeof type === 'string' && type.startsWith('Stripe'))
+      return namesIn('Stripe:', error, ['type', 'code', 'param', 'statusCode', 'requestId'])
+    if (name === 'PostgresError') return namesIn('Postgres:', error, ['code', 'constraint_name', 'routine'])
   }
   const code = error instanceof Error && 'code' in error ? ` ${String(error.code)}` : ''
   const inner = error instanceof Error && error.cause !== undefined ? ` (${describe(error.cause, depth + 1)})` : ''
   return (error instanceof Error ? error.name : typeof error) + code + inner
 }
+
+const isIssues = isListOf(isFields)
+
+/** Names, codes and ids, as far as they are there. */
+const namesIn = (whose: string, error: Fields, names: string[]): string =>
+  [whose, ...names.map((name) => error[name])]
+    .filter((part) => part !== '' && (typeof part === 'string' || typeof part === 'number'))
+    .join(' ')
 
 /** For a log line: the cause of an error of ours, 5xx. What a caller did wrong has no cause that we would tell. */
 export function causeOf(error: unknown): { cause?: string } {

@@ -1,5 +1,4 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
-import { z } from 'zod'
 import { askByFetch, askByKind, askByNode, namesProxy } from '../_shared/ai/ask-provider.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
@@ -14,7 +13,7 @@ import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
 const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT }), environment)
+const env = readEnv({ ...tokenVariables, SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT }, environment)
 /** And not in Supabase's Edge Runtime, which calls itself by another name. */
 const runsInDeno = /^\d/.test(Deno.version.deno)
 const wheel = createWheel()
@@ -27,11 +26,8 @@ if (!env.AI_DB_URL) {
     'AI_DB_URL is not set, so the gateway has all rights of SUPABASE_DB_URL: set it to the role palisade_gateway'
   log({ level: 'warning', message })
 }
-const login = { isTimedByRole: env.AI_DB_URL !== undefined, ca: env.DB_CA_CERT }
+const login = { isTimedByRole: env.AI_DB_URL !== undefined, usesArrays: false, ca: env.DB_CA_CERT }
 const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login))
-// The call that this worker starts for needs a connection and a snapshot: both are had while the token is checked. What fails is told by
-// that call.
-void ledger.prepare().catch(() => {})
 
 const world: AiWorld = {
   ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },

@@ -1,5 +1,4 @@
 /** The Edge Function `billing`: pages of Stripe's for users who buy, and for those who have bought. */
-import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { createBillingDatabase } from '../_shared/billing/billing-database.ts'
 import { type BillingWorld, handleBillingRequest } from '../_shared/billing/handle-billing-request.ts'
@@ -9,14 +8,14 @@ import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
 const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const env = readEnv(
-  z.object({
+  {
     ...tokenVariables,
     SUPABASE_DB_URL,
     DB_CA_CERT,
     STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
     STRIPE_API_URL: variables.STRIPE_API_URL.optional(),
     BILLING_RETURN_URLS: variables.BILLING_RETURN_URLS.optional(),
-  }),
+  },
   (name) => Deno.env.get(name),
 )
 const { STRIPE_SECRET_KEY: secretKey, BILLING_RETURN_URLS: returnUrls } = env

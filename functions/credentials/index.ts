@@ -1,5 +1,4 @@
 /** The Edge Function `credentials`: users' own keys, tested and then sealed in Postgres. */
-import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { createCredentialDatabase } from '../_shared/credentials/credential-database.ts'
 import { type CredentialsWorld, handleCredentialsRequest } from '../_shared/credentials/handle-credentials-request.ts'
@@ -8,9 +7,7 @@ import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
 
 const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }), (name) =>
-  Deno.env.get(name),
-)
+const env = readEnv({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }, (name) => Deno.env.get(name))
 
 const world: CredentialsWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),

@@ -1,5 +1,4 @@
 /** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a secret key. */
-import { z } from 'zod'
 import { hasSecretKey } from '../_shared/auth/identify-caller.ts'
 import { createBillingJobs } from '../_shared/billing/billing-jobs.ts'
 import { connectDatabase } from '../_shared/db.ts'
@@ -17,7 +16,7 @@ import { createUploadDatabase } from '../_shared/storage/upload-database.ts'
 const { SUPABASE_URL, SUPABASE_DB_URL, DB_CA_CERT, SUPABASE_SECRET_KEYS } = variables
 const { SMTP_URL, MAIL_FROM, STRIPE_SECRET_KEY, STRIPE_API_URL } = variables
 const env = readEnv(
-  z.object({
+  {
     SUPABASE_URL,
     SUPABASE_DB_URL,
     DB_CA_CERT,
@@ -27,7 +26,7 @@ const env = readEnv(
     STRIPE_SECRET_KEY: STRIPE_SECRET_KEY.optional(),
     STRIPE_API_URL: STRIPE_API_URL.optional(),
     EXCHANGES_GAP_MS: variables.EXCHANGES_GAP_MS.optional(),
-  }),
+  },
   (name) => Deno.env.get(name),
 )
 // A month of the audit log takes longer to verify than a caller of the API may wait.

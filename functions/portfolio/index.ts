@@ -1,5 +1,4 @@
 /** The Edge Function `portfolio`: users' portfolios, read from their exchanges when they ask. */
-import { z } from 'zod'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
@@ -9,9 +8,7 @@ import { createPortfolioDatabase } from '../_shared/portfolio/portfolio-database
 
 const { SUPABASE_DB_URL, DB_CA_CERT } = variables
 const EXCHANGES_GAP_MS = variables.EXCHANGES_GAP_MS.optional()
-const env = readEnv(z.object({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }), (name) =>
-  Deno.env.get(name),
-)
+const env = readEnv({ ...tokenVariables, SUPABASE_DB_URL, DB_CA_CERT, EXCHANGES_GAP_MS }, (name) => Deno.env.get(name))
 // A trade that comes late has everything after it counted anew.
 const sql = connectDatabase(env.SUPABASE_DB_URL, { statementTimeoutMs: 20_000, ca: env.DB_CA_CERT })
 

@@ -1,7 +1,7 @@
 /** What only a real project has: the file .env.production, checked before anything is sent anywhere. */
 import { basename } from 'node:path'
 import { z } from 'zod'
-import { variables } from '../../functions/_shared/env.ts'
+import { type Variable, variables } from '../../functions/_shared/env.ts'
 import { StackError } from '../../stack/config.ts'
 import { isPublicAddress, reachOf } from '../../stack/host-reach.ts'
 import { acceptedNames } from '../doctor/check.ts'
@@ -44,21 +44,31 @@ const publicUrls = list.pipe(
 )
 const postgresUrl = z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres URL' })
 
+/** As the functions read it. */
+const asRead = <Value>({ parse }: Variable<Value>) =>
+  z.string().transform((text, context) => {
+    try {
+      return parse(text)
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : 'is wrong' })
+      return z.NEVER
+    }
+  })
+
 const file = z.object({
   SITE_URL: publicUrl.optional(),
   REDIRECT_URLS: publicUrls.optional(),
-  SMTP_URL: variables.SMTP_URL.refine(
-    (text) => !['loopback', 'machine'].includes(reachOf(new URL(text).hostname)),
-    'must not be on this machine',
-  ).optional(),
-  MAIL_FROM: variables.MAIL_FROM.optional(),
+  SMTP_URL: asRead(variables.SMTP_URL)
+    .refine((text) => !['loopback', 'machine'].includes(reachOf(new URL(text).hostname)), 'must not be on this machine')
+    .optional(),
+  MAIL_FROM: asRead(variables.MAIL_FROM).optional(),
   CAPTCHA_PROVIDER: z.enum(['turnstile', 'hcaptcha'], 'must be turnstile or hcaptcha').optional(),
   CAPTCHA_SECRET: z.string().optional(),
   AUTH_TEAM_HOOKS: z.enum(['on', 'off'], 'must be on or off').default('off'),
   AUTH_SESSION_LIMITS: z.enum(['on', 'off'], 'must be on or off').default('on'),
   DOCTOR_ACCEPTED: acceptedNames.optional(),
-  STRIPE_SECRET_KEY: variables.STRIPE_SECRET_KEY.optional(),
-  STRIPE_WEBHOOK_SECRETS: variables.STRIPE_WEBHOOK_SECRETS.optional(),
+  STRIPE_SECRET_KEY: asRead(variables.STRIPE_SECRET_KEY).optional(),
+  STRIPE_WEBHOOK_SECRETS: asRead(variables.STRIPE_WEBHOOK_SECRETS).optional(),
   BILLING_RETURN_URLS: publicUrls.optional(),
   DB_URL: postgresUrl.optional(),
   AI_DB_URL: postgresUrl

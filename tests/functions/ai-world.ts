@@ -144,7 +144,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       return { allowed: true }
     },
     providerSecret: async () => null,
-    prepare: async () => {},
+    prepare: () => {},
   }
   const wheel = createWheel()
   const start = (callIds: string[]) => world.ledger.start(callIds)

@@ -1,7 +1,7 @@
 /** One AI call, top to bottom: chat completions, embeddings and images take the same way. */
-import { z } from 'zod'
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
+import { isUuid } from '../forms.ts'
 import { BodyTooLarge, readBody } from '../http/read-body.ts'
 import { sha256Hex } from '../sha256.ts'
 import { answerJson, openJson } from './answer-json.ts'
@@ -21,15 +21,17 @@ type Facts = Map<string, string>
 /** A request, and what the edge knows of it; `line` is the log's. */
 export type Arrival = { request: Request; requestId: string; facts: Facts; line: LogLine }
 /** The door of an endpoint. */
-export type ReadRequest = (body: Uint8Array) => AiRequest
+export type ReadRequest = (body: Uint8Array) => Promise<AiRequest>
 
 export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiWorld): Promise<Response> {
   const { request: http, requestId, facts, line } = arrival
   const startedAt = world.now()
+  // A worker's first call has its connection and its snapshot while the token is checked.
+  world.ledger.prepare()
   const caller = await identify(http.headers, world)
   if (caller.kind === 'user') line.user_id = caller.userId
   const body = await readRequestBody(http)
-  const request = read(body)
+  const request = await read(body)
   line.model = request.model
 
   const asked = await admissionRequest({ arrival, caller, request, body })
@@ -105,7 +107,7 @@ async function readRequestBody(request: Request): Promise<Uint8Array<ArrayBuffer
 /** Asks for the caller's own key of the provider, by its id in the credential vault. */
 function readCredential(headers: Headers): string | null {
   const id = headers.get('x-provider-credential')
-  if (id !== null && !z.guid().safeParse(id).success)
+  if (id !== null && !isUuid(id))
     throw new AppError('invalid_request_error', {
       message: 'The header x-provider-credential must be the id of a credential.',
       param: 'credential',

@@ -3,9 +3,9 @@
  * been delivered, so nothing can be said twice. Ours and no library: retries here depend on the status, Retry-After, the
  * caller's signal and the route at once, which the general ones (p-retry, cockatiel) leave to callbacks of this size.
  */
-import { z } from 'zod'
 import { AppError, toAppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
+import { hasFields, isText } from '../forms.ts'
 import { type AnswerBody, gatherBody, openBody } from './answer-body.ts'
 import type { ProviderRequest, Reply } from './ask-provider.ts'
 import { writeJson } from './estimate-tokens.ts'
@@ -137,9 +137,8 @@ async function providerRequest(
 
 const refusalLimitBytes = 64_000
 
-const refusalBody = z.object({
-  error: z.object({ message: z.string().max(2_000), param: z.string().max(200).nullish().catch(null) }),
-})
+const hasMessage = hasFields({ error: hasFields({ message: isText }) })
+const hasParam = hasFields({ error: hasFields({ param: isText }) })
 
 /**
  * What a provider's refusal means for our caller. 400 and 422 are about the caller's body and are told to the caller. 401, 403,
@@ -158,7 +157,7 @@ async function providerRefusal({ status, header }: Reply, body: AnswerBody): Pro
     const code = status === 413 ? 'request_too_large' : 'invalid_request_error'
     return new AppError(code, {
       message: said?.message ?? 'The AI provider refuses this request.',
-      param: said?.param ?? undefined,
+      param: said?.param,
     })
   }
   body.cancel()
@@ -173,7 +172,10 @@ async function providerRefusal({ status, header }: Reply, body: AnswerBody): Pro
 
 function messageOf(body: Uint8Array | undefined) {
   try {
-    return refusalBody.parse(JSON.parse(new TextDecoder().decode(body))).error
+    const said: unknown = JSON.parse(new TextDecoder().decode(body))
+    if (!hasMessage(said) || said.error.message.length > 2_000) return undefined
+    const param = hasParam(said) && said.error.param.length <= 200 ? said.error.param : undefined
+    return { message: said.error.message, param }
   } catch {
     return undefined
   }

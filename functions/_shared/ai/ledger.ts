@@ -2,10 +2,24 @@
  * The SQL functions behind an AI call: what goes there, what comes back, and the way. The decisions are theirs; this only carries
  * them, many at a time when there are many. Answers are parsed: a surprise is a failure.
  */
-import { z } from 'zod'
 import { createBatches, isOnesFault } from '../batch-calls.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import { AppError } from '../errors.ts'
+import {
+  type Check,
+  type Fields,
+  type Form,
+  formOf,
+  hasFields,
+  isFields,
+  isListOf,
+  isMissing,
+  isMissingOr,
+  isNullOr,
+  isNumber,
+  isText,
+  type Missing,
+} from '../forms.ts'
 import { remember } from '../remember.ts'
 import { type Field, rowsLiteral } from '../rows-literal.ts'
 import { keepSnapshot, type Planned, type PlannedRoute, planCall, snapshot, type Wish } from './snapshot.ts'
@@ -30,14 +44,24 @@ export type AdmissionRequest = LedgerCaller &
     body_hash: string | null
   }
 
-const limit = z.object({
-  meter: z.string(),
-  period: z.string(),
-  amount: z.number().nullish(),
-  used: z.number().nullish(),
-  held: z.number().nullish(),
-  remaining: z.number().nullish(),
-  resets_at: z.string().nullish(),
+export type Limit = {
+  meter: string
+  period: string
+  amount?: number | Missing
+  used?: number | Missing
+  held?: number | Missing
+  remaining?: number | Missing
+  resets_at?: string | Missing
+}
+
+const isLimit: Check<Limit> = hasFields({
+  meter: isText,
+  period: isText,
+  amount: isMissingOr(isNumber),
+  used: isMissingOr(isNumber),
+  held: isMissingOr(isNumber),
+  remaining: isMissingOr(isNumber),
+  resets_at: isMissingOr(isText),
 })
 
 /** A way to answer the call, with the caller's own key when the call asked for it. Never logged. */
@@ -53,24 +77,38 @@ export type Admitted = {
   limits: Limit[]
 }
 
-const refused = z.object({
-  code: z.string(),
-  message: z.string().nullish(),
-  /** The finished answer to the same idempotency key, with the code `idempotency_replay`. */
-  replay: z.object({ body: z.string(), content_type: z.string(), model: z.string() }).nullish(),
-  details: z
-    .object({
-      param: z.string().nullish(),
-      retry_after_s: z.number().nullish(),
-      resets_at: z.string().nullish(),
-      limit: limit.nullish().catch(null),
-      /** With the code `other_plan`: the number of the plan that counts for the caller. */
-      plan: z.number().nullish(),
-    })
-    .nullish(),
-})
+type RefusalDetails = {
+  param?: string | Missing
+  retry_after_s?: number | Missing
+  resets_at?: string | Missing
+  limit?: Limit | Missing
+  /** With the code `other_plan`: the number of the plan that counts for the caller. */
+  plan?: number | Missing
+}
 
-export type Refused = z.infer<typeof refused> & { admitted: false; call_id?: string | null }
+export type Refused = {
+  admitted: false
+  code: string
+  message?: string | Missing
+  /** The finished answer to the same idempotency key, with the code `idempotency_replay`. */
+  replay?: { body: string; content_type: string; model: string } | Missing
+  details?: RefusalDetails | Missing
+  call_id?: string | Missing
+}
+
+const isRefusal = hasFields({
+  code: isText,
+  message: isMissingOr(isText),
+  replay: isMissingOr(hasFields({ body: isText, content_type: isText, model: isText })),
+  details: isMissingOr(
+    hasFields({
+      param: isMissingOr(isText),
+      retry_after_s: isMissingOr(isNumber),
+      resets_at: isMissingOr(isText),
+      plan: isMissingOr(isNumber),
+    }),
+  ),
+})
 export type Admission = Admitted | Refused
 
 export type Usage = {
@@ -109,24 +147,36 @@ export type Settlement = {
   credits_remaining?: number
 }
 
-const model = z.object({ id: z.string(), owned_by: z.string(), created: z.number(), kind: z.string().nullish() })
+type ListedModel = { id: string; owned_by: string; created: number; kind?: string | Missing }
+type ModelList = { allowed: true; models: ListedModel[] } | { allowed: false; code: string; message?: string | Missing }
 
-const modelList = z.discriminatedUnion('allowed', [
-  z.object({ allowed: z.literal(true), models: z.array(model) }),
-  z.object({ allowed: z.literal(false), code: z.string(), message: z.string().nullish() }),
-])
-
-const anonymousVerdict = z.object({
-  allowed: z.boolean(),
-  limit: limit.nullish().catch(null),
-  retry_after_s: z.number().nullish().catch(null),
+const isListed: Check<ListedModel> = hasFields({
+  id: isText,
+  owned_by: isText,
+  created: isNumber,
+  kind: isMissingOr(isText),
 })
+const areModels = hasFields({ models: isListOf(isListed) })
+const isNoList = hasFields({ code: isText, message: isMissingOr(isText) })
+const isModelList: Check<ModelList> = (given): given is ModelList =>
+  isFields(given) && (given.allowed === true ? areModels(given) : given.allowed === false && isNoList(given))
+
+/** A limit or a time that makes no sense is a missing one. */
+export type AnonymousVerdict = { allowed: boolean; limit?: Limit | Missing; retry_after_s?: number | Missing }
+const anonymousVerdict: Form<AnonymousVerdict> = {
+  parse(given) {
+    if (!isFields(given) || typeof given.allowed !== 'boolean') throw notUnderstood('a verdict without its word')
+    const { allowed, limit, retry_after_s } = given
+    return {
+      allowed,
+      limit: isLimit(limit) ? limit : null,
+      retry_after_s: isNumber(retry_after_s) ? retry_after_s : null,
+    }
+  },
+}
 
 /** What the breaker is told: one asking of a provider that failed in a way that counts, or that went well. */
 export type AttemptReport = { provider: string; model: string; ok: boolean; error_code: string | null }
-
-export type Limit = z.infer<typeof limit>
-export type AnonymousVerdict = z.infer<typeof anonymousVerdict>
 
 /**
  * While one statement commits, the next one gathers: with four, each carries half as many calls and costs nearly as much. Rarer
@@ -142,14 +192,14 @@ const plansKept = 10_000
 /** An answer that we do not understand is no permission, and neither is none. */
 const asLedger = { otherwise: 'accounting_unavailable', deadlineMs: 8_000 } as const
 /** Fields are looked at where they are used: a schema would look at all of every row. */
-const rows = z.custom<Row[]>(Array.isArray)
+const rows = formOf((given): given is Row[] => Array.isArray(given))
 
 export type Ledger = ReturnType<typeof createLedger>
 
 type Asking = { request: AdmissionRequest; planned: Planned; version: number }
 type Ended = { call: Pick<Admitted, 'call_id' | 'user_id' | 'routes'>; outcome: Outcome }
 type Item = { asks: Asking; ends?: never } | { ends: Ended; asks?: never }
-type Row = Record<string, unknown>
+type Row = Fields
 
 /** @param now Unix milliseconds, by which open breakers are judged. */
 export function createLedger(sql: Database, now: () => number = Date.now) {
@@ -198,10 +248,8 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
   return {
     admit,
 
-    /** Fetches what the first call needs. */
-    prepare: async () => {
-      await snapshots.current()
-    },
+    /** Begins to fetch what the first call needs. */
+    prepare: (): void => snapshots.begin(),
 
     /** Marks calls whose callers have begun to get their answers. */
     start: async (callIds: string[]) => {
@@ -221,7 +269,7 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
     },
 
     listModels: (caller: LedgerCaller) =>
-      callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(modelList), asLedger),
+      callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(formOf(isModelList)), asLedger),
 
     reportAttempts: async (reports: AttemptReport[]) => {
       await callSql(sql`select private.report_ai_attempts(${sql.json(reports)})`, nothing, asLedger)
@@ -244,7 +292,7 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
 
     /** Null when the Vault has no secret of this name. */
     providerSecret: (name: string) =>
-      callSql(sql`select private.provider_secret(${name}) as answer`, answer(z.string().nullable()), asLedger),
+      callSql(sql`select private.provider_secret(${name}) as answer`, answer(formOf(isNullOr(isText))), asLedger),
   }
 }
 
@@ -259,14 +307,14 @@ function integer(value: unknown): number {
   return number
 }
 
-function refusedOf(row: Row): Refused {
-  const { data, error } = refused.safeParse(row.refusal)
-  if (error) throw notUnderstood(error)
+function refusedOf({ refusal, call_id }: Row): Refused {
+  if (!isRefusal(refusal)) throw notUnderstood('a refusal that is not understood')
+  const { code, message, replay, details } = refusal
+  const limit = details && 'limit' in details && isLimit(details.limit) ? details.limit : null
   return {
     admitted: false,
-    ...data,
-    details: data.details ?? {},
-    call_id: typeof row.call_id === 'string' ? row.call_id : null,
+    ...{ code, message, replay, details: isMissing(details) ? {} : { ...details, limit } },
+    call_id: typeof call_id === 'string' ? call_id : null,
   }
 }
 

@@ -2,7 +2,7 @@
  * The doors of the endpoints: what we understand is checked, what we do not know passes through to the provider, and what is
  * forwarded asks for no more than was held.
  */
-import { z } from 'zod'
+import type { z } from 'zod'
 import { AppError } from '../errors.ts'
 import { byteLength, promptBytes, tokensAtMost, tokensEstimated } from './estimate-tokens.ts'
 import type { Route } from './ledger.ts'
@@ -28,18 +28,20 @@ export type AiRequest = {
   bodyFor(route: Pick<Route, 'upstream_model' | 'max_output_tokens'>): Record<string, unknown>
 }
 
-/** Made when it is first asked for: a worker that starts for one good call does without. */
-function made<T>(make: () => T): () => T {
-  let schema: T | undefined
+type Zod = typeof z
+
+/** Made when it is first asked for, with the library that it is made of: a worker that starts for one good call does without. */
+function made<Schema>(make: (library: Zod) => Schema): () => Promise<Schema> {
+  let schema: Promise<Schema> | undefined
   return () => {
-    schema ??= make()
+    schema ??= import('zod').then((library) => make(library.z))
     return schema
   }
 }
 
 /** Printable ASCII only: the name goes into jsonb, headers and logs. */
 const modelForm = /^[\x21-\x7e]+$/
-const modelName = () => z.string().min(1).max(200).regex(modelForm, 'is not a model name')
+const modelName = (z: Zod) => z.string().min(1).max(200).regex(modelForm, 'is not a model name')
 
 /**
  * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
@@ -48,19 +50,19 @@ const modelName = () => z.string().min(1).max(200).regex(modelForm, 'is not a mo
 const refusedFields = ['models', 'route', 'preset', 'plugins', 'web_search_options', 'best_of']
 
 /** `isFine` knows, much faster than the schema, most of what the schema takes, and nothing else. */
-function parseBody<Schema extends z.ZodType>(
-  schema: () => Schema,
+async function parseBody<Schema extends z.ZodType>(
+  schema: () => Promise<Schema>,
   body: Uint8Array,
   alsoRefused: readonly string[] = [],
   isFine?: (given: unknown) => given is z.infer<Schema>,
-): z.infer<Schema> {
+): Promise<z.infer<Schema>> {
   const given = parseJson(body)
   if (typeof given !== 'object' || given === null || Array.isArray(given))
     throw invalid('The body must be a JSON object.')
   const refused = [...refusedFields, ...alsoRefused].find((field) => Object.hasOwn(given, field))
   if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
   if (isFine?.(given)) return given
-  const { data, error } = schema().safeParse(given)
+  const { data, error } = (await schema()).safeParse(given)
   if (!error) return data
   const [issue] = error.issues
   const param = issue?.path.join('.')
@@ -84,14 +86,14 @@ const fieldOf = (value: unknown, key: PropertyKey): unknown =>
 const invalid = (message: string, param?: string) => new AppError('invalid_request_error', { message, param })
 
 const roles = ['developer', 'system', 'user', 'assistant', 'tool', 'function'] as const
-const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
 
 /** @internal For tests. */
-export const chatSchema = made(() => {
+export const chatSchema = made((z) => {
+  const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
   const content = z.union([z.string(), z.array(z.looseObject({ type: z.string() })), z.null()])
   const tokenLimit = z.int32().min(1).nullish()
   return z.looseObject({
-    model: modelName(),
+    model: modelName(z),
     messages: z.array(z.looseObject({ role: z.enum(roles), content: content.optional() })).min(1),
     stream: z.boolean().nullish(),
     stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
@@ -109,7 +111,7 @@ export const chatSchema = made(() => {
   })
 })
 
-type ChatRequest = z.infer<ReturnType<typeof chatSchema>>
+type ChatRequest = z.infer<Awaited<ReturnType<typeof chatSchema>>>
 
 const knownRoles: ReadonlySet<unknown> = new Set(roles)
 const isMissing = (value: unknown): value is null | undefined => value === null || value === undefined
@@ -163,8 +165,8 @@ const isPlainOptions = (given: unknown): boolean =>
     !Array.isArray(given) &&
     (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
 
-export function readChatRequest(body: Uint8Array): AiRequest {
-  const chat = parseBody(chatSchema, body, [], isPlainChat)
+export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
+  const chat = await parseBody(chatSchema, body, [], isPlainChat)
   const bytes = promptBytes(chat)
   return {
     endpoint: 'chat.completions',
@@ -198,21 +200,21 @@ function upstreamBody(
   return { ...rest, model: upstream_model, [limit]: max_output_tokens, ...(options && { stream_options: options }) }
 }
 
-const embeddingsSchema = made(() => {
+const embeddingsSchema = made((z) => {
   const text = z.string().min(1)
   const tokens = z.array(z.int().nonnegative()).min(1)
   return z.looseObject({
-    model: modelName(),
+    model: modelName(z),
     input: z.union([text, tokens, z.array(text).min(1).max(2_048), z.array(tokens).min(1).max(2_048)]),
     encoding_format: z.enum(['float', 'base64']).nullish(),
     dimensions: z.int().min(1).max(100_000).nullish(),
   })
 })
 
-type Input = z.infer<ReturnType<typeof embeddingsSchema>>['input']
+type Input = z.infer<Awaited<ReturnType<typeof embeddingsSchema>>>['input']
 
-export function readEmbeddingsRequest(body: Uint8Array): AiRequest {
-  const request = parseBody(embeddingsSchema, body)
+export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest> {
+  const request = await parseBody(embeddingsSchema, body)
   return {
     endpoint: 'embeddings',
     model: request.model,
@@ -237,9 +239,9 @@ function countInput(input: Input, tokensOf: (bytes: number) => number): number {
   return parts.reduce<number>((sum, part) => sum + count(part), 0)
 }
 
-const imagesSchema = made(() =>
+const imagesSchema = made((z) =>
   z.looseObject({
-    model: modelName(),
+    model: modelName(z),
     prompt: z.string().min(1).max(32_000),
     n: z.int().min(1).max(10).nullish(),
     /** A stream of partial images is charged by tokens that nobody held. */
@@ -247,8 +249,8 @@ const imagesSchema = made(() =>
   }),
 )
 
-export function readImagesRequest(body: Uint8Array): AiRequest {
-  const request = parseBody(imagesSchema, body, ['partial_images'])
+export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
+  const request = await parseBody(imagesSchema, body, ['partial_images'])
   const bytes = promptBytes(request)
   return {
     endpoint: 'images.generations',

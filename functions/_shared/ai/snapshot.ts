@@ -2,8 +2,21 @@
  * What admission depends on beside the account: models, prices, routes and breakers as of one version, and what a call may be and
  * may cost by them. An admission by another version takes nothing, so what is worked out here is checked where it counts.
  */
-import { z } from 'zod'
 import { AppError } from '../errors.ts'
+import {
+  AnotherForm,
+  type Check,
+  type Checked,
+  type Form,
+  hasFields,
+  isCount,
+  isListOf,
+  isNullOr,
+  isNumber,
+  isPositive,
+  isText,
+  isUrl,
+} from '../forms.ts'
 
 export type Endpoint = 'chat.completions' | 'embeddings' | 'images.generations'
 
@@ -21,70 +34,77 @@ export type Wish = {
   credential_id: string | null
 }
 
-const provider = z.object({
-  id: z.string(),
-  base_url: z.url({ protocol: /^https?$/ }),
-  api_key_secret: z.string().nullable(),
-  connect_timeout_ms: z.number().positive(),
-  first_byte_timeout_ms: z.number().positive(),
-  idle_timeout_ms: z.number().positive(),
-  total_timeout_ms: z.number().positive(),
+const isWebAddress: Check<string> = (given): given is string => isText(given) && isUrl(given, /^https?$/)
+const isName: Check<string> = (given): given is string => isText(given) && given !== ''
+const isCountAbove0: Check<number> = (given): given is number => isCount(given) && given > 0
+const isPlanNumber: Check<number> = (given): given is number => isCount(given) && given <= 62
+const isKind: Check<'chat' | 'embedding' | 'image'> = (given) =>
+  given === 'chat' || given === 'embedding' || given === 'image'
+
+const isProvider = hasFields({
+  id: isText,
+  base_url: isWebAddress,
+  api_key_secret: isNullOr(isText),
+  connect_timeout_ms: isPositive,
+  first_byte_timeout_ms: isPositive,
+  idle_timeout_ms: isPositive,
+  total_timeout_ms: isPositive,
 })
 
 /** In pico-dollars, a millionth of a micro-dollar, for one unit of each kind; `request` once a call. */
-const price = z.object({
-  ref: z.int(),
-  credits: z.int().nonnegative(),
-  input_pico: z.int().nonnegative(),
-  cached_input_pico: z.int().nonnegative(),
-  output_pico: z.int().nonnegative(),
-  reasoning_pico: z.int().nonnegative(),
-  image_pico: z.int().nonnegative(),
-  request_pico: z.int().nonnegative(),
+const isPrice = hasFields({
+  ref: isCount,
+  credits: isCount,
+  input_pico: isCount,
+  cached_input_pico: isCount,
+  output_pico: isCount,
+  reasoning_pico: isCount,
+  image_pico: isCount,
+  request_pico: isCount,
 })
 
-const model = z.object({
-  id: z.string().min(1),
-  provider_id: z.string(),
-  upstream_id: z.string().min(1),
-  kind: z.enum(['chat', 'embedding', 'image']),
-  max_output_tokens: z.int().positive(),
+const isModel = hasFields({
+  id: isName,
+  provider_id: isText,
+  upstream_id: isName,
+  kind: isKind,
+  max_output_tokens: isCountAbove0,
   /** The numbers of the plans that have it. */
-  plans: z.array(z.int().min(0).max(62)),
-  fallbacks: z.array(z.string()),
+  plans: isListOf(isPlanNumber),
+  fallbacks: isListOf(isText),
   /** Unix seconds; set while its breaker is open or half open. */
-  open_until: z.number().nullable(),
-  price: price.nullable(),
+  open_until: isNullOr(isNumber),
+  price: isNullOr(isPrice),
+})
+
+const isAny = (given: unknown): given is unknown => given !== undefined
+const isSnapshot = hasFields({
+  version: isCount,
+  default_max_output_tokens: isCountAbove0,
+  hold_grace_seconds: isNumber,
+  providers: isListOf(isAny),
+  models: isListOf(isAny),
 })
 
 /** A row that is not understood is none: calls of its model or provider are refused, and those of the others are not. */
-const those = <Row>(schema: z.ZodType<Row>) =>
-  z.array(z.unknown()).transform((rows) =>
-    rows.flatMap((row) => {
-      const { data } = schema.safeParse(row)
-      return data === undefined ? [] : [data]
-    }),
-  )
+const those = <Row extends { id: string }>(check: Check<Row>, rows: unknown[]) =>
+  new Map(rows.filter(check).map((row) => [row.id, row]))
+
+export type Snapshot = Omit<Checked<typeof isSnapshot>, 'providers' | 'models'> & {
+  providers: Map<string, Provider>
+  models: Map<string, Model>
+}
+type Provider = Checked<typeof isProvider>
+type Price = Checked<typeof isPrice>
+type Model = Checked<typeof isModel>
 
 /** The answer of private.ai_snapshot, ready to look things up in. */
-export const snapshot = z
-  .object({
-    version: z.int(),
-    default_max_output_tokens: z.int().positive(),
-    hold_grace_seconds: z.number().nonnegative(),
-    providers: those(provider),
-    models: those(model),
-  })
-  .transform(({ providers, models, ...rest }) => ({
-    ...rest,
-    providers: new Map(providers.map((one) => [one.id, one])),
-    models: new Map(models.map((one) => [one.id, one])),
-  }))
-
-export type Snapshot = z.infer<typeof snapshot>
-type Provider = z.infer<typeof provider>
-type Price = z.infer<typeof price>
-type Model = z.infer<typeof model>
+export const snapshot: Form<Snapshot> = {
+  parse(given) {
+    if (!isSnapshot(given) || given.hold_grace_seconds < 0) throw new AnotherForm('the snapshot is none')
+    return { ...given, providers: those(isProvider, given.providers), models: those(isModel, given.models) }
+  },
+}
 
 export type PlannedRoute = {
   model: string
@@ -129,6 +149,10 @@ export function keepSnapshot(load: () => Promise<Snapshot>) {
   }
   return {
     current,
+    /** Asks without waiting when there is none. What fails is told to whoever waits for it. */
+    begin(): void {
+      if (!kept) current().catch(() => {})
+    },
     /** This version is no longer the newest. Whoever says so while another is on its way says nothing new. */
     forget(old: number): void {
       if (kept?.version === old) kept = undefined

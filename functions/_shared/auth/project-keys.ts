@@ -1,9 +1,9 @@
 /** The keys that users' tokens are signed with: given by the environment, or asked of the project and kept. */
 import type { JWK, JWTVerifyGetKey } from 'jose'
-import { z } from 'zod'
 import type { TokenEnvironment } from '../env.ts'
 import { AppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
+import { hasFields, isListOf, isText } from '../forms.ts'
 
 export type KeyWorld = { fetch(url: string, init: RequestInit): Promise<Response>; now(): number }
 /** Algorithms are a closed list that goes with the keys: neither `none` nor a public key used as a secret can pass. */
@@ -91,7 +91,7 @@ const unavailable = (cause: string) => new AppError('auth_unavailable', { cause 
 const noKeys =
   'the project lists no signing keys and JWT_SECRET is not set: give Auth an asymmetric signing key, or the functions JWT_SECRET'
 
-const jwks = z.object({ keys: z.array(z.looseObject({ kty: z.string() })) })
+export const areKeys = hasFields({ keys: isListOf(hasFields({ kty: isText })) })
 
 async function listKeys({ SUPABASE_URL, SUPABASE_ANON_KEY }: TokenEnvironment, fetch: KeyWorld['fetch']) {
   const answer = await fetch(`${SUPABASE_URL}/auth/v1/.well-known/jwks.json`, {
@@ -99,9 +99,10 @@ async function listKeys({ SUPABASE_URL, SUPABASE_ANON_KEY }: TokenEnvironment, f
     headers: SUPABASE_ANON_KEY === undefined ? {} : { apikey: SUPABASE_ANON_KEY },
     signal: AbortSignal.timeout(answerMs),
   })
-  const { data } = jwks.safeParse(await answer.json().catch(() => undefined))
-  if (!answer.ok || !data) throw unavailable(`the list of signing keys has status ${answer.status} and another form`)
-  return publicKeys(data)
+  const list: unknown = await answer.json().catch(() => undefined)
+  if (!answer.ok || !areKeys(list))
+    throw unavailable(`the list of signing keys has status ${answer.status} and another form`)
+  return publicKeys(list)
 }
 
 /** A shared secret has no place in a list that everybody may read; one that stands there is no key of ours. */
@@ -110,7 +111,7 @@ const publicKeys = (list: { keys: JWK[] } | undefined) =>
 
 // Jose is loaded with the first token: a worker that only sees API keys starts without it.
 async function verifyWith(keys: JWK[]): Promise<TokenKeys> {
-  const { createLocalJWKSet } = await import('jose')
+  const { createLocalJWKSet } = await import('jose/jwks/local')
   return { key: createLocalJWKSet({ keys }), algorithms: ['ES256', 'RS256'] }
 }
 
