@@ -44,7 +44,8 @@ const list = ({ parse }: Variable<string>) => variable((text) => text.split(',')
 
 const isNamedKeys = (given: unknown): given is Record<string, string> =>
   isFields(given) && Object.values(given).every(isText)
-const hasKeys = hasFields({ keys: isListOf(hasFields({ kty: isText })) })
+/** A list of public keys (JWKS). */
+export const hasKeys = hasFields({ keys: isListOf(hasFields({ kty: isText })) })
 
 /** Every variable that functions use, most of them given by Supabase, with the form it has. */
 export const variables = {

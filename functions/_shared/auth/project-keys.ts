@@ -1,9 +1,8 @@
 /** The keys that users' tokens are signed with: given by the environment, or asked of the project and kept. */
 import type { JWK, JWTVerifyGetKey } from 'jose'
-import type { TokenEnvironment } from '../env.ts'
+import { hasKeys, type TokenEnvironment } from '../env.ts'
 import { AppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
-import { hasFields, isListOf, isText } from '../forms.ts'
 
 export type KeyWorld = { fetch(url: string, init: RequestInit): Promise<Response>; now(): number }
 /** Algorithms are a closed list that goes with the keys: neither `none` nor a public key used as a secret can pass. */
@@ -91,8 +90,6 @@ const unavailable = (cause: string) => new AppError('auth_unavailable', { cause 
 const noKeys =
   'the project lists no signing keys and JWT_SECRET is not set: give Auth an asymmetric signing key, or the functions JWT_SECRET'
 
-export const areKeys = hasFields({ keys: isListOf(hasFields({ kty: isText })) })
-
 async function listKeys({ SUPABASE_URL, SUPABASE_ANON_KEY }: TokenEnvironment, fetch: KeyWorld['fetch']) {
   const answer = await fetch(`${SUPABASE_URL}/auth/v1/.well-known/jwks.json`, {
     // Public, but some gateways ask for a key whatever the address.
@@ -100,7 +97,7 @@ async function listKeys({ SUPABASE_URL, SUPABASE_ANON_KEY }: TokenEnvironment, f
     signal: AbortSignal.timeout(answerMs),
   })
   const list: unknown = await answer.json().catch(() => undefined)
-  if (!answer.ok || !areKeys(list))
+  if (!answer.ok || !hasKeys(list))
     throw unavailable(`the list of signing keys has status ${answer.status} and another form`)
   return publicKeys(list)
 }
