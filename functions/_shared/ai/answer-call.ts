@@ -2,7 +2,7 @@
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { isUuid } from '../forms.ts'
-import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
+import { BodyTooLarge, readBody } from '../http/read-body.ts'
 import { sha256Hex } from '../sha256.ts'
 import { answerJson, openJson } from './answer-json.ts'
 import { callProvider } from './call-provider.ts'
@@ -97,7 +97,7 @@ const noteSettlement = (facts: Facts, settlement: Settlement | undefined) =>
 
 async function readRequestBody(request: Request): Promise<Uint8Array<ArrayBuffer>> {
   try {
-    return await readFramedBody(request, bodyLimitBytes)
+    return await readBody(request, bodyLimitBytes)
   } catch (cause) {
     if (cause instanceof BodyTooLarge) throw new AppError('request_too_large')
     throw new AppError('client_closed_request', { cause })

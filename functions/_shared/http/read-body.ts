@@ -4,7 +4,7 @@ import { AppError } from '../errors.ts'
 
 export class BodyTooLarge extends Error {}
 
-async function readBody(source: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+export async function readBody(source: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const reader = source.body?.getReader()
   const chunks: Uint8Array[] = []
   let size = 0
