@@ -3,7 +3,13 @@
  * admission and settlement do. How an account, a plan and a model are made is in benchmarks/gateway/seed.ts.
  */
 import type postgres from 'postgres'
-import { type Admitted, createLedger, type Ledger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
+import {
+  type Admitted,
+  createLedger,
+  type Ledger,
+  nothingUsed,
+  type Outcome,
+} from '../../functions/_shared/ai/ledger.ts'
 import type { Session } from './benchmarks/gateway/seed.ts'
 import { modelName } from './benchmarks/gateway/seed.ts'
 
@@ -62,8 +68,9 @@ const outcome: Outcome = {
   result: 'succeeded',
   http_status: 200,
   error_code: null,
-  usage: { prompt_tokens: 30, completion_tokens: 50, cached_tokens: 0, reasoning_tokens: 0, images: 0, cost_usd: null },
+  usage: { ...nothingUsed, prompt_tokens: 30, completion_tokens: 50 },
   usage_source: 'provider',
+  implausible: null,
   response_bytes: 700,
   duration_ms: 20,
   first_token_ms: null,

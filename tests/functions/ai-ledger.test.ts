@@ -1,6 +1,12 @@
 /** The gateway's way to Postgres, many calls at a time: what SQL decides reaches the call it was decided for. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type AdmissionRequest, createLedger, type Ledger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
+import {
+  type AdmissionRequest,
+  createLedger,
+  type Ledger,
+  nothingUsed,
+  type Outcome,
+} from '../../functions/_shared/ai/ledger.ts'
 import { connectDatabase } from '../../functions/_shared/db.ts'
 import { type Account, connect, newAccount, type Sql } from '../sql/support.ts'
 import { target } from '../target.ts'
@@ -50,8 +56,9 @@ const wellDone = (prompt_tokens: number): Outcome => ({
   result: 'succeeded',
   http_status: 200,
   error_code: null,
-  usage: { prompt_tokens, completion_tokens: 0, cached_tokens: 0, reasoning_tokens: 0, images: 0, cost_usd: null },
+  usage: { ...nothingUsed, prompt_tokens },
   usage_source: 'provider',
+  implausible: null,
   response_bytes: 1,
   duration_ms: 1,
   first_token_ms: null,

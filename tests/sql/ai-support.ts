@@ -1,5 +1,11 @@
 /** AI calls as functions/ai makes them, by its own ledger: admitted, started, settled. */
-import { type AdmissionRequest, createLedger, type Outcome } from '../../functions/_shared/ai/ledger.ts'
+import {
+  type AdmissionRequest,
+  createLedger,
+  nothingUsed,
+  type Outcome,
+  type Usage as Used,
+} from '../../functions/_shared/ai/ledger.ts'
 import type { Account, Sql, Tx } from './support.ts'
 
 /** On every deployment; 1 credit a call, at most 16384 tokens an answer. */
@@ -92,11 +98,7 @@ export function requestOf(account: Account, wish: Wish): AdmissionRequest {
 
 const nothingSpecial = { signature: null, idempotency_key: null, body_hash: null, credential_id: null }
 
-export type Usage = Partial<
-  Record<'prompt_tokens' | 'completion_tokens' | 'cached_tokens' | 'reasoning_tokens', number>
-> & {
-  cost_usd?: number | null
-}
+export type Usage = Partial<Used>
 export type Ending = {
   result?: string
   model?: string | null
@@ -139,17 +141,8 @@ export function outcomeOf(ending: Ending): Outcome {
     ...ending,
   }
   const { usage, ...rest } = outcome
-  const used = usage && { ...noUsage, ...usage }
-  return { model: null, response: null, ...rest, usage: used } as Outcome
-}
-
-const noUsage = {
-  prompt_tokens: 0,
-  completion_tokens: 0,
-  cached_tokens: 0,
-  reasoning_tokens: 0,
-  images: 0,
-  cost_usd: null,
+  const used = usage && { ...nothingUsed, ...usage }
+  return { model: null, response: null, implausible: null, ...rest, usage: used } as Outcome
 }
 
 /** What the function knows of a call that it has admitted. */

@@ -114,14 +114,36 @@ export type Admission = Admitted | Refused
 export type Usage = {
   prompt_tokens: number
   completion_tokens: number
-  /** Inside `prompt_tokens`. */
+  /** Read from a cache; as the next three inside `prompt_tokens`, each token in one of them at most. */
   cached_tokens: number
-  /** Inside `completion_tokens`. */
+  /** Written into a cache that lasts five minutes. */
+  cache_write_tokens: number
+  /** Written into a cache that lasts an hour. */
+  cache_write_1h_tokens: number
+  audio_input_tokens: number
+  /** Inside `completion_tokens`, as those of audio, each token in one of them at most. */
   reasoning_tokens: number
+  audio_output_tokens: number
   /** Images that were made. */
   images: number
+  /** Uses of the provider's tools, such as searches. */
+  searches: number
   /** What the provider says it costs. */
   cost_usd: number | null
+}
+
+export const nothingUsed: Usage = {
+  prompt_tokens: 0,
+  completion_tokens: 0,
+  cached_tokens: 0,
+  cache_write_tokens: 0,
+  cache_write_1h_tokens: 0,
+  audio_input_tokens: 0,
+  reasoning_tokens: 0,
+  audio_output_tokens: 0,
+  images: 0,
+  searches: 0,
+  cost_usd: null,
 }
 
 export type Outcome = {
@@ -130,6 +152,8 @@ export type Outcome = {
   error_code: string | null
   usage: Usage | null
   usage_source: 'provider' | 'estimated' | 'none'
+  /** Why what the provider reported was not believed; null when it was, or when it reported nothing. */
+  implausible: string | null
   response_bytes: number
   duration_ms: number
   first_token_ms: number | null

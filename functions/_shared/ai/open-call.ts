@@ -6,7 +6,15 @@ import type { AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { remember } from '../remember.ts'
 import { tokensEstimated } from './estimate-tokens.ts'
-import type { Admitted, AttemptReport, Outcome, Route, Settlement, Usage } from './ledger.ts'
+import {
+  type Admitted,
+  type AttemptReport,
+  nothingUsed,
+  type Outcome,
+  type Route,
+  type Settlement,
+  type Usage,
+} from './ledger.ts'
 import type { AiRequest } from './read-request.ts'
 import { type Watch, watchCall } from './watch-call.ts'
 import type { AiWorld, LogLine } from './world.ts'
@@ -97,6 +105,8 @@ export type Ending = {
   error: AppError | undefined
   /** As the provider reported it. */
   usage: Usage | null
+  /** Why a report of the provider was not believed: then `usage` is null. */
+  implausible?: string | null
   /** Bytes of text that the model said and that were delivered. */
   contentBytes: number
   /** Images that were made. */
@@ -118,7 +128,7 @@ export const nothingDelivered = (error: AppError): Ending => ({
 
 type Described = Pick<
   Outcome,
-  'result' | 'http_status' | 'error_code' | 'usage' | 'usage_source' | 'response_bytes' | 'response'
+  'result' | 'http_status' | 'error_code' | 'usage' | 'usage_source' | 'implausible' | 'response_bytes' | 'response'
 >
 
 /**
@@ -126,16 +136,14 @@ type Described = Pick<
  * for what was reported, else for an estimate of the prompt and of what was delivered, at four bytes a token.
  */
 function describeOutcome(ending: Ending, promptTokens: number): Described {
-  const { error, usage, contentBytes, images, responseBytes, response = null } = ending
+  const { error, usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
   const hungUp = error?.code === 'client_closed_request'
   const isCharged = !error || (responseBytes > 0 && (hungUp || contentBytes > 0 || usage !== null))
   const estimated: Usage = {
+    ...nothingUsed,
     prompt_tokens: promptTokens,
     completion_tokens: tokensEstimated(contentBytes),
-    cached_tokens: 0,
-    reasoning_tokens: 0,
     images,
-    cost_usd: null,
   }
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
@@ -143,6 +151,7 @@ function describeOutcome(ending: Ending, promptTokens: number): Described {
     error_code: error?.code ?? null,
     usage: isCharged ? (usage ? { ...usage, images } : estimated) : null,
     usage_source: !isCharged ? 'none' : usage ? 'provider' : 'estimated',
+    implausible,
     response_bytes: responseBytes,
     response,
   }

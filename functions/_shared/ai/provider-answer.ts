@@ -1,6 +1,6 @@
 /** What we read of a provider's answer, JSON or a chunk of a stream. The rest is not our business and is passed on as it is. */
 import { byteLength } from './estimate-tokens.ts'
-import type { Usage } from './ledger.ts'
+import { nothingUsed, type Usage } from './ledger.ts'
 
 type Fields = Record<string, unknown>
 type Choice = { index: number; message: unknown; delta: unknown; finish_reason: string | null }
@@ -103,11 +103,11 @@ export const hasError = ({ error }: ProviderAnswer): boolean => error !== undefi
 export function usageOf({ usage }: ProviderAnswer): Usage | null {
   if (!usage || usage.prompt === null) return null
   return {
+    ...nothingUsed,
     prompt_tokens: usage.prompt,
     completion_tokens: usage.completion,
     cached_tokens: Math.min(usage.cached, usage.prompt),
     reasoning_tokens: Math.min(usage.reasoning, usage.completion),
-    images: 0,
     cost_usd: usage.cost,
   }
 }
