@@ -1,0 +1,118 @@
+/**
+ * How many tokens a prompt has at most, without a tokenizer: an Edge Function has 2 s of CPU. No tokenizer makes more tokens of a text
+ * than it has UTF-8 bytes; pictures, sound and files are counted by the model's rule for their kind.
+ */
+import { z } from 'zod'
+
+const mediaKinds = ['image', 'audio', 'file', 'video'] as const
+export type MediaKind = (typeof mediaKinds)[number]
+
+/** A picture, sound, file or film of a request; what is undefined nobody knows. */
+export type Media = {
+  kind: MediaKind
+  /** In pixels. */
+  width?: number | undefined
+  height?: number | undefined
+  seconds?: number | undefined
+  pages?: number | undefined
+  /** Only `low` makes a picture cheaper. */
+  detail?: 'low' | 'high' | undefined
+}
+
+/** What a model has to read for a request. */
+export type Contents = {
+  /** UTF-8 bytes of all text: messages, names, tools and schemas, as the JSON that they came in. */
+  textBytes: number
+  /** Messages and tools: around each of them a template puts tokens of its own. */
+  messages: number
+  media: readonly Media[]
+  /** Tokens that the caller made; embeddings only. */
+  tokens: number
+  /** Texts that are read one by one, each with the whole context for itself; 1 without it. */
+  prompts?: number
+}
+
+const amount = z.number().nonnegative().max(1e9)
+const size = z.number().positive().max(1e9)
+
+/** Tokens of one piece of a kind; the most of it when its size is unknown. */
+const mediaRule = z.discriminatedUnion('rule', [
+  z.object({ rule: z.literal('fixed'), tokens: amount }),
+  /**
+   * `base` and `tile` for each square of `tile_px`, once the picture fits into a square of `fit_px` and its short side has
+   * `short_px`; `low` for the low detail.
+   */
+  z.object({
+    rule: z.literal('tiles'),
+    base: amount,
+    tile: amount,
+    tile_px: size,
+    fit_px: size,
+    short_px: size,
+    low: amount,
+  }),
+  /** One for each square of `per` pixels, up to `max`, to which larger pictures are shrunk. */
+  z.object({ rule: z.literal('pixels'), per: size, max: amount }),
+  /** `max_seconds`: the longest that the model takes. */
+  z.object({ rule: z.literal('seconds'), tokens: amount, max_seconds: amount }),
+  z.object({ rule: z.literal('pages'), tokens: amount, max_pages: amount }),
+  /** As much as the model reads at all. */
+  z.object({ rule: z.literal('context') }),
+])
+type MediaRule = z.infer<typeof mediaRule>
+
+/** `models.media`: a rule for each kind that the model takes. */
+export const mediaRules = z.partialRecord(z.enum(mediaKinds), mediaRule)
+
+/** As much of a model's row as says how it reads. */
+export type Reading = {
+  /** The longest prompt that it takes. */
+  context_tokens: number
+  /** What templates add to text, as a share of it. */
+  template_percent: number
+  /** What templates add to each message and tool. */
+  template_tokens: number
+  media: z.infer<typeof mediaRules>
+}
+
+/** The first kind of media in a request that the model does not take. */
+export const mediaRefused = ({ media }: Contents, { media: rules }: Pick<Reading, 'media'>): MediaKind | undefined =>
+  media.find(({ kind }) => rules[kind] === undefined)?.kind
+
+/** Media that the model does not take are as its whole context: see `mediaRefused`. */
+export function promptTokensAtMost(contents: Contents, model: Reading): number {
+  const { textBytes, messages, media, tokens, prompts = 1 } = contents
+  const { context_tokens, template_percent, template_tokens } = model
+  // One more than there are messages: the turn that the model is to take.
+  const text = textBytes + Math.ceil((textBytes * template_percent) / 100) + (messages + 1) * template_tokens
+  const seen = media.reduce((sum, one) => sum + mediaTokens(one, model.media[one.kind], context_tokens), 0)
+  return Math.min(text + seen + tokens, context_tokens * prompts)
+}
+
+function mediaTokens(one: Media, rule: MediaRule | undefined, contextTokens: number): number {
+  switch (rule?.rule) {
+    case 'fixed':
+      return Math.ceil(rule.tokens)
+    case 'tiles':
+      return Math.ceil(one.detail === 'low' ? rule.low : rule.base + rule.tile * tilesOf(one, rule))
+    case 'pixels':
+      return Math.ceil(Math.min(rule.max, squaresOf(one, Math.sqrt(rule.per))))
+    case 'seconds':
+      return Math.ceil(rule.tokens * Math.min(Math.ceil(one.seconds ?? rule.max_seconds), rule.max_seconds))
+    case 'pages':
+      return Math.ceil(rule.tokens * Math.min(one.pages ?? rule.max_pages, rule.max_pages))
+    default:
+      return contextTokens
+  }
+}
+
+/** Those that are begun count: a thin picture has more of them than its area says. */
+const squaresOf = ({ width, height }: Media, px: number) =>
+  width && height ? Math.ceil(width / px) * Math.ceil(height / px) : Number.POSITIVE_INFINITY
+
+/** Providers shrink pictures; whether they also enlarge the short side of small ones is not known, so it is taken for yes. */
+function tilesOf({ width, height }: Media, { tile_px, fit_px, short_px }: Extract<MediaRule, { rule: 'tiles' }>) {
+  const short = Math.min(fit_px, short_px)
+  const ratio = width && height ? Math.max(width, height) / Math.min(width, height) : Number.POSITIVE_INFINITY
+  return Math.ceil(Math.min(fit_px, short * ratio) / tile_px) * Math.ceil(short / tile_px)
+}
