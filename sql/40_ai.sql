@@ -10,9 +10,15 @@ create table private.providers (
   connect_timeout_ms integer not null default 10000 check (connect_timeout_ms between 1 and 60000),
   first_byte_timeout_ms integer not null default 120000 check (first_byte_timeout_ms between 1 and 150000),
   idle_timeout_ms integer not null default 60000 check (idle_timeout_ms between 1 and 150000),
-  total_timeout_ms integer not null default 300000 check (total_timeout_ms between 1 and 390000)
+  total_timeout_ms integer not null default 300000 check (total_timeout_ms between 1 and 390000),
+  passes_unknown_fields boolean not null default false,
+  stops_when_left boolean not null default false
 );
 comment on table private.providers is 'OpenAI-compatible providers.';
+comment on column private.providers.passes_unknown_fields is
+  'Fields of a request that the gateway does not know go to this provider all the same, at the operator''s risk: one of them may cost what nobody held. False: they are refused by name.';
+comment on column private.providers.stops_when_left is
+  'It works and bills no further when the connection is closed. False, when nobody knows: a stream that is left is read on to its reported usage.';
 comment on column private.providers.base_url is 'The OpenAI base URL, such as https://openrouter.ai/api/v1, without a slash at the end.';
 comment on column private.providers.api_key_secret is 'Name of the environment variable or Vault secret that holds the key; null: the provider needs none. Never the key itself.';
 revoke all on private.providers from anon, authenticated, service_role;
@@ -20,20 +26,62 @@ insert into private.providers (id, base_url, api_key_secret) values
   ('openrouter', 'https://openrouter.ai/api/v1', 'OPENROUTER_API_KEY')
 on conflict (id) do nothing;
 
+create function private.are_media_rules(media jsonb) returns boolean
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_kind record;
+  -- What each rule needs beside its name: numbers, none below zero; those by which something is divided not zero either.
+  v_needs jsonb := '{"fixed": ["tokens"], "tiles": ["base", "tile", "tile_px", "fit_px", "short_px", "low"], "pixels": ["per", "max"],
+    "seconds": ["tokens", "max_seconds"], "pages": ["tokens", "max_pages"], "context": []}';
+begin
+  if jsonb_typeof(media) <> 'object' then
+    return false;
+  end if;
+  for v_kind in select k.key, k.value from jsonb_each(media) k loop
+    if v_kind.key not in ('image', 'audio', 'file', 'video') or jsonb_typeof(v_kind.value) <> 'object'
+      or v_needs -> (v_kind.value ->> 'rule') is null
+      or exists (
+        select from jsonb_array_elements_text(v_needs -> (v_kind.value ->> 'rule')) n
+        where jsonb_typeof(v_kind.value -> n.value) is distinct from 'number'
+          or (v_kind.value ->> n.value)::numeric not between case when n.value in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end and 1000000000) then
+      return false;
+    end if;
+  end loop;
+  return true;
+end $$;
+comment on function private.are_media_rules(jsonb) is 'Whether this is what models.media may be, as functions/_shared/ai/prompt-size.ts reads it.';
+grant execute on function private.are_media_rules(jsonb) to service_role;
+
 create table public.models (
   id text primary key check (length(id) between 1 and 200),
   provider_id text not null references private.providers (id) on delete restrict,
   upstream_id text not null check (length(upstream_id) between 1 and 200),
   kind text not null default 'chat' check (kind in ('chat', 'embedding', 'image')),
-  context_tokens integer not null check (context_tokens > 0),
-  max_output_tokens integer not null check (max_output_tokens > 0),
-  credits_per_call bigint not null default 1 check (credits_per_call >= 0),
+  context_tokens integer not null check (context_tokens between 1 and 100000000),
+  max_output_tokens integer not null check (max_output_tokens between 1 and 100000000),
+  credits_per_call bigint not null default 1 check (credits_per_call between 0 and 1000000000000),
   enabled boolean not null default true,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  template_percent integer not null default 10 check (template_percent between 0 and 1000),
+  template_tokens integer not null default 64 check (template_tokens between 0 and 100000),
+  media jsonb not null default '{}' check (length(media::text) <= 2000 and private.are_media_rules(media)),
+  limit_field text not null default 'max_tokens' check (limit_field in ('max_tokens', 'max_completion_tokens', 'none')),
+  open_fields text[] not null default '{}' check (
+    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000)
 );
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
+comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
 comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
+comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
+comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
+comment on column public.models.media is
+  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name.';
+comment on column public.models.limit_field is
+  'The field by which the provider takes the limit of an answer; none: it takes neither, so max_output_tokens is held for each choice.';
+comment on column public.models.open_fields is
+  'Fields of a request that change what a call costs or who answers it, and that callers may send to this model all the same.';
 comment on column public.models.credits_per_call is 'Credits that a call that was answered costs.';
 create index models_provider_id_idx on public.models (provider_id);
 alter table public.models enable row level security;
@@ -49,17 +97,39 @@ on conflict (id) do nothing;
 create table public.model_prices (
   model_id text not null references public.models (id) on delete cascade,
   valid_from timestamptz not null default now(),
-  input_usd_per_mtok numeric not null check (input_usd_per_mtok >= 0),
-  output_usd_per_mtok numeric not null check (output_usd_per_mtok >= 0),
-  cached_input_usd_per_mtok numeric check (cached_input_usd_per_mtok >= 0),
-  reasoning_usd_per_mtok numeric check (reasoning_usd_per_mtok >= 0),
-  image_usd numeric not null default 0 check (image_usd >= 0),
-  request_usd numeric not null default 0 check (request_usd >= 0),
-  primary key (model_id, valid_from)
+  above_prompt_tokens integer not null default 0 check (above_prompt_tokens between 0 and 100000000),
+  variant text not null default '' check (length(variant) <= 80),
+  -- So bounded that no call, of units as bounded as private.ai_cost_micros has them, costs more than a bigint of pico-dollars.
+  input_usd_per_mtok numeric not null check (input_usd_per_mtok between 0 and 10000),
+  output_usd_per_mtok numeric not null check (output_usd_per_mtok between 0 and 10000),
+  cached_input_usd_per_mtok numeric check (cached_input_usd_per_mtok between 0 and 10000),
+  cache_write_usd_per_mtok numeric check (cache_write_usd_per_mtok between 0 and 10000),
+  cache_write_1h_usd_per_mtok numeric check (cache_write_1h_usd_per_mtok between 0 and 10000),
+  audio_input_usd_per_mtok numeric check (audio_input_usd_per_mtok between 0 and 10000),
+  reasoning_usd_per_mtok numeric check (reasoning_usd_per_mtok between 0 and 10000),
+  audio_output_usd_per_mtok numeric check (audio_output_usd_per_mtok between 0 and 10000),
+  image_usd numeric check (image_usd between 0 and 100),
+  search_usd numeric check (search_usd between 0 and 100),
+  request_usd numeric not null default 0 check (request_usd between 0 and 100),
+  primary key (model_id, valid_from, above_prompt_tokens, variant)
 );
-comment on table public.model_prices is 'Prices from a date on, in US dollars per million tokens, per image, per request. A model without a price is refused.';
+comment on table public.model_prices is
+  'Prices from a date on, in US dollars per million tokens, per image, per search, per request. Of each step and variant the newest row that has begun counts. A model without a price is refused, and so is a call that asks for a unit without one: no price is guessed.';
+comment on column public.model_prices.above_prompt_tokens is
+  'A long-context step: the row holds for all of a call whose prompt has more tokens, up to the next step. Every model, and every variant, needs its row from 0 on.';
+comment on column public.model_prices.variant is
+  'Of images: SIZE/QUALITY as callers name them, such as 1024x1024/high. The empty one is that of every size and quality without a row of its own.';
 comment on column public.model_prices.cached_input_usd_per_mtok is 'Null: cached tokens cost what other input costs.';
+comment on column public.model_prices.cache_write_usd_per_mtok is
+  'For tokens that are written into a cache of five minutes. Null: who asks for that is refused, and what is written unasked costs what other input costs.';
+comment on column public.model_prices.cache_write_1h_usd_per_mtok is
+  'For tokens that are written into a cache of an hour. Null: who asks for that is refused, and what is written unasked costs what cache_write_usd_per_mtok says.';
+comment on column public.model_prices.audio_input_usd_per_mtok is 'Null: prompts with sound are refused, and sound that a provider reports all the same costs what other input costs.';
 comment on column public.model_prices.reasoning_usd_per_mtok is 'Null: reasoning tokens cost what other output costs.';
+comment on column public.model_prices.audio_output_usd_per_mtok is 'Null: who asks for answers in sound is refused, and sound that a provider reports all the same costs what other output costs.';
+comment on column public.model_prices.image_usd is 'For an image that was made. Null: who asks for images is refused; 0 when they are paid by their tokens.';
+comment on column public.model_prices.search_usd is 'For one use of a tool of the provider''s own, such as a search. Null: who asks for one is refused.';
+comment on column public.model_prices.request_usd is 'Once for every call that was answered.';
 alter table public.model_prices enable row level security;
 alter table public.model_prices force row level security;
 revoke all on public.model_prices from anon, authenticated, service_role;
@@ -69,7 +139,7 @@ grant select, insert, update, delete on public.model_prices to service_role;
 insert into public.model_prices
   (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok) values
   ('openai/gpt-4o-mini', '2026-01-01T00:00:00Z', 0.15, 0.60, 0.075)
-on conflict (model_id, valid_from) do nothing;
+on conflict (model_id, valid_from, above_prompt_tokens, variant) do nothing;
 
 create table public.plan_models (
   plan_id text not null references public.plans (id) on delete cascade,
@@ -156,6 +226,12 @@ create table public.ai_calls (
   attempts integer not null default 0,
   duration_ms integer,
   first_token_ms integer,
+  price_ref integer,
+  cache_write_tokens integer,
+  cache_write_1h_tokens integer,
+  audio_input_tokens integer,
+  audio_output_tokens integer,
+  searches integer,
   request_bytes bigint not null,
   response_bytes bigint,
   prompt_tokens bigint,
@@ -180,6 +256,12 @@ comment on column public.ai_calls.state is
 comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';
 comment on column public.ai_calls.model_id is 'The model that was asked for.';
 comment on column public.ai_calls.answered_by is 'The model that answered and is charged: the one asked for, or one of its fallbacks; null when none did.';
+comment on column public.ai_calls.cache_write_tokens is 'Of the prompt: written into a cache of five minutes. In this and the like, null is none.';
+comment on column public.ai_calls.cache_write_1h_tokens is 'Of the prompt: written into a cache of an hour.';
+comment on column public.ai_calls.audio_input_tokens is 'Of the prompt: sound.';
+comment on column public.ai_calls.audio_output_tokens is 'Of the completion: sound.';
+comment on column public.ai_calls.searches is 'Uses of the provider''s own tools.';
+comment on column public.ai_calls.price_ref is 'The price by which it was charged: that of the step which its prompt reached.';
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.usage_source is
@@ -306,16 +388,45 @@ create table private.price_refs (
   model_id text not null,
   provider_id text not null,
   valid_from timestamptz not null,
+  above_prompt_tokens integer not null,
+  variant text not null,
   credits bigint not null,
   input_pico bigint not null,
   cached_input_pico bigint not null,
+  cache_write_pico bigint not null,
+  cache_write_1h_pico bigint not null,
+  audio_input_pico bigint not null,
   output_pico bigint not null,
   reasoning_pico bigint not null,
+  audio_output_pico bigint not null,
   image_pico bigint not null,
+  search_pico bigint not null,
   request_pico bigint not null,
-  unique (model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+  unique (model_id, provider_id, valid_from, above_prompt_tokens, variant, credits, input_pico, cached_input_pico, cache_write_pico,
+    cache_write_1h_pico, audio_input_pico, output_pico, reasoning_pico, audio_output_pico, image_pico, search_pico, request_pico)
 );
 comment on table private.price_refs is
-  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
+  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call: a row for each step and variant. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
 comment on column private.price_refs.request_pico is 'Once for every call that was answered.';
 revoke all on private.price_refs from anon, authenticated, service_role;
+
+create function private.ai_cost_micros(
+  price private.price_refs, prompt bigint, cached bigint, cache_write bigint, cache_write_1h bigint, audio_input bigint,
+  completion bigint, reasoning bigint, audio_output bigint, images bigint, searches bigint
+) returns bigint
+language sql immutable security invoker
+-- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made, so that no path
+-- changes what it means. What is written there costs a tenth of a call of a function.
+return case when prompt + completion + images + searches = 0 then 0 else (
+  least(cached, prompt) * price.cached_input_pico
+  + (greatest(prompt - cached, 0) - greatest(prompt - cached - cache_write, 0)) * price.cache_write_pico
+  + (greatest(prompt - cached - cache_write, 0) - greatest(prompt - cached - cache_write - cache_write_1h, 0)) * price.cache_write_1h_pico
+  + (greatest(prompt - cached - cache_write - cache_write_1h, 0)
+    - greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0)) * price.audio_input_pico
+  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * price.input_pico
+  + least(reasoning, completion) * price.reasoning_pico
+  + (greatest(completion - reasoning, 0) - greatest(completion - reasoning - audio_output, 0)) * price.audio_output_pico
+  + greatest(completion - reasoning - audio_output, 0) * price.output_pico
+  + images * price.image_pico + searches * price.search_pico + price.request_pico + 999999) / 1000000 end;
+comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) is
+  'What a call costs, in micro-dollars, rounded up once: the one rule for every settlement. cached, cache_write, cache_write_1h and audio_input are parts of the prompt, reasoning and audio_output of the completion, each token in one of them at most: what is more than there is does not count. Nothing used costs nothing. Numbers from 0 on, tokens up to 100,000,000, images and searches up to 10,000: with the bounds of model_prices the sum is below 5e18, and never too large.';

@@ -75,19 +75,45 @@ create trigger tg_circuit_breakers__ai_version_closed after delete on private.ci
   for each row when (old.open_until is not null) execute function private.tg__ai_version();
 
 create view private.prices_in_force with (security_invoker = true) as
-select m.id as model_id, m.provider_id, p.valid_from, m.credits_per_call as credits,
+select m.id as model_id, m.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, m.credits_per_call as credits,
   ceil(p.input_usd_per_mtok * 1000000)::bigint as input_pico,
   ceil(coalesce(p.cached_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cached_input_pico,
+  ceil(coalesce(p.cache_write_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cache_write_pico,
+  ceil(coalesce(p.cache_write_1h_usd_per_mtok, p.cache_write_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cache_write_1h_pico,
+  ceil(coalesce(p.audio_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as audio_input_pico,
   ceil(p.output_usd_per_mtok * 1000000)::bigint as output_pico,
   ceil(coalesce(p.reasoning_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as reasoning_pico,
-  ceil(p.image_usd * 1000000000000)::bigint as image_pico,
-  ceil(p.request_usd * 1000000000000)::bigint as request_pico
+  ceil(coalesce(p.audio_output_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as audio_output_pico,
+  ceil(coalesce(p.image_usd, 0) * 1000000000000)::bigint as image_pico,
+  ceil(coalesce(p.search_usd, 0) * 1000000000000)::bigint as search_pico,
+  ceil(p.request_usd * 1000000000000)::bigint as request_pico,
+  array_remove(array[
+    case when p.cache_write_usd_per_mtok is null then 'cache_write' end,
+    case when p.cache_write_1h_usd_per_mtok is null then 'cache_write_1h' end,
+    case when p.audio_input_usd_per_mtok is null then 'audio_input' end,
+    case when p.audio_output_usd_per_mtok is null then 'audio_output' end,
+    case when p.image_usd is null then 'image' end,
+    case when p.search_usd is null then 'search' end], null) as unpriced
 from public.models m
   cross join lateral (
-    select x.* from public.model_prices x where x.model_id = m.id and x.valid_from <= now() order by x.valid_from desc limit 1) p;
+    select distinct on (x.above_prompt_tokens, x.variant) x.* from public.model_prices x
+    where x.model_id = m.id and x.valid_from <= now()
+    order by x.above_prompt_tokens, x.variant, x.valid_from desc) p;
 comment on view private.prices_in_force is
-  'The price of every model at this moment, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps.';
+  'The prices of every model at this moment, by step and variant, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps. unpriced: units without a price of their own, so that a call which asks for one is refused; what is here for them is what they cost when they come unasked.';
 revoke all on private.prices_in_force from anon, authenticated, service_role;
+
+create view private.refs_in_force with (security_invoker = true) as
+select r.ref, p.*
+from private.prices_in_force p left join private.price_refs r
+  on (r.model_id, r.provider_id, r.valid_from, r.above_prompt_tokens, r.variant, r.credits)
+    = (p.model_id, p.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, p.credits)
+  and (r.input_pico, r.cached_input_pico, r.cache_write_pico, r.cache_write_1h_pico, r.audio_input_pico)
+    = (p.input_pico, p.cached_input_pico, p.cache_write_pico, p.cache_write_1h_pico, p.audio_input_pico)
+  and (r.output_pico, r.reasoning_pico, r.audio_output_pico, r.image_pico, r.search_pico, r.request_pico)
+    = (p.output_pico, p.reasoning_pico, p.audio_output_pico, p.image_pico, p.search_pico, p.request_pico);
+comment on view private.refs_in_force is 'The prices of this moment with their rows in price_refs; ref is null as long as there is none.';
+revoke all on private.refs_in_force from anon, authenticated, service_role;
 
 create function private.ai_snapshot() returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -104,13 +130,12 @@ begin
   -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
   perform from private.ai_config c for share;
   insert into private.price_refs (
-    model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
-  select p.* from private.prices_in_force p
-  where not exists (
-    select from private.price_refs r
-    where (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
-      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
-        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico))
+    model_id, provider_id, valid_from, above_prompt_tokens, variant, credits, input_pico, cached_input_pico, cache_write_pico,
+    cache_write_1h_pico, audio_input_pico, output_pico, reasoning_pico, audio_output_pico, image_pico, search_pico, request_pico)
+  select p.model_id, p.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, p.credits, p.input_pico, p.cached_input_pico,
+    p.cache_write_pico, p.cache_write_1h_pico, p.audio_input_pico, p.output_pico, p.reasoning_pico, p.audio_output_pico, p.image_pico,
+    p.search_pico, p.request_pico
+  from private.refs_in_force p where p.ref is null
   on conflict do nothing;
   return (
     select jsonb_build_object(
@@ -122,10 +147,11 @@ begin
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, max_output_tokens, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, price: {ref, credits, input_pico, ...} or null}]}. Enabled ones only. A price has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.template_percent, m.template_tokens, m.media,
+  m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
     from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null
@@ -135,11 +161,8 @@ select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
   (
     select extract(epoch from b.open_until) from private.circuit_breakers b where b.provider_id = m.provider_id and b.model_id = m.id) as open_until,
   (
-    select to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] from private.price_refs r join private.prices_in_force p
-      on (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
-      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
-        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico)
-    where p.model_id = m.id) as price
+    select coalesce(jsonb_agg(to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] order by r.variant, r.above_prompt_tokens), '[]')
+    from private.refs_in_force r where r.model_id = m.id and r.ref is not null) as prices
 from public.models m join private.providers v on v.id = m.provider_id
 where m.enabled and v.enabled;
 comment on view private.snapshot_models is 'The models in private.ai_snapshot.';

@@ -17,20 +17,38 @@ comment on function private.start_ai_calls(uuid[]) is
 
 create type private.ai_outcome as (
   call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric, usage_source text, response_bytes bigint,
+  cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
+  audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
   duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. price_ref is the route that answered; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
   model_id text, answered_by text, provider_id text, stream boolean, state text, http_status integer, error_code text, attempts integer,
   request_bytes bigint, response_bytes bigint, duration_ms integer, first_token_ms integer, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, usage_source text, cost_micros bigint, provider_cost_micros bigint,
-  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, hold_credits bigint, hold_tokens bigint, is_charged boolean,
-  is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text);
+  cached_tokens bigint, cache_write_tokens integer, cache_write_1h_tokens integer, audio_input_tokens integer, reasoning_tokens bigint,
+  audio_output_tokens integer, images bigint, searches integer, usage_source text, cost_micros bigint, provider_cost_micros bigint,
+  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, price_ref integer, hold_credits bigint, hold_tokens bigint,
+  is_charged boolean, is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text,
+  implausible text);
 comment on type private.ai_ended is
   'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
+
+create table private.ai_surprises (
+  call_id uuid primary key,
+  settled_at timestamptz not null default clock_timestamp(),
+  model_id text not null,
+  provider_id text not null,
+  hold_micros bigint not null,
+  cost_micros bigint not null,
+  hold_tokens bigint not null,
+  used_tokens bigint not null,
+  implausible text
+);
+comment on table private.ai_surprises is
+  'Calls that cost or used more than they held, and those whose provider reported what was not believed, until private.warn_of_ai_surprises tells of them: the audit log has a lock that a settlement must not hold. Its texts are as long as those of price_refs and private.ai_outcome.';
+revoke all on private.ai_surprises from anon, authenticated, service_role;
 
 create function private.end_ai_holds(outcomes private.ai_outcome[]) returns private.ai_ended[]
 language plpgsql volatile security invoker set search_path = ''
@@ -42,18 +60,24 @@ begin
   with ended as (
     delete from private.ai_holds h
     using unnest(outcomes) with ordinality o (
-      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_reasoning, used_images, cost_usd,
-      usage_source, response_bytes, duration_ms, first_token_ms, attempts, answered_ref, response, position)
+      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_cache_write, used_cache_write_1h,
+      used_audio_input, used_reasoning, used_audio_output, used_images, used_searches, cost_usd, usage_source, implausible, response_bytes,
+      duration_ms, first_token_ms, attempts, answered_ref, response, position)
     where h.call_id = o.id and h.user_id = o.owner
       and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
         else o.result in ('failed', 'cancelled') end
     returning h.*, o.*
   ), used as (
-    -- Nothing is less than nothing. An abandoned call is charged for all it held, once its answer had begun.
+    -- Nothing is less than nothing, or more than private.ai_cost_micros takes. An abandoned call is charged for all it held, once its
+    -- answer had begun.
     select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
-      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else greatest(e.used_prompt, 0) end as prompt,
-      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else greatest(e.used_completion, 0) end as completion,
-      greatest(e.used_cached, 0) as cached, greatest(e.used_reasoning, 0) as reasoning, greatest(e.used_images, 0) as images,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else least(greatest(e.used_prompt, 0), 100000000) end as prompt,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else least(greatest(e.used_completion, 0), 100000000) end
+        as completion,
+      least(greatest(e.used_cached, 0), 100000000) as cached, least(greatest(e.used_cache_write, 0), 100000000) as cache_write,
+      least(greatest(e.used_cache_write_1h, 0), 100000000) as cache_write_1h, least(greatest(e.used_audio_input, 0), 100000000) as audio_input,
+      least(greatest(e.used_reasoning, 0), 100000000) as reasoning, least(greatest(e.used_audio_output, 0), 100000000) as audio_output,
+      least(greatest(e.used_images, 0), 10000) as images, least(greatest(e.used_searches, 0), 10000) as searches,
       -- Only a route that was held for can have answered; anything else is charged as the first.
       case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
     from ended e
@@ -63,22 +87,19 @@ begin
     case when u.is_charged then p.model_id end, p.provider_id, u.stream,
     case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
     u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
-    u.prompt, u.completion, u.cached, u.reasoning, u.images,
+    u.prompt, u.completion, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
+    nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
     case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
     case
       when not u.is_charged or u.own_key then 0
       when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
-      when u.prompt + coalesce(u.completion, 0) + coalesce(u.images, 0) = 0 then 0
-      -- In whole pico-dollars, rounded up once. Numeric: what a provider reports may be any number.
-      else ceil((
-        (u.prompt - least(u.cached, u.prompt))::numeric * p.input_pico + least(u.cached, u.prompt)::numeric * p.cached_input_pico
-        + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
-        + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
+      else private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches)
     end,
-    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e18)::bigint, 0) end,
-    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
+    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
+    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
-    u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
+    u.day_resets_at, u.month_resets_at, u.response, u.implausible)::private.ai_ended)
   into v_ended
   from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
   return v_ended;
@@ -141,13 +162,13 @@ begin
     insert into public.ai_calls (
       id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
       error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
-      reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros,
-      price_valid_from, settled_at)
+      cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, searches, usage_source,
+      cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
     select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
       c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
-      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens, c.images, c.usage_source, c.cost_micros,
-      c.provider_cost_micros, c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros,
-      c.price_valid_from, c.settled_at
+      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.audio_input_tokens,
+      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros,
+      c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros, c.price_valid_from, c.price_ref, c.settled_at
     from calls c
   )
   select c.position, true, c.call_id, c.user_id, null::jsonb, null::text, c.cost_micros, c.credits_charged, c.credits_remaining,
@@ -167,6 +188,7 @@ begin
   if v_ended is not null then
     return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
     select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
+      bool_or(e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens) as surprises,
       sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
       date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
     into v_have from unnest(v_ended) e;
@@ -177,6 +199,13 @@ begin
       update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
       from unnest(v_ended) e
       where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.is_charged and octet_length(e.response) <= 1000000;
+    end if;
+    if v_have.surprises then
+      insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
+      select e.call_id, coalesce(e.answered_by, e.model_id), e.provider_id, e.hold_micros, e.cost_micros, e.hold_tokens,
+        coalesce(e.prompt_tokens + e.completion_tokens, 0), left(e.implausible, 200)
+      from unnest(v_ended) e
+      where e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens;
     end if;
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
@@ -319,11 +348,6 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   h record;
-  v_prompt bigint := greatest(o.prompt_tokens, 0);
-  v_completion bigint := greatest(o.completion_tokens, 0);
-  v_cached bigint := least(greatest(o.cached_tokens, 0), v_prompt);
-  v_reasoning bigint := least(greatest(o.reasoning_tokens, 0), v_completion);
-  v_images bigint := greatest(o.images, 0);
   v_is_charged boolean := o.prompt_tokens is not null;
   v_cost bigint := 0;
   v_credits bigint := 0;
@@ -336,22 +360,26 @@ begin
   -- Nobody else may be looking at the account while this one's calls end.
   perform from private.accounts a where a.user_id = o.user_id for no key update;
   -- Only a route that was held for can have answered; anything else is charged as the first.
-  delete from private.ai_holds x using private.price_refs p
+  delete from private.ai_holds x using private.price_refs p, lateral (
+    select least(greatest(o.prompt_tokens, 0), 100000000) as prompt, least(greatest(o.cached_tokens, 0), 100000000) as cached,
+      least(greatest(o.cache_write_tokens, 0), 100000000) as cache_write,
+      least(greatest(o.cache_write_1h_tokens, 0), 100000000) as cache_write_1h,
+      least(greatest(o.audio_input_tokens, 0), 100000000) as audio_input,
+      least(greatest(o.completion_tokens, 0), 100000000) as completion, least(greatest(o.reasoning_tokens, 0), 100000000) as reasoning,
+      least(greatest(o.audio_output_tokens, 0), 100000000) as audio_output, least(greatest(o.images, 0), 10000) as images,
+      least(greatest(o.searches, 0), 10000) as searches offset 0) u
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
   returning x.created_at, x.day_resets_at, x.month_resets_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
-    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs,
-    p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico into h;
+    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, u.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
+    private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning, u.audio_output,
+      u.images, u.searches) as cost into h;
   if not found then
     return null;
   end if;
   if v_is_charged then
     v_credits := h.costs;
-    v_cost := case when o.usage_source = 'hold' then h.micros when v_prompt + coalesce(v_completion, 0) + coalesce(v_images, 0) = 0 then 0
-      else ceil((
-        (v_prompt - v_cached)::numeric * h.input_pico + v_cached::numeric * h.cached_input_pico
-        + (v_completion - v_reasoning)::numeric * h.output_pico + v_reasoning::numeric * h.reasoning_pico
-        + v_images::numeric * h.image_pico + h.request_pico) / 1000000) end;
+    v_cost := case when o.usage_source = 'hold' then h.micros else h.cost end;
   end if;
   update private.accounts x set
     held = x.held - h.credits, balance = x.balance - v_credits, unburned = x.unburned + v_credits, ai_concurrency_held = x.ai_concurrency_held - 1,
@@ -359,18 +387,28 @@ begin
     ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
     ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
     ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.tokens else 0 end,
-    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
+    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then h.prompt + h.completion else 0 end,
     ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
     ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
   where x.user_id = o.user_id
   returning x.balance, x.balance - x.held as credits into v_account;
-  insert into public.ai_calls values (
-    o.call_id, h.created_at, o.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
+  insert into public.ai_calls (
+    id, created_at, user_id, session_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, error_code, usage_source,
+    http_status, attempts, duration_ms, first_token_ms, price_ref, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
+    audio_output_tokens, searches, request_bytes, response_bytes, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images,
+    cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, settled_at)
+  values (
+    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, left(o.error_code, 80), coalesce(o.usage_source, 'none'),
-    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.request_bytes, o.response_bytes, v_prompt, v_completion,
-    greatest(o.cached_tokens, 0), greatest(o.reasoning_tokens, 0), v_images, v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e18)::bigint, 0) end,
+    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, nullif(h.cache_write, 0), nullif(h.cache_write_1h, 0),
+    nullif(h.audio_input, 0), nullif(h.audio_output, 0), nullif(h.searches, 0), h.request_bytes, o.response_bytes, h.prompt, h.completion,
+    h.cached, h.reasoning, h.images, v_cost,
+    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0)::bigint end,
     v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
+  if v_cost > h.micros or h.prompt + h.completion > h.tokens or o.implausible is not null then
+    insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
+    values (o.call_id, h.answered_by, h.provider_id, h.micros, v_cost, h.tokens, h.prompt + h.completion, left(o.implausible, 200));
+  end if;
   -- Whoever has this shard waits for no account any more, so that this may wait for it; it is nearly always nobody's but this connection's.
   update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
   where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
@@ -448,8 +486,8 @@ declare
   v_outcome private.ai_outcome;
   v_closed integer := 0;
 begin
-  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null
-    )::private.ai_outcome order by d.user_id)
+  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null,
+    null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
   into v_outcomes
   from (
     select h.call_id, h.user_id from private.ai_holds h

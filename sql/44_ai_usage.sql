@@ -14,8 +14,13 @@ create table public.ai_usage_daily (
   prompt_tokens bigint not null,
   completion_tokens bigint not null,
   cached_tokens bigint not null,
+  cache_write_tokens bigint not null,
+  cache_write_1h_tokens bigint not null,
+  audio_input_tokens bigint not null,
   reasoning_tokens bigint not null,
+  audio_output_tokens bigint not null,
   images bigint not null,
+  searches bigint not null,
   cost_micros bigint not null,
   credits bigint not null,
   primary key (user_id, day, model_id, endpoint)
@@ -47,8 +52,11 @@ begin
     select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, c.model_id), c.endpoint,
       count(*), count(*) filter (where c.usage_source is null or c.usage_source = 'none'),
       coalesce(sum(c.prompt_tokens), 0)::bigint, coalesce(sum(c.completion_tokens), 0)::bigint,
-      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.reasoning_tokens), 0)::bigint,
-      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint, sum(c.credits_charged)::bigint
+      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.cache_write_tokens), 0)::bigint,
+      coalesce(sum(c.cache_write_1h_tokens), 0)::bigint, coalesce(sum(c.audio_input_tokens), 0)::bigint,
+      coalesce(sum(c.reasoning_tokens), 0)::bigint, coalesce(sum(c.audio_output_tokens), 0)::bigint,
+      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.searches), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint,
+      sum(c.credits_charged)::bigint
     from public.ai_calls c
     where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
     group by 1, 2, 3, 4;
@@ -110,16 +118,56 @@ grant execute on function private.my_usage(date, date) to authenticated;
 create function public.get_my_usage(from_day date, to_day date)
 returns table (
   day date, model_id text, endpoint text, calls bigint, failed_calls bigint, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_micros bigint, credits bigint)
+  cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
+  audio_output_tokens bigint, images bigint, searches bigint, cost_micros bigint, credits bigint)
 language sql stable security invoker set search_path = ''
 as $$
   select u.day, u.model_id, u.endpoint, u.calls, u.failed_calls, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
-    u.reasoning_tokens, u.images, u.cost_micros, u.credits
+    u.cache_write_tokens, u.cache_write_1h_tokens, u.audio_input_tokens, u.reasoning_tokens, u.audio_output_tokens, u.images, u.searches,
+    u.cost_micros, u.credits
   from private.my_usage(get_my_usage.from_day, get_my_usage.to_day) u
 $$;
 comment on function public.get_my_usage(date, date) is
-  'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens, images, micro-dollars and credits by day, model and endpoint. Up to the minute.';
+  'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens by kind, images, searches, micro-dollars and credits by day, model and endpoint. Up to the minute.';
 grant execute on function public.get_my_usage(date, date) to authenticated;
+
+create view private.priced_calls with (security_invoker = true) as
+select c.id, c.created_at, c.answered_by, c.provider_id, c.usage_source, c.hold_micros, c.cost_micros, c.provider_cost_micros,
+  private.ai_cost_micros(p, c.prompt_tokens, c.cached_tokens, coalesce(c.cache_write_tokens, 0), coalesce(c.cache_write_1h_tokens, 0),
+    coalesce(c.audio_input_tokens, 0), c.completion_tokens, c.reasoning_tokens, coalesce(c.audio_output_tokens, 0), c.images,
+    coalesce(c.searches, 0)) as micros
+from public.ai_calls c join private.price_refs p on p.ref = c.price_ref
+where c.usage_source in ('provider', 'estimated');
+comment on view private.priced_calls is
+  'Calls that were charged for what they used, and what our prices make of it (micros): the same as cost_micros, unless the caller''s own key paid.';
+revoke all on private.priced_calls from anon, authenticated, service_role;
+
+create function private.verify_ai_costs(since timestamptz default '-infinity')
+returns table (call_id uuid, cost_micros bigint, micros bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  -- With the caller's own key nothing is held, and nothing charged.
+  select c.id, c.cost_micros, c.micros from private.priced_calls c
+  where c.created_at >= verify_ai_costs.since and c.cost_micros <> c.micros and (c.hold_micros > 0 or c.cost_micros > 0)
+$$;
+comment on function private.verify_ai_costs(timestamptz) is
+  'Calls since a moment that did not cost what their usage comes to by the price in their row. Always empty; run it whenever you like. It reads all these calls.';
+
+create function private.price_drift(from_time timestamptz, to_time timestamptz)
+returns table (model_id text, provider_id text, calls bigint, cost_micros bigint, provider_cost_micros bigint, drift_percent numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  -- By our prices, also for calls that the caller's own key paid.
+  select c.answered_by, c.provider_id, count(*), sum(c.micros)::bigint, sum(c.provider_cost_micros)::bigint,
+    round(100 * (sum(c.provider_cost_micros) - sum(c.micros)) / nullif(sum(c.micros), 0), 1)
+  from private.priced_calls c
+  where c.created_at >= price_drift.from_time and c.created_at < price_drift.to_time
+    and c.provider_cost_micros is not null and c.usage_source = 'provider'
+  group by c.answered_by, c.provider_id
+  order by abs(sum(c.provider_cost_micros) - sum(c.micros)) desc
+$$;
+comment on function private.price_drift(timestamptz, timestamptz) is
+  'What providers said that calls cost which began in [from_time, to_time), beside what our prices make of the usage they reported, by model and provider; the largest difference first. drift_percent is null where our price is nothing.';
 
 create function private.warn_of_price_drift() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -130,20 +178,46 @@ declare
   v_found integer := 0;
 begin
   for v_model in
-    select c.answered_by as model, count(*) as calls, sum(c.cost_micros)::bigint as cost_micros,
-      sum(c.provider_cost_micros)::bigint as provider_cost_micros
-    from public.ai_calls c
-    where c.created_at >= v_to - interval '1 day' and c.created_at < v_to and c.provider_cost_micros is not null and c.usage_source = 'provider'
-    group by c.answered_by
+    select d.model_id as model, d.provider_id as provider, d.calls, d.cost_micros, d.provider_cost_micros, d.drift_percent
+    from private.price_drift(v_to - interval '1 day', v_to) d
     -- Both are rounded up, once a call each.
-    having abs(sum(c.provider_cost_micros) - sum(c.cost_micros))
-      > count(*) + sum(c.cost_micros) * (private.setting('ai.price_drift_percent'))::numeric / 100
+    where abs(d.provider_cost_micros - d.cost_micros) > d.calls + d.cost_micros * (private.setting('ai.price_drift_percent'))::numeric / 100
   loop
     v_found := v_found + 1;
     perform private.raise_security_event('price_drift', 'medium', null, to_jsonb(v_model),
-      dedupe_key => v_model.model || ' ' || (v_to - interval '1 day')::date);
+      dedupe_key => left(v_model.model || ' ' || (v_to - interval '1 day')::date, 200));
   end loop;
   return v_found;
 end $$;
 comment on function private.warn_of_price_drift() is
   'Raises a security event for each model whose provider charged more or less yesterday (UTC) than our prices say, by more than ai.price_drift_percent. A job runs it. Answers how many.';
+
+create function private.warn_of_ai_surprises() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_model record;
+  v_told integer := 0;
+begin
+  for v_model in
+    with told as (
+      delete from private.ai_surprises s
+      where s.call_id in (select o.call_id from private.ai_surprises o order by o.settled_at limit 10000 for update skip locked)
+      returning s.*
+    ), kinds as (
+      select t.*, k.type from told t cross join (values ('ai_overrun'), ('usage_implausible')) k (type)
+      where case k.type when 'ai_overrun' then t.cost_micros > t.hold_micros or t.used_tokens > t.hold_tokens else t.implausible is not null end
+    )
+    select k.type, k.model_id as model, k.provider_id as provider, count(*) as calls, sum(k.hold_micros) as hold_micros,
+      sum(k.cost_micros) as cost_micros, sum(k.hold_tokens) as hold_tokens, sum(k.used_tokens) as used_tokens,
+      (array_agg(k.call_id order by k.cost_micros - k.hold_micros desc))[1] as call_id, min(k.implausible) as why
+    from kinds k group by 1, 2, 3
+  loop
+    v_told := v_told + 1;
+    perform private.raise_security_event(v_model.type, case v_model.type when 'ai_overrun' then 'high' else 'medium' end, null,
+      jsonb_strip_nulls(to_jsonb(v_model)) - 'type', dedupe_key => left(v_model.provider || ' ' || v_model.model, 200));
+  end loop;
+  return v_told;
+end $$;
+comment on function private.warn_of_ai_surprises() is
+  'Raises a security event for each model whose calls cost or used more than they held (ai_overrun: its bound or its provider is wrong, and all of it was charged), and for each whose provider reported what was not believed (usage_implausible): how many calls, what they held and came to, and the id of one. A job runs it. Answers how many it raised.';

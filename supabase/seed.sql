@@ -11,7 +11,7 @@ on conflict (id) do nothing;
 insert into public.model_prices
   (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok) values
   ('demo/echo', '2026-01-01T00:00:00Z', 0.15, 0.60, 0.075)
-on conflict (model_id, valid_from) do nothing;
+on conflict (model_id, valid_from, above_prompt_tokens, variant) do nothing;
 
 insert into public.plan_models (plan_id, model_id) values
   ('free', 'demo/echo'), ('premium', 'demo/echo')

@@ -9,7 +9,11 @@ export type Database = {
           answered_by: string | null
           api_key_id: string | null
           attempts: number
+          audio_input_tokens: number | null
+          audio_output_tokens: number | null
           balance_after: number | null
+          cache_write_1h_tokens: number | null
+          cache_write_tokens: number | null
           cached_tokens: number | null
           completion_tokens: number | null
           cost_micros: number | null
@@ -24,6 +28,7 @@ export type Database = {
           id: string
           images: number | null
           model_id: string
+          price_ref: number | null
           price_valid_from: string | null
           prompt_tokens: number | null
           provider_cost_micros: number | null
@@ -32,6 +37,7 @@ export type Database = {
           request_bytes: number
           request_id: string
           response_bytes: number | null
+          searches: number | null
           session_id: string | null
           settled_at: string
           state: string
@@ -44,7 +50,11 @@ export type Database = {
           answered_by?: string | null
           api_key_id?: string | null
           attempts?: number
+          audio_input_tokens?: number | null
+          audio_output_tokens?: number | null
           balance_after?: number | null
+          cache_write_1h_tokens?: number | null
+          cache_write_tokens?: number | null
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
@@ -59,6 +69,7 @@ export type Database = {
           id?: string
           images?: number | null
           model_id: string
+          price_ref?: number | null
           price_valid_from?: string | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
@@ -67,6 +78,7 @@ export type Database = {
           request_bytes: number
           request_id: string
           response_bytes?: number | null
+          searches?: number | null
           session_id?: string | null
           settled_at?: string
           state: string
@@ -78,7 +90,11 @@ export type Database = {
           answered_by?: string | null
           api_key_id?: string | null
           attempts?: number
+          audio_input_tokens?: number | null
+          audio_output_tokens?: number | null
           balance_after?: number | null
+          cache_write_1h_tokens?: number | null
+          cache_write_tokens?: number | null
           cached_tokens?: number | null
           completion_tokens?: number | null
           cost_micros?: number | null
@@ -93,6 +109,7 @@ export type Database = {
           id?: string
           images?: number | null
           model_id?: string
+          price_ref?: number | null
           price_valid_from?: string | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
@@ -101,6 +118,7 @@ export type Database = {
           request_bytes?: number
           request_id?: string
           response_bytes?: number | null
+          searches?: number | null
           session_id?: string | null
           settled_at?: string
           state?: string
@@ -112,6 +130,10 @@ export type Database = {
       }
       ai_usage_daily: {
         Row: {
+          audio_input_tokens: number
+          audio_output_tokens: number
+          cache_write_1h_tokens: number
+          cache_write_tokens: number
           cached_tokens: number
           calls: number
           completion_tokens: number
@@ -124,10 +146,15 @@ export type Database = {
           model_id: string
           prompt_tokens: number
           reasoning_tokens: number
+          searches: number
           user_id: string
         }
         ComputedFields: never
         Insert: {
+          audio_input_tokens: number
+          audio_output_tokens: number
+          cache_write_1h_tokens: number
+          cache_write_tokens: number
           cached_tokens: number
           calls: number
           completion_tokens: number
@@ -140,9 +167,14 @@ export type Database = {
           model_id: string
           prompt_tokens: number
           reasoning_tokens: number
+          searches: number
           user_id: string
         }
         Update: {
+          audio_input_tokens?: number
+          audio_output_tokens?: number
+          cache_write_1h_tokens?: number
+          cache_write_tokens?: number
           cached_tokens?: number
           calls?: number
           completion_tokens?: number
@@ -155,6 +187,7 @@ export type Database = {
           model_id?: string
           prompt_tokens?: number
           reasoning_tokens?: number
+          searches?: number
           user_id?: string
         }
         Relationships: []
@@ -688,35 +721,56 @@ export type Database = {
       }
       model_prices: {
         Row: {
+          above_prompt_tokens: number
+          audio_input_usd_per_mtok: number | null
+          audio_output_usd_per_mtok: number | null
+          cache_write_1h_usd_per_mtok: number | null
+          cache_write_usd_per_mtok: number | null
           cached_input_usd_per_mtok: number | null
-          image_usd: number
+          image_usd: number | null
           input_usd_per_mtok: number
           model_id: string
           output_usd_per_mtok: number
           reasoning_usd_per_mtok: number | null
           request_usd: number
+          search_usd: number | null
           valid_from: string
+          variant: string
         }
         ComputedFields: never
         Insert: {
+          above_prompt_tokens?: number
+          audio_input_usd_per_mtok?: number | null
+          audio_output_usd_per_mtok?: number | null
+          cache_write_1h_usd_per_mtok?: number | null
+          cache_write_usd_per_mtok?: number | null
           cached_input_usd_per_mtok?: number | null
-          image_usd?: number
+          image_usd?: number | null
           input_usd_per_mtok: number
           model_id: string
           output_usd_per_mtok: number
           reasoning_usd_per_mtok?: number | null
           request_usd?: number
+          search_usd?: number | null
           valid_from?: string
+          variant?: string
         }
         Update: {
+          above_prompt_tokens?: number
+          audio_input_usd_per_mtok?: number | null
+          audio_output_usd_per_mtok?: number | null
+          cache_write_1h_usd_per_mtok?: number | null
+          cache_write_usd_per_mtok?: number | null
           cached_input_usd_per_mtok?: number | null
-          image_usd?: number
+          image_usd?: number | null
           input_usd_per_mtok?: number
           model_id?: string
           output_usd_per_mtok?: number
           reasoning_usd_per_mtok?: number | null
           request_usd?: number
+          search_usd?: number | null
           valid_from?: string
+          variant?: string
         }
         Relationships: [
           {
@@ -736,8 +790,13 @@ export type Database = {
           enabled: boolean
           id: string
           kind: string
+          limit_field: string
           max_output_tokens: number
+          media: NonNullable<Json>
+          open_fields: string[]
           provider_id: string
+          template_percent: number
+          template_tokens: number
           upstream_id: string
         }
         ComputedFields: never
@@ -748,8 +807,13 @@ export type Database = {
           enabled?: boolean
           id: string
           kind?: string
+          limit_field?: string
           max_output_tokens: number
+          media?: NonNullable<Json>
+          open_fields?: string[]
           provider_id: string
+          template_percent?: number
+          template_tokens?: number
           upstream_id: string
         }
         Update: {
@@ -759,8 +823,13 @@ export type Database = {
           enabled?: boolean
           id?: string
           kind?: string
+          limit_field?: string
           max_output_tokens?: number
+          media?: NonNullable<Json>
+          open_fields?: string[]
           provider_id?: string
+          template_percent?: number
+          template_tokens?: number
           upstream_id?: string
         }
         Relationships: []
@@ -1600,6 +1669,10 @@ export type Database = {
       get_my_usage: {
         Args: { from_day: string; to_day: string }
         Returns: {
+          audio_input_tokens: number
+          audio_output_tokens: number
+          cache_write_1h_tokens: number
+          cache_write_tokens: number
           cached_tokens: number
           calls: number
           completion_tokens: number
@@ -1612,6 +1685,7 @@ export type Database = {
           model_id: string
           prompt_tokens: number
           reasoning_tokens: number
+          searches: number
         }[]
       }
       get_registration_policy: { Args: Record<PropertyKey, never>; Returns: Json }

@@ -3,7 +3,10 @@ import { z } from 'zod'
 import { demandCli, remoteOf } from '../../stack/supabase-cli.ts'
 
 /** Findings we accept, by cacheKey, each with the reason. A reason whose finding is gone must go, too. */
-const accepted: Record<string, string> = {}
+const accepted: Record<string, string> = {
+  function_search_path_mutable_private_ai_cost_micros_d41d8cd98f00b204e9800998ecf8427e:
+    'With a setting PostgreSQL cannot write it into the statements of settlement. Its body was read when it was made, and looks nothing up.',
+}
 
 const report = z.object({ results: z.array(z.object({ cacheKey: z.string(), level: z.string(), detail: z.string() })) })
 

@@ -17,9 +17,15 @@ create table private.providers (
   connect_timeout_ms integer not null default 10000 check (connect_timeout_ms between 1 and 60000),
   first_byte_timeout_ms integer not null default 120000 check (first_byte_timeout_ms between 1 and 150000),
   idle_timeout_ms integer not null default 60000 check (idle_timeout_ms between 1 and 150000),
-  total_timeout_ms integer not null default 300000 check (total_timeout_ms between 1 and 390000)
+  total_timeout_ms integer not null default 300000 check (total_timeout_ms between 1 and 390000),
+  passes_unknown_fields boolean not null default false,
+  stops_when_left boolean not null default false
 );
 comment on table private.providers is 'OpenAI-compatible providers.';
+comment on column private.providers.passes_unknown_fields is
+  'Fields of a request that the gateway does not know go to this provider all the same, at the operator''s risk: one of them may cost what nobody held. False: they are refused by name.';
+comment on column private.providers.stops_when_left is
+  'It works and bills no further when the connection is closed. False, when nobody knows: a stream that is left is read on to its reported usage.';
 comment on column private.providers.base_url is 'The OpenAI base URL, such as https://openrouter.ai/api/v1, without a slash at the end.';
 comment on column private.providers.api_key_secret is 'Name of the environment variable or Vault secret that holds the key; null: the provider needs none. Never the key itself.';
 revoke all on private.providers from anon, authenticated, service_role;
@@ -27,20 +33,62 @@ insert into private.providers (id, base_url, api_key_secret) values
   ('openrouter', 'https://openrouter.ai/api/v1', 'OPENROUTER_API_KEY')
 on conflict (id) do nothing;
 
+create function private.are_media_rules(media jsonb) returns boolean
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_kind record;
+  -- What each rule needs beside its name: numbers, none below zero; those by which something is divided not zero either.
+  v_needs jsonb := '{"fixed": ["tokens"], "tiles": ["base", "tile", "tile_px", "fit_px", "short_px", "low"], "pixels": ["per", "max"],
+    "seconds": ["tokens", "max_seconds"], "pages": ["tokens", "max_pages"], "context": []}';
+begin
+  if jsonb_typeof(media) <> 'object' then
+    return false;
+  end if;
+  for v_kind in select k.key, k.value from jsonb_each(media) k loop
+    if v_kind.key not in ('image', 'audio', 'file', 'video') or jsonb_typeof(v_kind.value) <> 'object'
+      or v_needs -> (v_kind.value ->> 'rule') is null
+      or exists (
+        select from jsonb_array_elements_text(v_needs -> (v_kind.value ->> 'rule')) n
+        where jsonb_typeof(v_kind.value -> n.value) is distinct from 'number'
+          or (v_kind.value ->> n.value)::numeric not between case when n.value in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end and 1000000000) then
+      return false;
+    end if;
+  end loop;
+  return true;
+end $$;
+comment on function private.are_media_rules(jsonb) is 'Whether this is what models.media may be, as functions/_shared/ai/prompt-size.ts reads it.';
+grant execute on function private.are_media_rules(jsonb) to service_role;
+
 create table public.models (
   id text primary key check (length(id) between 1 and 200),
   provider_id text not null references private.providers (id) on delete restrict,
   upstream_id text not null check (length(upstream_id) between 1 and 200),
   kind text not null default 'chat' check (kind in ('chat', 'embedding', 'image')),
-  context_tokens integer not null check (context_tokens > 0),
-  max_output_tokens integer not null check (max_output_tokens > 0),
-  credits_per_call bigint not null default 1 check (credits_per_call >= 0),
+  context_tokens integer not null check (context_tokens between 1 and 100000000),
+  max_output_tokens integer not null check (max_output_tokens between 1 and 100000000),
+  credits_per_call bigint not null default 1 check (credits_per_call between 0 and 1000000000000),
   enabled boolean not null default true,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  template_percent integer not null default 10 check (template_percent between 0 and 1000),
+  template_tokens integer not null default 64 check (template_tokens between 0 and 100000),
+  media jsonb not null default '{}' check (length(media::text) <= 2000 and private.are_media_rules(media)),
+  limit_field text not null default 'max_tokens' check (limit_field in ('max_tokens', 'max_completion_tokens', 'none')),
+  open_fields text[] not null default '{}' check (
+    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000)
 );
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
+comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
 comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
+comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
+comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
+comment on column public.models.media is
+  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name.';
+comment on column public.models.limit_field is
+  'The field by which the provider takes the limit of an answer; none: it takes neither, so max_output_tokens is held for each choice.';
+comment on column public.models.open_fields is
+  'Fields of a request that change what a call costs or who answers it, and that callers may send to this model all the same.';
 comment on column public.models.credits_per_call is 'Credits that a call that was answered costs.';
 create index models_provider_id_idx on public.models (provider_id);
 alter table public.models enable row level security;
@@ -56,17 +104,39 @@ on conflict (id) do nothing;
 create table public.model_prices (
   model_id text not null references public.models (id) on delete cascade,
   valid_from timestamptz not null default now(),
-  input_usd_per_mtok numeric not null check (input_usd_per_mtok >= 0),
-  output_usd_per_mtok numeric not null check (output_usd_per_mtok >= 0),
-  cached_input_usd_per_mtok numeric check (cached_input_usd_per_mtok >= 0),
-  reasoning_usd_per_mtok numeric check (reasoning_usd_per_mtok >= 0),
-  image_usd numeric not null default 0 check (image_usd >= 0),
-  request_usd numeric not null default 0 check (request_usd >= 0),
-  primary key (model_id, valid_from)
+  above_prompt_tokens integer not null default 0 check (above_prompt_tokens between 0 and 100000000),
+  variant text not null default '' check (length(variant) <= 80),
+  -- So bounded that no call, of units as bounded as private.ai_cost_micros has them, costs more than a bigint of pico-dollars.
+  input_usd_per_mtok numeric not null check (input_usd_per_mtok between 0 and 10000),
+  output_usd_per_mtok numeric not null check (output_usd_per_mtok between 0 and 10000),
+  cached_input_usd_per_mtok numeric check (cached_input_usd_per_mtok between 0 and 10000),
+  cache_write_usd_per_mtok numeric check (cache_write_usd_per_mtok between 0 and 10000),
+  cache_write_1h_usd_per_mtok numeric check (cache_write_1h_usd_per_mtok between 0 and 10000),
+  audio_input_usd_per_mtok numeric check (audio_input_usd_per_mtok between 0 and 10000),
+  reasoning_usd_per_mtok numeric check (reasoning_usd_per_mtok between 0 and 10000),
+  audio_output_usd_per_mtok numeric check (audio_output_usd_per_mtok between 0 and 10000),
+  image_usd numeric check (image_usd between 0 and 100),
+  search_usd numeric check (search_usd between 0 and 100),
+  request_usd numeric not null default 0 check (request_usd between 0 and 100),
+  primary key (model_id, valid_from, above_prompt_tokens, variant)
 );
-comment on table public.model_prices is 'Prices from a date on, in US dollars per million tokens, per image, per request. A model without a price is refused.';
+comment on table public.model_prices is
+  'Prices from a date on, in US dollars per million tokens, per image, per search, per request. Of each step and variant the newest row that has begun counts. A model without a price is refused, and so is a call that asks for a unit without one: no price is guessed.';
+comment on column public.model_prices.above_prompt_tokens is
+  'A long-context step: the row holds for all of a call whose prompt has more tokens, up to the next step. Every model, and every variant, needs its row from 0 on.';
+comment on column public.model_prices.variant is
+  'Of images: SIZE/QUALITY as callers name them, such as 1024x1024/high. The empty one is that of every size and quality without a row of its own.';
 comment on column public.model_prices.cached_input_usd_per_mtok is 'Null: cached tokens cost what other input costs.';
+comment on column public.model_prices.cache_write_usd_per_mtok is
+  'For tokens that are written into a cache of five minutes. Null: who asks for that is refused, and what is written unasked costs what other input costs.';
+comment on column public.model_prices.cache_write_1h_usd_per_mtok is
+  'For tokens that are written into a cache of an hour. Null: who asks for that is refused, and what is written unasked costs what cache_write_usd_per_mtok says.';
+comment on column public.model_prices.audio_input_usd_per_mtok is 'Null: prompts with sound are refused, and sound that a provider reports all the same costs what other input costs.';
 comment on column public.model_prices.reasoning_usd_per_mtok is 'Null: reasoning tokens cost what other output costs.';
+comment on column public.model_prices.audio_output_usd_per_mtok is 'Null: who asks for answers in sound is refused, and sound that a provider reports all the same costs what other output costs.';
+comment on column public.model_prices.image_usd is 'For an image that was made. Null: who asks for images is refused; 0 when they are paid by their tokens.';
+comment on column public.model_prices.search_usd is 'For one use of a tool of the provider''s own, such as a search. Null: who asks for one is refused.';
+comment on column public.model_prices.request_usd is 'Once for every call that was answered.';
 alter table public.model_prices enable row level security;
 alter table public.model_prices force row level security;
 revoke all on public.model_prices from anon, authenticated, service_role;
@@ -76,7 +146,7 @@ grant select, insert, update, delete on public.model_prices to service_role;
 insert into public.model_prices
   (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok) values
   ('openai/gpt-4o-mini', '2026-01-01T00:00:00Z', 0.15, 0.60, 0.075)
-on conflict (model_id, valid_from) do nothing;
+on conflict (model_id, valid_from, above_prompt_tokens, variant) do nothing;
 
 create table public.plan_models (
   plan_id text not null references public.plans (id) on delete cascade,
@@ -163,6 +233,12 @@ create table public.ai_calls (
   attempts integer not null default 0,
   duration_ms integer,
   first_token_ms integer,
+  price_ref integer,
+  cache_write_tokens integer,
+  cache_write_1h_tokens integer,
+  audio_input_tokens integer,
+  audio_output_tokens integer,
+  searches integer,
   request_bytes bigint not null,
   response_bytes bigint,
   prompt_tokens bigint,
@@ -187,6 +263,12 @@ comment on column public.ai_calls.state is
 comment on column public.ai_calls.api_key_id is 'The API key that called; null for a session. No foreign key: calls outlive keys.';
 comment on column public.ai_calls.model_id is 'The model that was asked for.';
 comment on column public.ai_calls.answered_by is 'The model that answered and is charged: the one asked for, or one of its fallbacks; null when none did.';
+comment on column public.ai_calls.cache_write_tokens is 'Of the prompt: written into a cache of five minutes. In this and the like, null is none.';
+comment on column public.ai_calls.cache_write_1h_tokens is 'Of the prompt: written into a cache of an hour.';
+comment on column public.ai_calls.audio_input_tokens is 'Of the prompt: sound.';
+comment on column public.ai_calls.audio_output_tokens is 'Of the completion: sound.';
+comment on column public.ai_calls.searches is 'Uses of the provider''s own tools.';
+comment on column public.ai_calls.price_ref is 'The price by which it was charged: that of the step which its prompt reached.';
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.usage_source is
@@ -313,19 +395,48 @@ create table private.price_refs (
   model_id text not null,
   provider_id text not null,
   valid_from timestamptz not null,
+  above_prompt_tokens integer not null,
+  variant text not null,
   credits bigint not null,
   input_pico bigint not null,
   cached_input_pico bigint not null,
+  cache_write_pico bigint not null,
+  cache_write_1h_pico bigint not null,
+  audio_input_pico bigint not null,
   output_pico bigint not null,
   reasoning_pico bigint not null,
+  audio_output_pico bigint not null,
   image_pico bigint not null,
+  search_pico bigint not null,
   request_pico bigint not null,
-  unique (model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
+  unique (model_id, provider_id, valid_from, above_prompt_tokens, variant, credits, input_pico, cached_input_pico, cache_write_pico,
+    cache_write_1h_pico, audio_input_pico, output_pico, reasoning_pico, audio_output_pico, image_pico, search_pico, request_pico)
 );
 comment on table private.price_refs is
-  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
+  'Prices as calls are charged, in pico-dollars (a millionth of a micro-dollar, so one dollar per million tokens is 1,000,000) for one unit of each kind, beside the credits of a call: a row for each step and variant. Written by private.ai_snapshot, never changed or removed: a running call keeps the price it was admitted at.';
 comment on column private.price_refs.request_pico is 'Once for every call that was answered.';
 revoke all on private.price_refs from anon, authenticated, service_role;
+
+create function private.ai_cost_micros(
+  price private.price_refs, prompt bigint, cached bigint, cache_write bigint, cache_write_1h bigint, audio_input bigint,
+  completion bigint, reasoning bigint, audio_output bigint, images bigint, searches bigint
+) returns bigint
+language sql immutable security invoker
+-- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made, so that no path
+-- changes what it means. What is written there costs a tenth of a call of a function.
+return case when prompt + completion + images + searches = 0 then 0 else (
+  least(cached, prompt) * price.cached_input_pico
+  + (greatest(prompt - cached, 0) - greatest(prompt - cached - cache_write, 0)) * price.cache_write_pico
+  + (greatest(prompt - cached - cache_write, 0) - greatest(prompt - cached - cache_write - cache_write_1h, 0)) * price.cache_write_1h_pico
+  + (greatest(prompt - cached - cache_write - cache_write_1h, 0)
+    - greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0)) * price.audio_input_pico
+  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * price.input_pico
+  + least(reasoning, completion) * price.reasoning_pico
+  + (greatest(completion - reasoning, 0) - greatest(completion - reasoning - audio_output, 0)) * price.audio_output_pico
+  + greatest(completion - reasoning - audio_output, 0) * price.output_pico
+  + images * price.image_pico + searches * price.search_pico + price.request_pico + 999999) / 1000000 end;
+comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) is
+  'What a call costs, in micro-dollars, rounded up once: the one rule for every settlement. cached, cache_write, cache_write_1h and audio_input are parts of the prompt, reasoning and audio_output of the completion, each token in one of them at most: what is more than there is does not count. Nothing used costs nothing. Numbers from 0 on, tokens up to 100,000,000, images and searches up to 10,000: with the bounds of model_prices the sum is below 5e18, and never too large.';
 
 -- sql/41_ai_snapshot.sql ==============================================================================================
 
@@ -406,19 +517,45 @@ create trigger tg_circuit_breakers__ai_version_closed after delete on private.ci
   for each row when (old.open_until is not null) execute function private.tg__ai_version();
 
 create view private.prices_in_force with (security_invoker = true) as
-select m.id as model_id, m.provider_id, p.valid_from, m.credits_per_call as credits,
+select m.id as model_id, m.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, m.credits_per_call as credits,
   ceil(p.input_usd_per_mtok * 1000000)::bigint as input_pico,
   ceil(coalesce(p.cached_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cached_input_pico,
+  ceil(coalesce(p.cache_write_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cache_write_pico,
+  ceil(coalesce(p.cache_write_1h_usd_per_mtok, p.cache_write_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as cache_write_1h_pico,
+  ceil(coalesce(p.audio_input_usd_per_mtok, p.input_usd_per_mtok) * 1000000)::bigint as audio_input_pico,
   ceil(p.output_usd_per_mtok * 1000000)::bigint as output_pico,
   ceil(coalesce(p.reasoning_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as reasoning_pico,
-  ceil(p.image_usd * 1000000000000)::bigint as image_pico,
-  ceil(p.request_usd * 1000000000000)::bigint as request_pico
+  ceil(coalesce(p.audio_output_usd_per_mtok, p.output_usd_per_mtok) * 1000000)::bigint as audio_output_pico,
+  ceil(coalesce(p.image_usd, 0) * 1000000000000)::bigint as image_pico,
+  ceil(coalesce(p.search_usd, 0) * 1000000000000)::bigint as search_pico,
+  ceil(p.request_usd * 1000000000000)::bigint as request_pico,
+  array_remove(array[
+    case when p.cache_write_usd_per_mtok is null then 'cache_write' end,
+    case when p.cache_write_1h_usd_per_mtok is null then 'cache_write_1h' end,
+    case when p.audio_input_usd_per_mtok is null then 'audio_input' end,
+    case when p.audio_output_usd_per_mtok is null then 'audio_output' end,
+    case when p.image_usd is null then 'image' end,
+    case when p.search_usd is null then 'search' end], null) as unpriced
 from public.models m
   cross join lateral (
-    select x.* from public.model_prices x where x.model_id = m.id and x.valid_from <= now() order by x.valid_from desc limit 1) p;
+    select distinct on (x.above_prompt_tokens, x.variant) x.* from public.model_prices x
+    where x.model_id = m.id and x.valid_from <= now()
+    order by x.above_prompt_tokens, x.variant, x.valid_from desc) p;
 comment on view private.prices_in_force is
-  'The price of every model at this moment, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps.';
+  'The prices of every model at this moment, by step and variant, in whole pico-dollars for a unit of each kind, rounded up where a price is finer: what private.price_refs keeps. unpriced: units without a price of their own, so that a call which asks for one is refused; what is here for them is what they cost when they come unasked.';
 revoke all on private.prices_in_force from anon, authenticated, service_role;
+
+create view private.refs_in_force with (security_invoker = true) as
+select r.ref, p.*
+from private.prices_in_force p left join private.price_refs r
+  on (r.model_id, r.provider_id, r.valid_from, r.above_prompt_tokens, r.variant, r.credits)
+    = (p.model_id, p.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, p.credits)
+  and (r.input_pico, r.cached_input_pico, r.cache_write_pico, r.cache_write_1h_pico, r.audio_input_pico)
+    = (p.input_pico, p.cached_input_pico, p.cache_write_pico, p.cache_write_1h_pico, p.audio_input_pico)
+  and (r.output_pico, r.reasoning_pico, r.audio_output_pico, r.image_pico, r.search_pico, r.request_pico)
+    = (p.output_pico, p.reasoning_pico, p.audio_output_pico, p.image_pico, p.search_pico, p.request_pico);
+comment on view private.refs_in_force is 'The prices of this moment with their rows in price_refs; ref is null as long as there is none.';
+revoke all on private.refs_in_force from anon, authenticated, service_role;
 
 create function private.ai_snapshot() returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -435,13 +572,12 @@ begin
   -- Whoever changes something waits with the new version until this is done, so what follows belongs to the version of now.
   perform from private.ai_config c for share;
   insert into private.price_refs (
-    model_id, provider_id, valid_from, credits, input_pico, cached_input_pico, output_pico, reasoning_pico, image_pico, request_pico)
-  select p.* from private.prices_in_force p
-  where not exists (
-    select from private.price_refs r
-    where (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
-      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
-        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico))
+    model_id, provider_id, valid_from, above_prompt_tokens, variant, credits, input_pico, cached_input_pico, cache_write_pico,
+    cache_write_1h_pico, audio_input_pico, output_pico, reasoning_pico, audio_output_pico, image_pico, search_pico, request_pico)
+  select p.model_id, p.provider_id, p.valid_from, p.above_prompt_tokens, p.variant, p.credits, p.input_pico, p.cached_input_pico,
+    p.cache_write_pico, p.cache_write_1h_pico, p.audio_input_pico, p.output_pico, p.reasoning_pico, p.audio_output_pico, p.image_pico,
+    p.search_pico, p.request_pico
+  from private.refs_in_force p where p.ref is null
   on conflict do nothing;
   return (
     select jsonb_build_object(
@@ -453,10 +589,11 @@ begin
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, max_output_tokens, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, price: {ref, credits, input_pico, ...} or null}]}. Enabled ones only. A price has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.template_percent, m.template_tokens, m.media,
+  m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
     from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null
@@ -466,11 +603,8 @@ select m.id, m.provider_id, m.upstream_id, m.kind, m.max_output_tokens,
   (
     select extract(epoch from b.open_until) from private.circuit_breakers b where b.provider_id = m.provider_id and b.model_id = m.id) as open_until,
   (
-    select to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] from private.price_refs r join private.prices_in_force p
-      on (r.model_id, r.provider_id, r.valid_from, r.credits) = (p.model_id, p.provider_id, p.valid_from, p.credits)
-      and (r.input_pico, r.cached_input_pico, r.output_pico, r.reasoning_pico, r.image_pico, r.request_pico)
-        = (p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico)
-    where p.model_id = m.id) as price
+    select coalesce(jsonb_agg(to_jsonb(r) - '{model_id,provider_id,valid_from}'::text[] order by r.variant, r.above_prompt_tokens), '[]')
+    from private.refs_in_force r where r.model_id = m.id and r.ref is not null) as prices
 from public.models m join private.providers v on v.id = m.provider_id
 where m.enabled and v.enabled;
 comment on view private.snapshot_models is 'The models in private.ai_snapshot.';
@@ -1214,20 +1348,38 @@ comment on function private.start_ai_calls(uuid[]) is
 
 create type private.ai_outcome as (
   call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_usd numeric, usage_source text, response_bytes bigint,
+  cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
+  audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
   duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. price_ref is the route that answered; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
   model_id text, answered_by text, provider_id text, stream boolean, state text, http_status integer, error_code text, attempts integer,
   request_bytes bigint, response_bytes bigint, duration_ms integer, first_token_ms integer, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, usage_source text, cost_micros bigint, provider_cost_micros bigint,
-  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, hold_credits bigint, hold_tokens bigint, is_charged boolean,
-  is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text);
+  cached_tokens bigint, cache_write_tokens integer, cache_write_1h_tokens integer, audio_input_tokens integer, reasoning_tokens bigint,
+  audio_output_tokens integer, images bigint, searches integer, usage_source text, cost_micros bigint, provider_cost_micros bigint,
+  credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, price_ref integer, hold_credits bigint, hold_tokens bigint,
+  is_charged boolean, is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text,
+  implausible text);
 comment on type private.ai_ended is
   'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
+
+create table private.ai_surprises (
+  call_id uuid primary key,
+  settled_at timestamptz not null default clock_timestamp(),
+  model_id text not null,
+  provider_id text not null,
+  hold_micros bigint not null,
+  cost_micros bigint not null,
+  hold_tokens bigint not null,
+  used_tokens bigint not null,
+  implausible text
+);
+comment on table private.ai_surprises is
+  'Calls that cost or used more than they held, and those whose provider reported what was not believed, until private.warn_of_ai_surprises tells of them: the audit log has a lock that a settlement must not hold. Its texts are as long as those of price_refs and private.ai_outcome.';
+revoke all on private.ai_surprises from anon, authenticated, service_role;
 
 create function private.end_ai_holds(outcomes private.ai_outcome[]) returns private.ai_ended[]
 language plpgsql volatile security invoker set search_path = ''
@@ -1239,18 +1391,24 @@ begin
   with ended as (
     delete from private.ai_holds h
     using unnest(outcomes) with ordinality o (
-      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_reasoning, used_images, cost_usd,
-      usage_source, response_bytes, duration_ms, first_token_ms, attempts, answered_ref, response, position)
+      id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_cache_write, used_cache_write_1h,
+      used_audio_input, used_reasoning, used_audio_output, used_images, used_searches, cost_usd, usage_source, implausible, response_bytes,
+      duration_ms, first_token_ms, attempts, answered_ref, response, position)
     where h.call_id = o.id and h.user_id = o.owner
       and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
         else o.result in ('failed', 'cancelled') end
     returning h.*, o.*
   ), used as (
-    -- Nothing is less than nothing. An abandoned call is charged for all it held, once its answer had begun.
+    -- Nothing is less than nothing, or more than private.ai_cost_micros takes. An abandoned call is charged for all it held, once its
+    -- answer had begun.
     select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
-      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else greatest(e.used_prompt, 0) end as prompt,
-      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else greatest(e.used_completion, 0) end as completion,
-      greatest(e.used_cached, 0) as cached, greatest(e.used_reasoning, 0) as reasoning, greatest(e.used_images, 0) as images,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else least(greatest(e.used_prompt, 0), 100000000) end as prompt,
+      case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else least(greatest(e.used_completion, 0), 100000000) end
+        as completion,
+      least(greatest(e.used_cached, 0), 100000000) as cached, least(greatest(e.used_cache_write, 0), 100000000) as cache_write,
+      least(greatest(e.used_cache_write_1h, 0), 100000000) as cache_write_1h, least(greatest(e.used_audio_input, 0), 100000000) as audio_input,
+      least(greatest(e.used_reasoning, 0), 100000000) as reasoning, least(greatest(e.used_audio_output, 0), 100000000) as audio_output,
+      least(greatest(e.used_images, 0), 10000) as images, least(greatest(e.used_searches, 0), 10000) as searches,
       -- Only a route that was held for can have answered; anything else is charged as the first.
       case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
     from ended e
@@ -1260,22 +1418,19 @@ begin
     case when u.is_charged then p.model_id end, p.provider_id, u.stream,
     case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
     u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
-    u.prompt, u.completion, u.cached, u.reasoning, u.images,
+    u.prompt, u.completion, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
+    nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
     case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
     case
       when not u.is_charged or u.own_key then 0
       when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
-      when u.prompt + coalesce(u.completion, 0) + coalesce(u.images, 0) = 0 then 0
-      -- In whole pico-dollars, rounded up once. Numeric: what a provider reports may be any number.
-      else ceil((
-        (u.prompt - least(u.cached, u.prompt))::numeric * p.input_pico + least(u.cached, u.prompt)::numeric * p.cached_input_pico
-        + (u.completion - least(u.reasoning, u.completion))::numeric * p.output_pico + least(u.reasoning, u.completion)::numeric * p.reasoning_pico
-        + u.images::numeric * p.image_pico + p.request_pico) / 1000000)::bigint
+      else private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches)
     end,
-    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e18)::bigint, 0) end,
-    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from,
+    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
+    case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
-    u.day_resets_at, u.month_resets_at, u.response)::private.ai_ended)
+    u.day_resets_at, u.month_resets_at, u.response, u.implausible)::private.ai_ended)
   into v_ended
   from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
   return v_ended;
@@ -1338,13 +1493,13 @@ begin
     insert into public.ai_calls (
       id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
       error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
-      reasoning_tokens, images, usage_source, cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros,
-      price_valid_from, settled_at)
+      cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, searches, usage_source,
+      cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
     select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
       c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
-      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens, c.images, c.usage_source, c.cost_micros,
-      c.provider_cost_micros, c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros,
-      c.price_valid_from, c.settled_at
+      c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.audio_input_tokens,
+      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros,
+      c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros, c.price_valid_from, c.price_ref, c.settled_at
     from calls c
   )
   select c.position, true, c.call_id, c.user_id, null::jsonb, null::text, c.cost_micros, c.credits_charged, c.credits_remaining,
@@ -1364,6 +1519,7 @@ begin
   if v_ended is not null then
     return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
     select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
+      bool_or(e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens) as surprises,
       sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
       date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
     into v_have from unnest(v_ended) e;
@@ -1374,6 +1530,13 @@ begin
       update private.ai_idempotency_keys i set response = e.response, model_id = e.answered_by
       from unnest(v_ended) e
       where i.user_id = e.user_id and i.endpoint = e.endpoint and i.call_id = e.call_id and e.is_charged and octet_length(e.response) <= 1000000;
+    end if;
+    if v_have.surprises then
+      insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
+      select e.call_id, coalesce(e.answered_by, e.model_id), e.provider_id, e.hold_micros, e.cost_micros, e.hold_tokens,
+        coalesce(e.prompt_tokens + e.completion_tokens, 0), left(e.implausible, 200)
+      from unnest(v_ended) e
+      where e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens;
     end if;
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
@@ -1516,11 +1679,6 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   h record;
-  v_prompt bigint := greatest(o.prompt_tokens, 0);
-  v_completion bigint := greatest(o.completion_tokens, 0);
-  v_cached bigint := least(greatest(o.cached_tokens, 0), v_prompt);
-  v_reasoning bigint := least(greatest(o.reasoning_tokens, 0), v_completion);
-  v_images bigint := greatest(o.images, 0);
   v_is_charged boolean := o.prompt_tokens is not null;
   v_cost bigint := 0;
   v_credits bigint := 0;
@@ -1533,22 +1691,26 @@ begin
   -- Nobody else may be looking at the account while this one's calls end.
   perform from private.accounts a where a.user_id = o.user_id for no key update;
   -- Only a route that was held for can have answered; anything else is charged as the first.
-  delete from private.ai_holds x using private.price_refs p
+  delete from private.ai_holds x using private.price_refs p, lateral (
+    select least(greatest(o.prompt_tokens, 0), 100000000) as prompt, least(greatest(o.cached_tokens, 0), 100000000) as cached,
+      least(greatest(o.cache_write_tokens, 0), 100000000) as cache_write,
+      least(greatest(o.cache_write_1h_tokens, 0), 100000000) as cache_write_1h,
+      least(greatest(o.audio_input_tokens, 0), 100000000) as audio_input,
+      least(greatest(o.completion_tokens, 0), 100000000) as completion, least(greatest(o.reasoning_tokens, 0), 100000000) as reasoning,
+      least(greatest(o.audio_output_tokens, 0), 100000000) as audio_output, least(greatest(o.images, 0), 10000) as images,
+      least(greatest(o.searches, 0), 10000) as searches offset 0) u
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
   returning x.created_at, x.day_resets_at, x.month_resets_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
-    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, p.model_id as answered_by, p.provider_id, p.valid_from, p.credits as costs,
-    p.input_pico, p.cached_input_pico, p.output_pico, p.reasoning_pico, p.image_pico, p.request_pico into h;
+    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, u.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
+    private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning, u.audio_output,
+      u.images, u.searches) as cost into h;
   if not found then
     return null;
   end if;
   if v_is_charged then
     v_credits := h.costs;
-    v_cost := case when o.usage_source = 'hold' then h.micros when v_prompt + coalesce(v_completion, 0) + coalesce(v_images, 0) = 0 then 0
-      else ceil((
-        (v_prompt - v_cached)::numeric * h.input_pico + v_cached::numeric * h.cached_input_pico
-        + (v_completion - v_reasoning)::numeric * h.output_pico + v_reasoning::numeric * h.reasoning_pico
-        + v_images::numeric * h.image_pico + h.request_pico) / 1000000) end;
+    v_cost := case when o.usage_source = 'hold' then h.micros else h.cost end;
   end if;
   update private.accounts x set
     held = x.held - h.credits, balance = x.balance - v_credits, unburned = x.unburned + v_credits, ai_concurrency_held = x.ai_concurrency_held - 1,
@@ -1556,18 +1718,28 @@ begin
     ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
     ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
     ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.tokens else 0 end,
-    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then coalesce(v_prompt + coalesce(v_completion, 0), 0) else 0 end,
+    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then h.prompt + h.completion else 0 end,
     ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
     ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
   where x.user_id = o.user_id
   returning x.balance, x.balance - x.held as credits into v_account;
-  insert into public.ai_calls values (
-    o.call_id, h.created_at, o.user_id, h.session_id, null, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
+  insert into public.ai_calls (
+    id, created_at, user_id, session_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, error_code, usage_source,
+    http_status, attempts, duration_ms, first_token_ms, price_ref, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
+    audio_output_tokens, searches, request_bytes, response_bytes, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images,
+    cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, settled_at)
+  values (
+    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
     h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, left(o.error_code, 80), coalesce(o.usage_source, 'none'),
-    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.request_bytes, o.response_bytes, v_prompt, v_completion,
-    greatest(o.cached_tokens, 0), greatest(o.reasoning_tokens, 0), v_images, v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e18)::bigint, 0) end,
+    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, nullif(h.cache_write, 0), nullif(h.cache_write_1h, 0),
+    nullif(h.audio_input, 0), nullif(h.audio_output, 0), nullif(h.searches, 0), h.request_bytes, o.response_bytes, h.prompt, h.completion,
+    h.cached, h.reasoning, h.images, v_cost,
+    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0)::bigint end,
     v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
+  if v_cost > h.micros or h.prompt + h.completion > h.tokens or o.implausible is not null then
+    insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
+    values (o.call_id, h.answered_by, h.provider_id, h.micros, v_cost, h.tokens, h.prompt + h.completion, left(o.implausible, 200));
+  end if;
   -- Whoever has this shard waits for no account any more, so that this may wait for it; it is nearly always nobody's but this connection's.
   update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
   where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128;
@@ -1645,8 +1817,8 @@ declare
   v_outcome private.ai_outcome;
   v_closed integer := 0;
 begin
-  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null
-    )::private.ai_outcome order by d.user_id)
+  select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null,
+    null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
   into v_outcomes
   from (
     select h.call_id, h.user_id from private.ai_holds h
@@ -1715,8 +1887,13 @@ create table public.ai_usage_daily (
   prompt_tokens bigint not null,
   completion_tokens bigint not null,
   cached_tokens bigint not null,
+  cache_write_tokens bigint not null,
+  cache_write_1h_tokens bigint not null,
+  audio_input_tokens bigint not null,
   reasoning_tokens bigint not null,
+  audio_output_tokens bigint not null,
   images bigint not null,
+  searches bigint not null,
   cost_micros bigint not null,
   credits bigint not null,
   primary key (user_id, day, model_id, endpoint)
@@ -1748,8 +1925,11 @@ begin
     select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, c.model_id), c.endpoint,
       count(*), count(*) filter (where c.usage_source is null or c.usage_source = 'none'),
       coalesce(sum(c.prompt_tokens), 0)::bigint, coalesce(sum(c.completion_tokens), 0)::bigint,
-      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.reasoning_tokens), 0)::bigint,
-      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint, sum(c.credits_charged)::bigint
+      coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.cache_write_tokens), 0)::bigint,
+      coalesce(sum(c.cache_write_1h_tokens), 0)::bigint, coalesce(sum(c.audio_input_tokens), 0)::bigint,
+      coalesce(sum(c.reasoning_tokens), 0)::bigint, coalesce(sum(c.audio_output_tokens), 0)::bigint,
+      coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.searches), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint,
+      sum(c.credits_charged)::bigint
     from public.ai_calls c
     where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
     group by 1, 2, 3, 4;
@@ -1811,16 +1991,56 @@ grant execute on function private.my_usage(date, date) to authenticated;
 create function public.get_my_usage(from_day date, to_day date)
 returns table (
   day date, model_id text, endpoint text, calls bigint, failed_calls bigint, prompt_tokens bigint, completion_tokens bigint,
-  cached_tokens bigint, reasoning_tokens bigint, images bigint, cost_micros bigint, credits bigint)
+  cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
+  audio_output_tokens bigint, images bigint, searches bigint, cost_micros bigint, credits bigint)
 language sql stable security invoker set search_path = ''
 as $$
   select u.day, u.model_id, u.endpoint, u.calls, u.failed_calls, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
-    u.reasoning_tokens, u.images, u.cost_micros, u.credits
+    u.cache_write_tokens, u.cache_write_1h_tokens, u.audio_input_tokens, u.reasoning_tokens, u.audio_output_tokens, u.images, u.searches,
+    u.cost_micros, u.credits
   from private.my_usage(get_my_usage.from_day, get_my_usage.to_day) u
 $$;
 comment on function public.get_my_usage(date, date) is
-  'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens, images, micro-dollars and credits by day, model and endpoint. Up to the minute.';
+  'The caller''s AI usage from one day to another, both included, at most 366 days apart (UTC): calls, tokens by kind, images, searches, micro-dollars and credits by day, model and endpoint. Up to the minute.';
 grant execute on function public.get_my_usage(date, date) to authenticated;
+
+create view private.priced_calls with (security_invoker = true) as
+select c.id, c.created_at, c.answered_by, c.provider_id, c.usage_source, c.hold_micros, c.cost_micros, c.provider_cost_micros,
+  private.ai_cost_micros(p, c.prompt_tokens, c.cached_tokens, coalesce(c.cache_write_tokens, 0), coalesce(c.cache_write_1h_tokens, 0),
+    coalesce(c.audio_input_tokens, 0), c.completion_tokens, c.reasoning_tokens, coalesce(c.audio_output_tokens, 0), c.images,
+    coalesce(c.searches, 0)) as micros
+from public.ai_calls c join private.price_refs p on p.ref = c.price_ref
+where c.usage_source in ('provider', 'estimated');
+comment on view private.priced_calls is
+  'Calls that were charged for what they used, and what our prices make of it (micros): the same as cost_micros, unless the caller''s own key paid.';
+revoke all on private.priced_calls from anon, authenticated, service_role;
+
+create function private.verify_ai_costs(since timestamptz default '-infinity')
+returns table (call_id uuid, cost_micros bigint, micros bigint)
+language sql stable security invoker set search_path = ''
+as $$
+  -- With the caller's own key nothing is held, and nothing charged.
+  select c.id, c.cost_micros, c.micros from private.priced_calls c
+  where c.created_at >= verify_ai_costs.since and c.cost_micros <> c.micros and (c.hold_micros > 0 or c.cost_micros > 0)
+$$;
+comment on function private.verify_ai_costs(timestamptz) is
+  'Calls since a moment that did not cost what their usage comes to by the price in their row. Always empty; run it whenever you like. It reads all these calls.';
+
+create function private.price_drift(from_time timestamptz, to_time timestamptz)
+returns table (model_id text, provider_id text, calls bigint, cost_micros bigint, provider_cost_micros bigint, drift_percent numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  -- By our prices, also for calls that the caller's own key paid.
+  select c.answered_by, c.provider_id, count(*), sum(c.micros)::bigint, sum(c.provider_cost_micros)::bigint,
+    round(100 * (sum(c.provider_cost_micros) - sum(c.micros)) / nullif(sum(c.micros), 0), 1)
+  from private.priced_calls c
+  where c.created_at >= price_drift.from_time and c.created_at < price_drift.to_time
+    and c.provider_cost_micros is not null and c.usage_source = 'provider'
+  group by c.answered_by, c.provider_id
+  order by abs(sum(c.provider_cost_micros) - sum(c.micros)) desc
+$$;
+comment on function private.price_drift(timestamptz, timestamptz) is
+  'What providers said that calls cost which began in [from_time, to_time), beside what our prices make of the usage they reported, by model and provider; the largest difference first. drift_percent is null where our price is nothing.';
 
 create function private.warn_of_price_drift() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -1831,23 +2051,49 @@ declare
   v_found integer := 0;
 begin
   for v_model in
-    select c.answered_by as model, count(*) as calls, sum(c.cost_micros)::bigint as cost_micros,
-      sum(c.provider_cost_micros)::bigint as provider_cost_micros
-    from public.ai_calls c
-    where c.created_at >= v_to - interval '1 day' and c.created_at < v_to and c.provider_cost_micros is not null and c.usage_source = 'provider'
-    group by c.answered_by
+    select d.model_id as model, d.provider_id as provider, d.calls, d.cost_micros, d.provider_cost_micros, d.drift_percent
+    from private.price_drift(v_to - interval '1 day', v_to) d
     -- Both are rounded up, once a call each.
-    having abs(sum(c.provider_cost_micros) - sum(c.cost_micros))
-      > count(*) + sum(c.cost_micros) * (private.setting('ai.price_drift_percent'))::numeric / 100
+    where abs(d.provider_cost_micros - d.cost_micros) > d.calls + d.cost_micros * (private.setting('ai.price_drift_percent'))::numeric / 100
   loop
     v_found := v_found + 1;
     perform private.raise_security_event('price_drift', 'medium', null, to_jsonb(v_model),
-      dedupe_key => v_model.model || ' ' || (v_to - interval '1 day')::date);
+      dedupe_key => left(v_model.model || ' ' || (v_to - interval '1 day')::date, 200));
   end loop;
   return v_found;
 end $$;
 comment on function private.warn_of_price_drift() is
   'Raises a security event for each model whose provider charged more or less yesterday (UTC) than our prices say, by more than ai.price_drift_percent. A job runs it. Answers how many.';
+
+create function private.warn_of_ai_surprises() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_model record;
+  v_told integer := 0;
+begin
+  for v_model in
+    with told as (
+      delete from private.ai_surprises s
+      where s.call_id in (select o.call_id from private.ai_surprises o order by o.settled_at limit 10000 for update skip locked)
+      returning s.*
+    ), kinds as (
+      select t.*, k.type from told t cross join (values ('ai_overrun'), ('usage_implausible')) k (type)
+      where case k.type when 'ai_overrun' then t.cost_micros > t.hold_micros or t.used_tokens > t.hold_tokens else t.implausible is not null end
+    )
+    select k.type, k.model_id as model, k.provider_id as provider, count(*) as calls, sum(k.hold_micros) as hold_micros,
+      sum(k.cost_micros) as cost_micros, sum(k.hold_tokens) as hold_tokens, sum(k.used_tokens) as used_tokens,
+      (array_agg(k.call_id order by k.cost_micros - k.hold_micros desc))[1] as call_id, min(k.implausible) as why
+    from kinds k group by 1, 2, 3
+  loop
+    v_told := v_told + 1;
+    perform private.raise_security_event(v_model.type, case v_model.type when 'ai_overrun' then 'high' else 'medium' end, null,
+      jsonb_strip_nulls(to_jsonb(v_model)) - 'type', dedupe_key => left(v_model.provider || ' ' || v_model.model, 200));
+  end loop;
+  return v_told;
+end $$;
+comment on function private.warn_of_ai_surprises() is
+  'Raises a security event for each model whose calls cost or used more than they held (ai_overrun: its bound or its provider is wrong, and all of it was charged), and for each whose provider reported what was not believed (usage_implausible): how many calls, what they held and came to, and the id of one. A job runs it. Answers how many it raised.';
 
 -- sql/46_ai_gateway.sql ===============================================================================================
 

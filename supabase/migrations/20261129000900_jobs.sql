@@ -28,6 +28,7 @@ select private.schedule_job('delete-old-job-runs', '20 0 * * *', $$delete from c
 select private.schedule_job('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_usage()');
 select private.schedule_job('warn-of-wrong-gates', '45 1 * * *', 'select private.warn_of_wrong_gates()');
 select private.schedule_job('warn-of-price-drift', '40 1 * * *', 'select private.warn_of_price_drift()');
+select private.schedule_job('warn-of-ai-surprises', '15 seconds', 'select private.warn_of_ai_surprises()');
 select private.schedule_job('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 select private.schedule_job('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
 select private.schedule_job('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');

@@ -1,6 +1,5 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { tokensAtMost } from '../../functions/_shared/ai/estimate-tokens.ts'
 import {
   chatSchema,
   isPlainChat,
@@ -78,13 +77,12 @@ test("a stream always asks the provider for its usage, and keeps the caller's ot
 })
 
 test('the prompt is counted in bytes, with tools and unknown fields, without settings', async () => {
-  const { promptTokensMax, promptTokensEstimated } = await parse(valid)
+  const { contents, promptTokensEstimated } = await parse(valid)
   const bytes = JSON.stringify({ messages: valid.messages }).length
 
-  expect([promptTokensMax, promptTokensEstimated]).toEqual([tokensAtMost(bytes), Math.ceil(bytes / 4)])
-  expect((await parse({ ...valid, temperature: 1, user: 'x'.repeat(100) })).promptTokensMax).toBe(promptTokensMax)
-  expect((await parse({ ...valid, documents: 'é'.repeat(99) })).promptTokensMax).toBeGreaterThan(promptTokensMax + 66)
-  expect(tokensAtMost(10)).toBe(4)
+  expect([contents.textBytes, promptTokensEstimated]).toEqual([bytes, Math.ceil(bytes / 4)])
+  expect((await parse({ ...valid, temperature: 1, user: 'x'.repeat(100) })).contents).toEqual(contents)
+  expect((await parse({ ...valid, documents: 'é'.repeat(99) })).contents.textBytes).toBeGreaterThan(bytes + 198)
 })
 
 const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body))
@@ -92,19 +90,16 @@ const embed = (over: object) => readEmbeddingsRequest(bytesOf({ model: 'm', inpu
 const draw = (over: object) => readImagesRequest(bytesOf({ model: 'm', prompt: 'a cat', ...over }))
 
 test.each([
-  ['hello', 2, 2],
-  ['žluťoučký', 5, 4],
-  [['hello', 'you'], 3, 3],
+  ['hello', 5, 2],
+  ['žluťoučký', 13, 4],
+  [['hello', 'you'], 8, 3],
   [[1, 2, 3], 3, 3],
   [[[1, 2], [3]], 3, 3],
 ])('embeddings of %o hold %i tokens and are charged %i without a usage', async (input, held, charged) => {
   const request = await embed({ input, dimensions: 3, mystery: 1 })
 
-  expect([request.promptTokensMax, request.promptTokensEstimated, request.maxOutputTokens]).toEqual([
-    held,
-    charged,
-    null,
-  ])
+  const { textBytes, tokens } = request.contents
+  expect([textBytes + tokens, request.promptTokensEstimated, request.maxOutputTokens]).toEqual([held, charged, null])
   expect(request.bodyFor(route)).toEqual({ model: 'echo', input, dimensions: 3, mystery: 1 })
 })
 

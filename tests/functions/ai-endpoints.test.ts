@@ -33,7 +33,9 @@ test('embeddings are admitted and settled', async () => {
   const answer = await send('/embeddings', post({ model: 'echo', input: ['hello', 'world'] }))
 
   expect((await bodyOf(answer)).data).toHaveLength(2)
-  expect(seen.admitted).toMatchObject([{ endpoint: 'embeddings', prompt_tokens_max: 4, max_output_tokens: null }])
+  expect(seen.admitted).toMatchObject([
+    { endpoint: 'embeddings', contents: { textBytes: 10, prompts: 2 }, max_output_tokens: null },
+  ])
   expect(seen.outcomes).toMatchObject([
     { usage: { prompt_tokens: 4, completion_tokens: 0, images: 0 }, usage_source: 'provider', model: 'echo' },
   ])

@@ -1,6 +1,8 @@
 /** What the gateway works out of the configuration before it asks: by which routes a call can be answered, for which plans, at which worst case. */
 import { describe, expect, test } from 'vitest'
-import { keepSnapshot, planCall, type Snapshot, snapshot } from '../../functions/_shared/ai/snapshot.ts'
+import { keepSnapshot } from '../../functions/_shared/ai/keep-snapshot.ts'
+import { planCall } from '../../functions/_shared/ai/plan-call.ts'
+import { type Snapshot, snapshot } from '../../functions/_shared/ai/snapshot.ts'
 
 const nowS = 1_000
 const limits = {
@@ -14,16 +16,26 @@ const provider = (id: string, total_timeout_ms: number) => ({
   api_key_secret: null,
   ...limits,
   total_timeout_ms,
+  passes_unknown_fields: false,
+  stops_when_left: false,
 })
 const price = (ref: number, over: object = {}) => ({
   ref,
+  above_prompt_tokens: 0,
+  variant: '',
   credits: 1,
   input_pico: 1_000_000,
   cached_input_pico: 0,
+  cache_write_pico: 1_000_000,
+  cache_write_1h_pico: 1_000_000,
+  audio_input_pico: 1_000_000,
   output_pico: 2_000_000,
   reasoning_pico: 2_000_000,
+  audio_output_pico: 2_000_000,
   image_pico: 0,
+  search_pico: 0,
   request_pico: 0,
+  unpriced: [],
   ...over,
 })
 type Model = {
@@ -33,7 +45,20 @@ type Model = {
   plans?: number[]
   fallbacks?: string[]
   open_until?: number | null
-  price?: object | null
+  context_tokens?: number
+  template_tokens?: number
+  media?: object
+  limit_field?: string
+  prices?: object[]
+}
+
+const reading = {
+  context_tokens: 10_000_000,
+  template_percent: 0,
+  template_tokens: 0,
+  media: {},
+  limit_field: 'max_tokens',
+  open_fields: [],
 }
 
 /** Models by their names; what is not said of one is that of `plain`. */
@@ -52,7 +77,8 @@ function known(models: Record<string, Model>, version = 1): Snapshot {
       plans: [0, 1],
       fallbacks: [],
       open_until: null,
-      price: price(at + 1),
+      ...reading,
+      prices: [price(at + 1)],
       ...over,
     })),
   })
@@ -61,7 +87,8 @@ function known(models: Record<string, Model>, version = 1): Snapshot {
 const wish = {
   endpoint: 'chat.completions',
   model: 'asked',
-  prompt_tokens_max: 10,
+  contents: { textBytes: 10, messages: 1, media: [], tokens: 0 },
+  asks: {},
   max_output_tokens: 50,
   choices: 1,
   images: 0,
@@ -70,6 +97,7 @@ const wish = {
 type Wish = Parameters<typeof planCall>[1]
 const plan = (snapshotOf: Snapshot, over: Partial<Wish> = {}, of: { plan?: number; mayProbe?: boolean } = {}) =>
   planCall(snapshotOf, { ...wish, ...over }, { plan: of.plan, nowS, mayProbe: of.mayProbe ?? true })
+const reads = (textBytes: number) => ({ contents: { ...wish.contents, textBytes } })
 const models = ({ routes }: ReturnType<typeof plan>) => routes.map(({ model }) => model)
 
 const everyPlan = 2n ** 63n - 1n
@@ -105,7 +133,7 @@ describe('the routes of a call', () => {
   test.each<[string, Record<string, Model>, Partial<Wish>?]>([
     ['a model that nobody knows', {}],
     ['a model of another kind', { asked: { kind: 'embedding' } }],
-    ['a model without a price', { asked: { price: null } }],
+    ['a model without a price', { asked: { prices: [] } }],
     ['a chat model that is asked for images', { asked: {} }, { endpoint: 'images.generations' }],
   ])('%s has none, whatever the plan', (_name, of, over) => {
     expect(plan(known(of), over)).toMatchObject({ routes: [], priceRefs: [], plans: everyPlan, credits: 0, micros: 0n })
@@ -115,7 +143,7 @@ describe('the routes of a call', () => {
     const planned = plan(
       known({
         asked: { fallbacks: ['free', 'embedding', 'off', 'gone', 'good'] },
-        free: { price: null },
+        free: { prices: [] },
         embedding: { kind: 'embedding' },
         off: { provider_id: 'three' },
         good: {},
@@ -192,12 +220,14 @@ describe('a breaker', () => {
 })
 
 describe('the worst case', () => {
+  const free = { input_pico: 0, cache_write_pico: 0, output_pico: 0, reasoning_pico: 0 }
+
   test('is that of the dearest route, each thing by itself', () => {
     const planned = plan(
       known({
         asked: { fallbacks: ['long', 'credits'] },
-        long: { max_output_tokens: 400, price: price(2, { output_pico: 1_000_000, reasoning_pico: 0, input_pico: 0 }) },
-        credits: { price: price(3, { credits: 7, input_pico: 0, output_pico: 0 }) },
+        long: { max_output_tokens: 400, prices: [price(2, { ...free, output_pico: 1_000_000 })] },
+        credits: { prices: [price(3, { ...free, credits: 7 })] },
       }),
       { max_output_tokens: 300, choices: 2 },
     )
@@ -214,12 +244,12 @@ describe('the worst case', () => {
     ['the request', {}, { request_pico: 5_000_000 }, 115n],
     [
       'less than a micro-dollar as one',
-      { prompt_tokens_max: 0, max_output_tokens: 1 },
+      { ...reads(0), max_output_tokens: 1 },
       { output_pico: 1, reasoning_pico: 1 },
       1n,
     ],
   ])('counts %s', (_name, over, cost, micros) => {
-    expect(plan(known({ asked: { price: price(1, cost) } }), over).micros).toBe(micros)
+    expect(plan(known({ asked: { prices: [price(1, cost)] } }), over).micros).toBe(micros)
   })
 
   test('of embeddings has no output, and of images their number', () => {
@@ -227,7 +257,7 @@ describe('the worst case', () => {
       outputTokens: 0,
       micros: 10n,
     })
-    const image = known({ asked: { kind: 'image', price: price(1, { image_pico: 40_000_000_000 }) } })
+    const image = known({ asked: { kind: 'image', prices: [price(1, { image_pico: 40_000_000_000 })] } })
     expect(plan(image, { endpoint: 'images.generations', images: 3 })).toMatchObject({
       outputTokens: 0,
       micros: 120_010n,
@@ -241,19 +271,160 @@ describe('the worst case', () => {
   })
 
   test('is exact where numbers of JavaScript are not', () => {
-    const dear = known({ asked: { price: price(1, { input_pico: 9_007_199_254_740_991 }) } })
+    const dear = known({ asked: { prices: [price(1, { input_pico: 9_007_199_254_740_991 })] } })
 
-    expect(plan(dear, { prompt_tokens_max: 1_000_003, max_output_tokens: 1 }).micros).toBe(
+    expect(plan(dear, { ...reads(1_000_003), max_output_tokens: 1 }).micros).toBe(
       (9_007_199_254_740_991n * 1_000_003n + 2_000_000n + 999_999n) / 1_000_000n,
     )
   })
 
-  test.each([{ prompt_tokens_max: -1 }, { images: -1 }, { choices: 0 }, { max_output_tokens: 0 }])(
-    'of %o is none',
-    (over) => {
-      expect(() => plan(known({ asked: {} }), over)).toThrow('must be numbers of such things')
-    },
-  )
+  test.each([
+    reads(-1),
+    reads(Number.NaN),
+    { images: -1 },
+    { choices: 0 },
+    { max_output_tokens: 0 },
+    { asks: { searches: -1 } },
+  ])('of %o is none', (over) => {
+    expect(() => plan(known({ asked: {} }), over)).toThrow('must be numbers of such things')
+  })
+})
+
+describe('the price of what is asked for', () => {
+  const audio = { contents: { ...wish.contents, media: [{ kind: 'audio' as const }] } }
+  const hears = { media: { audio: { rule: 'fixed', tokens: 5 } } }
+  const dear = { cache_write_pico: 2_000_000, cache_write_1h_pico: 4_000_000, audio_input_pico: 8_000_000 }
+
+  test.each<[string, Partial<Wish>, object, bigint]>([
+    ['what is written into a cache, which nobody need have asked for', {}, { cache_write_pico: 3_000_000 }, 130n],
+    ['a cache of an hour, for who asks for it', { asks: { cacheWrites: '1h' } }, dear, 140n],
+    ['a cache of five minutes, for who asks for that', { asks: { cacheWrites: '5m' } }, dear, 120n],
+    ['sound in the prompt', audio, dear, 15n * 8n + 100n],
+    ['an answer in sound', { asks: { audioOut: true } }, { audio_output_pico: 9_000_000 }, 460n],
+    ['no answer in sound, for who does not ask for one', {}, { audio_output_pico: 9_000_000 }, 110n],
+    ['searches', { asks: { searches: 3 } }, { search_pico: 5_000_000_000 }, 15_110n],
+  ])('counts %s', (_name, over, cost, micros) => {
+    expect(plan(known({ asked: { ...hears, prices: [price(1, cost)] } }), over).micros).toBe(micros)
+  })
+
+  test.each<[string, Partial<Wish>, RegExp]>([
+    ['cache_write', { asks: { cacheWrites: '5m' } }, /no price for writing into a cache,/],
+    ['cache_write_1h', { asks: { cacheWrites: '1h' } }, /no price for writing into a cache for an hour,/],
+    ['audio_input', audio, /no price for sound in a prompt,/],
+    ['audio_output', { asks: { audioOut: true } }, /no price for answers in sound,/],
+    ['search', { asks: { searches: 1 } }, /no price for searches,/],
+  ])('a call that asks for a unit without one is refused: %s', (unit, over, message) => {
+    const of = { ...hears, prices: [price(1, { unpriced: [unit] })] }
+
+    expect(() => plan(known({ asked: of }), over)).toThrow(
+      expect.objectContaining({ code: 'model_not_priced', message: expect.stringMatching(message) }),
+    )
+    expect(models(plan(known({ asked: of })))).toEqual(['asked'])
+    // With the caller's own key nothing of it is paid here.
+    expect(models(plan(known({ asked: of }), { ...over, credential_id: crypto.randomUUID() }))).toEqual(['asked'])
+    // A fallback of which it is so is none.
+    const second = known({ asked: { ...hears, fallbacks: ['other'] }, other: of })
+    expect(models(plan(second, over))).toEqual(['asked'])
+  })
+
+  test('images without a price are refused, too', () => {
+    const image = known({ asked: { kind: 'image', prices: [price(1, { unpriced: ['image'] })] } })
+
+    expect(() => plan(image, { endpoint: 'images.generations', images: 1 })).toThrow('no price for an image')
+  })
+
+  test('is that of its size and quality, else that of what is not named', () => {
+    const image = known({
+      asked: {
+        kind: 'image',
+        prices: [
+          price(1, { ...dear, image_pico: 40_000_000_000 }),
+          price(2, { variant: '1024x1024/high', image_pico: 160_000_000_000 }),
+        ],
+      },
+    })
+    const drawn = (variant?: string) => {
+      const planned = plan(image, { ...reads(0), endpoint: 'images.generations', images: 2, asks: { variant } })
+      return [planned.priceRefs, planned.micros]
+    }
+
+    expect(drawn()).toEqual([[1], 80_000n])
+    expect(drawn('1024x1024/high')).toEqual([[2], 320_000n])
+    expect(drawn('256x256/low')).toEqual([[1], 80_000n])
+  })
+
+  test('of a size and quality that nothing prices is none', () => {
+    const image = known({ asked: { kind: 'image', prices: [price(1, { variant: '1024x1024/high' })] } })
+
+    const drawn = { endpoint: 'images.generations', images: 1, asks: { variant: '4096x4096/high' } } as const
+    expect(() => plan(image, drawn)).toThrow(
+      expect.objectContaining({ code: 'model_not_priced', message: expect.stringContaining('4096x4096/high') }),
+    )
+  })
+})
+
+describe('a long prompt', () => {
+  const steps = [
+    price(1),
+    price(2, { above_prompt_tokens: 100, input_pico: 4_000_000 }),
+    price(3, { above_prompt_tokens: 1_000, input_pico: 2_000_000, output_pico: 9_000_000 }),
+  ]
+
+  test('is held for at the dearest step that it may reach, and all of these are told', () => {
+    const long = known({ asked: { prices: steps } })
+    const planned = (bytes: number) => plan(long, { ...reads(bytes), max_output_tokens: 1 })
+
+    expect(planned(100)).toMatchObject({ priceRefs: [1], micros: 102n })
+    expect(planned(101)).toMatchObject({ priceRefs: [1, 2], micros: 406n, routes: [{ price_ref: 1 }] })
+    // In the third step the prompt is cheaper, but it may turn out to be shorter.
+    expect(planned(1_001)).toMatchObject({ priceRefs: [1, 2, 3], micros: 4_006n })
+    expect(planned(1_001).routes[0]?.steps).toEqual([
+      { price_ref: 2, above_prompt_tokens: 100 },
+      { price_ref: 3, above_prompt_tokens: 1_000 },
+    ])
+  })
+
+  test('of a model whose prices begin above nothing is refused, and so is a short one', () => {
+    expect(() => plan(known({ asked: { prices: steps.slice(1) } }))).toThrow('no price for small prompts')
+  })
+
+  test('is no longer than the context of each model', () => {
+    const two = known({ asked: { context_tokens: 50, fallbacks: ['longer'] }, longer: { context_tokens: 70 } })
+
+    expect(plan(two, reads(1_000))).toMatchObject({ promptTokens: 70, micros: 170n })
+  })
+
+  test('has what the template adds', () => {
+    expect(plan(known({ asked: { template_tokens: 7 } }))).toMatchObject({ promptTokens: 10 + 2 * 7 })
+  })
+})
+
+describe('pictures, sound, files', () => {
+  const picture = { contents: { ...wish.contents, media: [{ kind: 'image' as const }] } }
+  const sees = { media: { image: { rule: 'fixed', tokens: 258 } } }
+
+  test('a model that does not take them refuses them by name', () => {
+    expect(() => plan(known({ asked: {} }), picture)).toThrow(
+      expect.objectContaining({ code: 'invalid_request_error', message: expect.stringContaining('kind image') }),
+    )
+  })
+
+  test('are counted by the rule of the model, and a fallback without one is none', () => {
+    const planned = plan(known({ asked: { ...sees, fallbacks: ['blind'] }, blind: {} }), picture)
+
+    expect(models(planned)).toEqual(['asked'])
+    expect(planned.promptTokens).toBe(268)
+  })
+
+  test('of a model that is not in the plan are not spoken of', () => {
+    expect(plan(known({ asked: { plans: [1] } }), picture, { plan: 0 })).toMatchObject({ routes: [], plans: 1n })
+  })
+})
+
+test('a model that takes no limit is held for its longest answer, whatever the caller wishes', () => {
+  const planned = plan(known({ asked: { limit_field: 'none' } }), { choices: 2 })
+
+  expect(planned).toMatchObject({ outputTokens: 200, routes: [{ limit_field: 'none', max_output_tokens: 100 }] })
 })
 
 describe('the snapshot that is kept', () => {
@@ -324,7 +495,7 @@ test('a provider that is not understood keeps its own models from callers, and n
     providers: [provider('one', 10_000), { ...provider('two', 20_000), base_url: 'https://<resource>.test/v1' }],
     models: ['one', 'two'].map((id, at) => ({
       ...{ id, provider_id: id, upstream_id: id, kind: 'chat', max_output_tokens: 100 },
-      ...{ plans: [0], fallbacks: [], open_until: null, price: price(at + 1) },
+      ...{ ...reading, plans: [0], fallbacks: [], open_until: null, prices: [price(at + 1)] },
     })),
   }
   const planned = (model: string) =>

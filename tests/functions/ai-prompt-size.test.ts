@@ -4,13 +4,8 @@ import { countTokens as cl100k } from 'gpt-tokenizer/encoding/cl100k_base'
 import { countTokens as o200k } from 'gpt-tokenizer/encoding/o200k_base'
 import { describe, expect, test } from 'vitest'
 import { byteLength } from '../../functions/_shared/ai/estimate-tokens.ts'
-import {
-  type Contents,
-  type Media,
-  mediaRefused,
-  mediaRules,
-  promptTokensAtMost,
-} from '../../functions/_shared/ai/prompt-size.ts'
+import { mediaRules } from '../../functions/_shared/ai/media-rules.ts'
+import { type Contents, type Media, mediaRefused, promptTokensAtMost } from '../../functions/_shared/ai/prompt-size.ts'
 import { fieldsRefused } from '../../functions/_shared/ai/request-fields.ts'
 
 const nothing: Contents = { textBytes: 0, messages: 0, media: [], tokens: 0 }

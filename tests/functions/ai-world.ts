@@ -73,7 +73,10 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
   model,
   upstream_model: model,
   max_output_tokens: 500,
+  limit_field: 'max_tokens',
+  open_fields: [],
   price_ref: 1,
+  steps: [],
   provider: {
     id: 'demo',
     base_url: baseUrl,
@@ -82,6 +85,8 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
     first_byte_timeout_ms: ampleMs,
     idle_timeout_ms: ampleMs,
     total_timeout_ms: 4 * ampleMs,
+    passes_unknown_fields: false,
+    stops_when_left: false,
     ...timeouts,
   },
 })

@@ -91,8 +91,10 @@ async function makeModels(tx: Tx): Promise<void> {
     insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call)
     values ('sql/dear', 'sql-test', 'upstream/dear', 8000, 700, 3)`
   await tx`
-    insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, reasoning_usd_per_mtok)
-    values ('sql/dear', '2026-01-01T00:00:00Z', 0.333333333, 7.1, 9)`
+    insert into public.model_prices (model_id, valid_from, above_prompt_tokens, input_usd_per_mtok, output_usd_per_mtok, reasoning_usd_per_mtok,
+      cache_write_usd_per_mtok, audio_input_usd_per_mtok, search_usd)
+    values ('sql/dear', '2026-01-01T00:00:00Z', 0, 0.333333333, 7.1, 9, 0.4, null, null),
+      ('sql/dear', '2026-01-01T00:00:00Z', 200, 0.7, 8, null, 0.9, 5, 0.00001)`
   await tx`insert into public.plan_models (plan_id, model_id) values ('premium', 'sql/model'), ('premium', 'sql/dear')`
   await tx`
     insert into private.model_fallbacks (model_id, position, fallback_model_id)
@@ -125,7 +127,12 @@ const usage = fc.record({
   completion_tokens: tokens,
   cached_tokens: fc.constantFrom(0, 5),
   reasoning_tokens: fc.constantFrom(0, 3),
+  cache_write_tokens: fc.constantFrom(0, 0, 4),
+  cache_write_1h_tokens: fc.constantFrom(0, 0, 2),
+  audio_input_tokens: fc.constantFrom(0, 0, 900),
+  audio_output_tokens: fc.constantFrom(0, 0, 6),
   images: fc.constantFrom(0, 1),
+  searches: fc.constantFrom(0, 0, 2),
   cost_usd: fc.constantFrom(null, 0, 0.0000012),
 })
 const ending: fc.Arbitrary<Ending> = fc.oneof(
@@ -233,8 +240,11 @@ async function leftBehind(tx: Tx, callers: Caller[]) {
       (select jsonb_agg(to_jsonb(i) - 'call_id' order by i.user_id, i.endpoint, i.key)
         from private.ai_idempotency_keys i where i.user_id = any (${users})) as idempotency,
       (select spent_and_held_micros::text from private.project_spend()) as spend,
+      (select jsonb_agg(to_jsonb(s) - '{call_id,settled_at}'::text[] order by s.model_id, s.hold_micros, s.cost_micros, s.used_tokens)
+        from private.ai_surprises s) as surprises,
+      (select jsonb_agg(v.micros) from private.verify_ai_costs() v) as miscounted,
       (select jsonb_agg(v) from private.verify_accounts() v where v.user_id = any (${users})) as unbalanced`
-  expect(row?.unbalanced).toBeNull()
+  expect([row?.unbalanced, row?.miscounted]).toEqual([null, null])
   return row
 }
 

@@ -1,18 +1,11 @@
 /** What the gateway works calls out from: its version rises with all that is in it and with nothing else, and an older one takes nothing. */
-import fc from 'fast-check'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { createLedger, type Ledger } from '../../functions/_shared/ai/ledger.ts'
-import { costMicros, snapshot } from '../../functions/_shared/ai/snapshot.ts'
-import { runs } from '../support/runs.ts'
 import { admit, baseModel, newModel, outcomeOf, requestOf, settle } from './ai-support.ts'
 import { type Account, creditsOf, newAccount, racing, rolledBack, type Sql, type Tx } from './support.ts'
 
-const seed = Number(process.env.SEED ?? Date.now() % 1_000_000)
-beforeAll(() => console.info(`seed ${seed}: run again with SEED=${seed}`))
-
 const versionOf = async (tx: Tx): Promise<number> =>
   Number((await tx`select version from private.ai_config where changes_at > now()`)[0]?.version)
-const load = async (tx: Tx) => snapshot.parse((await tx`select private.ai_snapshot() as answer`)[0]?.answer)
 const ledgerOf = (tx: Tx) => createLedger(tx as unknown as Sql)
 
 /** A ledger and how often it asked for the configuration and stepped. */
@@ -256,61 +249,5 @@ describe('a half-open breaker', () => {
 
       const routes = answers.map((answer) => answer.admitted && answer.routes.map(({ model }) => model))
       expect(routes).toEqual([['sql/model', baseModel], [baseModel]])
-    }))
-})
-
-describe('what a call costs', () => {
-  /** Up to eight decimals of a dollar. */
-  const price = fc.oneof(fc.nat({ max: 100 }), fc.nat({ max: 20_000_000_000 }))
-  const tokens = fc.oneof(fc.nat({ max: 10 }), fc.nat({ max: 2_000_000 }))
-  const dollars = (units: number) => `${units}e-8`
-
-  test('is the same for the gateway and the database, whatever the prices: rounded up to pico-dollars, and then once', () =>
-    rolledBack(async (tx) => {
-      await newModel(tx)
-      const account = await newAccount(tx, { credits: 10_000 })
-      await tx`insert into public.limit_overrides (user_id, meter, period) values
-        (${account.id}, 'ai_tokens', 'month'), (${account.id}, 'ai_spend_micros', 'month'), (${account.id}, 'ai_calls', 'day'), (${account.id}, 'ai_requests', 'minute')`
-      await tx`update private.settings set value = 'null' where key = 'ai.project_usd_per_month'`
-      const ledger = ledgerOf(tx)
-      await fc.assert(
-        fc.asyncProperty(
-          fc.tuple(price, price, price, price, price),
-          tokens,
-          tokens,
-          tokens,
-          fc.nat({ max: 5 }),
-          async (prices, prompt, answer, thought, images) => {
-            const [input, output, reasoning, image, request] = prices.map(dollars) as [
-              string,
-              string,
-              string,
-              string,
-              string,
-            ]
-            await tx`
-            update public.model_prices set input_usd_per_mtok = ${input}, output_usd_per_mtok = ${output}, cached_input_usd_per_mtok = null,
-              reasoning_usd_per_mtok = ${reasoning}, image_usd = ${image}, request_usd = ${request} where model_id = 'sql/model'`
-            const cost = (await load(tx)).models.get('sql/model')?.price
-            const call = await ledger.admit(requestOf(account, { prompt_tokens_max: 1 }))
-            if (!call.admitted || !cost) throw new Error('refused')
-            const completion = answer + thought
-            const units = { prompt, completion, reasoning: thought, images }
-            const usage = { prompt_tokens: prompt, completion_tokens: completion, reasoning_tokens: thought, images }
-
-            const { cost_micros } = await ledger.settle(call, outcomeOf({ model: 'sql/model', usage }))
-
-            const nothing = prompt + completion + images === 0
-            expect(BigInt(cost_micros ?? -1)).toBe(nothing ? 0n : costMicros(cost, units))
-            // Prices are of 1e-8 dollars, a pico-dollar of a token is 1e-6 dollars of a million.
-            const pico = (units: number) => BigInt(Math.ceil(units / 100))
-            expect([cost.input_pico, cost.output_pico, cost.reasoning_pico].map(BigInt)).toEqual(
-              prices.slice(0, 3).map(pico),
-            )
-            expect([cost.image_pico, cost.request_pico]).toEqual(prices.slice(3).map((units) => units * 10_000))
-          },
-        ),
-        { numRuns: runs(60), seed },
-      )
     }))
 })

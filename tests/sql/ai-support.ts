@@ -6,6 +6,8 @@ import {
   type Outcome,
   type Usage as Used,
 } from '../../functions/_shared/ai/ledger.ts'
+import type { Asks } from '../../functions/_shared/ai/plan-call.ts'
+import type { Contents } from '../../functions/_shared/ai/prompt-size.ts'
 import type { Account, Sql, Tx } from './support.ts'
 
 /** On every deployment; 1 credit a call, at most 16384 tokens an answer. */
@@ -17,8 +19,8 @@ export async function newModel(tx: Tx, plan = 'free'): Promise<string> {
     insert into private.providers (id, base_url, api_key_secret, total_timeout_ms)
     values ('sql-test', 'https://provider.test/v1', 'SQL_TEST_KEY', 200000)`
   await tx`
-    insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call)
-    values ('sql/model', 'sql-test', 'upstream/model', 8000, 500, 2)`
+    insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call, template_tokens)
+    values ('sql/model', 'sql-test', 'upstream/model', 8000, 500, 2, 0)`
   await tx`
     insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, cached_input_usd_per_mtok)
     values ('sql/model', '2026-01-01T00:00:00Z', 0.30, 1.10, 0.10)`
@@ -34,6 +36,8 @@ export type Wish = Partial<{
   max_output_tokens: number | null
   choices: number
   images: number
+  contents: Contents
+  asks: Asks
   endpoint: string
   stream: boolean
   idempotency_key: string | null
@@ -75,13 +79,16 @@ export async function admitAll(sql: Sql | Tx, wishes: Wish[]): Promise<Admission
 }
 
 export function requestOf(account: Account, wish: Wish): AdmissionRequest {
+  const { prompt_tokens_max = 100, ...given } = wish
   const request = {
     request_id: `req_${crypto.randomUUID()}`,
     user_id: account.id,
     session_id: account.sessionId,
     endpoint: 'chat.completions',
     model: 'sql/model',
-    prompt_tokens_max: 100,
+    // Tokens as they are, to which no template adds.
+    contents: { textBytes: 0, messages: 0, media: [], tokens: prompt_tokens_max },
+    asks: {},
     max_output_tokens: 50,
     choices: 1,
     images: 0,
@@ -89,7 +96,7 @@ export function requestOf(account: Account, wish: Wish): AdmissionRequest {
     request_bytes: 321,
     ip: '203.0.113.1',
     user_agent: 'test',
-    ...wish,
+    ...given,
   }
   const { user_id, session_id, ...rest } = request
   const caller = wish.api_key_hash === undefined ? { user_id, session_id } : {}
@@ -148,8 +155,12 @@ export function outcomeOf(ending: Ending): Outcome {
 /** What the function knows of a call that it has admitted. */
 export async function openCall(sql: Sql | Tx, callId: string) {
   const [row] = await sql`
-    select h.user_id, (select jsonb_agg(jsonb_build_object('model', p.model_id, 'price_ref', p.ref))
-      from private.price_refs p where p.ref = h.price_ref or p.ref = any (h.fallback_refs)) as routes
+    select h.user_id, (
+      select jsonb_agg(jsonb_build_object('model', r.model_id, 'price_ref', r.refs[1], 'steps', r.steps)) from (
+        select p.model_id, array_agg(p.ref order by p.above_prompt_tokens) as refs, coalesce(jsonb_agg(jsonb_build_object(
+          'price_ref', p.ref, 'above_prompt_tokens', p.above_prompt_tokens) order by p.above_prompt_tokens)
+          filter (where p.above_prompt_tokens > 0), '[]') as steps
+        from private.price_refs p where p.ref = h.price_ref or p.ref = any (h.fallback_refs) group by p.model_id) r) as routes
     from private.ai_holds h where h.call_id = ${callId}
     union all select c.user_id, '[]' from public.ai_calls c where c.id = ${callId}`
   return { call_id: callId, user_id: row?.user_id ?? crypto.randomUUID(), routes: row?.routes ?? [] }

@@ -1,6 +1,6 @@
 /**
- * Tokens without a tokenizer: an Edge Function has 2 s of CPU. Bytes / 3 is the upper bound that is held before the call,
- * bytes / 4 the estimate that is charged when a provider reports no usage.
+ * Tokens without a tokenizer: an Edge Function has 2 s of CPU. Bytes / 4 is the estimate that is charged when a provider reports no
+ * usage; what is held before the call is in prompt-size.ts.
  */
 import { AppError } from '../errors.ts'
 
@@ -26,5 +26,4 @@ export function writeJson(body: Record<string, unknown>): string {
   }
 }
 
-export const tokensAtMost = (bytes: number): number => Math.ceil(bytes / 3)
 export const tokensEstimated = (bytes: number): number => Math.ceil(bytes / 4)

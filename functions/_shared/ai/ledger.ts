@@ -22,7 +22,8 @@ import {
 } from '../forms.ts'
 import { remember } from '../remember.ts'
 import { type Field, rowsLiteral } from '../rows-literal.ts'
-import { keepSnapshot, type Planned, type PlannedRoute, planCall, snapshot, type Wish } from './snapshot.ts'
+import { keepSnapshot } from './keep-snapshot.ts'
+import { type Planned, type PlannedRoute, planCall, type Wish } from './plan-call.ts'
 
 /** Whose call it is: a verified token's user, or whoever owns the key with this SHA-256, called from this address. */
 export type LedgerCaller = (
@@ -228,7 +229,17 @@ type Row = Fields
 /** @param now Unix milliseconds, by which open breakers are judged. */
 export function createLedger(sql: Database, now: () => number = Date.now) {
   const inBatches = createBatches(batchesInFlight)
-  const snapshots = keepSnapshot(() => callSql(sql`select private.ai_snapshot() as answer`, answer(snapshot), asLedger))
+  const snapshots = keepSnapshot(async () => {
+    const asked = callSql(
+      sql`select private.ai_snapshot() as answer`,
+      answer<unknown>({ parse: (given) => given }),
+      asLedger,
+    )
+    const [told, { snapshot }] = await Promise.all([asked, import('./snapshot.ts')])
+    const { data, error } = snapshot.safeParse(told)
+    if (error) throw notUnderstood(error)
+    return data
+  })
   /** Callers whose plan is not the one that most have. */
   const plans = new Map<string, number>()
 
@@ -400,7 +411,7 @@ function requestFields({ request, planned }: Asking): Field[] {
     planned.priceRefs.length > 0 ? `{${planned.priceRefs.join()}}` : null,
     planned.plans,
     planned.probes,
-    request.prompt_tokens_max,
+    planned.promptTokens,
     planned.outputTokens,
     planned.credits,
     planned.micros,
@@ -413,28 +424,63 @@ function requestFields({ request, planned }: Asking): Field[] {
   ]
 }
 
+/**
+ * No call has more: of tokens (a hundred million), of images, searches and dollars. Larger numbers would not fit where they are added
+ * up, and no settlement may fail because of what a provider says. private.ai_cost_micros relies on them, and SQL sees to them again.
+ */
+const most = { tokens: 100_000_000, things: 10_000, usd: 1_000_000, int32: 2 ** 31 - 1 }
+
+/** A whole number from nothing on: what is less is none, a part counts as a whole one, and what is no number is none. */
+const bounded = (value: number, limit: number): number => (value > 0 ? Math.min(Math.ceil(value), limit) : 0)
+/** Most calls have none of these, and an empty field is the shortest. */
+const rare = (value: number | undefined, limit: number): number | null => bounded(value ?? 0, limit) || null
+
 /** As the fields of private.ai_outcome. */
 function outcomeFields({ call, outcome }: Ended): Field[] {
   const { usage, response } = outcome
+  const cost = usage?.cost_usd ?? null
   return [
     call.call_id,
     call.user_id,
     outcome.result,
     outcome.http_status,
     outcome.error_code,
-    usage?.prompt_tokens,
-    usage?.completion_tokens,
-    usage?.cached_tokens,
-    usage?.reasoning_tokens,
-    usage?.images,
-    usage?.cost_usd,
+    usage && bounded(usage.prompt_tokens, most.tokens),
+    usage && bounded(usage.completion_tokens, most.tokens),
+    usage && bounded(usage.cached_tokens, most.tokens),
+    rare(usage?.cache_write_tokens, most.tokens),
+    rare(usage?.cache_write_1h_tokens, most.tokens),
+    rare(usage?.audio_input_tokens, most.tokens),
+    usage && bounded(usage.reasoning_tokens, most.tokens),
+    rare(usage?.audio_output_tokens, most.tokens),
+    usage && bounded(usage.images, most.things),
+    rare(usage?.searches, most.things),
+    cost !== null && cost >= 0 && cost <= most.usd ? cost : null,
     outcome.usage_source,
-    outcome.response_bytes,
-    outcome.duration_ms,
-    outcome.first_token_ms,
+    outcome.implausible ?? (usage && isOutOfBounds(usage) ? 'a number that no call has' : null),
+    bounded(outcome.response_bytes, Number.MAX_SAFE_INTEGER),
+    bounded(outcome.duration_ms, most.int32),
+    outcome.first_token_ms === null ? null : bounded(outcome.first_token_ms, most.int32),
     outcome.attempts,
-    call.routes.find(({ model }) => model === outcome.model)?.price_ref,
+    priceRefOf(call, outcome),
     // PostgreSQL keeps no zero byte in a text.
     response?.includes('\0') ? null : response,
   ]
+}
+
+function isOutOfBounds({ cost_usd, images, searches, ...tokens }: Usage): boolean {
+  const isAmount = (value: number, limit: number) => Number.isInteger(value) && value >= 0 && value <= limit
+  return !(
+    Object.values(tokens).every((value) => isAmount(value, most.tokens)) &&
+    isAmount(images, most.things) &&
+    isAmount(searches, most.things) &&
+    (cost_usd === null || (cost_usd >= 0 && cost_usd <= most.usd))
+  )
+}
+
+/** The price of the route that answered, for prompts as large as this one was. */
+function priceRefOf({ routes }: Ended['call'], { model, usage }: Outcome): number | undefined {
+  const route = routes.find((one) => one.model === model)
+  const step = route?.steps.findLast((one) => (usage?.prompt_tokens ?? 0) > one.above_prompt_tokens)
+  return step?.price_ref ?? route?.price_ref
 }

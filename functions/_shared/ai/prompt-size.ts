@@ -2,10 +2,7 @@
  * How many tokens a prompt has at most, without a tokenizer: an Edge Function has 2 s of CPU. No tokenizer makes more tokens of a text
  * than it has UTF-8 bytes; pictures, sound and files are counted by the model's rule for their kind.
  */
-import { z } from 'zod'
-
-const mediaKinds = ['image', 'audio', 'file', 'video'] as const
-export type MediaKind = (typeof mediaKinds)[number]
+import type { MediaKind, MediaRule, MediaRules } from './media-rules.ts'
 
 /** A picture, sound, file or film of a request; what is undefined nobody knows. */
 export type Media = {
@@ -32,38 +29,6 @@ export type Contents = {
   prompts?: number
 }
 
-const amount = z.number().nonnegative().max(1e9)
-const size = z.number().positive().max(1e9)
-
-/** Tokens of one piece of a kind; the most of it when its size is unknown. */
-const mediaRule = z.discriminatedUnion('rule', [
-  z.object({ rule: z.literal('fixed'), tokens: amount }),
-  /**
-   * `base` and `tile` for each square of `tile_px`, once the picture fits into a square of `fit_px` and its short side has
-   * `short_px`; `low` for the low detail.
-   */
-  z.object({
-    rule: z.literal('tiles'),
-    base: amount,
-    tile: amount,
-    tile_px: size,
-    fit_px: size,
-    short_px: size,
-    low: amount,
-  }),
-  /** One for each square of `per` pixels, up to `max`, to which larger pictures are shrunk. */
-  z.object({ rule: z.literal('pixels'), per: size, max: amount }),
-  /** `max_seconds`: the longest that the model takes. */
-  z.object({ rule: z.literal('seconds'), tokens: amount, max_seconds: amount }),
-  z.object({ rule: z.literal('pages'), tokens: amount, max_pages: amount }),
-  /** As much as the model reads at all. */
-  z.object({ rule: z.literal('context') }),
-])
-type MediaRule = z.infer<typeof mediaRule>
-
-/** `models.media`: a rule for each kind that the model takes. */
-export const mediaRules = z.partialRecord(z.enum(mediaKinds), mediaRule)
-
 /** As much of a model's row as says how it reads. */
 export type Reading = {
   /** The longest prompt that it takes. */
@@ -72,7 +37,7 @@ export type Reading = {
   template_percent: number
   /** What templates add to each message and tool. */
   template_tokens: number
-  media: z.infer<typeof mediaRules>
+  media: MediaRules
 }
 
 /** The first kind of media in a request that the model does not take. */
@@ -83,8 +48,9 @@ export const mediaRefused = ({ media }: Contents, { media: rules }: Pick<Reading
 export function promptTokensAtMost(contents: Contents, model: Reading): number {
   const { textBytes, messages, media, tokens, prompts = 1 } = contents
   const { context_tokens, template_percent, template_tokens } = model
-  // One more than there are messages: the turn that the model is to take.
-  const text = textBytes + Math.ceil((textBytes * template_percent) / 100) + (messages + 1) * template_tokens
+  // One more than there are messages: the turn that the model is to take. What has no messages, has no template for them.
+  const turns = messages > 0 ? messages + 1 : 0
+  const text = textBytes + Math.ceil((textBytes * template_percent) / 100) + turns * template_tokens
   const seen = media.reduce((sum, one) => sum + mediaTokens(one, model.media[one.kind], context_tokens), 0)
   return Math.min(text + seen + tokens, context_tokens * prompts)
 }

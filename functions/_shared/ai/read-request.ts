@@ -4,8 +4,10 @@
  */
 import type { z } from 'zod'
 import { AppError } from '../errors.ts'
-import { byteLength, promptBytes, tokensAtMost, tokensEstimated } from './estimate-tokens.ts'
+import { byteLength, promptBytes, tokensEstimated } from './estimate-tokens.ts'
 import type { Route } from './ledger.ts'
+import type { Asks } from './plan-call.ts'
+import type { Contents } from './prompt-size.ts'
 import type { Endpoint } from './snapshot.ts'
 
 /** What admission, the provider and the accounts need to know of a request, whichever endpoint it came to. */
@@ -15,8 +17,9 @@ export type AiRequest = {
   stream: boolean
   /** The caller wants the usage of a stream as its last chunk. */
   wantsUsage: boolean
-  /** The upper bound that is held. */
-  promptTokensMax: number
+  /** What the model has to read, from which each route's upper bound is worked out. */
+  contents: Contents
+  asks: Asks
   /** What is charged when the provider reports nothing. */
   promptTokensEstimated: number
   /** The caller's own limit per choice; null without one. */
@@ -173,7 +176,8 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
     model: chat.model,
     stream: chat.stream ?? false,
     wantsUsage: chat.stream_options?.include_usage ?? false,
-    promptTokensMax: tokensAtMost(bytes),
+    contents: { textBytes: bytes, messages: chat.messages.length + (chat.tools?.length ?? 0), media: [], tokens: 0 },
+    asks: {},
     promptTokensEstimated: tokensEstimated(bytes),
     maxOutputTokens: outputLimit(chat),
     choices: chat.n ?? 1,
@@ -220,7 +224,8 @@ export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest
     model: request.model,
     stream: false,
     wantsUsage: false,
-    promptTokensMax: countInput(request.input, tokensAtMost),
+    contents: inputContents(request.input),
+    asks: {},
     promptTokensEstimated: countInput(request.input, tokensEstimated),
     maxOutputTokens: null,
     choices: 1,
@@ -237,6 +242,19 @@ function countInput(input: Input, tokensOf: (bytes: number) => number): number {
     return Array.isArray(part) ? part.length : 1
   }
   return parts.reduce<number>((sum, part) => sum + count(part), 0)
+}
+
+/** Each text is read by itself, with the whole context for it. */
+function inputContents(input: Input): Contents {
+  const parts = Array.isArray(input) ? input : [input]
+  const contents = { textBytes: 0, messages: 0, media: [], tokens: 0, prompts: 0 }
+  for (const part of parts) {
+    if (typeof part === 'number') contents.tokens += 1
+    else if (typeof part === 'string') contents.textBytes += byteLength(part)
+    else contents.tokens += part.length
+    contents.prompts += typeof part === 'number' ? 0 : 1
+  }
+  return { ...contents, prompts: Math.max(1, contents.prompts) }
 }
 
 const imagesSchema = made((z) =>
@@ -257,7 +275,8 @@ export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
     model: request.model,
     stream: false,
     wantsUsage: false,
-    promptTokensMax: tokensAtMost(bytes),
+    contents: { textBytes: bytes, messages: 1, media: [], tokens: 0 },
+    asks: {},
     promptTokensEstimated: tokensEstimated(bytes),
     maxOutputTokens: null,
     choices: 1,

@@ -1,0 +1,248 @@
+/**
+ * What a call may be and may cost, by a snapshot: its routes, and the worst case of the dearest. SQL takes that as it is, for the
+ * version of the snapshot; so what is worked out here is checked where it counts.
+ */
+import { AppError } from '../errors.ts'
+import type { MediaKind } from './media-rules.ts'
+import { type Contents, mediaRefused, promptTokensAtMost } from './prompt-size.ts'
+import type { Endpoint, Model, Price, Provider, Snapshot } from './snapshot.ts'
+
+/** Units that a price may lack; the others have one always. */
+export const optionalUnits = [
+  'cache_write',
+  'cache_write_1h',
+  'audio_input',
+  'audio_output',
+  'image',
+  'search',
+] as const
+export type OptionalUnit = (typeof optionalUnits)[number]
+
+/** What a call asks for. */
+export type Wish = {
+  endpoint: Endpoint
+  model: string
+  contents: Contents
+  asks: Asks
+  /** The caller's own limit per choice; null without one. */
+  max_output_tokens: number | null
+  choices: number
+  /** Images asked for; 0 for other endpoints. */
+  images: number
+  /** The caller's own key of the provider, from the credential vault; null: ours. */
+  credential_id: string | null
+}
+
+/** What besides text a call may be charged for. */
+export type Asks = {
+  /** Of images: `SIZE/QUALITY`, such as `1024x1024/high`. */
+  variant?: string | undefined
+  /** How often the provider may use a tool of its own that is paid by the use. */
+  searches?: number | undefined
+  /** How long what is written into the provider's cache is to last. */
+  cacheWrites?: '5m' | '1h' | undefined
+  /** The answer may be spoken. */
+  audioOut?: boolean | undefined
+}
+
+export type PlannedRoute = {
+  model: string
+  upstream_model: string
+  /** Per choice: what may be forwarded, because no more is held. */
+  max_output_tokens: number
+  limit_field: Model['limit_field']
+  open_fields: readonly string[]
+  provider: Provider
+  price_ref: number
+  /** Other prices for larger prompts, as far as this one may be so large, in their order. */
+  steps: readonly { above_prompt_tokens: number; price_ref: number }[]
+}
+
+/** A call as it would be admitted: its routes in their order, and the worst case of the dearest. */
+export type Planned = {
+  routes: PlannedRoute[]
+  /** Of all routes and their steps. */
+  priceRefs: number[]
+  /** A bit for the number of each plan for which this is so. */
+  plans: bigint
+  /** The first route is a half-open breaker's: one call tries it. */
+  probes: boolean
+  promptTokens: number
+  outputTokens: number
+  credits: number
+  micros: bigint
+  lastsMs: number
+}
+
+const kinds: Record<Endpoint, Model['kind']> = {
+  'chat.completions': 'chat',
+  embeddings: 'embedding',
+  'images.generations': 'image',
+}
+
+const everyPlan = (1n << 63n) - 1n
+const nothing = { priceRefs: [], probes: false, promptTokens: 0, outputTokens: 0, credits: 0, micros: 0n, lastsMs: 0 }
+const noRoutes = { routes: [], ...nothing }
+
+/**
+ * The ways to answer a call: the model and its fallbacks, as far as they are of the endpoint's kind, in the plan, take what is in
+ * the request, have a price for all that may be charged, and are not behind an open breaker. Without any the admission says why not.
+ * `plan` is the caller's, as far as it is known. Throws when the model that was asked for does not take a kind of media, or has no
+ * price for something that is asked of it.
+ */
+export function planCall(
+  known: Snapshot,
+  wish: Wish,
+  { plan, nowS, mayProbe }: { plan: number | undefined; nowS: number; mayProbe: boolean },
+): Planned {
+  requireSound(wish)
+  const asked = known.models.get(wish.model)
+  if (!asked || asked.kind !== kinds[wish.endpoint] || asked.prices.length === 0)
+    return { ...noRoutes, plans: everyPlan }
+  const ofPlan = plan ?? asked.plans[0]
+  if (ofPlan === undefined) return { ...noRoutes, plans: 0n }
+  if (!asked.plans.includes(ofPlan)) return { ...noRoutes, plans: 1n << BigInt(ofPlan) }
+
+  const planned: Planned = { ...nothing, routes: [], priceRefs: [], plans: bits(asked.plans) }
+  for (const candidate of [asked, ...asked.fallbacks.map((id) => known.models.get(id))]) {
+    // A fallback that would be refused by itself is none.
+    if (candidate?.kind !== asked.kind) continue
+    const worst = worstCase(candidate, wish, known)
+    if ('refusal' in worst) {
+      if (candidate === asked) throw worst.refusal
+      continue
+    }
+    const isInPlan = candidate.plans.includes(ofPlan)
+    planned.plans &= isInPlan ? bits(candidate.plans) : ~bits(candidate.plans)
+    const vendor = known.providers.get(candidate.provider_id)
+    if (!isInPlan || !vendor) continue
+    if (candidate.open_until !== null) {
+      if (candidate.open_until > nowS || !mayProbe || planned.routes.length > 0) continue
+      planned.probes = true
+    }
+    addRoute(planned, candidate, worst, vendor, wish)
+  }
+  planned.lastsMs += planned.routes.length > 0 ? known.hold_grace_seconds * 1000 : 0
+  return planned
+}
+
+const bits = (plans: readonly number[]) => plans.reduce((mask, plan) => mask | (1n << BigInt(plan)), 0n)
+
+/** Less than nothing would be taken. */
+function requireSound({ contents, asks, images, choices, max_output_tokens }: Wish): void {
+  const amounts = [contents.textBytes, contents.messages, contents.tokens, images, asks.searches ?? 0]
+  if (amounts.every((amount) => amount >= 0) && choices >= 1 && (max_output_tokens ?? 1) >= 1) return
+  throw new AppError('invalid_request_error', {
+    message: 'Tokens, choices, searches and images must be numbers of such things.',
+  })
+}
+
+/** What a call may come to by one model. `prices` are those of all steps that its prompt may reach, the first from nothing on. */
+type Worst = { prices: [Price, ...Price[]]; promptTokens: number; answerTokens: number; outputTokens: number }
+
+function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal: AppError } {
+  const { contents, asks, choices } = wish
+  const refused = mediaRefused(contents, model)
+  if (refused) return refuse('invalid_request_error', `The model ${model.id} takes no input of the kind ${refused}.`)
+  const promptTokens = promptTokensAtMost(contents, model)
+  const [first, ...steps] = pricesOf(model, asks)
+  if (first?.above_prompt_tokens !== 0)
+    return refuse('model_not_priced', `The model ${model.id} has no price for ${asks.variant ?? 'small prompts'}.`)
+  const prices: Worst['prices'] = [first, ...steps.filter((step) => step.above_prompt_tokens < promptTokens)]
+  const missing = unitsAsked(wish).find((unit) => prices.some(({ unpriced }) => unpriced.includes(unit)))
+  if (missing)
+    return refuse(
+      'model_not_priced',
+      `The model ${model.id} has no price for ${unitNames[missing]}, which this asks for.`,
+    )
+  const answerTokens = model.kind === 'chat' ? longestAnswer(model, wish, known) : 0
+  return { prices, promptTokens, answerTokens, outputTokens: choices * answerTokens }
+}
+
+const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: string) => ({
+  refusal: new AppError(code, { message, param: 'model' }),
+})
+
+/** The prices of the variant, by steps; of one that has none of its own, those of what is not named. */
+function pricesOf({ prices }: Model, { variant = '' }: Asks): Price[] {
+  const own = prices.filter((one) => one.variant === variant)
+  return own.length > 0 || variant === '' ? own : prices.filter((one) => one.variant === '')
+}
+
+const unitNames: Record<OptionalUnit, string> = {
+  cache_write: 'writing into a cache',
+  cache_write_1h: 'writing into a cache for an hour',
+  audio_input: 'sound in a prompt',
+  audio_output: 'answers in sound',
+  image: 'an image',
+  search: 'searches',
+}
+
+/** Units that only a call has which asks for them. With the caller's own key none of them is charged here. */
+function unitsAsked({ asks, contents, images, credential_id }: Wish): OptionalUnit[] {
+  if (credential_id !== null) return []
+  const isAsked: Record<OptionalUnit, boolean> = {
+    cache_write: asks.cacheWrites === '5m',
+    cache_write_1h: asks.cacheWrites === '1h',
+    audio_input: has(contents, 'audio'),
+    audio_output: asks.audioOut ?? false,
+    image: images > 0,
+    search: (asks.searches ?? 0) > 0,
+  }
+  return optionalUnits.filter((unit) => isAsked[unit])
+}
+
+const has = ({ media }: Contents, ...kinds: MediaKind[]) => media.some(({ kind }) => kinds.includes(kind))
+
+/** Whoever tells the provider no limit may get all that the model can say. */
+const longestAnswer = ({ limit_field, max_output_tokens }: Model, wish: Wish, known: Snapshot) =>
+  limit_field === 'none'
+    ? max_output_tokens
+    : Math.min(wish.max_output_tokens ?? known.default_max_output_tokens, max_output_tokens)
+
+function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider, wish: Wish) {
+  const [first, ...steps] = worst.prices
+  planned.routes.push({
+    model: model.id,
+    upstream_model: model.upstream_id,
+    max_output_tokens: worst.answerTokens,
+    limit_field: model.limit_field,
+    open_fields: model.open_fields,
+    provider: vendor,
+    price_ref: first.ref,
+    steps: steps.map(({ ref, above_prompt_tokens }) => ({ price_ref: ref, above_prompt_tokens })),
+  })
+  for (const { ref } of worst.prices) planned.priceRefs.push(ref)
+  planned.promptTokens = Math.max(planned.promptTokens, worst.promptTokens)
+  planned.outputTokens = Math.max(planned.outputTokens, worst.outputTokens)
+  planned.lastsMs += vendor.total_timeout_ms
+  // The caller's own key: no credits, and nothing of the project's money.
+  if (wish.credential_id !== null) return
+  for (const price of worst.prices) {
+    planned.credits = Math.max(planned.credits, price.credits)
+    const micros = mostMicros(price, worst, wish)
+    if (micros > planned.micros) planned.micros = micros
+  }
+}
+
+/** At the dearest that each token may be, in micro-dollars, rounded up once. */
+function mostMicros(price: Price, { promptTokens, outputTokens }: Worst, { asks, contents, images }: Wish): bigint {
+  // Whether a prompt is found in a cache, or written into one, is the provider's to say.
+  const input = Math.max(
+    price.input_pico,
+    price.cached_input_pico,
+    price.cache_write_pico,
+    asks.cacheWrites === '1h' ? price.cache_write_1h_pico : 0,
+    // Of a film the sound may be charged apart.
+    has(contents, 'audio', 'video') ? price.audio_input_pico : 0,
+  )
+  // All of an answer may be reasoning.
+  const output = Math.max(price.output_pico, price.reasoning_pico, asks.audioOut ? price.audio_output_pico : 0)
+  const total =
+    BigInt(promptTokens) * BigInt(input) +
+    BigInt(outputTokens) * BigInt(output) +
+    BigInt(images) * BigInt(price.image_pico) +
+    BigInt(asks.searches ?? 0) * BigInt(price.search_pico) +
+    BigInt(price.request_pico)
+  return (total + 999_999n) / 1_000_000n
+}
