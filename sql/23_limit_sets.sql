@@ -178,27 +178,76 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_account private.accounts := private.lock_account(renew_account.user_id);
+  v_of private.account_states;
+  v_day_runs boolean;
+  v_month_runs boolean;
 begin
   if v_account.entitled_until <= now() then
     perform private.refresh_account_limits(renew_account.user_id);
   end if;
+  select s.* into v_of from private.account_states s where s.id = renew_account.user_id;
+  v_day_runs := private.is_running('day', v_account.day_resets_at, v_of.quota_time_zone, v_of.signed_up_at);
+  v_month_runs := private.is_running('month', v_account.month_resets_at, v_of.quota_time_zone, v_of.signed_up_at);
+  if v_day_runs and v_month_runs and v_account.minute_resets_at <= clock_timestamp() + interval '1 minute' then
+    return;
+  end if;
   -- What calls hold of a period that is over went with it.
   update private.accounts a set
-    ai_calls_used = case when a.day_resets_at > now() then a.ai_calls_used else 0 end,
-    ai_calls_held = case when a.day_resets_at > now() then a.ai_calls_held else 0 end,
-    day_resets_at = case when a.day_resets_at > now() then a.day_resets_at
-      else private.period_resets_at('day', s.quota_time_zone, s.signed_up_at, now()) end,
-    ai_tokens_used = case when a.month_resets_at > now() then a.ai_tokens_used else 0 end,
-    ai_tokens_held = case when a.month_resets_at > now() then a.ai_tokens_held else 0 end,
-    ai_spend_micros_used = case when a.month_resets_at > now() then a.ai_spend_micros_used else 0 end,
-    ai_spend_micros_held = case when a.month_resets_at > now() then a.ai_spend_micros_held else 0 end,
-    month_resets_at = case when a.month_resets_at > now() then a.month_resets_at
-      else private.period_resets_at('month', s.quota_time_zone, s.signed_up_at, now()) end
-  from private.account_states s
-  where a.user_id = renew_account.user_id and s.id = a.user_id and least(a.day_resets_at, a.month_resets_at) <= now();
+    minute_resets_at = case when a.minute_resets_at <= clock_timestamp() + interval '1 minute' then a.minute_resets_at else '-infinity' end,
+    ai_calls_used = case when v_day_runs then a.ai_calls_used else 0 end,
+    ai_calls_held = case when v_day_runs then a.ai_calls_held else 0 end,
+    day_resets_at = case when v_day_runs then a.day_resets_at
+      else private.period_resets_at('day', v_of.quota_time_zone, v_of.signed_up_at, now()) end,
+    ai_tokens_used = case when v_month_runs then a.ai_tokens_used else 0 end,
+    ai_tokens_held = case when v_month_runs then a.ai_tokens_held else 0 end,
+    ai_spend_micros_used = case when v_month_runs then a.ai_spend_micros_used else 0 end,
+    ai_spend_micros_held = case when v_month_runs then a.ai_spend_micros_held else 0 end,
+    month_resets_at = case when v_month_runs then a.month_resets_at
+      else private.period_resets_at('month', v_of.quota_time_zone, v_of.signed_up_at, now()) end
+  where a.user_id = renew_account.user_id;
+  if (v_account.day_resets_at > now() and not v_day_runs) or (v_account.month_resets_at > now() and not v_month_runs) then
+    perform private.recount_held(renew_account.user_id, not v_day_runs, not v_month_runs);
+  end if;
 end $$;
 comment on function private.renew_account(uuid) is
-  'Does what time has made due for an account: credits that expired, a paid time that began or ended, a new day or month of its meters. Nothing else writes a period''s end.';
+  'Does what time has made due for an account: credits that expired, a paid time that began or ended, a new day or month of its meters, and a period that has not begun, because the clock went forward and came back. Nothing else writes a period''s end.';
+
+create function private.recount_held(user_id uuid, of_day boolean, of_month boolean) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- What calls hold that were admitted before the clock went wrong: they give it back to the period that they are of.
+  update private.accounts a set
+    ai_calls_held = case when of_day then h.calls else a.ai_calls_held end,
+    ai_tokens_held = case when of_month then h.tokens else a.ai_tokens_held end,
+    ai_spend_micros_held = case when of_month then h.micros else a.ai_spend_micros_held end
+  from (
+    select x.user_id, count(*) filter (where o.day_resets_at = x.day_resets_at) as calls,
+      coalesce(sum(o.prompt_tokens + o.output_tokens) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as tokens,
+      coalesce(sum(o.micros) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as micros
+    from private.accounts x left join private.ai_holds o on o.user_id = x.user_id
+    where x.user_id = recount_held.user_id group by x.user_id) h
+  where a.user_id = h.user_id;
+  -- The same for each of its API keys, which begin that period with it.
+  update private.api_key_usage u set
+    ai_calls_used = case when of_day then 0 else u.ai_calls_used end,
+    ai_calls_held = case when of_day then h.calls else u.ai_calls_held end,
+    day_resets_at = case when of_day then h.day_resets_at else u.day_resets_at end,
+    ai_tokens_used = case when of_month then 0 else u.ai_tokens_used end,
+    ai_tokens_held = case when of_month then h.tokens else u.ai_tokens_held end,
+    ai_spend_micros_used = case when of_month then 0 else u.ai_spend_micros_used end,
+    ai_spend_micros_held = case when of_month then h.micros else u.ai_spend_micros_held end,
+    month_resets_at = case when of_month then h.month_resets_at else u.month_resets_at end
+  from (
+    select k.id, x.day_resets_at, x.month_resets_at, count(*) filter (where o.day_resets_at = x.day_resets_at) as calls,
+      coalesce(sum(o.prompt_tokens + o.output_tokens) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as tokens,
+      coalesce(sum(o.micros) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as micros
+    from public.api_keys k join private.accounts x on x.user_id = k.user_id left join private.ai_holds o on o.api_key_id = k.id
+    where k.user_id = recount_held.user_id group by k.id, x.day_resets_at, x.month_resets_at) h
+  where u.api_key_id = h.id;
+end $$;
+comment on function private.recount_held(uuid, boolean, boolean) is
+  'For private.renew_account, when the clock came back: what an account and its API keys hold of the day or month that runs again, counted from the open calls. The caller holds the account''s lock.';
 
 create function private.compare_account_limits()
 returns table (user_id uuid, stored jsonb, expected jsonb)

@@ -273,14 +273,15 @@ begin
     return null;
   end if;
   -- The session, by the configuration that the call was worked out from; what its account may use, and which periods it is in; and that
-  -- the cap has room. Who calls too fast is sent away here, before anything is written.
+  -- the cap has room. Who calls too fast is sent away here, before anything is written, and so is a period that is not there yet.
   select s.aal = 'aal2' as has_aal2, p.month, x.id, x.ai_requests, x.chat_completions_requests, x.ai_concurrency, x.ai_calls, x.ai_tokens, x.ai_spend_micros,
     (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
     and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
-    and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests);
+    and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests)
+    and greatest(o.minute_resets_at - interval '1 minute', o.day_resets_at - interval '25 hours', o.month_resets_at - interval '745 hours') <= clock_timestamp();
   if not found then
     return null;
   end if;
@@ -457,9 +458,10 @@ begin
     v_callers := private.ai_callers(requests);
   end if;
   -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
-  select array_agg(a.user_id) filter (where a.due_at <= now()) into v_due
+  select array_agg(a.user_id) filter (where a.due_at <= now() or a.began_at > clock_timestamp()) into v_due
   from (
-    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at
+    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at,
+      greatest(a.minute_resets_at - interval '1 minute', a.day_resets_at - interval '25 hours', a.month_resets_at - interval '745 hours') as began_at
     from private.accounts a
     where a.user_id = any (array(select o.user_id from unnest(outcomes) o) || v_callers.users)
     order by a.user_id for no key update) a;

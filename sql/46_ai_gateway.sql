@@ -49,19 +49,22 @@ as $$
 declare
   v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
   v_limit private.rate_limits;
+  v_window interval;
   v_row private.anonymous_requests;
 begin
   select l.* into v_limit from private.rate_limits l where l.route = count_anonymous_request.route;
   if not found or v_network is null then
     return jsonb_build_object('allowed', true);
   end if;
-  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race.
+  v_window := make_interval(secs => v_limit.window_seconds);
+  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race. A window that has not begun yet was
+  -- written when the clock was wrong, or windows were longer: it counts as over.
   insert into private.anonymous_requests as r (network, route, used, resets_at)
-  values (v_network, v_limit.route, 1, now() + make_interval(secs => v_limit.window_seconds))
+  values (v_network, v_limit.route, 1, now() + v_window)
   on conflict on constraint anonymous_requests_pkey do update set
-    used = case when r.resets_at > now() then r.used + 1 else 1 end,
-    resets_at = case when r.resets_at > now() then r.resets_at else excluded.resets_at end
-  where r.resets_at <= now() or r.used < v_limit.amount
+    used = case when r.resets_at > now() and r.resets_at <= clock_timestamp() + v_window then r.used + 1 else 1 end,
+    resets_at = case when r.resets_at > now() and r.resets_at <= clock_timestamp() + v_window then r.resets_at else excluded.resets_at end
+  where r.resets_at <= now() or r.resets_at > clock_timestamp() + v_window or r.used < v_limit.amount
   returning r.* into v_row;
   if found then
     return jsonb_build_object('allowed', true);
@@ -80,11 +83,13 @@ as $$
 declare
   v_deleted integer;
 begin
-  delete from private.anonymous_requests r where r.resets_at < now();
+  -- No window is longer than a day.
+  delete from private.anonymous_requests r where r.resets_at < now() or r.resets_at > now() + interval '24 hours';
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $$;
-comment on function private.delete_old_anonymous_requests() is 'Forgets addresses when their window is over. A job runs it. Answers how many.';
+comment on function private.delete_old_anonymous_requests() is
+  'Forgets addresses when their window is over, or lies where none can be. A job runs it. Answers how many.';
 
 create function private.provider_secret(name text) returns text
 language plpgsql stable security definer set search_path = ''

@@ -263,7 +263,7 @@ create table private.usage_counts (
   primary key (user_id, meter, period),
   foreign key (meter, period) references private.meters (meter, period)
 ) with (fillfactor = 70);
-comment on table private.usage_counts is 'What accounts used of the meters that are not of AI calls. After resets_at a row counts as empty: no reset job.';
+comment on table private.usage_counts is 'What accounts used of the meters that are not of AI calls. After resets_at, and when that lies further ahead than a period is long, a row counts as empty: no reset job. See private.is_running.';
 create index usage_counts_meter_period_idx on private.usage_counts (meter, period);
 revoke all on private.usage_counts from anon, authenticated, service_role;
 
@@ -319,42 +319,69 @@ select c.user_id, c.meter, c.period, c.used, 0, c.resets_at from private.usage_c
 comment on view private.usage_counters is 'The counters of every account as rows, for people: used and held units, and when the period ends that they belong to.';
 revoke all on private.usage_counters from anon, authenticated, service_role;
 
+-- Instants are moved by hours: a day would be one of the session's own zone.
+create function private.start_of_day(day timestamp, time_zone text) returns timestamptz
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  -- Of two midnights PostgreSQL takes the second, and for one that is skipped the moment of the skip.
+  v_start timestamptz := start_of_day.day at time zone start_of_day.time_zone;
+  v_before timestamptz := v_start - interval '24 hours';
+  -- Midnight by the clock of the day before, which is the first of two.
+  v_first timestamptz := v_before + make_interval(secs => extract(epoch from start_of_day.day - (v_before at time zone start_of_day.time_zone))::float8);
+begin
+  return case when v_first at time zone start_of_day.time_zone = start_of_day.day then least(v_first, v_start) else v_start end;
+end $$;
+comment on function private.start_of_day(timestamp, text) is
+  'When a local date, given as its midnight, begins in a zone: at the first midnight where the clock is put back over it, right after the skip where it is put forward over it.';
+
 create function private.period_resets_at(period text, time_zone text, signed_up_at timestamptz, at timestamptz)
 returns timestamptz
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
-  v_now timestamp := period_resets_at.at at time zone period_resets_at.time_zone;
-  v_month timestamp := date_trunc('month', v_now);
+  v_today timestamp := date_trunc('day', period_resets_at.at at time zone period_resets_at.time_zone);
+  v_month timestamp := date_trunc('month', v_today);
   v_day integer := extract(day from period_resets_at.signed_up_at at time zone period_resets_at.time_zone);
   v_reset timestamptz;
 begin
-  case period_resets_at.period
-    when 'total' then
-      return 'infinity';
-    when 'minute' then
-      return period_resets_at.at + interval '1 minute';
-    when 'day' then
-      return (date_trunc('day', v_now) + interval '1 day') at time zone period_resets_at.time_zone;
-    when 'month' then
-      -- The 31st of a short month is its last day; the month after next covers an anniversary earlier today.
-      for v_ahead in 0..2 loop
-        v_reset := (
-          v_month + make_interval(months => v_ahead)
-          + make_interval(days => least(
-              v_day,
-              extract(day from v_month + make_interval(months => v_ahead + 1) - interval '1 day')::integer
-            ) - 1)
-        ) at time zone period_resets_at.time_zone;
-        if v_reset > period_resets_at.at then
-          return v_reset;
-        end if;
-      end loop;
-  end case;
-  raise exception 'no reset time for period %', period_resets_at.period;
+  if period_resets_at.period = 'total' then
+    return 'infinity';
+  elsif period_resets_at.period = 'minute' then
+    return period_resets_at.at + interval '1 minute';
+  elsif period_resets_at.period not in ('day', 'month') then
+    raise exception 'no reset time for period %', period_resets_at.period;
+  end if;
+  -- The first that is ahead: an anniversary may have been earlier today, and after a first midnight it may be yesterday once more.
+  for v_ahead in 0..2 loop
+    v_reset := private.start_of_day(
+      case period_resets_at.period when 'day' then v_today + make_interval(days => v_ahead)
+        -- The 31st of a short month is its last day.
+        else v_month + make_interval(months => v_ahead) + make_interval(days => least(
+          v_day, extract(day from v_month + make_interval(months => v_ahead + 1) - interval '1 day')::integer) - 1)
+      end, period_resets_at.time_zone);
+    exit when v_reset > period_resets_at.at;
+  end loop;
+  return v_reset;
 end $$;
 comment on function private.period_resets_at(text, text, timestamptz, timestamptz) is
-  'When the period that contains "at" ends: a minute later (minute), the next midnight of the zone (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
+  'When the period that contains "at" ends: a minute later (minute), the next midnight of the zone, the first where there are two (day), the next monthly anniversary of the sign-up, the last day of shorter months (month), infinity (total).';
+
+create function private.is_running(period text, resets_at timestamptz, time_zone text, signed_up_at timestamptz) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  -- Not now(): who waited for the row sees what somebody began later than that.
+  v_now timestamptz := clock_timestamp();
+begin
+  -- What is longer than most days and months are is asked for, and that is seldom.
+  return is_running.resets_at > now() and (
+    is_running.resets_at <= v_now + case is_running.period
+      when 'minute' then interval '1 minute' when 'day' then interval '25 hours' when 'month' then interval '745 hours' end
+    or is_running.resets_at <= private.period_resets_at(is_running.period, is_running.time_zone, is_running.signed_up_at, v_now));
+end $$;
+comment on function private.is_running(text, timestamptz, text, timestamptz) is
+  'Whether a period that ends then has begun and not ended. One that lies further ahead than it is long was written when the clock was wrong: it counts as over. A day has 25 hours at most and a month 31 days and one, or what this very one has.';
 
 create function private.limits_of(user_id uuid)
 returns table (meter text, period text, amount bigint, used bigint, held bigint, resets_at timestamptz)
@@ -367,9 +394,9 @@ begin
     l.meter,
     l.period,
     case when o.user_id is not null then o.amount else l.amount end,
-    case when c.resets_at > now() then c.used else 0 end,
-    case when c.resets_at > now() then c.held else 0 end,
-    case when c.resets_at > now() then c.resets_at
+    case when r.is_running then c.used else 0 end,
+    case when r.is_running then c.held else 0 end,
+    case when r.is_running then c.resets_at
       else private.period_resets_at(l.period, p.quota_time_zone, p.signed_up_at, now()) end
   from private.entitled_profiles p
     cross join lateral (
@@ -383,6 +410,7 @@ begin
     ) l
     left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
     left join private.usage_counters c on c.user_id = limits_of.user_id and c.meter = l.meter and c.period = l.period
+    cross join lateral (select private.is_running(c.period, c.resets_at, p.quota_time_zone, p.signed_up_at) as is_running) r
   where p.id = limits_of.user_id;
 end $$;
 comment on function private.limits_of(uuid) is
@@ -436,26 +464,28 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: for triggers on users' tables.
 declare
-  v_limit bigint;
+  v record;
   v_resets_at timestamptz;
 begin
   -- One row for a meter that there is; amount null: no limit.
-  select case when o.user_id is not null then o.amount when l.plan_id is not null then l.amount when not m.is_open_without_row then -1 end,
-    private.period_resets_at(m.period, p.quota_time_zone, p.signed_up_at, now())
-  into strict v_limit, v_resets_at
+  select case when o.user_id is not null then o.amount when l.plan_id is not null then l.amount when not m.is_open_without_row then -1 end as amount,
+    private.period_resets_at(m.period, p.quota_time_zone, p.signed_up_at, now()) as resets_at, p.quota_time_zone, p.signed_up_at
+  into strict v
   from private.entitled_profiles p
     join private.meters m on m.meter = consume.meter and m.period = consume.period
     left join public.plan_limits l on l.plan_id = p.plan_id and l.meter = m.meter and l.period = m.period
     left join public.limit_overrides o on o.user_id = p.id and o.meter = m.meter and o.period = m.period
   where p.id = consume.user_id;
+  v_resets_at := v.resets_at;
   -- The row's newest version decides, so exactly as many pass as fit, however many race.
-  if coalesce(consume.units <= v_limit, true) then
+  if coalesce(consume.units <= v.amount, true) then
     insert into private.usage_counts as c (user_id, meter, period, used, resets_at)
-    values (consume.user_id, consume.meter, consume.period, consume.units, v_resets_at)
-    on conflict on constraint usage_counts_pkey do update set
-      used = case when c.resets_at > now() then c.used else 0 end + consume.units,
-      resets_at = case when c.resets_at > now() then c.resets_at else excluded.resets_at end
-    where coalesce(case when c.resets_at > now() then c.used else 0 end + consume.units <= v_limit, true);
+    values (consume.user_id, consume.meter, consume.period, consume.units, v.resets_at)
+    on conflict on constraint usage_counts_pkey do update set (used, resets_at) = (
+      select case when r.is_running then c.used else 0 end + consume.units, case when r.is_running then c.resets_at else excluded.resets_at end
+      from (select private.is_running(c.period, c.resets_at, v.quota_time_zone, v.signed_up_at)) r (is_running))
+    where coalesce(
+      case when private.is_running(c.period, c.resets_at, v.quota_time_zone, v.signed_up_at) then c.used else 0 end + consume.units <= v.amount, true);
     if found then
       return;
     end if;
@@ -464,7 +494,7 @@ begin
   end if;
   perform private.raise_error(
     case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
-    format('The limit of %s %s per %s is reached.', greatest(v_limit, 0), consume.meter, consume.period),
+    format('The limit of %s %s per %s is reached.', greatest(v.amount, 0), consume.meter, consume.period),
     format('It resets at %s.', v_resets_at));
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
@@ -828,27 +858,76 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_account private.accounts := private.lock_account(renew_account.user_id);
+  v_of private.account_states;
+  v_day_runs boolean;
+  v_month_runs boolean;
 begin
   if v_account.entitled_until <= now() then
     perform private.refresh_account_limits(renew_account.user_id);
   end if;
+  select s.* into v_of from private.account_states s where s.id = renew_account.user_id;
+  v_day_runs := private.is_running('day', v_account.day_resets_at, v_of.quota_time_zone, v_of.signed_up_at);
+  v_month_runs := private.is_running('month', v_account.month_resets_at, v_of.quota_time_zone, v_of.signed_up_at);
+  if v_day_runs and v_month_runs and v_account.minute_resets_at <= clock_timestamp() + interval '1 minute' then
+    return;
+  end if;
   -- What calls hold of a period that is over went with it.
   update private.accounts a set
-    ai_calls_used = case when a.day_resets_at > now() then a.ai_calls_used else 0 end,
-    ai_calls_held = case when a.day_resets_at > now() then a.ai_calls_held else 0 end,
-    day_resets_at = case when a.day_resets_at > now() then a.day_resets_at
-      else private.period_resets_at('day', s.quota_time_zone, s.signed_up_at, now()) end,
-    ai_tokens_used = case when a.month_resets_at > now() then a.ai_tokens_used else 0 end,
-    ai_tokens_held = case when a.month_resets_at > now() then a.ai_tokens_held else 0 end,
-    ai_spend_micros_used = case when a.month_resets_at > now() then a.ai_spend_micros_used else 0 end,
-    ai_spend_micros_held = case when a.month_resets_at > now() then a.ai_spend_micros_held else 0 end,
-    month_resets_at = case when a.month_resets_at > now() then a.month_resets_at
-      else private.period_resets_at('month', s.quota_time_zone, s.signed_up_at, now()) end
-  from private.account_states s
-  where a.user_id = renew_account.user_id and s.id = a.user_id and least(a.day_resets_at, a.month_resets_at) <= now();
+    minute_resets_at = case when a.minute_resets_at <= clock_timestamp() + interval '1 minute' then a.minute_resets_at else '-infinity' end,
+    ai_calls_used = case when v_day_runs then a.ai_calls_used else 0 end,
+    ai_calls_held = case when v_day_runs then a.ai_calls_held else 0 end,
+    day_resets_at = case when v_day_runs then a.day_resets_at
+      else private.period_resets_at('day', v_of.quota_time_zone, v_of.signed_up_at, now()) end,
+    ai_tokens_used = case when v_month_runs then a.ai_tokens_used else 0 end,
+    ai_tokens_held = case when v_month_runs then a.ai_tokens_held else 0 end,
+    ai_spend_micros_used = case when v_month_runs then a.ai_spend_micros_used else 0 end,
+    ai_spend_micros_held = case when v_month_runs then a.ai_spend_micros_held else 0 end,
+    month_resets_at = case when v_month_runs then a.month_resets_at
+      else private.period_resets_at('month', v_of.quota_time_zone, v_of.signed_up_at, now()) end
+  where a.user_id = renew_account.user_id;
+  if (v_account.day_resets_at > now() and not v_day_runs) or (v_account.month_resets_at > now() and not v_month_runs) then
+    perform private.recount_held(renew_account.user_id, not v_day_runs, not v_month_runs);
+  end if;
 end $$;
 comment on function private.renew_account(uuid) is
-  'Does what time has made due for an account: credits that expired, a paid time that began or ended, a new day or month of its meters. Nothing else writes a period''s end.';
+  'Does what time has made due for an account: credits that expired, a paid time that began or ended, a new day or month of its meters, and a period that has not begun, because the clock went forward and came back. Nothing else writes a period''s end.';
+
+create function private.recount_held(user_id uuid, of_day boolean, of_month boolean) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- What calls hold that were admitted before the clock went wrong: they give it back to the period that they are of.
+  update private.accounts a set
+    ai_calls_held = case when of_day then h.calls else a.ai_calls_held end,
+    ai_tokens_held = case when of_month then h.tokens else a.ai_tokens_held end,
+    ai_spend_micros_held = case when of_month then h.micros else a.ai_spend_micros_held end
+  from (
+    select x.user_id, count(*) filter (where o.day_resets_at = x.day_resets_at) as calls,
+      coalesce(sum(o.prompt_tokens + o.output_tokens) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as tokens,
+      coalesce(sum(o.micros) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as micros
+    from private.accounts x left join private.ai_holds o on o.user_id = x.user_id
+    where x.user_id = recount_held.user_id group by x.user_id) h
+  where a.user_id = h.user_id;
+  -- The same for each of its API keys, which begin that period with it.
+  update private.api_key_usage u set
+    ai_calls_used = case when of_day then 0 else u.ai_calls_used end,
+    ai_calls_held = case when of_day then h.calls else u.ai_calls_held end,
+    day_resets_at = case when of_day then h.day_resets_at else u.day_resets_at end,
+    ai_tokens_used = case when of_month then 0 else u.ai_tokens_used end,
+    ai_tokens_held = case when of_month then h.tokens else u.ai_tokens_held end,
+    ai_spend_micros_used = case when of_month then 0 else u.ai_spend_micros_used end,
+    ai_spend_micros_held = case when of_month then h.micros else u.ai_spend_micros_held end,
+    month_resets_at = case when of_month then h.month_resets_at else u.month_resets_at end
+  from (
+    select k.id, x.day_resets_at, x.month_resets_at, count(*) filter (where o.day_resets_at = x.day_resets_at) as calls,
+      coalesce(sum(o.prompt_tokens + o.output_tokens) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as tokens,
+      coalesce(sum(o.micros) filter (where o.month_resets_at = x.month_resets_at), 0)::bigint as micros
+    from public.api_keys k join private.accounts x on x.user_id = k.user_id left join private.ai_holds o on o.api_key_id = k.id
+    where k.user_id = recount_held.user_id group by k.id, x.day_resets_at, x.month_resets_at) h
+  where u.api_key_id = h.id;
+end $$;
+comment on function private.recount_held(uuid, boolean, boolean) is
+  'For private.renew_account, when the clock came back: what an account and its API keys hold of the day or month that runs again, counted from the open calls. The caller holds the account''s lock.';
 
 create function private.compare_account_limits()
 returns table (user_id uuid, stored jsonb, expected jsonb)

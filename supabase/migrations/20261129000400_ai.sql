@@ -1604,14 +1604,15 @@ begin
     return null;
   end if;
   -- The session, by the configuration that the call was worked out from; what its account may use, and which periods it is in; and that
-  -- the cap has room. Who calls too fast is sent away here, before anything is written.
+  -- the cap has room. Who calls too fast is sent away here, before anything is written, and so is a period that is not there yet.
   select s.aal = 'aal2' as has_aal2, p.month, x.id, x.ai_requests, x.chat_completions_requests, x.ai_concurrency, x.ai_calls, x.ai_tokens, x.ai_spend_micros,
     (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
     and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
-    and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests);
+    and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests)
+    and greatest(o.minute_resets_at - interval '1 minute', o.day_resets_at - interval '25 hours', o.month_resets_at - interval '745 hours') <= clock_timestamp();
   if not found then
     return null;
   end if;
@@ -1788,9 +1789,10 @@ begin
     v_callers := private.ai_callers(requests);
   end if;
   -- All accounts in one order, so that no two steps wait for each other in a circle, and before anything looks at them.
-  select array_agg(a.user_id) filter (where a.due_at <= now()) into v_due
+  select array_agg(a.user_id) filter (where a.due_at <= now() or a.began_at > clock_timestamp()) into v_due
   from (
-    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at
+    select a.user_id, least(a.entitled_until, a.next_expiry_at, a.day_resets_at, a.month_resets_at) as due_at,
+      greatest(a.minute_resets_at - interval '1 minute', a.day_resets_at - interval '25 hours', a.month_resets_at - interval '745 hours') as began_at
     from private.accounts a
     where a.user_id = any (array(select o.user_id from unnest(outcomes) o) || v_callers.users)
     order by a.user_id for no key update) a;
@@ -2148,19 +2150,22 @@ as $$
 declare
   v_network cidr := private.network_of(count_anonymous_request.ip, 24, 56);
   v_limit private.rate_limits;
+  v_window interval;
   v_row private.anonymous_requests;
 begin
   select l.* into v_limit from private.rate_limits l where l.route = count_anonymous_request.route;
   if not found or v_network is null then
     return jsonb_build_object('allowed', true);
   end if;
-  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race.
+  v_window := make_interval(secs => v_limit.window_seconds);
+  -- Read committed: the row's newest version decides, so exactly "amount" pass, however many race. A window that has not begun yet was
+  -- written when the clock was wrong, or windows were longer: it counts as over.
   insert into private.anonymous_requests as r (network, route, used, resets_at)
-  values (v_network, v_limit.route, 1, now() + make_interval(secs => v_limit.window_seconds))
+  values (v_network, v_limit.route, 1, now() + v_window)
   on conflict on constraint anonymous_requests_pkey do update set
-    used = case when r.resets_at > now() then r.used + 1 else 1 end,
-    resets_at = case when r.resets_at > now() then r.resets_at else excluded.resets_at end
-  where r.resets_at <= now() or r.used < v_limit.amount
+    used = case when r.resets_at > now() and r.resets_at <= clock_timestamp() + v_window then r.used + 1 else 1 end,
+    resets_at = case when r.resets_at > now() and r.resets_at <= clock_timestamp() + v_window then r.resets_at else excluded.resets_at end
+  where r.resets_at <= now() or r.resets_at > clock_timestamp() + v_window or r.used < v_limit.amount
   returning r.* into v_row;
   if found then
     return jsonb_build_object('allowed', true);
@@ -2179,11 +2184,13 @@ as $$
 declare
   v_deleted integer;
 begin
-  delete from private.anonymous_requests r where r.resets_at < now();
+  -- No window is longer than a day.
+  delete from private.anonymous_requests r where r.resets_at < now() or r.resets_at > now() + interval '24 hours';
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $$;
-comment on function private.delete_old_anonymous_requests() is 'Forgets addresses when their window is over. A job runs it. Answers how many.';
+comment on function private.delete_old_anonymous_requests() is
+  'Forgets addresses when their window is over, or lies where none can be. A job runs it. Answers how many.';
 
 create function private.provider_secret(name text) returns text
 language plpgsql stable security definer set search_path = ''

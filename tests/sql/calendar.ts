@@ -16,13 +16,13 @@ const asUtc = (local: string) => Date.parse(`${local.replace(' ', 'T')}Z`)
 const dateOf = (utc: number) => new Date(utc).toISOString().slice(0, 10)
 const offsetAt = (zone: string, at: number) => asUtc(localTime(zone, at)) - Math.floor(at / 1000) * 1000
 
-/** When a local date begins: at its (last) midnight or, when the clock skips that, right after the skip. */
+/** When a local date begins: at its first midnight or, when the clock skips that, right after the skip. */
 function startOfDate(zone: string, date: string): number {
   const midnight = `${date} 00:00:00`
   const utc = asUtc(midnight)
   const offsets = [-36, -12, 12, 36].map((hours) => offsetAt(zone, utc + hours * hour))
   const midnights = offsets.map((offset) => utc - offset).filter((at) => localTime(zone, at) === midnight)
-  if (midnights.length > 0) return Math.max(...midnights)
+  if (midnights.length > 0) return Math.min(...midnights)
   let [before, after] = [utc - 1.5 * day, utc + 1.5 * day]
   while (after - before > 1) {
     const middle = Math.floor((before + after) / 2)
@@ -32,8 +32,11 @@ function startOfDate(zone: string, date: string): number {
   return after
 }
 
+/** After a first midnight the clock may show the day before once more, so the next one is that of the day after tomorrow. */
 export function nextMidnight(zone: string, at: number): number {
-  return startOfDate(zone, dateOf(asUtc(`${localTime(zone, at).slice(0, 10)} 00:00:00`) + day))
+  const today = asUtc(`${localTime(zone, at).slice(0, 10)} 00:00:00`)
+  const starts = [1, 2].map((ahead) => startOfDate(zone, dateOf(today + ahead * day)))
+  return Math.min(...starts.filter((start) => start > at))
 }
 
 export function nextAnniversary(zone: string, signedUp: number, at: number): number {

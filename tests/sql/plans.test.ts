@@ -51,6 +51,60 @@ async function resetsAt(period: string, zone: string, signedUp: number, at: numb
   return row?.at.getTime()
 }
 
+/** One name for all zones whose clocks are put alike in these years, with the days in which that happens. */
+const clocks = (tx: Tx) => tx`
+  with noons as materialized (
+    select z.name, h.at, extract(epoch from h.at at time zone z.name - h.at at time zone 'UTC')::int as ahead
+    from pg_timezone_names z, generate_series(timestamptz '2024-12-31 12:00Z', '2028-01-01Z', interval '24 hours') h (at)
+    where z.name !~ '^posix'
+  ), alike as (
+    select array_agg(n.ahead order by n.at) as ahead, n.name from noons n group by n.name
+  )
+  select min(a.name) as name, (
+    select coalesce(array_agg(timestamptz '2024-12-31 12:00Z' + (d - 1) * interval '24 hours'), '{}')
+    from generate_series(2, cardinality(a.ahead)) d where a.ahead[d] <> a.ahead[d - 1]) as changes
+  from alike a group by a.ahead`
+
+/**
+ * Five days around each change of a clock. is_whole: whatever moment of the day asks, it ends at the same; is_first: no quarter of an hour
+ * before had its date already.
+ */
+const daysAtChanges = async (tx: Tx) => tx`
+  with recursive days as (
+    select c.name, 0 as n, e.starts, private.period_resets_at('day', c.name, now(), e.starts) as ends
+    from jsonb_to_recordset(${JSON.stringify(await clocks(tx))}::text::jsonb) c (name text, changes timestamptz[]),
+      unnest(c.changes) x (at),
+      lateral (select private.period_resets_at('day', c.name, now(), x.at - interval '84 hours') as starts) e
+    union all
+    select d.name, d.n + 1, d.ends, private.period_resets_at('day', d.name, now(), d.ends) from days d where d.n < 4
+  )
+  select d.name, d.starts, extract(epoch from d.ends - d.starts)::float8 / 3600 as hours,
+    (select bool_and(private.period_resets_at('day', d.name, now(), m.at) = d.ends)
+      from unnest(array[
+        d.starts + interval '1 microsecond', d.starts + interval '30 minutes', d.starts + interval '90 minutes',
+        d.ends - interval '90 minutes', d.ends - interval '1 microsecond']) m (at)) as is_whole,
+    (select bool_and((b.at at time zone d.name)::date < (d.starts at time zone d.name)::date)
+      from generate_series(1, 13) i, lateral (
+        select d.starts - interval '1 microsecond' - (i - 1) * interval '15 minutes' as at) b) as is_first
+  from days d`
+
+/** The months of who signed up on the 28th to the 31st: wanted is that day, last the last of the month in which it begins. */
+const monthsOfAYear = async (tx: Tx) => tx`
+  with recursive months as (
+    select c.name, w.day as wanted, s.at as signed_up_at, 0 as n, e.starts, private.period_resets_at('month', c.name, s.at, e.starts) as ends
+    from jsonb_to_recordset(${JSON.stringify(await clocks(tx))}::text::jsonb) c (name text), unnest(array[28, 29, 30, 31]) w (day),
+      lateral (select make_timestamp(2023, 1, w.day, 12, 0, 0) at time zone c.name as at) s,
+      lateral (select private.period_resets_at('month', c.name, s.at, timestamptz '2027-12-15Z') as starts) e
+    union all
+    select m.name, m.wanted, m.signed_up_at, m.n + 1, m.ends, private.period_resets_at('month', m.name, m.signed_up_at, m.ends)
+    from months m where m.n < 13
+  )
+  select m.name, m.starts, m.wanted, extract(day from m.starts at time zone m.name)::int as day,
+    extract(day from date_trunc('month', m.starts at time zone m.name) + interval '1 month - 1 day')::int as last,
+    extract(epoch from m.ends - m.starts)::float8 / 86400 as days,
+    private.period_resets_at('month', m.name, m.signed_up_at, m.ends - interval '1 microsecond') = m.ends as is_whole
+  from months m`
+
 describe('when a period ends', () => {
   test('a period of another length is an error', () =>
     rolledBack(async (tx) => {
@@ -59,7 +113,7 @@ describe('when a period ends', () => {
       expect(refused.sqlstate).toMatch(/^(20000|P0001)$/)
     }))
 
-  test('a day ends at the next local midnight, or right after it when the clock skips it', () =>
+  test('a day ends at the next local midnight, the first of two, or right after it when the clock skips it', () =>
     fc.assert(
       fc.asyncProperty(moments, async ({ zone, at }) => {
         const end = await resetsAt('day', zone, 0, at)
@@ -86,7 +140,14 @@ describe('when a period ends', () => {
   test.each([
     ['day', 'America/Havana', '2025-03-09T04:59:59Z', '2025-03-09T05:00:00Z', 'a skipped midnight'],
     ['day', 'Pacific/Apia', '2011-12-30T09:00:00Z', '2011-12-30T10:00:00Z', 'a skipped day'],
+    ['day', 'America/Havana', '2026-11-01T03:59:59Z', '2026-11-01T04:00:00Z', 'the first of two midnights'],
+    ['day', 'America/Havana', '2026-11-01T04:00:00Z', '2026-11-02T05:00:00Z', 'the hour between two midnights'],
+    ['day', 'Atlantic/Azores', '2026-10-24T23:59:59Z', '2026-10-25T00:00:00Z', 'the first of two midnights'],
+    ['day', 'Atlantic/Azores', '2026-10-25T00:30:00Z', '2026-10-26T01:00:00Z', 'the hour between two midnights'],
+    ['day', 'America/St_Johns', '2010-11-07T02:30:30Z', '2010-11-08T03:30:00Z', 'yesterday, once more'],
     ['day', 'Europe/Berlin', '2026-03-28T23:00:00Z', '2026-03-29T22:00:00Z', 'a day of 23 hours'],
+    ['month', 'America/Havana', '2026-10-31T12:00:00Z', '2026-11-30T05:00:00Z', 'the 31st of a short month'],
+    ['month', 'Atlantic/Azores', '2025-10-01T12:00:00Z', '2025-10-31T01:00:00Z', 'a clock that is put back'],
     ['month', 'UTC', '2024-02-28T23:59:59Z', '2024-02-29T00:00:00Z', 'the 31st in a leap year'],
     ['month', 'UTC', '2023-02-28T00:00:00Z', '2023-03-31T00:00:00Z', 'the moment of the anniversary itself'],
     ['month', 'UTC', '2024-12-31T12:00:00Z', '2025-01-31T00:00:00Z', 'the turn of the year'],
@@ -95,6 +156,26 @@ describe('when a period ends', () => {
 
     expect(await resetsAt(period, zone, signedUp, Date.parse(at))).toBe(Date.parse(end))
   })
+
+  test('in every zone that the server knows, days follow each other without a gap around each change of the clock', () =>
+    rolledBack(async (tx) => {
+      const days = await daysAtChanges(tx)
+
+      expect(days.length).toBeGreaterThan(500)
+      expect(days.filter(({ is_whole }) => !is_whole)).toEqual([])
+      expect(days.filter(({ is_first }) => !is_first)).toEqual([])
+      expect(days.filter(({ hours }) => hours < 19 || hours > 29)).toEqual([])
+    }))
+
+  test('in every zone that the server knows, months of who signed up on one of the last days follow each other', () =>
+    rolledBack(async (tx) => {
+      const months = await monthsOfAYear(tx)
+
+      expect(months.length).toBeGreaterThan(2000)
+      expect(months.filter(({ is_whole }) => !is_whole)).toEqual([])
+      expect(months.filter(({ day, wanted, last }) => day !== Math.min(wanted, last))).toEqual([])
+      expect(months.filter(({ days }) => days < 27.8 || days > 31.2)).toEqual([])
+    }))
 
   test('a total never ends', () =>
     rolledBack(async (tx) => {

@@ -161,13 +161,17 @@ export async function countersOf(sql: Sql | Tx, userId: string): Promise<Record<
   return Object.fromEntries(rows.map((row) => [row.name, [row.used, row.held]]))
 }
 
-/** Sets what an account has used and holds of a meter in the running period, which ends in an hour or when told. */
+/** Sets what an account has used and holds of a meter in the running period, which ends in an hour, a minute in 45 seconds, or when told. */
 export async function setCounter(
   sql: Sql | Tx,
   userId: string,
   meter: string,
   period: string,
-  { used, held = 0, resetsIn = '1 hour' }: { used: number; held?: number; resetsIn?: string },
+  {
+    used,
+    held = 0,
+    resetsIn = period === 'minute' ? '45 seconds' : '1 hour',
+  }: { used: number; held?: number; resetsIn?: string },
 ): Promise<void> {
   const until = sql`now() + ${resetsIn}::interval`
   const isHeld = meter.startsWith('ai_') && meter !== 'ai_requests'
