@@ -7,9 +7,10 @@ import { loadKeys } from '../stack/keys.ts'
 import { runningStack } from '../stack/state.ts'
 import { connect } from './import/directory.ts'
 import { importRows, type Result } from './import/import-rows.ts'
+import { countNotTaken } from './import/not-taken.ts'
 import { readFirebaseParameters } from './import/password-hash.ts'
 import { readRows } from './import/read-rows.ts'
-import { summary, writeReport } from './import/report.ts'
+import { notTakenSummary, summary, writeReport } from './import/report.ts'
 import { retryingFetch } from './import/retrying-fetch.ts'
 import { openState } from './import/state.ts'
 import { runScript } from './shared/run-script.ts'
@@ -20,13 +21,15 @@ Creates an account for every row of FILE, with the password it already has. Run 
   --dry-run               check every row and look for existing accounts; write nothing but the report
   --format ndjson|csv     otherwise by the name of FILE (.ndjson, .jsonl, .csv)
   --report PATH           one line per row; CSV when it ends in .csv (default: FILE.report.ndjson)
+  --not-taken             each line of the report names what its row has that is not taken; counts are told always
   --concurrency N         accounts under way at a time, 1 to 64 (default 8)
   --firebase-signer-key KEY|@FILE, --firebase-salt-separator TEXT, --firebase-rounds N, --firebase-mem-cost N
                           Firebase's hash parameters, for rows with password_hash and password_salt
 
 Fields: email (needed), password_hash (bcrypt, argon2i/id, $fbscrypt$), password_salt, email_confirmed, id (UUID),
 original_id, first_name, last_name, display_name, birth_date, locale, time_zone, created_at, plan. The names of
-"firebase auth:export" (localId, passwordHash, salt, ...) are understood, too.
+"firebase auth:export" (localId, passwordHash, salt, ...) are understood, too. Who is disabled, blocked, banned, locked,
+not enabled or not active, banned_until later than now, or of such a status, arrives suspended; who is deleted is refused.
 Target: SUPABASE_URL and SUPABASE_SECRET_KEY, otherwise the local stack that runs.
 An interrupted import goes on where it was when the same command is run again.
 Exit code: 0 every row has its account, 1 some rows do not (see the report), 2 it could not start or go on.`
@@ -35,6 +38,7 @@ type Options = {
   file: string
   format: 'ndjson' | 'csv'
   report: string
+  notTaken: boolean
   dryRun: boolean
   concurrency: number
   firebase: ReturnType<typeof readFirebaseParameters>
@@ -49,6 +53,7 @@ function readOptions(args: string[]): Options {
       'dry-run': { type: 'boolean', default: false },
       format: text,
       report: text,
+      'not-taken': { type: 'boolean', default: false },
       concurrency: text,
       'firebase-signer-key': text,
       'firebase-salt-separator': text,
@@ -73,7 +78,8 @@ function readOptions(args: string[]): Options {
   })
   // "npm run users:import FILE --dry-run" without "--": npm keeps the option, and nobody wants a real run then.
   const dryRun = values['dry-run'] || process.env.npm_config_dry_run === 'true'
-  return { file, format, report: values.report ?? `${file}.report.ndjson`, dryRun, concurrency, firebase }
+  const report = values.report ?? `${file}.report.ndjson`
+  return { file, format, report, notTaken: values['not-taken'], dryRun, concurrency, firebase }
 }
 
 async function findTarget(env: NodeJS.ProcessEnv): Promise<{ url: string; secretKey: string }> {
@@ -102,8 +108,10 @@ async function main(): Promise<number> {
   const source = readRows(options.file, options.format)
   const progress = showProgress(size, process.stderr.isTTY)
   const results: Result[] = []
-  const onResult = (result: Result) => {
-    results.push(result)
+  const counts = new Map<string, number>()
+  const onResult = ({ notTaken = [], ...result }: Result) => {
+    countNotTaken(counts, notTaken)
+    results.push(options.notTaken ? { ...result, notTaken } : result)
     if (result.outcome === 'created') state?.done(result)
     progress.update(source.bytesRead(), results.length)
   }
@@ -112,10 +120,9 @@ async function main(): Promise<number> {
     await importRows(source.rows, { ...options, directory, policy, isDone, onResult })
   } finally {
     progress.stop()
-    writeReport(options.report, results)
-    console.log(
-      `${options.dryRun ? 'Dry run, nothing was written. ' : ''}${summary(results, options.dryRun)}. Report: ${options.report}`,
-    )
+    writeReport(options.report, results, counts, options.notTaken)
+    const sentence = `${options.dryRun ? 'Dry run, nothing was written. ' : ''}${summary(results, options.dryRun)}`
+    console.log([`${sentence}. Report: ${options.report}`, notTakenSummary(counts)].filter(Boolean).join('\n'))
   }
   state?.drop()
   return results.every(({ outcome }) => outcome === 'created' || outcome === 'already_imported') ? 0 : 1

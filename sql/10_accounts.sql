@@ -32,7 +32,7 @@ comment on column public.profiles.plan_id is 'The plan that an operator gave: it
 comment on column public.profiles.parked_reason is
   'Why a verified e-mail does not make the account active: guardian_consent (too young), incomplete (birth date or terms are missing). Not user-writable.';
 comment on column public.profiles.do_not_sell is 'The latest choice made with set_do_not_sell; public.consents has all of them.';
-comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin.';
+comment on column public.profiles.time_zone is 'IANA name, such as Europe/Berlin; written in other letters it is stored as the name is spelled.';
 comment on column public.profiles.quota_time_zone is
   'The zone whose midnight resets daily limits. It follows time_zone, at most once per quota.time_zone_change_days, so that moving the clock gains nothing.';
 create index profiles_plan_id_idx on public.profiles (plan_id);
@@ -48,6 +48,21 @@ grant update (plan_id) on public.profiles to service_role;
 create trigger tg_profiles__timestamps before insert or update on public.profiles
   for each row execute function private.tg__timestamps();
 
+create function private.time_zone_name(value text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  -- Reading the names costs milliseconds, and most are this one.
+  if upper(value) = 'UTC' then
+    return 'UTC';
+  end if;
+  return (
+    select z.name from pg_catalog.pg_timezone_names z
+    where lower(z.name) = lower(value) order by z.name <> value, z.name limit 1);
+end $$;
+comment on function private.time_zone_name(text) is
+  'A time zone that this server knows, aliases such as Asia/Calcutta included, in the letters of its right name; null for anything else.';
+
 create function private.tg_profiles__time_zone() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -55,17 +70,20 @@ as $$
 declare
   v_days integer := (private.setting('quota.time_zone_change_days'))::integer;
 begin
-  if not exists (select from pg_catalog.pg_timezone_names where name = new.time_zone) then
+  new.time_zone := private.time_zone_name(new.time_zone);
+  if new.time_zone is null then
     perform private.raise_error('invalid_request_error', 'time_zone is not an IANA time zone.', 'Use a name such as Europe/Berlin.');
   end if;
-  if old.quota_time_zone_changed_at is null or old.quota_time_zone_changed_at < now() - make_interval(days => v_days) then
+  -- In other letters it may be the zone that was there before.
+  if (new.time_zone is distinct from old.time_zone or new.time_zone is distinct from old.quota_time_zone)
+    and (old.quota_time_zone_changed_at is null or old.quota_time_zone_changed_at < now() - make_interval(days => v_days)) then
     new.quota_time_zone := new.time_zone;
     new.quota_time_zone_changed_at := now();
   end if;
   return new;
 end $$;
 comment on function private.tg_profiles__time_zone() is
-  'Checks the zone and lets the quota follow it at most once per quota.time_zone_change_days.';
+  'Checks the zone, writes it as its name is spelled, and lets the quota follow it at most once per quota.time_zone_change_days.';
 create trigger tg_profiles__time_zone before update of time_zone on public.profiles
   -- Also when the zone is saved again: after the wait the quota can then catch up with it.
   for each row when (new.time_zone is distinct from old.time_zone or new.time_zone is distinct from old.quota_time_zone)
@@ -108,8 +126,8 @@ comment on function private.locale_or_default(text) is 'A language tag such as d
 
 create function private.time_zone_or_default(value text) returns text
 language sql stable security invoker set search_path = ''
-return coalesce((select z.name from pg_catalog.pg_timezone_names z where z.name = value and value <> 'UTC'), 'UTC');
-comment on function private.time_zone_or_default(text) is 'An IANA time zone that this server knows; UTC for anything else.';
+return coalesce(private.time_zone_name(value), 'UTC');
+comment on function private.time_zone_or_default(text) is 'An IANA time zone that this server knows, in any letters; UTC for anything else.';
 
 create function private.create_account(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''

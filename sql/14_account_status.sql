@@ -185,6 +185,29 @@ comment on function public.delete_account(uuid, text) is
   'For admins and the service role: the account is closed at once, like a suspended one; its data is erased later. Answers the status.';
 grant execute on function public.delete_account(uuid, text) to authenticated, service_role;
 
+create function private.tg_users__suspend_imported() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_reason text;
+begin
+  select private.text_or_null(u.raw_app_meta_data ->> 'suspended', 500) into v_reason
+  from auth.users u where u.id = new.id and u.raw_app_meta_data ->> 'registered_by' = 'import';
+  if v_reason is not null then
+    perform private.change_account_status(new.id, 'suspended', v_reason);
+    -- The reason is in account_status_changes now, and tokens carry app_metadata.
+    update auth.users u set raw_app_meta_data = u.raw_app_meta_data - 'suspended' where u.id = new.id;
+  end if;
+  return null;
+end $$;
+comment on function private.tg_users__suspend_imported() is
+  'Who was locked in the old system is suspended from the first moment: an import says why in app_metadata.suspended, which only the secret key writes. reinstate_account lets them in.';
+-- Deferred, as palisade_confirm_registration is: the Auth service writes app_metadata after the insert.
+create constraint trigger palisade_suspend_imported after insert on auth.users
+  deferrable initially deferred
+  for each row execute function private.tg_users__suspend_imported();
+
 create function private.delete_own_account() returns text
 language plpgsql volatile security definer set search_path = ''
 as $$

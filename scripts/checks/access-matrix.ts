@@ -318,6 +318,7 @@ export const functions = {
   'private.status_to_return_to(uuid, text)': 'invoker; -',
   'private.take_invite(text, uuid)': 'invoker; -',
   'private.take_place_under_cap(uuid)': 'invoker; -',
+  'private.time_zone_name(text)': 'invoker; -',
   'private.time_zone_or_default(text)': 'invoker; -',
 
   // Behind the API: what authorises in its first statement, and ids for columns' defaults.
@@ -346,6 +347,7 @@ export const functions = {
   'private.tg_users__gates()': 'definer; -',
   'private.tg_psychology_tests__count()': 'definer; -',
   'private.tg_users__activate_account()': 'definer; -',
+  'private.tg_users__suspend_imported()': 'definer; -',
   'private.tg_users__create_account()': 'definer; -',
 
   // Everything else runs with the rights of its caller, who is one of the above or a direct connection.

@@ -1,6 +1,7 @@
 /** One row as it must be: checked, with one spelling for everything, ready for the admin API. */
 import { z } from 'zod'
 import { accountId } from './account-id.ts'
+import { oldState } from './old-state.ts'
 import { type FirebaseParameters, firebaseHash, isPasswordHash } from './password-hash.ts'
 
 export type NewAccount = {
@@ -10,6 +11,8 @@ export type NewAccount = {
   emailConfirmed: boolean
   birthDate: string | undefined
   plan: string | undefined
+  /** Why the account arrives suspended. */
+  suspended: string | undefined
   userMetadata: Record<string, string>
   appMetadata: Record<string, string>
 }
@@ -37,7 +40,7 @@ const rowSchema = z.object({
     .regex(/^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$/)
     .max(35)
     .optional(),
-  time_zone: z.string().max(64).refine(isTimeZone, 'not an IANA time zone').optional(),
+  time_zone: z.string().trim().max(64).refine(isTimeZone, 'not an IANA time zone').transform(inItsLetters).optional(),
   created_at: moment.optional(),
   plan: z.string().min(1).max(64).optional(),
 })
@@ -52,6 +55,9 @@ const firebaseNames: Record<string, string> = {
   createdAt: 'created_at',
 }
 
+/** Every name of a field that is taken, beside those of an account's state. */
+export const takenNames = new Set([...Object.keys(rowSchema.shape), ...Object.keys(firebaseNames)])
+
 export function checkRow(fields: unknown, firebase: FirebaseParameters | undefined): NewAccount | { refused: string } {
   const parsed = rowSchema.safeParse(inOurNames(fields))
   if (!parsed.success) {
@@ -61,6 +67,8 @@ export function checkRow(fields: unknown, firebase: FirebaseParameters | undefin
   const row = parsed.data
   const passwordHash = hashOf(row, firebase)
   if (typeof passwordHash === 'object') return passwordHash
+  const state = oldState(z.record(z.string(), z.unknown()).parse(fields))
+  if ('refused' in state) return state
   return {
     id: row.id ?? accountId(row.email),
     email: row.email,
@@ -68,6 +76,7 @@ export function checkRow(fields: unknown, firebase: FirebaseParameters | undefin
     emailConfirmed: row.email_confirmed,
     birthDate: row.birth_date,
     plan: row.plan,
+    suspended: state.suspended,
     userMetadata: given({
       first_name: row.first_name,
       last_name: row.last_name,
@@ -80,6 +89,7 @@ export function checkRow(fields: unknown, firebase: FirebaseParameters | undefin
       registered_by: 'import',
       original_id: row.original_id,
       original_created_at: row.created_at?.toISOString(),
+      suspended: state.suspended,
     }),
   }
 }
@@ -110,11 +120,22 @@ function isPastDay(day: string): boolean {
   return day >= '1900-01-01' && day < new Date().toISOString().slice(0, 10)
 }
 
+/** Aliases, too, in any letters; no distance from UTC, which Intl would take. */
 function isTimeZone(zone: string): boolean {
+  return /^[a-z]/i.test(zone) && resolvedZone(zone) !== undefined
+}
+
+/** The right name; an alias that Intl knows by another name stays as it is, and the database writes it in its letters. */
+function inItsLetters(zone: string): string {
+  const resolved = resolvedZone(zone)
+  return resolved?.toLowerCase() === zone.toLowerCase() ? resolved : zone
+}
+
+function resolvedZone(zone: string): string | undefined {
   try {
-    return zone.includes('/') || zone === 'UTC' ? new Intl.DateTimeFormat('en', { timeZone: zone }) !== null : false
+    return new Intl.DateTimeFormat('en', { timeZone: zone }).resolvedOptions().timeZone
   } catch {
-    return false
+    return undefined
   }
 }
 

@@ -1,13 +1,23 @@
 /** The import itself: every row comes to one outcome, and as many are under way at a time as allowed. */
 import { StackError } from '../../stack/config.ts'
-import { checkRow, isUnderAge, type NewAccount } from './check-row.ts'
+import { checkRow, isUnderAge, type NewAccount, takenNames } from './check-row.ts'
 import type { Created, Directory, Policy } from './directory.ts'
+import { notTaken } from './not-taken.ts'
 import type { FirebaseParameters } from './password-hash.ts'
 import type { Row } from './read-rows.ts'
 
 export const outcomes = ['created', 'already_imported', 'duplicate', 'exists', 'refused', 'failed'] as const
 type Outcome = (typeof outcomes)[number]
-export type Result = { row: number; digest: string; email: string; outcome: Outcome; reason: string }
+/** suspended: it arrives so. notTaken: what was left behind of a row that has its account, or would have. */
+export type Result = {
+  row: number
+  digest: string
+  email: string
+  outcome: Outcome
+  reason: string
+  suspended?: boolean
+  notTaken?: string[]
+}
 
 export type World = {
   directory: Directory
@@ -65,16 +75,23 @@ async function importRow(row: Row, seen: Seen, world: World): Promise<Result> {
   if (earlier !== undefined) return end('duplicate', email, `the same account as row ${earlier}`)
   seen.emails.set(email, row.number)
   seen.ids.set(account.id, row.number)
-  if (world.isDone(row)) return end('created', email, 'before the interruption')
+  const told = (...[outcome, reason]: [Outcome, string]): Result => {
+    if (outcome !== 'created' && outcome !== 'already_imported') return end(outcome, email, reason)
+    const suspended = outcome === 'created' && account.suspended !== undefined
+    const state = account.suspended && `${suspended ? 'suspended' : 'not looked at again'}: ${account.suspended}`
+    const reasons = [reason, state].filter(Boolean).join('; ')
+    return { ...end(outcome, email, reasons), suspended, notTaken: notTaken(row.fields, takenNames) }
+  }
+  if (world.isDone(row)) return told('created', 'before the interruption')
   const answer = await (world.dryRun ? world.directory.look(account) : world.directory.create(account))
-  return end(...outcomeOf(answer, email))
+  return told(...outcomeOf(answer))
 }
 
-function outcomeOf(answer: Created, email: string): [Outcome, string, string] {
-  if (answer === 'created') return ['created', email, '']
-  if (answer === 'known') return ['already_imported', email, 'an earlier import made this account']
-  if (answer === 'taken') return ['exists', email, 'an account with this address was there before']
-  return ['failed', email, answer.failed]
+function outcomeOf(answer: Created): [Outcome, string] {
+  if (answer === 'created') return ['created', '']
+  if (answer === 'known') return ['already_imported', 'an earlier import made this account']
+  if (answer === 'taken') return ['exists', 'an account with this address was there before']
+  return ['failed', answer.failed]
 }
 
 function refusalBy(policy: Policy, account: NewAccount): string | undefined {

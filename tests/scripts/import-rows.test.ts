@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { accountId } from '../../scripts/import/account-id.ts'
-import { checkRow, isUnderAge } from '../../scripts/import/check-row.ts'
+import { checkRow, isUnderAge, takenNames } from '../../scripts/import/check-row.ts'
+import { countNotTaken, notTaken } from '../../scripts/import/not-taken.ts'
 import { firebaseHash, isPasswordHash, readFirebaseParameters } from '../../scripts/import/password-hash.ts'
 import { readRows } from '../../scripts/import/read-rows.ts'
 import { writeReport } from '../../scripts/import/report.ts'
@@ -120,6 +121,27 @@ describe('rows', () => {
     })
   })
 
+  test.each([
+    ['europe/zurich', 'Europe/Zurich'],
+    [' AMERICA/NEW_YORK ', 'America/New_York'],
+    ['utc', 'UTC'],
+  ])('the time zone %j is %s', (zone, name) => {
+    expect(accountOf({ email: 'a@b.co', time_zone: zone }).userMetadata.time_zone).toBe(name)
+  })
+
+  test.each(['Japan', 'Asia/Calcutta', 'asia/kolkata', 'US/Pacific', 'GMT'])(
+    'the alias %s is a time zone, too',
+    (zone) => {
+      expect(accountOf({ email: 'a@b.co', time_zone: zone }).userMetadata.time_zone?.toLowerCase()).toBe(
+        zone.toLowerCase(),
+      )
+    },
+  )
+
+  test.each(['+02:00', 'Mars', '', 'UTC+2'])('%j is no time zone', (zone) => {
+    expect(refusalOf({ email: 'a@b.co', time_zone: zone })).toMatch(/^time_zone: /)
+  })
+
   test('a row of a Firebase export is understood', () => {
     const account = accountOf({
       localId: 'fb1',
@@ -139,6 +161,56 @@ describe('rows', () => {
     })
   })
 
+  test.each<[string, Record<string, unknown>]>([
+    ['Firebase', { disabled: true }],
+    ['Firebase as CSV', { disabled: 'true' }],
+    ['Auth0', { blocked: true }],
+    ['Clerk', { banned: true, locked: false }],
+    ['Clerk after too many failures', { banned: false, locked: true }],
+    ['Supabase', { banned_until: '2999-01-01 00:00:00+00' }],
+    ['Supabase, for ever', { banned_until: 'infinity' }],
+    ['Cognito', { Enabled: false, UserStatus: 'CONFIRMED' }],
+    ['Cognito, archived', { Enabled: 'true', UserStatus: 'ARCHIVED' }],
+    ['Cognito, compromised', { UserStatus: 'COMPROMISED' }],
+    ['Okta', { status: 'SUSPENDED' }],
+    ['Okta, locked out', { status: 'LOCKED_OUT' }],
+    ['Keycloak', { enabled: false }],
+    ['Entra', { accountEnabled: 'false' }],
+    ['Django', { is_active: 0 }],
+    ['a table of its own', { suspended: 'yes' }],
+  ])('who was shut out at %s arrives suspended', (_system, fields) => {
+    const account = accountOf({ email: 'a@b.co', ...fields })
+
+    expect(account.suspended).toMatch(/^\w+ is \S+.* in the old system$/)
+    expect(account.appMetadata.suspended).toBe(account.suspended)
+  })
+
+  test.each<[string, Record<string, unknown>]>([
+    ['Firebase', { disabled: false }],
+    ['Auth0', { blocked: null }],
+    ['Clerk', { banned: 'false', locked: '0' }],
+    ['Supabase, whose ban is over', { banned_until: '2020-01-01 00:00:00.5+00', deleted_at: null }],
+    ['Cognito', { Enabled: true, UserStatus: 'FORCE_CHANGE_PASSWORD' }],
+    ['Okta', { status: 'PASSWORD_EXPIRED' }],
+    ['Django', { is_active: 1 }],
+    ['a system that does not say', {}],
+  ])('who was let in at %s is let in here', (_system, fields) => {
+    const account = accountOf({ email: 'a@b.co', ...fields })
+
+    expect([account.suspended, 'suspended' in account.appMetadata]).toEqual([undefined, false])
+  })
+
+  test.each<[string, Record<string, unknown>]>([
+    ['disabled', { disabled: 'perhaps' }],
+    ['is_active', { is_active: 2 }],
+    ['status', { status: 'frozen' }],
+    ['banned_until', { banned_until: 'tomorrow' }],
+    ['deleted_at', { deleted_at: '2024-01-01T00:00:00Z' }],
+    ['status', { status: 'DELETED' }],
+  ])('a row whose %s is %j makes nobody', (field, fields) => {
+    expect(refusalOf({ email: 'a@b.co', ...fields })).toMatch(new RegExp(`^${field}: `))
+  })
+
   test('the id follows from the address, as a UUID version 5', () => {
     expect(accountId('a@b.co')).toBe(accountId('a@b.co'))
     expect(accountId('a@b.co')).not.toBe(accountId('b@b.co'))
@@ -156,6 +228,78 @@ describe('rows', () => {
     ['2015-03-01', '2028-02-29', true],
   ])('born %s is on %s under 13: %j', (birthDate, today, expected) => {
     expect(isUnderAge(birthDate, 13, new Date(today))).toBe(expected)
+  })
+})
+
+describe('what is not taken', () => {
+  const leftOf = (fields: unknown) => notTaken(fields, takenNames)
+
+  test('of a row that has everything: second factors, phones, other sign-ins, claims, pictures, and by their names the rest', () => {
+    const left = leftOf({
+      ...{
+        localId: 'x',
+        email: 'a@b.co',
+        passwordHash: 'x',
+        salt: 'x',
+        disabled: true,
+        displayName: 'A',
+        createdAt: '1580637600000',
+      },
+      mfaInfo: [{ mfaEnrollmentId: 'x', phoneInfo: '+1' }],
+      phoneNumber: '+15550100',
+      providerUserInfo: [{ providerId: 'password' }, { providerId: 'google.com' }],
+      customAttributes: '{"admin":true}',
+      photoUrl: 'https://example.com/a.png',
+      lastSignedInAt: '1580637600000',
+    })
+
+    expect(left).toEqual([
+      'second factors (mfaInfo)',
+      'phone numbers (phoneNumber)',
+      'sign-ins with other providers (providerUserInfo)',
+      'claims and metadata (customAttributes)',
+      'pictures (photoUrl)',
+      'lastSignedInAt',
+    ])
+  })
+
+  test.each<[string, string]>([
+    ['totp_secret', 'second factors'],
+    ['two_factor_enabled', 'second factors'],
+    ['multifactor', 'second factors'],
+    ['backup_codes', 'second factors'],
+    ['UserMFASettingList', 'second factors'],
+    ['phone_number', 'phone numbers'],
+    ['identities', 'sign-ins with other providers'],
+    ['external_accounts', 'sign-ins with other providers'],
+    ['raw_app_meta_data', 'claims and metadata'],
+    ['app_metadata', 'claims and metadata'],
+  ])('%s is among the %s', (field, kind) => {
+    expect(leftOf({ [field]: ['x'] })).toEqual([`${kind} (${field})`])
+  })
+
+  test.each<unknown>([
+    {
+      mfaInfo: [],
+      phoneNumber: '',
+      identities: [{ provider: 'email', id: 1 }],
+      customAttributes: '{}',
+      totp_enabled: false,
+    },
+    { providerUserInfo: [{ providerId: 'password', federatedId: 'a@b.co' }], app_metadata: {}, photoUrl: null },
+    { email: 'a@b.co', locale: 'de', banned: true, Enabled: true },
+    ['a'],
+    null,
+  ])('%j leaves nothing behind', (fields) => {
+    expect(leftOf(fields)).toEqual([])
+  })
+
+  test('is counted by row, and a file whose keys are data has a limit', () => {
+    const counts = new Map<string, number>()
+    for (let n = 0; n < 1000; n += 1) countNotTaken(counts, ['lastSignedInAt', `key ${n}`])
+
+    expect(counts.get('lastSignedInAt')).toBe(1000)
+    expect([counts.size, counts.get('other fields')]).toEqual([101, 901])
   })
 })
 

@@ -165,6 +165,71 @@ test('duplicates in the file and existing accounts are reported and not touched'
   expect(api.users.get(old.id)).toEqual(old)
 })
 
+test('who was disabled is made suspended in the same request, and the report and the dry run say so', async () => {
+  writeRows([
+    row(1),
+    row(2, { disabled: true }),
+    row(3, { banned_until: '2999-01-01T00:00:00Z' }),
+    row(4, { blocked: 'maybe' }),
+  ])
+
+  const dry = await run([file(), '--dry-run'])
+  const dryReport = report()
+  const { code, output } = await run([file()])
+
+  expect(api.users.get(accountId('u1@example.com'))?.app_metadata).toEqual({ registered_by: 'import' })
+  expect(api.users.get(accountId('u2@example.com'))?.app_metadata).toEqual({
+    registered_by: 'import',
+    suspended: 'disabled is true in the old system',
+  })
+  expect(report()).toEqual([
+    { row: 1, email: 'u1@example.com', outcome: 'created', reason: '' },
+    { row: 2, email: 'u2@example.com', outcome: 'created', reason: 'suspended: disabled is true in the old system' },
+    {
+      row: 3,
+      email: 'u3@example.com',
+      outcome: 'created',
+      reason: expect.stringContaining('suspended: banned_until is 2999'),
+    },
+    { row: 4, email: 'u4@example.com', outcome: 'refused', reason: expect.stringMatching(/^blocked: /) },
+  ])
+  expect(dryReport).toEqual(report())
+  expect(dry.output).toMatch(/4 rows: 3 to create \(2 suspended\), 1 refused/)
+  expect([code, output]).toEqual([1, expect.stringMatching(/4 rows: 3 created \(2 suspended\), 1 refused/)])
+})
+
+test('what is not taken is counted, by row when asked, and a dry run says the same', async () => {
+  const mfaInfo = [{ mfaEnrollmentId: 'x', phoneInfo: '+15550100' }]
+  writeRows([
+    row(1, { mfaInfo, phoneNumber: '+15550100' }),
+    row(2, { mfaInfo }),
+    row(3),
+    row(3, { mfaInfo }),
+    row(5, { plan: 'x', mfaInfo }),
+  ])
+  const counts = [
+    { row: null, email: '', outcome: 'not_taken', reason: 'second factors (mfaInfo): 2 rows' },
+    { row: null, email: '', outcome: 'not_taken', reason: 'phone numbers (phoneNumber): 1 row' },
+  ]
+
+  const dry = await run([file(), '--dry-run', '--not-taken'])
+  const dryReport = report()
+  const real = await run([file()])
+
+  const told = /Not taken:\n {2}second factors \(mfaInfo\): 2 rows\n {2}phone numbers \(phoneNumber\): 1 row\n/
+  expect([dry.output, real.output]).toEqual([expect.stringMatching(told), expect.stringMatching(told)])
+  expect(report().slice(5)).toEqual(counts)
+  expect(dryReport.slice(5)).toEqual(counts)
+  expect(dryReport.slice(0, 5).map((line) => line.not_taken)).toEqual([
+    'second factors (mfaInfo), phone numbers (phoneNumber)',
+    'second factors (mfaInfo)',
+    '',
+    '',
+    '',
+  ])
+  expect(report()[0]).not.toHaveProperty('not_taken')
+})
+
 test('a second run finds everything and changes nothing', async () => {
   writeRows([row(1), row(2)])
   await run([file()])

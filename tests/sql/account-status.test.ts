@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { adult, asAccount, newcomer, profileOf, setSetting, signUp } from './registration-support.ts'
+import { adult, asAccount, insertAndCommit, newcomer, profileOf, setSetting, signUp } from './registration-support.ts'
 import {
   type Account,
   asRole,
@@ -38,6 +38,56 @@ const makeAdmin = async (sql: Sql | Tx): Promise<Account> => {
 }
 const asAdmin = <T>(tx: Tx, admin: Account, act: (tx: Tx) => Promise<T>, aal = 'aal2') =>
   asRole(tx, 'authenticated', { sub: admin.id, role: 'authenticated', session_id: admin.sessionId, aal }, act)
+
+describe('who was locked in the system that they are imported from', () => {
+  const imported = async (tx: Tx, more: object, confirmed = true) => {
+    const user = newcomer({ data: {}, confirmed, appMetadata: { registered_by: 'import', ...more } })
+    await insertAndCommit(tx, user)
+    return user.id
+  }
+  const metadataOf = async (tx: Tx, id: string) =>
+    (await tx`select raw_app_meta_data as app from auth.users where id = ${id}`)[0]?.app
+
+  test.each([
+    ['says it of themselves', { data: { suspended: 'x', registered_by: 'import' } }],
+    ['is no import', { appMetadata: { registered_by: 'admin', suspended: 'x' } }],
+    ['has no reason', { appMetadata: { registered_by: 'import', suspended: ' ' } }],
+  ])('is nobody who %s', (_who, given) =>
+    rolledBack(async (tx) => {
+      const user = newcomer({ confirmed: true, ...given })
+
+      await insertAndCommit(tx, user)
+
+      expect(await profileOf(tx, user.id)).toMatchObject({ status: 'active' })
+    }),
+  )
+
+  test('is suspended in the transaction that makes the account, with the reason, and no token carries it', () =>
+    rolledBack(async (tx) => {
+      const id = await imported(tx, { suspended: 'disabled is true in the old system' })
+
+      expect(await profileOf(tx, id)).toMatchObject({ status: 'suspended' })
+      expect(await changesOf(tx, id)).toMatchObject([
+        { from_status: 'active', to_status: 'suspended', reason: 'disabled is true in the old system', actor_id: null },
+      ])
+      expect(await authOf(tx, id)).toMatchObject({ banned: true })
+      expect(await metadataOf(tx, id)).toEqual({ provider: 'email', registered_by: 'import' })
+      const [gate] = await tx`select is_active from private.accounts where user_id = ${id}`
+      expect(gate).toEqual({ is_active: false })
+    }))
+
+  test('stays suspended when the address is confirmed, until somebody reinstates the account', () =>
+    rolledBack(async (tx) => {
+      const id = await imported(tx, { suspended: 'banned' }, false)
+      await tx`update auth.users set email_confirmed_at = now() where id = ${id}`
+      const before = await profileOf(tx, id)
+
+      const status = await change(tx, 'reinstate', id)
+
+      expect(before).toMatchObject({ status: 'suspended' })
+      expect([status, await authOf(tx, id)]).toEqual(['active', { banned: false, sessions: 0 }])
+    }))
+})
 
 describe('suspend, reinstate and delete', () => {
   const verbs: Verb[] = ['suspend', 'reinstate', 'delete']

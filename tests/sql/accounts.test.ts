@@ -263,7 +263,7 @@ describe('the profile', () => {
 })
 
 describe('the time zone', () => {
-  test.each(['Mars/Olympus', 'europe/berlin', '', '+02:00', `UTC'; select 1; --`])('%j is refused', (zone) =>
+  test.each(['Mars/Olympus', 'Europe/Berlin ', '', '+02:00', `UTC'; select 1; --`])('%j is refused', (zone) =>
     rolledBack(async (tx) => {
       const account = await newAccount(tx)
 
@@ -272,6 +272,33 @@ describe('the time zone', () => {
       expect(refused).toMatchObject({ code: 'invalid_request_error', status: 400 })
     }),
   )
+
+  test.each([
+    ['europe/berlin', 'Europe/Berlin'],
+    ['AMERICA/PORT-AU-PRINCE', 'America/Port-au-Prince'],
+    ['asia/calcutta', 'Asia/Calcutta'],
+    ['japan', 'Japan'],
+    ['utc', 'UTC'],
+    ['etc/gmt+3', 'Etc/GMT+3'],
+  ])('%s is stored as %s, and moves the daily limits along', (zone, name) =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+
+      await setZone(tx, account, zone)
+
+      expect(await zonesOf(tx, account)).toEqual([name, name])
+    }),
+  )
+
+  test('the zone of today in other letters is no change', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await setZone(tx, account, 'utc')
+
+      await setZone(tx, account, 'Asia/Tokyo')
+
+      expect(await zonesOf(tx, account)).toEqual(['Asia/Tokyo', 'Asia/Tokyo'])
+    }))
 
   test('the first change moves the daily limits along', () =>
     rolledBack(async (tx) => {

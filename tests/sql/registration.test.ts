@@ -654,6 +654,16 @@ describe('the hook', () => {
       expect(await creditsOf(tx, user.id)).toEqual({ balance: 100, held: 0 })
     }))
 
+  test('a time zone in other letters is stored as its name is spelled', () =>
+    rolledBack(async (tx) => {
+      const user = newcomer({ data: { ...adult, time_zone: 'america/argentina/BUENOS_AIRES' } })
+
+      await signUp(tx, user)
+
+      const name = 'America/Argentina/Buenos_Aires'
+      expect(await profileOf(tx, user.id)).toMatchObject({ time_zone: name, quota_time_zone: name })
+    }))
+
   test('language and time zone are taken over when they are real ones', () =>
     rolledBack(async (tx) => {
       const [real, unreal] = [

@@ -92,6 +92,25 @@ test.each([
   expect((await client.rpc('get_my_credits')).data).toMatchObject({ balance: 100 })
 })
 
+test('who was disabled in the old system arrives suspended: no sign-in, until somebody reinstates the account', async () => {
+  const email = newEmail()
+  const more = { email_confirmed: true, disabled: true, time_zone: 'europe/zurich' }
+
+  const { ended, outcomes } = start([{ email, password_hash: await bcryptHash(), ...more }])
+
+  expect([await ended, outcomes()]).toEqual([0, ['created']])
+  const client = clientWith(target().publishableKey)
+  const signIn = () => client.auth.signInWithPassword({ email, password: oldPassword })
+  expect((await signIn()).error?.code).toBe('user_banned')
+  const admin = clientWith(target().secretKey)
+  const { data } = await admin.rpc('find_account', { email })
+  expect(data).toMatchObject([{ status: 'suspended' }])
+  const reinstated = await admin.rpc('reinstate_account', { user_id: data?.[0]?.id ?? '', reason: 'test' })
+  expect(reinstated.data).toBe('active')
+  expect((await signIn()).error).toBeNull()
+  expect((await client.from('profiles').select('time_zone').single()).data).toEqual({ time_zone: 'Europe/Zurich' })
+})
+
 test('killed half-way and run again, every account is there exactly once', { timeout: 120_000 }, async () => {
   const hash = await bcryptHash()
   const emails = Array.from({ length: 200 }, () => newEmail())
