@@ -288,6 +288,7 @@ describe('what is not taken', () => {
     },
     { providerUserInfo: [{ providerId: 'password', federatedId: 'a@b.co' }], app_metadata: {}, photoUrl: null },
     { email: 'a@b.co', locale: 'de', banned: true, Enabled: true },
+    { provider: 'email', providers: ['password'], totp_enabled: 0 },
     ['a'],
     null,
   ])('%j leaves nothing behind', (fields) => {
