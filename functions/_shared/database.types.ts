@@ -537,6 +537,7 @@ export type Database = {
           asset: string
           credential_id: string
           price: number | null
+          price_path: string[] | null
           quote_currency: string
           updated_at: string
           user_id: string
@@ -548,6 +549,7 @@ export type Database = {
           asset: string
           credential_id: string
           price?: number | null
+          price_path?: string[] | null
           quote_currency: string
           updated_at?: string
           user_id: string
@@ -558,6 +560,7 @@ export type Database = {
           asset?: string
           credential_id?: string
           price?: number | null
+          price_path?: string[] | null
           quote_currency?: string
           updated_at?: string
           user_id?: string
@@ -1089,6 +1092,45 @@ export type Database = {
           position?: number
         }
         Relationships: []
+      }
+      portfolio_skipped_rows: {
+        Row: {
+          content: NonNullable<Json>
+          credential_id: string
+          id: string
+          kind: string
+          reason: string
+          skipped_at: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          content: NonNullable<Json>
+          credential_id: string
+          id: string
+          kind: string
+          reason: string
+          skipped_at?: string
+          user_id: string
+        }
+        Update: {
+          content?: NonNullable<Json>
+          credential_id?: string
+          id?: string
+          kind?: string
+          reason?: string
+          skipped_at?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'portfolio_skipped_rows_credential_id_user_id_fkey'
+            columns: ['credential_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'credentials'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
       }
       portfolio_snapshots: {
         Row: {

@@ -12,6 +12,7 @@ insert into private.settings (key, value, description) values
   ('portfolio.quote_currency', '"USD"', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
   ('portfolio.sync_minutes', '15', 'Minutes between two syncs of a credential, a tenth more or less.'),
   ('portfolio.lease_seconds', '120', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
+  ('portfolio.skipped_rows', '500', 'How many skipped holdings, and how many skipped trades, of a credential its owner can see; more are only counted.'),
   ('portfolio.price_minutes', '15', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
   ('portfolio.hourly_after_days', '90', 'After so many days only the last portfolio snapshot of each hour is kept.'),
   ('portfolio.daily_after_days', '365', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
@@ -27,6 +28,7 @@ create table public.holdings (
   price numeric check (price > 0 and price < 1e20 and price = trunc(price, 18)),
   value numeric,
   quote_currency text not null check (length(quote_currency) between 1 and 40),
+  price_path text[] check (cardinality(price_path) <= 2 and length(price_path::text) <= 400),
   updated_at timestamptz not null default now(),
   primary key (credential_id, asset),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
@@ -35,6 +37,8 @@ create table public.holdings (
 comment on table public.holdings is
   'What each credential''s account on its exchange held at its last sync, by asset. Replaced by every sync; written by functions only.';
 comment on column public.holdings.price is 'Of one unit, in quote_currency, at the last sync; null when nobody knew one.';
+comment on column public.holdings.price_path is
+  'Over which markets of the exchange the price came, at most two: {BTC/USDT}, {USD/CAD} the other way round, {XYZ/BTC,BTC/USD} over a third asset. Null without a price, and where none was needed.';
 comment on column public.holdings.value is 'amount times price, exact; null without a price.';
 create index holdings_user_id_idx on public.holdings (user_id);
 alter table public.holdings enable row level security;
@@ -78,6 +82,29 @@ alter table public.trades enable row level security;
 alter table public.trades force row level security;
 revoke all on public.trades from anon, authenticated, service_role;
 grant select on public.trades to authenticated, service_role;
+
+create table public.portfolio_skipped_rows (
+  credential_id uuid not null,
+  kind text not null check (kind in ('holding', 'trade')),
+  id text not null check (length(id) between 1 and 200),
+  user_id uuid not null,
+  reason text not null check (reason ~ '^[a-z_]{3,40}$'),
+  content jsonb not null check (octet_length(content::text) <= 8000),
+  skipped_at timestamptz not null default now(),
+  primary key (credential_id, kind, id),
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
+);
+comment on table public.portfolio_skipped_rows is
+  'What an exchange told and the portfolio leaves out, because it cannot be read: holdings as of the last sync, trades until a later sync can read them. At most portfolio.skipped_rows of each kind and credential; get_my_portfolio_syncs counts the others, too. Written by functions only.';
+comment on column public.portfolio_skipped_rows.id is 'Of a holding its asset, of a trade the exchange''s id, as far as they could be read.';
+comment on column public.portfolio_skipped_rows.reason is
+  'Why, as a code: amount_not_positive, price_not_positive, fee_takes_all, fee_without_asset, too_many_decimals, too_large, name_not_readable, base_is_quote or not_readable.';
+comment on column public.portfolio_skipped_rows.content is 'What the exchange told, as far as it could be read.';
+create index portfolio_skipped_rows_user_id_idx on public.portfolio_skipped_rows (user_id);
+alter table public.portfolio_skipped_rows enable row level security;
+alter table public.portfolio_skipped_rows force row level security;
+revoke all on public.portfolio_skipped_rows from anon, authenticated, service_role;
+grant select on public.portfolio_skipped_rows to authenticated, service_role;
 
 create table public.portfolio_snapshots (
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -340,6 +367,8 @@ create table private.portfolio_syncs (
   last_synced_at timestamptz,
   cursor jsonb not null default '{}' check (length(cursor::text) <= 16000),
   error text check (length(error) <= 500),
+  skipped_holdings integer not null default 0 check (skipped_holdings >= 0),
+  skipped_trades integer not null default 0 check (skipped_trades >= 0),
   created_at timestamptz not null default now(),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
 );
@@ -349,6 +378,8 @@ comment on column private.portfolio_syncs.leased_until is 'From then on another 
 comment on column private.portfolio_syncs.attempts is 'Leases since the last sync that succeeded.';
 comment on column private.portfolio_syncs.cursor is 'How far the trades were read, in the exchange''s own terms.';
 comment on column private.portfolio_syncs.error is 'Why the last sync failed; null when it did not.';
+comment on column private.portfolio_syncs.skipped_holdings is 'How many holdings the last sync skipped, also those that portfolio_skipped_rows has no place for.';
+comment on column private.portfolio_syncs.skipped_trades is 'How many trades are left out, also those that portfolio_skipped_rows has no place for.';
 create index portfolio_syncs_user_id_idx on private.portfolio_syncs (user_id);
 create index portfolio_syncs_next_sync_at_idx on private.portfolio_syncs (next_sync_at);
 revoke all on private.portfolio_syncs from anon, authenticated, service_role;
@@ -489,6 +520,147 @@ end $$;
 comment on function private.fail_portfolio_sync(uuid, text, integer, integer) is
   'Gives a lease back after a failure, which must hold no secret; the next try comes after a growing rest. pause_seconds (1 to 3600) says that the exchange limits our rate: nobody reads from it until then. refused_version: that of a key that its owner must look at; the credential fails with the error as its reason, and the owner is told. False: the lease was another''s already, and nothing changed.';
 
+create function private.portfolio_number_fault(amount numeric) returns text
+language sql immutable security invoker set search_path = ''
+return case
+  when coalesce(portfolio_number_fault.amount, 'NaN') = 'NaN' then 'not_readable'
+  when abs(portfolio_number_fault.amount) >= 1e20 then 'too_large'
+  when portfolio_number_fault.amount <> trunc(portfolio_number_fault.amount, 18) then 'too_many_decimals'
+end;
+comment on function private.portfolio_number_fault(numeric) is 'Why the portfolio cannot keep a number, as portfolio_skipped_rows.reason; null when it can.';
+
+create function private.portfolio_name_fault(name text) returns text
+language sql immutable security invoker set search_path = ''
+return case
+  when coalesce(length(portfolio_name_fault.name) not between 1 and 40, true) or portfolio_name_fault.name ~ '[[:space:][:cntrl:]]'
+  then 'name_not_readable'
+end;
+comment on function private.portfolio_name_fault(text) is
+  'Why the portfolio cannot keep the name of an asset, as portfolio_skipped_rows.reason; null when it can. Letters of every script are letters.';
+
+create function private.trade_fault(trade jsonb) returns text
+language sql immutable security invoker set search_path = ''
+as $$
+  select coalesce(
+    case when coalesce(length(t.id) not between 1 and 200 or t.side not in ('buy', 'sell') or not isfinite(t.executed_at), true)
+      then 'not_readable' end,
+    private.portfolio_name_fault(t.base), private.portfolio_name_fault(t.quote),
+    case when t.base = t.quote then 'base_is_quote' end,
+    case when t.amount <= 0 then 'amount_not_positive' end, private.portfolio_number_fault(t.amount),
+    case when t.price <= 0 then 'price_not_positive' end, private.portfolio_number_fault(t.price),
+    case when t.fee <> 0 then coalesce(
+      private.portfolio_number_fault(t.fee),
+      case when t.fee_asset is null then 'fee_without_asset' end,
+      private.portfolio_name_fault(t.fee_asset),
+      case when t.fee_asset = t.base and abs(t.fee) >= t.amount then 'fee_takes_all' end) end)
+  from jsonb_to_record(trade) t (
+    id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text)
+$$;
+comment on function private.trade_fault(jsonb) is
+  'Why a trade, as record_portfolio_sync takes them, cannot be kept, as portfolio_skipped_rows.reason; null when it can: what public.trades checks, in words.';
+
+create function private.save_skipped_rows(sync private.portfolio_syncs, kind text, rows jsonb, read_ids text[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_max integer := (private.setting('portfolio.skipped_rows'))::integer;
+  v_gone integer;
+  v_new integer;
+begin
+  -- Holdings are what the last sync says; a trade that was skipped and can be read now is skipped no more.
+  delete from public.portfolio_skipped_rows s
+  where s.credential_id = sync.credential_id and s.kind = save_skipped_rows.kind
+    and (s.kind = 'holding' or s.id = any (read_ids));
+  get diagnostics v_gone = row_count;
+
+  with told as (
+    select distinct on (r.id) r.id, r.reason,
+      case when octet_length(r.content::text) <= 8000 then r.content else to_jsonb(left(r.content::text, 1000)) end as content
+    from jsonb_to_recordset(rows) r (kind text, id text, reason text, content jsonb)
+    where r.kind = save_skipped_rows.kind
+    order by r.id
+  ), ranked as (
+    select t.*, k.id is not null as is_known, row_number() over (partition by k.id is null order by t.id) as place
+    from told t
+      left join public.portfolio_skipped_rows k
+        on k.credential_id = sync.credential_id and k.kind = save_skipped_rows.kind and k.id = t.id
+  ), saved as (
+    insert into public.portfolio_skipped_rows (credential_id, kind, id, user_id, reason, content)
+    select sync.credential_id, save_skipped_rows.kind, r.id, sync.user_id, r.reason, r.content
+    from ranked r
+    where r.is_known or r.place <= v_max - (
+      select count(*) from public.portfolio_skipped_rows x
+      where x.credential_id = sync.credential_id and x.kind = save_skipped_rows.kind)
+    on conflict on constraint portfolio_skipped_rows_pkey do update set
+      reason = excluded.reason, content = excluded.content, skipped_at = excluded.skipped_at
+  )
+  select count(*) into v_new from ranked r where not r.is_known;
+  update private.portfolio_syncs s set
+    skipped_holdings = case when save_skipped_rows.kind = 'holding' then v_new else s.skipped_holdings end,
+    skipped_trades = s.skipped_trades + case when save_skipped_rows.kind = 'trade' then v_new - least(v_gone, s.skipped_trades) else 0 end
+  where s.credential_id = sync.credential_id;
+  return v_new;
+end $$;
+comment on function private.save_skipped_rows(private.portfolio_syncs, text, jsonb, text[]) is
+  'Keeps those of rows [{kind, id, reason, content}] that are of a kind, as far as there is place (portfolio.skipped_rows), and counts them all. Of holdings all that were there go first, of trades those with read_ids, because they were read. Answers how many are new. Whoever calls it has the lock of the sync.';
+
+create function private.sort_out_trades(trades jsonb, out readable jsonb, out skipped jsonb)
+language sql immutable security invoker set search_path = ''
+as $$
+  select coalesce(jsonb_agg(t.trade) filter (where f.fault is null), '[]'),
+    coalesce(jsonb_agg(jsonb_build_object(
+      'kind', 'trade', 'reason', f.fault, 'content', t.trade,
+      'id', coalesce(nullif(left(t.trade ->> 'id', 200), ''), md5(t.trade::text)))) filter (where f.fault is not null), '[]')
+  from jsonb_array_elements(trades) t (trade) cross join lateral (select private.trade_fault(t.trade) as fault) f
+$$;
+comment on function private.sort_out_trades(jsonb) is 'Divides trades into those that can be kept, and rows for save_skipped_rows.';
+
+create function private.usable_price(price numeric) returns numeric
+language sql immutable security invoker set search_path = ''
+return case when usable_price.price < 1e20 then nullif(greatest(trunc(usable_price.price, 18), 0), 0) end;
+comment on function private.usable_price(numeric) is
+  'A price as it is kept, cut to 18 decimals; null for one that says nothing, as zero does.';
+
+create function private.save_holdings(sync private.portfolio_syncs, holdings jsonb, prices jsonb, price_paths jsonb, currency text)
+returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_skipped jsonb;
+begin
+  delete from public.holdings h where h.credential_id = sync.credential_id;
+  with told as (
+    select r.asset, r.amount, coalesce(nullif(left(r.name, 200), ''), nullif(left(r.asset, 200), ''), '?') as name, to_jsonb(r) as content,
+      coalesce(private.portfolio_name_fault(r.asset), private.portfolio_number_fault(r.amount)) as fault
+    from jsonb_to_recordset(holdings) r (asset text, amount numeric, name text)
+    where r.amount is distinct from 0
+  ), summed as (
+    select t.asset, sum(t.amount) as amount,
+      -- What a margin account owes is no holding.
+      case when sum(t.amount) < 0 then 'amount_not_positive' else private.portfolio_number_fault(sum(t.amount)) end as fault
+    from told t where t.fault is null
+    group by t.asset having sum(t.amount) <> 0
+  ), kept as (
+    insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency, price_path)
+    select sync.credential_id, sync.user_id, s.asset, trim_scale(s.amount), trim_scale(p.price), trim_scale(s.amount * p.price), currency,
+      case when p.price is not null and s.asset <> currency then (
+        select array_agg(m.market order by m.place)
+        from jsonb_array_elements_text(price_paths -> s.asset) with ordinality m (market, place)) end
+    from summed s cross join lateral (
+      select case when s.asset = currency then 1 else private.usable_price((prices ->> s.asset)::numeric) end as price) p
+    where s.fault is null
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('kind', 'holding', 'id', x.id, 'reason', x.fault, 'content', x.content)), '[]')
+  into v_skipped
+  from (
+    select t.name as id, t.fault, t.content from told t where t.fault is not null
+    union all
+    select s.asset, s.fault, jsonb_build_object('asset', s.asset, 'amount', s.amount) from summed s where s.fault is not null) x;
+  return v_skipped;
+end $$;
+comment on function private.save_holdings(private.portfolio_syncs, jsonb, jsonb, jsonb, text) is
+  'Puts what is held now in the place of what was. Answers what cannot be kept, as rows for save_skipped_rows. Whoever calls it has the lock of the sync.';
+
 create function private.save_trades(sync private.portfolio_syncs, prices jsonb, trades jsonb, currency text)
 returns table (new_ids text[], from_times jsonb)
 language sql volatile security invoker set search_path = ''
@@ -497,10 +669,11 @@ as $$
     insert into public.trades as t (
       credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price)
     select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
-      coalesce(r.fee, 0), r.fee_asset,
-      case when r.quote <> currency then coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end) end,
+      coalesce(r.fee, 0), case when private.portfolio_name_fault(r.fee_asset) is null then r.fee_asset end,
+      case when r.quote <> currency
+        then private.usable_price(coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end)) end,
       case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
-        then coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end) end
+        then private.usable_price(coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end)) end
     from jsonb_to_recordset(trades) r (
         id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
         quote_price numeric, fee_price numeric)
@@ -541,7 +714,9 @@ end $$;
 comment on function private.save_snapshot(uuid, uuid, numeric, text) is
   'Writes what a credential, or all of a user''s (credential_id null), is worth now. Whoever calls it has the lock of the user''s syncs.';
 
-create function private.record_portfolio_sync(lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb) returns jsonb
+create function private.record_portfolio_sync(
+  lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb, skipped jsonb default null, price_paths jsonb default null
+) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
@@ -550,6 +725,11 @@ declare
   v_saved record;
   -- JSON's null is what clients send for SQL's.
   v_holdings jsonb := nullif(record_portfolio_sync.holdings, 'null');
+  v_prices jsonb := nullif(record_portfolio_sync.prices, 'null');
+  v_skipped jsonb := coalesce(nullif(record_portfolio_sync.skipped, 'null'), '[]');
+  v_trades record;
+  v_skipped_trades integer;
+  v_skipped_holdings integer;
   v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
   v_is_valued boolean;
   v_value numeric;
@@ -565,8 +745,10 @@ begin
     return jsonb_build_object('recorded', false);
   end if;
 
-  select t.new_ids, t.from_times into v_saved
-  from private.save_trades(v_sync, nullif(prices, 'null'), coalesce(nullif(record_portfolio_sync.trades, 'null'), '[]'), v_currency) t;
+  select t.readable, t.skipped into v_trades
+  from private.sort_out_trades(coalesce(nullif(record_portfolio_sync.trades, 'null'), '[]')) t;
+  select t.new_ids, t.from_times into v_saved from private.save_trades(v_sync, v_prices, v_trades.readable, v_currency) t;
+  v_skipped_trades := private.save_skipped_rows(v_sync, 'trade', v_skipped || v_trades.skipped, v_saved.new_ids);
   perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
   from jsonb_each_text(v_saved.from_times) a order by a.key;
   if cardinality(v_saved.new_ids) > 0 then
@@ -580,18 +762,12 @@ begin
       cursor = coalesce(v_cursor, s.cursor),
       leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
     where s.credential_id = v_sync.credential_id;
-    return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', false);
+    return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', false,
+      'skipped_rows', v_skipped_trades);
   end if;
 
-  delete from public.holdings h where h.credential_id = v_sync.credential_id;
-  insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency)
-  select v_sync.credential_id, v_sync.user_id, r.asset, trim_scale(r.amount), trim_scale(p.price), trim_scale(r.amount * p.price), v_currency
-  from (
-      select h.asset, sum(h.amount) as amount
-      from jsonb_to_recordset(v_holdings) h (asset text, amount numeric)
-      group by h.asset having sum(h.amount) <> 0) r
-    cross join lateral (
-      select case when r.asset = v_currency then 1 else (nullif(prices, 'null') ->> r.asset)::numeric end as price) p;
+  v_skipped_holdings := private.save_skipped_rows(v_sync, 'holding', v_skipped || private.save_holdings(
+      v_sync, v_holdings, v_prices, nullif(price_paths, 'null'), v_currency), '{}');
   select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
     count(*) filter (where h.credential_id = v_sync.credential_id) = 0
       or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
@@ -612,10 +788,10 @@ begin
       + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
   where s.credential_id = v_sync.credential_id;
   return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
-    'value', v_value, 'total', v_total, 'taken_at', v_taken_at);
+    'value', v_value, 'total', v_total, 'taken_at', v_taken_at, 'skipped_rows', v_skipped_trades + v_skipped_holdings);
 end $$;
-comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb) is
-  'Records what the holder of a lease read, all of it or nothing. holdings: [{asset, amount}], all there is; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at}.';
+comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb, jsonb, jsonb) is
+  'Records what the holder of a lease read, in one transaction. holdings: [{asset, amount, name}], all there is; name: what the exchange calls it, and several of one asset are added up; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. skipped: [{kind, id, reason, content}], rows that the worker could not read (portfolio_skipped_rows); price_paths: {asset: [market]}, over which markets a price came. A holding or a trade that cannot be kept is skipped, too, and costs only itself. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at, skipped_rows}: how many trades are skipped for the first time, and how many holdings.';
 
 create function private.call_sync_portfolios() returns bigint
 language plpgsql volatile security invoker set search_path = ''
@@ -3126,6 +3302,10 @@ create policy "owners see their holdings"
 
 create policy "owners see their trades"
   on public.trades for select to authenticated
+  using (user_id = (select private.my_user_id()));
+
+create policy "owners see what their portfolio leaves out"
+  on public.portfolio_skipped_rows for select to authenticated
   using (user_id = (select private.my_user_id()));
 
 create policy "owners see what their portfolio was worth"

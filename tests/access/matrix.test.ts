@@ -203,6 +203,8 @@ const scene = (owner: string) => `
   insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1);
   insert into public.credentials (id, user_id, kind, provider, name, last_four, status)
   values ('${credential}', '${owner}', 'exchange', 'matrix', 'Matrix', 'abcd', 'active');
+  insert into public.portfolio_skipped_rows (credential_id, kind, id, user_id, reason, content)
+    values ('${credential}', 'holding', 'X', '${owner}', 'too_large', '{}');
   insert into public.holdings (credential_id, user_id, asset, amount, quote_currency) values ('${credential}', '${owner}', 'BTC', 1, 'USDT');
   insert into public.trades (credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price)
   values ('${credential}', '1', '${owner}', '2026-01-01', 'buy', 'BTC', 'USDT', 1, 1);
@@ -361,6 +363,8 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'write a holding': `update public.holdings set amount = 2 where user_id = '${owner}'`,
   'see trades': `select from public.trades where user_id = '${owner}'`,
   'write a trade': `update public.trades set amount = 2 where user_id = '${owner}'`,
+  'see skipped rows': `select from public.portfolio_skipped_rows where user_id = '${owner}'`,
+  'write a skipped row': `delete from public.portfolio_skipped_rows where user_id = '${owner}'`,
   'see portfolio snapshots': `select from public.portfolio_snapshots where user_id = '${owner}'`,
   'see snapshots in their partition': 'select from private.portfolio_snapshots_default',
   'write a portfolio snapshot': `update public.portfolio_snapshots set value = 2 where user_id = '${owner}'`,

@@ -43,7 +43,12 @@ async function scene(
     open: async (id) => ({ opened: true, version: 3, fields: keyOf(id) }),
     record: async (_lease, read) => {
       kept.reads.push(read)
-      return { recorded: true, new_trades: read.trades.length, value: read.holdings ? '1' : null }
+      return {
+        recorded: true,
+        new_trades: read.trades.length,
+        skipped_rows: read.skipped.length,
+        value: read.holdings ? '1' : null,
+      }
     },
     pause: async (lease) => void kept.paused.push(lease),
     fail: async (_lease, failed) => void kept.failed.push(failed),

@@ -17,11 +17,22 @@ export type Trade = {
 export type Connection = { account: Account; credentialId: string; exchange: string }
 export type Read = {
   holdings?: Record<string, string> | null
+  /** In the place of `holdings`: several rows of one asset. */
+  rows?: { asset: string; amount: string; name: string }[]
+  skipped?: unknown
+  paths?: Record<string, string[]>
   prices?: Record<string, string>
   trades?: Trade[] | undefined
   cursor?: unknown
 }
-type Recorded = { recorded: boolean; new_trades: string[]; is_complete: boolean; value: number; total: number }
+type Recorded = {
+  recorded: boolean
+  new_trades: string[]
+  is_complete: boolean
+  value: number
+  total: number
+  skipped_rows: number
+}
 
 /** Minute `n` of a day long ago, so that no price of today counts. */
 export const minute = (n: number): string => new Date(Date.UTC(2024, 0, 2, 0, n)).toISOString()
@@ -65,12 +76,13 @@ export async function lease(sql: Sql | Tx, { account, credentialId }: Connection
 }
 
 export async function record(sql: Sql | Tx, leaseId: string, read: Read): Promise<Recorded> {
-  const holdings =
-    read.holdings === null ? null : Object.entries(read.holdings ?? {}).map(([asset, amount]) => ({ asset, amount }))
+  const held = Object.entries(read.holdings ?? {}).map(([asset, amount]) => ({ asset, amount }))
+  const holdings = read.holdings === null ? null : (read.rows ?? held)
   const json = (value: unknown) => (value === null || value === undefined ? null : JSON.stringify(value))
   const [row] = await sql`
     select private.record_portfolio_sync(${leaseId}, ${json(holdings)}::text::jsonb, ${json(read.prices ?? {})}::text::jsonb,
-      ${json(read.trades ?? [])}::text::jsonb, ${json(read.cursor)}::text::jsonb) as answer`
+      ${json(read.trades ?? [])}::text::jsonb, ${json(read.cursor)}::text::jsonb,
+      ${json(read.skipped)}::text::jsonb, ${json(read.paths)}::text::jsonb) as answer`
   return row?.answer
 }
 

@@ -159,7 +159,7 @@ describe('a lease', () => {
         trades: pages.flat(),
       })
 
-      expect(page).toEqual({ recorded: true, new_trades: ['t1'], is_complete: false })
+      expect(page).toEqual({ recorded: true, new_trades: ['t1'], is_complete: false, skipped_rows: 0 })
       expect(second?.cursor).toEqual({ page: 2 })
       expect(last).toMatchObject({ new_trades: [], value: 24 })
       expect(await positionsOf(tx, connection)).toEqual({ BTC: ['5', '0', '0', '0'] })

@@ -276,25 +276,6 @@ describe('a sync', () => {
       expect(row?.answer).toMatchObject({ recorded: true, is_complete: true, new_trades: [], taken_at: null })
       expect(await tx`select from public.portfolio_snapshots where user_id = ${connection.account.id}`).toHaveLength(2)
     }))
-
-  test.each([
-    ['a negative amount', trade(1, 'buy', '-1', '100')],
-    ['no number', trade(1, 'buy', 'NaN', '100')],
-    ['an infinite price', trade(1, 'buy', '1', 'Infinity')],
-    ['more than 18 decimals', trade(1, 'buy', '0.1234567890123456789', '100')],
-    ['a fee larger than what was bought', trade(1, 'buy', '1', '100', { fee: '1', fee_asset: 'BTC' })],
-    ['a fee of nothing', trade(1, 'buy', '1', '100', { fee: '1' })],
-    ['one asset against itself', trade(1, 'buy', '1', '100', { quote: 'BTC' })],
-  ])('with %s is refused whole', (_, broken) =>
-    rolledBack(async (tx) => {
-      const connection = await newConnection(tx)
-
-      const refused = await refusal(tx, (sp) => sync(sp, connection, { trades: [trade(2, 'buy', '1', '1'), broken] }))
-
-      expect(refused.sqlstate).toBe('23514')
-      expect(await tx`select from public.trades where credential_id = ${connection.credentialId}`).toHaveLength(0)
-    }),
-  )
 })
 
 describe('a portfolio', () => {

@@ -30,7 +30,13 @@ export type Lease = z.infer<typeof leases>[number]
 
 const recorded = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(false) }),
-  z.object({ recorded: z.literal(true), new_trades: z.int(), value: z.string().nullable() }),
+  z.object({
+    recorded: z.literal(true),
+    new_trades: z.int(),
+    value: z.string().nullable(),
+    /** Holdings, and trades for the first time. */
+    skipped_rows: z.int(),
+  }),
 ])
 
 /** How a user's exchanges are doing; times as ISO. */
@@ -54,11 +60,17 @@ export type TradeRow = Omit<Trade, 'exchange_trade_id' | 'symbol'> & {
   fee_price?: string
 }
 
+/** What cannot be read, for its owner to see: public.portfolio_skipped_rows says which reasons there are. */
+export type SkippedRow = { kind: 'holding' | 'trade'; id: string; reason: string; content: unknown }
+
 /** `holdings` null: a page of a history that goes on. */
 export type Read = {
   holdings: Holding[] | null
   prices: Record<string, string>
   trades: TradeRow[]
+  skipped: SkippedRow[]
+  /** The markets that the price of an asset came over. */
+  pricePaths: Record<string, string[]>
   /** Null: it stays as it is. */
   cursor: Record<string, unknown> | null
 }
@@ -88,15 +100,16 @@ export function createPortfolioDatabase(sql: Database) {
         answer(syncList),
       ),
     open: (credentialId: string, requestId: string) => openCredential(sql, credentialId, 'sync', requestId),
-    record: async (leaseId: string, { holdings, prices, trades, cursor }: Read) => {
+    record: async (leaseId: string, { holdings, prices, trades, skipped, pricePaths, cursor }: Read) => {
       const json = (value: unknown) => (value === null ? null : JSON.stringify(value))
       // Numbers leave jsonb as text: JavaScript's would lose digits.
       const [row] = await callSql(
         sql`
         select (r.answer -> 'recorded') as recorded, jsonb_array_length(r.answer -> 'new_trades') as new_trades,
-          r.answer ->> 'value' as value
+          r.answer ->> 'value' as value, (r.answer -> 'skipped_rows')::integer as skipped_rows
         from (select private.record_portfolio_sync(${leaseId}, ${json(holdings)}::text::jsonb, ${json(prices)}::text::jsonb,
-          ${json(trades)}::text::jsonb, ${json(cursor)}::text::jsonb) as answer) r`,
+          ${json(trades)}::text::jsonb, ${json(cursor)}::text::jsonb, ${json(skipped)}::text::jsonb,
+          ${json(pricePaths)}::text::jsonb) as answer) r`,
         z.tuple([recorded]),
       )
       return row

@@ -3,7 +3,7 @@
 import type { Asker } from '../auth/identify-caller.ts'
 import type { Connection, connectExchange } from '../exchanges/connect.ts'
 import { ExchangeFailure } from '../exchanges/failure.ts'
-import { type Holding, readHoldings, readPrices } from '../exchanges/read-holdings.ts'
+import { readHoldings, readPrices } from '../exchanges/read-holdings.ts'
 import { readTradesSince, type Trade } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
@@ -23,6 +23,8 @@ export type Outcome = {
   /** `incomplete`: a long history, of which a part is read; the next sync goes on. `lost`: another worker took over. */
   status: 'synced' | 'incomplete' | 'failed' | 'lost'
   new_trades: number
+  /** What could not be read: public.portfolio_skipped_rows has them, and why. */
+  skipped_rows: number
   value: string | null
   reason: string | null
   message: string | null
@@ -86,7 +88,7 @@ export async function syncCredential(
 ): Promise<Outcome> {
   const outcome: Outcome = {
     ...{ credential_id: lease.credential_id, exchange: lease.exchange_id },
-    ...{ status: 'synced', new_trades: 0, value: null, reason: null, message: null },
+    ...{ status: 'synced', new_trades: 0, skipped_rows: 0, value: null, reason: null, message: null },
   }
   const key = { version: 0, connection: undefined as Connection | undefined }
   try {
@@ -131,22 +133,23 @@ async function read(
       holdings: null,
       prices: prices.known(),
       trades: rows,
+      skipped: [],
+      pricePaths: {},
       cursor,
     })
     if (!recorded.recorded) return { ...outcome, status: 'lost' }
     outcome.new_trades += recorded.new_trades
+    outcome.skipped_rows += recorded.skipped_rows
     if (world.now() >= until) {
       await world.database.pause(lease.lease_id)
       return { ...outcome, status: 'incomplete' }
     }
   }
-  const last = { holdings: holdings.filter(isKept), prices: prices.known(), trades: [], cursor: null }
+  const last = { holdings, prices: prices.known(), trades: [], skipped: [], pricePaths: {}, cursor: null }
   const recorded = await world.database.record(lease.lease_id, last)
-  return recorded.recorded ? { ...outcome, value: recorded.value } : { ...outcome, status: 'lost' }
+  if (!recorded.recorded) return { ...outcome, status: 'lost' }
+  return { ...outcome, value: recorded.value, skipped_rows: outcome.skipped_rows + recorded.skipped_rows }
 }
-
-/** Margin accounts owe; what is owed is no holding. */
-const isKept = ({ amount }: Holding): boolean => !amount.startsWith('-')
 
 /** Each asset is asked for once, also when nobody has a price for it. */
 function createPrices(connection: Connection, { quote_currency, price_asset }: Lease) {

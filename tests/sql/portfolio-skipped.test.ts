@@ -1,0 +1,219 @@
+/** What cannot be read costs itself only: it is skipped, counted, and shown to its owner with a reason. */
+import { describe, expect, test } from 'vitest'
+import { type Connection, lease, lotsOf, newConnection, record, sync, trade } from './portfolio-support.ts'
+import { rolledBack, type Sql, type Tx } from './support.ts'
+
+/** Skipped rows as 'trade t1 too_large'. */
+const skippedOf = async (sql: Sql | Tx, { credentialId }: Connection): Promise<string[]> => {
+  const rows = await sql`
+    select kind || ' ' || id || ' ' || reason as skipped from public.portfolio_skipped_rows
+    where credential_id = ${credentialId} order by kind, id`
+  return rows.map((row) => row.skipped)
+}
+const heldOf = async (sql: Sql | Tx, { credentialId }: Connection): Promise<string[]> => {
+  const rows = await sql`
+    select amount || ' ' || asset as held from public.holdings where credential_id = ${credentialId} order by asset`
+  return rows.map((row) => row.held)
+}
+const countsOf = async (sql: Sql | Tx, { credentialId }: Connection) =>
+  (
+    await sql`
+      select skipped_holdings as holdings, skipped_trades as trades from private.portfolio_syncs
+      where credential_id = ${credentialId}`
+  )[0]
+
+const long = 'A'.repeat(41)
+
+describe('a trade that cannot be kept', () => {
+  test.each<[string, string, Partial<ReturnType<typeof trade>>]>([
+    ['has no amount', 'amount_not_positive', { amount: '0' }],
+    ['has less than no amount', 'amount_not_positive', { amount: '-1' }],
+    ['has an amount that is no number', 'not_readable', { amount: 'NaN' }],
+    ['has an infinite price', 'too_large', { price: 'Infinity' }],
+    ['has no price', 'price_not_positive', { price: '0.00' }],
+    ['is paid with a fee that takes all of it', 'fee_takes_all', { fee: '1', fee_asset: 'BTC' }],
+    ['has a fee in nothing', 'fee_without_asset', { fee: '1' }],
+    ['has an amount of 19 decimals', 'too_many_decimals', { amount: '0.1234567890123456789' }],
+    ['has a price of 30 decimals', 'too_many_decimals', { price: '1.123456789012345678901234567891' }],
+    ['has 1e21 units', 'too_large', { amount: '1000000000000000000000' }],
+    ['has a price of 1e21', 'too_large', { price: '1e21' }],
+    ['has a fee of 1e21', 'too_large', { fee: '1e21', fee_asset: 'USD' }],
+    ['has a base of 41 characters', 'name_not_readable', { base: long }],
+    ['has a quote with a space in it', 'name_not_readable', { quote: 'U S' }],
+    ['has a fee in an asset of 41 characters', 'name_not_readable', { fee: '1', fee_asset: long }],
+    ['is of an asset against itself', 'base_is_quote', { quote: 'BTC' }],
+  ])('because it %s is skipped as %s, and the others are kept', (_, reason, odd) =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const bad = trade(2, 'buy', '1', '100', odd)
+
+      const answer = await sync(tx, connection, {
+        trades: [trade(1, 'buy', '1', '100'), bad, trade(3, 'buy', '2', '1')],
+      })
+
+      expect(answer).toMatchObject({ recorded: true, new_trades: ['t1', 't3'], skipped_rows: 1 })
+      expect(await skippedOf(tx, connection)).toEqual([`trade t2 ${reason}`])
+      expect(await lotsOf(tx, connection)).toEqual(['1/1 BTC for 100', '2/2 BTC for 2'])
+      const [row] = await tx`select content from public.portfolio_skipped_rows where user_id = ${connection.account.id}`
+      expect(row?.content).toEqual(bad)
+    }),
+  )
+
+  test('in a page of a long history is told there, and counted once however often it is read', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const id = await lease(tx, connection)
+      const bad = trade(1, 'buy', '0', '1')
+
+      const answers = [
+        await record(tx, id, { holdings: null, trades: [bad] }),
+        await record(tx, id, { trades: [bad, trade(2, 'buy', '0', '1')] }),
+      ]
+
+      expect(answers.map(({ skipped_rows }) => skipped_rows)).toEqual([1, 1])
+      expect(await countsOf(tx, connection)).toEqual({ holdings: 0, trades: 2 })
+    }))
+
+  test('is forgotten when a later sync can read it', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await sync(tx, connection, { trades: [trade(1, 'buy', '1', '0'), trade(2, 'buy', '1', '0')] })
+
+      await sync(tx, connection, { trades: [trade(1, 'buy', '1', '7')] })
+
+      expect(await skippedOf(tx, connection)).toEqual(['trade t2 price_not_positive'])
+      expect(await countsOf(tx, connection)).toEqual({ holdings: 0, trades: 1 })
+      expect(await lotsOf(tx, connection)).toEqual(['1/1 BTC for 7'])
+    }))
+
+  test('and those that the worker could not read stand side by side', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const skipped = [{ kind: 'trade', id: 'w1', reason: 'not_readable', content: { time: 'never' } }]
+
+      await sync(tx, connection, { trades: [trade(1, 'buy', '0', '1')], skipped })
+
+      expect(await skippedOf(tx, connection)).toEqual(['trade t1 amount_not_positive', 'trade w1 not_readable'])
+    }))
+})
+
+describe('a holding that cannot be kept', () => {
+  test('is skipped with its reason, the others are kept, and the next sync begins anew', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const holdings = {
+        BTC: '1',
+        [long]: '1',
+        'B C': '1',
+        HUGE: '1e21',
+        FINE: '0.1234567890123456789',
+        OWED: '-3',
+        NONE: '0',
+      }
+
+      const answer = await sync(tx, connection, { holdings, prices: { BTC: '10' } })
+
+      expect(answer).toMatchObject({ recorded: true, skipped_rows: 5, value: 10 })
+      expect(await heldOf(tx, connection)).toEqual(['1 BTC'])
+      expect(await skippedOf(tx, connection)).toEqual([
+        `holding ${long} name_not_readable`,
+        'holding B C name_not_readable',
+        'holding FINE too_many_decimals',
+        'holding HUGE too_large',
+        'holding OWED amount_not_positive',
+      ])
+      expect(await countsOf(tx, connection)).toEqual({ holdings: 5, trades: 0 })
+
+      expect(await sync(tx, connection, { holdings: { BTC: '2' } })).toMatchObject({ skipped_rows: 0 })
+      expect([await skippedOf(tx, connection), await countsOf(tx, connection)]).toEqual([
+        [],
+        { holdings: 0, trades: 0 },
+      ])
+    }))
+
+  test('is the one of several of an asset that is odd; the others are added up', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const rows = [
+        { asset: 'BTC', amount: '1', name: 'XXBT' },
+        { asset: 'BTC', amount: '0.5', name: 'XBT.F' },
+        { asset: 'BTC', amount: '1e21', name: 'XBT.M' },
+      ]
+
+      await sync(tx, connection, { rows })
+
+      expect(await heldOf(tx, connection)).toEqual(['1.5 BTC'])
+      expect(await skippedOf(tx, connection)).toEqual(['holding XBT.M too_large'])
+    }))
+
+  test('of another script is no such thing', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+
+      await sync(tx, connection, { holdings: { 币安人生: '5', БТС: '1' } })
+
+      expect(await heldOf(tx, connection)).toEqual(['1 БТС', '5 币安人生'])
+    }))
+})
+
+describe('a price that says nothing', () => {
+  test.each(['0', '-1', '1e20', '1e-19'])('as %s is no price, and one of many decimals is cut', (price) =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const prices = { BTC: price, ETH: '2.0000000000000000019' }
+
+      expect(await sync(tx, connection, { holdings: { BTC: '1', ETH: '1' }, prices })).toMatchObject({
+        skipped_rows: 0,
+      })
+
+      const rows = await tx`
+        select asset, price::text from public.holdings where credential_id = ${connection.credentialId} order by asset`
+      expect([...rows]).toEqual([
+        { asset: 'BTC', price: null },
+        { asset: 'ETH', price: '2.000000000000000001' },
+      ])
+    }),
+  )
+})
+
+describe('skipped rows', () => {
+  test('are kept up to a number of each kind, and the others are counted', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await tx`update private.settings set value = '2' where key = 'portfolio.skipped_rows'`
+      const odd = (n: number) => trade(n, 'buy', '0', '1')
+
+      await sync(tx, connection, { trades: [odd(1), odd(2), odd(3)], holdings: { A: '-1', B: '-1', C: '-1' } })
+      await sync(tx, connection, { trades: [odd(4)], holdings: { A: '-1', B: '-1', C: '-1' } })
+
+      expect(await skippedOf(tx, connection)).toEqual([
+        'holding A amount_not_positive',
+        'holding B amount_not_positive',
+        'trade t1 amount_not_positive',
+        'trade t2 amount_not_positive',
+      ])
+      expect(await countsOf(tx, connection)).toEqual({ holdings: 3, trades: 4 })
+    }))
+
+  test('of any size are cut', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+
+      await sync(tx, connection, { trades: [trade(1, 'buy', '0', '1', { id: '界'.repeat(20_000) })] })
+
+      const [row] = await tx`
+        select length(id)::int as id, octet_length(content::text) < 8000 as is_short from public.portfolio_skipped_rows
+        where credential_id = ${connection.credentialId}`
+      expect(row).toEqual({ id: 200, is_short: true })
+    }))
+
+  test('go with the credential', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await sync(tx, connection, { holdings: { A: '-1' } })
+
+      await tx`delete from public.credentials where id = ${connection.credentialId}`
+
+      expect(await skippedOf(tx, connection)).toEqual([])
+    }))
+})
