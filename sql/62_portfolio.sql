@@ -358,7 +358,7 @@ create table private.portfolio_syncs (
   attempts integer not null default 0 check (attempts >= 0),
   next_sync_at timestamptz not null default now(),
   last_synced_at timestamptz,
-  cursor jsonb not null default '{}' check (length(cursor::text) <= 16000),
+  cursor jsonb not null default '{}' check (length(cursor::text) <= 200000),
   error text check (length(error) <= 500),
   skipped_holdings integer not null default 0 check (skipped_holdings >= 0),
   skipped_trades integer not null default 0 check (skipped_trades >= 0),
@@ -376,6 +376,27 @@ comment on column private.portfolio_syncs.skipped_trades is 'How many trades are
 create index portfolio_syncs_user_id_idx on private.portfolio_syncs (user_id);
 create index portfolio_syncs_next_sync_at_idx on private.portfolio_syncs (next_sync_at);
 revoke all on private.portfolio_syncs from anon, authenticated, service_role;
+
+create table private.portfolio_assets (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  asset text not null check (length(asset) between 1 and 40),
+  primary key (credential_id, asset)
+);
+comment on table private.portfolio_assets is
+  'Every asset that a credential''s account ever held at a sync. Together with what its trades moved (portfolio_positions) it says which markets may have trades of it.';
+revoke all on private.portfolio_assets from anon, authenticated, service_role;
+
+create function private.portfolio_assets_of(credential_id uuid) returns text[]
+language sql stable security invoker set search_path = ''
+as $$
+  select coalesce(array_agg(a.asset order by a.asset), '{}') from (
+    select x.asset from private.portfolio_assets x where x.credential_id = portfolio_assets_of.credential_id
+    union
+    select p.asset from private.portfolio_positions p where p.credential_id = portfolio_assets_of.credential_id
+    union
+    select h.asset from public.holdings h where h.credential_id = portfolio_assets_of.credential_id) a
+$$;
+comment on function private.portfolio_assets_of(uuid) is 'Every asset that a credential''s account holds, or ever held, as far as we saw.';
 
 create table private.exchange_pauses (
   exchange_id text primary key references private.exchanges (id) on delete cascade,
@@ -456,10 +477,10 @@ begin
     where s.credential_id = due.credential_id
     returning s.credential_id, s.user_id, due.provider, s.lease_id, s.leased_until, s.cursor,
       private.setting('portfolio.quote_currency') #>> '{}', due.base_url, due.price_asset,
-      array(select h.asset from public.holdings h where h.credential_id = s.credential_id);
+      private.portfolio_assets_of(s.credential_id);
 end $$;
 comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[], jsonb) is
-  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: the assets of the last sync. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -761,6 +782,9 @@ begin
 
   v_skipped_holdings := private.save_skipped_rows(v_sync, 'holding', v_skipped || private.save_holdings(
       v_sync, v_holdings, v_prices, nullif(price_paths, 'null'), v_currency), '{}');
+  insert into private.portfolio_assets (credential_id, asset)
+  select h.credential_id, h.asset from public.holdings h where h.credential_id = v_sync.credential_id
+  on conflict do nothing;
   select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
     count(*) filter (where h.credential_id = v_sync.credential_id) = 0
       or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0

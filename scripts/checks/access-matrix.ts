@@ -91,6 +91,7 @@ export const relations = {
   'private.mails': 'table, rls off; anon -; authenticated -; service_role -',
   'private.meters': 'table, rls off; anon -; authenticated -; service_role -',
   'private.model_fallbacks': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.portfolio_assets': 'table, rls off; anon -; authenticated -; service_role -',
   'private.portfolio_disposals': 'table, rls off; anon -; authenticated -; service_role -',
   'private.portfolio_downsamples': 'table, rls off; anon -; authenticated -; service_role -',
   'private.portfolio_lots': 'table, rls off; anon -; authenticated -; service_role -',
@@ -483,6 +484,7 @@ export const functions = {
   'private.my_portfolio()': 'definer; authenticated',
   'private.my_portfolio_series(timestamp with time zone, timestamp with time zone, integer, uuid)':
     'definer; authenticated',
+  'private.portfolio_assets_of(uuid)': 'invoker; -',
   'private.portfolio_backoff(integer)': 'invoker; -',
   'private.portfolio_movements(public.trades, text)': 'invoker; -',
   'private.portfolio_name_fault(text)': 'invoker; -',

@@ -39,6 +39,10 @@ export function createWorld(options: { now?: () => number } = {}) {
     addTrades: (exchange: Name, api_key: string, trades: object[]) =>
       control(tradesMade, 'POST', '/trades', { exchange, api_key, trades }),
     setMood: (exchange: Name, mood: object) => control(z.unknown(), 'POST', '/mood', { exchange, ...mood }),
+    setMarket: (exchange: Name, symbol: string, listing: 'open' | 'closed' | 'gone') =>
+      control(z.unknown(), 'POST', '/markets', { exchange, symbol, listing }),
+    setHistory: (prices: Record<string, { at_ms: number; price: string }[]>) =>
+      control(z.unknown(), 'POST', '/history', prices),
     setPrices: (prices: object) => control(z.unknown(), 'POST', '/prices', prices),
     calls: async () => (await control(callsMade, 'GET', '/calls')).calls,
     reset: () => control(z.unknown(), 'DELETE', ''),

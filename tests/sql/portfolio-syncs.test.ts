@@ -35,6 +35,20 @@ describe('a lease', () => {
       expect(second).toEqual([])
     }))
 
+  test('says every asset that was ever held or traded, so that no market of it is forgotten', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await sync(tx, connection, { holdings: { SOL: '1', USD: '5' } })
+      const trades = [trade(1, 'buy', '1', '2', { base: 'VEN', quote: 'ETH', fee: '1', fee_asset: 'BNB' })]
+      await sync(tx, connection, { holdings: { BTC: '1' }, trades })
+
+      await tx`update private.portfolio_syncs set next_sync_at = now() where credential_id = ${connection.credentialId}`
+      const [leased] = await tx`
+        select held from private.lease_portfolio_sync(1, ${connection.account.id}, ${connection.account.sessionId})`
+
+      expect(leased?.held).toEqual(['BNB', 'BTC', 'ETH', 'SOL', 'USD', 'VEN'])
+    }))
+
   test.each([
     ['a credential that is not active', "update public.credentials set status = 'failed' where id = $1"],
     [

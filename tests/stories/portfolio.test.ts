@@ -225,6 +225,87 @@ describe.runIf(target().own)('a sync', () => {
     expect((await sync(user)).syncs).toMatchObject([{ status: 'synced', new_trades: 0 }])
   })
 
+  test('finds what was traded in markets that are closed or gone, whatever is held today', async () => {
+    const exchanges = standInExchanges()
+    await exchanges.setMarket('binance', 'VEN/USDT', 'closed')
+    const old = (symbol: string) => [
+      { symbol, side: 'buy', amount: '3', price: '10', ...at(1) },
+      { symbol, side: 'sell', amount: '3', price: '12', ...at(2) },
+    ]
+    for (const [exchange, symbols] of [
+      ['binance', ['VEN/USDT', 'SOL/USDT']],
+      ['kraken', ['ICN/USD', 'LUNAX/USD']],
+      ['coinbase', ['ICN/USD', 'LUNAX/USD']],
+    ] as const) {
+      const { user, key } = await connected(exchange, { balances: { BTC: '1' } })
+      await exchanges.addTrades(exchange, key.api_key, symbols.flatMap(old))
+
+      expect((await sync(user)).syncs).toMatchObject([{ status: 'synced', new_trades: 4 }])
+
+      const found = await portfolio(user)
+      for (const symbol of symbols)
+        expect(found[symbol.split('/')[0] ?? ''], exchange).toMatchObject({ amount: 0, realised: 6 })
+    }
+  })
+
+  test('keeps every trade but the odd ones, and shows its owner those and why', async () => {
+    const stranger = await newUser()
+    for (const exchange of ['binance', 'kraken', 'coinbase'] as const) {
+      const { user, key } = await connected(exchange, { balances: { BTC: '1' } })
+      const symbol = exchange === 'binance' ? 'BTC/USDT' : 'BTC/USD'
+      const buy = { symbol, side: 'buy', amount: '1', price: '100' }
+      const amount = { binance: 'qty', coinbase: 'size', kraken: 'vol' }[exchange]
+      await standInExchanges().addTrades(exchange, key.api_key, [
+        ...[
+          { ...buy, ...at(1) },
+          { ...buy, amount: '0', ...at(2) },
+          { ...buy, price: '0', ...at(3) },
+        ],
+        { ...buy, amount: '1.0000000000000000001', ...at(4) },
+        { ...buy, amount: '1000000000000000000000', ...at(5) },
+        { ...buy, raw: { [amount]: 'a lot' }, ...at(6) },
+        { ...buy, amount: '2', ...at(7) },
+      ])
+
+      const { syncs } = await sync(user)
+
+      expect(syncs, exchange).toMatchObject([{ status: 'synced', new_trades: 2, skipped_rows: 5 }])
+      expect(await portfolio(user)).toMatchObject({ BTC: { cost: 100 } })
+      const { data } = await user.client.from('portfolio_skipped_rows').select('kind, reason').order('reason')
+      expect(data).toEqual(
+        ['amount_not_positive', 'not_readable', 'price_not_positive', 'too_large', 'too_many_decimals'].map(
+          (reason) => ({
+            kind: 'trade',
+            reason,
+          }),
+        ),
+      )
+      expect((await stranger.client.from('portfolio_skipped_rows').select('kind')).data).toEqual([])
+      expect((await sync(user)).syncs).toMatchObject([{ status: 'synced', new_trades: 0 }])
+    }
+  })
+
+  test('of Binance keeps a fee that takes all of a trade, and a name that is too long, to their rows', async () => {
+    const exchanges = standInExchanges()
+    const long = `${'N'.repeat(41)}/USDT`
+    for (const symbol of [long, '币安人生/USDT']) await exchanges.setMarket('binance', symbol, 'open')
+    const { user, key } = await connected('binance', { balances: { BTC: '1', 币安人生: '7' } })
+    const buy = { side: 'buy', amount: '1', price: '100' }
+    await exchanges.addTrades('binance', key.api_key, [
+      { ...buy, symbol: 'BTC/USDT', fee: '1', fee_asset: 'BTC', ...at(1) },
+      { ...buy, symbol: long, ...at(2) },
+      { ...buy, symbol: '币安人生/USDT', amount: '7', ...at(3) },
+    ])
+
+    const { syncs } = await sync(user)
+
+    expect(syncs).toMatchObject([{ status: 'synced', new_trades: 1, skipped_rows: 2 }])
+    expect(await portfolio(user)).toMatchObject({ 币安人生: { amount: 7, cost: 700 } })
+    const { data } = await user.client.from('portfolio_skipped_rows').select('reason').order('reason')
+    expect(data).toEqual([{ reason: 'fee_takes_all' }, { reason: 'name_not_readable' }])
+    for (const symbol of [long, '币安人生/USDT']) await exchanges.setMarket('binance', symbol, 'gone')
+  })
+
   test.runIf(target().hasRealtime)('reaches its owner within a second, and nobody else', async () => {
     const { user, id } = await connected('coinbase', { balances: { BTC: '2' } })
     const stranger = await newUser()

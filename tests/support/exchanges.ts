@@ -26,6 +26,10 @@ export function standInExchanges(port: number | undefined = target().own?.port) 
     /** Of one key, so that others are left alone. */
     setMood: (exchange: Exchange, api_key: string, mood: object) =>
       control('POST', '/mood', { exchange, api_key, ...mood }),
+    /** A market of a name of its own, so that other tests have the same ones as ever. */
+    setMarket: (exchange: Exchange, symbol: string, listing: 'open' | 'closed' | 'gone') =>
+      control('POST', '/markets', { exchange, symbol, listing }),
+    setHistory: (prices: Record<string, { at_ms: number; price: string }[]>) => control('POST', '/history', prices),
     setPrices: (prices: Record<string, string>) => control('POST', '/prices', prices),
   }
 }

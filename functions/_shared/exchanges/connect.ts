@@ -13,6 +13,7 @@ import { loadExchange } from './load-exchange.ts'
  */
 export const readMethods = [
   'loadMarkets',
+  'fetchCurrencies',
   'fetchTime',
   'fetchBalance',
   'fetchTickers',
@@ -55,6 +56,7 @@ export async function connectExchange({ exchange, credentials, base_url }: Acces
     fetchImplementation: createFetch(base_url, world, traffic),
   })
 
+  keepUnreadable(instance)
   return {
     exchange,
     needsSymbol: features.safeParse(instance).data?.features.spot.fetchMyTrades.symbolRequired ?? true,
@@ -73,6 +75,24 @@ export async function connectExchange({ exchange, credentials, base_url }: Acces
     },
   }
 }
+
+/** ccxt throws a whole page of trades away when it cannot read one: that one is handed on as it came. */
+function keepUnreadable(instance: object): void {
+  const parse: unknown = Reflect.get(instance, 'parseTrade')
+  if (typeof parse !== 'function') return
+  Reflect.set(instance, 'parseTrade', (row: object, market: unknown): unknown => {
+    try {
+      return Reflect.apply(parse, instance, [row, market])
+    } catch {
+      return { id: idOf(row), info: row }
+    }
+  })
+}
+
+const idOf = (row: object): unknown =>
+  ['id', 'trade_id']
+    .map((name) => Reflect.get(row, name))
+    .find((id) => typeof id === 'string' || typeof id === 'number')
 
 /** Binance: spot markets, without the signed calls that ccxt would add. Coinbase: the wallets of Advanced Trade. */
 const optionsOf: Record<string, object> = {

@@ -29,13 +29,27 @@ export async function readHoldings(connection: Connection): Promise<Holding[]> {
   return [...totals].flatMap(([asset, amount]) => (isZero(amount) ? [] : [{ asset, amount }]))
 }
 
-const markets = z.record(z.string(), z.looseObject({ symbol: z.string(), spot: z.boolean().nullish() }))
+const markets = z.record(
+  z.string(),
+  z.looseObject({ symbol: z.string(), spot: z.boolean().nullish(), active: z.boolean().nullish() }),
+)
 const tickers = z.record(z.string(), z.looseObject({ last: decimal.nullish() }))
 
-/** The symbols of an exchange's spot markets, as `BTC/USDT`. */
-export async function readSymbols(connection: Connection): Promise<string[]> {
+/** `symbol` is `BTC/USDT`. One that is not active trades no more, or not now, and shows what was. */
+export type Market = { symbol: string; base: string; quote: string; active: boolean }
+
+/** An exchange's spot markets. */
+export async function readMarkets(connection: Connection): Promise<Market[]> {
   const all = await connection.call(markets, 'loadMarkets')
-  return Object.values(all).flatMap(({ symbol, spot }) => (spot === false || symbol.includes(':') ? [] : [symbol]))
+  return Object.values(all).flatMap(({ symbol, spot, active }) => {
+    const [base = '', quote = ''] = symbol.split('/')
+    return spot === false || symbol.includes(':') ? [] : [{ symbol, base, quote, active: active !== false }]
+  })
+}
+
+/** Their symbols. */
+async function readSymbols(connection: Connection): Promise<string[]> {
+  return (await readMarkets(connection)).map(({ symbol }) => symbol)
 }
 
 /** Last prices in `quote`. An asset without a market in it is left out: Binance, for one, has none in dollars but in USDT. */

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, type Database, nothing } from '../db.ts'
 import type { Holding } from '../exchanges/read-holdings.ts'
-import type { Trade } from '../exchanges/read-trades.ts'
+import type { Trade } from '../exchanges/read-trade-page.ts'
 import { openCredential } from '../open-credential.ts'
 
 export type PortfolioDatabase = ReturnType<typeof createPortfolioDatabase>
@@ -21,7 +21,7 @@ const leases = z
       price_asset: z.string().nullable(),
       /** Where the last sync was in the history of trades; null at the beginning. */
       cursor: z.record(z.string(), z.unknown()).transform((cursor) => (Object.keys(cursor).length ? cursor : null)),
-      /** The assets of the last sync. */
+      /** Every asset that was ever seen in the account. */
       held: z.array(z.string()),
     }),
   )

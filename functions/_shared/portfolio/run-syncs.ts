@@ -4,7 +4,8 @@ import type { Asker } from '../auth/identify-caller.ts'
 import type { Connection, connectExchange } from '../exchanges/connect.ts'
 import { ExchangeFailure } from '../exchanges/failure.ts'
 import { readHoldings, readPrices } from '../exchanges/read-holdings.ts'
-import { readTradesSince, type Trade } from '../exchanges/read-trades.ts'
+import type { Trade } from '../exchanges/read-trade-page.ts'
+import { readTradesSince } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
 import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
@@ -126,14 +127,14 @@ async function read(
   const assets = [...new Set([...holdings.map(({ asset }) => asset), ...lease.held])]
   const prices = createPrices(connection, lease)
   await prices.add(holdings.map(({ asset }) => asset))
-  for await (const { trades, cursor } of readTradesSince(connection, lease.cursor, { assets })) {
+  for await (const { trades, skipped, cursor } of readTradesSince(connection, lease.cursor, { assets })) {
     await prices.add(recent(trades, world.now()).flatMap(({ quote, fee_asset }) => [quote, fee_asset ?? quote]))
     const rows = trades.map((trade) => toRow(trade, lease.price_asset))
     const recorded = await world.database.record(lease.lease_id, {
       holdings: null,
       prices: prices.known(),
       trades: rows,
-      skipped: [],
+      skipped: skipped.map((row) => ({ kind: 'trade' as const, ...row })),
       pricePaths: {},
       cursor,
     })

@@ -5,14 +5,17 @@
 import { createHmac } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import { multiply } from './decimals.ts'
-import { binanceId, partsOf, symbolsOf } from './markets.ts'
+import { binanceId, partsOf } from './markets.ts'
 import {
   type Bindings,
+  candlesOf,
   clockOf,
   findKey,
   isAllowedFrom,
+  isOpen,
   isSame,
   type Key,
+  marketsOf,
   receive,
   type State,
   type Trade,
@@ -47,16 +50,20 @@ export function binanceApi(state: State) {
     })
 
   get('/api/v3/time', () => Response.json({ serverTime: clockOf(state, 'binance') }))
-  get('/api/v3/exchangeInfo', () =>
-    Response.json({ timezone: 'UTC', serverTime: clockOf(state, 'binance'), symbols: symbolsOf.binance.map(market) }),
-  )
+  get('/api/v3/exchangeInfo', () => {
+    const symbols = marketsOf(state, 'binance').map((symbol) => market(symbol, isOpen(state, 'binance', symbol)))
+    return Response.json({ timezone: 'UTC', serverTime: clockOf(state, 'binance'), symbols })
+  })
   get('/api/v3/ticker/24hr', (c) => {
     const asked = c.req.query('symbols')
-    const found = symbolsOf.binance.filter((symbol) => asked === undefined || asked.includes(`"${binanceId(symbol)}"`))
+    const found = marketsOf(state, 'binance').filter(
+      (symbol) => asked === undefined || asked.includes(`"${binanceId(symbol)}"`),
+    )
     return Response.json(
       found.map((symbol) => ticker(symbol, state.prices.get(symbol) ?? '0', clockOf(state, 'binance'))),
     )
   })
+  get('/api/v3/klines', (c) => klines(state, c))
   getSigned('/api/v3/account', (_, key) =>
     Response.json({
       canTrade: key.permissions.includes('trade'),
@@ -68,7 +75,7 @@ export function binanceApi(state: State) {
       permissions: ['SPOT'],
     }),
   )
-  getSigned('/api/v3/myTrades', myTrades)
+  getSigned('/api/v3/myTrades', (c, key) => myTrades(state, c, key))
   getSigned('/sapi/v1/account/apiRestrictions', (_, key) =>
     Response.json({
       ipRestrict: key.allowed_ips.length > 0,
@@ -111,10 +118,10 @@ function authenticate(state: State, c: BinanceContext): Key | Response {
 }
 
 /** From `fromId` or `startTime` on the oldest come first, else the newest; ids count per symbol. */
-function myTrades(c: BinanceContext, key: Key): Response {
+function myTrades(state: State, c: BinanceContext, key: Key): Response {
   const { symbol, fromId, startTime, endTime, limit } = c.req.query()
   if (!symbol) return missing('symbol')
-  const known = symbolsOf.binance.find((name) => binanceId(name) === symbol)
+  const known = marketsOf(state, 'binance').find((name) => binanceId(name) === symbol)
   if (!known) return refuse(400, -1121, 'Invalid symbol.')
   if (startTime && endTime && Number(endTime) - Number(startTime) > 86_400_000)
     return refuse(400, -1127, 'More than 24 hours between startTime and endTime.')
@@ -140,11 +147,39 @@ const tradeRow = (trade: Trade) => ({
   isBuyer: trade.side === 'buy',
   isMaker: false,
   isBestMatch: true,
+  ...trade.raw,
 })
 
-const market = (symbol: string) => ({
+const spans: Record<string, number> = { '1m': 60_000, '1h': 3_600_000, '1d': 86_400_000 }
+
+/** From `startTime` on, the oldest first; also of markets that trade no more. */
+function klines(state: State, c: BinanceContext): Response {
+  const { symbol, interval = '', startTime, limit } = c.req.query()
+  const known = marketsOf(state, 'binance').find((name) => binanceId(name) === symbol)
+  if (!known) return refuse(400, -1121, 'Invalid symbol.')
+  const span = spans[interval]
+  if (!span) return refuse(400, -1120, 'Invalid interval.')
+  const found = candlesOf(state, known, span, Number(startTime ?? 0), state.now())
+  const row = ([start, price]: [number, string]) => [
+    start,
+    price,
+    price,
+    price,
+    price,
+    '1.00000000',
+    start + span - 1,
+    price,
+    1,
+    '1.00000000',
+    price,
+    '0',
+  ]
+  return Response.json(found.slice(0, Math.min(Number(limit ?? 500), 1000)).map(row))
+}
+
+const market = (symbol: string, isTrading: boolean) => ({
   symbol: binanceId(symbol),
-  status: 'TRADING',
+  status: isTrading ? 'TRADING' : 'BREAK',
   baseAsset: partsOf(symbol).base,
   baseAssetPrecision: 8,
   quoteAsset: partsOf(symbol).quote,

@@ -6,8 +6,19 @@
 import { createPublicKey } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import { decodeProtectedHeader, jwtVerify } from 'jose'
-import { coinbaseId, partsOf, symbolsOf } from './markets.ts'
-import { type Bindings, clockOf, findKey, isAllowedFrom, type Key, receive, type State, type Trade } from './state.ts'
+import { coinbaseId, partsOf } from './markets.ts'
+import {
+  type Bindings,
+  candlesOf,
+  clockOf,
+  findKey,
+  isAllowedFrom,
+  type Key,
+  marketsOf,
+  receive,
+  type State,
+  type Trade,
+} from './state.ts'
 
 type CoinbaseContext = Context<{ Bindings: Bindings }>
 
@@ -54,10 +65,13 @@ export function coinbaseApi(state: State) {
   get(`${brokerage}/market/products`, (c) => {
     const asked = c.req.queries('product_ids')
     const isSpot = (c.req.query('product_type') ?? 'SPOT') === 'SPOT'
-    const found = symbolsOf.coinbase.filter((symbol) => isSpot && (!asked || asked.includes(coinbaseId(symbol))))
+    const found = marketsOf(state, 'coinbase').filter(
+      (symbol) => isSpot && (!asked || asked.includes(coinbaseId(symbol))),
+    )
     const products = found.map((symbol) => product(symbol, state.prices.get(symbol) ?? '0'))
     return Response.json({ products, num_products: products.length })
   })
+  get(`${brokerage}/market/products/:id/candles`, (c) => candles(state, c))
   getSigned(`${brokerage}/transaction_summary`, () =>
     Response.json({ fee_tier: { pricing_tier: 'Intro', taker_fee_rate: '0.012', maker_fee_rate: '0.006' } }),
   )
@@ -110,6 +124,26 @@ function accounts(c: CoinbaseContext, key: Key): Response {
   return Response.json({ accounts: rows, has_next: cursor !== '', cursor, size: rows.length })
 }
 
+const spans: Record<string, number> = { ONE_MINUTE: 60_000, ONE_HOUR: 3_600_000, ONE_DAY: 86_400_000 }
+
+/** From `start` to `end` in seconds, the newest first; more than 350 at once are refused. */
+function candles(state: State, c: CoinbaseContext): Response {
+  const { start, end, granularity = '' } = c.req.query()
+  const [from, until, span] = [Number(start) * 1000, Number(end) * 1000, spans[granularity] ?? Number.NaN]
+  const symbol = marketsOf(state, 'coinbase').find((name) => coinbaseId(name) === c.req.param('id'))
+  if (!symbol) return Response.json({ error: 'NOT_FOUND', message: 'Product not found' }, { status: 404 })
+  if (!((until - from) / span <= 350))
+    return Response.json(
+      { error: 'INVALID_ARGUMENT', message: 'number of candles requested should be less than 350' },
+      { status: 400 },
+    )
+  const row = ([at, price]: [number, string]) => ({
+    start: String(at / 1000),
+    ...{ low: price, high: price, open: price, close: price, volume: '1' },
+  })
+  return Response.json({ candles: candlesOf(state, symbol, span, from, until).toReversed().map(row) })
+}
+
 /** The newest first. */
 function fills(c: CoinbaseContext, key: Key): Response {
   const { start_sequence_timestamp: start, end_sequence_timestamp: end, cursor, limit } = c.req.query()
@@ -158,6 +192,7 @@ const fill = (trade: Trade) => ({
   liquidity_indicator: 'TAKER',
   size_in_quote: false,
   side: trade.side.toUpperCase(),
+  ...trade.raw,
 })
 
 const product = (symbol: string, price: string) => ({

@@ -2,7 +2,7 @@
 import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
 import { Hono } from 'hono'
 import { z } from 'zod'
-import { partsOf } from './markets.ts'
+import { listings, partsOf } from './markets.ts'
 import { exchangeNames, findKey, type Key, nameOf, permissions, type State, type Trade } from './state.ts'
 
 const decimal = z.string().regex(/^\d+(\.\d+)?$/)
@@ -26,8 +26,11 @@ const newTrade = z.object({
   fee_asset: z.string().optional(),
   /** Epoch milliseconds; now when it is absent. */
   at_ms: z.number().int().optional(),
+  raw: z.record(z.string(), z.unknown()).optional(),
 })
 const newTrades = z.object({ exchange, api_key: z.string(), trades: z.array(newTrade) })
+const market = z.object({ exchange, symbol: z.string(), listing: z.enum(listings) })
+const past = z.record(z.string(), z.array(z.object({ at_ms: z.number().int(), price: decimal })))
 const mood = z.object({
   down: z.boolean(),
   rate_limited: z.boolean(),
@@ -71,6 +74,20 @@ export function controlApi(state: State) {
     for (const [symbol, price] of Object.entries(prices)) state.prices.set(symbol, price)
     return Response.json(Object.fromEntries(state.prices))
   })
+  put('POST', '/markets', market, (changed) => {
+    state.listings.set(nameOf(changed.exchange, changed.symbol), changed)
+    return Response.json(changed)
+  })
+  put('POST', '/history', past, (prices) => {
+    for (const [symbol, told] of Object.entries(prices)) {
+      const all = [...(state.history.get(symbol) ?? []), ...told]
+      state.history.set(
+        symbol,
+        all.toSorted((a, b) => a.at_ms - b.at_ms),
+      )
+    }
+    return Response.json(Object.fromEntries(state.history))
+  })
   put('POST', '/mood', moodOf, ({ exchange, api_key, ...changed }) => {
     const name = nameOf(exchange, api_key)
     const next = { ...state.moods.get(name), ...defined(changed) }
@@ -81,6 +98,8 @@ export function controlApi(state: State) {
   app.delete('/', (c) => {
     state.keys.clear()
     state.moods.clear()
+    state.listings.clear()
+    state.history.clear()
     state.calls.length = 0
     return c.body(null, 204)
   })

@@ -6,14 +6,16 @@
 import { createHash, createHmac } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import { multiply, sum } from './decimals.ts'
-import { krakenAltname, krakenAsset, krakenId, partsOf, symbolsOf } from './markets.ts'
+import { krakenAltname, krakenAsset, krakenId, partsOf } from './markets.ts'
 import {
   type Bindings,
+  candlesOf,
   clockOf,
   findKey,
   isAllowedFrom,
   isSame,
   type Key,
+  marketsOf,
   type Permission,
   receive,
   type State,
@@ -54,18 +56,19 @@ export function krakenApi(state: State) {
     const now = clockOf(state, 'kraken')
     return result({ unixtime: Math.floor(now / 1000), rfc1123: new Date(now).toUTCString() })
   })
-  get('Assets', () => result(assets()))
+  get('Assets', () => result(assets(marketsOf(state, 'kraken'))))
   get('AssetPairs', () =>
-    result(Object.fromEntries(symbolsOf.kraken.map((symbol) => [krakenId(symbol), pair(symbol)]))),
+    result(Object.fromEntries(marketsOf(state, 'kraken').map((symbol) => [krakenId(symbol), pair(symbol)]))),
   )
   get('Ticker', (c) => {
     const asked = c.req.query('pair')?.split(',')
-    const symbols = symbolsOf.kraken.filter((symbol) => !asked || asked.includes(krakenId(symbol)))
+    const symbols = marketsOf(state, 'kraken').filter((symbol) => !asked || asked.includes(krakenId(symbol)))
     if (asked && symbols.length < asked.length) return refuse('EQuery:Unknown asset pair')
     return result(
       Object.fromEntries(symbols.map((symbol) => [krakenId(symbol), ticker(state.prices.get(symbol) ?? '0')])),
     )
   })
+  get('OHLC', (c) => ohlc(state, c))
   post('BalanceEx', (_, { balances }) => {
     const rows = Object.entries(balances).map(([asset, { free, used }]) => [
       krakenAsset(asset),
@@ -130,6 +133,7 @@ const tradeRow = (trade: Trade) => ({
   margin: '0.00000',
   misc: '',
   maker: false,
+  ...trade.raw,
 })
 
 const keyInfo = (key: Key, now: number) => ({
@@ -147,8 +151,20 @@ const keyInfo = (key: Key, now: number) => ({
   lastUsed: String(Math.floor(now / 1000)),
 })
 
-const assets = () => {
-  const names = new Set(symbolsOf.kraken.flatMap((symbol) => Object.values(partsOf(symbol))))
+/** The last 720 of an interval, whatever `since` asks for; times are in seconds. */
+function ohlc(state: State, c: KrakenContext): Response {
+  const { pair: asked, interval = '1', since = '0' } = c.req.query()
+  const symbol = marketsOf(state, 'kraken').find((name) => krakenId(name) === asked)
+  if (!symbol) return refuse('EQuery:Unknown asset pair')
+  const spanMs = Number(interval) * 60_000
+  const from = Math.max(Number(since) * 1000 + 1, state.now() - 720 * spanMs)
+  const rows = candlesOf(state, symbol, spanMs, from, state.now())
+  const row = ([start, price]: [number, string]) => [start / 1000, price, price, price, price, price, '1.00000000', 1]
+  return result({ [krakenId(symbol)]: rows.map(row), last: Math.floor(state.now() / 1000) })
+}
+
+const assets = (symbols: string[]) => {
+  const names = new Set(symbols.flatMap((symbol) => Object.values(partsOf(symbol))))
   const row = (name: string) => ({ aclass: 'currency', altname: krakenAltname(name), decimals: 10, status: 'enabled' })
   return Object.fromEntries([...names].map((name) => [krakenAsset(name), row(name)]))
 }

@@ -29,6 +29,10 @@ export const symbolsOf = {
   kraken: listed('BTC/USD BTC/USDT BTC/EUR ETH/USD ETH/USDT ETH/EUR ETH/BTC SOL/USD SOL/EUR USDT/USD USDC/USD'),
 }
 
+/** A market that trades no more is still shown by its exchange (closed), or is not (gone): trades that were made there stay. */
+export const listings = ['open', 'closed', 'gone'] as const
+export type Listing = (typeof listings)[number]
+
 export const partsOf = (symbol: string): { base: string; quote: string } => {
   const [base = '', quote = ''] = symbol.split('/')
   return { base, quote }
@@ -38,7 +42,7 @@ export const binanceId = (symbol: string) => symbol.replace('/', '')
 export const coinbaseId = (symbol: string) => symbol.replace('/', '-')
 
 /** Kraken's old assets have an X (coins) or Z (money) in front, and bitcoin is XBT. */
-const krakenAssets: Record<string, string> = { BTC: 'XXBT', ETH: 'XETH', USD: 'ZUSD', EUR: 'ZEUR' }
+const krakenAssets: Record<string, string> = { BTC: 'XXBT', ETH: 'XETH', ICN: 'XICN', USD: 'ZUSD', EUR: 'ZEUR' }
 export const krakenAsset = (asset: string): string => krakenAssets[asset] ?? asset
 export const krakenAltname = (asset: string): string => (asset === 'BTC' ? 'XBT' : asset)
 

@@ -1,7 +1,7 @@
 /** What the stand-in exchanges know: keys with permissions, balances and trades, prices, and how they misbehave. */
 import { timingSafeEqual } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { defaultPrices } from './markets.ts'
+import { defaultPrices, type Listing, symbolsOf } from './markets.ts'
 
 export const exchangeNames = ['binance', 'coinbase', 'kraken'] as const
 type ExchangeName = (typeof exchangeNames)[number]
@@ -19,6 +19,8 @@ export type Trade = {
   fee: string
   fee_asset: string
   at_ms: number
+  /** Fields of the exchange's own row that are not as they should be. */
+  raw?: Record<string, unknown> | undefined
 }
 
 export type Key = {
@@ -44,6 +46,10 @@ export type Bindings = { incoming?: { socket: { remoteAddress?: string | undefin
 export type State = {
   keys: Map<string, Key>
   prices: Map<string, string>
+  /** What markets cost at moments of the past, in the order of time: candles are made of it. */
+  history: Map<string, { at_ms: number; price: string }[]>
+  /** Markets that are not as they were at the start, by `nameOf(exchange, symbol)`. */
+  listings: Map<string, { exchange: ExchangeName; symbol: string; listing: Listing }>
   moods: Map<string, Partial<Mood>>
   /** Method and path of what was asked, never the query: it holds signatures. */
   calls: { exchange: ExchangeName; method: string; path: string }[]
@@ -56,17 +62,45 @@ const calm: Mood = { down: false, rate_limited: false, banned: false, slow_ms: 0
 export const createState = (now: () => number): State => ({
   keys: new Map(),
   prices: new Map(Object.entries(defaultPrices)),
+  history: new Map(),
+  listings: new Map(),
   moods: new Map(),
   calls: [],
   now,
 })
 
-/** The names in `keys` and `moods`; without a key it is the mood of the whole exchange. */
+/** The names in `keys`, `moods` and `listings`; without a key it is the mood of the whole exchange. */
 export const nameOf = (exchange: ExchangeName, apiKey = '') => `${exchange} ${apiKey}`
 
 export const findKey = (state: State, exchange: ExchangeName, apiKey: string | undefined): Key | undefined => {
   const key = state.keys.get(nameOf(exchange, apiKey))
   return key?.revoked ? undefined : key
+}
+
+/** The markets that an exchange shows. */
+export function marketsOf(state: State, exchange: ExchangeName): string[] {
+  const changed = [...state.listings.values()].filter((market) => market.exchange === exchange)
+  const gone = new Set(changed.filter(({ listing }) => listing === 'gone').map(({ symbol }) => symbol))
+  return [...new Set([...symbolsOf[exchange], ...changed.map(({ symbol }) => symbol)])].filter(
+    (name) => !gone.has(name),
+  )
+}
+
+export const isOpen = (state: State, exchange: ExchangeName, symbol: string): boolean =>
+  (state.listings.get(nameOf(exchange, symbol))?.listing ?? 'open') === 'open'
+
+/** [start in ms, last price] of each span of `spanMs` from `from` to `until` in which there was one, the oldest first. */
+export function candlesOf(
+  state: State,
+  symbol: string,
+  spanMs: number,
+  from: number,
+  until: number,
+): [number, string][] {
+  const candles = new Map<number, string>()
+  for (const { at_ms, price } of state.history.get(symbol) ?? [])
+    candles.set(Math.floor(at_ms / spanMs) * spanMs, price)
+  return [...candles].filter(([start]) => start >= from && start <= until)
 }
 
 const moodOf = (state: State, exchange: ExchangeName, apiKey?: string): Mood => ({
