@@ -437,6 +437,20 @@ end $$;
 comment on function private.require_portfolio(uuid, uuid, jsonb) is
   'Raises what private.require_account refuses. Who has a second factor must have used it; the team needs none to look at a portfolio of its own.';
 
+create view private.portfolio_syncs_allowed with (security_invoker = true) as
+select s.credential_id, c.provider, e.base_url, e.price_asset
+from private.portfolio_syncs s
+  join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
+  join private.exchanges e on e.id = c.provider and e.enabled
+  join private.entitled_profiles p on p.id = s.user_id and p.is_active
+  -- The Auth service keeps the row of a user whom it deletes softly.
+  join auth.users u on u.id = s.user_id and u.deleted_at is null
+  join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
+where not exists (select from private.exchange_pauses x where x.exchange_id = e.id and x.paused_until > now());
+comment on view private.portfolio_syncs_allowed is
+  'The syncs that may run now, whenever they are due: of active credentials, of enabled exchanges without a pause, whose owner''s account is active, neither banned nor deleted, and whose plan has the feature portfolio_sync.';
+revoke all on private.portfolio_syncs_allowed from anon, authenticated, service_role;
+
 create function private.lease_portfolio_sync(
   max_syncs integer default 1, of_user uuid default null, of_session uuid default null, not_of text[] default '{}',
   request jsonb default null)
@@ -454,18 +468,12 @@ begin
   end if;
   return query
     with due as (
-      select s.credential_id, c.provider, e.base_url, e.price_asset
-      from private.portfolio_syncs s
-        join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
-        join private.exchanges e on e.id = c.provider and e.enabled
-        join private.entitled_profiles p on p.id = s.user_id and p.is_active
-        join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
-      where (s.leased_until is null or s.leased_until <= now()) and c.provider <> all (not_of)
+      select a.* from private.portfolio_syncs s join private.portfolio_syncs_allowed a on a.credential_id = s.credential_id
+      where (s.leased_until is null or s.leased_until <= now()) and a.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
         -- Somebody who asks does not wait for the next time, but for the rest after a failure.
         and (s.next_sync_at <= now()
           or (of_user is not null and s.attempts = 0 and s.last_synced_at <= now() - interval '1 minute'))
-        and not exists (select from private.exchange_pauses x where x.exchange_id = e.id and x.paused_until > now())
       order by s.next_sync_at limit least(max_syncs, 100)
       for update of s skip locked
     )
@@ -480,7 +488,7 @@ begin
       private.portfolio_assets_of(s.credential_id);
 end $$;
 comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[], jsonb) is
-  'Gives up to max_syncs (at most 100) due syncs to one worker each, for portfolio.lease_seconds: credentials that are active, of enabled exchanges without a pause, whose owner''s account is active and whose plan has the feature portfolio_sync. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+  'Gives up to max_syncs (at most 100) due syncs of private.portfolio_syncs_allowed to one worker each, for portfolio.lease_seconds. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -658,8 +666,8 @@ begin
     insert into public.holdings (credential_id, user_id, asset, amount, price, value, quote_currency, price_path)
     select sync.credential_id, sync.user_id, s.asset, trim_scale(s.amount), trim_scale(p.price), trim_scale(s.amount * p.price), currency,
       case when p.price is not null and s.asset <> currency then (
-        select array_agg(m.market order by m.place)
-        from jsonb_array_elements_text(price_paths -> s.asset) with ordinality m (market, place)) end
+        select array_agg(left(m.market, 90) order by m.place)
+        from jsonb_array_elements_text(price_paths -> s.asset) with ordinality m (market, place) where m.place <= 2) end
     from summed s cross join lateral (
       select case when s.asset = currency then 1 else private.usable_price((prices ->> s.asset)::numeric) end as price) p
     where s.fault is null
@@ -746,6 +754,7 @@ declare
   v_skipped_holdings integer;
   v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
   v_is_valued boolean;
+  v_unpriced integer;
   v_value numeric;
   v_total numeric;
   v_taken_at timestamptz;
@@ -787,8 +796,9 @@ begin
   on conflict do nothing;
   select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
     count(*) filter (where h.credential_id = v_sync.credential_id) = 0
-      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0
-  into v_value, v_total, v_is_valued from public.holdings h where h.user_id = v_sync.user_id;
+      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0,
+    count(*) filter (where h.credential_id = v_sync.credential_id and h.value is null)
+  into v_value, v_total, v_is_valued, v_unpriced from public.holdings h where h.user_id = v_sync.user_id;
   -- Without any price the chart would fall to zero.
   if v_is_valued then
     perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
@@ -805,20 +815,18 @@ begin
       + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
   where s.credential_id = v_sync.credential_id;
   return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
-    'value', v_value, 'total', v_total, 'taken_at', v_taken_at, 'skipped_rows', v_skipped_trades + v_skipped_holdings);
+    'value', v_value, 'total', v_total, 'taken_at', v_taken_at, 'skipped_rows', v_skipped_trades + v_skipped_holdings,
+    'unpriced', v_unpriced);
 end $$;
 comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb, jsonb, jsonb) is
-  'Records what the holder of a lease read, in one transaction. holdings: [{asset, amount, name}], all there is; name: what the exchange calls it, and several of one asset are added up; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. skipped: [{kind, id, reason, content}], rows that the worker could not read (portfolio_skipped_rows); price_paths: {asset: [market]}, over which markets a price came. A holding or a trade that cannot be kept is skipped, too, and costs only itself. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at, skipped_rows}: how many trades are skipped for the first time, and how many holdings.';
+  'Records what the holder of a lease read, in one transaction. holdings: [{asset, amount, name}], all there is; name: what the exchange calls it, and several of one asset are added up; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. skipped: [{kind, id, reason, content}], rows that the worker could not read (portfolio_skipped_rows); price_paths: {asset: [market]}, over which markets a price came. A holding or a trade that cannot be kept is skipped, too, and costs only itself. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at, skipped_rows, unpriced}: how many trades are skipped for the first time and how many holdings, and how many holdings have no price.';
 
 create function private.call_sync_portfolios() returns bigint
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
   if exists (
-    select from private.portfolio_syncs s
-      join public.credentials c on c.id = s.credential_id and c.status = 'active'
-      join private.entitled_profiles p on p.id = s.user_id and p.is_active
-      join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
+    select from private.portfolio_syncs s join private.portfolio_syncs_allowed a on a.credential_id = s.credential_id
     where s.next_sync_at <= now() and (s.leased_until is null or s.leased_until <= now()))
   then
     return private.call_jobs_function('sync-portfolios');
@@ -830,14 +838,15 @@ comment on function private.call_sync_portfolios() is 'Calls the sync of portfol
 create function private.list_portfolio_syncs(user_id uuid, session_id uuid, request jsonb default null)
 returns table (
   credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
-  next_sync_at timestamptz)
+  next_sync_at timestamptz, skipped_rows integer)
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
   perform private.require_portfolio(list_portfolio_syncs.user_id, list_portfolio_syncs.session_id, list_portfolio_syncs.request);
   return query
     select c.id, c.provider, c.name, c.status, coalesce(s.leased_until > now(), false), coalesce(s.error, c.status_reason),
-      s.last_synced_at, case when c.status = 'active' then s.next_sync_at end
+      s.last_synced_at, case when c.status = 'active' then s.next_sync_at end,
+      coalesce(s.skipped_holdings + s.skipped_trades, 0)
     from public.credentials c left join private.portfolio_syncs s on s.credential_id = c.id
     where c.user_id = list_portfolio_syncs.user_id and c.kind = 'exchange'
     order by c.id;
@@ -848,7 +857,7 @@ comment on function private.list_portfolio_syncs(uuid, uuid, jsonb) is
 create function private.my_portfolio_syncs()
 returns table (
   credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
-  next_sync_at timestamptz)
+  next_sync_at timestamptz, skipped_rows integer)
 language sql stable security definer set search_path = ''
 as $$
 -- Definer: syncs are private.
@@ -860,11 +869,11 @@ grant execute on function private.my_portfolio_syncs() to authenticated;
 create function public.get_my_portfolio_syncs()
 returns table (
   credential_id uuid, exchange text, name text, status text, is_running boolean, error text, last_synced_at timestamptz,
-  next_sync_at timestamptz)
+  next_sync_at timestamptz, skipped_rows integer)
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio_syncs() $$;
 comment on function public.get_my_portfolio_syncs() is
-  'How the caller''s exchanges are doing: status, whether a sync runs now, why the last one failed (a code, null after a success), and when the last and the next sync are.';
+  'How the caller''s exchanges are doing: status, whether a sync runs now, why the last one failed (a code, null after a success), when the last and the next sync are, and how many holdings and trades are left out because they cannot be read: portfolio_skipped_rows shows them.';
 grant execute on function public.get_my_portfolio_syncs() to authenticated;
 
 -- What users ask for ------------------------------------------------------------------------------------------------------
@@ -872,7 +881,8 @@ grant execute on function public.get_my_portfolio_syncs() to authenticated;
 create function private.my_portfolio()
 returns table (
   asset text, amount numeric, price numeric, value numeric, quote_currency text, cost numeric, unrealised numeric, realised numeric,
-  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
+  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz,
+  price_path text[])
 language plpgsql stable security definer set search_path = ''
 as $$
 -- Definer: lots are private; it answers for the caller only.
@@ -890,7 +900,7 @@ begin
       group by l.credential_id, l.asset
     ), known as (
       -- Lots that left without a trade, by a withdrawal, take their share of the cost along.
-      select h.credential_id, h.asset, h.amount, h.price, h.value, h.updated_at,
+      select h.credential_id, h.asset, h.amount, h.price, h.price_path, h.value, h.updated_at,
         case when l.amount is null then 0 else least(h.amount, l.amount) end as known_amount,
         case when h.amount >= l.amount then l.cost else private.exact_share(l.cost, h.amount, l.amount) end as cost
       from public.holdings h
@@ -898,6 +908,8 @@ begin
       where h.user_id = v_user_id
     ), held as (
       select k.asset, sum(k.amount) as amount, (array_agg(k.price order by k.updated_at desc))[1] as price,
+        -- As text: an array of arrays would want them all of one length.
+        (array_agg(k.price_path::text order by k.updated_at desc))[1]::text[] as price_path,
         case when count(k.value) = count(*) then sum(k.value) end as value, coalesce(sum(k.cost), 0) as cost,
         case when bool_and(k.price is not null or k.known_amount = 0)
           then coalesce(sum(k.known_amount * k.price - k.cost), 0) end as unrealised,
@@ -916,7 +928,7 @@ begin
       -- The currency itself costs what it is worth.
       case when h.asset = v_currency then 0 else coalesce(h.unknown_cost_amount, 0) end,
       trim_scale(coalesce(s.unknown_cost_sold, 0)), trim_scale(coalesce(s.unknown_cost_proceeds, 0)),
-      trim_scale(coalesce(s.unvalued_sold, 0)), h.updated_at
+      trim_scale(coalesce(s.unvalued_sold, 0)), h.updated_at, h.price_path
     from held h full join sold s on s.asset = h.asset
     order by h.value desc nulls last, 1;
 end $$;
@@ -926,11 +938,12 @@ grant execute on function private.my_portfolio() to authenticated;
 create function public.get_my_portfolio()
 returns table (
   asset text, amount numeric, price numeric, value numeric, quote_currency text, cost numeric, unrealised numeric, realised numeric,
-  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz)
+  unknown_cost_amount numeric, unknown_cost_sold numeric, unknown_cost_proceeds numeric, unvalued_sold numeric, updated_at timestamptz,
+  price_path text[])
 language sql stable security invoker set search_path = ''
 as $$ select * from private.my_portfolio() $$;
 comment on function public.get_my_portfolio() is
-  'The caller''s portfolio by asset over all exchanges: what is held, its value, its cost (first in, first out, with fees) and the profit or loss in quote_currency. What needs a price is null while that is missing.';
+  'The caller''s portfolio by asset over all exchanges: what is held, its value, its cost (first in, first out, with fees) and the profit or loss in quote_currency; price_path: over which markets its price came (holdings.price_path). What needs a price is null while that is missing.';
 grant execute on function public.get_my_portfolio() to authenticated;
 
 create function private.my_portfolio_series("from" timestamptz, "to" timestamptz, points integer, credential_id uuid)

@@ -1676,6 +1676,7 @@ export type Database = {
           asset: string
           cost: number
           price: number
+          price_path: string[]
           quote_currency: string
           realised: number
           unknown_cost_amount: number
@@ -1705,6 +1706,7 @@ export type Database = {
           last_synced_at: string
           name: string
           next_sync_at: string
+          skipped_rows: number
           status: string
         }[]
       }

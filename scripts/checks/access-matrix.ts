@@ -98,6 +98,7 @@ export const relations = {
   'private.portfolio_positions': 'table, rls off; anon -; authenticated -; service_role -',
   'private.portfolio_snapshots_default': 'table, rls off; anon -; authenticated -; service_role -',
   'private.portfolio_syncs': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.portfolio_syncs_allowed': 'view, invoker; anon -; authenticated -; service_role -',
   'private.price_refs': 'table, rls off; anon -; authenticated -; service_role -',
   'private.prices_in_force': 'view, invoker; anon -; authenticated -; service_role -',
   'private.priced_calls': 'view, invoker; anon -; authenticated -; service_role -',

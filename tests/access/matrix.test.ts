@@ -582,7 +582,11 @@ async function addOthers({ sql, owner }: Db, count: number): Promise<void> {
   const tables = await sql<{ name: string; unique: string[] | null }[]>`
     select c.oid::regclass::text as name, array(
       select distinct a.attname || ' ' || a.atttypid::regtype from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-      where i.indrelid = c.oid and i.indisunique and u.attnum <> all (i.indkey) and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype, 'integer'::regtype)) as unique
+      where i.indrelid = c.oid and i.indisunique and u.attnum <> all (i.indkey) and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype, 'integer'::regtype)
+        -- One of a list of words stays what it is.
+        and not exists (
+          select from pg_constraint k
+          where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum] and pg_get_constraintdef(k.oid) like '%= ANY%')) as unique
     from pg_class c join pg_attribute u on u.attrelid = c.oid and u.attname = 'user_id'
     where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p') and not c.relispartition`
   for (const { name, unique } of tables) {

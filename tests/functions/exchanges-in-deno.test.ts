@@ -54,8 +54,8 @@ test('Deno finds single exchanges of ccxt and reads them', async () => {
   expect(JSON.parse(stdout)).toEqual(
     names.map(() => ({
       test: expect.objectContaining({ ok: true, can_withdraw: false }),
-      holdings: [{ asset: 'BTC', amount: '1.50000001' }],
-      prices: [{ asset: 'BTC', price: '59180.40' }],
+      holdings: { holdings: [{ asset: 'BTC', amount: '1.50000001', name: 'BTC' }], skipped: [] },
+      prices: [{ asset: 'BTC', price: '59180.40', path: ['BTC/EUR'] }],
       trades: [expect.objectContaining({ symbol: 'BTC/EUR', amount: '1.50000001', price: '59000.01' })],
       connect_ms: expect.any(Number),
     })),

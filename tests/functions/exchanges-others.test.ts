@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest'
 import type { z } from 'zod'
 import type { Connection } from '../../functions/_shared/exchanges/connect.ts'
-import { add, decimal } from '../../functions/_shared/exchanges/decimals.ts'
+import { decimal, divide, multiply } from '../../functions/_shared/exchanges/decimals.ts'
 import { readTradesSince } from '../../functions/_shared/exchanges/read-trades.ts'
 
 test.each([
@@ -18,12 +18,26 @@ test.each(['NaN', '', '1,5', '0x10', 'Infinity'])('%s is no decimal', (text) => 
   expect(decimal.safeParse(text).success).toBe(false)
 })
 
+test('a hundred digits are a decimal, and more are none', () => {
+  expect(decimal.safeParse('1'.repeat(100)).success).toBe(true)
+  expect(decimal.safeParse('1'.repeat(101)).success).toBe(false)
+})
+
 test.each([
-  ['0.1', '0.2', '0.3'],
-  ['-0.1', '0.05', '-0.05'],
-  ['1', '0.000000000000000001', '1.000000000000000001'],
-])('%s and %s are %s', (a, b, sum) => {
-  expect(add(a, b)).toBe(sum)
+  ['0.1', '0.2', '0.02'],
+  ['-0.5', '3', '-1.5'],
+  ['12345678901234567.8', '0.000000000000000001', '0.0123456789012345678'],
+])('%s times %s is %s', (a, b, product) => {
+  expect(multiply(a, b)).toBe(product)
+})
+
+test.each([
+  ['1', '3', '0.333333333333333333'],
+  ['10', '4', '2.500000000000000000'],
+  ['0.000000000000000001', '10', '0.000000000000000000'],
+  ['1', '0.00000000000000000001', '100000000000000000000.000000000000000000'],
+])('%s by %s is %s, cut to 18 decimals', (a, b, share) => {
+  expect(divide(a, b, 18)).toBe(share)
 })
 
 /** An exchange that shows three trades at a time, from a moment on, the oldest first. */

@@ -2,10 +2,11 @@
 import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { type Connection, connectExchange } from '../../functions/_shared/exchanges/connect.ts'
-import { readHoldings, readPrices } from '../../functions/_shared/exchanges/read-holdings.ts'
+import { readHoldings } from '../../functions/_shared/exchanges/read-holdings.ts'
 import type { Trade } from '../../functions/_shared/exchanges/read-trade-page.ts'
 import { readTradesSince } from '../../functions/_shared/exchanges/read-trades.ts'
 import { testConnection } from '../../functions/_shared/exchanges/test-connection.ts'
+import { readPrices } from '../../functions/_shared/portfolio/price-paths.ts'
 import { createWorld, names } from './exchanges-world.ts'
 
 const hourAgo = Date.now() - 3_600_000
@@ -44,13 +45,14 @@ test.each(names)(
     }
     const connection = await connect(exchange, await makeKey(exchange, { balances }))
 
-    const holdings = await readHoldings(connection)
+    const { holdings, skipped } = await readHoldings(connection)
 
     expect(holdings.toSorted((a, b) => a.asset.localeCompare(b.asset))).toEqual([
-      { asset: 'BTC', amount: '0.120000000000000001' },
-      { asset: 'ETH', amount: '12345678901234567.12' },
-      { asset: 'EUR', amount: expect.stringMatching(/^1\.10?$/) },
+      { asset: 'BTC', amount: '0.120000000000000001', name: 'BTC' },
+      { asset: 'ETH', amount: '12345678901234567.12', name: 'ETH' },
+      { asset: 'EUR', amount: expect.stringMatching(/^1\.10?$/), name: 'EUR' },
     ])
+    expect(skipped).toEqual([])
   },
 )
 
@@ -63,8 +65,8 @@ test.each(names)('%s: prices are the last ones, as decimal strings', async (exch
   const prices = await readPrices(connection, ['BTC', quote, 'NOSUCH'], quote)
 
   expect(prices).toEqual([
-    { asset: quote, price: '1' },
-    { asset: 'BTC', price: '70123.45678901' },
+    { asset: quote, price: '1', path: [] },
+    { asset: 'BTC', price: '70123.45678901', path: [`BTC/${quote}`] },
   ])
 })
 

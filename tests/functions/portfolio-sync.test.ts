@@ -47,6 +47,7 @@ async function scene(
         recorded: true,
         new_trades: read.trades.length,
         skipped_rows: read.skipped.length,
+        unpriced: null,
         value: read.holdings ? '1' : null,
       }
     },
@@ -217,7 +218,7 @@ describe('a sync', () => {
     expect(trades.find(({ quote }) => quote === 'USDT')).toMatchObject({ quote_price: '1' })
     expect(trades.find(({ quote }) => quote === 'BTC')).not.toHaveProperty('quote_price')
     expect(kept.reads.at(-1)).toMatchObject({
-      holdings: [{ asset: 'ETH', amount: '1' }],
+      holdings: [{ asset: 'ETH', amount: '1', name: 'ETH' }],
       prices: { USDT: '1', ETH: '3000', BTC: '60000' },
     })
   })

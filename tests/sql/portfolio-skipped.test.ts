@@ -1,4 +1,5 @@
 /** What cannot be read costs itself only: it is skipped, counted, and shown to its owner with a reason. */
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type Connection, lease, lotsOf, newConnection, record, sync, trade } from './portfolio-support.ts'
 import { rolledBack, type Sql, type Tx } from './support.ts'
@@ -58,6 +59,45 @@ describe('a trade that cannot be kept', () => {
       expect(row?.content).toEqual(bad)
     }),
   )
+
+  test('is every one that the table would refuse, whatever is odd about it', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const mostly = (usual: string, ...odd: string[]) =>
+        fc.oneof({ weight: 5, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: fc.constantFrom(...odd) })
+      const number = mostly('1', '0', '-1', '0.5', 'NaN', 'Infinity', '1e20', '99999999999999999999', '1e-18', '1e-19')
+      const name = (usual: string) => mostly(usual, 'BTC', 'ETH', '', ' ', 'A'.repeat(40), long, '币', 'a\nb')
+      const row = fc.record({
+        ...{ amount: number, price: number, fee: number, quote_price: number, fee_price: number },
+        ...{ base: name('BTC'), quote: name('USD'), fee_asset: name('USD'), id: mostly('t', 'z'.repeat(201)) },
+      })
+      let told = 0
+
+      await fc.assert(
+        fc.asyncProperty(fc.array(row, { minLength: 1, maxLength: 20 }), async (rows) => {
+          const trades = rows.map((odd, n) =>
+            trade(1, 'buy', odd.amount, odd.price, { ...odd, id: `${told + n}${odd.id}` }),
+          )
+          told += rows.length
+          expect(await sync(tx, connection, { trades })).toMatchObject({ recorded: true })
+        }),
+        { numRuns: 20 },
+      )
+
+      const [{ kept } = { kept: 0 }] = await tx`
+        select count(*)::int as kept from public.trades where credential_id = ${connection.credentialId}`
+      const { trades: skipped } = (await countsOf(tx, connection)) ?? {}
+      expect(kept + skipped).toBe(told)
+    }))
+
+  test('has no id, and is told all the same', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+
+      const bad = [trade(1, 'buy', '1', '1', { id: '' }), trade(2, 'buy', '1', '1', { id: '' })]
+
+      expect(await sync(tx, connection, { trades: bad })).toMatchObject({ new_trades: [], skipped_rows: 2 })
+    }))
 
   test('in a page of a long history is told there, and counted once however often it is read', () =>
     rolledBack(async (tx) => {

@@ -24,13 +24,22 @@ const pass = (sql: Sql | Tx, { credentialId }: Connection, time: string) => sql`
     last_synced_at = last_synced_at - ${time}::interval
   where credential_id = ${credentialId}`
 
+/** Whether the job's function is called; here nobody is, and an event says so. */
+const callsJob = async (tx: Tx): Promise<boolean> => {
+  await tx`delete from private.security_events where type = 'jobs_not_configured'`
+  await tx`select private.call_sync_portfolios()`
+  return (await tx`select from private.security_events where type = 'jobs_not_configured'`).count > 0
+}
+
 describe('a lease', () => {
   test('of an active credential is there at once, and for one worker only', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
 
+      const called = await callsJob(tx)
       const [first, second] = [await take(tx, connection), await take(tx, connection)]
 
+      expect([called, await callsJob(tx)]).toEqual([true, false])
       expect(first.map(({ id }) => id)).toEqual([connection.credentialId])
       expect(second).toEqual([])
     }))
@@ -59,20 +68,35 @@ describe('a lease', () => {
       'a suspended account',
       "update public.profiles set status = 'suspended' where id = (select user_id from public.credentials where id = $1)",
     ],
+    [
+      'a banned account',
+      "update auth.users set banned_until = now() + interval '1 hour' where id = (select user_id from public.credentials where id = $1)",
+    ],
+    [
+      'a deleted account',
+      "update public.profiles set status = 'deleted' where id = (select user_id from public.credentials where id = $1)",
+    ],
+    [
+      'an account that the Auth service keeps as deleted',
+      'update auth.users set deleted_at = now() where id = (select user_id from public.credentials where id = $1)',
+    ],
     ['an AI provider', "update public.credentials set kind = 'ai_provider' where id = $1"],
     [
       'a sync that is not due',
       "update private.portfolio_syncs set next_sync_at = now() + interval '1 minute' where credential_id = $1",
     ],
-  ])('is not given for %s', (what, change) =>
+  ])('is not given for %s, not even when its owner asks, and the job is not called', (what, change) =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
+      await tx`update private.portfolio_syncs set next_sync_at = now() + interval '1 hour' where user_id <> ${connection.account.id}`
 
       await tx.unsafe(change, [connection.credentialId])
 
+      expect(await callsJob(tx)).toBe(false)
       const leased = await tx`select credential_id from private.lease_portfolio_sync(100)`
       expect(leased.map((row) => row.credential_id)).not.toContain(connection.credentialId)
-      if (what !== 'a suspended account') expect(await take(tx, connection)).toEqual([])
+      if (/^a (suspended|banned|deleted)/.test(what)) await refusal(tx, (as) => take(as, connection))
+      else expect(await take(tx, connection)).toEqual([])
     }),
   )
 
@@ -81,6 +105,16 @@ describe('a lease', () => {
       'a suspended account',
       'account_suspended',
       (tx, { id }) => tx`update public.profiles set status = 'suspended' where id = ${id}`,
+    ],
+    [
+      'a ban by the Auth service',
+      'account_suspended',
+      (tx, { id }) => tx`update auth.users set banned_until = now() + interval '1 hour' where id = ${id}`,
+    ],
+    [
+      'a deleted account',
+      'invalid_api_key',
+      (tx, { id }) => tx`update public.profiles set status = 'deleted' where id = ${id}`,
     ],
     [
       'a session that has ended',

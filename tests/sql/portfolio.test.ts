@@ -287,7 +287,7 @@ describe('a portfolio', () => {
       await sync(tx, connection, { holdings, prices: { BTC: '120' }, trades })
 
       const none = { unknown_cost_amount: '0', unknown_cost_sold: '0', unknown_cost_proceeds: '0', unvalued_sold: '0' }
-      const of = { quote_currency: 'USD', realised: '0', unrealised: '0', cost: '0', ...none }
+      const of = { quote_currency: 'USD', price_path: null, realised: '0', unrealised: '0', cost: '0', ...none }
       expect(await portfolioOf(tx, connection)).toEqual([
         {
           ...of,

@@ -2,9 +2,10 @@
 import process from 'node:process'
 import { z } from 'zod'
 import { connectExchange } from '../../functions/_shared/exchanges/connect.ts'
-import { readHoldings, readPrices } from '../../functions/_shared/exchanges/read-holdings.ts'
+import { readHoldings } from '../../functions/_shared/exchanges/read-holdings.ts'
 import { readTradesSince } from '../../functions/_shared/exchanges/read-trades.ts'
 import { testConnection } from '../../functions/_shared/exchanges/test-connection.ts'
+import { readPrices } from '../../functions/_shared/portfolio/price-paths.ts'
 
 const credentials = z.object({ api_key: z.string(), api_secret: z.string() })
 const targets = z.array(z.object({ exchange: z.string(), base_url: z.string(), credentials }))

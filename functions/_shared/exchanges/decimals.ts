@@ -1,9 +1,10 @@
 /** Amounts as decimal strings: no float ever holds one. */
 import { z } from 'zod'
 
-/** A plain decimal, also from what some exchanges write with an exponent (`1e-8`). */
+/** A plain decimal, also from what some exchanges write with an exponent (`1e-8`). Longer ones are no amounts of anything. */
 export const decimal = z
   .string()
+  .max(100)
   .regex(/^-?\d+(\.\d+)?(e[+-]?\d{1,3})?$/i)
   .transform(toPlain)
 
@@ -27,12 +28,16 @@ function point(digits: string, scale: number): string {
 
 export const isZero = (number: string): boolean => !/[1-9]/.test(number)
 
-export function add(a: string, b: string): string {
-  const scale = Math.max(partsOf(a).scale, partsOf(b).scale)
-  const units = (number: string) => {
-    const parts = partsOf(number)
-    return BigInt(parts.minus + parts.digits + '0'.repeat(scale - parts.scale))
-  }
-  const sum = units(a) + units(b)
-  return sum < 0n ? `-${point((-sum).toString(), scale)}` : point(sum.toString(), scale)
+export function multiply(a: string, b: string): string {
+  const [x, y] = [partsOf(a), partsOf(b)]
+  const digits = point((BigInt(x.digits) * BigInt(y.digits)).toString(), x.scale + y.scale)
+  return x.minus === y.minus ? digits : `-${digits}`
+}
+
+/** Cut to `scale` decimals. Neither is negative, and `b` is not zero. */
+export function divide(a: string, b: string, scale: number): string {
+  const [x, y] = [partsOf(a), partsOf(b)]
+  const moved = y.scale + scale - x.scale
+  const [above, below] = [10n ** BigInt(Math.max(moved, 0)), 10n ** BigInt(Math.max(-moved, 0))]
+  return point(((BigInt(x.digits) * above) / (BigInt(y.digits) * below)).toString(), scale)
 }

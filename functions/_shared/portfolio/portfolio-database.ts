@@ -1,7 +1,7 @@
 /** The SQL functions behind a sync. Leases, limits and exactly-once are theirs; this only carries them. */
 import { z } from 'zod'
 import type { Asker } from '../auth/identify-caller.ts'
-import { answer, callSql, type Database, nothing } from '../db.ts'
+import { answer, callSql, nothing, type Queries } from '../db.ts'
 import type { Holding } from '../exchanges/read-holdings.ts'
 import type { Trade } from '../exchanges/read-trade-page.ts'
 import { openCredential } from '../open-credential.ts'
@@ -36,6 +36,8 @@ const recorded = z.discriminatedUnion('recorded', [
     value: z.string().nullable(),
     /** Holdings, and trades for the first time. */
     skipped_rows: z.int(),
+    /** Holdings whose price nobody knows; null before the last page. */
+    unpriced: z.int().nullable(),
   }),
 ])
 
@@ -50,6 +52,7 @@ const syncList = z.array(
     error: z.string().nullable(),
     last_synced_at: z.string().nullable(),
     next_sync_at: z.string().nullable(),
+    skipped_rows: z.int(),
   }),
 )
 
@@ -83,7 +86,7 @@ export type Failed = {
   refusedVersion?: number | undefined
 }
 
-export function createPortfolioDatabase(sql: Database) {
+export function createPortfolioDatabase(sql: Queries) {
   return {
     /** The next sync that is due: anybody's, or one user's even before that, who is refused here. */
     lease: async (asker: Asker | null, notOf: string[]): Promise<Lease | undefined> => {
@@ -106,7 +109,8 @@ export function createPortfolioDatabase(sql: Database) {
       const [row] = await callSql(
         sql`
         select (r.answer -> 'recorded') as recorded, jsonb_array_length(r.answer -> 'new_trades') as new_trades,
-          r.answer ->> 'value' as value, (r.answer -> 'skipped_rows')::integer as skipped_rows
+          r.answer ->> 'value' as value, (r.answer -> 'skipped_rows')::integer as skipped_rows,
+          (r.answer -> 'unpriced')::integer as unpriced
         from (select private.record_portfolio_sync(${leaseId}, ${json(holdings)}::text::jsonb, ${json(prices)}::text::jsonb,
           ${json(trades)}::text::jsonb, ${json(cursor)}::text::jsonb, ${json(skipped)}::text::jsonb,
           ${json(pricePaths)}::text::jsonb) as answer) r`,

@@ -3,12 +3,13 @@
 import type { Asker } from '../auth/identify-caller.ts'
 import type { Connection, connectExchange } from '../exchanges/connect.ts'
 import { ExchangeFailure } from '../exchanges/failure.ts'
-import { readHoldings, readPrices } from '../exchanges/read-holdings.ts'
+import { readHoldings, readWrappers } from '../exchanges/read-holdings.ts'
 import type { Trade } from '../exchanges/read-trade-page.ts'
 import { readTradesSince } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
 import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
+import { readPrices } from './price-paths.ts'
 
 export type PortfolioWorld = {
   database: PortfolioDatabase
@@ -26,6 +27,8 @@ export type Outcome = {
   new_trades: number
   /** What could not be read: public.portfolio_skipped_rows has them, and why. */
   skipped_rows: number
+  /** Holdings that `value` leaves out, because nobody knows their price. */
+  unpriced: number | null
   value: string | null
   reason: string | null
   message: string | null
@@ -89,7 +92,7 @@ export async function syncCredential(
 ): Promise<Outcome> {
   const outcome: Outcome = {
     ...{ credential_id: lease.credential_id, exchange: lease.exchange_id },
-    ...{ status: 'synced', new_trades: 0, skipped_rows: 0, value: null, reason: null, message: null },
+    ...{ status: 'synced', new_trades: 0, skipped_rows: 0, unpriced: null, value: null, reason: null, message: null },
   }
   const key = { version: 0, connection: undefined as Connection | undefined }
   try {
@@ -123,11 +126,13 @@ async function read(
   outcome: Outcome,
   world: PortfolioWorld,
 ): Promise<Outcome> {
-  const holdings = await readHoldings(connection)
+  const { holdings, skipped: skippedHoldings } = await readHoldings(connection)
+  const unwrap = await readWrappers(connection)
   const assets = [...new Set([...holdings.map(({ asset }) => asset), ...lease.held])]
   const prices = createPrices(connection, lease)
   await prices.add(holdings.map(({ asset }) => asset))
-  for await (const { trades, skipped, cursor } of readTradesSince(connection, lease.cursor, { assets })) {
+  for await (const { trades: told, skipped, cursor } of readTradesSince(connection, lease.cursor, { assets })) {
+    const trades = told.map((trade) => unwrapped(trade, unwrap))
     await prices.add(recent(trades, world.now()).flatMap(({ quote, fee_asset }) => [quote, fee_asset ?? quote]))
     const rows = trades.map((trade) => toRow(trade, lease.price_asset))
     const recorded = await world.database.record(lease.lease_id, {
@@ -135,7 +140,7 @@ async function read(
       prices: prices.known(),
       trades: rows,
       skipped: skipped.map((row) => ({ kind: 'trade' as const, ...row })),
-      pricePaths: {},
+      pricePaths: prices.paths(),
       cursor,
     })
     if (!recorded.recorded) return { ...outcome, status: 'lost' }
@@ -146,24 +151,31 @@ async function read(
       return { ...outcome, status: 'incomplete' }
     }
   }
-  const last = { holdings, prices: prices.known(), trades: [], skipped: [], pricePaths: {}, cursor: null }
+  const skipped = skippedHoldings.map((row) => ({ kind: 'holding' as const, ...row }))
+  const last = { holdings, prices: prices.known(), trades: [], skipped, pricePaths: prices.paths(), cursor: null }
   const recorded = await world.database.record(lease.lease_id, last)
   if (!recorded.recorded) return { ...outcome, status: 'lost' }
-  return { ...outcome, value: recorded.value, skipped_rows: outcome.skipped_rows + recorded.skipped_rows }
+  const { value, unpriced } = recorded
+  return { ...outcome, value, unpriced, skipped_rows: outcome.skipped_rows + recorded.skipped_rows }
 }
 
 /** Each asset is asked for once, also when nobody has a price for it. */
 function createPrices(connection: Connection, { quote_currency, price_asset }: Lease) {
   const quote = price_asset ?? quote_currency
   const known: Record<string, string> = { [quote]: '1' }
+  const paths: Record<string, string[]> = {}
   const asked = new Set([quote, quote_currency])
   return {
     known: () => known,
+    paths: () => paths,
     async add(assets: string[]): Promise<void> {
       const fresh = [...new Set(assets)].filter((asset) => !asked.has(asset))
       if (fresh.length === 0) return
       for (const asset of fresh) asked.add(asset)
-      for (const { asset, price } of await readPrices(connection, fresh, quote)) known[asset] = price
+      for (const { asset, price, path } of await readPrices(connection, fresh, quote)) {
+        known[asset] = price
+        paths[asset] = path
+      }
     },
   }
 }
@@ -172,6 +184,14 @@ const hourMs = 3_600_000
 /** Of older trades SQL takes no price of today, so none is asked for. */
 const recent = (trades: Trade[], now: number): Trade[] =>
   trades.filter(({ executed_at }) => now - Date.parse(executed_at) < hourMs)
+
+/** A trade between a wrapper and its asset moves nothing: it is skipped, and what was paid for the asset stays its cost. */
+const unwrapped = (trade: Trade, unwrap: (name: string) => string): Trade => ({
+  ...trade,
+  base: unwrap(trade.base),
+  quote: unwrap(trade.quote),
+  fee_asset: trade.fee_asset && unwrap(trade.fee_asset),
+})
 
 function toRow({ exchange_trade_id, symbol: _, ...trade }: Trade, priceAsset: string | null): TradeRow {
   return {

@@ -6,12 +6,13 @@ import { listings, partsOf } from './markets.ts'
 import { exchangeNames, findKey, type Key, nameOf, permissions, type State, type Trade } from './state.ts'
 
 const decimal = z.string().regex(/^\d+(\.\d+)?$/)
-const balance = z.object({ free: decimal, used: decimal.default('0') })
+/** What is free may be odd. */
+const balance = z.object({ free: z.string(), used: decimal.default('0') })
 const exchange = z.enum(exchangeNames)
 const keySettings = z.object({
   permissions: z.array(z.enum(permissions)),
   allowed_ips: z.array(z.string()),
-  balances: z.record(z.string(), z.union([balance, decimal.transform((free) => ({ free, used: '0' }))])),
+  balances: z.record(z.string(), z.union([balance, z.string().transform((free) => ({ free, used: '0' }))])),
   revoked: z.boolean(),
 })
 const newKey = keySettings.partial().extend({ exchange })

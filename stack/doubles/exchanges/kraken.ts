@@ -72,7 +72,7 @@ export function krakenApi(state: State) {
   post('BalanceEx', (_, { balances }) => {
     const rows = Object.entries(balances).map(([asset, { free, used }]) => [
       krakenAsset(asset),
-      { balance: sum(free, used), hold_trade: used },
+      { balance: used === '0' ? free : sum(free, used), hold_trade: used },
     ])
     return result(Object.fromEntries(rows))
   })

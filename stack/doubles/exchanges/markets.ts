@@ -18,15 +18,25 @@ export const defaultPrices: Record<string, string> = {
   'USDC/USD': '1.0000',
   'USDC/USDT': '0.9997',
   'EUR/USDT': '1.0853',
+  'BTC/GBP': '50120.00',
+  'USD/CAD': '1.25',
+  'USDT/TRY': '40',
+  'DOT/BTC': '0.00008',
+  'LDO/USDT': '0.95',
+  '币安人生/USDT': '0.25',
 }
 
 const listed = (symbols: string) => symbols.split(' ')
 
 export const symbolsOf = {
   // Binance has no dollars: its quotes are stablecoins and euros.
-  binance: listed('BTC/USDT BTC/USDC BTC/EUR ETH/USDT ETH/USDC ETH/EUR ETH/BTC SOL/USDT SOL/EUR USDC/USDT EUR/USDT'),
-  coinbase: listed('BTC/USD BTC/USDC BTC/EUR ETH/USD ETH/USDC ETH/EUR ETH/BTC SOL/USD SOL/EUR USDT/USD'),
-  kraken: listed('BTC/USD BTC/USDT BTC/EUR ETH/USD ETH/USDT ETH/EUR ETH/BTC SOL/USD SOL/EUR USDT/USD USDC/USD'),
+  binance: listed(
+    'BTC/USDT BTC/USDC BTC/EUR ETH/USDT ETH/USDC ETH/EUR ETH/BTC SOL/USDT SOL/EUR USDC/USDT EUR/USDT USDT/TRY DOT/BTC LDO/USDT 币安人生/USDT',
+  ),
+  coinbase: listed('BTC/USD BTC/USDC BTC/EUR BTC/GBP ETH/USD ETH/USDC ETH/EUR ETH/BTC SOL/USD SOL/EUR USDT/USD'),
+  kraken: listed(
+    'BTC/USD BTC/USDT BTC/EUR ETH/USD ETH/USDT ETH/EUR ETH/BTC SOL/USD SOL/EUR DOT/BTC USDT/USD USDC/USD USD/CAD',
+  ),
 }
 
 /** A market that trades no more is still shown by its exchange (closed), or is not (gone): trades that were made there stay. */
@@ -42,7 +52,10 @@ export const binanceId = (symbol: string) => symbol.replace('/', '')
 export const coinbaseId = (symbol: string) => symbol.replace('/', '-')
 
 /** Kraken's old assets have an X (coins) or Z (money) in front, and bitcoin is XBT. */
-const krakenAssets: Record<string, string> = { BTC: 'XXBT', ETH: 'XETH', ICN: 'XICN', USD: 'ZUSD', EUR: 'ZEUR' }
+const krakenAssets: Record<string, string> = {
+  ...{ BTC: 'XXBT', ETH: 'XETH', ICN: 'XICN' },
+  ...{ USD: 'ZUSD', EUR: 'ZEUR', CAD: 'ZCAD' },
+}
 export const krakenAsset = (asset: string): string => krakenAssets[asset] ?? asset
 export const krakenAltname = (asset: string): string => (asset === 'BTC' ? 'XBT' : asset)
 
