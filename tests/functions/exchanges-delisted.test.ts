@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { splitKrakenName } from '../../functions/_shared/exchanges/name-kraken-market.ts'
 import type { TradePage } from '../../functions/_shared/exchanges/read-trade-page.ts'
 import { readTradesSince } from '../../functions/_shared/exchanges/read-trades.ts'
+import { symbolsOf } from '../../stack/doubles/exchanges/markets.ts'
 import { createWorld, type Name, names } from './exchanges-world.ts'
 
 const minute = (n: number) => Date.UTC(2025, 0, 2, 0, n)
@@ -57,8 +58,8 @@ describe('a market that its exchange has no more', () => {
 
     expect(first.trades.map(({ symbol }) => symbol)).toEqual(['VEN/BTC', 'VEN/BTC'])
     expect(first.cursor).toMatchObject({ closed: ['VEN/BTC'] })
-    // The dozen that trade, each once.
-    expect(asked).toBe(11)
+    // Those that trade, each once.
+    expect(asked).toBe(symbolsOf.binance.length)
     expect(third.trades).toMatchObject([{ exchange_trade_id: 'VEN/BTC:102' }])
   })
 
@@ -109,7 +110,7 @@ describe('binance: what is not held', () => {
     const asked = await asksOf(world, () => read(JSON.parse(JSON.stringify(first?.cursor)), held))
 
     expect(first).toMatchObject({ trades: [], cursor: { after: expect.any(String) } })
-    expect(asked).toBe(45 + 11 - 20)
+    expect(asked).toBe(45 + symbolsOf.binance.length - 20)
   })
 })
 

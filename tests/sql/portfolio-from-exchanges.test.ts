@@ -195,6 +195,46 @@ describe('an odd row', () => {
       }),
   )
 
+  test.each<[string, Name, object, string]>([
+    ['no amount', 'kraken', { amount: '0' }, 'amount_not_positive'],
+    ['no amount', 'binance', { amount: '0' }, 'amount_not_positive'],
+    ['no amount', 'coinbase', { amount: '0' }, 'amount_not_positive'],
+    ['no price', 'kraken', { price: '0' }, 'price_not_positive'],
+    ['no price', 'binance', { price: '0' }, 'price_not_positive'],
+    ['no price', 'coinbase', { price: '0' }, 'price_not_positive'],
+    ['a fee of all of it', 'binance', { fee: '1', fee_asset: 'BTC' }, 'fee_takes_all'],
+    ['a fee in an asset of 41 characters', 'binance', { fee: '1', fee_asset: long }, 'name_not_readable'],
+  ])('that is a trade with %s at %s is skipped', (_, name, odd, reason) =>
+    rolledBack(async (tx) => {
+      const symbol = name === 'binance' ? 'BTC/USDT' : 'BTC/USD'
+      const account = await connected(tx, name, { BTC: '1' })
+      const good = { symbol, side: 'buy', amount: '1', price: '100' }
+      await exchanges.addTrades(name, account.api_key, [
+        { ...good, ...odd, ...at(1) },
+        { ...good, ...at(2) },
+      ])
+
+      expect(await sync(tx, account)).toMatchObject({ status: 'synced', new_trades: 1, skipped_rows: 1 })
+
+      expect(await skippedOf(tx, account)).toEqual([expect.stringMatching(new RegExp(`^trade .* ${reason}$`))])
+    }),
+  )
+
+  test.each([
+    ['an asset and its staked form', 'ETH2.S/ETH', 'base_is_quote'],
+    ['an asset with a name of 41 characters', `${long}/USD`, 'name_not_readable'],
+  ])('that is a trade of %s is skipped', (_, symbol, reason) =>
+    rolledBack(async (tx) => {
+      await exchanges.setMarket('kraken', symbol, 'open')
+      const account = await connected(tx, 'kraken', { BTC: '1' })
+      await exchanges.addTrades('kraken', account.api_key, [{ symbol, side: 'buy', amount: '1', price: '1', ...at(1) }])
+
+      expect(await sync(tx, account)).toMatchObject({ status: 'synced', new_trades: 0, skipped_rows: 1 })
+
+      expect(await skippedOf(tx, account)).toEqual([expect.stringMatching(new RegExp(`^trade .* ${reason}$`))])
+    }),
+  )
+
   test('that names a price of nothing leaves the price out, and everything else is valued', () =>
     rolledBack(async (tx) => {
       await exchanges.setPrices({

@@ -72,7 +72,8 @@ export async function fetchTradePage(
     else if (!named) skipped.push({ id: idOf(row), reason: 'name_not_readable', content: contentOf(row) })
     else if (!named.symbol.includes(':')) found.push(named)
   }
-  return { rows, found, skipped }
+  // ccxt's order is none when one row has no time.
+  return { rows, found: found.toSorted((a, b) => a.timestamp - b.timestamp), skipped }
 }
 
 /** Where ccxt knows a market no more, it says the exchange's own word in the place of BASE/QUOTE. */
