@@ -620,7 +620,9 @@ begin
   update private.portfolio_syncs s set
     skipped_holdings = case when save_skipped_rows.kind = 'holding' then v_new else s.skipped_holdings end,
     skipped_trades = s.skipped_trades + case when save_skipped_rows.kind = 'trade' then v_new - least(v_gone, s.skipped_trades) else 0 end
-  where s.credential_id = sync.credential_id;
+  -- Most pages skip nothing, and leave no dead row behind.
+  where s.credential_id = sync.credential_id
+    and case when save_skipped_rows.kind = 'holding' then v_new <> s.skipped_holdings else v_new + v_gone > 0 end;
   return v_new;
 end $$;
 comment on function private.save_skipped_rows(private.portfolio_syncs, text, jsonb, text[]) is
@@ -736,6 +738,32 @@ end $$;
 comment on function private.save_snapshot(uuid, uuid, numeric, text) is
   'Writes what a credential, or all of a user''s (credential_id null), is worth now. Whoever calls it has the lock of the user''s syncs.';
 
+create function private.take_snapshots(
+  sync private.portfolio_syncs, currency text, out value numeric, out total numeric, out taken_at timestamptz, out unpriced integer
+)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_is_valued boolean;
+begin
+  select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
+    count(*) filter (where h.credential_id = sync.credential_id and h.value is null),
+    count(*) filter (where h.credential_id = sync.credential_id) = 0
+      or count(h.value) filter (where h.credential_id = sync.credential_id) > 0
+  into value, total, unpriced, v_is_valued from public.holdings h where h.user_id = sync.user_id;
+  -- Without any price the chart would fall to zero.
+  if v_is_valued then
+    perform private.save_snapshot(sync.user_id, sync.credential_id, value, currency);
+    taken_at := private.save_snapshot(sync.user_id, null, total, currency);
+    perform realtime.send(
+      jsonb_build_object('credential_id', sync.credential_id, 'value', value, 'total', total, 'quote_currency', currency,
+        'taken_at', taken_at),
+      'snapshot', 'user:' || sync.user_id, true);
+  end if;
+end $$;
+comment on function private.take_snapshots(private.portfolio_syncs, text) is
+  'What a credential''s holdings are worth, and all of its owner''s; both are written down and told to the owner, unless nothing has a price. unpriced: how many holdings of the credential have none. Whoever calls it has the lock of the user''s syncs.';
+
 create function private.record_portfolio_sync(
   lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb, skipped jsonb default null, price_paths jsonb default null
 ) returns jsonb
@@ -753,11 +781,7 @@ declare
   v_skipped_trades integer;
   v_skipped_holdings integer;
   v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
-  v_is_valued boolean;
-  v_unpriced integer;
-  v_value numeric;
-  v_total numeric;
-  v_taken_at timestamptz;
+  v_worth record;
 begin
   -- One sync of a user after the other, always in the same order: the total is the sum of all credentials.
   perform from private.portfolio_syncs s
@@ -794,20 +818,7 @@ begin
   insert into private.portfolio_assets (credential_id, asset)
   select h.credential_id, h.asset from public.holdings h where h.credential_id = v_sync.credential_id
   on conflict do nothing;
-  select trim_scale(coalesce(sum(h.value) filter (where h.credential_id = v_sync.credential_id), 0)), trim_scale(coalesce(sum(h.value), 0)),
-    count(*) filter (where h.credential_id = v_sync.credential_id) = 0
-      or count(h.value) filter (where h.credential_id = v_sync.credential_id) > 0,
-    count(*) filter (where h.credential_id = v_sync.credential_id and h.value is null)
-  into v_value, v_total, v_is_valued, v_unpriced from public.holdings h where h.user_id = v_sync.user_id;
-  -- Without any price the chart would fall to zero.
-  if v_is_valued then
-    perform private.save_snapshot(v_sync.user_id, v_sync.credential_id, v_value, v_currency);
-    v_taken_at := private.save_snapshot(v_sync.user_id, null, v_total, v_currency);
-    perform realtime.send(
-      jsonb_build_object('credential_id', v_sync.credential_id, 'value', v_value, 'total', v_total, 'quote_currency', v_currency,
-        'taken_at', v_taken_at),
-      'snapshot', 'user:' || v_sync.user_id, true);
-  end if;
+  select t.* into v_worth from private.take_snapshots(v_sync, v_currency) t;
   update private.portfolio_syncs s set
     lease_id = null, leased_until = null, attempts = 0, error = null, last_synced_at = now(),
     cursor = coalesce(v_cursor, s.cursor),
@@ -815,8 +826,8 @@ begin
       + make_interval(mins => (private.setting('portfolio.sync_minutes'))::integer) * (0.9 + 0.2 * random())
   where s.credential_id = v_sync.credential_id;
   return jsonb_build_object('recorded', true, 'new_trades', to_jsonb(v_saved.new_ids), 'is_complete', true,
-    'value', v_value, 'total', v_total, 'taken_at', v_taken_at, 'skipped_rows', v_skipped_trades + v_skipped_holdings,
-    'unpriced', v_unpriced);
+    'value', v_worth.value, 'total', v_worth.total, 'taken_at', v_worth.taken_at, 'unpriced', v_worth.unpriced,
+    'skipped_rows', v_skipped_trades + v_skipped_holdings);
 end $$;
 comment on function private.record_portfolio_sync(uuid, jsonb, jsonb, jsonb, jsonb, jsonb, jsonb) is
   'Records what the holder of a lease read, in one transaction. holdings: [{asset, amount, name}], all there is; name: what the exchange calls it, and several of one asset are added up; prices: {asset: price in the portfolio currency now}; trades: [{id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price}] in any order, however often; cursor: where to go on, null as it was. Numbers may be strings. skipped: [{kind, id, reason, content}], rows that the worker could not read (portfolio_skipped_rows); price_paths: {asset: [market]}, over which markets a price came. A holding or a trade that cannot be kept is skipped, too, and costs only itself. holdings null: a page of trades, more are to come, the lease goes on. When nothing that is held has a price, no snapshot is taken. Answers {recorded: false} when the lease is another''s; else {recorded, new_trades: [id], is_complete, value, total, taken_at, skipped_rows, unpriced}: how many trades are skipped for the first time and how many holdings, and how many holdings have no price.';

@@ -497,6 +497,7 @@ export const functions = {
   'private.save_snapshot(uuid, uuid, numeric, text)': 'invoker; -',
   'private.save_trades(private.portfolio_syncs, jsonb, jsonb, text)': 'invoker; -',
   'private.sort_out_trades(jsonb)': 'invoker; -',
+  'private.take_snapshots(private.portfolio_syncs, text)': 'invoker; -',
   'private.tg_credentials__portfolio_sync()': 'definer; -',
   'private.trade_fault(jsonb)': 'invoker; -',
   'private.usable_price(numeric)': 'invoker; -',

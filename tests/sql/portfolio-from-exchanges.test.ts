@@ -220,6 +220,20 @@ describe('an odd row', () => {
     }),
   )
 
+  test.each(['binance', 'coinbase', 'kraken'] as const)('is none that %s names in another script', (name) =>
+    rolledBack(async (tx) => {
+      const symbol = name === 'binance' ? '币安人生/USDT' : '币安人生/USD'
+      await exchanges.setMarket(name, symbol, 'open')
+      await exchanges.setPrices({ [symbol]: '3' })
+      const account = await connected(tx, name, { 币安人生: '2' })
+      await exchanges.addTrades(name, account.api_key, [{ symbol, side: 'buy', amount: '2', price: '1', ...at(1) }])
+
+      expect(await sync(tx, account)).toMatchObject({ status: 'synced', new_trades: 1, skipped_rows: 0, value: '6' })
+
+      expect((await portfolioOf(tx, account)).币安人生).toMatchObject({ amount: '2', cost: '2', price: '3' })
+    }),
+  )
+
   test.each([
     ['an asset and its staked form', 'ETH2.S/ETH', 'base_is_quote'],
     ['an asset with a name of 41 characters', `${long}/USD`, 'name_not_readable'],
