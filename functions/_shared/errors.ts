@@ -156,6 +156,10 @@ type ErrorDetails = {
   limit?: unknown
   shouldRetry?: false | undefined
   headers?: Record<string, string> | undefined
+  /** A provider's name for what is wrong with the request, as `context_length_exceeded`: told in place of ours. */
+  providerCode?: string | undefined
+  /** What somebody here has to mend, for the log and for an alert. */
+  alarm?: { message: string; said: string } | undefined
   /** For the log only. */
   cause?: unknown
 }
@@ -199,13 +203,13 @@ function parseJson(text: string): unknown {
 
 /** OpenAI's shape, with the limit and its reset when they are known. */
 export function errorBody({ code, message, details }: AppError): { error: Record<string, unknown> } {
-  const { param = null, resetsAt, limit } = details
+  const { param = null, resetsAt, limit, providerCode } = details
   return {
     error: {
       message,
       type: catalogue[code].type,
       param,
-      code,
+      code: providerCode ?? code,
       ...(resetsAt !== undefined && { resets_at: resetsAt }),
       ...(limit !== undefined && { limit }),
     },

@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
 import type { Socket } from 'node:net'
+import { brotliCompressSync, constants, createGzip, deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
 import { afterEach, describe, expect, test } from 'vitest'
 import {
   type AskProvider,
@@ -48,7 +49,7 @@ const ways: [string, () => AskProvider][] = [
   ['node:http', askByNode],
 ]
 
-describe.each(ways)('by %s', (_name, makeWay) => {
+describe.each(ways)('by %s', (name, makeWay) => {
   test('the provider gets what was to be sent, and its answer comes whole', async () => {
     const got: unknown[] = []
     const { url } = await serve(async (request, response) => {
@@ -178,6 +179,69 @@ describe.each(ways)('by %s', (_name, makeWay) => {
     expect(told).toBe(512 * 65_536)
   })
 
+  test.each<[string, (text: string) => Buffer]>([
+    ['gzip', gzipSync],
+    ['x-gzip', gzipSync],
+    ['deflate', deflateSync],
+    ['deflate', deflateRawSync],
+    ['br', brotliCompressSync],
+    ['identity', Buffer.from],
+    // The header is wrong, and what came is not spoilt by believing it.
+    ...(name === 'fetch' ? [] : [['gzip', Buffer.from] satisfies [string, typeof Buffer.from]]),
+  ])('what is compressed as %s although nobody asked for it comes in clear', async (coding, compress) => {
+    const text = JSON.stringify({ said: 'Příliš žluťoučký 🛡'.repeat(10_000) })
+    const { url } = await serve((_request, response) => {
+      response.writeHead(200, { 'content-encoding': coding }).end(compress(text))
+    })
+
+    expect(await textOf(await makeWay()({ ...question, url }, never()))).toBe(text)
+  })
+
+  test('events that are compressed arrive as they are sent, not at the end', async () => {
+    let arrived = () => {}
+    const { url } = await serve((_request, response) => {
+      const zip = createGzip({ flush: constants.Z_SYNC_FLUSH })
+      response.writeHead(200, { 'content-encoding': 'gzip' })
+      zip.pipe(response)
+      zip.write('data: 1\n\n')
+      arrived = () => zip.end('data: 2\n\n')
+    })
+    const { body } = await makeWay()({ ...question, url }, never())
+    const chunks: string[] = []
+
+    await new Promise((end) =>
+      body.listen((chunk) => {
+        chunks.push(Buffer.from(chunk).toString())
+        arrived()
+      }, end),
+    )
+
+    expect(chunks).toEqual(['data: 1\n\n', 'data: 2\n\n'])
+  })
+
+  test('a small answer that becomes a large one is held back as it comes out, and can be left', async () => {
+    const { url } = await serve((_request, response) => {
+      response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(Buffer.alloc(200_000_000)))
+    })
+    const { body } = await makeWay()({ ...question, url }, never())
+    let told = 0
+
+    await new Promise<void>((done) =>
+      body.listen(
+        (chunk) => {
+          told += chunk.byteLength
+          if (told < 1_000_000) return
+          body.cancel()
+          done()
+        },
+        () => done(),
+      ),
+    )
+
+    for (let turn = 0; turn < 100; turn += 1) await new Promise((done) => setImmediate(done))
+    expect(told).toBeLessThan(2_000_000)
+  })
+
   test('a server that is not there is an error', async () => {
     const { url, sockets } = await serve(() => {})
     for (const close of undo.splice(0)) close()
@@ -185,6 +249,15 @@ describe.each(ways)('by %s', (_name, makeWay) => {
     await expect(makeWay()({ ...question, url }, never())).rejects.toThrow()
     expect(sockets).toHaveLength(0)
   })
+})
+
+test('what is compressed and breaks off ends with a cause; fetch gives what there is', async () => {
+  const { url } = await serve((_request, response) => {
+    const whole = gzipSync('x'.repeat(100_000))
+    response.writeHead(200, { 'content-encoding': 'gzip' }).end(whole.subarray(0, whole.length - 20))
+  })
+
+  await expect(askByNode()({ ...question, url }, never()).then(textOf)).rejects.toThrow('unexpected end of file')
 })
 
 describe('connections that node:http keeps', () => {

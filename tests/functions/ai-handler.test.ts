@@ -79,7 +79,7 @@ test('a missing provider key is our fault and free', async () => {
 })
 
 test.each([
-  ['echo+400', 400, 'invalid_request_error'],
+  ['echo+400', 400, 'invalid_request_error', 'invalid_value'],
   ['echo+401', 502, 'upstream_error'],
   ['echo+429', 429, 'rate_limit_exceeded'],
   ['echo+429-date', 429, 'rate_limit_exceeded'],
@@ -88,13 +88,13 @@ test.each([
   ['echo+error-first', 502, 'upstream_error'],
   ['echo+hang', 504, 'upstream_timeout'],
   ['echo+hang-body', 504, 'upstream_timeout'],
-])('%s becomes %i %s, streamed or not, settles once and costs nothing', async (model, status, code) => {
+])('%s becomes %i %s, streamed or not, settles once and costs nothing', async (model, status, code, told = code) => {
   for (const stream of [true, false]) {
     const { seen, chat } = createWorld(provider.url, {}, model.startsWith('echo+hang') ? 50 : 5_000)
 
     const answer = await chat({ model, messages, stream })
 
-    expect([answer.status, await codeOf(answer)]).toEqual([status, code])
+    expect([answer.status, await codeOf(answer)]).toEqual([status, told])
     expect(seen.outcomes).toMatchObject([
       { result: 'failed', http_status: status, error_code: code, usage: null, usage_source: 'none' },
     ])

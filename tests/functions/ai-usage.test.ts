@@ -28,9 +28,11 @@ function gather(bytes: Bytes, cuts: readonly number[]): Bytes[] {
   return [...chunks.map(gatherer.push), gatherer.rest()].filter((run) => run !== undefined)
 }
 
+const noKey = { secret: undefined, isCallers: false }
+
 function readAll(runs: readonly Bytes[], asked = false) {
-  const { observe, observed, takeUsage } = createStreamObserver(asked)
-  const passages = runs.map(observe)
+  const { observe, observed, takeUsage } = createStreamObserver(asked ? 'in a chunk' : 'no', noKey)
+  const passages = runs.map((run) => observe(run.slice()))
   const forwarded = passages.flatMap(({ forward, last }) => [
     ...forward,
     ...[takeUsage(), last].filter((part) => part !== undefined),
@@ -101,7 +103,7 @@ test.each(['echo', 'echo+usage-openrouter', 'echo+usage-early', 'echo+usage-twic
   (model) => {
     const bytes = bytesOf(parseModel(model) ?? new Set(), '\n')
 
-    expect(readAll(gather(bytes, [])).forwarded.toString()).not.toContain('prompt_tokens')
+    expect(readAll(gather(bytes, [])).forwarded.toString()).not.toContain('usage')
     expect(readAll(gather(bytes, []), true).forwarded).toEqual(Buffer.from(bytes))
   },
 )
@@ -115,7 +117,7 @@ const usage = { prompt_tokens: 7, completion_tokens: 3 }
 test('usage in the chunk that ends the answer is read, and the chunk is kept', () => {
   const last = { choices: [{ index: 0, delta: {}, finish_reason: 'stop' }], usage }
 
-  expect(see(last)).toMatchObject({ observed: { usage, finished: true } })
+  expect(see(last)).toMatchObject({ observed: { report: { counts: usage }, finished: true } })
   expect(see(last).forwarded.byteLength).toBeGreaterThan(0)
 })
 
@@ -125,13 +127,13 @@ test('reports are totals: the last one counts, and null or nonsense does not era
   expect(
     see({ choices: [], usage }, { choices: [], usage: more }, { usage: null }, { usage: { prompt_tokens: -1 } }),
   ).toMatchObject({
-    observed: { usage: more },
+    observed: { report: { counts: more } },
   })
 })
 
 test('explicit zeros are a usage, and finish_reason alone is none', () => {
-  expect(see({ usage: { prompt_tokens: 0, completion_tokens: 0 } }).observed.usage).toMatchObject({
-    completion_tokens: 0,
+  expect(see({ usage: { prompt_tokens: 0, completion_tokens: 0 } }).observed.report).toMatchObject({
+    counts: { completion_tokens: 0 },
   })
-  expect(see({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] }).observed.usage).toBeNull()
+  expect(see({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] }).observed.report).toBeNull()
 })

@@ -73,6 +73,7 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
   model,
   upstream_model: model,
   max_output_tokens: 500,
+  context_tokens: 100_000,
   limit_field: 'max_tokens',
   open_fields: [],
   price_ref: 1,
@@ -92,7 +93,7 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
 })
 
 const body = z.looseObject({
-  error: z.looseObject({ code: z.string(), param: z.string().nullable() }).optional(),
+  error: z.looseObject({ code: z.string(), message: z.string(), param: z.string().nullable() }).optional(),
   data: z.array(z.unknown()).optional(),
   usage: z.looseObject({}).optional(),
 })

@@ -8,7 +8,7 @@ import { answerJson, openJson } from './answer-json.ts'
 import { callProvider } from './call-provider.ts'
 import type { AdmissionRequest, Settlement } from './ledger.ts'
 import { nothingDelivered, type OpenCall, openCall } from './open-call.ts'
-import type { AiRequest } from './read-request.ts'
+import type { AiRequest, UsageWish } from './read-request.ts'
 import { openStream, streamAnswer } from './stream-answer.ts'
 import { limitHeaders, refusal, replayed } from './tell-decision.ts'
 import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
@@ -54,7 +54,7 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
     world,
   )
   try {
-    return await answer(call, facts, world)
+    return await answer(call, http.headers, facts, world)
   } catch (cause) {
     const error = toAppError(cause)
     noteSettlement(facts, await call.close(nothingDelivered(error)))
@@ -64,13 +64,20 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
   }
 }
 
-async function answer(call: OpenCall, facts: Facts, world: AiWorld): Promise<Response> {
-  const { stream, wantsUsage, endpoint } = call.request
+/** OpenRouter ends every stream with the usage, so its own clients, which both name it, do not ask; one of them takes no null. */
+function usageWish({ wantsUsage }: AiRequest, headers: Headers): UsageWish {
+  const isOpenRouters = wantsUsage !== 'no' && /openrouter/i.test(headers.get('user-agent') ?? '')
+  return isOpenRouters ? 'in the last chunk' : (wantsUsage ?? 'no')
+}
+
+async function answer(call: OpenCall, headers: Headers, facts: Facts, world: AiWorld): Promise<Response> {
+  const { stream, endpoint } = call.request
   if (stream) {
-    const begun = await callProvider(call, (body) => openStream(body, wantsUsage, world.now), world)
+    const wish = usageWish(call.request, headers)
+    const begun = await callProvider(call, (body, key) => openStream(body, wish, key, world), world)
     return new Response(streamAnswer(begun, call, world), { headers: streamHeaders })
   }
-  const begun = await callProvider(call, (body) => openJson(body, endpoint), world)
+  const begun = await callProvider(call, (body, key) => openJson(body, endpoint, key), world)
   const { body, settlement } = await answerJson(begun, call)
   noteSettlement(facts, settlement)
   return new Response(body, { headers: { 'content-type': 'application/json' } })

@@ -5,6 +5,7 @@
  */
 import type { Agent, ClientRequest, IncomingMessage, RequestOptions } from 'node:http'
 import type { Socket } from 'node:net'
+import { inClear } from './decode-body.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
@@ -30,7 +31,13 @@ export const askByFetch =
   (fetch: Fetch): AskProvider =>
   async ({ url, headers, body }, signal) => {
     const response = await fetch(url, { method: 'POST', headers, body, redirect: 'manual', signal })
-    return { status: response.status, header: (name) => response.headers.get(name), body: sourceOf(response) }
+    const source = sourceOf(response)
+    const coding = response.headers.get('content-encoding')
+    return {
+      status: response.status,
+      header: (name) => response.headers.get(name),
+      body: coding === null ? source : await inClear(source, coding, 'may have decoded'),
+    }
   }
 
 /** Streams by the one, whose pieces cost less; whole answers by the other, whose requests do. */
@@ -181,7 +188,7 @@ function askOnce(clients: Clients, asked: ProviderRequest, signal: AbortSignal):
   })
 }
 
-function replyOf(response: IncomingMessage): Reply {
+function replyOf(response: IncomingMessage): Reply | Promise<Reply> {
   const { statusCode = 0, headers } = response
   const header = (name: string) => {
     const value = headers[name]
@@ -205,5 +212,7 @@ function replyOf(response: IncomingMessage): Reply {
     resume: () => void response.resume(),
     cancel: () => void response.destroy(),
   }
-  return { status: statusCode, header, body }
+  const reply = { status: statusCode, header, body }
+  const coding = header('content-encoding')
+  return coding === null ? reply : inClear(body, coding, 'leaves all').then((clear) => ({ ...reply, body: clear }))
 }

@@ -26,4 +26,5 @@ export function writeJson(body: Record<string, unknown>): string {
   }
 }
 
-export const tokensEstimated = (bytes: number): number => Math.ceil(bytes / 4)
+export const bytesPerToken = 4
+export const tokensEstimated = (bytes: number): number => Math.ceil(bytes / bytesPerToken)

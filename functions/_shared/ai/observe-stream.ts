@@ -1,29 +1,38 @@
 /** Watches a stream on its way: what was said, what it costs, how it ended, and which event to leave out. */
-import type { Usage } from './ledger.ts'
-import { hasError, type ProviderAnswer, readProviderAnswer, usageOf } from './provider-answer.ts'
+import type { AppError } from '../errors.ts'
+import { type ProviderAnswer, parseJson, readProviderAnswer } from './provider-answer.ts'
+import { type KeySent, refusalOf, withoutSecrets } from './provider-refusal.ts'
+import type { UsageWish } from './read-request.ts'
+import { laterReport, type Report, type Said } from './read-usage.ts'
+import { addSaid, withoutUsage } from './scan-chunks.ts'
 import { dataOf, splitEvents } from './sse-events.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
 export type Observed = {
-  /** The latest that was reported. Reports are totals, so they replace each other. */
-  usage: Usage | null
-  contentBytes: number
+  /** The one that counts of those that came. */
+  report: Report | null
+  said: Said
+  /** There is an answer: something was said, or a choice ended well. */
+  isAnswer: boolean
   /** The provider said that it is finished, in whatever way. Decides about an error at the end, never about money. */
   finished: boolean
-  /** The provider reported an error in the stream. */
-  failed: boolean
+  /** What the provider reported as an error in the stream. */
+  failure: AppError | undefined
+  /** The error came before any answer. */
+  failedFirst: boolean
 }
 
 export type Passage = {
   /** What goes to the caller now. */
   forward: Bytes[]
-  /** [DONE] with what follows it: the last there is, to be sent after the settlement. */
+  /** [DONE]: the last there is, to be sent after the settlement. */
   last: Bytes | undefined
 }
 
 /** What is worth parsing: a usage or an error that is not null, a finish, the end. Hardly any event of a stream has one. */
-const telling = /"(?:usage|error)"\s*:\s*[^n\s]|"finish_reason"\s*:\s*"|\[DONE\]/
+const telling = /"(?:usage|error)"\s*(?::\s*[^n\s]|[,}])|"finish_reason"\s*:\s*"|\[DONE\]|^event: ?error/m
+const isErrorEvent = /(?:^|[\r\n])event: ?error\s*(?:[\r\n]|$)/
 
 /** A tenth of what the other costs, and of ASCII, which most events are, the same. What is no UTF-8 harms nobody: it is only looked at. */
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
@@ -35,12 +44,23 @@ function textOf(events: Bytes): string {
   return text.length === events.byteLength ? text : latin1.decode(events)
 }
 
+/** Whether a run has a line of an event or a comment, as a page or a JSON answer has not. */
+export const isEvents = (run: Bytes): boolean => /(?:^|[\r\n])(?:data|event|id|retry)?:|^\s*$/.test(utf8.decode(run))
 export const hasData = (events: Bytes): boolean => /(?:^|[\r\n])data/.test(utf8.decode(events))
 
-export function createStreamObserver(callerWantsUsage: boolean) {
-  const observed: Observed = { usage: null, contentBytes: 0, finished: false, failed: false }
+export function createStreamObserver(wish: UsageWish, key: KeySent) {
+  const callerWantsUsage = wish !== 'no'
+  const observed: Observed = {
+    report: null,
+    said: { text: 0, media: 0 },
+    isAnswer: false,
+    finished: false,
+    failure: undefined,
+    failedFirst: false,
+  }
   const finishedChoices = new Set<number>()
   let heldUsage: Bytes | undefined
+  let isDone = false
 
   /** The usage chunk at the end waits for the settlement, which knows the cost. Undefined when there is none. */
   const takeUsage = (): Bytes | undefined => {
@@ -49,43 +69,92 @@ export function createStreamObserver(callerWantsUsage: boolean) {
     return taken
   }
 
-  const note = (chunk: ProviderAnswer) => {
-    if (hasError(chunk)) observed.failed = true
-    observed.usage = usageOf(chunk) ?? observed.usage
-    for (const { index, finish_reason } of chunk.choices ?? []) if (finish_reason) finishedChoices.add(index)
-    observed.finished ||= finishedChoices.size > 0
+  const noteSaid = (text: string) => {
+    addSaid(text, observed.said)
+    observed.isAnswer ||= observed.said.text > 0 || observed.said.media > 0
   }
 
-  const observeEvent = (event: Bytes, forward: Bytes[]) => {
+  const note = (chunk: ProviderAnswer) => {
+    for (const { index, finish_reason } of chunk.choices ?? [])
+      if (finish_reason && finish_reason !== 'error') finishedChoices.add(index)
+    observed.finished ||= finishedChoices.size > 0
+    observed.isAnswer ||= finishedChoices.size > 0
+  }
+
+  /** Whether the chunk's report counts from now on: zeros after real numbers do not, and callers are not told them. */
+  const noteReport = ({ report }: ProviderAnswer): boolean => {
+    if (!report) return true
+    const later = laterReport(observed.report, report)
+    const isNews = later === report
+    observed.report = later
+    return isNews
+  }
+
+  /** Of what comes after [DONE] only a usage is of interest. */
+  const observeAfterEnd = (event: Bytes) => {
     const chunk = readProviderAnswer(dataOf(event) ?? '')
-    const before = takeUsage()
-    if (before) forward.push(before)
-    if (!chunk || !isOnlyUsage(chunk, finishedChoices)) forward.push(event)
-    else if (callerWantsUsage && observed.finished) heldUsage = event
-    else if (callerWantsUsage) forward.push(event)
+    if (chunk?.report && noteReport(chunk) && callerWantsUsage) heldUsage = event
+  }
+
+  const isKept = (chunk?: ProviderAnswer) =>
+    wish === 'in a chunk' || (wish === 'in the last chunk' && Boolean(chunk?.report))
+
+  const observeEvent = (event: Bytes, forward: Bytes[]) => {
+    const text = textOf(event)
+    const data = dataOf(event)
+    const chunk = readProviderAnswer(data ?? '')
+    const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data ?? '') ?? data) : undefined)
+    if (failure === undefined) noteSaid(text)
+    else if (observed.failure === undefined) {
+      observed.failure = refusalOf({ status: undefined, body: failure }, key)
+      observed.failedFirst = !observed.isAnswer
+    }
+    const isOnly = chunk !== undefined && failure === undefined && isOnlyUsage(chunk, finishedChoices)
+    const isNews = chunk === undefined || noteReport(chunk)
+    if (!isOnly || isNews) {
+      const before = takeUsage()
+      if (before) forward.push(before)
+    }
+    const wanted = isOnly || isKept(chunk) ? event : withoutUsage(event, text)
+    if (failure !== undefined) forward.push(redacted(wanted, key))
+    else if (!isOnly) forward.push(wanted)
+    else if (callerWantsUsage && isNews && observed.finished) heldUsage = event
+    else if (callerWantsUsage && isNews) forward.push(event)
     if (chunk) note(chunk)
   }
 
   /** Takes note of whole events that are about to be delivered. */
   const observe = (events: Bytes): Passage => {
     const text = textOf(events)
-    observed.contentBytes += saidBytes(text)
     const forward: Bytes[] = []
     if (!telling.test(text)) {
+      if (isDone) return { forward, last: undefined }
+      noteSaid(text)
       const before = takeUsage()
-      return { forward: before ? [before, events] : [events], last: undefined }
+      if (before) forward.push(before)
+      forward.push(wish === 'in a chunk' ? events : withoutUsage(events, text))
+      return { forward, last: undefined }
     }
+    let last: Bytes | undefined
     for (const event of splitEvents(events)) {
-      if (dataOf(event)?.trim() === '[DONE]') {
+      if (isDone) observeAfterEnd(event)
+      else if (dataOf(event)?.trim() === '[DONE]') {
+        isDone = true
         observed.finished = true
-        return { forward, last: event }
-      }
-      observeEvent(event, forward)
+        last = event
+      } else observeEvent(event, forward)
     }
-    return { forward, last: undefined }
+    return { forward, last }
   }
 
   return { observe, observed, takeUsage }
+}
+
+/** An error that the provider wrote goes to the caller as it came, but for keys. */
+function redacted(event: Bytes, key: KeySent): Bytes {
+  const text = utf8.decode(event)
+  const clean = withoutSecrets(text, key)
+  return clean === text ? event : new TextEncoder().encode(clean)
 }
 
 /**
@@ -93,7 +162,7 @@ export function createStreamObserver(callerWantsUsage: boolean) {
  * provider that reports usage in the chunk that says something new does not send an extra one.
  */
 function isOnlyUsage(chunk: ProviderAnswer, finishedChoices: ReadonlySet<number>): boolean {
-  if (!chunk.usage || !chunk.choices || chunk.contentBytes > 0) return false
+  if (!chunk.report || !chunk.choices || chunk.said.text + chunk.said.media > 0) return false
   return chunk.choices.every(
     ({ index, finish_reason }) => typeof finish_reason === 'string' && finishedChoices.has(index),
   )
@@ -105,57 +174,4 @@ export function withCost(event: Bytes, costMicros: number): Bytes | undefined {
   if (typeof data !== 'object' || data === null || !('usage' in data)) return undefined
   const usage = { ...(typeof data.usage === 'object' ? data.usage : {}), cost: costMicros / 1_000_000 }
   return new TextEncoder().encode(`data: ${JSON.stringify({ ...data, usage })}\n\n`)
-}
-
-const quote = '"'
-const space = 32
-const colon = 58
-
-/**
- * How much a model has said in a run of events, without parsing them: the ground of an estimate, not of a bill by itself. It is
- * the bytes of all string values inside `delta` objects but the role: text, reasoning, refusal, names and arguments of tools.
- * `events` is one character per byte. Escapes count as they are written, so the number is never too small.
- */
-function saidBytes(events: string): number {
-  let bytes = 0
-  let at = events.indexOf('"delta"')
-  while (at >= 0) {
-    const delta = stringsIn(events, at + '"delta"'.length)
-    bytes += delta.bytes
-    at = events.indexOf('"delta"', delta.end)
-  }
-  return bytes
-}
-
-/** Walks one object from the colon before it to its closing brace; what stands between its strings does not matter. */
-function stringsIn(text: string, from: number): { bytes: number; end: number } {
-  let bytes = 0
-  let depth = 0
-  let isRole = false
-  for (let at = from; at < text.length; at += 1) {
-    const character = text[at]
-    if (character === '{') depth += 1
-    if (character === '}') depth -= 1
-    if (character === '}' && depth <= 0) return { bytes, end: at }
-    if (character !== quote) continue
-    if (depth === 0) return { bytes, end: at } // `"delta": null`, and this is the next field.
-    const end = endOfString(text, at + 1)
-    let after = end + 1
-    while (text.charCodeAt(after) <= space) after += 1
-    if (text.charCodeAt(after) === colon) isRole = end - at === '"role'.length && text.startsWith('role', at + 1)
-    else if (!isRole) bytes += end - at - 1
-    at = end
-  }
-  return { bytes, end: text.length }
-}
-
-function endOfString(text: string, from: number): number {
-  let end = text.indexOf(quote, from)
-  while (end >= 0) {
-    let slashes = 0
-    while (text[end - 1 - slashes] === '\\') slashes += 1
-    if (slashes % 2 === 0) return end
-    end = text.indexOf(quote, end + 1)
-  }
-  return text.length
 }

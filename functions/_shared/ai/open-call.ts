@@ -5,7 +5,7 @@
 import type { AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { remember } from '../remember.ts'
-import { tokensEstimated } from './estimate-tokens.ts'
+import { bytesPerToken, tokensEstimated } from './estimate-tokens.ts'
 import {
   type Admitted,
   type AttemptReport,
@@ -16,6 +16,7 @@ import {
   type Usage,
 } from './ledger.ts'
 import type { AiRequest } from './read-request.ts'
+import { type Bounds, judgeReport, type Report, type Said } from './read-usage.ts'
 import { type Watch, watchCall } from './watch-call.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
@@ -126,6 +127,26 @@ export const nothingDelivered = (error: AppError): Ending => ({
   responseBytes: 0,
 })
 
+function boundsOf({ request, route }: Pick<OpenCall, 'request' | 'route'>): Bounds {
+  const isChat = request.endpoint === 'chat.completions'
+  return {
+    promptTokens: route?.context_tokens ?? 0,
+    completionTokens: isChat ? request.choices * (route?.max_output_tokens ?? 0) : null,
+  }
+}
+
+/** What a provider reported, as far as it can be true of what was seen, and what an estimate goes by. */
+export function usedBy(
+  call: Pick<OpenCall, 'request' | 'route'>,
+  report: Report | null,
+  said: Said,
+): Pick<Ending, 'usage' | 'implausible' | 'contentBytes'> {
+  const bounds = boundsOf(call)
+  // As base64, pictures and sound are far more bytes than tokens.
+  const media = Math.min(said.media, bytesPerToken * (bounds.completionTokens ?? 0))
+  return { ...judgeReport(report, said, bounds), contentBytes: said.text + media }
+}
+
 type Described = Pick<
   Outcome,
   'result' | 'http_status' | 'error_code' | 'usage' | 'usage_source' | 'implausible' | 'response_bytes' | 'response'
@@ -138,7 +159,7 @@ type Described = Pick<
 function describeOutcome(ending: Ending, promptTokens: number): Described {
   const { error, usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
   const hungUp = error?.code === 'client_closed_request'
-  const isCharged = !error || (responseBytes > 0 && (hungUp || contentBytes > 0 || usage !== null))
+  const isCharged = !error || (responseBytes > 0 && (hungUp || contentBytes > 0))
   const estimated: Usage = {
     ...nothingUsed,
     prompt_tokens: promptTokens,

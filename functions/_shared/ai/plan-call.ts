@@ -50,6 +50,8 @@ export type PlannedRoute = {
   upstream_model: string
   /** Per choice: what may be forwarded, because no more is held. */
   max_output_tokens: number
+  /** What the model can have read at most, all texts of an embedding together, however little was held for it. */
+  context_tokens: number
   limit_field: Model['limit_field']
   open_fields: readonly string[]
   provider: Provider
@@ -206,6 +208,7 @@ function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider
     model: model.id,
     upstream_model: model.upstream_id,
     max_output_tokens: worst.answerTokens,
+    context_tokens: model.context_tokens * (wish.contents.prompts ?? 1),
     limit_field: model.limit_field,
     open_fields: model.open_fields,
     provider: vendor,

@@ -1,47 +1,47 @@
 /** What we read of a provider's answer, JSON or a chunk of a stream. The rest is not our business and is passed on as it is. */
 import { byteLength } from './estimate-tokens.ts'
-import { nothingUsed, type Usage } from './ledger.ts'
+import { type Fields, isFields, type Report, readReport, type Said } from './read-usage.ts'
+import type { Endpoint } from './snapshot.ts'
 
-type Fields = Record<string, unknown>
-type Choice = { index: number; message: unknown; delta: unknown; finish_reason: string | null }
-/** Chat and embeddings have a prompt and a completion, images have an input; what images are made of is paid by the image. */
-type ReportedUsage = {
-  prompt: number | null
-  completion: number
-  cached: number
-  reasoning: number
-  cost: number | null
-}
+type Choice = { index: number; message: unknown; delta: unknown; text: unknown; finish_reason: string | null }
 
 export type ProviderAnswer = {
   choices: Choice[] | undefined
   /** Vectors or images. */
   data: unknown[] | undefined
-  usage: ReportedUsage | null
-  error: unknown
-  contentBytes: number
+  report: Report | null
+  /** Where it says that something went wrong: the answer itself or one of its choices. */
+  failure: Fields | undefined
+  said: Said
 }
 
 /**
- * Undefined for what is not a JSON object. Read by hand, since this is done for every answer; a part that makes no sense is a
- * missing one, so there is nothing that a schema would have to say.
+ * Undefined for what is not a JSON object, nor a list of one. Read by hand, since this is done for every answer; a part that makes no
+ * sense is a missing one, so there is nothing that a schema would have to say.
  */
 export function readProviderAnswer(json: string): ProviderAnswer | undefined {
-  const answer = parseJson(json)
+  const given = parseJson(json)
+  // Google puts an error into a list.
+  const answer = Array.isArray(given) ? given[0] : given
   if (!isFields(answer)) return undefined
   const choices = readChoices(answer.choices)
-  let said = 0
-  for (const { message, delta } of choices ?? []) said += contentBytes(message) + contentBytes(delta)
+  const said = { text: 0, media: 0 }
+  for (const { message, delta, text } of choices ?? []) {
+    count(message, said)
+    count(delta, said)
+    if (typeof text === 'string') said.text += byteLength(text)
+  }
   return {
     choices,
     data: Array.isArray(answer.data) ? answer.data : undefined,
-    usage: readUsage(answer.usage),
-    error: answer.error,
-    contentBytes: said,
+    report: readReport(answer),
+    failure: failureIn(answer),
+    said,
   }
 }
 
-function parseJson(json: string): unknown {
+/** Undefined for what is no JSON. */
+export function parseJson(json: string): unknown {
   try {
     return JSON.parse(json)
   } catch {
@@ -49,65 +49,57 @@ function parseJson(json: string): unknown {
   }
 }
 
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-
 function readChoices(given: unknown): Choice[] | undefined {
   if (!Array.isArray(given) || !given.every(isFields)) return undefined
-  return given.map(({ index, message, delta, finish_reason }) => ({
+  return given.map(({ index, message, delta, text, finish_reason }) => ({
     index: typeof index === 'number' ? index : 0,
     message,
     delta,
+    text,
     finish_reason: typeof finish_reason === 'string' ? finish_reason : null,
   }))
 }
 
-const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0
-const isMissing = (value: unknown) => value === null || value === undefined
-/** A detail that is wrong is a missing one. */
-const detail = (details: unknown, name: string): number => {
-  const value = isFields(details) ? details[name] : undefined
-  return isCount(value) ? value : 0
+/** Deeper than this nobody says anything, and no stack of ours is used up. */
+const deepest = 12
+
+/** Some send `error: ""`, `false` or `{}` beside a good answer. */
+function saysError(error: unknown, depth = 0): boolean {
+  if (typeof error === 'string') return error.trim() !== ''
+  if (typeof error !== 'object' || error === null || depth > deepest) return Boolean(error)
+  return Object.values(error).some((value) => saysError(value, depth + 1))
 }
 
-/** A usage that makes no sense is a missing one: it is estimated. */
-function readUsage(given: unknown): ReportedUsage | null {
-  if (!isFields(given)) return null
-  const { prompt_tokens, input_tokens, completion_tokens, cost } = given
-  for (const count of [prompt_tokens, input_tokens, completion_tokens])
-    if (!isMissing(count) && !isCount(count)) return null
-  const prompt = prompt_tokens ?? input_tokens
-  return {
-    prompt: isCount(prompt) ? prompt : null,
-    completion: isCount(completion_tokens) ? completion_tokens : 0,
-    cached: detail(given.prompt_tokens_details, 'cached_tokens'),
-    reasoning: detail(given.completion_tokens_details, 'reasoning_tokens'),
-    cost: typeof cost === 'number' && Number.isFinite(cost) && cost >= 0 ? cost : null,
+function failureIn(answer: Fields): Fields | undefined {
+  if (saysError(answer.error) || answer.object === 'error' || answer.type === 'error') return answer
+  if (!Array.isArray(answer.choices)) return undefined
+  return answer.choices.filter(isFields).find((one) => one.finish_reason === 'error' || saysError(one.error))
+}
+
+/** From this length on a string with such a name is a picture or sound as base64. */
+const mediaBytes = 1_000
+const mediaNames = new Set(['data', 'url', 'b64_json'])
+export const isMedia = (name: string, bytes: number) => bytes >= mediaBytes && mediaNames.has(name)
+
+/** Adds what a model said in a `message` or a `delta`: text, reasoning, refusal, tool calls, pictures, sound. */
+function count(given: unknown, said: Said, name = '', depth = 0): void {
+  if (typeof given === 'string') {
+    const bytes = byteLength(given)
+    if (isMedia(name, bytes)) said.media += bytes
+    else said.text += bytes
+  } else if (typeof given === 'object' && given !== null && depth <= deepest) {
+    for (const [field, value] of Object.entries(given)) if (field !== 'role') count(value, said, field, depth + 1)
   }
 }
 
-/** The bytes of what a model said in a `message` or a `delta`: text, reasoning, refusal, tool calls, audio. */
-function contentBytes(said: unknown): number {
-  if (typeof said !== 'object' || said === null) return 0
-  let bytes = 0
-  for (const [field, value] of Object.entries(said)) {
-    if (field === 'role' || value === null || value === undefined) continue
-    bytes += byteLength(typeof value === 'string' ? value : JSON.stringify(value))
-  }
-  return bytes
+/** Whether there is what was asked for, whatever else is there. */
+export function isAnswer({ choices = [], data = [] }: ProviderAnswer, endpoint: Endpoint): boolean {
+  if (endpoint === 'chat.completions')
+    return choices.some(({ message, text }) => isFields(message) || typeof text === 'string')
+  if (endpoint === 'images.generations') return imagesIn(data) > 0
+  const [first] = data
+  return isFields(first) && (typeof first.embedding === 'string' || Array.isArray(first.embedding))
 }
 
-export const hasError = ({ error }: ProviderAnswer): boolean => error !== undefined && error !== null
-
-/** Cached tokens are inside the prompt's and reasoning tokens inside the completion's, never more than these. */
-export function usageOf({ usage }: ProviderAnswer): Usage | null {
-  if (!usage || usage.prompt === null) return null
-  return {
-    ...nothingUsed,
-    prompt_tokens: usage.prompt,
-    completion_tokens: usage.completion,
-    cached_tokens: Math.min(usage.cached, usage.prompt),
-    reasoning_tokens: Math.min(usage.reasoning, usage.completion),
-    cost_usd: usage.cost,
-  }
-}
+export const imagesIn = (data: unknown[]): number =>
+  data.filter((one) => isFields(one) && (typeof one.b64_json === 'string' || typeof one.url === 'string')).length

@@ -10,13 +10,16 @@ import type { Asks } from './plan-call.ts'
 import type { Contents } from './prompt-size.ts'
 import type { Endpoint } from './snapshot.ts'
 
+/** With OpenAI's an extra chunk at the end has it and all others a null; with OpenRouter's the last chunk, and no other says of it. */
+export type UsageWish = 'in a chunk' | 'in the last chunk' | 'no'
+
 /** What admission, the provider and the accounts need to know of a request, whichever endpoint it came to. */
 export type AiRequest = {
   endpoint: Endpoint
   model: string
   stream: boolean
-  /** The caller wants the usage of a stream as its last chunk. */
-  wantsUsage: boolean
+  /** Whether the caller wants the usage of a stream; undefined when nothing was said of it. */
+  wantsUsage: UsageWish | undefined
   /** What the model has to read, from which each route's upper bound is worked out. */
   contents: Contents
   asks: Asks
@@ -175,7 +178,7 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
     endpoint: 'chat.completions',
     model: chat.model,
     stream: chat.stream ?? false,
-    wantsUsage: chat.stream_options?.include_usage ?? false,
+    wantsUsage: usageWish(chat),
     contents: { textBytes: bytes, messages: chat.messages.length + (chat.tools?.length ?? 0), media: [], tokens: 0 },
     asks: {},
     promptTokensEstimated: tokensEstimated(bytes),
@@ -184,6 +187,14 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
     images: 0,
     bodyFor: (route) => upstreamBody(chat, route),
   }
+}
+
+/** OpenAI's `stream_options`, else OpenRouter's `usage: {"include": true}`. */
+function usageWish({ stream_options, usage }: ChatRequest): UsageWish | undefined {
+  const asked = stream_options?.include_usage
+  if (typeof asked === 'boolean') return asked ? 'in a chunk' : 'no'
+  const included = fieldOf(usage, 'include')
+  return typeof included === 'boolean' ? (included ? 'in the last chunk' : 'no') : undefined
 }
 
 /** The smaller of the limits that the caller gave, per choice. */
@@ -223,7 +234,7 @@ export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest
     endpoint: 'embeddings',
     model: request.model,
     stream: false,
-    wantsUsage: false,
+    wantsUsage: undefined,
     contents: inputContents(request.input),
     asks: {},
     promptTokensEstimated: countInput(request.input, tokensEstimated),
@@ -274,7 +285,7 @@ export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
     endpoint: 'images.generations',
     model: request.model,
     stream: false,
-    wantsUsage: false,
+    wantsUsage: undefined,
     contents: { textBytes: bytes, messages: 1, media: [], tokens: 0 },
     asks: {},
     promptTokensEstimated: tokensEstimated(bytes),

@@ -3,11 +3,15 @@
  * then the provider waits, and at most one piece does here.
  */
 import { AppError, errorBody, toAppError } from '../errors.ts'
+import { concatBytes } from '../http/read-body.ts'
 import type { AnswerBody } from './answer-body.ts'
+import { notWhatWasAsked } from './answer-json.ts'
 import type { Answer } from './call-provider.ts'
 import type { Settlement } from './ledger.ts'
-import { createStreamObserver, hasData, type Observed, type Passage, withCost } from './observe-stream.ts'
-import type { OpenCall } from './open-call.ts'
+import { createStreamObserver, hasData, isEvents, type Passage, withCost } from './observe-stream.ts'
+import { type OpenCall, usedBy } from './open-call.ts'
+import type { KeySent } from './provider-refusal.ts'
+import type { UsageWish } from './read-request.ts'
 import { createEventGatherer } from './sse-events.ts'
 import type { AiWorld } from './world.ts'
 
@@ -18,23 +22,65 @@ type Events = ReturnType<typeof queueEvents>
 /** The stream from its first event on. */
 type StreamOpening = { first: Passage[]; observer: ReturnType<typeof createStreamObserver>; events: Events }
 
-/** How long keep-alive comments are held back to see what the first real event is. */
+/** How long keep-alive comments are held back to see what the first real event is, and events without an answer, as one with a role. */
 const openingMs = 5_000
+const emptyMs = 1_000
 
-/** Up to the first event that is no comment. While nothing was sent, an error can still be a status of its own. */
-export async function openStream(body: AnswerBody, wantsUsage: boolean, now: () => number): Promise<StreamOpening> {
-  const openedAt = now()
-  const observer = createStreamObserver(wantsUsage)
+type OpeningWorld = Pick<AiWorld, 'now' | 'within'>
+
+/**
+ * Up to the first event with an answer: something said, or a choice that ended. While nothing was sent, an error can still be a
+ * status of its own, another try or another provider.
+ */
+export async function openStream(
+  body: AnswerBody,
+  wish: UsageWish,
+  key: KeySent,
+  world: OpeningWorld,
+): Promise<StreamOpening> {
+  const openedAt = world.now()
+  const observer = createStreamObserver(wish, key)
   const events = queueEvents(body)
-  const first: Passage[] = []
+  const opening: StreamOpening = { first: [], observer, events }
+  let hasEvents = false
   for (;;) {
-    const run = events.next() ?? (await events.more())
-    if (!run) throw events.failure() ?? new AppError('upstream_error', { cause: 'the stream ended before it began' })
-    first.push(observer.observe(run))
-    const { failed, contentBytes } = observer.observed
-    if (failed && contentBytes === 0) throw new AppError('upstream_error', { cause: 'the stream began with an error' })
-    if (hasData(run) || now() - openedAt >= openingMs) return { first, observer, events }
+    const run = events.next() ?? (await nextRun(events, hasEvents, world))
+    if (run === 'late') return opening
+    if (!run) throw events.failure() ?? noAnswer('the stream ended before it began')
+    if (!hasEvents && !isEvents(run)) throw await noStream(run, events, key)
+    const passage = observer.observe(run)
+    opening.first.push(passage)
+    const { isAnswer, failure, failedFirst } = observer.observed
+    if (failure && failedFirst) throw failure
+    if (isAnswer || world.now() - openedAt >= openingMs) return opening
+    if (passage.last) throw noAnswer('the stream has no answer in it')
+    hasEvents ||= hasData(run)
   }
+}
+
+const noAnswer = (cause: string) => new AppError('upstream_error', { cause })
+
+async function nextRun(events: Events, hasEvents: boolean, world: OpeningWorld): Promise<Bytes | undefined | 'late'> {
+  if (!hasEvents) return events.more()
+  const come = await world.within(
+    emptyMs,
+    events.more().then((run) => ({ run })),
+  )
+  return come ? come.run : 'late'
+}
+
+const bodyLimitBytes = 1_000_000
+const decoder = new TextDecoder()
+
+/** An error, or a page or a JSON answer where events were asked for. */
+async function noStream(begun: Bytes, events: Events, key: KeySent): Promise<AppError> {
+  const runs = [begun]
+  let size = begun.byteLength
+  for (let run = await events.more(); run && size <= bodyLimitBytes; run = await events.more()) {
+    runs.push(run)
+    size += run.byteLength
+  }
+  return events.failure() ?? notWhatWasAsked(decoder.decode(concatBytes(runs, size)), key)
 }
 
 /** Runs of whole events: what nobody has taken yet waits, and lets the provider wait. */
@@ -157,10 +203,11 @@ function nextPassage({ events, observer }: StreamOpening): Passage | undefined {
 }
 
 /** What the caller gets, each part of which is taken into account before it goes. */
-function createRelay({ observer }: StreamOpening, call: OpenCall, world: AiWorld) {
-  const { observed, takeUsage } = observer
+function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
+  const { observed, takeUsage } = opening.observer
   let responseBytes = 0
-  const close = (error?: AppError) => call.close({ error, ...observed, images: 0, responseBytes })
+  const close = (error?: AppError) =>
+    call.close({ error, ...usedBy(call, observed.report, observed.said), images: 0, responseBytes })
 
   const deliver = (parts: Bytes[]) => {
     if (call.firstTokenAt === undefined && parts.some(hasData)) call.firstTokenAt = world.now()
@@ -173,13 +220,14 @@ function createRelay({ observer }: StreamOpening, call: OpenCall, world: AiWorld
     return error.code === 'client_closed_request' ? [] : [errorEvent(error)]
   }
   const finish = async (last: Bytes | undefined): Promise<Bytes[]> => {
-    if (!last && !observed.failed && !observed.finished)
-      return fail(new AppError('upstream_error', { cause: 'the stream broke off' }))
+    if (!last && !observed.failure && !observed.finished) return fail(noAnswer('the stream broke off'))
+    if (last && !observed.report && !observed.failure) await readOn(opening, world)
     const usage = takeUsage()
     const ending = [usage, last].filter((part) => part !== undefined)
     // Settled before the last event goes out: who has read it sees the new balance, and cannot hang up before it.
     deliver(ending)
-    const settlement = await close(failureOf(observed))
+    // The provider's own error event went to the caller as it came.
+    const settlement = await close(observed.failure)
     if (usage) ending[0] = told(usage, settlement)
     return ending
   }
@@ -191,6 +239,20 @@ const errorEvent = (error: AppError): Bytes => new TextEncoder().encode(`data: $
 const told = (usage: Bytes, settlement: Settlement | undefined): Bytes =>
   (typeof settlement?.cost_micros === 'number' && withCost(usage, settlement.cost_micros)) || usage
 
-/** The provider's own error event went to the caller as it came. */
-const failureOf = ({ failed }: Observed) =>
-  failed ? new AppError('upstream_error', { cause: 'the provider reported an error in the stream' }) : undefined
+const lateMs = 500
+const lateRuns = 8
+
+/** Some report what was used after [DONE]: what comes within a moment is looked at. */
+async function readOn({ events, observer }: StreamOpening, world: AiWorld): Promise<void> {
+  let left = lateRuns
+  const look = async () => {
+    while (left > 0 && !observer.observed.report) {
+      left -= 1
+      const run = await events.more()
+      if (!run) return
+      observer.observe(run)
+    }
+  }
+  await world.within(lateMs, look())
+  left = 0
+}

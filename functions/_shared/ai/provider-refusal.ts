@@ -1,0 +1,215 @@
+/**
+ * What a provider's error means, sorted by what it says and not by its status alone: the same words come as 400, 403, 500, and in
+ * a body behind 200. What is about the caller's request is told to the caller, in the provider's words; what is about our key, our
+ * account there or our table is told to the operator; the rest is the provider's own trouble.
+ */
+import { AppError, isErrorCode } from '../errors.ts'
+import type { Reply } from './ask-provider.ts'
+import { parseJson } from './provider-answer.ts'
+import { type Fields, isFields } from './read-usage.ts'
+
+/** The key that was sent with the question, so that it is never told, and whose it is. */
+export type KeySent = { secret: string | undefined; isCallers: boolean }
+
+/** A provider's words, from whichever place they stand in. */
+type Said = { code: string; type: string; message: string; param: string | undefined; status: number | undefined }
+
+const isText = (value: unknown): value is string => typeof value === 'string' && value.trim() !== ''
+const textOf = (...values: unknown[]): string => values.find(isText) ?? ''
+
+/** The shapes of OpenAI, vLLM (`object: "error"`), FastAPI (`detail`), Google (a list, `status`) and OpenRouter (`metadata`). */
+function readSaid(body: unknown): Said {
+  const whole = Array.isArray(body) ? body[0] : body
+  if (!isFields(whole)) return { code: '', type: '', message: textOf(whole), param: undefined, status: undefined }
+  const inner = isFields(whole.error) ? whole.error : whole
+  const metadata = isFields(inner.metadata) ? inner.metadata : {}
+  const statuses = [inner.code, inner.status, inner.status_code, whole.code, whole.status, whole.statusCode]
+  return {
+    code: textOf(inner.code, whole.code, metadata.error_type),
+    type: textOf(inner.type, inner.status, whole.type === 'error' ? '' : whole.type),
+    message: messageIn(whole, inner, metadata),
+    param: textOf(inner.param, fieldIn(inner.detail ?? whole.detail)) || undefined,
+    status: statuses.map(toStatus).find((status) => status !== undefined),
+  }
+}
+
+/** 400, "400", and FastChat's 40303. */
+function toStatus(code: unknown): number | undefined {
+  const number = typeof code === 'string' && /^\d{3,5}$/.test(code) ? Number(code) : code
+  if (typeof number !== 'number' || !Number.isInteger(number)) return undefined
+  const status = number >= 40_000 && number < 60_000 ? Math.floor(number / 100) : number
+  return status >= 400 && status <= 599 ? status : undefined
+}
+
+function messageIn(whole: Fields, inner: Fields, metadata: Fields): string {
+  const said = textOf(inner.message, whole.error, whole.message, whole.detail, inner.detail, inner.msg, whole.msg)
+  const details = [whole.detail, inner.detail, whole.errors].find(Array.isArray) ?? []
+  const listed = details.map((one) => textOf(one, isFields(one) && textOf(one.msg, one.message))).filter(isText)
+  // OpenRouter's own words are only that there was an error; those of who it asked are in `raw`.
+  const raw = isText(metadata.raw) && /^provider returned error$/i.test(said.trim()) ? rawMessage(metadata.raw) : ''
+  const reasons = Array.isArray(metadata.reasons)
+    ? metadata.reasons.filter(isText).filter((one) => !said.includes(one))
+    : []
+  const message = raw || said || listed.join('; ')
+  return reasons.length > 0 ? `${message} (${reasons.join(', ')})` : message
+}
+
+function rawMessage(raw: string): string {
+  const body = parseJson(raw)
+  return isFields(body) || Array.isArray(body) ? readSaid(body).message : raw
+}
+
+/** FastAPI names the field as a path, from `body` on. */
+function fieldIn(detail: unknown): string {
+  const [first] = Array.isArray(detail) ? detail : []
+  if (!isFields(first) || !Array.isArray(first.loc)) return ''
+  return first.loc.filter((step) => step !== 'body').join('.')
+}
+
+const flagged =
+  /content[_ -]?(?:filter|policy|management)|moderation|\bflagged\b|safety (?:system|check|filter|policy)|prohibited[_ ]content|data_inspection_failed|inappropriate content|usage polic/i
+const tooLong =
+  /context[_ -]?(?:length|window|size|overflow)|maximum (?:context|prompt|input|number of tokens)|(?:prompt|input|request|messages?) (?:is |are |was )?too (?:long|large)|too many (?:input |prompt )?tokens|token (?:limit|count) (?:was |is )?exceed|exceed\w* (?:the )?(?:model'?s? )?(?:maximum|max(?:imum)? |token|context)|string_above_max_length|reduce the length/i
+const keyWords =
+  /(?:invalid|incorrect|wrong|missing|expired|revoked|disabled|unknown|no)[_ -](?:x[_ -])?(?:api|auth)[\w -]{0,20}(?:key|token|credential)|api[_ -]?key[\w :'"-]{0,40}(?:invalid|incorrect|expired|revoked|not valid|not found|missing|disabled|denied|required)|api_key_invalid|invalid_api_key|authentication|unauthenticated|unauthorized|no auth credentials|user not found|account[\w -]{0,30}(?:deactivated|disabled|suspended|not active)|permission[_ ]denied/i
+const moneyWords =
+  /insufficient[_ ](?:quota|credits?|balance|funds)|exceeded your current quota|billing|payment required|out of credits|credit balance|requires more credits|arrears/i
+const busyWords = /rate[_ -]?limit|too many requests|resource_exhausted|\bthrottl/i
+const requestType =
+  /^(?:invalid_request(?:_error)?|bad_?request(?:_?error)?|invalid_argument|validation_?error|invalid_prompt)$/i
+
+type Kind = 'request' | 'key' | 'money' | 'setup' | 'busy' | 'timeout' | 'provider'
+
+/** The words first; where they say nothing, the status. */
+function kindOf(status: number | undefined, { code, type, message }: Said): Kind {
+  const names = `${code} ${type}`
+  const words = `${names} ${message}`
+  // What is wrong stands at the beginning; further on a message may quote the request.
+  const start = `${names} ${(status ?? 500) < 500 ? message.slice(0, 200) : ''}`
+  if (status !== 429 && keyWords.test(start)) return 'key'
+  if (moneyWords.test(start)) return 'money'
+  if (status === 429 || busyWords.test(names)) return 'busy'
+  if (tooLong.test(words) || flagged.test(words)) return 'request'
+  if (status === undefined)
+    return busyWords.test(words) ? 'busy' : requestType.test(type || code) ? 'request' : 'provider'
+  if (status === 401 || status === 403) return 'key'
+  if (status === 402) return 'money'
+  if (status === 408 || status === 504) return 'timeout'
+  if (status === 400 || status === 413 || status === 422) return 'request'
+  return status < 500 ? 'setup' : 'provider'
+}
+
+const mostCharacters = 2_000
+
+/** Keys in the forms that providers give them, and what follows the words for one. */
+const secretForms = [
+  /\bsk[-_][\w.*-]{6,}/g,
+  /\b(?:pk|rk|gsk|xai|pplx|fw|hf|nvapi|ghp|key|tgp|org|proj|acct|user)[-_](?=[\w.*-]*[\d*])[\w.*-]{8,}/g,
+  /\bAIza[\w-]{20,}/g,
+  /\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]+)?/g,
+  /\b(bearer)\s+[\w.~+/=*-]{6,}/gi,
+  /((?:api[_ -]?key|token|secret|password|authorization)["']?\s*[:=]\s*["']?)[^\s"',;}]{6,}/gi,
+  /([?&](?:key|token|api_key|access_token)=)[^\s&"']+/gi,
+]
+
+/** A text of a provider without keys, ours and others. */
+export function withoutSecrets(text: string, { secret }: KeySent): string {
+  const known = secret !== undefined && secret.length >= 6 ? text.replaceAll(secret, '[redacted]') : text
+  return secretForms.reduce(
+    (left, form) =>
+      left.replace(form, (_found, kept: unknown) => `${typeof kept === 'string' ? `${kept} ` : ''}[redacted]`),
+    known,
+  )
+}
+
+/** At most so many characters, of which none is half a one, and no control characters. */
+const short = (text: string) =>
+  [...text.slice(0, 2 * mostCharacters)]
+    .slice(0, mostCharacters)
+    .join('')
+    .replace(/\p{Cc}/gu, ' ')
+    .trim()
+
+/** What the caller is told of it: the provider's code where it is none of ours, which mean other things. */
+function toldToCaller(status: number | undefined, said: Said, key: KeySent): AppError {
+  const words = short(withoutSecrets(said.message, key))
+  const isName = (name: string) => /^[a-z][\w.:-]{0,99}$/i.test(name) && !isErrorCode(name)
+  return new AppError(status === 413 && !said.code ? 'request_too_large' : 'invalid_request_error', {
+    message: words || 'The AI provider refuses this request.',
+    param: said.param === undefined ? undefined : short(withoutSecrets(said.param, key)).slice(0, 200),
+    providerCode: [said.code, said.type].find((name) => isName(name) && withoutSecrets(name, key) === name),
+  })
+}
+
+type Answered = {
+  /** Undefined behind a 200: then the body says it, if anything does. */
+  status: number | undefined
+  body: unknown
+  retryAfterS?: number | undefined
+}
+
+/** The error that a provider's refusal is for our caller, for the breaker and for the operator. */
+export function refusalOf({ status: answered, body, retryAfterS }: Answered, key: KeySent): AppError {
+  const said = readSaid(body)
+  const status = answered ?? said.status
+  const cause =
+    answered === undefined
+      ? `the provider answered 200 with an error${status ? ` ${status}` : ''}`
+      : `the provider answered ${answered}`
+  switch (kindOf(status, said)) {
+    case 'request':
+      return toldToCaller(status, said, key)
+    case 'key':
+    case 'money':
+      return refusedAccount(kindOf(status, said), said, key, cause)
+    case 'busy':
+      return new AppError('rate_limit_exceeded', { message: 'The AI provider is busy.', retryAfterS, cause })
+    case 'timeout':
+      return new AppError('upstream_timeout', { retryAfterS, cause })
+    case 'setup':
+      // The same request fails the same way until somebody here acts.
+      return new AppError('upstream_error', { shouldRetry: false, cause })
+    case 'provider':
+      return new AppError('upstream_error', { retryAfterS, cause })
+  }
+}
+
+/** The caller's own key is the caller's matter; ours is the operator's, and the caller learns nothing of it. */
+function refusedAccount(kind: Kind, said: Said, key: KeySent, cause: string): AppError {
+  const words = short(withoutSecrets(said.message, key))
+  if (key.isCallers)
+    return new AppError('invalid_request_error', {
+      message: `The AI provider refuses your own key: ${words || cause}`.slice(0, mostCharacters),
+      param: 'credential',
+    })
+  const alarm = kind === 'money' ? 'the provider says that our account has no money' : 'the provider refuses our key'
+  return new AppError('upstream_error', {
+    shouldRetry: false,
+    cause: `${alarm}: ${cause}`,
+    alarm: { message: alarm, said: words.slice(0, 500) },
+  })
+}
+
+/** What is longer is no reason. */
+export const refusalLimitBytes = 64_000
+const decoder = new TextDecoder()
+
+/** Of an answer whose status is no 2xx. */
+export function readRefusal(
+  { status, header }: Pick<Reply, 'status' | 'header'>,
+  bytes: Uint8Array | undefined,
+  key: KeySent,
+): AppError {
+  const text = decoder.decode(bytes)
+  // A page for people is no reason.
+  const body = parseJson(text) ?? (/^\s*</.test(text) ? undefined : text)
+  return refusalOf({ status, body, retryAfterS: parseRetryAfter(header) }, key)
+}
+
+/** Seconds or an HTTP date, which is compared with the provider's own Date, so that no clock of ours is needed. */
+function parseRetryAfter(header: Reply['header']): number | undefined {
+  const value = header('retry-after') ?? ''
+  if (/^\d{1,6}$/.test(value)) return Number(value)
+  const seconds = Math.ceil((Date.parse(value) - Date.parse(header('date') ?? '')) / 1000)
+  return Number.isNaN(seconds) ? undefined : Math.max(1, seconds)
+}

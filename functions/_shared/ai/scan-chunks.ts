@@ -1,0 +1,191 @@
+/** What is done with the chunks of a stream without parsing them: hardly any has to be. */
+import { isMedia } from './provider-answer.ts'
+import type { Said } from './read-usage.ts'
+
+type Bytes = Uint8Array<ArrayBuffer>
+
+const quote = '"'
+const space = 32
+const colon = 58
+
+/**
+ * How much a model has said in a run of events, without parsing them: the ground of an estimate, not of a bill by itself. It is
+ * the bytes of all string values inside `delta` objects but the role: text, reasoning, refusal, names and arguments of tools.
+ * `events` is one character per byte. Escapes count as they are written, so the number is never too small.
+ */
+export function addSaid(events: string, said: Said): void {
+  let at = events.indexOf('"delta"')
+  if (at < 0 && events.includes('"choices"')) addOtherwiseSaid(events, said)
+  while (at >= 0) at = events.indexOf('"delta"', addStrings(events, at + '"delta"'.length, said))
+}
+
+const otherwise = /"(message|text)"\s*:\s*(?=["{])/g
+
+/** Some stream a `message` or a `text` in a choice. The `message` of an error is no object. */
+function addOtherwiseSaid(events: string, said: Said): void {
+  otherwise.lastIndex = 0
+  for (let found = otherwise.exec(events); found; found = otherwise.exec(events)) {
+    const at = otherwise.lastIndex
+    const isObject = events[at] === '{'
+    if (found[1] === 'message' && isObject) otherwise.lastIndex = addStrings(events, at, said)
+    if (found[1] === 'text' && !isObject) {
+      const end = endOfString(events, at + 1)
+      said.text += end - at - 1
+      otherwise.lastIndex = end
+    }
+  }
+}
+
+/** Walks one object, from the colon before it or from its brace, to its closing brace, and answers where that is. */
+function addStrings(text: string, from: number, said: Said): number {
+  let depth = 0
+  let name = ''
+  for (let at = from; at < text.length; at += 1) {
+    const character = text[at]
+    if (character === '{') depth += 1
+    if (character === '}') depth -= 1
+    if (character === '}' && depth <= 0) return at
+    if (character !== quote) continue
+    if (depth === 0) return at // `"delta": null`, and this is the next field.
+    const end = endOfString(text, at + 1)
+    const bytes = end - at - 1
+    let after = end + 1
+    while (text.charCodeAt(after) <= space) after += 1
+    if (text.charCodeAt(after) === colon) name = bytes < 16 ? text.slice(at + 1, end) : ''
+    else if (isMedia(name, bytes)) said.media += bytes
+    else if (name !== 'role') said.text += bytes
+    at = end
+  }
+  return text.length
+}
+
+function endOfString(text: string, from: number): number {
+  let end = text.indexOf(quote, from)
+  while (end >= 0) {
+    let slashes = 0
+    while (text[end - 1 - slashes] === '\\') slashes += 1
+    if (slashes % 2 === 0) return end
+    end = text.indexOf(quote, end + 1)
+  }
+  return text.length
+}
+
+type Cut = { from: number; to: number }
+
+/**
+ * Takes `usage` out of the chunks of callers who did not ask for it. The gateway always asks, so providers send it to all, some as
+ * null in every chunk, and there are clients that take no null. All other bytes stay as they came, but move up: `events` is ours,
+ * and is not kept. They are whole; `text` is the same with one character per byte.
+ */
+export function withoutUsage(events: Bytes, text: string): Bytes {
+  let left = events.byteLength
+  let moved = 0
+  const remove = ({ from, to }: Cut, next: number) => {
+    // What stands between this cut and the next one moves up by all that was cut before it.
+    const start = from - moved
+    moved += to - from
+    events.copyWithin(start, to, next)
+    left = next - moved
+  }
+  let waiting: Cut | undefined
+  for (let at = text.indexOf(usageName); at >= 0; at = text.indexOf(usageName, at)) {
+    const plain = plainFieldAt(text, at)
+    const { cuts, end } = plain ? { cuts: [plain], end: plain.to } : cutsIn(text, startOfEvent(text, at))
+    for (const cut of cuts) {
+      if (waiting) remove(waiting, cut.from)
+      waiting = cut
+    }
+    at = Math.max(end, at + 1)
+  }
+  if (!waiting) return events
+  remove(waiting, events.byteLength)
+  return events.subarray(0, left)
+}
+
+/** Without its first quote, since quotes are everywhere. */
+const usageName = 'usage"'
+const usageNull = 'usage":null'
+const eventStart = 'data: '
+const lineFeed = 10
+
+/**
+ * The usual cases need no walk: a null behind which the next brace ends the event, or before which the last one begins it, is a
+ * field of the chunk itself.
+ */
+function plainFieldAt(text: string, at: number): Cut | undefined {
+  const end = at + usageNull.length
+  if (!text.startsWith(usageNull, at) || !text.startsWith(',"', at - 2)) return undefined
+  const close = text.indexOf('}', end)
+  const endsEvent = text.charCodeAt(close + 1) === lineFeed && text.charCodeAt(close + 2) === lineFeed
+  return endsEvent || beginsEvent(text, text.lastIndexOf('{', at)) ? { from: at - 2, to: end } : undefined
+}
+
+const beginsEvent = (text: string, open: number): boolean =>
+  text.startsWith(eventStart, open - eventStart.length) &&
+  (open === eventStart.length || text.charCodeAt(open - eventStart.length - 1) === lineFeed)
+
+/** Behind the blank line before it, however lines end. */
+const startOfEvent = (text: string, at: number): number => {
+  for (let end = text.lastIndexOf('\n', at); end > 0; end = text.lastIndexOf('\n', end - 1)) {
+    const before = text[end - 1]
+    if (before === '\n' || (before === '\r' && text[end - 2] === '\n')) return end + 1
+  }
+  return text.lastIndexOf('\r\r', at) + 1
+}
+
+/** Fields of the chunk itself and of its choices. */
+const places = new Set(['{', '{[{'])
+
+/** Walks the JSON of one event; what stands between its strings and brackets does not matter. */
+function cutsIn(text: string, start: number): { cuts: Cut[]; end: number } {
+  const cuts: Cut[] = []
+  let open = ''
+  for (let at = start; at < text.length; at += 1) {
+    const character = text[at]
+    if (character === '{' || character === '[') open += character
+    else if (character === '}' || character === ']') {
+      open = open.slice(0, -1)
+      if (open === '') return { cuts, end: at + 1 }
+    } else if (character === '"') {
+      const end = endOfString(text, at + 1)
+      const isUsage = end - at === '"usage'.length && text.startsWith('usage', at + 1) && places.has(open)
+      const cut = isUsage ? fieldAt(text, at, end + 1) : undefined
+      if (cut) cuts.push(cut)
+      at = cut ? cut.to - 1 : end
+    }
+  }
+  return { cuts, end: text.length }
+}
+
+/** A null or an object with its name and one of the commas beside it; undefined for anything else. */
+function fieldAt(text: string, name: number, afterName: number): Cut | undefined {
+  const colon = pastSpace(text, afterName)
+  if (text[colon] !== ':') return undefined
+  const value = pastSpace(text, colon + 1)
+  const end = text.startsWith('null', value) ? value + 'null'.length : text[value] === '{' ? pastObject(text, value) : 0
+  if (end === 0) return undefined
+  const next = pastSpace(text, end)
+  if (text[next] === ',') return { from: name, to: next + 1 }
+  if (text[name - 1] === ',') return { from: name - 1, to: end }
+  // An event may have a data line for each line of its JSON.
+  const [comma = ''] = /,(?:\s|data:)*$/.exec(text.slice(Math.max(0, name - 200), name)) ?? []
+  return { from: name - comma.length, to: end }
+}
+
+function pastSpace(text: string, from: number): number {
+  let at = from
+  while (text.charCodeAt(at) <= 32) at += 1
+  return at
+}
+
+function pastObject(text: string, from: number): number {
+  let depth = 0
+  for (let at = from; at < text.length; at += 1) {
+    const character = text[at]
+    if (character === '"') at = endOfString(text, at + 1)
+    else if (character === '{') depth += 1
+    else if (character === '}') depth -= 1
+    if (depth === 0) return at + 1
+  }
+  return 0
+}

@@ -1,0 +1,198 @@
+/** What the refusals of providers mean, sorted by what they say. */
+import { expect, test } from 'vitest'
+import { readRefusal, withoutSecrets } from '../../functions/_shared/ai/provider-refusal.ts'
+import { admittedTo, bodyOf, createWorld, messages } from './ai-world.ts'
+
+const ours = { secret: 'sk-demo', isCallers: false }
+const refuse = (status: number, body: unknown, key = ours) =>
+  readRefusal(
+    { status, header: () => null },
+    new TextEncoder().encode(typeof body === 'string' ? body : JSON.stringify(body)),
+    key,
+  )
+
+/** What the caller gets, how often the provider was asked, what the breaker heard and what the log has. */
+async function answered(status: number, body: unknown) {
+  const fetch = async () => new Response(typeof body === 'string' ? body : JSON.stringify(body), { status })
+  const { chat, seen } = createWorld('http://provider.test', { fetch })
+  const answer = await chat({ model: 'm', messages })
+  const { error } = await bodyOf(answer)
+  return { status: answer.status, error, seen, attempts: answer.headers.get('x-attempts') }
+}
+
+const error = (message: string, more: object = {}) => ({ error: { message, ...more } })
+
+test.each<[number, unknown, string, string, string | null]>([
+  [
+    400,
+    error('This model reads 8192 tokens at most.', { code: 'context_length_exceeded', param: 'messages' }),
+    'context_length_exceeded',
+    'This model reads 8192 tokens at most.',
+    'messages',
+  ],
+  [400, error('No.', { code: 'content_filter', type: null }), 'content_filter', 'No.', null],
+  [400, error('Bad.', { code: null, type: 'invalid_request_error' }), 'invalid_request_error', 'Bad.', null],
+  [400, error('Bad.', { code: 400, type: 'BadRequest' }), 'BadRequest', 'Bad.', null],
+  [400, { error: 'a plain string' }, 'invalid_request_error', 'a plain string', null],
+  [400, 'a plain string', 'invalid_request_error', 'a plain string', null],
+  [400, '"a JSON string"', 'invalid_request_error', 'a JSON string', null],
+  [422, { detail: 'a detail' }, 'invalid_request_error', 'a detail', null],
+  [
+    422,
+    {
+      detail: [
+        { loc: ['body', 'messages', 0], msg: 'is missing' },
+        { loc: ['body', 'n'], msg: 'is large' },
+      ],
+    },
+    'invalid_request_error',
+    'is missing; is large',
+    'messages.0',
+  ],
+  [400, [error('from Google', { code: 400, status: 'INVALID_ARGUMENT' })], 'INVALID_ARGUMENT', 'from Google', null],
+  [400, { object: 'error', message: 'vLLM’s', type: 'BadRequestError', code: 400 }, 'BadRequestError', 'vLLM’s', null],
+  [400, { message: 'bare' }, 'invalid_request_error', 'bare', null],
+  [400, { errors: [{ message: 'one' }, 'two'] }, 'invalid_request_error', 'one; two', null],
+  [
+    400,
+    error('Provider returned error', { code: 400, metadata: { raw: '{"error":{"message":"the real one"}}' } }),
+    'invalid_request_error',
+    'the real one',
+    null,
+  ],
+  [400, '<html>Bad Request</html>', 'invalid_request_error', 'The AI provider refuses this request.', null],
+  [400, '', 'invalid_request_error', 'The AI provider refuses this request.', null],
+  [
+    403,
+    error('Input was flagged', { code: 403, metadata: { reasons: ['violence', 'self-harm'] } }),
+    'invalid_request_error',
+    'Input was flagged (violence, self-harm)',
+    null,
+  ],
+  [
+    500,
+    error('The prompt is too long: 9000 tokens'),
+    'invalid_request_error',
+    'The prompt is too long: 9000 tokens',
+    null,
+  ],
+])('%i %j is told to the caller as 400 %s', async (status, body, code, message, param) => {
+  const got = await answered(status, body)
+
+  expect([got.status, got.attempts]).toEqual([400, '1'])
+  expect(got.error).toMatchObject({ code, message, param, type: 'invalid_request_error' })
+  expect(got.seen.reports).toEqual([])
+  expect(got.seen.outcomes).toMatchObject([{ error_code: 'invalid_request_error', usage: null }])
+})
+
+test.each<[number, unknown, string]>([
+  [401, error('Incorrect API key provided: sk-demo.', { code: 'invalid_api_key' }), 'the provider refuses our key'],
+  [
+    400,
+    [error('API key not valid. Please pass a valid API key.', { status: 'INVALID_ARGUMENT' })],
+    'the provider refuses our key',
+  ],
+  [
+    400,
+    error('Your credit balance is too low', { type: 'invalid_request_error' }),
+    'the provider says that our account has no money',
+  ],
+  [403, error('The key may not use this model'), 'the provider refuses our key'],
+  [401, '', 'the provider refuses our key'],
+  [402, error('This request requires more credits'), 'the provider says that our account has no money'],
+  [
+    429,
+    error('You exceeded your current quota', { code: 'insufficient_quota' }),
+    'the provider says that our account has no money',
+  ],
+  [200, error('No auth credentials found', { code: 401 }), 'the provider refuses our key'],
+])('%i %j is about our own account: 502 for the caller, a line for the operator', async (status, body, message) => {
+  const { error: told, seen, ...got } = await answered(status, body)
+
+  expect([got.status, got.attempts, told?.message]).toEqual([502, '1', 'The AI provider failed to answer.'])
+  expect(seen.reports).toEqual([])
+  expect(seen.log).toContainEqual(expect.objectContaining({ level: 'error', message, provider: 'demo' }))
+  expect(JSON.stringify([told, seen.log])).not.toContain('sk-demo')
+})
+
+test.each<[number, unknown, number, string]>([
+  [500, error('Internal'), 502, '3'],
+  [529, error('Overloaded', { type: 'overloaded_error' }), 502, '3'],
+  [503, 'no healthy upstream', 502, '3'],
+  [404, error('No such model', { code: 'model_not_found' }), 502, '1'],
+  [429, error('Rate limit: tokens per minute. The request is too large.'), 429, '3'],
+  [408, '', 504, '3'],
+  [504, '', 504, '3'],
+])('%i %j is the provider’s own: %i after %s tries', async (status, body, expected, attempts) => {
+  const got = await answered(status, body)
+
+  expect([got.status, got.attempts]).toEqual([expected, attempts])
+})
+
+test('a caller’s own key is their own matter, and no alarm', async () => {
+  const admit = async () => {
+    const admission = admittedTo('http://provider.test/v1', 'm')
+    return { ...admission, routes: admission.routes.map((route) => ({ ...route, api_key: 'their-own-key' })) }
+  }
+  const fetch = async () => Response.json(error('Incorrect API key provided: their-own-key'), { status: 401 })
+  const { chat, seen } = createWorld('http://provider.test', { ledger: { admit }, fetch })
+
+  const answer = await chat({ model: 'm', messages })
+
+  expect(answer.status).toBe(400)
+  expect((await bodyOf(answer)).error).toMatchObject({
+    param: 'credential',
+    message: 'The AI provider refuses your own key: Incorrect API key provided: [redacted]',
+  })
+  expect(seen.log.filter(({ level }) => level === 'error')).toEqual([])
+})
+
+test.each([
+  'sk-proj-abcDEF123456',
+  'sk-ant-api03-xyz',
+  'sk-abc***xyz',
+  'Bearer abcdef123456',
+  'AIzaSyA1234567890abcdefghij',
+  'gsk_a1b2c3d4e5f6',
+  'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.c2ln',
+  'org-AbC123dEf456',
+  'https://api.test/v1?key=abc123def',
+  'api_key: "abc123def"',
+  'the very key that was sent',
+])('no text of a provider that is passed on has %s in it', (secret) => {
+  const text = `Refused (${secret}), because it is so.`
+
+  const clean = withoutSecrets(text, { secret: 'the very key that was sent', isCallers: false })
+
+  expect(clean).toMatch(/^Refused \(.*\[redacted\].*because it is so\.$/)
+  expect(clean).not.toMatch(/abc123|xyz|abcDEF|a1b2c3|c2ln|AbC123|1234567890|very key/)
+})
+
+test('what is no secret stays', () => {
+  const text = 'key_findings: max_tokens 128000, user_location, sk-learn; bearer of 3 tasks, token limit'
+
+  expect(withoutSecrets(text, { secret: undefined, isCallers: false })).toBe(text)
+})
+
+test('an error of a stream goes out without keys', async () => {
+  const delta = 'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+  const body = `${delta}data: {"error":{"message":"key sk-demo is over its limit, é"}}\n\n`
+  const { chat } = createWorld('http://provider.test', { fetch: async () => new Response(body) })
+
+  const text = await (await chat({ model: 'm', messages, stream: true })).text()
+
+  expect(text).toBe(body.replace('sk-demo', '[redacted]'))
+})
+
+test('at most 2,000 characters are passed on, none of them half', () => {
+  const { message } = refuse(400, error('🛡'.repeat(5_000)))
+
+  expect([...message]).toHaveLength(2_000)
+  expect(message.isWellFormed()).toBe(true)
+})
+
+test('a code of ours is not the provider’s to give', () => {
+  expect(refuse(400, error('No.', { code: 'idempotency_in_progress' })).details.providerCode).toBeUndefined()
+  expect(refuse(400, error('No.', { code: 'x'.repeat(200) })).details.providerCode).toBeUndefined()
+  expect(refuse(400, error('No.', { code: 'sk-proj-abcDEF123456' })).details.providerCode).toBeUndefined()
+})
