@@ -158,8 +158,8 @@ type ErrorDetails = {
   headers?: Record<string, string> | undefined
   /** A provider's name for what is wrong with the request, as `context_length_exceeded`: told in place of ours. */
   providerCode?: string | undefined
-  /** What somebody here has to mend, for the log and for an alert. */
-  alarm?: { message: string; said: string } | undefined
+  /** What somebody here has to mend: a security event, with what was said for the log. */
+  alarm?: { event: 'provider_refuses_key' | 'provider_refuses_account'; said: string } | undefined
   /** For the log only. */
   cause?: unknown
 }

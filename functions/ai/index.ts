@@ -34,6 +34,7 @@ const world: AiWorld = {
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),
+  lastAlarm: new Map(),
   ask: runsInDeno && !namesProxy(environment) ? askByKind(askByNode(), askByFetch(fetch)) : askByFetch(fetch),
   wheel,
   marks: createMarks({ start: ledger.start, wheel, waitUntil, log }),

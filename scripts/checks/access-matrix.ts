@@ -261,6 +261,7 @@ export const functions = {
   'private.renew_account(uuid)': 'invoker; -',
   'private.require_portfolio(uuid, uuid, jsonb)': 'invoker; -',
   'private.report_ai_attempts(jsonb)': 'definer; palisade_gateway',
+  'private.report_provider_alarm(text, text)': 'definer; palisade_gateway',
   'private.report_signature_failure(bytea, inet)': 'definer; palisade_gateway',
   'private.require_sound(private.ai_request)': 'invoker; -',
   'private.reseal_credentials(integer)': 'invoker; -',

@@ -2208,6 +2208,21 @@ end $$;
 comment on function private.provider_secret(text) is
   'The key of an AI provider from Vault, by the name in providers.api_key_secret; null when there is none.';
 
+create function private.report_provider_alarm(provider_id text, event text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the gateway's role can do this and nothing else.
+begin
+  -- Only of providers that there are, and no other kind of event.
+  if event in ('provider_refuses_key', 'provider_refuses_account') and exists (
+    select from private.providers p where p.id = report_provider_alarm.provider_id)
+  then
+    perform private.raise_security_event(event, 'high', null, jsonb_build_object('provider_id', provider_id), dedupe_key => provider_id);
+  end if;
+end $$;
+comment on function private.report_provider_alarm(text, text) is
+  'A security event for the operator: a provider refuses our key (provider_refuses_key), or says that our account there has no money or is closed (provider_refuses_account).';
+
 grant usage on schema private to palisade_gateway;
 grant execute on function private.ai_snapshot() to palisade_gateway;
 grant execute on function private.ai_step(private.ai_outcome[], private.ai_request[], bigint) to palisade_gateway;
@@ -2216,6 +2231,7 @@ grant execute on function private.list_ai_models(jsonb) to palisade_gateway;
 grant execute on function private.report_ai_attempts(jsonb) to palisade_gateway;
 grant execute on function private.count_anonymous_request(inet, text) to palisade_gateway;
 grant execute on function private.provider_secret(text) to palisade_gateway;
+grant execute on function private.report_provider_alarm(text, text) to palisade_gateway;
 
 -- policies/40_ai.sql ==================================================================================================
 

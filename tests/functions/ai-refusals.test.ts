@@ -86,32 +86,25 @@ test.each<[number, unknown, string, string, string | null]>([
 })
 
 test.each<[number, unknown, string]>([
-  [401, error('Incorrect API key provided: sk-demo.', { code: 'invalid_api_key' }), 'the provider refuses our key'],
+  [401, error('Incorrect API key provided: sk-demo.', { code: 'invalid_api_key' }), 'provider_refuses_key'],
   [
     400,
     [error('API key not valid. Please pass a valid API key.', { status: 'INVALID_ARGUMENT' })],
-    'the provider refuses our key',
+    'provider_refuses_key',
   ],
-  [
-    400,
-    error('Your credit balance is too low', { type: 'invalid_request_error' }),
-    'the provider says that our account has no money',
-  ],
-  [403, error('The key may not use this model'), 'the provider refuses our key'],
-  [401, '', 'the provider refuses our key'],
-  [402, error('This request requires more credits'), 'the provider says that our account has no money'],
-  [
-    429,
-    error('You exceeded your current quota', { code: 'insufficient_quota' }),
-    'the provider says that our account has no money',
-  ],
-  [200, error('No auth credentials found', { code: 401 }), 'the provider refuses our key'],
-])('%i %j is about our own account: 502 for the caller, a line for the operator', async (status, body, message) => {
+  [400, error('Your credit balance is too low', { type: 'invalid_request_error' }), 'provider_refuses_account'],
+  [403, error('The key may not use this model'), 'provider_refuses_key'],
+  [401, '', 'provider_refuses_key'],
+  [402, error('This request requires more credits'), 'provider_refuses_account'],
+  [429, error('You exceeded your current quota', { code: 'insufficient_quota' }), 'provider_refuses_account'],
+  [200, error('No auth credentials found', { code: 401 }), 'provider_refuses_key'],
+])('%i %j is about our own account: 502 for the caller, an alarm for the operator', async (status, body, event) => {
   const { error: told, seen, ...got } = await answered(status, body)
 
   expect([got.status, got.attempts, told?.message]).toEqual([502, '1', 'The AI provider failed to answer.'])
   expect(seen.reports).toEqual([])
-  expect(seen.log).toContainEqual(expect.objectContaining({ level: 'error', message, provider: 'demo' }))
+  expect(seen.log).toContainEqual(expect.objectContaining({ level: 'error', message: event, provider: 'demo' }))
+  expect(seen.alarms).toEqual([`demo ${event}`])
   expect(JSON.stringify([told, seen.log])).not.toContain('sk-demo')
 })
 
@@ -129,6 +122,24 @@ test.each<[number, unknown, number, string]>([
   expect([got.status, got.attempts]).toEqual([expected, attempts])
 })
 
+test('an alarm is told once a minute, each kind by itself', async () => {
+  let now = Date.now()
+  let status = 401
+  const fetch = async () => Response.json(error('No'), { status })
+  const { chat, seen } = createWorld('http://provider.test', { fetch, now: () => now })
+  const told = async () => {
+    await chat({ model: 'm', messages })
+    return seen.alarms.splice(0)
+  }
+
+  expect(await told()).toEqual(['demo provider_refuses_key'])
+  expect(await told()).toEqual([])
+  status = 402
+  expect(await told()).toEqual(['demo provider_refuses_account'])
+  now += 60_000
+  expect(await told()).toEqual(['demo provider_refuses_account'])
+})
+
 test('a caller’s own key is their own matter, and no alarm', async () => {
   const admit = async () => {
     const admission = admittedTo('http://provider.test/v1', 'm')
@@ -144,7 +155,7 @@ test('a caller’s own key is their own matter, and no alarm', async () => {
     param: 'credential',
     message: 'The AI provider refuses your own key: Incorrect API key provided: [redacted]',
   })
-  expect(seen.log.filter(({ level }) => level === 'error')).toEqual([])
+  expect([seen.alarms, seen.log.filter(({ level }) => level === 'error')]).toEqual([[], []])
 })
 
 test.each([

@@ -125,6 +125,12 @@ test('Deno does not ask again by itself when a kept connection breaks, nor when 
   expect(await inDeno('ask-again.ts', [])).toEqual([2, 2])
 })
 
+test('Deno gives in clear what is compressed although nobody asked for it, both ways', async () => {
+  const all = [true, true, true]
+
+  expect(await inDeno('ask-compressed.ts', [])).toEqual({ fetch: all, node: all })
+})
+
 const denoSays = (what: string) =>
   new TypeError('fetch failed', {
     cause: new Error(`error sending request for url (https://tls.example.com/v1?key=sk-secret): client error ${what}`),

@@ -123,6 +123,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     outcomes: [] as Outcome[],
     reports: [] as AttemptReport[],
     signatureFailures: [] as string[],
+    alarms: [] as string[],
     log: [] as LogLine[],
     anonymous: [] as string[],
   }
@@ -142,6 +143,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
     }),
     reportAttempts: async (reports) => void seen.reports.push(...reports),
+    reportAlarm: async (provider, event) => void seen.alarms.push(`${provider} ${event}`),
     reportSignatureFailure: async (keyHash) => {
       seen.signatureFailures.push(keyHash)
     },
@@ -160,6 +162,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       return caller
     },
     lastWell: new Map(),
+    lastAlarm: new Map(),
     providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
     ask: changes.fetch ? askByFetch(changes.fetch) : byNode,
     wheel,

@@ -675,10 +675,31 @@ describe('the gateway’s own role', () => {
         'list_ai_models',
         'provider_secret',
         'report_ai_attempts',
+        'report_provider_alarm',
         'report_signature_failure',
         'start_ai_calls',
       ])
       expect([...tables]).toEqual([])
+    }))
+
+  test('tells what providers refuse, and nothing else', () =>
+    rolledBack(async (tx) => {
+      const tell = (provider: string, event: string) => tx`select private.report_provider_alarm(${provider}, ${event})`
+      await tell('demo', 'provider_refuses_key')
+      await tell('demo', 'provider_refuses_key')
+      await tell('demo', 'provider_refuses_account')
+      await tell('nobody', 'provider_refuses_key')
+      await tell('demo', 'brute_force')
+
+      const events = await tx`
+        select type, severity, user_id, details, occurrences from public.security_events
+        where type ~ '^provider_refuses' or (type = 'brute_force' and details ? 'provider_id') order by type`
+
+      const common = { severity: 'high', user_id: null, details: { provider_id: 'demo' } }
+      expect([...events]).toEqual([
+        { type: 'provider_refuses_account', ...common, occurrences: 1 },
+        { type: 'provider_refuses_key', ...common, occurrences: 2 },
+      ])
     }))
 
   test('reads no secret but those that providers name', async () => {

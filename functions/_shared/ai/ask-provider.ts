@@ -36,7 +36,7 @@ export const askByFetch =
     return {
       status: response.status,
       header: (name) => response.headers.get(name),
-      body: coding === null ? source : await inClear(source, coding, 'may have decoded'),
+      body: coding === null ? source : await inClear(source, coding),
     }
   }
 
@@ -214,5 +214,5 @@ function replyOf(response: IncomingMessage): Reply | Promise<Reply> {
   }
   const reply = { status: statusCode, header, body }
   const coding = header('content-encoding')
-  return coding === null ? reply : inClear(body, coding, 'leaves all').then((clear) => ({ ...reply, body: clear }))
+  return coding === null ? reply : inClear(body, coding).then((clear) => ({ ...reply, body: clear }))
 }

@@ -5,30 +5,32 @@ import type { Source } from './ask-provider.ts'
 type Bytes = Uint8Array<ArrayBuffer>
 type Zlib = typeof import('node:zlib')
 
-/** Whether the runtime leaves decoding to us; fetch decodes what it knows, and not all say so in the headers. */
-type Runtime = 'leaves all' | 'may have decoded'
-
-/** The body in clear. */
-export async function inClear(source: Source, contentEncoding: string, runtime: Runtime): Promise<Source> {
+/**
+ * The body in clear. The header is not enough to go by: node:http decodes nothing, Deno's fetch nothing but what it asked for itself,
+ * and that of Node everything, and leaves the header.
+ */
+export async function inClear(source: Source, contentEncoding: string): Promise<Source> {
   const coding = contentEncoding.trim().toLowerCase()
   if (coding === '' || coding === 'identity') return source
   const zlib = await import('node:zlib')
-  return decoded(source, (start) => decoderFor(coding, start, zlib, runtime))
+  return decoded(source, (start) => decoderFor(coding, start, zlib))
 }
 
 const isGzip = ([first, second]: Bytes) => first === 0x1f && second === 0x8b
-/** RFC 1950. Neither JSON nor events begin so. */
+/** RFC 1950; without it, deflate is bare. */
 const isZlib = ([first = 0, second = 0]: Bytes) => (first & 15) === 8 && ((first << 8) | second) % 31 === 0
-const beginsAsText = ([first = 0]: Bytes) => /[\s{["<:a-z]/i.test(String.fromCharCode(first))
+/** JSON, events or a page. */
+const isText = (start: Bytes) =>
+  /^\s*(?:[{[]\s*["{[\]}]|<[!a-z]|(?:data|event|id|retry)?:)/i.test(latin1.decode(start.subarray(0, 64)))
+const latin1 = new TextDecoder('latin1')
 
 /** Undefined for what is not compressed, whatever the header says. */
-function decoderFor(coding: string, start: Bytes, zlib: Zlib, runtime: Runtime): Transform | undefined {
+function decoderFor(coding: string, start: Bytes, zlib: Zlib): Transform | undefined {
   if (isGzip(start)) return zlib.createGunzip()
-  if (coding === 'deflate' && isZlib(start)) return zlib.createInflate()
-  if (runtime === 'may have decoded') return undefined
+  if (isText(start)) return undefined
   if (coding === 'br') return zlib.createBrotliDecompress()
-  // Some send it bare, without the header of zlib.
-  return coding === 'deflate' && !beginsAsText(start) ? zlib.createInflateRaw() : undefined
+  if (coding !== 'deflate') return undefined
+  return isZlib(start) ? zlib.createInflate() : zlib.createInflateRaw()
 }
 
 /** What was pushed comes out decoded; who holds it back holds the provider back. */

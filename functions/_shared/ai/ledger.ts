@@ -310,6 +310,11 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
       await callSql(sql`select private.report_ai_attempts(${sql.json(reports)})`, nothing, asLedger)
     },
 
+    /** Something of a provider that somebody here has to mend. */
+    reportAlarm: async (provider: string, event: string) => {
+      await callSql(sql`select private.report_provider_alarm(${provider}, ${event})`, nothing, asLedger)
+    },
+
     countAnonymous: (ip: string, route: string) =>
       callSql(
         sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`,

@@ -182,11 +182,14 @@ function refusedAccount(kind: Kind, said: Said, key: KeySent, cause: string): Ap
       message: `The AI provider refuses your own key: ${words || cause}`.slice(0, mostCharacters),
       param: 'credential',
     })
-  const alarm = kind === 'money' ? 'the provider says that our account has no money' : 'the provider refuses our key'
+  const [event, what] =
+    kind === 'money'
+      ? (['provider_refuses_account', 'says that our account has no money'] as const)
+      : (['provider_refuses_key', 'refuses our key'] as const)
   return new AppError('upstream_error', {
     shouldRetry: false,
-    cause: `${alarm}: ${cause}`,
-    alarm: { message: alarm, said: words.slice(0, 500) },
+    cause: `the provider ${what}: ${cause}`,
+    alarm: { event, said: words.slice(0, 500) },
   })
 }
 

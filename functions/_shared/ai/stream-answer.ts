@@ -25,6 +25,7 @@ type StreamOpening = { first: Passage[]; observer: ReturnType<typeof createStrea
 /** How long keep-alive comments are held back to see what the first real event is, and events without an answer, as one with a role. */
 const openingMs = 5_000
 const emptyMs = 1_000
+const openingBytes = 1_000_000
 
 type OpeningWorld = Pick<AiWorld, 'now' | 'within'>
 
@@ -43,6 +44,7 @@ export async function openStream(
   const events = queueEvents(body)
   const opening: StreamOpening = { first: [], observer, events }
   let hasEvents = false
+  let size = 0
   for (;;) {
     const run = events.next() ?? (await nextRun(events, hasEvents, world))
     if (run === 'late') return opening
@@ -52,8 +54,10 @@ export async function openStream(
     opening.first.push(passage)
     const { isAnswer, failure, failedFirst } = observer.observed
     if (failure && failedFirst) throw failure
+    size += run.byteLength
     if (isAnswer || world.now() - openedAt >= openingMs) return opening
     if (passage.last) throw noAnswer('the stream has no answer in it')
+    if (size >= openingBytes) return opening
     hasEvents ||= hasData(run)
   }
 }
@@ -62,21 +66,16 @@ const noAnswer = (cause: string) => new AppError('upstream_error', { cause })
 
 async function nextRun(events: Events, hasEvents: boolean, world: OpeningWorld): Promise<Bytes | undefined | 'late'> {
   if (!hasEvents) return events.more()
-  const come = await world.within(
-    emptyMs,
-    events.more().then((run) => ({ run })),
-  )
-  return come ? come.run : 'late'
+  return (await world.within(emptyMs, events.come())) ? events.next() : 'late'
 }
 
-const bodyLimitBytes = 1_000_000
 const decoder = new TextDecoder()
 
 /** An error, or a page or a JSON answer where events were asked for. */
 async function noStream(begun: Bytes, events: Events, key: KeySent): Promise<AppError> {
   const runs = [begun]
   let size = begun.byteLength
-  for (let run = await events.more(); run && size <= bodyLimitBytes; run = await events.more()) {
+  for (let run = await events.more(); run && size <= openingBytes; run = await events.more()) {
     runs.push(run)
     size += run.byteLength
   }
@@ -120,15 +119,21 @@ function queueEvents(body: AnswerBody) {
     if (waiting.length === 0) body.resume()
     return run
   }
+  const come = async (): Promise<true> => {
+    while (waiting.length === 0 && !isEnded)
+      await new Promise<void>((done) => {
+        tell = done
+      })
+    return true
+  }
   return {
     /** The oldest run that waits. */
     next,
+    /** Waits until there is a run or the end, and takes nothing: who stops waiting has lost nothing. */
+    come,
     /** Waits for a run; undefined at the end. */
     async more(): Promise<Bytes | undefined> {
-      while (waiting.length === 0 && !isEnded)
-        await new Promise<void>((done) => {
-          tell = done
-        })
+      await come()
       return next()
     },
     /** Calls when there is a run or the end. */

@@ -15,6 +15,8 @@ export type AiWorld = {
   providerKey: ProviderKeys
   /** When this process last reported that a provider's model is well. */
   lastWell: Map<string, number>
+  /** When this process last told the operator of something at a provider. */
+  lastAlarm: Map<string, number>
   ask: AskProvider
   /** The timer of all deadlines. */
   wheel: Wheel
