@@ -2,7 +2,7 @@
 import { AppError } from '../errors.ts'
 import { describeTransport } from '../failure.ts'
 import { BodyTooLarge, concatBytes } from '../http/read-body.ts'
-import type { Source } from './ask-provider.ts'
+import type { Source } from './decode-body.ts'
 import type { Watch } from './watch-call.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>

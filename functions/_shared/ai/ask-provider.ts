@@ -5,22 +5,13 @@
  */
 import type { Agent, ClientRequest, IncomingMessage, RequestOptions } from 'node:http'
 import type { Socket } from 'node:net'
-import { inClear } from './decode-body.ts'
+import { inClear, type Source } from './decode-body.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
 export type ProviderRequest = { url: string; headers: Record<string, string>; body: string }
 /** A status and headers, and a body that is still on its way. */
 export type Reply = { status: number; header(name: string): string | null; body: Source }
-
-/** Pushes what comes, and is held back with `pause`: then at most what the runtime has read already is still told. */
-export type Source = {
-  /** Once. `take` may keep the bytes; `end` is told once, with a cause when the body broke off. */
-  listen(take: (bytes: Bytes) => void, end: (cause?: unknown) => void): void
-  pause(): void
-  resume(): void
-  cancel(): void
-}
 
 /** Rejects with the runtime's own error when no answer begins. The signal ends the connection, before the answer or in it. */
 export type AskProvider = (request: ProviderRequest, signal: AbortSignal) => Promise<Reply>

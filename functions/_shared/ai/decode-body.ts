@@ -1,9 +1,17 @@
 /** Bodies that a provider compresses although it was asked not to. What is counted and limited further on is what comes out. */
 import type { Transform } from 'node:stream'
-import type { Source } from './ask-provider.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 type Zlib = typeof import('node:zlib')
+
+/** Pushes what comes, and is held back with `pause`: then at most what the runtime has read already is still told. */
+export type Source = {
+  /** Once. `take` may keep the bytes; `end` is told once, with a cause when the body broke off. */
+  listen(take: (bytes: Bytes) => void, end: (cause?: unknown) => void): void
+  pause(): void
+  resume(): void
+  cancel(): void
+}
 
 /**
  * The body in clear. The header is not enough to go by: node:http decodes nothing, Deno's fetch nothing but what it asked for itself,

@@ -9,7 +9,7 @@ import { dataOf, splitEvents } from './sse-events.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
-export type Observed = {
+type Observed = {
   /** The one that counts of those that came. */
   report: Report | null
   said: Said

@@ -92,6 +92,7 @@ export function withoutUsage(events: Bytes, text: string): Bytes {
     const plain = plainFieldAt(text, at)
     const { cuts, end } = plain ? { cuts: [plain], end: plain.to } : cutsIn(text, startOfEvent(text, at))
     for (const cut of cuts) {
+      if (waiting && cut.from < waiting.to) continue // A walk begins with the event.
       if (waiting) remove(waiting, cut.from)
       waiting = cut
     }
@@ -133,13 +134,11 @@ const startOfEvent = (text: string, at: number): number => {
   return text.lastIndexOf('\r\r', at) + 1
 }
 
-/** Fields of the chunk itself and of its choices. */
-const places = new Set(['{', '{[{'])
-
-/** Walks the JSON of one event; what stands between its strings and brackets does not matter. */
+/** Walks the JSON of one event, for fields of the chunk itself and of its choices; what stands between strings and brackets is passed over. */
 function cutsIn(text: string, start: number): { cuts: Cut[]; end: number } {
   const cuts: Cut[] = []
   let open = ''
+  let isInChoices = false
   for (let at = start; at < text.length; at += 1) {
     const character = text[at]
     if (character === '{' || character === '[') open += character
@@ -148,7 +147,9 @@ function cutsIn(text: string, start: number): { cuts: Cut[]; end: number } {
       if (open === '') return { cuts, end: at + 1 }
     } else if (character === '"') {
       const end = endOfString(text, at + 1)
-      const isUsage = end - at === '"usage'.length && text.startsWith('usage', at + 1) && places.has(open)
+      if (open === '{') isInChoices = text.startsWith('choices"', at + 1)
+      const isPlace = open === '{' || (open === '{[{' && isInChoices)
+      const isUsage = isPlace && text.startsWith(usageName, at + 1)
       const cut = isUsage ? fieldAt(text, at, end + 1) : undefined
       if (cut) cuts.push(cut)
       at = cut ? cut.to - 1 : end
