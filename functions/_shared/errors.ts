@@ -145,6 +145,9 @@ export type ErrorCode = keyof typeof catalogue
 
 export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(catalogue, code)
 
+/** What somebody here has to mend: a security event, with what was said for the log. */
+export type Alarm = { event: 'provider_refuses_key' | 'provider_refuses_account'; said: string }
+
 type ErrorDetails = {
   message?: string | undefined
   /** The request's field that is wrong, as `messages.0.role`. */
@@ -158,8 +161,7 @@ type ErrorDetails = {
   headers?: Record<string, string> | undefined
   /** A provider's name for what is wrong with the request, as `context_length_exceeded`: told in place of ours. */
   providerCode?: string | undefined
-  /** What somebody here has to mend: a security event, with what was said for the log. */
-  alarm?: { event: 'provider_refuses_key' | 'provider_refuses_account'; said: string } | undefined
+  alarm?: Alarm | undefined
   /** For the log only. */
   cause?: unknown
 }

@@ -332,3 +332,22 @@ test('zeros after a real report are told to nobody', async () => {
 
   expect(text.match(/prompt_tokens":\d+/g)).toEqual(['prompt_tokens":1000'])
 })
+
+test('embeddings are charged by a total alone, and made of no tokens', async () => {
+  const data = [{ object: 'embedding', index: 0, embedding: [0.5] }]
+  const { send, seen } = worldWith(JSON.stringify({ data, usage: { total_tokens: 12 } }))
+
+  await send('/embeddings', { method: 'POST', body: JSON.stringify({ model: 'm', input: 'x' }) })
+
+  expect(seen.outcomes).toMatchObject([
+    { usage: { prompt_tokens: 12, completion_tokens: 0 }, usage_source: 'provider' },
+  ])
+})
+
+test('no more images are charged than were asked for', async () => {
+  const { send, seen } = worldWith(JSON.stringify({ data: Array(9).fill({ b64_json: 'AAAA' }) }))
+
+  await send('/images/generations', { method: 'POST', body: JSON.stringify({ model: 'm', prompt: 'x', n: 2 }) })
+
+  expect(seen.outcomes).toMatchObject([{ usage: { images: 2 } }])
+})

@@ -122,6 +122,26 @@ test.each<[number, unknown, number, string]>([
   expect([got.status, got.attempts]).toEqual([expected, attempts])
 })
 
+test('a request cannot raise an alarm by what a refusal quotes of it', async () => {
+  const quoted = error(
+    "Invalid value for messages[0].content, which must be something else: 'invalid api key, billing'",
+  )
+
+  const got = await answered(400, quoted)
+
+  expect([got.status, got.seen.alarms]).toEqual([400, []])
+})
+
+test('an alarm comes from the middle of a stream, too', async () => {
+  const delta = 'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+  const body = `${delta}data: {"error":{"message":"No more","code":"insufficient_quota"}}\n\n`
+  const { chat, seen } = createWorld('http://provider.test', { fetch: async () => new Response(body) })
+
+  await (await chat({ model: 'm', messages, stream: true })).text()
+
+  expect(seen.alarms).toEqual(['demo provider_refuses_account'])
+})
+
 test('an alarm is told once a minute, each kind by itself', async () => {
   let now = Date.now()
   let status = 401

@@ -66,11 +66,13 @@ const otherForm = (what: string) =>
 /** Settled before it is sent, so that the caller sees the new balance and the cost at once. */
 export async function answerJson({ signal, opening }: Answer<Whole>, call: OpenCall) {
   const { bytes, text, answer } = opening
+  const { endpoint, images } = call.request
   signal.throwIfAborted()
   const settlement = await call.close({
     error: undefined,
     ...usedBy(call, answer.report, answer.said),
-    images: call.request.endpoint === 'images.generations' ? imagesIn(answer.data ?? []) : 0,
+    // More than were asked for were held by nobody.
+    images: endpoint === 'images.generations' ? Math.min(imagesIn(answer.data ?? []), images) : 0,
     responseBytes: bytes.byteLength,
     response: call.keepsAnswer && bytes.byteLength <= keptLimitBytes ? text : null,
   })

@@ -4,8 +4,7 @@
  * caller's signal and the route at once, which the general ones (p-retry, cockatiel) leave to callbacks of this size.
  */
 import { AppError, toAppError } from '../errors.ts'
-import { causeOf, describeTransport } from '../failure.ts'
-import { remember } from '../remember.ts'
+import { describeTransport } from '../failure.ts'
 import { type AnswerBody, gatherBody, openBody } from './answer-body.ts'
 import type { ProviderRequest } from './ask-provider.ts'
 import { writeJson } from './estimate-tokens.ts'
@@ -59,7 +58,6 @@ async function tryRoute<Opening>(
     if (!(error instanceof AppError)) return error
     if (signal.aborted) return toAppError(signal.reason)
     reportAttempt(route, error, world)
-    tellOperator(route.provider.id, call.requestId, error, world)
     const waitMs = delayMs(error, tries, world.random())
     if (tries >= triesPerRoute || waitMs === undefined) return error
     const hungUp = await untilAborted(signal, world.sleep(waitMs)).catch(toAppError)
@@ -139,20 +137,4 @@ function providerRequest(
     headers,
     body: writeJson(request.bodyFor(route)),
   }
-}
-
-const quietMs = 60_000
-const alarmsKept = 1_000
-
-/** What somebody here has to mend, once a minute: a line of the log, and a security event in the background. */
-function tellOperator(provider: string, requestId: string, { details }: AppError, world: AiWorld): void {
-  const { alarm } = details
-  if (!alarm) return
-  const name = `${provider} ${alarm.event}`
-  if (world.now() - (world.lastAlarm.get(name) ?? Number.NEGATIVE_INFINITY) < quietMs) return
-  remember(world.lastAlarm, alarmsKept, name, world.now())
-  world.log({ level: 'error', message: alarm.event, provider, request_id: requestId, said: alarm.said })
-  const failed = (cause: unknown) =>
-    world.log({ level: 'error', message: 'an alarm was not told', provider, ...causeOf(cause) })
-  world.waitUntil(world.ledger.reportAlarm(provider, alarm.event).catch(failed))
 }

@@ -2,7 +2,7 @@
  * An admitted call from admission to settlement. It settles exactly once, however many ways it ends at the same time; here stands
  * what an ending is charged, too, and what the breaker learns of it.
  */
-import type { AppError } from '../errors.ts'
+import type { Alarm, AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { remember } from '../remember.ts'
 import { bytesPerToken, tokensEstimated } from './estimate-tokens.ts'
@@ -188,6 +188,7 @@ export const isProvidersFault = ({ code, details }: AppError): boolean =>
 
 /** In the background. Every failure is news, a success after one, too; else one in ten seconds: no statement for each call. */
 export function reportAttempt(route: Route, error: AppError | undefined, world: AiWorld): void {
+  if (error?.details.alarm) tellOperator(route.provider.id, error.details.alarm, world)
   const name = `${route.provider.id} ${route.model}`
   const lastWell = world.lastWell.get(name) ?? Number.NEGATIVE_INFINITY
   if (error ? !isProvidersFault(error) : world.now() - lastWell < quietMs) return
@@ -202,4 +203,18 @@ export function reportAttempt(route: Route, error: AppError | undefined, world: 
   const failed = (cause: unknown) =>
     world.log({ level: 'error', message: 'the breaker was not told', provider: report.provider, ...causeOf(cause) })
   world.waitUntil(world.ledger.reportAttempts([report]).catch(failed))
+}
+
+const alarmQuietMs = 60_000
+const alarmsKept = 1_000
+
+/** What somebody here has to mend, once a minute: a line of the log, and a security event in the background. */
+function tellOperator(provider: string, { event, said }: Alarm, world: AiWorld): void {
+  const name = `${provider} ${event}`
+  if (world.now() - (world.lastAlarm.get(name) ?? Number.NEGATIVE_INFINITY) < alarmQuietMs) return
+  remember(world.lastAlarm, alarmsKept, name, world.now())
+  world.log({ level: 'error', message: event, provider, said })
+  const failed = (cause: unknown) =>
+    world.log({ level: 'error', message: 'an alarm was not told', provider, ...causeOf(cause) })
+  world.waitUntil(world.ledger.reportAlarm(provider, event).catch(failed))
 }

@@ -84,8 +84,9 @@ type Kind = 'request' | 'key' | 'money' | 'setup' | 'busy' | 'timeout' | 'provid
 function kindOf(status: number | undefined, { code, type, message }: Said): Kind {
   const names = `${code} ${type}`
   const words = `${names} ${message}`
-  // What is wrong stands at the beginning; further on a message may quote the request.
-  const start = `${names} ${(status ?? 500) < 500 ? message.slice(0, 200) : ''}`
+  // What is wrong stands at the beginning; further on, and soon where the request is at fault, a message may quote the request.
+  const most = status === undefined || status >= 500 ? 0 : status === 400 || status === 422 ? 60 : 200
+  const start = `${names} ${message.slice(0, most)}`
   if (status !== 429 && keyWords.test(start)) return 'key'
   if (moneyWords.test(start)) return 'money'
   if (status === 429 || busyWords.test(names)) return 'busy'
