@@ -133,6 +133,7 @@ async function admissionRequest({ arrival, caller, request, body }: Asked): Prom
     model: request.model,
     contents: request.contents,
     asks: request.asks,
+    fields: request.fields,
     max_output_tokens: request.maxOutputTokens,
     choices: request.choices,
     images: request.images,

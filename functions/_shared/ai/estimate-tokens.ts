@@ -4,18 +4,8 @@
  */
 import { AppError } from '../errors.ts'
 
-/** Fields that no model reads. Whatever else there is, known to us or not, may be part of the prompt and counts. */
-const settings = new Set([
-  ...['model', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n', 'temperature', 'top_p', 'seed'],
-  ...['frequency_penalty', 'presence_penalty', 'user', 'metadata', 'store', 'service_tier', 'logprobs', 'top_logprobs'],
-])
-
 const encoder = new TextEncoder()
 export const byteLength = (text: string) => encoder.encode(text).byteLength
-
-export function promptBytes(request: Record<string, unknown>): number {
-  return byteLength(writeJson(Object.fromEntries(Object.entries(request).filter(([field]) => !settings.has(field)))))
-}
 
 /** A megabyte of brackets parses, but is too deep to be written again. */
 export function writeJson(body: Record<string, unknown>): string {

@@ -3,8 +3,10 @@
  * version of the snapshot; so what is worked out here is checked where it counts.
  */
 import { AppError } from '../errors.ts'
+import type { Asks } from './field-tables.ts'
 import type { MediaKind } from './media-rules.ts'
 import { type Contents, mediaRefused, promptTokensAtMost } from './prompt-size.ts'
+import { type FoundField, fieldsRefused } from './request-fields.ts'
 import type { Endpoint, Model, Price, Provider, Snapshot } from './snapshot.ts'
 
 /** Units that a price may lack; the others have one always. */
@@ -24,6 +26,8 @@ export type Wish = {
   model: string
   contents: Contents
   asks: Asks
+  /** What not every model takes. */
+  fields: readonly FoundField[]
   /** The caller's own limit per choice; null without one. */
   max_output_tokens: number | null
   choices: number
@@ -31,18 +35,6 @@ export type Wish = {
   images: number
   /** The caller's own key of the provider, from the credential vault; null: ours. */
   credential_id: string | null
-}
-
-/** What besides text a call may be charged for. */
-export type Asks = {
-  /** Of images: `SIZE/QUALITY`, such as `1024x1024/high`. */
-  variant?: string | undefined
-  /** How often the provider may use a tool of its own that is paid by the use. */
-  searches?: number | undefined
-  /** How long what is written into the provider's cache is to last. */
-  cacheWrites?: '5m' | '1h' | undefined
-  /** The answer may be spoken. */
-  audioOut?: boolean | undefined
 }
 
 export type PlannedRoute = {
@@ -144,6 +136,9 @@ type Worst = { prices: [Price, ...Price[]]; promptTokens: number; answerTokens: 
 
 function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal: AppError } {
   const { contents, asks, choices } = wish
+  const vendor = known.providers.get(model.provider_id)
+  const shut = vendor && fieldsRefused(wish.fields, model, vendor)
+  if (shut) return refuse('invalid_request_error', shut.message, shut.param)
   const refused = mediaRefused(contents, model)
   if (refused) return refuse('invalid_request_error', `The model ${model.id} takes no input of the kind ${refused}.`)
   const promptTokens = promptTokensAtMost(contents, model)
@@ -161,8 +156,8 @@ function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal
   return { prices, promptTokens, answerTokens, outputTokens: choices * answerTokens }
 }
 
-const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: string) => ({
-  refusal: new AppError(code, { message, param: 'model' }),
+const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: string, param = 'model') => ({
+  refusal: new AppError(code, { message, param }),
 })
 
 /** The prices of the variant, by steps; of one that has none of its own, those of what is not named. */

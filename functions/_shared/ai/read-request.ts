@@ -1,13 +1,15 @@
 /**
- * The doors of the endpoints: what we understand is checked, what we do not know passes through to the provider, and what is
- * forwarded asks for no more than was held.
+ * The doors of the endpoints: what is understood is checked, what changes price or route is found, and what is forwarded asks for no more
+ * than was held. The model's row is not known here: `fieldsRefused` and `promptTokensAtMost` say later what it takes, and for how much.
  */
 import type { z } from 'zod'
 import { AppError } from '../errors.ts'
-import { byteLength, promptBytes, tokensEstimated } from './estimate-tokens.ts'
+import { byteLength, tokensEstimated } from './estimate-tokens.ts'
+import { type Asks, mostTokens } from './field-tables.ts'
 import type { Route } from './ledger.ts'
-import type { Asks } from './plan-call.ts'
-import type { Contents } from './prompt-size.ts'
+import type { Contents, Media } from './prompt-size.ts'
+import { readContents, readParts, textOf } from './read-contents.ts'
+import { type FoundField, isRead, lookAtFields, mostInList } from './request-fields.ts'
 import type { Endpoint } from './snapshot.ts'
 
 /** With OpenAI's an extra chunk at the end has it and all others a null; with OpenRouter's the last chunk, and no other says of it. */
@@ -20,10 +22,13 @@ export type AiRequest = {
   stream: boolean
   /** Whether the caller wants the usage of a stream; undefined when nothing was said of it. */
   wantsUsage: UsageWish | undefined
-  /** What the model has to read, from which each route's upper bound is worked out. */
+  /** What the model has to read, of which its row makes the upper bound that is held. */
   contents: Contents
+  /** What beside text may be charged. */
   asks: Asks
-  /** What is charged when the provider reports nothing. */
+  /** What not every model takes. */
+  fields: readonly FoundField[]
+  /** What is charged for the text when the provider reports nothing. */
   promptTokensEstimated: number
   /** The caller's own limit per choice; null without one. */
   maxOutputTokens: number | null
@@ -31,7 +36,13 @@ export type AiRequest = {
   /** Images asked for. */
   images: number
   /** The caller's body for one route: its name of the model, and no more output than was held for it. */
-  bodyFor(route: Pick<Route, 'upstream_model' | 'max_output_tokens'>): Record<string, unknown>
+  bodyFor(route: Upstream): Record<string, unknown>
+}
+
+/** What a body says of the route that it is for. */
+type Upstream = Pick<Route, 'upstream_model' | 'max_output_tokens'> & {
+  /** The field that the model takes its limit in; `none`: it takes no limit, and its largest answer is held. */
+  limit_field?: 'max_tokens' | 'max_completion_tokens' | 'none'
 }
 
 type Zod = typeof z
@@ -49,25 +60,11 @@ function made<Schema>(make: (library: Zod) => Schema): () => Promise<Schema> {
 const modelForm = /^[\x21-\x7e]+$/
 const modelName = (z: Zod) => z.string().min(1).max(200).regex(modelForm, 'is not a model name')
 
-/**
- * The exception to passing through: with these a caller gets another model than the one that was admitted, or is billed for
- * more than tokens, so the hold would not cover the call.
- */
-const refusedFields = ['models', 'route', 'preset', 'plugins', 'web_search_options', 'best_of']
-
-/** `isFine` knows, much faster than the schema, most of what the schema takes, and nothing else. */
-async function parseBody<Schema extends z.ZodType>(
+/** Throws with the name of the first field that the schema does not take. */
+async function parseObject<Schema extends z.ZodType>(
   schema: () => Promise<Schema>,
-  body: Uint8Array,
-  alsoRefused: readonly string[] = [],
-  isFine?: (given: unknown) => given is z.infer<Schema>,
+  given: unknown,
 ): Promise<z.infer<Schema>> {
-  const given = parseJson(body)
-  if (typeof given !== 'object' || given === null || Array.isArray(given))
-    throw invalid('The body must be a JSON object.')
-  const refused = [...refusedFields, ...alsoRefused].find((field) => Object.hasOwn(given, field))
-  if (refused) throw invalid(`${refused}: is not supported, because it changes what a call costs.`, refused)
-  if (isFine?.(given)) return given
   const { data, error } = (await schema()).safeParse(given)
   if (!error) return data
   const [issue] = error.issues
@@ -77,6 +74,12 @@ async function parseBody<Schema extends z.ZodType>(
 }
 
 const decoder = new TextDecoder('utf-8', { fatal: true })
+
+function readJson(body: Uint8Array): object {
+  const given = parseJson(body)
+  if (typeof given === 'object' && given !== null && !Array.isArray(given)) return given
+  throw invalid('The body must be a JSON object.')
+}
 
 function parseJson(body: Uint8Array): unknown {
   try {
@@ -92,15 +95,18 @@ const fieldOf = (value: unknown, key: PropertyKey): unknown =>
 const invalid = (message: string, param?: string) => new AppError('invalid_request_error', { message, param })
 
 const roles = ['developer', 'system', 'user', 'assistant', 'tool', 'function'] as const
-
 /** @internal For tests. */
 export const chatSchema = made((z) => {
   const between = (low: number, high: number) => z.number().min(low).max(high).nullish()
-  const content = z.union([z.string(), z.array(z.looseObject({ type: z.string() })), z.null()])
+  const part = z.looseObject({ type: z.string() })
+  const content = z.union([z.string(), z.array(part).max(mostInList), z.null()])
   const tokenLimit = z.int32().min(1).nullish()
   return z.looseObject({
     model: modelName(z),
-    messages: z.array(z.looseObject({ role: z.enum(roles), content: content.optional() })).min(1),
+    messages: z
+      .array(z.looseObject({ role: z.enum(roles), content: content.optional() }))
+      .min(1)
+      .max(mostInList),
     stream: z.boolean().nullish(),
     stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
     max_tokens: tokenLimit,
@@ -110,10 +116,12 @@ export const chatSchema = made((z) => {
     top_p: between(0, 1),
     frequency_penalty: between(-2, 2),
     presence_penalty: between(-2, 2),
-    tools: z.array(z.looseObject({ type: z.string() })).nullish(),
+    tools: z.array(part).max(mostInList).nullish(),
+    functions: z
+      .array(z.looseObject({ name: z.string() }))
+      .max(mostInList)
+      .nullish(),
     response_format: z.looseObject({ type: z.string() }).nullish(),
-    /** `priority` costs a multiple of the price that was held, `auto` may choose it. */
-    service_tier: z.enum(['default', 'flex']).nullish(),
   })
 })
 
@@ -126,15 +134,25 @@ const isWithin = (value: unknown, low: number, high: number) =>
 const isCount = (value: unknown, most: number) =>
   isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
 const mostInt32 = 2 ** 31 - 1
-/** Fields of the schema that most calls do not have; with one of them the schema has the word. */
-const rareFields = ['tools', 'response_format', 'service_tier'] as const satisfies (keyof ChatRequest)[]
+/** Fields that change no price and that no model reads; with any other one the schema and the tables have the word. */
+const plainFields: ReadonlySet<string> = new Set([
+  ...['model', 'messages', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n', 'temperature'],
+  ...['top_p', 'frequency_penalty', 'presence_penalty', 'seed', 'user'],
+] satisfies (keyof ChatRequest)[])
+const plainOptions: ReadonlySet<string> = new Set(['include_usage', 'include_obfuscation'])
+const plainParts: ReadonlySet<string> = new Set(['role', 'content', 'name'])
+
+function hasOnly(given: object, fields: ReadonlySet<string>): boolean {
+  for (const field of Object.keys(given)) if (!fields.has(field)) return false
+  return true
+}
 
 /**
- * Most chat requests, without the schema, which takes longer than everything else that is done to a body.
+ * Most chat requests, without the schema and the tables, which take longer than everything else that is done to a body.
  * @internal For tests, which compare both on random bodies.
  */
 export function isPlainChat(given: unknown): given is ChatRequest {
-  if (typeof given !== 'object' || given === null) return false
+  if (typeof given !== 'object' || given === null || !hasOnly(given, plainFields)) return false
   const chat: Record<string, unknown> = { ...given }
   const { model, messages, stream, stream_options } = chat
   return (
@@ -143,6 +161,7 @@ export function isPlainChat(given: unknown): given is ChatRequest {
     modelForm.test(model) &&
     Array.isArray(messages) &&
     messages.length > 0 &&
+    messages.length <= mostInList &&
     messages.every(isPlainMessage) &&
     (isMissing(stream) || typeof stream === 'boolean') &&
     isPlainOptions(stream_options) &&
@@ -152,14 +171,14 @@ export function isPlainChat(given: unknown): given is ChatRequest {
     isWithin(chat.temperature, 0, 2) &&
     isWithin(chat.top_p, 0, 1) &&
     isWithin(chat.frequency_penalty, -2, 2) &&
-    isWithin(chat.presence_penalty, -2, 2) &&
-    rareFields.every((field) => isMissing(chat[field]))
+    isWithin(chat.presence_penalty, -2, 2)
   )
 }
 
 const isPlainMessage = (given: unknown): boolean =>
   typeof given === 'object' &&
   given !== null &&
+  hasOnly(given, plainParts) &&
   'role' in given &&
   knownRoles.has(given.role) &&
   'content' in given &&
@@ -169,24 +188,44 @@ const isPlainOptions = (given: unknown): boolean =>
   isMissing(given) ||
   (typeof given === 'object' &&
     !Array.isArray(given) &&
+    hasOnly(given, plainOptions) &&
     (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
 
+const nothingFound = { fields: [], asks: {} }
+
 export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
-  const chat = await parseBody(chatSchema, body, [], isPlainChat)
-  const bytes = promptBytes(chat)
+  const given = readJson(body)
+  const isPlain = isPlainChat(given)
+  const chat = isPlain ? given : await parseObject(chatSchema, given)
+  const found = isPlain ? nothingFound : lookAtFields('chat.completions', chat)
+  const { messages, ...others } = chat
+  const { plainBytes, textBytes, media } = isPlain
+    ? { ...textOf({ messages }), media: [] }
+    : readContents('messages', messages, readFields('chat.completions', others))
+  const around = messages.length + (chat.tools?.length ?? 0) + (chat.functions?.length ?? 0)
   return {
     endpoint: 'chat.completions',
     model: chat.model,
     stream: chat.stream ?? false,
     wantsUsage: usageWish(chat),
-    contents: { textBytes: bytes, messages: chat.messages.length + (chat.tools?.length ?? 0), media: [], tokens: 0 },
-    asks: {},
-    promptTokensEstimated: tokensEstimated(bytes),
+    contents: { textBytes, messages: around, media, tokens: 0 },
+    ...found,
+    promptTokensEstimated: tokensEstimated(plainBytes),
     maxOutputTokens: outputLimit(chat),
     choices: chat.n ?? 1,
     images: 0,
     bodyFor: (route) => upstreamBody(chat, route),
   }
+}
+
+/** The fields that the model reads, or may read. */
+const readFields = (endpoint: Endpoint, request: object): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(request).filter(([field]) => isRead(endpoint, field)))
+
+/** The smaller of the limits that the caller gave, per choice. */
+function outputLimit({ max_tokens, max_completion_tokens }: ChatRequest): number | null {
+  const given = [max_tokens, max_completion_tokens].filter((limit) => typeof limit === 'number')
+  return given.length > 0 ? Math.min(...given) : null
 }
 
 /** OpenAI's `stream_options`, else OpenRouter's `usage: {"include": true}`. */
@@ -197,30 +236,36 @@ function usageWish({ stream_options, usage }: ChatRequest): UsageWish | undefine
   return typeof included === 'boolean' ? (included ? 'in the last chunk' : 'no') : undefined
 }
 
-/** The smaller of the limits that the caller gave, per choice. */
-function outputLimit({ max_tokens, max_completion_tokens }: ChatRequest): number | null {
-  const given = [max_tokens, max_completion_tokens].filter((limit) => typeof limit === 'number')
-  return given.length > 0 ? Math.min(...given) : null
+/** The caller's body with the route's model, the limit that was held, and usage switched on. */
+function upstreamBody(chat: ChatRequest, { upstream_model, max_output_tokens, limit_field }: Upstream) {
+  const { max_tokens, max_completion_tokens, stream_options, ...rest } = chat
+  const options = chat.stream ? { ...stream_options, include_usage: true } : stream_options
+  const body = { ...rest, model: upstream_model, ...(options && { stream_options: options }) }
+  // What the caller says goes on as it is: the model's largest answer is held whatever that is.
+  if (limit_field === 'none') return { ...body, ...limitsOf(chat) }
+  // Exactly one limit: a provider that reads the other one would ignore what was held.
+  const asGiven = typeof max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
+  return { ...body, [limit_field ?? asGiven]: max_output_tokens }
 }
 
-/** The caller's body with the route's model, the limit that was held, and usage switched on. Unknown fields stay. */
-function upstreamBody(
-  chat: ChatRequest,
-  { upstream_model, max_output_tokens }: Parameters<AiRequest['bodyFor']>[0],
-): Record<string, unknown> {
-  const { max_tokens, max_completion_tokens, stream_options, ...rest } = chat
-  // Exactly one limit: a provider that reads the other one would ignore what was held.
-  const limit = typeof max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
-  const options = chat.stream ? { ...stream_options, include_usage: true } : stream_options
-  return { ...rest, model: upstream_model, [limit]: max_output_tokens, ...(options && { stream_options: options }) }
-}
+const limitsOf = ({ max_tokens, max_completion_tokens }: ChatRequest) => ({
+  ...(typeof max_tokens === 'number' && { max_tokens }),
+  ...(typeof max_completion_tokens === 'number' && { max_completion_tokens }),
+})
 
 const embeddingsSchema = made((z) => {
   const text = z.string().min(1)
-  const tokens = z.array(z.int().nonnegative()).min(1)
+  const tokens = z.array(z.int().nonnegative()).min(1).max(mostTokens)
+  const parts = z.looseObject({
+    content: z
+      .array(z.looseObject({ type: z.string() }))
+      .min(1)
+      .max(mostInList),
+  })
+  const lists = z.union([z.array(text), z.array(tokens), z.array(parts)])
   return z.looseObject({
     model: modelName(z),
-    input: z.union([text, tokens, z.array(text).min(1).max(2_048), z.array(tokens).min(1).max(2_048)]),
+    input: z.union([text, tokens, lists.refine(({ length }) => length > 0 && length <= 2_048)]),
     encoding_format: z.enum(['float', 'base64']).nullish(),
     dimensions: z.int().min(1).max(100_000).nullish(),
   })
@@ -229,15 +274,14 @@ const embeddingsSchema = made((z) => {
 type Input = z.infer<Awaited<ReturnType<typeof embeddingsSchema>>>['input']
 
 export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest> {
-  const request = await parseBody(embeddingsSchema, body)
+  const request = await parseObject(embeddingsSchema, readJson(body))
   return {
     endpoint: 'embeddings',
     model: request.model,
     stream: false,
     wantsUsage: undefined,
-    contents: inputContents(request.input),
-    asks: {},
-    promptTokensEstimated: countInput(request.input, tokensEstimated),
+    ...lookAtFields('embeddings', request),
+    ...readInput(request.input),
     maxOutputTokens: null,
     choices: 1,
     images: 0,
@@ -245,50 +289,64 @@ export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest
   }
 }
 
-/** Tokens that the caller made are as many as there are; texts are counted one by one, since each is rounded up. */
-function countInput(input: Input, tokensOf: (bytes: number) => number): number {
-  const parts = Array.isArray(input) ? input : [input]
-  const count = (part: Input[number] | string) => {
-    if (typeof part === 'string') return tokensOf(byteLength(part))
-    return Array.isArray(part) ? part.length : 1
-  }
-  return parts.reduce<number>((sum, part) => sum + count(part), 0)
-}
-
-/** Each text is read by itself, with the whole context for it. */
-function inputContents(input: Input): Contents {
-  const parts = Array.isArray(input) ? input : [input]
-  const contents = { textBytes: 0, messages: 0, media: [], tokens: 0, prompts: 0 }
+/** Texts are read one by one, each with the whole context for itself; tokens that the caller made are as many as there are. */
+function readInput(input: Input): Pick<AiRequest, 'contents' | 'promptTokensEstimated'> {
+  const parts = Array.isArray(input) && typeof input[0] !== 'number' ? input : [input]
+  const contents = { textBytes: 0, messages: parts.length, tokens: 0, prompts: parts.length }
+  const pictures: Record<string, unknown>[] = []
+  let estimated = 0
   for (const part of parts) {
-    if (typeof part === 'number') contents.tokens += 1
-    else if (typeof part === 'string') contents.textBytes += byteLength(part)
-    else contents.tokens += part.length
-    contents.prompts += typeof part === 'number' ? 0 : 1
+    if (typeof part === 'string') {
+      contents.textBytes += byteLength(part)
+      estimated += tokensEstimated(byteLength(part))
+    } else if (Array.isArray(part)) contents.tokens += part.length
+    else if (typeof part === 'object') pictures.push(part)
   }
-  return { ...contents, prompts: Math.max(1, contents.prompts) }
+  const seen = pictures.length > 0 ? readContents('input', pictures, {}) : { textBytes: 0, plainBytes: 0, media: [] }
+  contents.textBytes += seen.textBytes
+  return {
+    contents: { ...contents, media: seen.media },
+    promptTokensEstimated: estimated + contents.tokens + tokensEstimated(seen.plainBytes),
+  }
 }
 
-const imagesSchema = made((z) =>
-  z.looseObject({
+const imagesSchema = made((z) => {
+  /** A part of the name of a price. */
+  const word = z
+    .string()
+    .regex(/^[\w.:-]{1,40}$/, 'is not a size or quality')
+    .nullish()
+  return z.looseObject({
     model: modelName(z),
     prompt: z.string().min(1).max(32_000),
     n: z.int().min(1).max(10).nullish(),
-    /** A stream of partial images is charged by tokens that nobody held. */
-    stream: z.literal(false).nullish(),
-  }),
-)
+    size: word,
+    resolution: word,
+    quality: word,
+    input_references: z
+      .array(z.looseObject({ type: z.string() }))
+      .max(64)
+      .nullish(),
+  })
+})
 
 export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
-  const request = await parseBody(imagesSchema, body, ['partial_images'])
-  const bytes = promptBytes(request)
+  const request = await parseObject(imagesSchema, readJson(body))
+  if (request.size && request.resolution) throw invalid('resolution: names a size, and so does size.', 'resolution')
+  const { fields, asks } = lookAtFields('images.generations', request)
+  const { input_references, ...text } = readFields('images.generations', request)
+  const media: Media[] = []
+  readParts(request.input_references ?? [], 'input_references', media)
+  const { textBytes, plainBytes } = textOf(text)
   return {
     endpoint: 'images.generations',
     model: request.model,
     stream: false,
     wantsUsage: undefined,
-    contents: { textBytes: bytes, messages: 1, media: [], tokens: 0 },
-    asks: {},
-    promptTokensEstimated: tokensEstimated(bytes),
+    contents: { textBytes, messages: 1, media, tokens: 0 },
+    asks,
+    fields,
+    promptTokensEstimated: tokensEstimated(plainBytes),
     maxOutputTokens: null,
     choices: 1,
     images: request.n ?? 1,

@@ -1,16 +1,7 @@
-/** Which fields of a request reach a provider: those that change neither price nor route, and those that a row prices or opens. */
-
-/** What beside text a call may be charged for; a model without a price for it refuses the call. */
-export type Asks = {
-  /** `SIZE/QUALITY` of images, `auto` for the one that is not named; undefined when neither is. */
-  variant?: string | undefined
-  /** How often server tools may be used. */
-  searches?: number | undefined
-  /** The longest time to live of what is written to a cache. */
-  cacheWrites?: '5m' | '1h' | undefined
-  /** The answer may be spoken. */
-  audioOut?: boolean | undefined
-}
+/** Which fields of a request reach a provider: what the tables say of each, and what the rows of a model and its provider open. */
+import { AppError } from '../errors.ts'
+import { type Asks, fieldOf, type Rule, type Table, tables } from './field-tables.ts'
+import type { Endpoint } from './snapshot.ts'
 
 /** A field that not every model lets through. */
 export type FoundField = {
@@ -38,4 +29,102 @@ export function fieldsRefused(
     ? `${param}: ${reason}. ${howTo}.`
     : `${param}: is not a field that this gateway knows. ${howTo}, or providers.passes_unknown_fields.`
   return { param, message }
+}
+
+/** What a request has that not every model takes. */
+export type Found = { fields: FoundField[]; asks: Asks }
+type Look = { fields: Map<string, FoundField>; asks: Asks }
+
+const invalid = (param: string, what: string) =>
+  new AppError('invalid_request_error', { message: `${param}: ${what}.`, param })
+
+const mostFields = 64
+/** Of messages, tools and whatever else comes in lists. */
+export const mostInList = 10_000
+const longestName = 100
+
+/** Throws for fields that no row can open. */
+export function lookAtFields(endpoint: Endpoint, request: object): Found {
+  const look: Look = { fields: new Map(), asks: {} }
+  lookInto(request, tables[endpoint], { name: '', param: '' }, look)
+  return { fields: [...look.fields.values()], asks: look.asks }
+}
+
+/** Whether a field of the request is text for the model; what nobody here knows may be. */
+export function isRead(endpoint: Endpoint, field: string): boolean {
+  const rule = tables[endpoint].get(field)
+  return !rule || rule.isRead === true || rule.verdict === 'closed'
+}
+
+/** Where a value stands: as rows name it, and as the caller wrote it. */
+type Place = { name: string; param: string }
+
+const under = ({ name, param }: Place, key: string): Place => ({
+  name: name === '' ? key : `${name}.${key}`,
+  param: param === '' ? key : `${param}.${key}`,
+})
+
+function lookInto(object: object, rules: Table, place: Place, look: Look): void {
+  for (const [key, value] of Object.entries(object)) {
+    if (value === null || value === undefined) continue
+    const rule = rules.get(key)
+    const at = under(place, rule ? key : key.slice(0, longestName))
+    if (rule) judge(value, rule, at, look)
+    else find({ ...at }, look)
+  }
+}
+
+function judge(value: unknown, rule: Rule, place: Place, look: Look): void {
+  const { verdict, why, unless, asks, inside, kinds, most = mostInList } = rule
+  if (Array.isArray(value) && value.length > most) throw invalid(place.param, `has more than ${most} entries`)
+  if (asks) ask(asks(value), look)
+  if (!unless?.(value)) {
+    if (verdict === 'refused') throw invalid(place.param, `is not supported: it ${why}`)
+    if (verdict === 'closed') find({ ...place, reason: why }, look)
+  }
+  if (inside) eachOf(value, place, (one, at) => lookInto(one, inside, at, look))
+  if (kinds && Array.isArray(value)) eachOf(value, place, (one, at) => lookAtKind(one, kinds, at, look))
+}
+
+/** An object, or those of a list; what is neither has no fields. */
+function eachOf(value: unknown, { name, param }: Place, see: (one: object, place: Place) => void): void {
+  if (!Array.isArray(value)) {
+    if (typeof value === 'object' && value !== null) see(value, { name, param })
+    return
+  }
+  for (const [at, one] of value.entries()) {
+    if (typeof one === 'object' && one !== null) see(one, { name: `${name}[]`, param: `${param}.${at}` })
+  }
+}
+
+function lookAtKind(one: object, { by, of, why, asks }: NonNullable<Rule['kinds']>, place: Place, look: Look): void {
+  const kind = fieldOf(one, by)
+  const rules = of.get(kind)
+  if (rules) {
+    lookInto(one, rules, place, look)
+    return
+  }
+  if (asks) ask(asks(one), look)
+  const name = `${place.name}.${String(kind).slice(0, longestName)}`
+  find({ name, param: `${place.param}.${by}`, reason: why }, look)
+}
+
+function find(field: FoundField, { fields }: Look): void {
+  if (fields.has(field.name)) return
+  if (fields.size >= mostFields) throw invalid(field.param, 'is one of too many fields that are not for every model')
+  fields.set(field.name, field)
+}
+
+/** Uses add up, of two times to live the longer one counts, and a size and a quality are one variant. */
+function ask(asks: Asks, { asks: all }: Look): void {
+  if (asks.searches) all.searches = (all.searches ?? 0) + asks.searches
+  if (asks.cacheWrites && all.cacheWrites !== '1h') all.cacheWrites = asks.cacheWrites
+  if (asks.audioOut) all.audioOut = true
+  if (asks.variant) all.variant = all.variant === undefined ? asks.variant : bothOf(all.variant, asks.variant)
+}
+
+function bothOf(first: string, second: string): string {
+  const [size = 'auto', quality = 'auto'] = first.split('/')
+  const [otherSize = 'auto', otherQuality = 'auto'] = second.split('/')
+  return `${size === 'auto' ? otherSize : size}/${quality === 'auto' ? otherQuality : quality}`
 }

@@ -1,0 +1,309 @@
+/** Fields that change price, route or provider are priced, opened by a row, or refused by name; everything harmless passes. */
+import type OpenAI from 'openai'
+import { describe, expect, test } from 'vitest'
+import { describeFields } from '../../functions/_shared/ai/field-tables.ts'
+import {
+  type AiRequest,
+  readChatRequest,
+  readEmbeddingsRequest,
+  readImagesRequest,
+} from '../../functions/_shared/ai/read-request.ts'
+import { fieldsRefused } from '../../functions/_shared/ai/request-fields.ts'
+
+const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body))
+const user = { role: 'user', content: 'x' }
+const chat = (over: object) => readChatRequest(bytesOf({ model: 'm', messages: [user], ...over }))
+const embed = (over: object) => readEmbeddingsRequest(bytesOf({ model: 'm', input: 'x', ...over }))
+const draw = (over: object) => readImagesRequest(bytesOf({ model: 'm', prompt: 'x', ...over }))
+const say = (...content: object[]) => ({ messages: [{ role: 'user', content }] })
+const refused = ({ fields }: AiRequest) => fieldsRefused(fields, { open_fields: [] }, { passes_unknown_fields: false })
+
+/** Of a request type of OpenAI's client: when it learns a field, this does not compile until somebody decides about it. */
+type Verdicts<Params> = Record<keyof Params, string>
+const ofOpenAi = {
+  'chat.completions': {
+    ...{ messages: 'passes', model: 'passes', stream: 'passes', stream_options: 'passes', n: 'passes', seed: 'passes' },
+    ...{
+      max_tokens: 'passes',
+      max_completion_tokens: 'passes',
+      temperature: 'passes',
+      top_p: 'passes',
+      stop: 'passes',
+    },
+    ...{ frequency_penalty: 'passes', presence_penalty: 'passes', logit_bias: 'passes', logprobs: 'passes' },
+    ...{ top_logprobs: 'passes', tools: 'passes', tool_choice: 'passes', parallel_tool_calls: 'passes' },
+    ...{ functions: 'passes', function_call: 'passes', response_format: 'passes', reasoning_effort: 'passes' },
+    ...{ verbosity: 'passes', user: 'passes', safety_identifier: 'passes', metadata: 'passes', store: 'passes' },
+    ...{ moderation: 'passes', prompt_cache_key: 'passes', prompt_cache_options: 'priced', audio: 'priced' },
+    ...{ prompt_cache_retention: 'priced', modalities: 'closed', service_tier: 'closed', prediction: 'closed' },
+    web_search_options: 'closed',
+  } satisfies Verdicts<OpenAI.ChatCompletionCreateParams>,
+  embeddings: {
+    ...{ input: 'passes', model: 'passes', dimensions: 'passes', encoding_format: 'passes', user: 'passes' },
+  } satisfies Verdicts<OpenAI.EmbeddingCreateParams>,
+  'images.generations': {
+    ...{ prompt: 'passes', model: 'passes', n: 'passes', background: 'passes', moderation: 'passes', style: 'passes' },
+    ...{ output_compression: 'passes', response_format: 'passes', safety_identifier: 'passes', user: 'passes' },
+    ...{ size: 'priced', quality: 'priced', output_format: 'closed', complexity: 'closed', frame_count: 'closed' },
+    ...{ frame_duration_ms: 'closed', svg: 'closed', stream: 'refused', partial_images: 'refused' },
+  } satisfies Verdicts<OpenAI.ImageGenerateParams>,
+} as const
+
+test.each(Object.entries(ofOpenAi))(
+  'every field of %s that the openai client knows has its verdict',
+  (endpoint, known) => {
+    const decided = new Map(
+      describeFields(endpoint as keyof typeof ofOpenAi).map(([field, verdict]) => [field, verdict]),
+    )
+
+    expect(Object.fromEntries(Object.keys(known).map((field) => [field, decided.get(field)]))).toEqual(known)
+  },
+)
+
+const png =
+  'data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII='
+const schema = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] }
+const weather = {
+  type: 'function',
+  function: { name: 'weather', description: 'now', parameters: schema, strict: true },
+}
+const call = { id: 'call_1', type: 'function', function: { name: 'weather', arguments: '{"city":"Brno"}' } }
+const asked = { role: 'assistant', content: null, refusal: null, annotations: [], tool_calls: [call] }
+const told = { role: 'tool', tool_call_id: 'call_1', content: 'rain' }
+const picture = { type: 'image_url', image_url: { url: png, detail: 'low' } }
+const sound = { type: 'input_audio', input_audio: { data: 'UklGRg==', format: 'mp3' } }
+const document = { type: 'file', file: { filename: 'a.pdf', file_data: 'data:application/pdf;base64,JVBERi0x' } }
+const json = { type: 'json_schema', json_schema: { name: 'response', strict: true, schema } }
+
+/** Bodies as the clients make them, with all that they send without a question of price. */
+const ofClients: Record<string, object> = {
+  "OpenAI's client": {
+    messages: [{ role: 'developer', content: 'be brief', name: 'me' }, user, asked, told],
+    ...{ temperature: 1, top_p: 1, n: 1, stop: ['\n'], seed: 7, max_completion_tokens: 9, stream: true },
+    ...{ stream_options: { include_usage: true, include_obfuscation: false }, logprobs: true, top_logprobs: 2 },
+    ...{
+      tools: [weather, { type: 'custom', custom: { name: 'code' } }],
+      tool_choice: 'auto',
+      parallel_tool_calls: false,
+    },
+    ...{ response_format: json, reasoning_effort: 'low', verbosity: 'low', store: false, metadata: { a: 'b' } },
+    ...{
+      prompt_cache_key: 'k',
+      safety_identifier: 's',
+      user: 'u',
+      logit_bias: { 50256: -100 },
+      service_tier: 'default',
+    },
+    modalities: ['text'],
+  },
+  "OpenAI's client, with what its helper for parsing adds": {
+    messages: [
+      user,
+      {
+        ...asked,
+        parsed: { a: 1 },
+        tool_calls: [{ ...call, index: 0, function: { ...call.function, parsed_arguments: {} } }],
+      },
+      { ...told, content: [{ type: 'text', text: 'rain' }] },
+      { role: 'assistant', content: [{ type: 'refusal', refusal: 'no' }], function_call: { name: 'f', arguments: '' } },
+    ],
+    functions: [{ name: 'f', parameters: schema }],
+    function_call: 'auto',
+  },
+  'the AI SDK with @ai-sdk/openai': {
+    messages: [{ role: 'user', content: [{ type: 'text', text: 'see' }, picture, sound, document] }],
+    ...{ max_tokens: 9, response_format: json, seed: 1, verbosity: 'high', reasoning_effort: 'minimal', store: true },
+    ...{ tools: [weather], tool_choice: { type: 'function', function: { name: 'weather' } }, service_tier: 'flex' },
+    stream: true,
+    stream_options: { include_usage: true },
+  },
+  'the AI SDK with @openrouter/ai-sdk-provider': {
+    messages: [
+      { role: 'assistant', content: 'x', reasoning: 'y', reasoning_details: [{ type: 'reasoning.text', text: 'y' }] },
+      { ...told, name: 'weather' },
+    ],
+    ...{ top_k: 4, include_reasoning: true, reasoning: { effort: 'low', exclude: true }, usage: { include: true } },
+    tools: [{ ...weather, eager_input_streaming: true }],
+    plugins: [{ id: 'response-healing' }],
+  },
+  "OpenRouter's SDK": {
+    messages: [
+      { role: 'user', content: [{ type: 'video_url', video_url: { url: 'https://films.test/a.mp4' } }] },
+      { role: 'assistant', content: 'x', model: 'm', images: [{ image_url: { url: png } }] },
+    ],
+    ...{ min_p: 0.1, top_a: 0.1, top_k: 1, repetition_penalty: 1, session_id: 's', trace: { trace_id: 't' } },
+    ...{ reasoning_effort: 'high', response_format: { type: 'grammar', grammar: 'root ::= "a"' }, max_tool_calls: 3 },
+    ...{
+      transforms: ['middle-out'],
+      stop_server_tools_when: [{ type: 'steps', max: 2 }],
+      models: null,
+      provider: null,
+    },
+    plugins: [{ id: 'context-compression', enabled: true, engine: 'middle-out' }],
+  },
+  "LangChain's ChatOpenAI": {
+    messages: [
+      { role: 'system', content: 'be brief' },
+      { ...user, name: 'me' },
+      { role: 'assistant', content: '', tool_calls: [call] },
+      told,
+    ],
+    ...{ temperature: 0, n: 1, stream: false, user: 'u', prompt_cache_key: 'k', verbosity: 'low', logit_bias: {} },
+    ...{ tools: [weather], tool_choice: 'required', response_format: { type: 'json_object' }, max_tokens: 5 },
+  },
+}
+
+test.each(Object.entries(ofClients))('a request of %s passes as it is', async (_client, over) => {
+  const request = await chat(over)
+  const { messages, ...body } = request.bodyFor({ upstream_model: 'm', max_output_tokens: 9, limit_field: 'none' })
+
+  expect(refused(request)).toBeUndefined()
+  expect({ messages, ...body }).toMatchObject(over)
+  expect(request.asks).toEqual({})
+})
+
+test('requests of other endpoints pass with all that changes no price', async () => {
+  const ofEmbeddings = {
+    encoding_format: 'base64',
+    dimensions: 256,
+    input_type: 'search_query',
+    user: 'u',
+    session_id: 's',
+  }
+  const ofImages = {
+    background: 'opaque',
+    output_format: 'webp',
+    output_compression: 80,
+    moderation: 'low',
+    style: 'vivid',
+  }
+
+  const drawn = draw({ ...ofImages, response_format: 'b64_json', seed: 1, stream: false })
+  for (const request of await Promise.all([embed(ofEmbeddings), drawn]))
+    expect([refused(request), request.asks]).toEqual([undefined, {}])
+})
+
+describe('a field that changes price, route or provider', () => {
+  test.each<[string, object]>([
+    ['tools.0.type', { tools: [{ type: 'openrouter:web_search' }] }],
+    ['tools.1.type', { tools: [weather, { type: 'web_search_preview' }] }],
+    ['tools.0.type', { tools: [{ type: 'mcp', server_url: 'https://tools.test' }] }],
+    ['tools.0.type', { tools: [{ type: 'constructor' }] }],
+    ['mcp_servers', { mcp_servers: [] }],
+    ['web_search_options', { web_search_options: {} }],
+    ['search_parameters', { search_parameters: { mode: 'auto' } }],
+    ['enable_search', { enable_search: true }],
+    ['plugins.0.id', { plugins: [{ id: 'web' }] }],
+    ['plugins.0.id', { plugins: [{ id: 'file-parser' }] }],
+    ['provider', { provider: { order: ['dear'] } }],
+    ['speed', { speed: 'fast' }],
+    ['service_tier', { service_tier: 'priority' }],
+    ['service_tier', { service_tier: 'scale' }],
+    ['modalities', { modalities: ['text', 'image'] }],
+    ['image_config', { image_config: { image_size: '4K' } }],
+    ['prediction', { prediction: { type: 'content', content: 'x' } }],
+    ['debug', { debug: { echo_upstream_body: true } }],
+    ['messages.0.content.0.image_url.detail', say({ type: 'image_url', image_url: { url: png, detail: 'original' } })],
+    ['messages.0.content.0.file.file_id', say({ type: 'file', file: { file_id: 'file-1' } })],
+    ['messages.0.content.1.type', say({ type: 'text', text: 'x' }, { type: 'hologram', data: 'x' })],
+    ['messages.0.mood', { messages: [{ ...user, mood: 'bad' }] }],
+    ['stream_options.speed', { stream_options: { speed: 2 } }],
+    ['mystery', { mystery: 1 }],
+  ])('of chats is a 400 that names it where no row opens it: %s in %o', async (param, over) => {
+    expect(refused(await chat(over))).toMatchObject({ param, message: expect.stringMatching(/models\.open_fields/) })
+  })
+
+  test.each<[string, () => Promise<unknown>]>([
+    ['models', () => chat({ models: ['dear'] })],
+    ['preset', () => chat({ preset: 'mine' })],
+    ['best_of', () => chat({ best_of: 2 })],
+    ['stream', () => draw({ stream: true })],
+    ['partial_images', () => draw({ partial_images: 2 })],
+    ['resolution', () => draw({ size: '1K', resolution: '4K' })],
+    ['route', () => embed({ route: 'fallback' })],
+  ])('is refused for good when no price could be held: %s', async (param, ask) => {
+    await expect(ask()).rejects.toMatchObject({ code: 'invalid_request_error', details: { param } })
+  })
+
+  test.each<[string, () => Promise<AiRequest>, string]>([
+    ['output_format', () => draw({ output_format: 'svg' }), 'output_format'],
+    ['frame_count', () => draw({ frame_count: 9 }), 'frame_count'],
+    ['aspect_ratio', () => draw({ aspect_ratio: '16:9' }), 'aspect_ratio'],
+    ['a part of the input', () => embed({ input: [{ content: [{ type: 'smell' }] }] }), 'input.0.content.0.type'],
+    ['provider', () => embed({ provider: {} }), 'provider'],
+  ])('of other endpoints is named, too: %s', async (_name, ask, param) => {
+    expect(refused(await ask())).toMatchObject({ param })
+  })
+
+  test.each<[object, object]>([
+    [
+      { messages: [{ role: 'user', content: [{ type: 'text', text: 'x', cache_control: { type: 'ephemeral' } }] }] },
+      { cacheWrites: '5m' },
+    ],
+    [
+      {
+        messages: [{ ...user, cache_control: { type: 'ephemeral', ttl: '1h' } }],
+        cache_control: { type: 'ephemeral' },
+      },
+      { cacheWrites: '1h' },
+    ],
+    [{ tools: [{ ...weather, cache_control: { type: 'ephemeral', ttl: '1h' } }] }, { cacheWrites: '1h' }],
+    [{ prompt_cache_options: { mode: 'explicit', ttl: '30m' } }, { cacheWrites: '5m' }],
+    [{ prompt_cache_retention: '24h' }, { cacheWrites: '1h' }],
+    [{ prompt_cache_retention: 'in_memory' }, {}],
+    [{ modalities: ['text', 'audio'], audio: { voice: 'alloy', format: 'wav' } }, { audioOut: true }],
+    [
+      {
+        tools: [
+          { type: 'openrouter:web_search', parameters: { max_uses: 3 } },
+          { type: 'web_search', max_uses: 2 },
+        ],
+      },
+      { searches: 5 },
+    ],
+    [{ tools: [{ type: 'openrouter:web_search' }] }, { searches: 10 }],
+    [{ tools: [{ type: 'web_search', max_uses: 0 }] }, { searches: 10 }],
+    [{ plugins: [{ id: 'web', max_uses: 1 }], web_search_options: {} }, { searches: 2 }],
+    [{ search_parameters: { mode: 'on', max_search_results: 4 } }, { searches: 4 }],
+    [{ enable_search: false, search_parameters: { mode: 'off' } }, {}],
+  ])('is told to the price list: %o asks for %o', async (over, asks) => {
+    expect((await chat(over)).asks).toEqual(asks)
+  })
+
+  test.each<[object, string | undefined]>([
+    [{}, undefined],
+    [{ size: 'auto', quality: 'auto' }, undefined],
+    [{ size: '1024x1024' }, '1024x1024/auto'],
+    [{ quality: 'high' }, 'auto/high'],
+    [{ quality: 'high', size: '1024x1536' }, '1024x1536/high'],
+    [{ resolution: '4K', quality: 'low' }, '4K/low'],
+  ])('is the variant of an image: %o is %s', async (over, variant) => {
+    expect((await draw(over)).asks.variant).toBe(variant)
+  })
+})
+
+test('what nobody knows passes where the row of the provider says so, and counts as text', async () => {
+  const { fields, contents } = await chat({ documents: 'é'.repeat(99) })
+
+  expect(fieldsRefused(fields, { open_fields: [] }, { passes_unknown_fields: true })).toBeUndefined()
+  expect(contents.textBytes).toBeGreaterThan((await chat({})).contents.textBytes + 2 * 99)
+})
+
+test('a field is named once, and a request with too many of them is refused', async () => {
+  const many = (amount: number) => Object.fromEntries(Array.from({ length: amount }, (_, at) => [`f${at}`, 1]))
+
+  const moods = await chat({ messages: Array.from({ length: 99 }, () => ({ ...user, mood: 'bad' })) })
+
+  expect(moods.fields).toHaveLength(1)
+  expect((await chat(many(64))).fields).toHaveLength(64)
+  await expect(chat(many(65))).rejects.toMatchObject({ details: { param: 'f64' } })
+})
+
+test('lists have a length, wherever they are', async () => {
+  const long = Array.from({ length: 10_001 }, () => 'x')
+  const tooLong = [{ stop: long }, { messages: long.map(() => user) }, { tools: long.map(() => weather) }]
+
+  for (const over of [...tooLong, say(...long.map((text) => ({ type: 'text', text })))])
+    await expect(chat(over)).rejects.toMatchObject({ code: 'invalid_request_error' })
+  await expect(embed({ input: long })).rejects.toMatchObject({ code: 'invalid_request_error' })
+})
