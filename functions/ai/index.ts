@@ -4,6 +4,7 @@ import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
 import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
+import { createRoom } from '../_shared/ai/receive-body.ts'
 import { createMarks, createPatience, createWheel } from '../_shared/ai/watch-call.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld } from '../_shared/ai/world.ts'
@@ -37,6 +38,8 @@ const world: AiWorld = {
   lastAlarm: new Map(),
   ask: runsInDeno && !namesProxy(environment) ? askByKind(askByNode(), askByFetch(fetch)) : askByFetch(fetch),
   wheel,
+  // A body is in memory several times over before it is sent, and a worker of Supabase's has 256 MB.
+  room: createRoom(wheel, 24_000_000),
   marks: createMarks({ start: ledger.start, wheel, waitUntil, log }),
   waitUntil,
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),

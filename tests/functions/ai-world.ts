@@ -12,6 +12,7 @@ import type {
   Outcome,
   Route,
 } from '../../functions/_shared/ai/ledger.ts'
+import { createRoom } from '../../functions/_shared/ai/receive-body.ts'
 import { createMarks, createWheel } from '../../functions/_shared/ai/watch-call.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
@@ -152,6 +153,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
       return { allowed: true }
     },
     providerSecret: async () => null,
+    takingMedia: async () => new Set(),
     prepare: () => {},
   }
   const wheel = createWheel()
@@ -166,6 +168,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     providerKey: async (name) => (name === 'DEMO_KEY' ? 'sk-demo' : undefined),
     ask: changes.fetch ? askByFetch(changes.fetch) : byNode,
     wheel,
+    room: createRoom(wheel, 24_000_000),
     waitUntil: (work) => void background.push(work),
     sleep: () => new Promise((done) => setTimeout(done, 1)),
     within: (_ms, work) => within(1, work),

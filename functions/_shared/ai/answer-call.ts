@@ -2,19 +2,17 @@
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { isUuid } from '../forms.ts'
-import { BodyTooLarge, readBody } from '../http/read-body.ts'
 import { sha256Hex } from '../sha256.ts'
 import { answerJson, openJson } from './answer-json.ts'
 import { callProvider } from './call-provider.ts'
 import type { AdmissionRequest, Settlement } from './ledger.ts'
 import { nothingDelivered, type OpenCall, openCall } from './open-call.ts'
 import type { AiRequest, UsageWish } from './read-request.ts'
+import { receiveBody } from './receive-body.ts'
 import { openStream, streamAnswer } from './stream-answer.ts'
 import { limitHeaders, refusal, replayed } from './tell-decision.ts'
 import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
 import type { AiWorld, LogLine } from './world.ts'
-
-const bodyLimitBytes = 1_000_000
 
 /** Headers for the answer, whichever it will be, by their names in lower case. */
 type Facts = Map<string, string>
@@ -23,18 +21,38 @@ export type Arrival = { request: Request; requestId: string; facts: Facts; line:
 /** The door of an endpoint. */
 export type ReadRequest = (body: Uint8Array) => Promise<AiRequest>
 
+type Asking = {
+  arrival: Arrival
+  caller: Caller
+  request: AiRequest
+  body: Uint8Array<ArrayBuffer>
+  startedAt: number
+}
+
 export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiWorld): Promise<Response> {
-  const { request: http, requestId, facts, line } = arrival
+  const { request: http, line } = arrival
   const startedAt = world.now()
   // A worker's first call has its connection and its snapshot while the token is checked.
   world.ledger.prepare()
   const caller = await identify(http.headers, world)
   if (caller.kind === 'user') line.user_id = caller.userId
-  const body = await readRequestBody(http)
-  const request = await read(body)
+  const { bytes, model, leave } = await receiveBody(http, caller, world)
+  try {
+    const request = await read(bytes)
+    // Of two models in a body the last one counts.
+    if (model !== undefined && model !== request.model) throw new AppError('request_too_large')
+    return await answerBody({ arrival, caller, request, body: bytes, startedAt }, world)
+  } finally {
+    leave()
+  }
+}
+
+async function answerBody(asking: Asking, world: AiWorld): Promise<Response> {
+  const { arrival, request, startedAt } = asking
+  const { request: http, requestId, facts, line } = arrival
   line.model = request.model
 
-  const asked = await admissionRequest({ arrival, caller, request, body })
+  const asked = await admissionRequest(asking)
   const admission = await world.ledger.admit(asked)
   note(facts, { 'x-attempts': 0 })
   if (!admission.admitted) {
@@ -60,6 +78,7 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
     noteSettlement(facts, await call.close(nothingDelivered(error)))
     return renderError(error, world.now())
   } finally {
+    request.forget()
     note(facts, { 'x-attempts': call.attempts, 'x-model-used': call.route?.model })
   }
 }
@@ -102,15 +121,6 @@ const noteSettlement = (facts: Facts, settlement: Settlement | undefined) =>
     'x-cost-micros': settlement?.cost_micros,
   })
 
-async function readRequestBody(request: Request): Promise<Uint8Array<ArrayBuffer>> {
-  try {
-    return await readBody(request, bodyLimitBytes)
-  } catch (cause) {
-    if (cause instanceof BodyTooLarge) throw new AppError('request_too_large')
-    throw new AppError('client_closed_request', { cause })
-  }
-}
-
 /** Asks for the caller's own key of the provider, by its id in the credential vault. */
 function readCredential(headers: Headers): string | null {
   const id = headers.get('x-provider-credential')
@@ -122,9 +132,7 @@ function readCredential(headers: Headers): string | null {
   return id
 }
 
-type Asked = { arrival: Arrival; caller: Caller; request: AiRequest; body: Uint8Array<ArrayBuffer> }
-
-async function admissionRequest({ arrival, caller, request, body }: Asked): Promise<AdmissionRequest> {
+async function admissionRequest({ arrival, caller, request, body }: Asking): Promise<AdmissionRequest> {
   const { headers } = arrival.request
   return {
     request_id: arrival.requestId,

@@ -341,16 +341,23 @@ const images = table({
 
 export const tables: Record<Endpoint, Table> = { 'chat.completions': chat, embeddings, 'images.generations': images }
 
-/** The tables as docs/requests.md shows them: field, what becomes of it, why. */
+/**
+ * The tables as docs/requests.md shows them: field, what becomes of it, why.
+ * @internal For tests.
+ */
 export function describeFields(endpoint: Endpoint): [field: string, verdict: string, why: string][] {
-  const rows: [string, string, string][] = []
+  const rows = new Map<string, [string, string, string]>()
   const add = (rules: Table, prefix: string) => {
     for (const [key, { verdict, why, inside, kinds }] of rules) {
-      rows.push([prefix + key, verdict, why])
-      if (inside) add(inside, `${prefix}${key}.`)
-      for (const [kind, of] of kinds?.of ?? []) add(of, `${prefix}${key}[${kind}].`)
+      const field = prefix + key
+      rows.set(field, [field, verdict, why])
+      if (inside) add(inside, `${field}.`)
+      for (const of of kinds?.of.values() ?? []) add(of, `${field}.`)
+      if (!kinds) continue
+      const known = [...kinds.of.keys()].map((kind) => `\`${kind}\``).join(', ')
+      rows.set(`${field}.*`, [`${field}.*`, 'closed', `${kinds.why}; those of the ${kinds.by} ${known} pass`])
     }
   }
   add(tables[endpoint], '')
-  return rows
+  return [...rows.values()]
 }

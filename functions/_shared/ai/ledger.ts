@@ -303,6 +303,12 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
       }
     },
 
+    /** Those of the models that take pictures, sounds or files. */
+    takingMedia: async (ids: string[]): Promise<Set<string>> => {
+      const { models } = await snapshots.current()
+      return new Set(ids.filter((id) => Object.keys(models.get(id)?.media ?? {}).length > 0))
+    },
+
     listModels: (caller: LedgerCaller) =>
       callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(formOf(isModelList)), asLedger),
 

@@ -37,6 +37,8 @@ export type AiRequest = {
   images: number
   /** The caller's body for one route: its name of the model, and no more output than was held for it. */
   bodyFor(route: Upstream): Record<string, unknown>
+  /** A route has begun to answer, so that the body, which may be large, is needed no more. */
+  forget(): void
 }
 
 /** What a body says of the route that it is for. */
@@ -191,6 +193,24 @@ const isPlainOptions = (given: unknown): boolean =>
     hasOnly(given, plainOptions) &&
     (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
 
+function forgettable<Body>(body: Body, write: (body: Body, route: Upstream) => Record<string, unknown>) {
+  let kept: Body | undefined = body
+  return {
+    bodyFor(route: Upstream) {
+      if (kept === undefined) throw new AppError('internal', { cause: 'a body is asked for that was let go' })
+      return write(kept, route)
+    },
+    forget() {
+      kept = undefined
+    },
+  }
+}
+
+const withModel = <Body extends object>(body: Body, { upstream_model }: Upstream) => ({
+  ...body,
+  model: upstream_model,
+})
+
 const nothingFound = { fields: [], asks: {} }
 
 export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
@@ -214,7 +234,7 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
     maxOutputTokens: outputLimit(chat),
     choices: chat.n ?? 1,
     images: 0,
-    bodyFor: (route) => upstreamBody(chat, route),
+    ...forgettable(chat, upstreamBody),
   }
 }
 
@@ -237,7 +257,10 @@ function usageWish({ stream_options, usage }: ChatRequest): UsageWish | undefine
 }
 
 /** The caller's body with the route's model, the limit that was held, and usage switched on. */
-function upstreamBody(chat: ChatRequest, { upstream_model, max_output_tokens, limit_field }: Upstream) {
+function upstreamBody(
+  chat: ChatRequest,
+  { upstream_model, max_output_tokens, limit_field }: Upstream,
+): Record<string, unknown> {
   const { max_tokens, max_completion_tokens, stream_options, ...rest } = chat
   const options = chat.stream ? { ...stream_options, include_usage: true } : stream_options
   const body = { ...rest, model: upstream_model, ...(options && { stream_options: options }) }
@@ -285,7 +308,7 @@ export async function readEmbeddingsRequest(body: Uint8Array): Promise<AiRequest
     maxOutputTokens: null,
     choices: 1,
     images: 0,
-    bodyFor: ({ upstream_model }) => ({ ...request, model: upstream_model }),
+    ...forgettable(request, withModel),
   }
 }
 
@@ -350,6 +373,6 @@ export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
     maxOutputTokens: null,
     choices: 1,
     images: request.n ?? 1,
-    bodyFor: ({ upstream_model }) => ({ ...request, model: upstream_model }),
+    ...forgettable(request, withModel),
   }
 }

@@ -5,7 +5,7 @@ import type { Endpoint } from './snapshot.ts'
 
 /** A field that not every model lets through. */
 export type FoundField = {
-  /** As `models.open_fields` names it. */
+  /** As `models.open_fields` names it: without the places in lists, and with the kind of a part or tool. */
   name: string
   /** Where it stands in the request, as `messages.0.content.1.type`. */
   param: string
@@ -93,7 +93,7 @@ function eachOf(value: unknown, { name, param }: Place, see: (one: object, place
     return
   }
   for (const [at, one] of value.entries()) {
-    if (typeof one === 'object' && one !== null) see(one, { name: `${name}[]`, param: `${param}.${at}` })
+    if (typeof one === 'object' && one !== null) see(one, { name, param: `${param}.${at}` })
   }
 }
 

@@ -4,6 +4,7 @@ import type { within } from '../within.ts'
 import type { AskProvider } from './ask-provider.ts'
 import type { Ledger } from './ledger.ts'
 import type { ProviderKeys } from './provider-keys.ts'
+import type { Room } from './receive-body.ts'
 import type { createMarks, Wheel } from './watch-call.ts'
 
 export type LogLine = Record<string, unknown>
@@ -20,6 +21,8 @@ export type AiWorld = {
   ask: AskProvider
   /** The timer of all deadlines. */
   wheel: Wheel
+  /** For large bodies. */
+  room: Room
   /** Tells the ledger of streams that have begun. */
   marks: ReturnType<typeof createMarks>
   waitUntil(work: Promise<unknown>): void

@@ -4,18 +4,29 @@ import { AppError } from '../errors.ts'
 
 export class BodyTooLarge extends Error {}
 
-export async function readBody(source: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+/** Asked once, with what came of a body that is too large: how large it may be instead, and until when. */
+type LetIn = (start: Uint8Array) => Promise<{ limitBytes: number; signal: AbortSignal }>
+
+export async function readBody(source: Request, limitBytes: number, letIn?: LetIn): Promise<Uint8Array<ArrayBuffer>> {
   const reader = source.body?.getReader()
   const chunks: Uint8Array[] = []
-  let size = 0
+  let [size, limit] = [0, limitBytes]
+  let signal: AbortSignal | undefined
   try {
-    if (Number(source.headers.get('content-length') ?? 0) > limitBytes) throw new BodyTooLarge()
+    if (!letIn && Number(source.headers.get('content-length') ?? 0) > limit) throw new BodyTooLarge()
     while (reader) {
       const { done, value } = await reader.read()
+      if (signal?.aborted) throw signal.reason
       if (done) break
       size += value.byteLength
-      if (size > limitBytes) throw new BodyTooLarge()
       chunks.push(value)
+      if (size > limit && letIn && !signal) {
+        const grown = await letIn(concatBytes(chunks, size))
+        limit = grown.limitBytes
+        signal = grown.signal
+        signal.addEventListener('abort', () => reader.cancel().catch(() => {}), { once: true })
+      }
+      if (size > limit) throw new BodyTooLarge()
     }
     return concatBytes(chunks, size)
   } finally {

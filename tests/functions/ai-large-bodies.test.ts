@@ -1,0 +1,212 @@
+/** Bodies of up to 20 MB for models that take media: let in by the caller's plan, few at a time, and nobody keeps the others out. */
+import { createHash } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { createRoom } from '../../functions/_shared/ai/receive-body.ts'
+import { bodyOf, createWorld, startProvider } from './ai-world.ts'
+
+let provider: Awaited<ReturnType<typeof startProvider>>
+beforeAll(async () => {
+  provider = await startProvider()
+})
+afterAll(() => provider.close())
+
+const megabyte = 1_000_000
+const see = (model: string, megabytes: number, modelFirst = false) => {
+  const url = `data:image/png;base64,${'A'.repeat(megabytes * megabyte)}`
+  const messages = [{ role: 'user', content: [{ type: 'image_url', image_url: { url } }] }]
+  return JSON.stringify(modelFirst ? { model, messages } : { messages, model })
+}
+const listing = (...ids: string[]) => ({
+  takingMedia: async (taken: string[]) => new Set(taken.filter((id) => id === eyes)),
+  listModels: async () => ({
+    allowed: true as const,
+    models: ids.map((id) => ({ id, owned_by: 'demo', created: 0, kind: 'chat' })),
+  }),
+})
+const eyes = 'echo'
+const blind = 'echo+no-usage'
+
+/** A body that is sent in pieces, and how many of them were asked for. */
+function pieces(text: string) {
+  const bytes = new TextEncoder().encode(text)
+  const size = 65_536
+  let at = 0
+  const body = new ReadableStream({
+    pull(controller) {
+      if (at >= bytes.byteLength) return controller.close()
+      controller.enqueue(bytes.subarray(at, at + size))
+      at += size
+    },
+  })
+  return { init: { method: 'POST', body, duplex: 'half' } as RequestInit, sent: () => Math.min(at, bytes.byteLength) }
+}
+
+test.each([true, false])('a picture of 5 MB reaches a model that takes it; named first: %s', async (modelFirst) => {
+  const { seen, chat } = createWorld(provider.url, { ledger: listing(eyes) })
+
+  const answer = await chat(see(eyes, 5, modelFirst))
+
+  expect(answer.status).toBe(200)
+  expect(seen.admitted).toMatchObject([{ model: eyes, request_bytes: expect.closeTo(5 * megabyte, -3) }])
+})
+
+describe('413 and nothing is asked for', () => {
+  test.each<[string, string, string[], boolean]>([
+    ['a model that takes no media', blind, [blind], true],
+    ['a model that is not in the plan', eyes, [blind], true],
+    ['a model that takes no media and comes last', blind, [blind, eyes], false],
+  ])('%s', async (_name, model, listed, modelFirst) => {
+    const { seen, chat } = createWorld(provider.url, { ledger: listing(...listed) })
+
+    const answer = await chat(see(model, 2, modelFirst))
+
+    expect([answer.status, (await bodyOf(answer)).error?.code]).toEqual([413, 'request_too_large'])
+    expect(seen.admitted).toEqual([])
+  })
+
+  test('a plan in which no model takes media, after the first megabyte', async () => {
+    const { send } = createWorld(provider.url, { ledger: listing(blind) })
+    const { init, sent } = pieces(see(eyes, 5))
+
+    expect((await send('/chat/completions', { ...init, headers: { authorization: 'Bearer good' } })).status).toBe(413)
+    expect(sent()).toBeLessThan(1.5 * megabyte)
+  })
+
+  test('more than 20 MB, before any of it is read when it says so', async () => {
+    const { seen, chat, send } = createWorld(provider.url, { ledger: listing(eyes) })
+    const { init, sent } = pieces('{}')
+    const headers = { authorization: 'Bearer good', 'content-length': '20000001' }
+
+    expect((await chat(see(eyes, 21))).status).toBe(413)
+    expect((await send('/chat/completions', { ...init, headers })).status).toBe(413)
+    expect(sent()).toBeLessThanOrEqual(65_536)
+    expect(seen.admitted).toEqual([])
+  })
+
+  test('a model of another name than the one at the beginning', async () => {
+    const { chat } = createWorld(provider.url, { ledger: listing(eyes, blind) })
+    const twice = see(eyes, 2, true).replace(/}$/, `,"model":"${blind}"}`)
+
+    expect((await chat(twice)).status).toBe(413)
+  })
+
+  test('a signed body, whose signature is checked in the database', async () => {
+    const { chat } = createWorld(provider.url, { ledger: listing(eyes) })
+    const signature = { 'webhook-id': 'a', 'webhook-timestamp': '1', 'webhook-signature': 'v1,a' }
+    const headers = { authorization: `Bearer ${apiKey}`, ...signature }
+
+    expect((await chat(see(eyes, 2), { headers })).status).toBe(413)
+  })
+})
+
+// The form of a key, with the checksum that belongs to it.
+const letters = 'pal_live_0123456789abcdefghjkmnpqrstvwxyz'
+const apiKey = letters + createHash('sha256').update(letters).digest('hex').slice(0, 8)
+
+test('a large body of somebody whom nobody knows is not read', async () => {
+  const { send } = createWorld(provider.url)
+  const { init, sent } = pieces(see(eyes, 5))
+
+  const answer = await send('/chat/completions', { ...init, headers: { authorization: 'Bearer bad' } })
+
+  expect(answer.status).toBe(401)
+  expect(sent()).toBeLessThanOrEqual(65_536)
+})
+
+test('a key that is not valid is found out after the first megabyte', async () => {
+  const refusing = { listModels: async () => ({ allowed: false as const, code: 'invalid_api_key' }) }
+  const { send } = createWorld(provider.url, { ledger: refusing })
+  const { init, sent } = pieces(see(eyes, 5))
+
+  const answer = await send('/chat/completions', { ...init, headers: { authorization: `Bearer ${apiKey}` } })
+
+  expect(answer.status).toBe(401)
+  expect(sent()).toBeLessThan(1.5 * megabyte)
+})
+
+describe('the room for large bodies', () => {
+  /** A wheel that is turned by hand. */
+  const openRoom = (bytes: number) => {
+    const looks = new Set<(now: number) => void>()
+    const room = createRoom((look) => {
+      looks.add(look)
+      return () => void looks.delete(look)
+    }, bytes)
+    const turn = (ms: number) => {
+      for (const look of [...looks]) look(performance.now() + ms)
+    }
+    return { room, turn, looks }
+  }
+  const entered = (entering: Promise<unknown>) => {
+    const done = vi.fn()
+    entering.then(done, done)
+    return done
+  }
+  const settled = () => new Promise((done) => setImmediate(done))
+
+  test('is for so many bytes, and who comes later waits until somebody leaves', async () => {
+    const { room } = openRoom(30)
+    const leave = await room.enter('a', 20)
+    const waiting = entered(room.enter('b', 20))
+    await settled()
+    expect(waiting).not.toHaveBeenCalled()
+
+    leave()
+    await settled()
+
+    expect(waiting).toHaveBeenCalledOnce()
+  })
+
+  test('is never more than full, however often somebody says that they leave', async () => {
+    const { room } = openRoom(30)
+    const leave = await room.enter('a', 20)
+    leave()
+    leave()
+    await room.enter('b', 20)
+    const waiting = entered(room.enter('c', 20))
+    await settled()
+
+    expect(waiting).not.toHaveBeenCalled()
+  })
+
+  test('has one of each caller, who does not keep others out', async () => {
+    const { room } = openRoom(30)
+    await room.enter('a', 10)
+    const again = entered(room.enter('a', 10))
+    const other = entered(room.enter('b', 10))
+    await settled()
+
+    expect([again.mock.calls.length, other.mock.calls.length]).toEqual([0, 1])
+    await expect(room.enter('a', 10)).rejects.toMatchObject({ code: 'concurrency_limit', status: 429 })
+  })
+
+  test('is not passed by small ones while a large one waits', async () => {
+    const { room } = openRoom(30)
+    const leave = await room.enter('a', 20)
+    const large = entered(room.enter('b', 30))
+    const small = entered(room.enter('c', 1))
+    await settled()
+    expect(small).not.toHaveBeenCalled()
+
+    leave()
+    await settled()
+    expect([large.mock.calls.length, small.mock.calls.length]).toEqual([1, 0])
+  })
+
+  test('refuses who waited too long, with a time to try again, and lets in who can be', async () => {
+    const { room, turn, looks } = openRoom(30)
+    await room.enter('a', 20)
+    const refused = expect(room.enter('b', 20)).rejects.toMatchObject({
+      code: 'concurrency_limit',
+      details: { retryAfterS: 2 },
+    })
+    const small = entered(room.enter('c', 5))
+
+    turn(10_000)
+    await refused
+    await settled()
+
+    expect(small).toHaveBeenCalledOnce()
+    expect(looks.size).toBe(0)
+  })
+})
