@@ -72,7 +72,7 @@ export const catalogue = {
     message: 'This credential cannot be opened any more. Add the key again.',
     shouldRetry: false,
   },
-  request_too_large: { status: 413, type: request, message: 'The body is larger than 1 MB.' },
+  request_too_large: { status: 413, type: request, message: 'The body is too large.' },
   key_can_withdraw: {
     status: 422,
     type: request,

@@ -47,6 +47,7 @@ const request = {
   model: modelName(0, 0),
   contents: { textBytes: 100, messages: 0, media: [], tokens: 0 },
   asks: {},
+  fields: [],
   max_output_tokens: 100,
   choices: 1,
   images: 0,

@@ -41,6 +41,7 @@ const asking = ({ id, sessionId }: Account, over: Partial<AdmissionRequest> = {}
   model,
   contents: { textBytes: 10, messages: 0, media: [], tokens: 0 },
   asks: {},
+  fields: [],
   max_output_tokens: 10,
   choices: 1,
   images: 0,

@@ -89,6 +89,7 @@ const wish = {
   model: 'asked',
   contents: { textBytes: 10, messages: 1, media: [], tokens: 0 },
   asks: {},
+  fields: [],
   max_output_tokens: 50,
   choices: 1,
   images: 0,

@@ -1,4 +1,5 @@
 /** Fields that change price, route or provider are priced, opened by a row, or refused by name; everything harmless passes. */
+import { readFileSync } from 'node:fs'
 import type OpenAI from 'openai'
 import { describe, expect, test } from 'vitest'
 import { describeFields } from '../../functions/_shared/ai/field-tables.ts'
@@ -59,6 +60,23 @@ test.each(Object.entries(ofOpenAi))(
     expect(Object.fromEntries(Object.keys(known).map((field) => [field, decided.get(field)]))).toEqual(known)
   },
 )
+
+test.each([
+  ['chat.completions', 'Chat completions'],
+  ['embeddings', 'Embeddings'],
+  ['images.generations', 'Images'],
+] as const)('docs/requests.md says of %s what becomes of each field', (endpoint, title) => {
+  const rows = describeFields(endpoint).map((row) => row.map((cell) => cell.replace('.*', '.\\*')))
+  const passing = rows.flatMap(([field, verdict]) => (verdict === 'passes' ? [field] : []))
+  const others = rows.filter(([, verdict]) => verdict !== 'passes').map((row) => `| ${row.join(' | ')} |`)
+
+  const [, section = ''] = readFileSync('docs/requests.md', 'utf8').split(`\n### ${title}\n`)
+  const [paragraph = '', table = ''] = (section.split('\n### ')[0] ?? '').trim().split('\n\n')
+  const [, , ...told] = table.split('\n').map((line) => line.replaceAll(/ +/g, ' ').trim())
+
+  expect(paragraph.replaceAll('\n', ' ')).toBe(`These pass: ${passing.join(', ')}.`)
+  expect(told).toEqual(others)
+})
 
 const png =
   'data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII='

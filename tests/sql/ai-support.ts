@@ -6,7 +6,7 @@ import {
   type Outcome,
   type Usage as Used,
 } from '../../functions/_shared/ai/ledger.ts'
-import type { Asks } from '../../functions/_shared/ai/plan-call.ts'
+import type { Asks } from '../../functions/_shared/ai/field-tables.ts'
 import type { Contents } from '../../functions/_shared/ai/prompt-size.ts'
 import type { Account, Sql, Tx } from './support.ts'
 
@@ -89,6 +89,7 @@ export function requestOf(account: Account, wish: Wish): AdmissionRequest {
     // Tokens as they are, to which no template adds.
     contents: { textBytes: 0, messages: 0, media: [], tokens: prompt_tokens_max },
     asks: {},
+    fields: [],
     max_output_tokens: 50,
     choices: 1,
     images: 0,

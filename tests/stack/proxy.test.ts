@@ -212,7 +212,8 @@ describeWithDebian(['caddy'], 'the proxy of a self-hosted project', () => {
   test.each([
     ['/auth/v1/signup', 1_000_000],
     ['/rest/v1/rpc/x', 10_000_000],
-    ['/functions/v1/ai/big', 2_000_000],
+    ['/functions/v1/billing/big', 2_000_000],
+    ['/functions/v1/ai/big', 21_000_000],
     ['/storage/v1/object/images/x', 18_000_000],
   ])('a body that says it is too large for %s is refused unread', async (path, limit) => {
     const inner = path.replace('/functions/v1', '')

@@ -82,13 +82,13 @@ const toolCall = table({
 
 const imageUrl = table({
   url: read('a picture'),
-  detail: closed('a picture in its own size may be more than the rule of the model counts', {
+  detail: closed('a picture in its own size may be more than the rule of the model counts; auto, low and high pass', {
     unless: isOneOf('auto', 'low', 'high'),
   }),
 })
 const address = table({
   url: read('a film'),
-  processing: closed('such processing has a price of its own', { unless: isOneOf('static') }),
+  processing: closed('such processing has a price of its own; static passes', { unless: isOneOf('static') }),
 })
 const fileId = closed('names a file at the provider, of a size that nobody knows here and maybe of somebody else')
 const type = passes('a word')
@@ -238,15 +238,15 @@ const chat = table({
     value === 'in_memory' ? {} : { cacheWrites: '1h' },
   ),
   cache_control: cached,
-  modalities: closed('pictures in an answer have a price of their own', {
+  modalities: closed('pictures in an answer have a price of their own; text passes, and audio at the price of audio', {
     unless: areAll(isOneOf('text', 'audio')),
     asks: (value) => (Array.isArray(value) && value.includes('audio') ? { audioOut: true } : {}),
   }),
   audio: priced('the answer is spoken, at the price of audio', () => ({ audioOut: true })),
-  service_tier: closed('another tier has another price', {
+  service_tier: closed('another tier has another price; default, auto, flex, standard and on_demand pass', {
     unless: isOneOf('auto', 'default', 'flex', 'on_demand', 'standard'),
   }),
-  speed: closed('another speed has another price', { unless: isOneOf('standard', 'normal') }),
+  speed: closed('another speed has another price; standard and normal pass', { unless: isOneOf('standard', 'normal') }),
   inference_geo: closed('another place has another price'),
   prediction: closed('words that were predicted wrongly are charged beside the answer'),
   image_config: closed('the size of a picture has a price'),
@@ -317,7 +317,9 @@ const images = table({
   style: passes('how it looks'),
   background: passes('how it looks'),
   moderation: passes('how strictly it is looked at'),
-  output_format: closed('films and drawings have a price of their own', { unless: isOneOf('png', 'jpeg', 'webp') }),
+  output_format: closed('films and drawings have a price of their own; png, jpeg and webp pass', {
+    unless: isOneOf('png', 'jpeg', 'webp'),
+  }),
   output_compression: passes('how it is written'),
   response_format: passes('how it comes'),
   input_references: read('pictures, counted by the rule of the model', { inside: parts.get('image_url') ?? new Map() }),
