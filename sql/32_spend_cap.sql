@@ -8,15 +8,20 @@ on conflict (key) do nothing;
 create table private.spend_months (
   month date primary key check (extract(day from month) = 1),
   handed_out_micros bigint not null default 0,
-  warned_percent integer not null default 0
+  warned_percent integer not null default 0,
+  epoch smallint not null default 0
 );
-comment on table private.spend_months is 'What of a month''s cap is with the shards, in micro-dollars; spent and held is that less what the shards have left.';
+comment on table private.spend_months is 'What of a month''s cap is with the shards, and what calls cost beyond their holds, in micro-dollars; spent and held is that less what the shards have left.';
+comment on column private.spend_months.epoch is
+  'A shard of another epoch hands nothing out until private.draw_spend has counted anew: it rises when the cap changes, and when calls have cost more than is left of it.';
 comment on column private.spend_months.warned_percent is 'The last of 80, 95 and 100 percent for which an event was raised.';
 revoke all on private.spend_months from anon, authenticated, service_role;
 
 create table private.spend_shards (
+  -- Narrow: each call writes two of them to the log.
   month date not null,
-  shard integer not null,
+  shard smallint not null,
+  epoch smallint not null default 0,
   -- Without checks: each is read and made ready anew by every statement that writes, and the statements below say the same.
   left_micros bigint not null default 0,
   primary key (month, shard)
@@ -41,7 +46,8 @@ declare
   v_shard integer := pg_backend_pid() % 128;
 begin
   update private.spend_shards s set left_micros = s.left_micros - micros
-  where s.month = v_month and s.shard = v_shard and s.left_micros >= micros;
+  from private.spend_months m
+  where s.month = v_month and s.shard = v_shard and m.month = v_month and s.epoch = m.epoch and s.left_micros >= micros;
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
@@ -76,13 +82,15 @@ begin
     )
     select v_month.handed_out_micros - coalesce(sum(t.left_micros), 0) into v_month.handed_out_micros from taken t;
   end if;
-  -- A thousandth more than is needed, so that the next calls need not come here.
-  v_draw := greatest(0, least(
+  -- A thousandth more than is needed, so that the next calls need not come here. Less than nothing, of what the shard has, when more is
+  -- handed out than the cap has: it was lowered, or calls cost more than they held.
+  v_draw := greatest(-v_left, least(
     greatest(micros - v_left, 0) + coalesce(v_cap / 1000, 1000000000),
     coalesce(v_cap - v_month.handed_out_micros, 1000000000000)));
   update private.spend_months m set handed_out_micros = v_month.handed_out_micros + v_draw where m.month = draw_spend.month;
   update private.spend_shards s set
-    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end
+    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end,
+    epoch = v_month.epoch
   where s.month = draw_spend.month and s.shard = draw_spend.shard;
   return v_left + v_draw >= micros;
 end $$;
@@ -99,8 +107,11 @@ begin
   update private.spend_shards s set left_micros = s.left_micros + micros
   where s.month = give_back_spend.month and s.shard in (
     select o.shard from private.spend_shards o
-    where o.month = give_back_spend.month and o.shard = v_shard for update skip locked);
-  if not found then
+    where o.month = give_back_spend.month and o.shard = v_shard and o.left_micros + micros >= 0 for update skip locked);
+  if not found and micros < 0 then
+    perform private.overrun_spend(give_back_spend.month, -micros);
+    return;
+  elsif not found then
     -- Its first of the month, or the one that another connection has.
     insert into private.spend_shards (month, shard, left_micros) values (give_back_spend.month, v_shard, give_back_spend.micros)
     on conflict do nothing;
@@ -116,31 +127,31 @@ begin
   end if;
 end $$;
 comment on function private.give_back_spend(date, bigint) is
-  'Gives back what calls of a month held and did not cost; less than nothing when a provider reported more than a call was allowed.';
+  'Gives back what calls of a month held and did not cost; less than nothing when they cost more than they held.';
+
+create function private.overrun_spend(month date, micros bigint) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- Only the month is locked, for which nobody waits who has something that this one needs.
+  insert into private.spend_months as m (month, handed_out_micros) values (overrun_spend.month, overrun_spend.micros)
+  on conflict on constraint spend_months_pkey do update set
+    handed_out_micros = m.handed_out_micros + excluded.handed_out_micros,
+    epoch = case when m.handed_out_micros + excluded.handed_out_micros > private.spend_cap_micros() then (m.epoch + 1) % 30000 else m.epoch end;
+end $$;
+comment on function private.overrun_spend(date, bigint) is
+  'Books what calls of a month cost beyond their holds and beyond what their shard has. When more is out then than the cap has, no shard hands out any more before it has drawn again: what the cap lacks is taken back from it then.';
 
 create function private.tg_settings__spend_cap() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: for whoever may change settings.
-declare
-  v_month date := date_trunc('month', now() at time zone 'UTC');
 begin
-  -- In the order in which calls take them: who has one from 128 on waits for nothing.
-  perform from private.spend_shards s where s.month = v_month and s.shard < 128 order by s.shard for no key update;
-  perform from private.spend_months m where m.month = v_month for no key update;
-  with held as materialized (
-    select s.shard, s.left_micros from private.spend_shards s
-    where s.month = v_month and s.left_micros <> 0 order by s.shard for no key update
-  ), taken as (
-    update private.spend_shards s set left_micros = 0 from held h where s.month = v_month and s.shard = h.shard
-    returning h.left_micros
-  )
-  update private.spend_months m set handed_out_micros = m.handed_out_micros - (select coalesce(sum(t.left_micros), 0) from taken t)
-  where m.month = v_month;
+  update private.spend_months m set epoch = (m.epoch + 1) % 30000 where m.month = date_trunc('month', now() at time zone 'UTC')::date;
   return null;
 end $$;
 comment on function private.tg_settings__spend_cap() is
-  'A cap that is lowered holds at once: what the shards have left of the old one comes back.';
+  'A cap that is lowered holds at once: no shard hands out what it has of the old one.';
 create trigger tg_settings__spend_cap after update on private.settings
   for each row when (new.key = 'ai.project_usd_per_month' and new.value is distinct from old.value)
   execute function private.tg_settings__spend_cap();

@@ -247,6 +247,7 @@ export const functions = {
   'private.open_lots(uuid)': 'invoker; -',
   'private.open_provider_key(uuid, uuid, text, text)': 'invoker; -',
   'private.pause_portfolio_sync(uuid)': 'invoker; -',
+  'private.overrun_spend(date, bigint)': 'invoker; -',
   'private.project_spend()': 'invoker; -',
   'private.provider_secret(text)': 'definer; palisade_gateway',
   'private.raise_ai_version()': 'invoker; -',

@@ -351,6 +351,65 @@ describe('the project’s cap', () => {
     }
   })
 
+  test('after a call that cost more than is left of it nobody gets what shards had fetched before', async () => {
+    const lock = connect()
+    const [before] = await lock`select value from private.settings where key = 'ai.project_usd_per_month'`
+    const connections = Array.from({ length: 10 }, () => connect())
+    try {
+      await racing(1, async (sql, accounts) => {
+        const account = await accounts()
+        for (const [meter, period] of [
+          ['ai_requests', 'minute'],
+          ['ai_concurrency', 'total'],
+          ['ai_tokens', 'month'],
+          ['ai_spend_micros', 'month'],
+        ] as const)
+          await setLimit(sql, account.id, meter, period, null)
+        const [{ spent } = {}] = await sql`select spent_and_held_micros::bigint as spent from private.project_spend()`
+        await sql`update private.settings set value = to_jsonb((${spent}::numeric + 54000000) / 1000000) where key = 'ai.project_usd_per_month'`
+        const ask = (on: Sql) => admit(on, account, { model: baseModel })
+        // Each fetches a part that is enough for thousands of calls.
+        for (const one of connections) expect(await ask(one)).toMatchObject({ admitted: true })
+        const { call_id } = await ask(sql)
+        const lie = { prompt_tokens: 100_000_000, completion_tokens: 100_000_000 }
+
+        const { cost_micros } = await settle(sql, call_id, { usage: lie })
+        const answers = await Promise.all(connections.flatMap((one) => [1, 2, 3, 4, 5, 6].map(() => ask(one))))
+
+        // 100 million tokens at $0.15 and as many at $0.60 a million.
+        expect(cost_micros).toBe(75_000_000)
+        expect(answers.map(({ code }) => code)).toEqual(Array(60).fill('spend_cap_reached'))
+        const [{ now } = {}] = await sql`select spent_and_held_micros::bigint as now from private.project_spend()`
+        expect(Number(now) - Number(spent)).toBeGreaterThan(75_000_000)
+        // Nothing was lost: what a higher cap has is handed out, to the last of it.
+        await sql`update private.settings set value = to_jsonb((${now}::numeric + 98) / 1000000) where key = 'ai.project_usd_per_month'`
+        const more = []
+        for (const one of connections)
+          more.push(
+            (await admit(one, account, { model: baseModel, prompt_tokens_max: 100, max_output_tokens: 50 })).admitted,
+          )
+        expect(more.filter(Boolean)).toHaveLength(2)
+      })
+    } finally {
+      await lock`update private.settings set value = ${lock.json(before?.value)} where key = 'ai.project_usd_per_month'`
+      await Promise.all([lock, ...connections].map((one) => one.end()))
+    }
+  })
+
+  test('is charged for a small overrun from what is left, and goes on', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      await fresh(tx, '1')
+      const account = await newAccount(tx)
+      const { call_id } = await admit(tx, account)
+
+      const { cost_micros } = await settle(tx, call_id, { usage: { prompt_tokens: 1_000, completion_tokens: 0 } })
+
+      expect(cost_micros).toBe(300)
+      expect(await spend(tx)).toBe(300)
+      expect((await admit(tx, account)).admitted).toBe(true)
+    }))
+
   test('many connections at once spend all of it and not a micro-dollar more', async () => {
     const lock = connect()
     const [before] = await lock`select value from private.settings where key = 'ai.project_usd_per_month'`

@@ -11,6 +11,7 @@ import {
   newModel,
   type Settlement,
   settle,
+  settleAll,
   type Usage,
 } from './ai-support.ts'
 import {
@@ -24,6 +25,7 @@ import {
   rolledBack,
   type Sql,
   setCounter,
+  setLimit,
   type Tx,
   together,
 } from './support.ts'
@@ -234,6 +236,85 @@ describe('what a call costs', () => {
       await settle(tx, id, { usage: { prompt_tokens: 5000, completion_tokens: 5000 } })
 
       expect(await bookOf(tx, account.id)).toMatchObject({ balance: 98, charges: [-2], 'ai_tokens/month': [10_000, 0] })
+    }))
+})
+
+describe('a call that comes to more than it held', () => {
+  const told = (tx: Tx) => tx`
+    select type, severity, occurrences, details - 'call_id' as details, details ->> 'call_id' as id from private.security_events
+    where type in ('ai_overrun', 'usage_implausible') order by type`
+  const lie = { prompt_tokens: 1_000, completion_tokens: 1_000 }
+
+  test('is charged the truth, and an event says so once for all of the model', () =>
+    rolledBack(async (tx) => {
+      await tx`delete from private.ai_surprises`
+      const { account, id } = await running(tx)
+      const others = [await admit(tx, account), await admit(tx, account), await admit(tx, account)].map(
+        ({ call_id }) => call_id,
+      )
+      const last = others.pop() ?? ''
+
+      const { cost_micros } = await settle(tx, id, { usage: lie })
+      await settleAll(
+        tx,
+        others.map((other) => [other, { usage: lie }]),
+      )
+      await settle(tx, last)
+      const [{ told: events } = {}] = await tx`select private.warn_of_ai_surprises() as told`
+      await tx`select private.warn_of_ai_surprises()`
+
+      expect([cost_micros, events]).toEqual([1_400, 1])
+      const sums = {
+        calls: 3,
+        hold_micros: 3 * 85,
+        cost_micros: 3 * 1_400,
+        hold_tokens: 3 * 150,
+        used_tokens: 3 * 2_000,
+      }
+      const details = { model: 'sql/model', provider: 'sql-test', ...sums }
+      expect([...(await told(tx))]).toEqual([
+        { type: 'ai_overrun', severity: 'high', occurrences: 1, details, id: expect.any(String) },
+      ])
+      expect((await countersOf(tx, account.id))['ai_tokens/month']).toEqual([6_015, 0])
+    }))
+
+  test('leaves the account nothing, when there is nothing left', () =>
+    rolledBack(async (tx) => {
+      const { account, id } = await running(tx)
+      await setLimit(tx, account.id, 'ai_spend_micros', 'month', 1_000)
+
+      await settle(tx, id, { usage: lie })
+
+      expect(await admit(tx, account, { prompt_tokens_max: 1, max_output_tokens: 1 })).toMatchObject({
+        admitted: false,
+        code: 'insufficient_quota',
+        details: { limit: { meter: 'ai_spend_micros', used: 1_400 } },
+      })
+      expect(await unbalanced(tx, account.id)).toBe(0)
+    }))
+
+  test('what a provider reports and nobody believes is an event, too, alone and among others', () =>
+    rolledBack(async (tx) => {
+      await tx`delete from private.ai_surprises`
+      const { account, id } = await running(tx)
+      const [two, three] = [(await admit(tx, account)).call_id, (await admit(tx, account)).call_id]
+      const doubted = { implausible: 'more tokens than the context has', usage_source: 'estimated' }
+
+      await settle(tx, id, doubted)
+      await settleAll(tx, [
+        [two, doubted],
+        [three, {}],
+      ])
+      await tx`select private.warn_of_ai_surprises()`
+
+      expect([...(await told(tx))]).toMatchObject([
+        {
+          type: 'usage_implausible',
+          severity: 'medium',
+          details: { calls: 2, model: 'sql/model', why: doubted.implausible },
+        },
+      ])
+      expect(await callOf(tx, id)).toMatchObject({ usage_source: 'estimated', cost_micros: 9 })
     }))
 })
 

@@ -115,6 +115,7 @@ export type Ending = {
   error_code?: string | null
   usage?: Usage | null
   usage_source?: string
+  implausible?: string | null
 }
 export type Settlement = {
   settled: boolean

@@ -156,6 +156,27 @@ describe('prices that drift from what the provider charges', () => {
     }),
   )
 
+  test('a call that the caller’s own key paid drifts by what it would have cost', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const account = await newAccount(tx)
+      const own = async (usd: number) => {
+        const { call_id } = await admit(tx, account)
+        await tx`update private.ai_holds set own_key = true, credits = 0, micros = 0 where call_id = ${call_id}`
+        await tx`update private.accounts set held = 0, ai_spend_micros_held = 0 where user_id = ${account.id}`
+        return settle(tx, call_id, { usage: { prompt_tokens: 100_000, completion_tokens: 0, cost_usd: usd } })
+      }
+
+      const { cost_micros } = await own(0.03)
+      const [drift] = await tx`
+        select calls::int, cost_micros::int as ours, provider_cost_micros::int as theirs, drift_percent::float as percent
+        from private.price_drift(now() - interval '1 minute', now() + interval '1 minute') where model_id = 'sql/model'`
+
+      expect(cost_micros).toBe(0)
+      expect(drift).toEqual({ calls: 1, ours: 30_000, theirs: 30_000, percent: 0 })
+      expect([...(await tx`select * from private.verify_ai_costs()`)]).toEqual([])
+    }))
+
   test('today is not over', () =>
     rolledBack(async (tx) => {
       await newModel(tx)
