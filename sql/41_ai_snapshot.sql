@@ -5,6 +5,7 @@ insert into private.settings (key, value, description) values
   ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
   ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
   ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
+  ('ai.breaker_accounts', '3', 'From how many accounts those failures must come: who makes a model fail on purpose closes it for nobody else.'),
   ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),
   ('ai.breaker_open_seconds', '60', 'How long an open circuit breaker rests before one call tries again.')
 on conflict (key) do nothing;
@@ -22,6 +23,20 @@ comment on table private.circuit_breakers is
   'Models of providers that fail, one row each; no row: all is well. Open until open_until; after that one call at a time tries (probe_until) until one succeeds.';
 create index circuit_breakers_model_id_idx on private.circuit_breakers (model_id);
 revoke all on private.circuit_breakers from anon, authenticated, service_role;
+
+create table private.breaker_failures (
+  provider_id text not null,
+  model_id text not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  failures integer not null default 1 check (failures > 0),
+  last_failed_at timestamptz not null default now(),
+  primary key (provider_id, model_id, user_id),
+  foreign key (provider_id, model_id) references private.circuit_breakers (provider_id, model_id) on delete cascade
+);
+comment on table private.breaker_failures is
+  'Whose calls met the failures that a circuit breaker counts, one row for each account, as long as they count. A success ends them with the breaker''s row.';
+create index breaker_failures_user_id_idx on private.breaker_failures (user_id);
+revoke all on private.breaker_failures from anon, authenticated, service_role;
 
 create table private.ai_config (
   one boolean primary key default true check (one),
@@ -194,31 +209,63 @@ declare
   v_report record;
 begin
   for v_report in
-    select r.value ->> 'provider' as provider_id, r.value ->> 'model' as model_id, (r.value ->> 'ok')::boolean as is_ok
+    select r.value ->> 'provider' as provider_id, r.value ->> 'model' as model_id, (r.value ->> 'user_id')::uuid as user_id,
+      (r.value ->> 'ok')::boolean as is_ok
     from jsonb_array_elements(reports) r
       join public.models m on m.id = r.value ->> 'model' and m.provider_id = r.value ->> 'provider'
     order by 1, 2
   loop
     if v_report.is_ok then
       delete from private.circuit_breakers b where b.provider_id = v_report.provider_id and b.model_id = v_report.model_id;
-    else
-      insert into private.circuit_breakers as b (provider_id, model_id, failures)
-      values (v_report.provider_id, v_report.model_id, 1)
-      on conflict on constraint circuit_breakers_pkey do update set
-        -- Failures that are far apart are no outage; a half-open breaker opens again at the first.
-        failures = case when b.open_until is null
-          and b.last_failed_at < now() - make_interval(secs => (private.setting('ai.breaker_window_seconds'))::integer)
-          then 1 else b.failures + 1 end,
-        last_failed_at = now(),
-        probe_until = null;
-      update private.circuit_breakers b set
-        open_until = now() + make_interval(secs => (private.setting('ai.breaker_open_seconds'))::integer)
-      where b.provider_id = v_report.provider_id and b.model_id = v_report.model_id
-        and b.failures >= (private.setting('ai.breaker_failures'))::integer
-        and (b.open_until is null or b.open_until <= now());
+    elsif v_report.user_id is not null then
+      perform private.count_breaker_failure(v_report.provider_id, v_report.model_id, v_report.user_id);
     end if;
   end loop;
 end $$;
 comment on function private.report_ai_attempts(jsonb) is
-  'Tells the breakers how askings of providers went: an array of {provider, model, ok}. ai.breaker_failures failures within ai.breaker_window_seconds of each other open one for ai.breaker_open_seconds; a success closes it.';
+  'Tells the breakers how askings of providers went: an array of {provider, model, user_id, ok}. ai.breaker_failures failures of ai.breaker_accounts accounts within ai.breaker_window_seconds open one for ai.breaker_open_seconds; a success closes it.';
 
+create function private.count_breaker_failure(provider_id text, model_id text, user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_counts_from timestamptz := now() - make_interval(secs => (private.setting('ai.breaker_window_seconds'))::integer);
+  v_breaker private.circuit_breakers;
+  v_failures bigint;
+  v_accounts bigint;
+begin
+  -- Who has its row counts alone.
+  insert into private.circuit_breakers as b (provider_id, model_id)
+  values (count_breaker_failure.provider_id, count_breaker_failure.model_id)
+  on conflict on constraint circuit_breakers_pkey do update set last_failed_at = now(), probe_until = null
+  returning b.* into v_breaker;
+  -- What is long ago is no part of this outage, and what was before the breaker rested says nothing of now.
+  delete from private.breaker_failures f
+  where f.provider_id = v_breaker.provider_id and f.model_id = v_breaker.model_id
+    and f.last_failed_at < greatest(v_counts_from, v_breaker.open_until);
+  insert into private.breaker_failures as f (provider_id, model_id, user_id)
+  select v_breaker.provider_id, v_breaker.model_id, u.id from auth.users u where u.id = count_breaker_failure.user_id
+  on conflict on constraint breaker_failures_pkey do update set failures = f.failures + 1, last_failed_at = now();
+  select coalesce(sum(f.failures), 0), count(*) into v_failures, v_accounts
+  from private.breaker_failures f where f.provider_id = v_breaker.provider_id and f.model_id = v_breaker.model_id;
+  update private.circuit_breakers b set
+    failures = v_failures,
+    open_until = case when private.breaker_opens(v_breaker.open_until, v_failures, v_accounts)
+      then now() + make_interval(secs => (private.setting('ai.breaker_open_seconds'))::integer) else b.open_until end
+  where b.provider_id = v_breaker.provider_id and b.model_id = v_breaker.model_id;
+end $$;
+comment on function private.count_breaker_failure(text, text, uuid) is
+  'Counts one failure that a call of this account met, and opens the breaker when it was the last one needed.';
+
+create function private.breaker_opens(open_until timestamptz, failures bigint, accounts bigint) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  if open_until is null then
+    return failures >= (private.setting('ai.breaker_failures'))::integer and accounts >= (private.setting('ai.breaker_accounts'))::integer;
+  end if;
+  -- Half open: two are enough, and one alone cannot keep it so.
+  return open_until <= now() and accounts >= least(2, (private.setting('ai.breaker_accounts'))::integer);
+end $$;
+comment on function private.breaker_opens(timestamptz, bigint, bigint) is
+  'Whether so many failures of so many accounts open a breaker that was open until then; null: that was closed.';

@@ -30,7 +30,10 @@ function worldWith(models: (string | Route)[], changes: Changes = {}) {
 
 const facts = ({ status, headers }: Response) => [status, headers.get('x-attempts'), headers.get('x-model-used')]
 const failures = (count: number, model: string) =>
-  Array.from({ length: count }, () => ({ provider: 'demo', model, ok: false, error_code: 'upstream_error' }))
+  Array.from({ length: count }, () => ({
+    ...{ provider: 'demo', model, user_id: admittedTo('', model).user_id },
+    ...{ ok: false, error_code: 'upstream_error' },
+  }))
 
 test.each([true, false])('a provider that fails once is asked again (stream: %s)', async (stream) => {
   const { seen, ask, background } = worldWith(['echo+flaky'])
@@ -214,6 +217,17 @@ test('a hang-up tells the breaker nothing', async () => {
 
   expect(seen.outcomes).toMatchObject([{ http_status: 499 }])
   expect(seen.reports).toEqual([])
+})
+
+test("a provider that fails with the caller's own key, or answers with it, tells the breaker nothing", async () => {
+  const own = (model: string): Route => ({ ...routeTo(`${provider.url}/v1`, model), api_key: 'sk-own' })
+  const failing = worldWith([own('echo+500')])
+  const good = worldWith([own('echo')])
+
+  expect((await failing.ask(false)).status).toBe(502)
+  expect((await good.ask(false)).status).toBe(200)
+
+  expect([...failing.seen.reports, ...good.seen.reports]).toEqual([])
 })
 
 test('that all is well is told once in ten seconds, and at once after a failure', async () => {

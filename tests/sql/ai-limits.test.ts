@@ -445,12 +445,19 @@ describe('fallbacks and breakers', () => {
     await newModel(tx)
     await tx`insert into private.model_fallbacks values ('sql/model', 1, ${baseModel})`
   }
-  const report = (tx: Tx, ok: boolean, times = 1) =>
-    tx`select private.report_ai_attempts(${tx.json([{ provider: 'sql-test', model: 'sql/model', ok, error_code: 'upstream_error' }])})
+  /** Of one account each. */
+  const report = async (tx: Tx, ok: boolean, times = 1) => {
+    for (let time = 0; time < times; time += 1) await reportOf(tx, (await newAccount(tx)).id, ok)
+  }
+  const reportOf = (tx: Tx, user_id: string, ok = false, times = 1) =>
+    tx`select private.report_ai_attempts(${tx.json([{ provider: 'sql-test', model: 'sql/model', user_id, ok }])})
       from generate_series(1, ${times})`
-  const pass = (tx: Tx, seconds: number) => tx`
+  const pass = (tx: Tx, seconds: number) =>
+    tx`
     update private.circuit_breakers set open_until = open_until - make_interval(secs => ${seconds}),
-      probe_until = probe_until - make_interval(secs => ${seconds}), last_failed_at = last_failed_at - make_interval(secs => ${seconds})`
+      probe_until = probe_until - make_interval(secs => ${seconds}), last_failed_at = last_failed_at - make_interval(secs => ${seconds})`.then(
+      () => tx`update private.breaker_failures set last_failed_at = last_failed_at - make_interval(secs => ${seconds})`,
+    )
   const routes = (answer: Admission) => answer.routes?.map(({ model }) => model) ?? answer.code
 
   test('a fallback is a route of its own, and the hold covers the dearest', () =>
@@ -537,7 +544,7 @@ describe('fallbacks and breakers', () => {
       expect(routes(await admit(tx, account))).toEqual([baseModel])
     }))
 
-  test('after a minute one call tries; its success closes the breaker, its failure opens it again', () =>
+  test('after a minute one call tries; its success closes the breaker, failures of two accounts open it again', () =>
     rolledBack(async (tx) => {
       await newModel(tx)
       const account = await newAccount(tx)
@@ -545,7 +552,7 @@ describe('fallbacks and breakers', () => {
       await pass(tx, 61)
 
       const tries = [routes(await admit(tx, account)), routes(await admit(tx, account))]
-      await report(tx, false)
+      await report(tx, false, 2)
       const again = routes(await admit(tx, account))
       await pass(tx, 61)
       const next = routes(await admit(tx, account))
@@ -577,6 +584,44 @@ describe('fallbacks and breakers', () => {
       }
 
       expect(routes(await admit(tx, await newAccount(tx)))).toEqual(['sql/model'])
+      expect(await tx`select failures from private.circuit_breakers`).toEqual([{ failures: 1 }])
+    }))
+
+  test('one account, or two, who make a model fail again and again close it for nobody', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const [one, two, other] = [await newAccount(tx), await newAccount(tx), await newAccount(tx)]
+      await reportOf(tx, one.id, false, 40)
+      await reportOf(tx, two.id, false, 40)
+      const before = routes(await admit(tx, other))
+      await tx`update private.settings set value = '2' where key = 'ai.breaker_accounts'`
+      await reportOf(tx, one.id)
+
+      expect(before).toEqual(['sql/model'])
+      expect(routes(await admit(tx, other))).toBe('circuit_open')
+    }))
+
+  test('nor does one account keep half open what others would find well', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const [one, other] = [await newAccount(tx), await newAccount(tx)]
+      await report(tx, false, 5)
+      await pass(tx, 61)
+
+      expect(routes(await admit(tx, one))).toEqual(['sql/model'])
+      await reportOf(tx, one.id, false, 9)
+      expect(routes(await admit(tx, other))).toEqual(['sql/model'])
+    }))
+
+  test('an account that is erased counts no more, and one that nobody knows never did', () =>
+    rolledBack(async (tx) => {
+      await newModel(tx)
+      const gone = await newAccount(tx)
+      await reportOf(tx, gone.id)
+      await reportOf(tx, crypto.randomUUID())
+      await tx`delete from auth.users where id = ${gone.id}`
+
+      expect(await tx`select * from private.breaker_failures`).toEqual([])
     }))
 })
 

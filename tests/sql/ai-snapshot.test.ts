@@ -23,8 +23,10 @@ const breaker = (tx: Tx, openUntil: string | null) => tx`
   insert into private.circuit_breakers (provider_id, model_id, failures, open_until)
   values ('sql-test', 'sql/model', 1, now() + ${openUntil}::interval)`
 
-const fails = (tx: Tx, ok = false) =>
-  tx`select private.report_ai_attempts(${tx.json([{ provider: 'sql-test', model: 'sql/model', ok }])})`
+const fails = async (tx: Tx, ok = false) => {
+  const { id } = await newAccount(tx)
+  await tx`select private.report_ai_attempts(${tx.json([{ provider: 'sql-test', model: 'sql/model', user_id: id, ok }])})`
+}
 
 const setting = (tx: Tx, key: string) => tx`update private.settings set value = '77' where key = ${key}`
 

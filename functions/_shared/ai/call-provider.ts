@@ -57,7 +57,7 @@ async function tryRoute<Opening>(
     const error = await ask(route, call, open, world).catch(toAppError)
     if (!(error instanceof AppError)) return error
     if (signal.aborted) return toAppError(signal.reason)
-    reportAttempt(route, error, world)
+    reportAttempt(route, call.admission.user_id, error, world)
     const waitMs = delayMs(error, tries, world.random())
     if (tries >= triesPerRoute || waitMs === undefined) return error
     const hungUp = await untilAborted(signal, world.sleep(waitMs)).catch(toAppError)

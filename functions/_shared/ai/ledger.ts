@@ -201,7 +201,14 @@ const anonymousVerdict: Form<AnonymousVerdict> = {
 }
 
 /** What the breaker is told: one asking of a provider that failed in a way that counts, or that went well. */
-export type AttemptReport = { provider: string; model: string; ok: boolean; error_code: string | null }
+export type AttemptReport = {
+  provider: string
+  model: string
+  /** Whose call it was: a breaker needs failures of several accounts. */
+  user_id: string
+  ok: boolean
+  error_code: string | null
+}
 
 /**
  * While one statement commits, the next one gathers: with four, each carries half as many calls and costs nearly as much. Rarer

@@ -55,7 +55,8 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
     call.watch.end()
     world.marks.end(admission.call_id)
     // The end of the call as a whole, a hang-up or a reader who is too slow, says nothing about the provider.
-    if (call.answered && call.route && !call.watch.signal.aborted) reportAttempt(call.route, ending.error, world)
+    if (call.answered && call.route && !call.watch.signal.aborted)
+      reportAttempt(call.route, admission.user_id, ending.error, world)
     const outcome: Outcome = {
       ...describeOutcome(ending, request.promptTokensEstimated),
       duration_ms: Math.round(world.now() - startedAt),
@@ -186,8 +187,12 @@ const quietMs = 10_000
 export const isProvidersFault = ({ code, details }: AppError): boolean =>
   (code === 'upstream_error' || code === 'upstream_timeout') && details.shouldRetry !== false
 
-/** In the background. Every failure is news, a success after one, too; else one in ten seconds: no statement for each call. */
-export function reportAttempt(route: Route, error: AppError | undefined, world: AiWorld): void {
+/**
+ * In the background. A caller's own key says nothing about ours. Every failure is news, a success after one, too; else one in ten
+ * seconds: no statement for each call.
+ */
+export function reportAttempt(route: Route, userId: string, error: AppError | undefined, world: AiWorld): void {
+  if (route.api_key !== undefined) return
   if (error?.details.alarm) tellOperator(route.provider.id, error.details.alarm, world)
   const name = `${route.provider.id} ${route.model}`
   const lastWell = world.lastWell.get(name) ?? Number.NEGATIVE_INFINITY
@@ -197,6 +202,7 @@ export function reportAttempt(route: Route, error: AppError | undefined, world: 
   const report: AttemptReport = {
     provider: route.provider.id,
     model: route.model,
+    user_id: userId,
     ok: !error,
     error_code: error?.code ?? null,
   }
