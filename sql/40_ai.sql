@@ -60,6 +60,7 @@ create table public.models (
   kind text not null default 'chat' check (kind in ('chat', 'embedding', 'image')),
   context_tokens integer not null check (context_tokens between 1 and 100000000),
   max_output_tokens integer not null check (max_output_tokens between 1 and 100000000),
+  tokens_per_second integer not null default 50 check (tokens_per_second between 1 and 100000),
   credits_per_call bigint not null default 1 check (credits_per_call between 0 and 1000000000000),
   enabled boolean not null default true,
   created_at timestamptz not null default now(),
@@ -73,6 +74,8 @@ create table public.models (
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
 comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
+comment on column public.models.tokens_per_second is
+  'How fast it writes: what is charged at least for time in which a provider worked, nobody saw what it wrote, such as hidden reasoning, and it reports nothing.';
 comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
 comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
 comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
@@ -241,6 +244,7 @@ create table public.ai_calls (
   images bigint,
   cost_micros bigint,
   provider_cost_micros bigint,
+  project_micros bigint,
   credits_charged bigint not null default 0,
   balance_after bigint,
   hold_micros bigint not null default 0,
@@ -264,6 +268,8 @@ comment on column public.ai_calls.searches is 'Uses of the provider''s own tools
 comment on column public.ai_calls.price_ref is 'The price by which it was charged: that of the step which its prompt reached.';
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
+comment on column public.ai_calls.project_micros is
+  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s; null: nothing.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
 comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';

@@ -3,6 +3,7 @@
 
 insert into private.settings (key, value, description) values
   ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
+  ('ai.timeouts_charge', '"caller"', 'Who pays the estimate for an answer that did not come in time: caller, or project, whose cap alone it is taken from.'),
   ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
   ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
   ('ai.breaker_accounts', '3', 'From how many accounts those failures must come: who makes a model fail on purpose closes it for nobody else.'),
@@ -81,7 +82,7 @@ create trigger tg_plan_models__ai_version after insert or update or delete or tr
 create trigger tg_model_fallbacks__ai_version after insert or update or delete or truncate on private.model_fallbacks
   for each statement execute function private.tg__ai_version();
 create trigger tg_settings__ai_version after insert or update on private.settings
-  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds')) execute function private.tg__ai_version();
+  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds', 'ai.timeouts_charge')) execute function private.tg__ai_version();
 create trigger tg_circuit_breakers__ai_version_opened after insert on private.circuit_breakers
   for each row when (new.open_until is not null) execute function private.tg__ai_version();
 create trigger tg_circuit_breakers__ai_version_changed after update on private.circuit_breakers
@@ -157,15 +158,16 @@ begin
       'version', c.version,
       'default_max_output_tokens', private.setting('ai.default_max_output_tokens'),
       'hold_grace_seconds', private.setting('ai.hold_grace_seconds'),
+      'timeouts_charge', private.setting('ai.timeouts_charge'),
       'providers', (select coalesce(jsonb_agg(to_jsonb(v) - 'enabled'), '[]') from private.providers v where v.enabled),
       'models', (select coalesce(jsonb_agg(to_jsonb(m)), '[]') from private.snapshot_models m))
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.template_percent, m.template_tokens, m.media,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens, m.media,
   m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')

@@ -21,7 +21,7 @@ create type private.ai_outcome as (
   audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
   duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
@@ -31,7 +31,7 @@ create type private.ai_ended as (
   audio_output_tokens integer, images bigint, searches integer, usage_source text, cost_micros bigint, provider_cost_micros bigint,
   credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, price_ref integer, hold_credits bigint, hold_tokens bigint,
   is_charged boolean, is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text,
-  implausible text);
+  implausible text, project_micros bigint);
 comment on type private.ai_ended is
   'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
 
@@ -70,7 +70,7 @@ begin
   ), used as (
     -- Nothing is less than nothing, or more than private.ai_cost_micros takes. An abandoned call is charged for all it held, once its
     -- answer had begun.
-    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
+    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null and e.usage_source is distinct from 'project' end as is_charged,
       case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else least(greatest(e.used_prompt, 0), 100000000) end as prompt,
       case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else least(greatest(e.used_completion, 0), 100000000) end
         as completion,
@@ -87,9 +87,9 @@ begin
     case when u.is_charged then p.model_id end, p.provider_id, u.stream,
     case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
     u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
-    u.prompt, u.completion, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
+    case when u.is_charged then u.prompt end, case when u.is_charged then u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
     nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
-    case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
+    case when u.result <> 'abandoned' then coalesce(nullif(u.usage_source, 'project'), 'none') when u.is_charged then 'hold' else 'none' end,
     case
       when not u.is_charged or u.own_key then 0
       when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
@@ -99,7 +99,10 @@ begin
     case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
-    u.day_resets_at, u.month_resets_at, u.response, u.implausible)::private.ai_ended)
+    u.day_resets_at, u.month_resets_at, u.response, u.implausible,
+    case when u.usage_source = 'project' and not u.own_key then
+      least(u.micros, private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches)) end)::private.ai_ended)
   into v_ended
   from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
   return v_ended;
@@ -163,11 +166,11 @@ begin
       id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
       error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
       cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, searches, usage_source,
-      cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
+      cost_micros, provider_cost_micros, project_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
     select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
       c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
       c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.audio_input_tokens,
-      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros,
+      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros, c.project_micros,
       c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros, c.price_valid_from, c.price_ref, c.settled_at
     from calls c
   )
@@ -189,7 +192,7 @@ begin
     return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
     select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
       bool_or(e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens) as surprises,
-      sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
+      sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
       date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
     into v_have from unnest(v_ended) e;
     if v_have.keys then
@@ -212,7 +215,8 @@ begin
     else
       perform private.give_back_spend(m.month, m.micros)
       from (
-        select date_trunc('month', e.created_at at time zone 'UTC')::date as month, sum(e.hold_micros - e.cost_micros)::bigint as micros
+        select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
+          sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
         from unnest(v_ended) e group by 1 order by 1) m;
     end if;
   end if;
@@ -356,7 +360,7 @@ declare
   v_account record;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  if o.response is not null or o.usage_source = 'project' or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.

@@ -54,7 +54,7 @@ async function count(world: ChaosWorld): Promise<Finding[]> {
     'money of this month that does not add up': () => sql`
       select * from (
         select (select spent_and_held_micros from private.project_spend()) as spent,
-          (select coalesce(sum(c.cost_micros), 0)::bigint from public.ai_calls c
+          (select coalesce(sum(coalesce(c.cost_micros, 0) + coalesce(c.project_micros, 0)), 0)::bigint from public.ai_calls c
             where c.created_at >= date_trunc('month', now(), 'UTC')) as cost) s where spent <> cost`,
   }
   // The sweeper goes on after what it could not close; here it says why.

@@ -67,6 +67,7 @@ create table public.models (
   kind text not null default 'chat' check (kind in ('chat', 'embedding', 'image')),
   context_tokens integer not null check (context_tokens between 1 and 100000000),
   max_output_tokens integer not null check (max_output_tokens between 1 and 100000000),
+  tokens_per_second integer not null default 50 check (tokens_per_second between 1 and 100000),
   credits_per_call bigint not null default 1 check (credits_per_call between 0 and 1000000000000),
   enabled boolean not null default true,
   created_at timestamptz not null default now(),
@@ -80,6 +81,8 @@ create table public.models (
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
 comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
+comment on column public.models.tokens_per_second is
+  'How fast it writes: what is charged at least for time in which a provider worked, nobody saw what it wrote, such as hidden reasoning, and it reports nothing.';
 comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
 comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
 comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
@@ -248,6 +251,7 @@ create table public.ai_calls (
   images bigint,
   cost_micros bigint,
   provider_cost_micros bigint,
+  project_micros bigint,
   credits_charged bigint not null default 0,
   balance_after bigint,
   hold_micros bigint not null default 0,
@@ -271,6 +275,8 @@ comment on column public.ai_calls.searches is 'Uses of the provider''s own tools
 comment on column public.ai_calls.price_ref is 'The price by which it was charged: that of the step which its prompt reached.';
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
+comment on column public.ai_calls.project_micros is
+  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s; null: nothing.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
 comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';
@@ -445,6 +451,7 @@ comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, b
 
 insert into private.settings (key, value, description) values
   ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
+  ('ai.timeouts_charge', '"caller"', 'Who pays the estimate for an answer that did not come in time: caller, or project, whose cap alone it is taken from.'),
   ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
   ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
   ('ai.breaker_accounts', '3', 'From how many accounts those failures must come: who makes a model fail on purpose closes it for nobody else.'),
@@ -523,7 +530,7 @@ create trigger tg_plan_models__ai_version after insert or update or delete or tr
 create trigger tg_model_fallbacks__ai_version after insert or update or delete or truncate on private.model_fallbacks
   for each statement execute function private.tg__ai_version();
 create trigger tg_settings__ai_version after insert or update on private.settings
-  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds')) execute function private.tg__ai_version();
+  for each row when (new.key in ('ai.default_max_output_tokens', 'ai.hold_grace_seconds', 'ai.timeouts_charge')) execute function private.tg__ai_version();
 create trigger tg_circuit_breakers__ai_version_opened after insert on private.circuit_breakers
   for each row when (new.open_until is not null) execute function private.tg__ai_version();
 create trigger tg_circuit_breakers__ai_version_changed after update on private.circuit_breakers
@@ -599,15 +606,16 @@ begin
       'version', c.version,
       'default_max_output_tokens', private.setting('ai.default_max_output_tokens'),
       'hold_grace_seconds', private.setting('ai.hold_grace_seconds'),
+      'timeouts_charge', private.setting('ai.timeouts_charge'),
       'providers', (select coalesce(jsonb_agg(to_jsonb(v) - 'enabled'), '[]') from private.providers v where v.enabled),
       'models', (select coalesce(jsonb_agg(to_jsonb(m)), '[]') from private.snapshot_models m))
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.template_percent, m.template_tokens, m.media,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens, m.media,
   m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
@@ -1399,7 +1407,7 @@ create type private.ai_outcome as (
   audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
   duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
@@ -1409,7 +1417,7 @@ create type private.ai_ended as (
   audio_output_tokens integer, images bigint, searches integer, usage_source text, cost_micros bigint, provider_cost_micros bigint,
   credits_charged bigint, hold_micros bigint, price_valid_from timestamptz, price_ref integer, hold_credits bigint, hold_tokens bigint,
   is_charged boolean, is_today boolean, is_this_month boolean, day_resets_at timestamptz, month_resets_at timestamptz, response text,
-  implausible text);
+  implausible text, project_micros bigint);
 comment on type private.ai_ended is
   'A call that has ended, as its row in ai_calls says it, beside what it held, and whether that belongs to the day and the month that its account is in.';
 
@@ -1448,7 +1456,7 @@ begin
   ), used as (
     -- Nothing is less than nothing, or more than private.ai_cost_micros takes. An abandoned call is charged for all it held, once its
     -- answer had begun.
-    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null end as is_charged,
+    select e.*, case e.result when 'abandoned' then e.started_at is not null else e.used_prompt is not null and e.usage_source is distinct from 'project' end as is_charged,
       case e.result when 'abandoned' then case when e.started_at is not null then e.prompt_tokens end else least(greatest(e.used_prompt, 0), 100000000) end as prompt,
       case e.result when 'abandoned' then case when e.started_at is not null then e.output_tokens end else least(greatest(e.used_completion, 0), 100000000) end
         as completion,
@@ -1465,9 +1473,9 @@ begin
     case when u.is_charged then p.model_id end, p.provider_id, u.stream,
     case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
     u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
-    u.prompt, u.completion, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
+    case when u.is_charged then u.prompt end, case when u.is_charged then u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
     nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
-    case when u.result <> 'abandoned' then coalesce(u.usage_source, 'none') when u.is_charged then 'hold' else 'none' end,
+    case when u.result <> 'abandoned' then coalesce(nullif(u.usage_source, 'project'), 'none') when u.is_charged then 'hold' else 'none' end,
     case
       when not u.is_charged or u.own_key then 0
       when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
@@ -1477,7 +1485,10 @@ begin
     case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
-    u.day_resets_at, u.month_resets_at, u.response, u.implausible)::private.ai_ended)
+    u.day_resets_at, u.month_resets_at, u.response, u.implausible,
+    case when u.usage_source = 'project' and not u.own_key then
+      least(u.micros, private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches)) end)::private.ai_ended)
   into v_ended
   from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
   return v_ended;
@@ -1541,11 +1552,11 @@ begin
       id, created_at, user_id, session_id, api_key_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, http_status,
       error_code, attempts, request_bytes, response_bytes, duration_ms, first_token_ms, prompt_tokens, completion_tokens, cached_tokens,
       cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, searches, usage_source,
-      cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
+      cost_micros, provider_cost_micros, project_micros, credits_charged, balance_after, hold_micros, price_valid_from, price_ref, settled_at)
     select c.call_id, c.created_at, c.user_id, c.session_id, c.api_key_id, c.request_id, c.endpoint, c.model_id, c.answered_by, c.provider_id,
       c.stream, c.state, c.http_status, c.error_code, c.attempts, c.request_bytes, c.response_bytes, c.duration_ms, c.first_token_ms,
       c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.audio_input_tokens,
-      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros,
+      c.reasoning_tokens, c.audio_output_tokens, c.images, c.searches, c.usage_source, c.cost_micros, c.provider_cost_micros, c.project_micros,
       c.credits_charged, case when c.credits_charged > 0 then c.balance_after end, c.hold_micros, c.price_valid_from, c.price_ref, c.settled_at
     from calls c
   )
@@ -1567,7 +1578,7 @@ begin
     return query select l.* from private.log_ai_calls(v_ended, private.charge_ai_calls(v_ended)) l;
     select bool_or(e.api_key_id is not null) as keys, bool_or(e.response is not null and e.is_charged) as answers,
       bool_or(e.implausible is not null or e.cost_micros > e.hold_micros or e.prompt_tokens + e.completion_tokens > e.hold_tokens) as surprises,
-      sum(e.hold_micros - e.cost_micros)::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
+      sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as unspent, date_trunc('month', min(e.created_at) at time zone 'UTC')::date as first_month,
       date_trunc('month', max(e.created_at) at time zone 'UTC')::date as last_month
     into v_have from unnest(v_ended) e;
     if v_have.keys then
@@ -1590,7 +1601,8 @@ begin
     else
       perform private.give_back_spend(m.month, m.micros)
       from (
-        select date_trunc('month', e.created_at at time zone 'UTC')::date as month, sum(e.hold_micros - e.cost_micros)::bigint as micros
+        select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
+          sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
         from unnest(v_ended) e group by 1 order by 1) m;
     end if;
   end if;
@@ -1734,7 +1746,7 @@ declare
   v_account record;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  if o.response is not null or o.usage_source = 'project' or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.

@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Ledger, Outcome } from '../../functions/_shared/ai/ledger.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
+import { within } from '../../functions/_shared/within.ts'
 import { codeOf, createWorld, messages, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
@@ -88,19 +90,22 @@ test.each([
   ['echo+error-first', 502, 'upstream_error'],
   ['echo+hang', 504, 'upstream_timeout'],
   ['echo+hang-body', 504, 'upstream_timeout'],
-])('%s becomes %i %s, streamed or not, settles once and costs nothing', async (model, status, code, told = code) => {
-  for (const stream of [true, false]) {
-    const { seen, chat } = createWorld(provider.url, {}, model.startsWith('echo+hang') ? 50 : 5_000)
+])(
+  '%s becomes %i %s, streamed or not, settles once and costs only what may have been worked',
+  async (model, status, code, told = code) => {
+    for (const stream of [true, false]) {
+      const { seen, chat } = createWorld(provider.url, {}, model.startsWith('echo+hang') ? 50 : 5_000)
 
-    const answer = await chat({ model, messages, stream })
+      const answer = await chat({ model, messages, stream })
 
-    expect([answer.status, await codeOf(answer)]).toEqual([status, told])
-    expect(seen.outcomes).toMatchObject([
-      { result: 'failed', http_status: status, error_code: code, usage: null, usage_source: 'none' },
-    ])
-    expect(answer.headers.get('x-credits-remaining')).toBe('89')
-  }
-})
+      expect([answer.status, await codeOf(answer)]).toEqual([status, told])
+      const usage_source = status === 504 ? 'estimated' : 'none'
+      expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: status, error_code: code, usage_source }])
+      expect(seen.outcomes[0]?.usage === null).toBe(status !== 504)
+      expect(answer.headers.get('x-credits-remaining')).toBe('89')
+    }
+  },
+)
 
 test('a redirect is not followed', async () => {
   const { chat } = createWorld(provider.url, {
@@ -169,6 +174,31 @@ test('a ledger that is away for a moment is asked again, and the answer goes out
   expect((await chat({ model: 'echo', messages })).status).toBe(200)
   await Promise.all(background)
   expect(tries).toBe(3)
+})
+
+test('an answer that cannot be settled is not delivered, and nobody pays for it', async () => {
+  let away = true
+  const outcomes: Outcome[] = []
+  const settle: Ledger['settle'] = async (_call, outcome) => {
+    if (away) throw new AppError('accounting_unavailable')
+    outcomes.push(outcome)
+    return { settled: true }
+  }
+  const { chat, background, seen } = createWorld(provider.url, {
+    ledger: { settle },
+    sleep: () => new Promise((done) => setTimeout(done, 50)),
+    within: (_ms, work) => within(1, work),
+  })
+
+  const answer = await chat({ model: 'echo', messages })
+  away = false
+  await Promise.all(background)
+
+  expect([answer.status, await codeOf(answer)]).toEqual([503, 'accounting_unavailable'])
+  expect(outcomes).toMatchObject([
+    { result: 'failed', http_status: 503, usage: null, response: null, response_bytes: 0 },
+  ])
+  expect(seen.log.some(({ message }) => message === 'an answer was not delivered')).toBe(true)
 })
 
 test('models are listed in the shape of OpenAI, ids with slashes too', async () => {

@@ -1,5 +1,5 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createWorld, messages, startProvider } from './ai-world.ts'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { admittedTo, type Changes, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -20,13 +20,12 @@ test.each([0, 1, 2, 3, 5, 7, 8])(
     await Promise.all(background)
 
     expect(seen.outcomes).toHaveLength(1)
-    if (reads === 0) expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 499, usage: null }])
-    else expect(seen.outcomes[0]?.usage?.prompt_tokens).toBeGreaterThan(0)
+    expect(seen.outcomes[0]?.usage?.prompt_tokens).toBeGreaterThan(0)
   },
 )
 
 test('a caller who hangs up in the middle is charged for the prompt and the delivered bytes', async () => {
-  const { seen, chat } = createWorld(provider.url)
+  const { seen, chat } = createWorld(provider.url, { now: () => 0 })
   const gone = new AbortController()
   const answer = await chat(
     { ...request, model: 'echo+endless' },
@@ -45,21 +44,161 @@ test('a caller who hangs up in the middle is charged for the prompt and the deli
   expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'estimated', usage }])
 })
 
-test.each([true, false])('a caller who hangs up before the first byte pays nothing (stream: %s)', async (stream) => {
-  const gone = new AbortController()
-  const { seen, chat } = createWorld(provider.url, {
-    fetch: (url, init) => {
-      setTimeout(() => gone.abort(), 5)
-      return fetch(url, init)
-    },
-  })
+test.each([true, false])(
+  'a caller who hangs up before the first byte pays for the prompt and the time (stream: %s)',
+  async (stream) => {
+    let now = Date.now()
+    const gone = new AbortController()
+    const { seen, chat } = createWorld(provider.url, {
+      fetch: (url, init) => {
+        now += 2_000
+        setTimeout(() => gone.abort(), 5)
+        return fetch(url, init)
+      },
+      now: () => now,
+    })
 
-  await chat(
-    { ...request, model: 'echo+hang', stream },
-    { headers: { authorization: 'Bearer good' }, signal: gone.signal },
-  )
+    await chat(
+      { ...request, model: 'echo+hang', stream },
+      { headers: { authorization: 'Bearer good' }, signal: gone.signal },
+    )
+
+    // Two seconds at fifty tokens a second.
+    const usage = { prompt_tokens: 16, completion_tokens: 100 }
+    expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage, usage_source: 'estimated' }])
+  },
+)
+
+test('a caller who hangs up before any provider was asked pays nothing', async () => {
+  const { seen, chat } = createWorld(provider.url, {
+    providerKey: () => new Promise((done) => setTimeout(done, 20, 'sk')),
+  })
+  const gone = new AbortController()
+  setTimeout(() => gone.abort(), 5)
+
+  await chat(request, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
 
   expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 499, usage: null, usage_source: 'none' }])
+})
+
+describe('a provider that does not stop when it is left', () => {
+  const worksOn = (model = 'echo', changes: Changes = {}) =>
+    createWorld(provider.url, {
+      ledger: {
+        admit: async () => ({
+          ...admittedTo(`${provider.url}/v1`, model),
+          routes: [routeTo(`${provider.url}/v1`, model, { stops_when_left: false })],
+        }),
+      },
+      ...changes,
+    })
+
+  test.each([0, 1, 3])('is read on to what it reports, after %i reads', async (reads) => {
+    const { seen, chat, background } = worksOn()
+    const reader = (await chat(request)).body?.getReader()
+
+    for (let i = 0; i < reads; i += 1) await reader?.read()
+    await reader?.cancel()
+    while (seen.outcomes.length === 0) await Promise.all(background)
+
+    const usage = { prompt_tokens: 6, completion_tokens: 8 }
+    expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'provider', usage }])
+    expect(seen.reports).toEqual([])
+  })
+
+  test.each([true, false])('is heard out when nothing had come yet, too (stream: %s)', async (stream) => {
+    const gone = new AbortController()
+    const { seen, chat, background } = worksOn('echo', {
+      fetch: (url, init) => {
+        gone.abort()
+        return fetch(url, init)
+      },
+    })
+
+    await chat({ ...request, stream }, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
+    while (seen.outcomes.length === 0) await Promise.all(background)
+
+    const usage = { prompt_tokens: 6, completion_tokens: 8 }
+    expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'provider', usage }])
+  })
+
+  test('and never ends is charged by the time until its own, at most what it may write', async () => {
+    let now = Date.now()
+    const { seen, chat } = worksOn('echo+endless', { now: () => now })
+    const reader = (await chat(request)).body?.getReader()
+
+    await reader?.read()
+    now += 3_600_000
+    await reader?.cancel()
+
+    await expect
+      .poll(() => seen.outcomes, { timeout: 30_000 })
+      .toMatchObject([
+        { result: 'cancelled', http_status: 504, usage_source: 'estimated', usage: { prompt_tokens: 16 } },
+      ])
+    expect(seen.outcomes[0]?.usage?.completion_tokens).toBeGreaterThanOrEqual(500)
+  })
+
+  test('and fails is asked no more', async () => {
+    const gone = new AbortController()
+    const { seen, chat, background } = worksOn('echo+500', {
+      fetch: (url, init) => {
+        gone.abort()
+        return fetch(url, init)
+      },
+    })
+
+    await chat(request, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
+    while (seen.outcomes.length === 0) await Promise.all(background)
+
+    expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 502, attempts: 1, usage: null }])
+  })
+})
+
+describe('an answer that does not come in time', () => {
+  const late = (timeouts_charge: 'caller' | 'project') => {
+    let now = Date.now()
+    const world = createWorld(provider.url, {
+      now: () => now,
+      fetch: (url, init) => {
+        now += 4_000
+        return fetch(url, init)
+      },
+      ledger: {
+        admit: async () => ({ ...admittedTo(`${provider.url}/v1`, 'echo+hang', 40, 20_000), timeouts_charge }),
+      },
+    })
+    return world
+  }
+
+  test.each(['caller', 'project'] as const)('is charged by estimate, each time it was asked for: %s', async (who) => {
+    const { seen, chat } = late(who)
+
+    expect((await chat({ ...request, stream: false })).status).toBe(504)
+
+    // Three times sixteen tokens, and twelve seconds at fifty a second, at most 500.
+    const usage = { prompt_tokens: 48, completion_tokens: 500 }
+    expect(seen.outcomes).toMatchObject([
+      {
+        result: 'failed',
+        http_status: 504,
+        attempts: 3,
+        usage_source: who === 'project' ? 'project' : 'estimated',
+        usage,
+      },
+    ])
+    expect(seen.outcomes[0]?.model).toBe('echo+hang')
+  })
+
+  test('of a provider that says so itself is free: it has given up', async () => {
+    const { seen, chat } = createWorld(provider.url, {
+      fetch: async () => new Response('too late', { status: 504 }),
+    })
+
+    expect((await chat({ ...request, stream: false })).status).toBe(504)
+
+    expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage: null }])
+  })
 })
 
 test('the provider is aborted when the caller hangs up', async () => {
@@ -112,5 +251,6 @@ test('a caller who stops reading does not keep a call open for ever', async () =
   await reader?.read()
   await settled
 
-  expect(world.seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage: { completion_tokens: 1 } }])
+  expect(world.seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage_source: 'estimated' }])
+  expect(world.seen.outcomes[0]?.usage?.completion_tokens).toBeGreaterThanOrEqual(1)
 })

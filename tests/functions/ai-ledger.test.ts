@@ -103,5 +103,5 @@ test('the rarer questions are understood, too', async () => {
   expect(await ledger.listModels(caller)).toMatchObject({ allowed: true })
   expect(await ledger.providerSecret('NO_SUCH_SECRET')).toBeNull()
   expect(await ledger.countAnonymous('203.0.113.77', 'ai')).toMatchObject({ allowed: true })
-  await ledger.reportAttempts([{ provider: 'ledger-test', model, ok: true, error_code: null }])
+  await ledger.reportAttempts([{ provider: 'ledger-test', model, user_id: account.id, ok: true, error_code: null }])
 })

@@ -50,9 +50,13 @@ test('a mark that fails is said in the log, and no stream hears of it', async ()
   expect(log).toMatchObject([{ level: 'error', message: 'starts were not recorded' }])
 })
 
+const readsOn = () => false
+
 test('a thousand calls have one timer, and when all are over none', () => {
   const wheel = createWheel()
-  const watches = Array.from({ length: 1_000 }, () => watchCall(new AbortController().signal, 60_000, wheel))
+  const watches = Array.from({ length: 1_000 }, () =>
+    watchCall(new AbortController().signal, { totalMs: 60_000, readsOn }, wheel),
+  )
   const { marks } = createMarking()
 
   expect(vi.getTimerCount()).toBe(1)
@@ -65,7 +69,11 @@ test('a thousand calls have one timer, and when all are over none', () => {
 })
 
 test('silence ends an attempt no sooner than was agreed, and half a second later at most', () => {
-  const { beginAttempt, expectByte, noteByte } = watchCall(new AbortController().signal, 60_000, createWheel())
+  const { beginAttempt, expectByte, noteByte } = watchCall(
+    new AbortController().signal,
+    { totalMs: 60_000, readsOn },
+    createWheel(),
+  )
   const signal = beginAttempt()
 
   expectByte(1_000)
@@ -81,7 +89,7 @@ test('silence ends an attempt no sooner than was agreed, and half a second later
 test('nobody waits for a byte while the caller is slow, and the whole call still ends', () => {
   const { signal, beginAttempt, expectByte, expectNothing } = watchCall(
     new AbortController().signal,
-    5_000,
+    { totalMs: 5_000, readsOn },
     createWheel(),
   )
   const attempt = beginAttempt()

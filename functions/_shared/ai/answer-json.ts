@@ -68,7 +68,7 @@ export async function answerJson({ signal, opening }: Answer<Whole>, call: OpenC
   const { bytes, text, answer } = opening
   const { endpoint, images } = call.request
   signal.throwIfAborted()
-  const settlement = await call.close({
+  const settlement = await call.closeBefore({
     error: undefined,
     ...usedBy(call, answer.report, answer.said),
     // More than were asked for were held by nobody.

@@ -38,10 +38,13 @@ export async function callProvider<Opening>(
       return result
     }
     failure = result
-    if (call.watch.signal.aborted || !(isTransient(failure) || failure.code === 'provider_not_configured')) break
+    if (isOver(call) || !(isTransient(failure) || failure.code === 'provider_not_configured')) break
   }
   throw failure ?? new AppError('internal', { cause: 'no route' })
 }
+
+/** Nobody waits for an answer any more. */
+const isOver = ({ watch }: OpenCall) => watch.signal.aborted || watch.isLeft()
 
 /** Whether another try, or another provider, may do better. A refusal of the request itself is none of these. */
 const isTransient = (error: AppError) => isProvidersFault(error) || error.code === 'rate_limit_exceeded'
@@ -58,6 +61,7 @@ async function tryRoute<Opening>(
     if (!(error instanceof AppError)) return error
     if (signal.aborted) return toAppError(signal.reason)
     reportAttempt(route, call.admission.user_id, error, world)
+    if (isOver(call)) return error
     const waitMs = delayMs(error, tries, world.random())
     if (tries >= triesPerRoute || waitMs === undefined) return error
     const hungUp = await untilAborted(signal, world.sleep(waitMs)).catch(toAppError)
@@ -82,11 +86,37 @@ async function ask<Opening>(
   open: Open<Opening>,
   world: AiWorld,
 ): Promise<Answer<Opening>> {
-  const { connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms } = route.provider
   const key: KeySent = { secret: await keyFor(route, world), isCallers: route.api_key !== undefined }
   const request = providerRequest(route, call, key)
+  call.watch.signal.throwIfAborted()
   call.attempts += 1
+  call.askedAt = world.now()
   const signal = call.watch.beginAttempt()
+  try {
+    return await begin({ request, key, signal, route, open }, call, world)
+  } catch (cause) {
+    // Whoever hung up was waiting for this provider; one that was too slow has worked all the same.
+    if (signal.aborted && toAppError(signal.reason).code === 'client_closed_request') throw cause
+    if (signal.aborted) call.late = { attempts: call.late.attempts + 1, ms: call.late.ms + world.now() - call.askedAt }
+    call.askedAt = undefined
+    throw cause
+  }
+}
+
+type Asked<Opening> = {
+  request: ProviderRequest
+  key: KeySent
+  signal: AbortSignal
+  route: Route
+  open: Open<Opening>
+}
+
+async function begin<Opening>(
+  { request, key, signal, route, open }: Asked<Opening>,
+  call: OpenCall,
+  world: AiWorld,
+): Promise<Answer<Opening>> {
+  const { connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms } = route.provider
   // Neither way tells when the connection stands, so the two timeouts run as one.
   call.watch.expectByte(connect_timeout_ms + first_byte_timeout_ms)
   const reply = await untilAborted(signal, world.ask(request, signal)).catch((cause) => {

@@ -76,6 +76,8 @@ export type Admitted = {
   routes: Route[]
   credits_remaining: number
   limits: Limit[]
+  /** Who pays for an answer that did not come in time. */
+  timeouts_charge: 'caller' | 'project'
 }
 
 type RefusalDetails = {
@@ -152,14 +154,15 @@ export type Outcome = {
   http_status: number
   error_code: string | null
   usage: Usage | null
-  usage_source: 'provider' | 'estimated' | 'none'
+  /** `project`: by estimate, and the caller is charged for none of it. */
+  usage_source: 'provider' | 'estimated' | 'project' | 'none'
   /** Why what the provider reported was not believed; null when it was, or when it reported nothing. */
   implausible: string | null
   response_bytes: number
   duration_ms: number
   first_token_ms: number | null
   attempts: number
-  /** The model of the route that answered; null when none did. Its price is charged. */
+  /** The model of the route that answered, or worked in vain; null when none did. Its price is charged. */
   model: string | null
   /** A whole answer to a call with an idempotency key, kept for 24 h; null for streams and without a key. */
   response: string | null
@@ -371,12 +374,13 @@ function refusedOf({ refusal, call_id }: Row): Refused {
   }
 }
 
-function admitted(row: Row, { routes }: Planned): Admitted {
+function admitted(row: Row, { routes, timeoutsCharge }: Planned): Admitted {
   const { call_id, user_id, provider_key } = row
   if (typeof call_id !== 'string' || typeof user_id !== 'string') throw notUnderstood('an admission without its call')
   const own = typeof provider_key === 'string' ? provider_key : undefined
   return {
     admitted: true,
+    timeouts_charge: timeoutsCharge,
     call_id,
     user_id,
     // The caller's own key is one provider's; at another somebody else would pay.

@@ -2,7 +2,7 @@
  * An admitted call from admission to settlement. It settles exactly once, however many ways it ends at the same time; here stands
  * what an ending is charged, too, and what the breaker learns of it.
  */
-import type { Alarm, AppError } from '../errors.ts'
+import { type Alarm, AppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
 import { remember } from '../remember.ts'
 import { bytesPerToken, tokensEstimated } from './estimate-tokens.ts'
@@ -29,12 +29,20 @@ export type OpenCall = {
   readonly watch: Watch
   /** How often a provider was asked. */
   attempts: number
+  /** Since when the provider works that is being asked now, or answers; undefined while none does. */
+  askedAt: number | undefined
+  /** Askings whose answer did not come in time, and how long these providers have worked. */
+  late: { attempts: number; ms: number }
   /** The route that was asked last; when `answered`, the one that answers. */
   route: Route | undefined
   answered: boolean
   firstTokenAt: number | undefined
+  /** Called when the caller has gone and the provider works on. */
+  onLeft(): void
   /** The first ending counts. Waits a moment for the settlement, which goes on in the background when that is not enough. */
   close(ending: Ending): Promise<Settlement | undefined>
+  /** A whole answer: waits until it is settled; when the ledger is away for long, the call is closed as not delivered, and throws. */
+  closeBefore(ending: Ending): Promise<Settlement>
 }
 
 type Opening = Pick<OpenCall, 'request' | 'admission' | 'requestId' | 'keepsAnswer'> & {
@@ -44,54 +52,87 @@ type Opening = Pick<OpenCall, 'request' | 'admission' | 'requestId' | 'keepsAnsw
 }
 
 const patienceMs = 1_500
+/** Longer than a statement to the ledger may take, so that it is known what came of it. */
+const wholePatienceMs = 10_000
 const retryDelaysMs = [100, 500, 2_000, 5_000]
 
 export function openCall({ startedAt, callerSignal, line, ...opening }: Opening, world: AiWorld): OpenCall {
-  const { request, admission } = opening
+  const { admission } = opening
   const totalMs = Math.max(...admission.routes.map(({ provider }) => provider.total_timeout_ms))
   let closing: Promise<Settlement | undefined> | undefined
 
+  let outcome: Outcome
+  const ended = Promise.withResolvers<void>()
   const settle = (ending: Ending): Promise<Settlement | undefined> => {
     call.watch.end()
     world.marks.end(admission.call_id)
     // The end of the call as a whole, a hang-up or a reader who is too slow, says nothing about the provider.
-    if (call.answered && call.route && !call.watch.signal.aborted)
-      reportAttempt(call.route, admission.user_id, ending.error, world)
-    const outcome: Outcome = {
-      ...describeOutcome(ending, request.promptTokensEstimated),
+    const isOver = call.watch.signal.aborted || call.watch.isLeft()
+    if (call.answered && call.route && !isOver) reportAttempt(call.route, admission.user_id, ending.error, world)
+    outcome = {
+      ...describeOutcome(ending, call, world.now()),
       duration_ms: Math.round(world.now() - startedAt),
       first_token_ms: call.firstTokenAt === undefined ? null : Math.round(call.firstTokenAt - startedAt),
       attempts: call.attempts,
-      model: call.answered ? (call.route?.model ?? null) : null,
     }
     const { response, model, ...told } = outcome
     const used = { model_used: model, provider: call.route?.provider.id, is_kept: response !== null }
     world.log({ ...line, call_id: admission.call_id, ...used, ...told, ...causeOf(ending.error) })
-    const settled = settleWithRetries(admission, outcome, world)
+    const settled = settleWithRetries(admission, () => outcome, world)
     world.waitUntil(settled)
-    return world.within(patienceMs, settled)
+    ended.resolve()
+    return settled
   }
-  const close = (ending: Ending) => {
+  const closed = (ending: Ending): Promise<Settlement | undefined> => {
     closing ??= settle(ending)
     return closing
   }
+  /** A provider that does not stop when it is left works to the end, and says there what that costs. */
+  const readsOn = () => {
+    if (call.askedAt === undefined || call.route?.provider.stops_when_left) return false
+    world.waitUntil(ended.promise)
+    call.onLeft()
+    return true
+  }
   const call: OpenCall = {
     ...opening,
-    watch: watchCall(callerSignal, totalMs, world.wheel),
+    watch: watchCall(callerSignal, { totalMs, readsOn }, world.wheel),
     attempts: 0,
+    askedAt: undefined,
+    late: { attempts: 0, ms: 0 },
     route: undefined,
     answered: false,
     firstTokenAt: undefined,
-    close,
+    onLeft: () => {},
+    close: (ending) => world.within(patienceMs, closed(ending)),
+    async closeBefore(ending) {
+      const settlement = await world.within(wholePatienceMs, closed(ending))
+      if (settlement) return settlement
+      const error = new AppError('accounting_unavailable', { cause: 'the answer could not be settled' })
+      // Whoever left has not waited for it.
+      if (!call.watch.isLeft()) outcome = { ...outcome, ...undelivered(error) }
+      world.log({
+        ...line,
+        level: 'error',
+        message: 'an answer was not delivered',
+        call_id: admission.call_id,
+        ...causeOf(error),
+      })
+      throw error
+    },
   }
   return call
 }
 
 /** Never rejects. What could not be settled here is settled by the sweeper, from the mark that `start` left. */
-async function settleWithRetries(call: Admitted, outcome: Outcome, world: AiWorld): Promise<Settlement | undefined> {
+async function settleWithRetries(
+  call: Admitted,
+  outcome: () => Outcome,
+  world: AiWorld,
+): Promise<Settlement | undefined> {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      return await world.ledger.settle(call, outcome)
+      return await world.ledger.settle(call, outcome())
     } catch (error) {
       const delayMs = retryDelaysMs[attempt]
       const message = delayMs === undefined ? 'a call is left to the sweeper' : 'a settlement failed and is tried again'
@@ -148,34 +189,62 @@ export function usedBy(
   return { ...judgeReport(report, said, bounds), contentBytes: said.text + media }
 }
 
-type Described = Pick<
-  Outcome,
-  'result' | 'http_status' | 'error_code' | 'usage' | 'usage_source' | 'implausible' | 'response_bytes' | 'response'
->
+const undelivered = (error: AppError) => ({
+  result: 'failed' as const,
+  http_status: error.status,
+  error_code: error.code,
+  usage: null,
+  usage_source: 'none' as const,
+  implausible: null,
+  response_bytes: 0,
+  response: null,
+})
+
+type Described = Omit<Outcome, 'duration_ms' | 'first_token_ms' | 'attempts'>
 
 /**
- * What failed is free unless something of the answer was delivered. Hanging up is not: from the first byte on the caller pays
- * for what was reported, else for an estimate of the prompt and of what was delivered, at four bytes a token.
+ * What failed is free unless something of the answer was delivered, or a provider worked for it. Hanging up is not free: the caller
+ * pays for what was reported, else for an estimate, from the moment on at which the provider was asked. An answer that did not come in
+ * time is estimated as well, and `ai.timeouts_charge` says whose it is.
  */
-function describeOutcome(ending: Ending, promptTokens: number): Described {
-  const { error, usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
-  const hungUp = error?.code === 'client_closed_request'
-  const isCharged = !error || (responseBytes > 0 && (hungUp || contentBytes > 0))
-  const estimated: Usage = {
-    ...nothingUsed,
-    prompt_tokens: promptTokens,
-    completion_tokens: tokensEstimated(contentBytes),
-    images,
-  }
+function describeOutcome(ending: Ending, call: OpenCall, now: number): Described {
+  const { usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
+  const isLeft = call.watch.isLeft()
+  const error = !ending.error && isLeft ? new AppError('client_closed_request') : ending.error
+  const isLate = error?.code === 'upstream_timeout'
+  const hungUp = error?.code === 'client_closed_request' || (isLate && isLeft)
+  const isDelivered = responseBytes > 0 && (contentBytes > 0 || usage !== null)
+  const hasWorked = (hungUp || isLate) && (call.askedAt !== undefined || call.late.attempts > 0)
+  const isCharged = !error || isDelivered || (hungUp && responseBytes > 0) || hasWorked
+  const isProjects = isLate && !hungUp && !isDelivered && call.admission.timeouts_charge === 'project'
+  const estimated = estimateUsage(ending, call, hungUp || isLate ? now : undefined)
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,
     error_code: error?.code ?? null,
     usage: isCharged ? (usage ? { ...usage, images } : estimated) : null,
-    usage_source: !isCharged ? 'none' : usage ? 'provider' : 'estimated',
+    usage_source: !isCharged ? 'none' : usage ? 'provider' : isProjects ? 'project' : 'estimated',
     implausible,
+    model: isCharged && (call.answered || hasWorked) ? (call.route?.model ?? null) : null,
     response_bytes: responseBytes,
-    response,
+    response: isLeft ? null : response,
+  }
+}
+
+/**
+ * Of what nobody reported: the prompt, as often as it was worked on, and the text that was seen, at four bytes a token. For time in
+ * which nobody may have seen what was written, such as hidden reasoning, as much as the model writes in it, at most what it may.
+ */
+function estimateUsage({ contentBytes, images }: Ending, call: OpenCall, now: number | undefined): Usage {
+  const { request, route, late, askedAt } = call
+  const workedMs = now === undefined ? 0 : late.ms + (askedAt === undefined ? 0 : now - askedAt)
+  const written = Math.ceil((workedMs / 1000) * (route?.tokens_per_second ?? 0))
+  const most = (route?.max_output_tokens ?? 0) * request.choices
+  return {
+    ...nothingUsed,
+    prompt_tokens: request.promptTokensEstimated * Math.max(1, late.attempts),
+    completion_tokens: Math.max(tokensEstimated(contentBytes), Math.min(written, most)),
+    images,
   }
 }
 

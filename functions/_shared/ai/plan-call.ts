@@ -46,6 +46,7 @@ export type PlannedRoute = {
   context_tokens: number
   limit_field: Model['limit_field']
   open_fields: readonly string[]
+  tokens_per_second: number
   provider: Provider
   price_ref: number
   /** Other prices for larger prompts, as far as this one may be so large, in their order. */
@@ -66,6 +67,7 @@ export type Planned = {
   credits: number
   micros: bigint
   lastsMs: number
+  timeoutsCharge: Snapshot['timeouts_charge']
 }
 
 const kinds: Record<Endpoint, Model['kind']> = {
@@ -76,7 +78,7 @@ const kinds: Record<Endpoint, Model['kind']> = {
 
 const everyPlan = (1n << 63n) - 1n
 const nothing = { priceRefs: [], probes: false, promptTokens: 0, outputTokens: 0, credits: 0, micros: 0n, lastsMs: 0 }
-const noRoutes = { routes: [], ...nothing }
+const noRoutes = { routes: [], ...nothing, timeoutsCharge: 'caller' as const }
 
 /**
  * The ways to answer a call: the model and its fallbacks, as far as they are of the endpoint's kind, in the plan, take what is in
@@ -97,7 +99,10 @@ export function planCall(
   if (ofPlan === undefined) return { ...noRoutes, plans: 0n }
   if (!asked.plans.includes(ofPlan)) return { ...noRoutes, plans: 1n << BigInt(ofPlan) }
 
-  const planned: Planned = { ...nothing, routes: [], priceRefs: [], plans: bits(asked.plans) }
+  const planned: Planned = {
+    ...nothing,
+    ...{ routes: [], priceRefs: [], plans: bits(asked.plans), timeoutsCharge: known.timeouts_charge },
+  }
   for (const candidate of [asked, ...asked.fallbacks.map((id) => known.models.get(id))]) {
     // A fallback that would be refused by itself is none.
     if (candidate?.kind !== asked.kind) continue
@@ -206,6 +211,7 @@ function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider
     context_tokens: model.context_tokens * (wish.contents.prompts ?? 1),
     limit_field: model.limit_field,
     open_fields: model.open_fields,
+    tokens_per_second: model.tokens_per_second,
     provider: vendor,
     price_ref: first.ref,
     steps: steps.map(({ ref, above_prompt_tokens }) => ({ price_ref: ref, above_prompt_tokens })),

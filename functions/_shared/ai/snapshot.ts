@@ -63,6 +63,8 @@ const model = z.object({
   /** Fields that change what a call costs and are let through on purpose. */
   open_fields: z.array(z.string()),
   max_output_tokens: z.int().positive(),
+  /** How fast it writes, for time in which nobody sees what it wrote. */
+  tokens_per_second: z.int().positive(),
   /** The numbers of the plans that have it. */
   plans: z.array(z.int().min(0).max(62)),
   fallbacks: z.array(z.string()),
@@ -86,6 +88,7 @@ export const snapshot = z
   .object({
     version: z.int(),
     default_max_output_tokens: z.int().positive(),
+    timeouts_charge: z.enum(['caller', 'project']),
     hold_grace_seconds: z.number().nonnegative(),
     providers: those(provider),
     models: those(model),

@@ -147,8 +147,8 @@ function queueEvents(body: AnswerBody) {
 }
 
 /**
- * Every way to end early aborts the signal, and that settles: it runs when the caller hangs up (`cancel` or the request's
- * signal, whichever the runtime has), and also when the caller has stopped reading and nobody pulls any more.
+ * Every way to end early aborts the signal, and that settles, also when the caller has stopped reading and nobody pulls any more. When
+ * the caller hangs up (`cancel` or the request's signal, whichever the runtime has) and the provider works on, the rest is read, too.
  */
 export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, world: AiWorld): ReadableStream<Bytes> {
   const { body, signal, opening } = answer
@@ -165,13 +165,24 @@ export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, worl
     isOver = true
     const parts = await ending
     body.cancel()
-    if (isGone) return
+    if (call.watch.isLeft()) return
     for (const part of parts) controller.enqueue(part)
     controller.close()
   }
-  let isGone = false
+  /** Nobody reads any more, and what is looked at is what it costs. */
+  const readUnseen = () => {
+    while (!isOver && !signal.aborted) {
+      const passage = first.shift() ?? nextPassage(opening)
+      if (!passage && !events.isOver()) return
+      if (passage && !passage.last) continue
+      isOver = true
+      void relay.leave(passage?.last, passage ? undefined : events.failure()).finally(body.cancel)
+    }
+  }
+  call.onLeft = readUnseen
   /** Gives what there is as long as the caller waits for it: every read of theirs gets at least one part. */
   const flow = (controller: Controller) => {
+    if (call.watch.isLeft()) return readUnseen()
     while (isWanted && !isOver) {
       if (signal.aborted) return endWith(controller, relay.fail(signal.reason))
       const passage = first.shift() ?? nextPassage(opening)
@@ -193,8 +204,6 @@ export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, worl
         void flow(controller)
       },
       cancel() {
-        isGone = true
-        isWanted = false
         call.watch.hangUp()
       },
     },
@@ -224,9 +233,12 @@ function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
     await close(error)
     return error.code === 'client_closed_request' ? [] : [errorEvent(error)]
   }
-  const finish = async (last: Bytes | undefined): Promise<Bytes[]> => {
-    if (!last && !observed.failure && !observed.finished) return fail(noAnswer('the stream broke off'))
+  const lookBehind = async (last: Bytes | undefined) => {
     if (last && !observed.report && !observed.failure) await readOn(opening, world)
+  }
+  const finish = async (last: Bytes | undefined): Promise<Bytes[]> => {
+    if (!last && !observed.failure && !observed.finished) return fail(brokeOff())
+    await lookBehind(last)
     const usage = takeUsage()
     const ending = [usage, last].filter((part) => part !== undefined)
     // Settled before the last event goes out: who has read it sees the new balance, and cannot hang up before it.
@@ -236,8 +248,16 @@ function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
     if (usage) ending[0] = told(usage, settlement)
     return ending
   }
-  return { deliver, finish, fail, close }
+  /** The end of an answer that nobody reads. */
+  const leave = async (last: Bytes | undefined, brokenBy: AppError | undefined) => {
+    await lookBehind(last)
+    const broken = last || observed.finished ? undefined : brokeOff()
+    await close(brokenBy ?? observed.failure ?? broken)
+  }
+  return { deliver, finish, fail, leave, close }
 }
+
+const brokeOff = () => noAnswer('the stream broke off')
 
 const errorEvent = (error: AppError): Bytes => new TextEncoder().encode(`data: ${JSON.stringify(errorBody(error))}\n\n`)
 

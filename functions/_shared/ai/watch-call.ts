@@ -31,11 +31,17 @@ export function createWheel(): Wheel {
   }
 }
 
+type WatchOptions = {
+  totalMs: number
+  /** Asked once, when the caller has gone: whether the provider, who works on, is listened to until it is done. */
+  readsOn(): boolean
+}
+
 /**
  * `totalMs` runs even while nobody reads: a caller who stops reading must not keep the provider's connection for ever.
  * Deadlines are numbers that the wheel looks at: neither a call nor a chunk of a stream sets a timer.
  */
-export function watchCall(caller: AbortSignal, totalMs: number, wheel: Wheel) {
+export function watchCall(caller: AbortSignal, { totalMs, readsOn }: WatchOptions, wheel: Wheel) {
   const ended = new AbortController()
   const endsAt = performance.now() + totalMs
   let attempt: AbortController | undefined
@@ -62,7 +68,12 @@ export function watchCall(caller: AbortSignal, totalMs: number, wheel: Wheel) {
       attempt?.abort(tooLate('the provider was silent for too long'))
     }
   }
-  const hangUp = () => end(new AppError('client_closed_request'))
+  let isLeft = false
+  const hangUp = () => {
+    if (isLeft || ended.signal.aborted) return
+    isLeft = true
+    if (!readsOn()) end(new AppError('client_closed_request'))
+  }
   const leaveWheel = wheel(look)
   if (caller.aborted) hangUp()
   else caller.addEventListener('abort', hangUp, { once: true })
@@ -71,6 +82,8 @@ export function watchCall(caller: AbortSignal, totalMs: number, wheel: Wheel) {
     /** Aborted when the call is over as a whole, with the reason. */
     signal: ended.signal,
     hangUp,
+    /** The caller has gone: what still comes is listened to for what it costs. */
+    isLeft: () => isLeft,
 
     /** A signal for one asking of a provider, which also ends with the call. The asking before is over. */
     beginAttempt(): AbortSignal {
