@@ -1,10 +1,11 @@
 /** What happens in a run of chaos, made from a seed: the calls in their order, and what goes wrong when. */
 import fc from 'fast-check'
 
-/** What the provider does: names of stack/doubles/ai-provider/behaviours.ts. Two of them never report more than was allowed. */
+/** What the provider does: names of stack/doubles/ai-provider/behaviours.ts. Two lie about what they used. */
 const behaviours = [
   ...['', '', '', '', 'slow', 'no-usage', 'zero-usage', 'usage-openrouter', 'cached', 'utf8-split'],
   ...['error-first', 'error-middle', '500', '503', '429', '400', 'flaky', 'garbage', 'reset', 'hang', 'hang-body'],
+  ...['usage-huge', 'usage-odd'],
 ]
 
 export type Step = {

@@ -5,6 +5,8 @@
 export const behaviours = {
   'no-usage': 'never reports usage, asked or not',
   'zero-usage': 'reports a usage of explicit zeros',
+  'usage-huge': 'reports a million times the tokens that it used, and a cost to match',
+  'usage-odd': 'reports numbers that are none: negative, with fractions, beyond 2^53; a cost of 1e300',
   'usage-twice': 'stream: sends the same usage chunk twice at the end; the tokens were spent once',
   'usage-early': 'stream: sends the usage chunk right after the role chunk and none at the end',
   'usage-openrouter':

@@ -49,6 +49,8 @@ function cut(pieces: string[], tokens: number): { pieces: string[]; tokens: numb
 }
 
 function usageOf(prompt: number, completion: number, reasoning: number, wants: Behaviours) {
+  if (wants.has('usage-huge')) return { prompt_tokens: prompt * 1e6, completion_tokens: completion * 1e6, cost: 1e6 }
+  if (wants.has('usage-odd')) return { prompt_tokens: -1, completion_tokens: 0.5, total_tokens: 2 ** 60, cost: 1e300 }
   const [input, output, thought] = wants.has('zero-usage') ? [0, 0, 0] : [prompt, completion, reasoning]
   return {
     prompt_tokens: input,
