@@ -59,6 +59,7 @@ const reading = {
   media: {},
   limit_field: 'max_tokens',
   open_fields: [],
+  tokens_per_second: 50,
 }
 
 /** Models by their names; what is not said of one is that of `plain`. */
@@ -66,6 +67,7 @@ function known(models: Record<string, Model>, version = 1): Snapshot {
   return snapshot.parse({
     version,
     default_max_output_tokens: 40,
+    timeouts_charge: 'caller',
     hold_grace_seconds: 5,
     providers: [provider('one', 10_000), provider('two', 20_000)],
     models: Object.entries(models).map(([id, over], at) => ({
@@ -492,6 +494,7 @@ test('a provider that is not understood keeps its own models from callers, and n
   const text = {
     version: 1,
     default_max_output_tokens: 40,
+    timeouts_charge: 'caller',
     hold_grace_seconds: 5,
     providers: [provider('one', 10_000), { ...provider('two', 20_000), base_url: 'https://<resource>.test/v1' }],
     models: ['one', 'two'].map((id, at) => ({

@@ -181,7 +181,7 @@ test('each route gets its own name of the model and no more output than was held
   const calls = await callsOf(provider.url, tag)
 
   expect(facts(answer)).toEqual([200, '4', 'spare'])
-  const sent = calls.map(({ body }) => [body.model, body.max_completion_tokens])
+  const sent = calls.map(({ body }) => [body.model, body.max_tokens])
   expect(sent).toEqual([...Array(3).fill(['echo+500', 7]), ['echo', 9]])
 })
 
