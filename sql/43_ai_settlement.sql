@@ -87,7 +87,7 @@ begin
     case when u.is_charged then p.model_id end, p.provider_id, u.stream,
     case when u.result = 'abandoned' then 'expired' when u.is_charged then 'settled' else 'released' end,
     u.http_status, left(u.error_code, 80), coalesce(u.attempts, 0), u.request_bytes, u.response_bytes, u.duration_ms, u.first_token_ms,
-    case when u.is_charged then u.prompt end, case when u.is_charged then u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
+    case when u.usage_source = 'project' then 0 else u.prompt end, case when u.usage_source = 'project' then 0 else u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
     nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
     case when u.result <> 'abandoned' then coalesce(nullif(u.usage_source, 'project'), 'none') when u.is_charged then 'hold' else 'none' end,
     case

@@ -400,6 +400,8 @@ describe('the answer of admission', () => {
               passes_unknown_fields: false,
               stops_when_left: false,
             },
+            context_tokens: 8000,
+            tokens_per_second: 50,
             limit_field: 'max_tokens',
             open_fields: [],
             price_ref: expect.any(Number),
@@ -407,6 +409,7 @@ describe('the answer of admission', () => {
           },
         ],
         credits_remaining: 98,
+        timeouts_charge: 'caller',
         limits: expect.any(Array),
       })
     }))

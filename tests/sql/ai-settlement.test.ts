@@ -49,6 +49,44 @@ const bookOf = async (sql: Sql | Tx, id: string) => ({
   charges: await chargesOf(sql, id),
 })
 
+describe('what a provider worked in vain', () => {
+  const late: Ending = { ...free, http_status: 504, error_code: 'upstream_timeout', model: 'sql/model' }
+  const spent = async (tx: Tx) =>
+    (await tx`select spent_and_held_micros::int as micros from private.project_spend()`)[0]?.micros
+
+  test.each([
+    // 90 × 0.3 + 40 × 1.1 = 71.
+    [{ prompt_tokens: 90, completion_tokens: 40 }, 71],
+    // No more than was held: 100 × 0.3 + 50 × 1.1 = 85.
+    [{ prompt_tokens: 900, completion_tokens: 400 }, 85],
+  ])('and is the project’s comes out of its cap, and the caller pays nothing: %o', (usage, micros) =>
+    rolledBack(async (tx) => {
+      const before = await spent(tx)
+      const { account, id } = await running(tx)
+
+      await settle(tx, id, { ...late, usage, usage_source: 'project' })
+
+      expect(await callOf(tx, id)).toMatchObject({
+        ...{ state: 'released', cost_micros: 0, credits_charged: 0, project_micros: micros },
+        ...{ usage_source: 'none', prompt_tokens: 0, completion_tokens: 0, answered_by: null },
+      })
+      expect(await bookOf(tx, account.id)).toMatchObject({ balance: 100, held: 0, charges: [] })
+      expect((await spent(tx)) - before).toBe(micros)
+      expect(await unbalanced(tx, account.id)).toBe(0)
+    }),
+  )
+
+  test('and is the caller’s is charged as any other estimate', () =>
+    rolledBack(async (tx) => {
+      const { account, id } = await running(tx)
+
+      await settle(tx, id, { ...late, usage: { prompt_tokens: 90, completion_tokens: 40 }, usage_source: 'estimated' })
+
+      expect(await callOf(tx, id)).toMatchObject({ state: 'settled', cost_micros: 71, project_micros: null })
+      expect(await creditsOf(tx, account.id)).toEqual({ balance: 98, held: 0 })
+    }))
+})
+
 describe('what cannot be settled', () => {
   test.each(['019b76da-a7ff-7fff-bfff-ffffffffffff', 'ffffffff-ffff-4fff-bfff-ffffffffffff'])('%s is no call', (id) =>
     rolledBack(async (tx) => {
