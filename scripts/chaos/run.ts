@@ -135,7 +135,8 @@ async function befall(accident: Accident, { sql, gateways, accounts }: ChaosWorl
     // What a gateway sends twice, or too late: for calls that have ended it must change nothing.
     await sql`
       select private.ai_step(array(
-        select row(c.id, c.user_id, 'succeeded', 200, null, 99, 99, 0, 0, 0, null, 'provider', 9, 9, null, 1, null, null)::private.ai_outcome
+        select jsonb_populate_record(null::private.ai_outcome, jsonb_build_object(
+          'call_id', c.id, 'user_id', c.user_id, 'result', 'succeeded', 'prompt_tokens', 99, 'completion_tokens', 99, 'usage_source', 'provider'))
         from (select id, user_id from public.ai_calls order by random() limit 5) c), '{}', 0)`
   } else if (accident.what === 'start again') {
     await sql`select private.start_ai_calls(array(select id from public.ai_calls order by random() limit 5))`
