@@ -206,7 +206,7 @@ test('what is taken without the schema and the tables, they take as it is', asyn
       expect(schema.safeParse(body).data).toEqual(body)
       expect(lookAtFields('chat.completions', body)).toEqual({ fields: [], asks: {} })
       const slow = await parse({ ...body, stop: null })
-      expect({ ...(await parse(body)), bodyFor: 0, forget: 0 }).toEqual({ ...slow, bodyFor: 0, forget: 0 })
+      expect(JSON.stringify(await parse(body))).toBe(JSON.stringify(slow))
     }),
     { numRuns: 3_000 },
   )

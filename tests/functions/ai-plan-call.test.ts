@@ -49,6 +49,7 @@ type Model = {
   template_tokens?: number
   media?: object
   limit_field?: string
+  open_fields?: string[]
   prices?: object[]
 }
 
@@ -421,6 +422,34 @@ describe('pictures, sound, files', () => {
 
   test('of a model that is not in the plan are not spoken of', () => {
     expect(plan(known({ asked: { plans: [1] } }), picture, { plan: 0 })).toMatchObject({ routes: [], plans: 1n })
+  })
+})
+
+describe('fields that not every model takes', () => {
+  const closed = { name: 'speed', param: 'speed', reason: 'another speed has another price' }
+  const unknown = { name: 'messages.mood', param: 'messages.3.mood' }
+  const two = known({
+    asked: { open_fields: ['speed'], fallbacks: ['strict', 'open'] },
+    strict: {},
+    open: { open_fields: ['messages.mood', 'speed'] },
+  })
+
+  test('are refused by where they stand when the model that is asked for does not take them', () => {
+    expect(() => plan(two, { fields: [closed, unknown] })).toThrow(
+      expect.objectContaining({
+        code: 'invalid_request_error',
+        details: expect.objectContaining({ param: 'messages.3.mood' }),
+      }),
+    )
+  })
+
+  test('leave out a fallback that does not take them', () => {
+    expect(models(plan(two, { fields: [closed] }))).toEqual(['asked', 'open'])
+    expect(models(plan(two))).toEqual(['asked', 'strict', 'open'])
+  })
+
+  test('of a model that is not in the plan are not spoken of', () => {
+    expect(plan(known({ asked: { plans: [1] } }), { fields: [closed] }, { plan: 0 }).routes).toEqual([])
   })
 })
 

@@ -171,9 +171,10 @@ test('delays double, half of each is chance, and only what may pass is waited fo
   expect(delayMs(new AppError('invalid_request_error'), 1, 0)).toBeUndefined()
 })
 
-test('each route gets its own name of the model and no more output than was held for it', async () => {
+test('each route gets its own name of the model, its own field for the limit and no more output than was held for it', async () => {
   const small = { ...routeTo(`${provider.url}/v1`, 'echo+500'), model: 'big', max_output_tokens: 7 }
-  const large = { ...routeTo(`${provider.url}/v1`, 'echo'), model: 'spare', max_output_tokens: 9 }
+  const way = { ...routeTo(`${provider.url}/v1`, 'echo'), limit_field: 'max_completion_tokens' as const }
+  const large = { ...way, model: 'spare', max_output_tokens: 9 }
   const tag = crypto.randomUUID()
   const { ask } = worldWith([small, large])
 
@@ -181,8 +182,8 @@ test('each route gets its own name of the model and no more output than was held
   const calls = await callsOf(provider.url, tag)
 
   expect(facts(answer)).toEqual([200, '4', 'spare'])
-  const sent = calls.map(({ body }) => [body.model, body.max_tokens])
-  expect(sent).toEqual([...Array(3).fill(['echo+500', 7]), ['echo', 9]])
+  const sent = calls.map(({ body }) => [body.model, body.max_tokens, body.max_completion_tokens])
+  expect(sent).toEqual([...Array(3).fill(['echo+500', 7, undefined]), ['echo', undefined, 9]])
 })
 
 test('a provider whose key is missing is left out', async () => {

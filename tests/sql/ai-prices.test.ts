@@ -4,8 +4,8 @@
  */
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { type Admitted, createLedger, type Ledger, nothingUsed, type Usage } from '../../functions/_shared/ai/ledger.ts'
 import type { Asks } from '../../functions/_shared/ai/field-tables.ts'
+import { type Admitted, createLedger, type Ledger, nothingUsed, type Usage } from '../../functions/_shared/ai/ledger.ts'
 import type { Media } from '../../functions/_shared/ai/prompt-size.ts'
 import { runs } from '../support/runs.ts'
 import { callOf, newModel, outcomeOf, requestOf } from './ai-support.ts'

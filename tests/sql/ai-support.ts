@@ -1,4 +1,6 @@
 /** AI calls as functions/ai makes them, by its own ledger: admitted, started, settled. */
+
+import type { Asks } from '../../functions/_shared/ai/field-tables.ts'
 import {
   type AdmissionRequest,
   createLedger,
@@ -6,7 +8,6 @@ import {
   type Outcome,
   type Usage as Used,
 } from '../../functions/_shared/ai/ledger.ts'
-import type { Asks } from '../../functions/_shared/ai/field-tables.ts'
 import type { Contents } from '../../functions/_shared/ai/prompt-size.ts'
 import type { Account, Sql, Tx } from './support.ts'
 
