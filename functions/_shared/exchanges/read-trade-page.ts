@@ -21,7 +21,7 @@ export type Trade = {
   executed_at: string
 }
 /** A row that is no trade for us; `content` is what could be read of it. */
-export type SkippedTrade = { id: string; reason: 'not_readable' | 'name_not_readable'; content: object }
+type SkippedTrade = { id: string; reason: 'not_readable' | 'name_not_readable'; content: object }
 
 /** `cursor` is JSON. A page may be empty: it says how far the reading came. */
 export type TradePage = { trades: Trade[]; skipped: SkippedTrade[]; cursor: Record<string, unknown> }

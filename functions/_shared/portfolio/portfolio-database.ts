@@ -64,7 +64,7 @@ export type TradeRow = Omit<Trade, 'exchange_trade_id' | 'symbol'> & {
 }
 
 /** What cannot be read, for its owner to see: public.portfolio_skipped_rows says which reasons there are. */
-export type SkippedRow = { kind: 'holding' | 'trade'; id: string; reason: string; content: unknown }
+type SkippedRow = { kind: 'holding' | 'trade'; id: string; reason: string; content: unknown }
 
 /** `holdings` null: a page of a history that goes on. */
 export type Read = {
