@@ -5,10 +5,12 @@ insert into private.settings (key, value, description) values
   ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
 on conflict (key) do nothing;
 
+-- A month has a few epochs, and there are 128 shards.
 create table private.spend_months (
   month date primary key check (extract(day from month) = 1),
   handed_out_micros bigint not null default 0,
   warned_percent integer not null default 0,
+  -- squawk-ignore prefer-bigint-over-smallint
   epoch smallint not null default 0
 );
 comment on table private.spend_months is 'What of a month''s cap is with the shards, and what calls cost beyond their holds, in micro-dollars; spent and held is that less what the shards have left.';
@@ -20,7 +22,9 @@ revoke all on private.spend_months from anon, authenticated, service_role;
 create table private.spend_shards (
   -- Narrow: each call writes two of them to the log.
   month date not null,
+  -- squawk-ignore prefer-bigint-over-smallint
   shard smallint not null,
+  -- squawk-ignore prefer-bigint-over-smallint
   epoch smallint not null default 0,
   -- Without checks: each is read and made ready anew by every statement that writes, and the statements below say the same.
   left_micros bigint not null default 0,

@@ -30,6 +30,7 @@ export type Database = {
           model_id: string
           price_ref: number | null
           price_valid_from: string | null
+          project_micros: number | null
           prompt_tokens: number | null
           provider_cost_micros: number | null
           provider_id: string | null
@@ -71,6 +72,7 @@ export type Database = {
           model_id: string
           price_ref?: number | null
           price_valid_from?: string | null
+          project_micros?: number | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
           provider_id?: string | null
@@ -111,6 +113,7 @@ export type Database = {
           model_id?: string
           price_ref?: number | null
           price_valid_from?: string | null
+          project_micros?: number | null
           prompt_tokens?: number | null
           provider_cost_micros?: number | null
           provider_id?: string | null
@@ -800,6 +803,7 @@ export type Database = {
           provider_id: string
           template_percent: number
           template_tokens: number
+          tokens_per_second: number
           upstream_id: string
         }
         ComputedFields: never
@@ -817,6 +821,7 @@ export type Database = {
           provider_id: string
           template_percent?: number
           template_tokens?: number
+          tokens_per_second?: number
           upstream_id: string
         }
         Update: {
@@ -833,6 +838,7 @@ export type Database = {
           provider_id?: string
           template_percent?: number
           template_tokens?: number
+          tokens_per_second?: number
           upstream_id?: string
         }
         Relationships: []

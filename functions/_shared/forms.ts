@@ -4,7 +4,7 @@
  */
 
 export type Check<Value> = (given: unknown) => given is Value
-export type Checked<Of> = Of extends Check<infer Value> ? Value : never
+type Checked<Of> = Of extends Check<infer Value> ? Value : never
 /** What makes a value of another one, or throws. A schema of zod is one, too. */
 export type Form<Value> = { parse(given: unknown): Value }
 export type Fields = Record<string, unknown>
@@ -13,9 +13,6 @@ export const isFields: Check<Fields> = (given): given is Fields =>
   typeof given === 'object' && given !== null && !Array.isArray(given)
 export const isText: Check<string> = (given) => typeof given === 'string'
 export const isNumber: Check<number> = (given): given is number => typeof given === 'number' && Number.isFinite(given)
-/** From 0 on, and exact. */
-export const isCount: Check<number> = (given): given is number => Number.isSafeInteger(given) && Number(given) >= 0
-export const isPositive: Check<number> = (given): given is number => isNumber(given) && given > 0
 
 /** As PostgreSQL writes one, of whatever version. */
 const uuid = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i

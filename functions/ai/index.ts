@@ -1,10 +1,10 @@
 /** The Edge Function `ai`: an OpenAI API whose every call is admitted and settled in Postgres. */
 import { askByFetch, askByKind, askByNode, namesProxy } from '../_shared/ai/ask-provider.ts'
+import { createRoom } from '../_shared/ai/body-room.ts'
 import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
 import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
-import { createRoom } from '../_shared/ai/receive-body.ts'
 import { createMarks, createPatience, createWheel } from '../_shared/ai/watch-call.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld } from '../_shared/ai/world.ts'

@@ -1,7 +1,7 @@
 /** Bodies of up to 20 MB for models that take media: let in by the caller's plan, few at a time, and nobody keeps the others out. */
 import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { createRoom } from '../../functions/_shared/ai/receive-body.ts'
+import { createRoom } from '../../functions/_shared/ai/body-room.ts'
 import { bodyOf, createWorld, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { serve } from '@hono/node-server'
 import { z } from 'zod'
 import { askByFetch, askByNode } from '../../functions/_shared/ai/ask-provider.ts'
+import { createRoom } from '../../functions/_shared/ai/body-room.ts'
 import { handleAiRequest } from '../../functions/_shared/ai/handle-ai-request.ts'
 import type {
   Admission,
@@ -12,7 +13,6 @@ import type {
   Outcome,
   Route,
 } from '../../functions/_shared/ai/ledger.ts'
-import { createRoom } from '../../functions/_shared/ai/receive-body.ts'
 import { createMarks, createWheel } from '../../functions/_shared/ai/watch-call.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { readEnv, variables } from '../../functions/_shared/env.ts'
-import { hasFields, isCount, isListOf, isNullOr, isText, isUrl, isUuid } from '../../functions/_shared/forms.ts'
+import { hasFields, isListOf, isNullOr, isNumber, isText, isUrl, isUuid } from '../../functions/_shared/forms.ts'
 import { clientAddress } from '../../functions/_shared/http/request-headers.ts'
 
 /** Something good with some of its characters changed. */
@@ -61,13 +61,13 @@ test('addresses of providers: nothing that the schema would refuse', () => {
 })
 
 test('fields, lists and what may be null', () => {
-  const isOrder = hasFields({ id: isText, parts: isListOf(hasFields({ count: isCount })), note: isNullOr(isText) })
+  const isOrder = hasFields({ id: isText, parts: isListOf(hasFields({ count: isNumber })), note: isNullOr(isText) })
   const good = { id: 'x', parts: [{ count: 0, more: 1 }], note: null }
 
   expect(isOrder(good)).toBe(true)
   for (const bad of [null, 'x', [good], { ...good, id: 1 }, { ...good, note: undefined }, { ...good, parts: {} }])
     expect(isOrder(bad)).toBe(false)
-  for (const count of [-1, 0.5, 2 ** 53, Number.NaN, '1', null])
+  for (const count of [Number.NaN, Number.POSITIVE_INFINITY, '1', null])
     expect(isOrder({ ...good, parts: [{ count }] })).toBe(false)
 })
 

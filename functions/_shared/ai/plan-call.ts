@@ -7,18 +7,7 @@ import type { Asks } from './field-tables.ts'
 import type { MediaKind } from './media-rules.ts'
 import { type Contents, mediaRefused, promptTokensAtMost } from './prompt-size.ts'
 import { type FoundField, fieldsRefused } from './request-fields.ts'
-import type { Endpoint, Model, Price, Provider, Snapshot } from './snapshot.ts'
-
-/** Units that a price may lack; the others have one always. */
-export const optionalUnits = [
-  'cache_write',
-  'cache_write_1h',
-  'audio_input',
-  'audio_output',
-  'image',
-  'search',
-] as const
-export type OptionalUnit = (typeof optionalUnits)[number]
+import type { Endpoint, Model, OptionalUnit, Price, Provider, Snapshot } from './snapshot.ts'
 
 /** What a call asks for. */
 export type Wish = {
@@ -183,15 +172,15 @@ const unitNames: Record<OptionalUnit, string> = {
 /** Units that only a call has which asks for them. With the caller's own key none of them is charged here. */
 function unitsAsked({ asks, contents, images, credential_id }: Wish): OptionalUnit[] {
   if (credential_id !== null) return []
-  const isAsked: Record<OptionalUnit, boolean> = {
-    cache_write: asks.cacheWrites === '5m',
-    cache_write_1h: asks.cacheWrites === '1h',
-    audio_input: has(contents, 'audio'),
-    audio_output: asks.audioOut ?? false,
-    image: images > 0,
-    search: (asks.searches ?? 0) > 0,
-  }
-  return optionalUnits.filter((unit) => isAsked[unit])
+  const units: [OptionalUnit, boolean][] = [
+    ['cache_write', asks.cacheWrites === '5m'],
+    ['cache_write_1h', asks.cacheWrites === '1h'],
+    ['audio_input', has(contents, 'audio')],
+    ['audio_output', asks.audioOut ?? false],
+    ['image', images > 0],
+    ['search', (asks.searches ?? 0) > 0],
+  ]
+  return units.flatMap(([unit, isAsked]) => (isAsked ? [unit] : []))
 }
 
 const has = ({ media }: Contents, ...kinds: MediaKind[]) => media.some(({ kind }) => kinds.includes(kind))

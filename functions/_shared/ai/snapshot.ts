@@ -4,7 +4,6 @@
  */
 import { z } from 'zod'
 import { mediaRules } from './media-rules.ts'
-import { optionalUnits } from './plan-call.ts'
 
 export type Endpoint = 'chat.completions' | 'embeddings' | 'images.generations'
 
@@ -23,6 +22,10 @@ const provider = z.object({
 })
 
 const pico = z.int().nonnegative()
+/** Units that a price may lack; the others have one always. */
+const optionalUnits = ['cache_write', 'cache_write_1h', 'audio_input', 'audio_output', 'image', 'search'] as const
+export type OptionalUnit = (typeof optionalUnits)[number]
+
 /**
  * In pico-dollars, a millionth of a micro-dollar, for one unit of each kind; `request` once a call. A row for each step and variant
  * of a model; see private.prices_in_force.

@@ -2,9 +2,9 @@
 import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import type { within } from '../within.ts'
 import type { AskProvider } from './ask-provider.ts'
+import type { Room } from './body-room.ts'
 import type { Ledger } from './ledger.ts'
 import type { ProviderKeys } from './provider-keys.ts'
-import type { Room } from './receive-body.ts'
 import type { createMarks, Wheel } from './watch-call.ts'
 
 export type LogLine = Record<string, unknown>
