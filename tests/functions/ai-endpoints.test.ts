@@ -1,6 +1,6 @@
 /** Embeddings and images take the same way as chats, and every answer says what it cost. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { bodyOf, createWorld, messages, startProvider } from './ai-world.ts'
+import { admittedTo, bodyOf, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -53,6 +53,20 @@ test.each([
   expect((await bodyOf(answer)).data).toHaveLength(3)
   expect(seen.admitted).toMatchObject([{ endpoint: 'images.generations', images: 3, choices: 1 }])
   expect(seen.outcomes).toMatchObject([{ usage: { images: 3, completion_tokens: 0 }, usage_source }])
+})
+
+test('without a usage, pictures are charged by the rule of the model that answered, beside the text', async () => {
+  const route = { ...routeTo(`${provider.url}/v1`, 'echo+no-usage'), media_tokens: 258 }
+  const admit = async () => ({ ...admittedTo(`${provider.url}/v1`, 'echo+no-usage'), routes: [route] })
+  const { seen, chat } = createWorld(provider.url, { ledger: { admit } })
+  const picture = { type: 'image_url', image_url: { url: 'https://pictures.test/cat.png' } }
+
+  await chat({ model: 'echo+no-usage', messages: [{ role: 'user', content: [picture] }] })
+
+  const [outcome] = seen.outcomes
+  expect(outcome).toMatchObject({ usage_source: 'estimated', result: 'succeeded' })
+  expect(outcome?.usage?.prompt_tokens).toBeGreaterThan(258)
+  expect(outcome?.usage?.prompt_tokens).toBeLessThan(258 + 50)
 })
 
 test.each([

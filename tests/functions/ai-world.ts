@@ -79,6 +79,7 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
   limit_field: 'max_tokens',
   open_fields: [],
   tokens_per_second: 50,
+  media_tokens: 0,
   price_ref: 1,
   steps: [],
   provider: {

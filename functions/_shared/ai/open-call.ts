@@ -242,7 +242,7 @@ function estimateUsage({ contentBytes, images }: Ending, call: OpenCall, now: nu
   const most = (route?.max_output_tokens ?? 0) * request.choices
   return {
     ...nothingUsed,
-    prompt_tokens: request.promptTokensEstimated * Math.max(1, late.attempts),
+    prompt_tokens: (request.promptTokensEstimated + (route?.media_tokens ?? 0)) * Math.max(1, late.attempts),
     completion_tokens: Math.max(tokensEstimated(contentBytes), Math.min(written, most)),
     images,
   }

@@ -5,7 +5,7 @@
 import { AppError } from '../errors.ts'
 import type { Asks } from './field-tables.ts'
 import type { MediaKind } from './media-rules.ts'
-import { type Contents, mediaRefused, promptTokensAtMost } from './prompt-size.ts'
+import { type Contents, mediaRefused, mediaTokensAtMost, promptTokensAtMost } from './prompt-size.ts'
 import { type FoundField, fieldsRefused } from './request-fields.ts'
 import type { Endpoint, Model, OptionalUnit, Price, Provider, Snapshot } from './snapshot.ts'
 
@@ -36,6 +36,8 @@ export type PlannedRoute = {
   limit_field: Model['limit_field']
   open_fields: readonly string[]
   tokens_per_second: number
+  /** Of the prompt what is no text: a part of the estimate when the provider reports nothing. */
+  media_tokens: number
   provider: Provider
   price_ref: number
   /** Other prices for larger prompts, as far as this one may be so large, in their order. */
@@ -201,6 +203,7 @@ function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider
     limit_field: model.limit_field,
     open_fields: model.open_fields,
     tokens_per_second: model.tokens_per_second,
+    media_tokens: mediaTokensAtMost(wish.contents, model),
     provider: vendor,
     price_ref: first.ref,
     steps: steps.map(({ ref, above_prompt_tokens }) => ({ price_ref: ref, above_prompt_tokens })),

@@ -51,9 +51,15 @@ export function promptTokensAtMost(contents: Contents, model: Reading): number {
   // One more than there are messages: the turn that the model is to take. What has no messages, has no template for them.
   const turns = messages > 0 ? messages + 1 : 0
   const text = textBytes + Math.ceil((textBytes * template_percent) / 100) + turns * template_tokens
-  const seen = media.reduce((sum, one) => sum + mediaTokens(one, model.media[one.kind], context_tokens), 0)
-  return Math.min(text + seen + tokens, context_tokens * prompts)
+  return Math.min(text + sumOfMedia(media, model) + tokens, context_tokens * prompts)
 }
+
+/** Of a prompt what is no text. */
+export const mediaTokensAtMost = ({ media }: Contents, model: Reading): number =>
+  Math.min(sumOfMedia(media, model), model.context_tokens)
+
+const sumOfMedia = (media: readonly Media[], { media: rules, context_tokens }: Reading) =>
+  media.reduce((sum, one) => sum + mediaTokens(one, rules[one.kind], context_tokens), 0)
 
 function mediaTokens(one: Media, rule: MediaRule | undefined, contextTokens: number): number {
   switch (rule?.rule) {
