@@ -78,29 +78,35 @@ type Cut = { from: number; to: number }
  * and is not kept. They are whole; `text` is the same with one character per byte.
  */
 export function withoutUsage(events: Bytes, text: string): Bytes {
-  let left = events.byteLength
-  let moved = 0
-  const remove = ({ from, to }: Cut, next: number) => {
-    // What stands between this cut and the next one moves up by all that was cut before it.
-    const start = from - moved
-    moved += to - from
-    events.copyWithin(start, to, next)
-    left = next - moved
-  }
-  let waiting: Cut | undefined
-  for (let at = text.indexOf(usageName); at >= 0; at = text.indexOf(usageName, at)) {
+  const at = text.indexOf(usageName)
+  if (at < 0) return events
+  const only = plainFieldAt(text, at)
+  if (!only || text.includes(usageName, only.to)) return withoutCuts(events, allCuts(text, at))
+  events.copyWithin(only.from, only.to)
+  return events.subarray(0, events.byteLength - only.to + only.from)
+}
+
+/** In their order. */
+function allCuts(text: string, first: number): Cut[] {
+  const all: Cut[] = []
+  for (let at = first; at >= 0; at = text.indexOf(usageName, at)) {
     const plain = plainFieldAt(text, at)
     const { cuts, end } = plain ? { cuts: [plain], end: plain.to } : cutsIn(text, startOfEvent(text, at))
-    for (const cut of cuts) {
-      if (waiting && cut.from < waiting.to) continue // A walk begins with the event.
-      if (waiting) remove(waiting, cut.from)
-      waiting = cut
-    }
+    // A walk begins with the event, where something may have been cut already.
+    for (const cut of cuts) if (cut.from >= (all.at(-1)?.to ?? 0)) all.push(cut)
     at = Math.max(end, at + 1)
   }
-  if (!waiting) return events
-  remove(waiting, events.byteLength)
-  return events.subarray(0, left)
+  return all
+}
+
+/** What stands between a cut and the next one moves up by all that was cut before it. */
+function withoutCuts(events: Bytes, cuts: readonly Cut[]): Bytes {
+  let moved = 0
+  for (const [index, { from, to }] of cuts.entries()) {
+    events.copyWithin(from - moved, to, cuts[index + 1]?.from ?? events.byteLength)
+    moved += to - from
+  }
+  return events.subarray(0, events.byteLength - moved)
 }
 
 /** Without its first quote, since quotes are everywhere. */
@@ -108,6 +114,7 @@ const usageName = 'usage"'
 const usageNull = 'usage":null'
 const eventStart = 'data: '
 const lineFeed = 10
+const comma = 44
 
 /**
  * The usual cases need no walk: a null behind which the next brace ends the event, or before which the last one begins it, is a
@@ -116,14 +123,19 @@ const lineFeed = 10
 function plainFieldAt(text: string, at: number): Cut | undefined {
   const end = at + usageNull.length
   if (!text.startsWith(usageNull, at) || !text.startsWith(',"', at - 2)) return undefined
-  const close = text.indexOf('}', end)
-  const endsEvent = text.charCodeAt(close + 1) === lineFeed && text.charCodeAt(close + 2) === lineFeed
-  return endsEvent || beginsEvent(text, text.lastIndexOf('{', at)) ? { from: at - 2, to: end } : undefined
+  const isPlain = text.charCodeAt(end) === comma ? beginsEvent(text, at) || endsEvent(text, end) : endsEvent(text, end)
+  return isPlain ? { from: at - 2, to: end } : undefined
 }
 
-const beginsEvent = (text: string, open: number): boolean =>
-  text.startsWith(eventStart, open - eventStart.length) &&
-  (open === eventStart.length || text.charCodeAt(open - eventStart.length - 1) === lineFeed)
+function endsEvent(text: string, end: number): boolean {
+  const close = text.indexOf('}', end)
+  return text.charCodeAt(close + 1) === lineFeed && text.charCodeAt(close + 2) === lineFeed
+}
+
+function beginsEvent(text: string, at: number): boolean {
+  const start = text.lastIndexOf('{', at) - eventStart.length
+  return text.startsWith(eventStart, start) && (start === 0 || text.charCodeAt(start - 1) === lineFeed)
+}
 
 /** Behind the blank line before it, however lines end. */
 const startOfEvent = (text: string, at: number): number => {
