@@ -54,7 +54,7 @@ const pricesOf = (above: fc.Arbitrary<number>, variant: fc.Arbitrary<string>): f
       [...perMillion, ...perThing].map((unit) => {
         const most = perThing.includes(unit) ? 10_000_000_000 : 1_000_000_000_000
         const amount = fc.oneof(fc.nat({ max: 100 }), fc.nat({ max: most }))
-        return [unit, needed.has(unit) ? amount : fc.option(amount)]
+        return [unit, needed.has(unit) ? amount : fc.option(amount, { freq: 12 })]
       }),
     ),
   }) as fc.Arbitrary<Prices>
@@ -254,7 +254,8 @@ test('a provider that tells the truth never reports more than was held; a call w
       }),
       { numRuns: runs(60), seed },
     )
-    expect(Math.min(seen.admitted, seen.refused)).toBeGreaterThan(5)
+    // Else nothing would have been looked at.
+    expect(Math.min(seen.admitted, seen.refused)).toBeGreaterThan(2)
     expect([...(await tx`select * from private.ai_surprises`)]).toEqual([])
   }))
 
