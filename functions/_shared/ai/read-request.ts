@@ -42,10 +42,7 @@ export type AiRequest = {
 }
 
 /** What a body says of the route that it is for. */
-type Upstream = Pick<Route, 'upstream_model' | 'max_output_tokens'> & {
-  /** The field that the model takes its limit in; `none`: it takes no limit, and its largest answer is held. */
-  limit_field?: 'max_tokens' | 'max_completion_tokens' | 'none'
-}
+type Upstream = Pick<Route, 'upstream_model' | 'max_output_tokens' | 'limit_field'>
 
 type Zod = typeof z
 
@@ -267,8 +264,7 @@ function upstreamBody(
   // What the caller says goes on as it is: the model's largest answer is held whatever that is.
   if (limit_field === 'none') return { ...body, ...limitsOf(chat) }
   // Exactly one limit: a provider that reads the other one would ignore what was held.
-  const asGiven = typeof max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
-  return { ...body, [limit_field ?? asGiven]: max_output_tokens }
+  return { ...body, [limit_field]: max_output_tokens }
 }
 
 const limitsOf = ({ max_tokens, max_completion_tokens }: ChatRequest) => ({
