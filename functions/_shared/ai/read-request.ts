@@ -4,7 +4,7 @@
  */
 import type { z } from 'zod'
 import { AppError } from '../errors.ts'
-import { byteLength, tokensEstimated } from './estimate-tokens.ts'
+import { byteLength, tokensEstimated, writeJson } from './estimate-tokens.ts'
 import { type Asks, mostTokens } from './field-tables.ts'
 import type { Route } from './ledger.ts'
 import type { Contents, Media } from './prompt-size.ts'
@@ -142,7 +142,8 @@ const plainOptions: ReadonlySet<string> = new Set(['include_usage', 'include_obf
 const plainParts: ReadonlySet<string> = new Set(['role', 'content', 'name'])
 
 function hasOnly(given: object, fields: ReadonlySet<string>): boolean {
-  for (const field of Object.keys(given)) if (!fields.has(field)) return false
+  // A body that was parsed has no fields but its own.
+  for (const field in given) if (!fields.has(field)) return false
   return true
 }
 
@@ -215,11 +216,8 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
   const isPlain = isPlainChat(given)
   const chat = isPlain ? given : await parseObject(chatSchema, given)
   const found = isPlain ? nothingFound : lookAtFields('chat.completions', chat)
-  const { messages, ...others } = chat
-  const { plainBytes, textBytes, media } = isPlain
-    ? { ...textOf({ messages }), media: [] }
-    : readContents('messages', messages, readFields('chat.completions', others))
-  const around = messages.length + (chat.tools?.length ?? 0) + (chat.functions?.length ?? 0)
+  const { plainBytes, textBytes, media } = isPlain ? readMessages(chat) : readChat(chat)
+  const around = chat.messages.length + (chat.tools?.length ?? 0) + (chat.functions?.length ?? 0)
   return {
     endpoint: 'chat.completions',
     model: chat.model,
@@ -233,6 +231,15 @@ export async function readChatRequest(body: Uint8Array): Promise<AiRequest> {
     images: 0,
     ...forgettable(chat, upstreamBody),
   }
+}
+
+function readMessages({ messages }: ChatRequest) {
+  const bytes = byteLength(writeJson({ messages }))
+  return { plainBytes: bytes, textBytes: bytes, media: [] }
+}
+
+function readChat({ messages, ...others }: ChatRequest) {
+  return readContents('messages', messages, readFields('chat.completions', others))
 }
 
 /** The fields that the model reads, or may read. */
