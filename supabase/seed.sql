@@ -1,7 +1,7 @@
 -- Local development only: a provider of ours that speaks OpenAI's protocol, and models on it. Never pushed to hosted
 -- unless asked for (supabase db push --include-seed). The stack sets the provider's address at every start.
-insert into private.providers (id, base_url, api_key_secret) values
-  ('demo', 'http://127.0.0.1:54325/v1', null)
+insert into private.providers (id, base_url, api_key_secret, stops_when_left) values
+  ('demo', 'http://127.0.0.1:54325/v1', null, true)
 on conflict (id) do nothing;
 
 insert into public.models (id, provider_id, upstream_id, context_tokens, max_output_tokens, credits_per_call) values

@@ -231,7 +231,7 @@ create table private.accounts (
   account_state text not null default 'pending',
   -- One check of few steps: its text is read and made ready anew by every statement that writes. Whether what is held is what calls hold,
   -- private.verify_accounts says.
-  constraint accounts_check check (balance + clawed_back >= held)
+  constraint accounts_check check (held >= 0 and balance + clawed_back >= held)
 ) with (fillfactor = 50);
 create index accounts_next_expiry_at_idx on private.accounts (next_expiry_at) where next_expiry_at < 'infinity';
 comment on table private.accounts is

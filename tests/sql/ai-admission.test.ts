@@ -402,6 +402,7 @@ describe('the answer of admission', () => {
             },
             context_tokens: 8000,
             tokens_per_second: 50,
+            media_tokens: 0,
             limit_field: 'max_tokens',
             open_fields: [],
             price_ref: expect.any(Number),

@@ -92,6 +92,7 @@ test.each([
   rolledBack(async (tx) => {
     const account = await usedUp(tx, [meter, 'minute', '1 day'])
     await tx`update public.models set kind = ${kind} where id = 'sql/model'`
+    await tx`update public.model_prices set image_usd = 0.01 where model_id = 'sql/model'`
 
     const answer = await admit(tx, account, { endpoint, images: endpoint === 'embeddings' ? 0 : 1 })
 

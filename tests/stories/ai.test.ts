@@ -278,7 +278,7 @@ describe('when it goes wrong', () => {
     expect(await calls(user)).toMatchObject([{ state: 'released', credits_charged: 0, cost_micros: 0 }])
   })
 
-  test('a caller who hangs up in the middle is charged once, for what was delivered', async () => {
+  test('a caller who hangs up in the middle is charged once, for what was delivered and the time it took', async () => {
     const user = await newUser()
     const slow = await modelThat('slower+long')
     const stream = await user.openai.chat.completions.create({
@@ -296,7 +296,8 @@ describe('when it goes wrong', () => {
     const [call] = await calls(user)
     expect(call).toMatchObject({ http_status: 499, usage_source: 'estimated', credits_charged: 1 })
     expect(call?.completion_tokens).toBeGreaterThan(0)
-    expect(call?.completion_tokens).toBeLessThan(100)
+    // Fifty tokens a second; it would have been 2,000.
+    expect(call?.completion_tokens).toBeLessThan(1_500)
     expect(await callsAtProvider(user.id)).toMatchObject([{ aborted: true }])
     const entries = await user.client.from('credit_entries').select('amount').eq('kind', 'ai_call')
     expect(entries.data).toEqual([{ amount: -1 }])
