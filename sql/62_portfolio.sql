@@ -39,6 +39,13 @@ alter table public.holdings force row level security;
 revoke all on public.holdings from anon, authenticated, service_role;
 grant select on public.holdings to authenticated, service_role;
 
+create function private.is_strategy_tag(tag text) returns boolean
+language sql immutable security invoker set search_path = ''
+return length(is_strategy_tag.tag) between 1 and 60 and is_strategy_tag.tag = btrim(is_strategy_tag.tag)
+  and is_strategy_tag.tag !~ '[[:cntrl:]]';
+comment on function private.is_strategy_tag(text) is
+  'Whether a text can be the name of a strategy: 1 to 60 characters, none of them a control character, without spaces around it.';
+
 create table public.trades (
   credential_id uuid not null,
   exchange_trade_id text not null check (length(exchange_trade_id) between 1 and 200),
@@ -53,6 +60,8 @@ create table public.trades (
   fee_asset text check (length(fee_asset) between 1 and 40),
   quote_price numeric check (quote_price > 0 and quote_price < 1e20 and quote_price = trunc(quote_price, 18)),
   fee_price numeric check (fee_price > 0 and fee_price < 1e20 and fee_price = trunc(fee_price, 18)),
+  price_gap text check (price_gap in ('not_asked', 'no_market', 'no_history')),
+  tag text check (private.is_strategy_tag(tag)),
   created_at timestamptz not null default now(),
   primary key (credential_id, exchange_trade_id),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
@@ -60,7 +69,7 @@ create table public.trades (
   constraint trades_fee_has_an_asset check (fee = 0 or fee_asset is not null),
   constraint trades_fee_leaves_some_base check (fee_asset is distinct from base or abs(fee) < amount)
 );
-comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing.';
+comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing, and the tag.';
 comment on column public.trades.exchange_trade_id is
   'The exchange''s id of the trade. Where ids are unique within a market only, the market stands in front: BTCUSDT:28457.';
 comment on column public.trades.amount is 'Units of base that changed hands, before any fee.';
@@ -69,8 +78,12 @@ comment on column public.trades.fee is 'Units of fee_asset; negative when the ex
 comment on column public.trades.quote_price is
   'Of one unit of quote in the portfolio currency when the trade was made; null when it is that currency itself, or nobody knew it.';
 comment on column public.trades.fee_price is 'Of one unit of fee_asset when that is neither base nor quote nor the portfolio currency; null when nobody knew it.';
+comment on column public.trades.price_gap is
+  'Why quote_price or fee_price is missing although profit needs it: not_asked (a later sync asks the exchange), no_market (at most two of its markets do not lead to the portfolio currency) or no_history (it tells no price of that time). Null when nothing is missing.';
+comment on column public.trades.tag is 'The strategy that its owner gave it (tag_my_trades); null: that of its market in trade_tag_rules, if there is one.';
 create index trades_user_id_executed_at_idx on public.trades (user_id, executed_at desc);
 create index trades_credential_id_executed_at_idx on public.trades (credential_id, executed_at);
+create index trades_not_asked_idx on public.trades (credential_id, executed_at, exchange_trade_id) where price_gap = 'not_asked';
 alter table public.trades enable row level security;
 alter table public.trades force row level security;
 revoke all on public.trades from anon, authenticated, service_role;
@@ -641,7 +654,7 @@ comment on function private.sort_out_trades(jsonb) is 'Divides trades into those
 
 create function private.usable_price(price numeric) returns numeric
 language sql immutable security invoker set search_path = ''
-return case when usable_price.price < 1e20 then nullif(greatest(trunc(usable_price.price, 18), 0), 0) end;
+return case when usable_price.price < 1e20 then trim_scale(nullif(greatest(trunc(usable_price.price, 18), 0), 0)) end;
 comment on function private.usable_price(numeric) is
   'A price as it is kept, cut to 18 decimals; null for one that says nothing, as zero does.';
 
@@ -685,27 +698,42 @@ end $$;
 comment on function private.save_holdings(private.portfolio_syncs, jsonb, jsonb, jsonb, text) is
   'Puts what is held now in the place of what was. Answers what cannot be kept, as rows for save_skipped_rows. Whoever calls it has the lock of the sync.';
 
+create function private.trade_lacks_price(
+  base text, quote text, fee numeric, fee_asset text, quote_price numeric, fee_price numeric, currency text
+) returns boolean
+language sql immutable security invoker set search_path = ''
+return (trade_lacks_price.quote_price is null and currency not in (trade_lacks_price.base, trade_lacks_price.quote))
+  or (trade_lacks_price.fee_price is null and trade_lacks_price.fee <> 0
+    and trade_lacks_price.fee_asset not in (trade_lacks_price.base, trade_lacks_price.quote, currency));
+comment on function private.trade_lacks_price(text, text, numeric, text, numeric, numeric, text) is
+  'Whether the profit of a trade needs a price that is not there: of the quote, unless one side is the currency itself, or of a third asset that took the fee.';
+
 create function private.save_trades(sync private.portfolio_syncs, prices jsonb, trades jsonb, currency text)
 returns table (new_ids text[], from_times jsonb)
 language sql volatile security invoker set search_path = ''
 as $$
   with changed as (
     insert into public.trades as t (
-      credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price)
-    select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
-      coalesce(r.fee, 0), case when private.portfolio_name_fault(r.fee_asset) is null then r.fee_asset end,
-      case when r.quote <> currency
-        then private.usable_price(coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end)) end,
-      case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
-        then private.usable_price(coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end)) end
-    from jsonb_to_recordset(trades) r (
-        id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
-        quote_price numeric, fee_price numeric)
-      cross join lateral (
-        select r.executed_at >= now() - make_interval(mins => (private.setting('portfolio.price_minutes'))::integer) as is_fresh) fresh
-    order by r.id, r.quote_price, r.fee_price
+      credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price,
+      price_gap)
+    select v.*, case when private.trade_lacks_price(v.base, v.quote, v.fee, v.fee_asset, v.quote_price, v.fee_price, currency) then 'not_asked' end
+    from (
+      select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
+        coalesce(r.fee, 0) as fee, case when private.portfolio_name_fault(r.fee_asset) is null then r.fee_asset end as fee_asset,
+        case when r.quote <> currency
+          then private.usable_price(coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end)) end as quote_price,
+        case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
+          then private.usable_price(coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end)) end as fee_price
+      from jsonb_to_recordset(trades) r (
+          id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
+          quote_price numeric, fee_price numeric)
+        cross join lateral (
+          select r.executed_at >= now() - make_interval(mins => (private.setting('portfolio.price_minutes'))::integer) as is_fresh) fresh
+      order by r.id, r.quote_price, r.fee_price) v
     on conflict (credential_id, exchange_trade_id) do update set
-      quote_price = coalesce(t.quote_price, excluded.quote_price), fee_price = coalesce(t.fee_price, excluded.fee_price)
+      quote_price = coalesce(t.quote_price, excluded.quote_price), fee_price = coalesce(t.fee_price, excluded.fee_price),
+      price_gap = case when private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, coalesce(t.quote_price, excluded.quote_price),
+        coalesce(t.fee_price, excluded.fee_price), currency) then t.price_gap end
     where (t.quote_price is null and excluded.quote_price is not null) or (t.fee_price is null and excluded.fee_price is not null)
     -- A row that was there has been locked by this transaction's update; a new one by nobody.
     returning t.exchange_trade_id, t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.xmax = 0 as is_new

@@ -1449,6 +1449,42 @@ export type Database = {
           },
         ]
       }
+      trade_tag_rules: {
+        Row: {
+          base: string
+          created_at: string
+          credential_id: string
+          quote: string
+          tag: string
+          user_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          base: string
+          created_at?: string
+          credential_id: string
+          quote: string
+          tag: string
+          user_id: string
+        }
+        Update: {
+          base?: string
+          created_at?: string
+          credential_id?: string
+          quote?: string
+          tag?: string
+          user_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'trade_tag_rules_credential_id_user_id_fkey'
+            columns: ['credential_id', 'user_id']
+            isOneToOne: false
+            referencedRelation: 'credentials'
+            referencedColumns: ['id', 'user_id']
+          },
+        ]
+      }
       trades: {
         Row: {
           amount: number
@@ -1461,9 +1497,11 @@ export type Database = {
           fee_asset: string | null
           fee_price: number | null
           price: number
+          price_gap: string | null
           quote: string
           quote_price: number | null
           side: string
+          tag: string | null
           user_id: string
         }
         ComputedFields: never
@@ -1478,9 +1516,11 @@ export type Database = {
           fee_asset?: string | null
           fee_price?: number | null
           price: number
+          price_gap?: string | null
           quote: string
           quote_price?: number | null
           side: string
+          tag?: string | null
           user_id: string
         }
         Update: {
@@ -1494,9 +1534,11 @@ export type Database = {
           fee_asset?: string | null
           fee_price?: number | null
           price?: number
+          price_gap?: string | null
           quote?: string
           quote_price?: number | null
           side?: string
+          tag?: string | null
           user_id?: string
         }
         Relationships: [
@@ -1716,6 +1758,24 @@ export type Database = {
           status: string
         }[]
       }
+      get_my_strategies: {
+        Args: { from?: string; group_by?: string; to?: string }
+        Returns: {
+          closed_trades: number
+          days: Json
+          first_trade_at: string
+          held_seconds: number
+          last_trade_at: string
+          max_drawdown: number
+          quote_currency: string
+          realised: number
+          strategy: string
+          trades: number
+          unknown_trades: number
+          win_rate: number
+          winning_trades: number
+        }[]
+      }
       get_my_usage: {
         Args: { from_day: string; to_day: string }
         Returns: {
@@ -1815,6 +1875,10 @@ export type Database = {
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
       sign_api_key: { Args: { id: string; required?: boolean }; Returns: string }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
+      tag_my_trades: {
+        Args: { credential_id: string; symbol?: string; tag: string; trade_ids?: string[] }
+        Returns: number
+      }
       use_recovery_code: { Args: { code: string }; Returns: string }
     }
     Enums: {

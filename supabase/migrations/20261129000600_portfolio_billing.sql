@@ -46,6 +46,13 @@ alter table public.holdings force row level security;
 revoke all on public.holdings from anon, authenticated, service_role;
 grant select on public.holdings to authenticated, service_role;
 
+create function private.is_strategy_tag(tag text) returns boolean
+language sql immutable security invoker set search_path = ''
+return length(is_strategy_tag.tag) between 1 and 60 and is_strategy_tag.tag = btrim(is_strategy_tag.tag)
+  and is_strategy_tag.tag !~ '[[:cntrl:]]';
+comment on function private.is_strategy_tag(text) is
+  'Whether a text can be the name of a strategy: 1 to 60 characters, none of them a control character, without spaces around it.';
+
 create table public.trades (
   credential_id uuid not null,
   exchange_trade_id text not null check (length(exchange_trade_id) between 1 and 200),
@@ -60,6 +67,8 @@ create table public.trades (
   fee_asset text check (length(fee_asset) between 1 and 40),
   quote_price numeric check (quote_price > 0 and quote_price < 1e20 and quote_price = trunc(quote_price, 18)),
   fee_price numeric check (fee_price > 0 and fee_price < 1e20 and fee_price = trunc(fee_price, 18)),
+  price_gap text check (price_gap in ('not_asked', 'no_market', 'no_history')),
+  tag text check (private.is_strategy_tag(tag)),
   created_at timestamptz not null default now(),
   primary key (credential_id, exchange_trade_id),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade,
@@ -67,7 +76,7 @@ create table public.trades (
   constraint trades_fee_has_an_asset check (fee = 0 or fee_asset is not null),
   constraint trades_fee_leaves_some_base check (fee_asset is distinct from base or abs(fee) < amount)
 );
-comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing.';
+comment on table public.trades is 'Trades as the exchange tells them, each once per credential. Written by functions only, and never changed but for prices that were missing, and the tag.';
 comment on column public.trades.exchange_trade_id is
   'The exchange''s id of the trade. Where ids are unique within a market only, the market stands in front: BTCUSDT:28457.';
 comment on column public.trades.amount is 'Units of base that changed hands, before any fee.';
@@ -76,8 +85,12 @@ comment on column public.trades.fee is 'Units of fee_asset; negative when the ex
 comment on column public.trades.quote_price is
   'Of one unit of quote in the portfolio currency when the trade was made; null when it is that currency itself, or nobody knew it.';
 comment on column public.trades.fee_price is 'Of one unit of fee_asset when that is neither base nor quote nor the portfolio currency; null when nobody knew it.';
+comment on column public.trades.price_gap is
+  'Why quote_price or fee_price is missing although profit needs it: not_asked (a later sync asks the exchange), no_market (at most two of its markets do not lead to the portfolio currency) or no_history (it tells no price of that time). Null when nothing is missing.';
+comment on column public.trades.tag is 'The strategy that its owner gave it (tag_my_trades); null: that of its market in trade_tag_rules, if there is one.';
 create index trades_user_id_executed_at_idx on public.trades (user_id, executed_at desc);
 create index trades_credential_id_executed_at_idx on public.trades (credential_id, executed_at);
+create index trades_not_asked_idx on public.trades (credential_id, executed_at, exchange_trade_id) where price_gap = 'not_asked';
 alter table public.trades enable row level security;
 alter table public.trades force row level security;
 revoke all on public.trades from anon, authenticated, service_role;
@@ -648,7 +661,7 @@ comment on function private.sort_out_trades(jsonb) is 'Divides trades into those
 
 create function private.usable_price(price numeric) returns numeric
 language sql immutable security invoker set search_path = ''
-return case when usable_price.price < 1e20 then nullif(greatest(trunc(usable_price.price, 18), 0), 0) end;
+return case when usable_price.price < 1e20 then trim_scale(nullif(greatest(trunc(usable_price.price, 18), 0), 0)) end;
 comment on function private.usable_price(numeric) is
   'A price as it is kept, cut to 18 decimals; null for one that says nothing, as zero does.';
 
@@ -692,27 +705,42 @@ end $$;
 comment on function private.save_holdings(private.portfolio_syncs, jsonb, jsonb, jsonb, text) is
   'Puts what is held now in the place of what was. Answers what cannot be kept, as rows for save_skipped_rows. Whoever calls it has the lock of the sync.';
 
+create function private.trade_lacks_price(
+  base text, quote text, fee numeric, fee_asset text, quote_price numeric, fee_price numeric, currency text
+) returns boolean
+language sql immutable security invoker set search_path = ''
+return (trade_lacks_price.quote_price is null and currency not in (trade_lacks_price.base, trade_lacks_price.quote))
+  or (trade_lacks_price.fee_price is null and trade_lacks_price.fee <> 0
+    and trade_lacks_price.fee_asset not in (trade_lacks_price.base, trade_lacks_price.quote, currency));
+comment on function private.trade_lacks_price(text, text, numeric, text, numeric, numeric, text) is
+  'Whether the profit of a trade needs a price that is not there: of the quote, unless one side is the currency itself, or of a third asset that took the fee.';
+
 create function private.save_trades(sync private.portfolio_syncs, prices jsonb, trades jsonb, currency text)
 returns table (new_ids text[], from_times jsonb)
 language sql volatile security invoker set search_path = ''
 as $$
   with changed as (
     insert into public.trades as t (
-      credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price)
-    select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
-      coalesce(r.fee, 0), case when private.portfolio_name_fault(r.fee_asset) is null then r.fee_asset end,
-      case when r.quote <> currency
-        then private.usable_price(coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end)) end,
-      case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
-        then private.usable_price(coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end)) end
-    from jsonb_to_recordset(trades) r (
-        id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
-        quote_price numeric, fee_price numeric)
-      cross join lateral (
-        select r.executed_at >= now() - make_interval(mins => (private.setting('portfolio.price_minutes'))::integer) as is_fresh) fresh
-    order by r.id, r.quote_price, r.fee_price
+      credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price, fee, fee_asset, quote_price, fee_price,
+      price_gap)
+    select v.*, case when private.trade_lacks_price(v.base, v.quote, v.fee, v.fee_asset, v.quote_price, v.fee_price, currency) then 'not_asked' end
+    from (
+      select distinct on (r.id) sync.credential_id, r.id, sync.user_id, r.executed_at, r.side, r.base, r.quote, r.amount, r.price,
+        coalesce(r.fee, 0) as fee, case when private.portfolio_name_fault(r.fee_asset) is null then r.fee_asset end as fee_asset,
+        case when r.quote <> currency
+          then private.usable_price(coalesce(r.quote_price, case when fresh.is_fresh then (prices ->> r.quote)::numeric end)) end as quote_price,
+        case when r.fee <> 0 and r.fee_asset not in (r.base, r.quote, currency)
+          then private.usable_price(coalesce(r.fee_price, case when fresh.is_fresh then (prices ->> r.fee_asset)::numeric end)) end as fee_price
+      from jsonb_to_recordset(trades) r (
+          id text, executed_at timestamptz, side text, base text, quote text, amount numeric, price numeric, fee numeric, fee_asset text,
+          quote_price numeric, fee_price numeric)
+        cross join lateral (
+          select r.executed_at >= now() - make_interval(mins => (private.setting('portfolio.price_minutes'))::integer) as is_fresh) fresh
+      order by r.id, r.quote_price, r.fee_price) v
     on conflict (credential_id, exchange_trade_id) do update set
-      quote_price = coalesce(t.quote_price, excluded.quote_price), fee_price = coalesce(t.fee_price, excluded.fee_price)
+      quote_price = coalesce(t.quote_price, excluded.quote_price), fee_price = coalesce(t.fee_price, excluded.fee_price),
+      price_gap = case when private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, coalesce(t.quote_price, excluded.quote_price),
+        coalesce(t.fee_price, excluded.fee_price), currency) then t.price_gap end
     where (t.quote_price is null and excluded.quote_price is not null) or (t.fee_price is null and excluded.fee_price is not null)
     -- A row that was there has been locked by this transaction's update; a new one by nobody.
     returning t.exchange_trade_id, t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.xmax = 0 as is_new
@@ -1085,6 +1113,123 @@ begin
 end $$;
 comment on function private.downsample_portfolio_snapshots(integer) is
   'Thins out snapshots: the last of an hour after portfolio.hourly_after_days, the last of a day (UTC) after portfolio.daily_after_days. Nothing that stays changes its time or value. A job runs it, at most max_days days at a time. Answers how many went.';
+
+-- sql/63_past_prices.sql ==============================================================================================
+
+-- Prices of the past: what a trade was paid with, and took as its fee, when neither is the portfolio currency. They are asked of the
+-- exchange, candle by candle, and kept; what the exchange cannot tell is said at the trade (trades.price_gap) and never guessed.
+
+create table private.past_prices (
+  exchange_id text not null references private.exchanges (id) on delete cascade,
+  symbol text not null check (length(symbol) between 3 and 81),
+  granularity text not null check (granularity in ('1m', '1h', '1d')),
+  starts_at timestamptz not null check (isfinite(starts_at)),
+  price numeric check (price > 0 and price < 1e20 and price = trunc(price, 18)),
+  asked_at timestamptz not null default now(),
+  primary key (exchange_id, symbol, granularity, starts_at)
+);
+comment on table private.past_prices is
+  'The last price of a minute, an hour or a day (UTC) in a market of an exchange, as far as trades needed it: whoever else needs it does not ask again.';
+comment on column private.past_prices.price is 'Units of quote for one of base; null when the exchange was asked and told none.';
+revoke all on private.past_prices from anon, authenticated, service_role;
+
+create function private.get_past_prices(exchange_id text, wanted jsonb)
+returns table (symbol text, granularity text, starts_at timestamptz, price numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  select p.symbol, p.granularity, p.starts_at, p.price
+  from jsonb_to_recordset(wanted) w (symbol text, granularity text, starts_at timestamptz)
+    join private.past_prices p on p.exchange_id = get_past_prices.exchange_id and p.symbol = w.symbol
+      and p.granularity = w.granularity and p.starts_at = w.starts_at
+$$;
+comment on function private.get_past_prices(text, jsonb) is
+  'What is known already of wanted: [{symbol, granularity, starts_at}]. A row without a price: its exchange was asked and told none.';
+
+create function private.save_past_prices(exchange_id text, told jsonb) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  insert into private.past_prices as p (exchange_id, symbol, granularity, starts_at, price)
+  select distinct on (r.symbol, r.granularity, r.starts_at)
+    save_past_prices.exchange_id, r.symbol, r.granularity, r.starts_at, private.usable_price(r.price)
+  from jsonb_to_recordset(told) r (symbol text, granularity text, starts_at timestamptz, price numeric)
+  where length(r.symbol) between 3 and 81
+  order by r.symbol, r.granularity, r.starts_at, r.price
+  on conflict on constraint past_prices_pkey do update set price = excluded.price, asked_at = now() where p.price is null and excluded.price is not null;
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
+comment on function private.save_past_prices(text, jsonb) is
+  'Keeps what an exchange told: [{symbol, granularity, starts_at, price}], price null where it has none. What is known stays. Answers how many are new.';
+
+create function private.list_unpriced_trades(lease_id uuid, max_trades integer, after_time timestamptz default null, after_id text default null)
+returns table (id text, executed_at timestamptz, quote text, quote_missing boolean, fee_asset text, fee_missing boolean)
+language sql stable security invoker set search_path = ''
+as $$
+  select t.exchange_trade_id, t.executed_at, t.quote,
+    private.trade_lacks_price(t.base, t.quote, 0, null, t.quote_price, null, c.currency),
+    t.fee_asset, private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, 1, t.fee_price, c.currency)
+  from private.portfolio_syncs s
+    cross join (select private.setting('portfolio.quote_currency') #>> '{}' as currency) c
+    join public.trades t on t.credential_id = s.credential_id and t.price_gap = 'not_asked'
+  where s.lease_id = list_unpriced_trades.lease_id
+    and (after_time is null or (t.executed_at, t.exchange_trade_id) > (after_time, after_id))
+  order by t.executed_at, t.exchange_trade_id
+  limit least(max_trades, 1000)
+$$;
+comment on function private.list_unpriced_trades(uuid, integer, timestamptz, text) is
+  'Trades of a lease''s credential that lack a price their exchange was not asked for yet, the oldest first, at most 1000 after the last one of the call before; what is missing: the price of the quote, or of what the fee was paid in.';
+
+create function private.price_trades(lease_id uuid, told jsonb) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+  v_sync private.portfolio_syncs;
+  v_priced integer;
+  v_from_times jsonb;
+begin
+  -- The same locks in the same order as record_portfolio_sync.
+  perform from private.portfolio_syncs s
+  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = price_trades.lease_id)
+  order by s.credential_id for update;
+  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = price_trades.lease_id;
+  if not found then
+    return jsonb_build_object('recorded', false);
+  end if;
+
+  with said as (
+    select t.exchange_trade_id, coalesce(t.quote_price, private.usable_price(r.quote_price)) as quote_price,
+      coalesce(t.fee_price, private.usable_price(r.fee_price)) as fee_price, r.gap
+    from jsonb_to_recordset(told) r (id text, quote_price numeric, fee_price numeric, gap text)
+      join public.trades t on t.credential_id = v_sync.credential_id and t.exchange_trade_id = r.id and t.price_gap is not null
+  ), changed as (
+    update public.trades t set quote_price = s.quote_price, fee_price = s.fee_price,
+      price_gap = case when private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, s.quote_price, s.fee_price, v_currency)
+        then coalesce(s.gap, 'no_history') end
+    from said s
+    where t.credential_id = v_sync.credential_id and t.exchange_trade_id = s.exchange_trade_id
+    returning t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.price_gap
+  ), affected as (
+    select a.asset, min(c.executed_at) as from_time
+    from changed c cross join lateral (values (c.base), (c.quote), (case when c.fee <> 0 then c.fee_asset end)) a (asset)
+    where a.asset <> v_currency
+    group by a.asset
+  )
+  select (select count(*) from changed c where c.price_gap is null), coalesce((select jsonb_object_agg(a.asset, a.from_time) from affected a), '{}')
+  into v_priced, v_from_times;
+  -- Everything after a price that came late is worked out again.
+  perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
+  from jsonb_each_text(v_from_times) a order by a.key;
+  update private.portfolio_syncs s set
+    leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
+  where s.credential_id = v_sync.credential_id;
+  return jsonb_build_object('recorded', true, 'priced', v_priced);
+end $$;
+comment on function private.price_trades(uuid, jsonb) is
+  'Gives trades the prices that their exchange told of then: [{id, quote_price, fee_price, gap}], a price null where there is none, and gap (trades.price_gap) why. Works out profit and loss again from there, and the lease goes on. Answers {recorded: false} when the lease is another''s, else {recorded, priced}: how many trades lack nothing any more.';
 
 -- sql/64_billing.sql ==================================================================================================
 
@@ -1709,6 +1854,208 @@ begin
   return v_deleted;
 end $$;
 comment on function private.delete_old_checkouts() is 'Forgets checkouts 90 days after their end. A job runs it. Answers how many.';
+
+-- sql/65_strategies.sql ===============================================================================================
+
+-- Strategies: trades grouped by a tag that their owner gives them, or by asset, and what each group made of its money. Profit is that
+-- of the lots: a sale belongs to the strategy of the trade that sold, whichever one bought.
+
+create table public.trade_tag_rules (
+  credential_id uuid not null,
+  base text not null check (length(base) between 1 and 40),
+  quote text not null check (length(quote) between 1 and 40),
+  user_id uuid not null,
+  tag text not null check (private.is_strategy_tag(tag)),
+  created_at timestamptz not null default now(),
+  primary key (credential_id, base, quote),
+  foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
+);
+comment on table public.trade_tag_rules is
+  'The strategy of all trades of a market at one exchange account, but for those that have a tag of their own. Written by tag_my_trades only.';
+create index trade_tag_rules_user_id_idx on public.trade_tag_rules (user_id);
+alter table public.trade_tag_rules enable row level security;
+alter table public.trade_tag_rules force row level security;
+revoke all on public.trade_tag_rules from anon, authenticated, service_role;
+grant select on public.trade_tag_rules to authenticated, service_role;
+
+create function private.tag_market(credential public.credentials, symbol text, tag text) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_base text := split_part(symbol, '/', 1);
+  v_quote text := split_part(symbol, '/', 2);
+  v_count integer;
+begin
+  if length(v_base) not between 1 and 40 or length(v_quote) not between 1 and 40 or symbol <> v_base || '/' || v_quote then
+    perform private.raise_error('invalid_request_error', 'symbol must be a market such as BTC/USD.');
+  end if;
+  if tag_market.tag is null then
+    delete from public.trade_tag_rules r where r.credential_id = credential.id and r.base = v_base and r.quote = v_quote;
+  else
+    insert into public.trade_tag_rules as r (credential_id, base, quote, user_id, tag)
+    values (credential.id, v_base, v_quote, credential.user_id, tag_market.tag)
+    on conflict on constraint trade_tag_rules_pkey do update set tag = excluded.tag;
+  end if;
+  get diagnostics v_count = row_count;
+  if (select count(*) from public.trade_tag_rules r where r.credential_id = credential.id) > 500 then
+    perform private.raise_error('invalid_request_error', 'An account can have tags for 500 markets.');
+  end if;
+  return v_count;
+end $$;
+comment on function private.tag_market(public.credentials, text, text) is
+  'Gives all trades of a market at an exchange account a strategy, or none (tag null). Whoever calls it has the lock of the credential.';
+
+create function private.tag_my_trades(credential_id uuid, tag text, trade_ids text[], symbol text) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: trades are written by functions only; it answers for the caller only.
+declare
+  v_user_id uuid := private.require_user();
+  v_credential public.credentials;
+  v_count integer;
+begin
+  if (trade_ids is null) = (tag_my_trades.symbol is null) then
+    perform private.raise_error('invalid_request_error', 'Give either trade_ids or a symbol.');
+  end if;
+  if not coalesce(private.is_strategy_tag(tag_my_trades.tag), true) then
+    perform private.raise_error('invalid_request_error', 'tag must have 1 to 60 characters, without spaces around them; null takes it away.');
+  end if;
+  if coalesce(cardinality(trade_ids), 0) > 1000 then
+    perform private.raise_error('invalid_request_error', 'At most 1000 trades can be tagged at once.');
+  end if;
+  select c.* into v_credential from public.credentials c
+  where c.id = tag_my_trades.credential_id and c.user_id = v_user_id and c.kind = 'exchange' for update;
+  if not found then
+    perform private.raise_error('not_found', 'You have no such exchange account.');
+  end if;
+  if tag_my_trades.symbol is not null then
+    return private.tag_market(v_credential, tag_my_trades.symbol, tag_my_trades.tag);
+  end if;
+  update public.trades t set tag = tag_my_trades.tag
+  where t.credential_id = v_credential.id and t.exchange_trade_id = any (trade_ids);
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
+comment on function private.tag_my_trades(uuid, text, text[], text) is 'Behind public.tag_my_trades.';
+grant execute on function private.tag_my_trades(uuid, text, text[], text) to authenticated;
+
+create function public.tag_my_trades(credential_id uuid, tag text, trade_ids text[] default null, symbol text default null) returns integer
+language sql volatile security invoker set search_path = ''
+as $$
+  select private.tag_my_trades(tag_my_trades.credential_id, tag_my_trades.tag, tag_my_trades.trade_ids, tag_my_trades.symbol)
+$$;
+comment on function public.tag_my_trades(uuid, text, text[], text) is
+  'Gives trades of the caller''s exchange account the name of a strategy (tag, 1 to 60 characters; null takes it away): up to 1000 by their exchange_trade_id, or by symbol (BTC/USD) all of a market, past and to come, that have none of their own. Answers how many trades, or rules, it changed.';
+grant execute on function public.tag_my_trades(uuid, text, text[], text) to authenticated;
+
+-- What strategies made ------------------------------------------------------------------------------------------------------
+
+create function private.strategy_trades(user_id uuid, group_by text, currency text, from_time timestamptz, to_time timestamptz)
+returns table (strategy text, credential_id uuid, trade_id text, executed_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$
+  select distinct case when group_by = 'asset' then a.asset else coalesce(t.tag, r.tag) end, t.credential_id, t.exchange_trade_id, t.executed_at
+  from public.trades t
+    left join public.trade_tag_rules r on r.credential_id = t.credential_id and r.base = t.base and r.quote = t.quote
+    left join lateral (values (t.base), (t.quote), (case when t.fee <> 0 then t.fee_asset end)) a (asset) on group_by = 'asset'
+  where t.user_id = strategy_trades.user_id and t.executed_at >= from_time and t.executed_at < to_time
+    and (group_by <> 'asset' or a.asset <> currency)
+$$;
+comment on function private.strategy_trades(uuid, text, text, timestamptz, timestamptz) is
+  'A user''s trades with their strategy: the tag, null without one, or each asset but the currency that they moved.';
+
+create function private.strategy_results(user_id uuid, group_by text, from_time timestamptz, to_time timestamptz)
+returns table (
+  strategy text, credential_id uuid, trade_id text, disposed_at timestamptz, profit numeric, is_sale boolean, is_unknown boolean,
+  cost numeric, cost_seconds numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  select case when group_by = 'asset' then d.asset else coalesce(t.tag, r.tag) end, d.credential_id, d.trade_id, d.disposed_at,
+    sum(d.proceeds - d.cost), bool_or(d.asset in (t.base, t.quote) and d.proceeds - d.cost is not null),
+    bool_or(d.proceeds - d.cost is null),
+    sum(d.cost) filter (where d.cost > 0 and d.proceeds is not null),
+    sum(d.cost * extract(epoch from d.disposed_at - l.acquired_at)) filter (where d.cost > 0 and d.proceeds is not null)
+  from public.credentials c
+    join private.portfolio_disposals d on d.credential_id = c.id and d.disposed_at >= from_time and d.disposed_at < to_time
+    join public.trades t on t.credential_id = d.credential_id and t.exchange_trade_id = d.trade_id
+    left join public.trade_tag_rules r on r.credential_id = t.credential_id and r.base = t.base and r.quote = t.quote
+    left join private.portfolio_lots l on l.credential_id = d.credential_id and l.asset = d.asset and l.trade_id = d.lot_trade_id
+  where c.user_id = strategy_results.user_id and c.kind = 'exchange'
+  group by 1, d.credential_id, d.trade_id, d.disposed_at
+$$;
+comment on function private.strategy_results(uuid, text, timestamptz, timestamptz) is
+  'What each trade of a strategy that sold something made: profit of the parts whose proceeds and cost are known, whether it sold its base or quote at a known profit (a fee in a third asset is no sale), whether a part is unknown, and the cost of the known parts, alone and times the seconds that they were held.';
+
+create function private.my_strategies(group_by text, "from" timestamptz, "to" timestamptz)
+returns table (
+  strategy text, quote_currency text, trades bigint, closed_trades bigint, winning_trades bigint, win_rate numeric, realised numeric,
+  max_drawdown numeric, held_seconds bigint, unknown_trades bigint, first_trade_at timestamptz, last_trade_at timestamptz, days jsonb)
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: lots are private; it answers for the caller only.
+declare
+  v_user_id uuid := private.require_user();
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+  v_from timestamptz := coalesce(my_strategies."from", '-infinity');
+  v_to timestamptz := coalesce(my_strategies."to", 'infinity');
+begin
+  if my_strategies.group_by is null or my_strategies.group_by not in ('tag', 'asset') then
+    perform private.raise_error('invalid_request_error', 'group_by must be tag or asset.');
+  end if;
+  if v_from >= v_to then
+    perform private.raise_error('invalid_request_error', '"from" and "to" must be two moments in this order.');
+  end if;
+  return query
+    with traded as (
+      select t.strategy, count(*) as trades, min(t.executed_at) as first_at, max(t.executed_at) as last_at
+      from private.strategy_trades(v_user_id, my_strategies.group_by, v_currency, v_from, v_to) t group by t.strategy
+    ), results as materialized (
+      select r.*, coalesce(r.profit, 0) as made,
+        sum(coalesce(r.profit, 0)) over (
+          partition by r.strategy order by r.disposed_at, r.credential_id, length(r.trade_id), r.trade_id collate "C"
+          rows unbounded preceding) as total
+      from private.strategy_results(v_user_id, my_strategies.group_by, v_from, v_to) r
+    ), falls as (
+      select r.*, greatest(max(r.total) over (
+          partition by r.strategy order by r.disposed_at, r.credential_id, length(r.trade_id), r.trade_id collate "C"
+          rows unbounded preceding), 0) - r.total as fall
+      from results r
+    ), sums as (
+      select f.strategy, count(*) filter (where f.is_sale) as closed, count(*) filter (where f.is_sale and f.made > 0) as won,
+        sum(f.made) as realised, max(f.fall) as fall, count(*) filter (where f.is_unknown) as unknown,
+        -- Whole seconds, cut: a quotient that is rounded first could be one too many.
+        div(sum(f.cost_seconds), nullif(sum(f.cost), 0))::bigint as held
+      from falls f group by f.strategy
+    ), by_day as (
+      select r.strategy, (r.disposed_at at time zone 'UTC')::date as day, sum(r.made) as realised,
+        count(*) filter (where r.is_sale) as closed, count(*) filter (where r.is_sale and r.made > 0) as won,
+        row_number() over (partition by r.strategy order by (r.disposed_at at time zone 'UTC')::date desc) as place
+      from results r group by r.strategy, (r.disposed_at at time zone 'UTC')::date
+    ), told_days as (
+      select d.strategy, jsonb_agg(jsonb_build_object('day', d.day, 'realised', trim_scale(d.realised), 'closed_trades', d.closed,
+        'winning_trades', d.won) order by d.day) as days
+      from by_day d where d.place <= 366 group by d.strategy
+    )
+    select t.strategy, v_currency, t.trades, coalesce(s.closed, 0), coalesce(s.won, 0),
+      trim_scale(round(s.won::numeric / nullif(s.closed, 0), 4)), trim_scale(coalesce(s.realised, 0)), trim_scale(coalesce(s.fall, 0)), s.held,
+      coalesce(s.unknown, 0), t.first_at, t.last_at, coalesce(d.days, '[]')
+    from traded t
+      left join sums s on s.strategy is not distinct from t.strategy
+      left join told_days d on d.strategy is not distinct from t.strategy
+    order by 7 desc, 1;
+end $$;
+comment on function private.my_strategies(text, timestamptz, timestamptz) is 'Behind public.get_my_strategies.';
+grant execute on function private.my_strategies(text, timestamptz, timestamptz) to authenticated;
+
+create function public.get_my_strategies(group_by text default 'tag', "from" timestamptz default null, "to" timestamptz default null)
+returns table (
+  strategy text, quote_currency text, trades bigint, closed_trades bigint, winning_trades bigint, win_rate numeric, realised numeric,
+  max_drawdown numeric, held_seconds bigint, unknown_trades bigint, first_trade_at timestamptz, last_trade_at timestamptz, days jsonb)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.my_strategies(get_my_strategies.group_by, get_my_strategies."from", get_my_strategies."to") $$;
+comment on function public.get_my_strategies(text, timestamptz, timestamptz) is
+  'How the caller''s strategies did, over all exchanges: by tag (strategy null: trades without one) or by asset, of all trades or of those from (included) to (not included). realised: profit or loss in quote_currency of what was sold; win_rate: winning_trades of closed_trades, those that sold at a known profit or loss, to 4 decimals, null without any; max_drawdown: the largest fall of the cumulated realised from its peak, which begins at 0; held_seconds: between buying and selling, weighted by cost, null when nothing was sold; unknown_trades: sold something whose cost or proceeds nobody knows, which is in no profit; days: [{day, realised, closed_trades, winning_trades}], the last 366 days (UTC) on which something was sold.';
+grant execute on function public.get_my_strategies(text, timestamptz, timestamptz) to authenticated;
 
 -- sql/66_stripe_inbox.sql =============================================================================================
 
@@ -3384,4 +3731,10 @@ create policy "owners see their refunds"
 
 create policy "owners see their disputes"
   on public.disputes for select to authenticated
+  using (user_id = (select private.my_user_id()));
+
+-- policies/65_strategies.sql ==========================================================================================
+
+create policy "owners see the tags of their markets"
+  on public.trade_tag_rules for select to authenticated
   using (user_id = (select private.my_user_id()));

@@ -208,6 +208,8 @@ const scene = (owner: string) => `
   insert into public.holdings (credential_id, user_id, asset, amount, quote_currency) values ('${credential}', '${owner}', 'BTC', 1, 'USDT');
   insert into public.trades (credential_id, exchange_trade_id, user_id, executed_at, side, base, quote, amount, price)
   values ('${credential}', '1', '${owner}', '2026-01-01', 'buy', 'BTC', 'USDT', 1, 1);
+  insert into public.trade_tag_rules (credential_id, base, quote, user_id, tag)
+    values ('${credential}', 'BTC', 'USD', '${owner}', 'swing');
   insert into public.portfolio_snapshots (user_id, taken_at, value, quote_currency) values ('${owner}', '2026-01-01', 1, 'USDT');
   insert into public.plan_prices (id, plan_id, interval, amount) values ('matrix', 'matrix_2', 'month', 1);
   insert into public.credit_packs (id, name, credits, amount) values ('matrix', 'Matrix', 1, 1);
@@ -375,6 +377,12 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'get my portfolio': 'select from public.get_my_portfolio()',
   'get my portfolio over time': "select from public.get_my_portfolio_series('2025-12-01', '2026-02-01', 10)",
   'get my portfolio syncs': 'select from public.get_my_portfolio_syncs()',
+  'get my strategies': 'select from public.get_my_strategies()',
+  'tag my trades': `select public.tag_my_trades('${credential}', 'x', symbol => 'BTC/USD')`,
+  'see tags of markets': `select from public.trade_tag_rules where user_id = '${owner}'`,
+  'write a tag of a market': `update public.trade_tag_rules set tag = 'y' where user_id = '${owner}'`,
+  'read prices of the past': 'select from private.past_prices',
+  'price a trade': `select private.price_trades('${credential}', '[]')`,
   'see prices of plans': "select from public.plan_prices where id = 'matrix'",
   'add a price of a plan':
     "insert into public.plan_prices (id, plan_id, interval, amount) values ('matrix_3', 'matrix_2', 'month', 1)",

@@ -24,6 +24,7 @@ const reads = [
   'fetchTime',
   'fetchBalance',
   'fetchTickers',
+  'fetchOHLCV',
   'fetchMyTrades',
   'sapiGetAccountApiRestrictions',
   'v3PrivateGetBrokerageKeyPermissions',

@@ -51,6 +51,10 @@ async function scene(
         value: read.holdings ? '1' : null,
       }
     },
+    listUnpriced: async () => [],
+    pastPrices: async () => [],
+    savePastPrices: async () => {},
+    priceTrades: async () => ({ recorded: true, priced: 0 }),
     pause: async (lease) => void kept.paused.push(lease),
     fail: async (_lease, failed) => void kept.failed.push(failed),
     ...said,

@@ -306,6 +306,46 @@ describe.runIf(target().own)('a sync', () => {
     for (const symbol of [long, '币安人生/USDT']) await exchanges.setMarket('binance', symbol, 'gone')
   })
 
+  test('is what strategies are made of: by the tag that their owner gives, or by asset', async () => {
+    const { user, key, id } = await connected('kraken', { balances: { BTC: '1' } })
+    // So long ago that Kraken tells days only.
+    const day = new Date(Date.now() - 100 * 86_400_000).toISOString().slice(0, 10)
+    const at = (minute: number) => ({ at_ms: Date.parse(day) + minute * 60_000 })
+    const { trades } = await standInExchanges().addTrades('kraken', key.api_key, [
+      { symbol: 'BTC/USD', side: 'buy', amount: '3', price: '100', ...at(0) },
+      { symbol: 'BTC/USD', side: 'sell', amount: '1', price: '120', ...at(60) },
+      { symbol: 'BTC/USD', side: 'sell', amount: '1', price: '90', ...at(61) },
+      { symbol: 'ETH/BTC', side: 'buy', amount: '1', price: '0.5', ...at(62) },
+    ])
+    await standInExchanges().setHistory({ 'BTC/USD': [{ ...at(62), price: '140' }] })
+    await sync(user)
+    const rpc = async (args: { tag: string; symbol?: string; trade_ids?: string[] }) =>
+      (await user.client.rpc('tag_my_trades', { credential_id: id, ...args }).throwOnError()).data
+
+    expect(await rpc({ tag: 'swing', symbol: 'BTC/USD' })).toBe(1)
+    expect(await rpc({ tag: 'mistake', trade_ids: [trades[2]?.id ?? ''] })).toBe(1)
+
+    const { data: tagged } = await user.client.rpc('get_my_strategies').throwOnError()
+    expect(tagged).toMatchObject([
+      {
+        ...{ strategy: 'swing', trades: 2, closed_trades: 1, win_rate: 1, realised: 20, max_drawdown: 0 },
+        held_seconds: 3600,
+      },
+      // Half a bitcoin that cost 50 went at 70.
+      { strategy: null, trades: 1, realised: 20 },
+      { strategy: 'mistake', trades: 1, realised: -10, max_drawdown: 10, days: [{ day, realised: -10 }] },
+    ])
+    const { data: byAsset } = await user.client.rpc('get_my_strategies', { group_by: 'asset' }).throwOnError()
+    expect(byAsset).toMatchObject([
+      { strategy: 'BTC', trades: 4, closed_trades: 3, winning_trades: 2, realised: 30, max_drawdown: 10 },
+      { strategy: 'ETH', trades: 1, closed_trades: 0, win_rate: null, realised: 0 },
+    ])
+    const stranger = await newUser()
+    const theirs = await stranger.client.rpc('tag_my_trades', { credential_id: id, tag: 'x', symbol: 'BTC/USD' })
+    expect(theirs.error).toMatchObject({ code: 'not_found' })
+    expect((await stranger.client.rpc('get_my_strategies')).data).toEqual([])
+  })
+
   test.runIf(target().hasRealtime)('reaches its owner within a second, and nobody else', async () => {
     const { user, id } = await connected('coinbase', { balances: { BTC: '2' } })
     const stranger = await newUser()

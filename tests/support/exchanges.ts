@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { target } from '../target.ts'
 
 type Exchange = 'binance' | 'coinbase' | 'kraken'
+const tradesMade = z.object({ trades: z.array(z.looseObject({ id: z.string() })) })
 const keyMade = z.object({ api_key: z.string(), api_secret: z.string() })
 
 /** `port` is the stack's; without it, that of the tests' own. */
@@ -21,8 +22,8 @@ export function standInExchanges(port: number | undefined = target().own?.port) 
       keyMade.parse(await control('POST', '/keys', { exchange, ...settings })),
     changeKey: (exchange: Exchange, api_key: string, settings: object) =>
       control('PATCH', '/keys', { exchange, api_key, ...settings }),
-    addTrades: (exchange: Exchange, api_key: string, trades: object[]) =>
-      control('POST', '/trades', { exchange, api_key, trades }),
+    addTrades: async (exchange: Exchange, api_key: string, trades: object[]) =>
+      tradesMade.parse(await control('POST', '/trades', { exchange, api_key, trades })),
     /** Of one key, so that others are left alone. */
     setMood: (exchange: Exchange, api_key: string, mood: object) =>
       control('POST', '/mood', { exchange, api_key, ...mood }),

@@ -17,6 +17,7 @@ export const readMethods = [
   'fetchTime',
   'fetchBalance',
   'fetchTickers',
+  'fetchOHLCV',
   'fetchMyTrades',
   'sapiGetAccountApiRestrictions',
   'v3PrivateGetBrokerageKeyPermissions',

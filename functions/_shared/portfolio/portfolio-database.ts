@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import type { Asker } from '../auth/identify-caller.ts'
 import { answer, callSql, nothing, type Queries } from '../db.ts'
+import { granularities } from '../exchanges/read-candles.ts'
 import type { Holding } from '../exchanges/read-holdings.ts'
 import type { Trade } from '../exchanges/read-trade-page.ts'
 import { openCredential } from '../open-credential.ts'
@@ -78,6 +79,43 @@ export type Read = {
   cursor: Record<string, unknown> | null
 }
 
+/** A trade that lacks the price of its quote or of what its fee was paid in. */
+const unpricedTrades = z.array(
+  z.object({
+    id: z.string(),
+    executed_at: z.string(),
+    quote: z.string(),
+    quote_missing: z.boolean(),
+    fee_asset: z.string().nullable(),
+    fee_missing: z.boolean(),
+  }),
+)
+export type UnpricedTrade = z.infer<typeof unpricedTrades>[number]
+export type PricedTrade = {
+  id: string
+  quote_price: string | null
+  fee_price: string | null
+  /** What is still missing, and why: trades.price_gap. */
+  gap: 'not_asked' | 'no_market' | 'no_history' | null
+}
+
+const pastPrices = z.array(
+  z.object({
+    symbol: z.string(),
+    granularity: z.enum(granularities),
+    starts_at: z.string(),
+    price: z.string().nullable(),
+  }),
+)
+/** The last price of a candle; null: its exchange was asked, and told none. */
+export type PastPrice = z.infer<typeof pastPrices>[number]
+
+const priced = z.discriminatedUnion('recorded', [
+  z.object({ recorded: z.literal(false) }),
+  z.object({ recorded: z.literal(true), priced: z.int() }),
+])
+const tradesAtOnce = 100
+
 export type Failed = {
   reason: string
   /** For how long nobody may ask this exchange. */
@@ -118,6 +156,30 @@ export function createPortfolioDatabase(sql: Queries) {
       )
       return row
     },
+    /** The oldest first; after the last one of the call before. */
+    listUnpriced: (leaseId: string, after: UnpricedTrade | undefined): Promise<UnpricedTrade[]> =>
+      callSql(
+        sql`
+          select coalesce(json_agg(t), '[]') as answer
+          from private.list_unpriced_trades(${leaseId}, ${tradesAtOnce}, ${after?.executed_at ?? null}::text::timestamptz, ${after?.id ?? null}) t`,
+        answer(unpricedTrades),
+      ),
+    pastPrices: (exchangeId: string, wanted: PastPrice[]): Promise<PastPrice[]> =>
+      callSql(
+        sql`
+          select coalesce(json_agg(json_build_object('symbol', p.symbol, 'granularity', p.granularity, 'starts_at', p.starts_at,
+            'price', p.price::text)), '[]') as answer
+          from private.get_past_prices(${exchangeId}, ${JSON.stringify(wanted)}::text::jsonb) p`,
+        answer(pastPrices),
+      ),
+    savePastPrices: async (exchangeId: string, told: PastPrice[]): Promise<void> => {
+      await callSql(sql`select private.save_past_prices(${exchangeId}, ${JSON.stringify(told)}::text::jsonb)`, nothing)
+    },
+    priceTrades: (leaseId: string, told: PricedTrade[]) =>
+      callSql(
+        sql`select private.price_trades(${leaseId}, ${JSON.stringify(told)}::text::jsonb) as answer`,
+        answer(priced),
+      ),
     /** These two answer nothing when the lease is another's already. */
     pause: async (leaseId: string): Promise<void> => {
       await callSql(sql`select private.pause_portfolio_sync(${leaseId})`, nothing)

@@ -9,6 +9,7 @@ import { readTradesSince } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
 import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
+import { pricePastTrades } from './price-past-trades.ts'
 import { readPrices } from './price-paths.ts'
 
 export type PortfolioWorld = {
@@ -151,6 +152,7 @@ async function read(
       return { ...outcome, status: 'incomplete' }
     }
   }
+  if (!(await pricePastTrades(connection, lease, until, world))) return { ...outcome, status: 'lost' }
   const skipped = skippedHoldings.map((row) => ({ kind: 'holding' as const, ...row }))
   const last = { holdings, prices: prices.known(), trades: [], skipped, pricePaths: prices.paths(), cursor: null }
   const recorded = await world.database.record(lease.lease_id, last)

@@ -1,0 +1,114 @@
+-- Prices of the past: what a trade was paid with, and took as its fee, when neither is the portfolio currency. They are asked of the
+-- exchange, candle by candle, and kept; what the exchange cannot tell is said at the trade (trades.price_gap) and never guessed.
+
+create table private.past_prices (
+  exchange_id text not null references private.exchanges (id) on delete cascade,
+  symbol text not null check (length(symbol) between 3 and 81),
+  granularity text not null check (granularity in ('1m', '1h', '1d')),
+  starts_at timestamptz not null check (isfinite(starts_at)),
+  price numeric check (price > 0 and price < 1e20 and price = trunc(price, 18)),
+  asked_at timestamptz not null default now(),
+  primary key (exchange_id, symbol, granularity, starts_at)
+);
+comment on table private.past_prices is
+  'The last price of a minute, an hour or a day (UTC) in a market of an exchange, as far as trades needed it: whoever else needs it does not ask again.';
+comment on column private.past_prices.price is 'Units of quote for one of base; null when the exchange was asked and told none.';
+revoke all on private.past_prices from anon, authenticated, service_role;
+
+create function private.get_past_prices(exchange_id text, wanted jsonb)
+returns table (symbol text, granularity text, starts_at timestamptz, price numeric)
+language sql stable security invoker set search_path = ''
+as $$
+  select p.symbol, p.granularity, p.starts_at, p.price
+  from jsonb_to_recordset(wanted) w (symbol text, granularity text, starts_at timestamptz)
+    join private.past_prices p on p.exchange_id = get_past_prices.exchange_id and p.symbol = w.symbol
+      and p.granularity = w.granularity and p.starts_at = w.starts_at
+$$;
+comment on function private.get_past_prices(text, jsonb) is
+  'What is known already of wanted: [{symbol, granularity, starts_at}]. A row without a price: its exchange was asked and told none.';
+
+create function private.save_past_prices(exchange_id text, told jsonb) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  insert into private.past_prices as p (exchange_id, symbol, granularity, starts_at, price)
+  select distinct on (r.symbol, r.granularity, r.starts_at)
+    save_past_prices.exchange_id, r.symbol, r.granularity, r.starts_at, private.usable_price(r.price)
+  from jsonb_to_recordset(told) r (symbol text, granularity text, starts_at timestamptz, price numeric)
+  where length(r.symbol) between 3 and 81
+  order by r.symbol, r.granularity, r.starts_at, r.price
+  on conflict on constraint past_prices_pkey do update set price = excluded.price, asked_at = now() where p.price is null and excluded.price is not null;
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
+comment on function private.save_past_prices(text, jsonb) is
+  'Keeps what an exchange told: [{symbol, granularity, starts_at, price}], price null where it has none. What is known stays. Answers how many are new.';
+
+create function private.list_unpriced_trades(lease_id uuid, max_trades integer, after_time timestamptz default null, after_id text default null)
+returns table (id text, executed_at timestamptz, quote text, quote_missing boolean, fee_asset text, fee_missing boolean)
+language sql stable security invoker set search_path = ''
+as $$
+  select t.exchange_trade_id, t.executed_at, t.quote,
+    private.trade_lacks_price(t.base, t.quote, 0, null, t.quote_price, null, c.currency),
+    t.fee_asset, private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, 1, t.fee_price, c.currency)
+  from private.portfolio_syncs s
+    cross join (select private.setting('portfolio.quote_currency') #>> '{}' as currency) c
+    join public.trades t on t.credential_id = s.credential_id and t.price_gap = 'not_asked'
+  where s.lease_id = list_unpriced_trades.lease_id
+    and (after_time is null or (t.executed_at, t.exchange_trade_id) > (after_time, after_id))
+  order by t.executed_at, t.exchange_trade_id
+  limit least(max_trades, 1000)
+$$;
+comment on function private.list_unpriced_trades(uuid, integer, timestamptz, text) is
+  'Trades of a lease''s credential that lack a price their exchange was not asked for yet, the oldest first, at most 1000 after the last one of the call before; what is missing: the price of the quote, or of what the fee was paid in.';
+
+create function private.price_trades(lease_id uuid, told jsonb) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+  v_sync private.portfolio_syncs;
+  v_priced integer;
+  v_from_times jsonb;
+begin
+  -- The same locks in the same order as record_portfolio_sync.
+  perform from private.portfolio_syncs s
+  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = price_trades.lease_id)
+  order by s.credential_id for update;
+  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = price_trades.lease_id;
+  if not found then
+    return jsonb_build_object('recorded', false);
+  end if;
+
+  with said as (
+    select t.exchange_trade_id, coalesce(t.quote_price, private.usable_price(r.quote_price)) as quote_price,
+      coalesce(t.fee_price, private.usable_price(r.fee_price)) as fee_price, r.gap
+    from jsonb_to_recordset(told) r (id text, quote_price numeric, fee_price numeric, gap text)
+      join public.trades t on t.credential_id = v_sync.credential_id and t.exchange_trade_id = r.id and t.price_gap is not null
+  ), changed as (
+    update public.trades t set quote_price = s.quote_price, fee_price = s.fee_price,
+      price_gap = case when private.trade_lacks_price(t.base, t.quote, t.fee, t.fee_asset, s.quote_price, s.fee_price, v_currency)
+        then coalesce(s.gap, 'no_history') end
+    from said s
+    where t.credential_id = v_sync.credential_id and t.exchange_trade_id = s.exchange_trade_id
+    returning t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.price_gap
+  ), affected as (
+    select a.asset, min(c.executed_at) as from_time
+    from changed c cross join lateral (values (c.base), (c.quote), (case when c.fee <> 0 then c.fee_asset end)) a (asset)
+    where a.asset <> v_currency
+    group by a.asset
+  )
+  select (select count(*) from changed c where c.price_gap is null), coalesce((select jsonb_object_agg(a.asset, a.from_time) from affected a), '{}')
+  into v_priced, v_from_times;
+  -- Everything after a price that came late is worked out again.
+  perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
+  from jsonb_each_text(v_from_times) a order by a.key;
+  update private.portfolio_syncs s set
+    leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
+  where s.credential_id = v_sync.credential_id;
+  return jsonb_build_object('recorded', true, 'priced', v_priced);
+end $$;
+comment on function private.price_trades(uuid, jsonb) is
+  'Gives trades the prices that their exchange told of then: [{id, quote_price, fee_price, gap}], a price null where there is none, and gap (trades.price_gap) why. Works out profit and loss again from there, and the lease goes on. Answers {recorded: false} when the lease is another''s, else {recorded, priced}: how many trades lack nothing any more.';
