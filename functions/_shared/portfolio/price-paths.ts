@@ -10,16 +10,13 @@ import { ExchangeFailure } from '../exchanges/failure.ts'
 import { type Market, readMarkets } from '../exchanges/read-holdings.ts'
 
 type Step = { symbol: string; isInverted: boolean }
-type PricePath = Step[]
+export type PricePath = Step[]
 
 /** What most is traded in, so that its prices are fresh; the first of several ways goes over the first of these. */
 const usualQuotes = ['USDT', 'USDC', 'USD', 'EUR', 'BTC', 'ETH', 'BNB', 'FDUSD']
 const rankOf = (asset: string) => [...usualQuotes, asset].indexOf(asset)
 
-/**
- * The ways from one asset to another, the best first: over one market before two, in its direction before the other one.
- * @internal For tests.
- */
+/** The ways from one asset to another, the best first: over one market before two, in its direction before the other one. */
 export function findPricePaths(markets: Market[]): (asset: string, quote: string) => PricePath[] {
   const steps = new Map<string, Map<string, Step[]>>()
   const add = (from: string, to: string, step: Step) => {
@@ -42,10 +39,7 @@ export function findPricePaths(markets: Market[]): (asset: string, quote: string
 
 const decimals = 18
 
-/**
- * Of one unit, to 18 decimals; undefined when a market on the way has no price.
- * @internal For tests.
- */
+/** Of one unit, to 18 decimals; undefined when a market on the way has no price. */
 export function priceOver(path: PricePath, lastOf: (symbol: string) => string | undefined): string | undefined {
   let [above, below] = ['1', '1']
   for (const { symbol, isInverted } of path) {
