@@ -92,7 +92,7 @@ test('a provider that falls silent in the middle ends with an error event, and w
 })
 
 test('an endless stream ends when its time is over', async () => {
-  const { chat, seen } = createWorld(provider.url, {}, 5_000, 200)
+  const { chat, seen } = createWorld(provider.url, {}, 5_000, 1_000)
 
   const text = await (await chat({ model: 'echo+endless', messages, stream: true })).text()
 

@@ -49,15 +49,7 @@ export const isEvents = (run: Bytes): boolean => /(?:^|[\r\n])(?:data|event|id|r
 export const hasData = (events: Bytes): boolean => /(?:^|[\r\n])data/.test(utf8.decode(events))
 
 export function createStreamObserver(wish: UsageWish, key: KeySent) {
-  const callerWantsUsage = wish !== 'no'
-  const observed: Observed = {
-    report: null,
-    said: { text: 0, media: 0 },
-    isAnswer: false,
-    finished: false,
-    failure: undefined,
-    failedFirst: false,
-  }
+  const observed = nothingYet()
   const finishedChoices = new Set<number>()
   let heldUsage: Bytes | undefined
   let isDone = false
@@ -69,69 +61,48 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
     return taken
   }
 
-  const noteSaid = (text: string) => {
-    addSaid(text, observed.said)
-    observed.isAnswer ||= observed.said.text > 0 || observed.said.media > 0
-  }
-
-  const note = (chunk: ProviderAnswer) => {
-    for (const { index, finish_reason } of chunk.choices ?? [])
-      if (finish_reason && finish_reason !== 'error') finishedChoices.add(index)
-    observed.finished ||= finishedChoices.size > 0
-    observed.isAnswer ||= finishedChoices.size > 0
-  }
-
-  /** Whether the chunk's report counts from now on: zeros after real numbers do not, and callers are not told them. */
-  const noteReport = ({ report }: ProviderAnswer): boolean => {
-    if (!report) return true
-    const later = laterReport(observed.report, report)
-    const isNews = later === report
-    observed.report = later
-    return isNews
+  /** What waited goes before what comes now. */
+  const forwardHeld = (forward: Bytes[]) => {
+    const before = takeUsage()
+    if (before) forward.push(before)
   }
 
   /** Of what comes after [DONE] only a usage is of interest. */
   const observeAfterEnd = (event: Bytes) => {
     const chunk = readProviderAnswer(dataOf(event) ?? '')
-    if (chunk?.report && noteReport(chunk) && callerWantsUsage) heldUsage = event
+    if (chunk?.report && noteReport(observed, chunk) && wish !== 'no') heldUsage = event
   }
-
-  const isKept = (chunk?: ProviderAnswer) =>
-    wish === 'in a chunk' || (wish === 'in the last chunk' && Boolean(chunk?.report))
 
   const observeEvent = (event: Bytes, forward: Bytes[]) => {
     const text = textOf(event)
-    const data = dataOf(event)
-    const chunk = readProviderAnswer(data ?? '')
-    const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data ?? '') ?? data) : undefined)
-    if (failure === undefined) noteSaid(text)
-    else if (observed.failure === undefined) {
-      observed.failure = refusalOf({ status: undefined, body: failure }, key)
-      observed.failedFirst = !observed.isAnswer
+    const data = dataOf(event) ?? ''
+    const chunk = readProviderAnswer(data)
+    const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data) ?? data) : undefined)
+    if (failure === undefined) noteSaid(observed, text)
+    else noteFailure(observed, failure, key)
+    const isUsage = chunk !== undefined && failure === undefined && isOnlyUsage(chunk, finishedChoices)
+    const isNews = chunk === undefined || noteReport(observed, chunk)
+    if (!isUsage) {
+      forwardHeld(forward)
+      const keeps = wish === 'in a chunk' || (wish === 'in the last chunk' && Boolean(chunk?.report))
+      const wanted = keeps ? event : withoutUsage(event, text)
+      forward.push(failure === undefined ? wanted : redacted(wanted, key))
+    } else if (isNews && wish !== 'no') {
+      forwardHeld(forward)
+      if (observed.finished) heldUsage = event
+      else forward.push(event)
     }
-    const isOnly = chunk !== undefined && failure === undefined && isOnlyUsage(chunk, finishedChoices)
-    const isNews = chunk === undefined || noteReport(chunk)
-    if (!isOnly || isNews) {
-      const before = takeUsage()
-      if (before) forward.push(before)
-    }
-    const wanted = isOnly || isKept(chunk) ? event : withoutUsage(event, text)
-    if (failure !== undefined) forward.push(redacted(wanted, key))
-    else if (!isOnly) forward.push(wanted)
-    else if (callerWantsUsage && isNews && observed.finished) heldUsage = event
-    else if (callerWantsUsage && isNews) forward.push(event)
-    if (chunk) note(chunk)
+    if (chunk) noteFinish(observed, chunk, finishedChoices)
   }
 
-  /** Takes note of whole events that are about to be delivered. */
+  /** Takes note of whole events that are about to be delivered; `events` is not to be used afterwards. */
   const observe = (events: Bytes): Passage => {
     const text = textOf(events)
     const forward: Bytes[] = []
     if (!telling.test(text)) {
       if (isDone) return { forward, last: undefined }
-      noteSaid(text)
-      const before = takeUsage()
-      if (before) forward.push(before)
+      noteSaid(observed, text)
+      forwardHeld(forward)
       forward.push(wish === 'in a chunk' ? events : withoutUsage(events, text))
       return { forward, last: undefined }
     }
@@ -148,6 +119,41 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
   }
 
   return { observe, observed, takeUsage }
+}
+
+const nothingYet = (): Observed => ({
+  report: null,
+  said: { text: 0, media: 0 },
+  isAnswer: false,
+  finished: false,
+  failure: undefined,
+  failedFirst: false,
+})
+
+function noteSaid(observed: Observed, text: string): void {
+  addSaid(text, observed.said)
+  observed.isAnswer ||= observed.said.text > 0 || observed.said.media > 0
+}
+
+function noteFinish(observed: Observed, { choices = [] }: ProviderAnswer, finishedChoices: Set<number>): void {
+  for (const { index, finish_reason } of choices)
+    if (finish_reason && finish_reason !== 'error') finishedChoices.add(index)
+  observed.finished ||= finishedChoices.size > 0
+  observed.isAnswer ||= finishedChoices.size > 0
+}
+
+/** Whether the chunk's report counts from now on: zeros after real numbers do not, and callers are not told them. */
+function noteReport(observed: Observed, { report }: ProviderAnswer): boolean {
+  if (!report) return true
+  observed.report = laterReport(observed.report, report)
+  return observed.report === report
+}
+
+/** The first error counts. */
+function noteFailure(observed: Observed, failure: unknown, key: KeySent): void {
+  if (observed.failure !== undefined) return
+  observed.failure = refusalOf({ status: undefined, body: failure }, key)
+  observed.failedFirst = !observed.isAnswer
 }
 
 /** An error that the provider wrote goes to the caller as it came, but for keys. */

@@ -105,9 +105,9 @@ const mostCharacters = 2_000
 /** Keys in the forms that providers give them, and what follows the words for one. */
 const secretForms = [
   /\bsk[-_][\w.*-]{6,}/g,
-  /\b(?:pk|rk|gsk|xai|pplx|fw|hf|nvapi|ghp|key|tgp|org|proj|acct|user)[-_](?=[\w.*-]*[\d*])[\w.*-]{8,}/g,
+  /\b(?:pk|rk|gsk|xai|pplx|fw|hf|nvapi|ghp|key|tgp|org|proj|acct|user)[-_](?=[\w.*-]{0,99}[\d*])[\w.*-]{8,}/g,
   /\bAIza[\w-]{20,}/g,
-  /\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]+)?/g,
+  /\beyJ[\w-]{8,2000}\.[\w-]+(?:\.[\w-]+)?/g,
   /\b(bearer)\s+[\w.~+/=*-]{6,}/gi,
   /((?:api[_ -]?key|token|secret|password|authorization)["']?\s*[:=]\s*["']?)[^\s"',;}]{6,}/gi,
   /([?&](?:key|token|api_key|access_token)=)[^\s&"']+/gi,
@@ -123,9 +123,9 @@ export function withoutSecrets(text: string, { secret }: KeySent): string {
   )
 }
 
-/** At most so many characters, of which none is half a one, and no control characters. */
-const short = (text: string) =>
-  [...text.slice(0, 2 * mostCharacters)]
+/** A provider's text as it is passed on: without keys and control characters, at most so long, and no character half. */
+const clean = (text: string, key: KeySent) =>
+  [...withoutSecrets(text.slice(0, 4 * mostCharacters), key)]
     .slice(0, mostCharacters)
     .join('')
     .replace(/\p{Cc}/gu, ' ')
@@ -133,11 +133,11 @@ const short = (text: string) =>
 
 /** What the caller is told of it: the provider's code where it is none of ours, which mean other things. */
 function toldToCaller(status: number | undefined, said: Said, key: KeySent): AppError {
-  const words = short(withoutSecrets(said.message, key))
+  const words = clean(said.message, key)
   const isName = (name: string) => /^[a-z][\w.:-]{0,99}$/i.test(name) && !isErrorCode(name)
   return new AppError(status === 413 && !said.code ? 'request_too_large' : 'invalid_request_error', {
     message: words || 'The AI provider refuses this request.',
-    param: said.param === undefined ? undefined : short(withoutSecrets(said.param, key)).slice(0, 200),
+    param: said.param === undefined ? undefined : clean(said.param, key).slice(0, 200),
     providerCode: [said.code, said.type].find((name) => isName(name) && withoutSecrets(name, key) === name),
   })
 }
@@ -177,7 +177,7 @@ export function refusalOf({ status: answered, body, retryAfterS }: Answered, key
 
 /** The caller's own key is the caller's matter; ours is the operator's, and the caller learns nothing of it. */
 function refusedAccount(kind: Kind, said: Said, key: KeySent, cause: string): AppError {
-  const words = short(withoutSecrets(said.message, key))
+  const words = clean(said.message, key)
   if (key.isCallers)
     return new AppError('invalid_request_error', {
       message: `The AI provider refuses your own key: ${words || cause}`.slice(0, mostCharacters),
