@@ -128,7 +128,7 @@ comment on table public.model_prices is
 comment on column public.model_prices.above_prompt_tokens is
   'A long-context step: the row holds for all of a call whose prompt has more tokens, up to the next step. Every model, and every variant, needs its row from 0 on.';
 comment on column public.model_prices.variant is
-  'Of images: SIZE/QUALITY as callers name them, such as 1024x1024/high. The empty one is that of every size and quality without a row of its own.';
+  'Of images: SIZE/QUALITY as callers name them, such as 1024x1024/high. The empty one is that of calls that name neither, * that of every size and quality without a row of its own; without that, they are refused.';
 comment on column public.model_prices.cached_input_usd_per_mtok is 'Null: cached tokens cost what other input costs.';
 comment on column public.model_prices.cache_write_usd_per_mtok is
   'For tokens that are written into a cache of five minutes. Null: who asks for that is refused, and what is written unasked costs what other input costs.';

@@ -337,13 +337,14 @@ describe('the price of what is asked for', () => {
     expect(() => plan(image, { endpoint: 'images.generations', images: 1 })).toThrow('no price for an image')
   })
 
-  test('is that of its size and quality, else that of what is not named', () => {
+  test('is that of its size and quality, else that of every one; what is not named has a price of its own', () => {
     const image = known({
       asked: {
         kind: 'image',
         prices: [
           price(1, { ...dear, image_pico: 40_000_000_000 }),
           price(2, { variant: '1024x1024/high', image_pico: 160_000_000_000 }),
+          price(3, { variant: '*', ...dear, image_pico: 200_000_000_000 }),
         ],
       },
     })
@@ -354,11 +355,11 @@ describe('the price of what is asked for', () => {
 
     expect(drawn()).toEqual([[1], 80_000n])
     expect(drawn('1024x1024/high')).toEqual([[2], 320_000n])
-    expect(drawn('256x256/low')).toEqual([[1], 80_000n])
+    expect(drawn('256x256/low')).toEqual([[3], 400_000n])
   })
 
   test('of a size and quality that nothing prices is none', () => {
-    const image = known({ asked: { kind: 'image', prices: [price(1, { variant: '1024x1024/high' })] } })
+    const image = known({ asked: { kind: 'image', prices: [price(1), price(2, { variant: '1024x1024/high' })] } })
 
     const drawn = { endpoint: 'images.generations', images: 1, asks: { variant: '4096x4096/high' } } as const
     expect(() => plan(image, drawn)).toThrow(

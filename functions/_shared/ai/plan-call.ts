@@ -156,10 +156,13 @@ const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: str
   refusal: new AppError(code, { message, param }),
 })
 
-/** The prices of the variant, by steps; of one that has none of its own, those of what is not named. */
+/** What holds for every variant, named or not. */
+const everyVariant = '*'
+
+/** The prices of the variant, by steps; of one that has none of its own, those of every variant. Never those of what is not named. */
 function pricesOf({ prices }: Model, { variant = '' }: Asks): Price[] {
   const own = prices.filter((one) => one.variant === variant)
-  return own.length > 0 || variant === '' ? own : prices.filter((one) => one.variant === '')
+  return own.length > 0 ? own : prices.filter((one) => one.variant === everyVariant)
 }
 
 const unitNames: Record<OptionalUnit, string> = {

@@ -34,7 +34,7 @@ const price = z.object({
   ref: z.int(),
   /** It holds for prompts that are larger, up to the next step. */
   above_prompt_tokens: z.int().nonnegative(),
-  /** Of images; the empty one is that of all that are not named. */
+  /** Of images: empty when neither size nor quality is named, `*` for all without a row of their own. */
   variant: z.string(),
   credits: z.int().nonnegative(),
   input_pico: pico,
