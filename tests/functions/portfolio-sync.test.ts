@@ -193,6 +193,39 @@ describe('a sync', () => {
     expect(JSON.stringify([outcomes, kept.lines])).not.toContain('hush')
   })
 
+  test('whose prices of the past cannot be kept records what is held all the same, and says so in the log', async () => {
+    const unpriced = { id: 't1', executed_at: '2024-01-02T00:00:00Z', quote: 'NOSUCH', quote_missing: true }
+    const { world, kept } = await scene(
+      ['kraken'],
+      { balances: { BTC: '1' } },
+      {
+        listUnpriced: async () => [{ ...unpriced, fee_asset: null, fee_missing: false }],
+        priceTrades: async () => {
+          throw Object.assign(new Error('canceling statement: hush'), { code: '57014' })
+        },
+      },
+    )
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'synced' }])
+    expect(kept.reads.at(-1)?.holdings).toMatchObject([{ asset: 'BTC' }])
+    expect(kept.lines).toMatchObject([{ message: 'past prices', cause: 'Error 57014' }])
+  })
+
+  test('that lost its lease while it asked for prices records nothing more', async () => {
+    const unpriced = { id: 't1', executed_at: '2024-01-02T00:00:00Z', quote: 'NOSUCH', quote_missing: true }
+    const { world, kept } = await scene(
+      ['kraken'],
+      {},
+      {
+        listUnpriced: async () => [{ ...unpriced, fee_asset: null, fee_missing: false }],
+        priceTrades: async () => ({ recorded: false }),
+      },
+    )
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'lost' }])
+    expect(kept.reads.filter(({ holdings }) => holdings !== null)).toEqual([])
+  })
+
   test('of a credential that does not open asks no exchange', async () => {
     const { world, kept } = await scene(
       ['kraken'],

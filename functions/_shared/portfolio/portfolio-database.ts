@@ -114,7 +114,8 @@ const priced = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(false) }),
   z.object({ recorded: z.literal(true), priced: z.int() }),
 ])
-const tradesAtOnce = 100
+/** Each time everything after the oldest one is worked out again, so few and large parts are best. */
+const tradesAtOnce = 500
 
 export type Failed = {
   reason: string

@@ -152,7 +152,13 @@ async function read(
       return { ...outcome, status: 'incomplete' }
     }
   }
-  if (!(await pricePastTrades(connection, lease, until, world))) return { ...outcome, status: 'lost' }
+  // What is held is recorded, whatever becomes of prices of the past.
+  const isOurs = await pricePastTrades(connection, lease, until, world).catch((error: unknown) => {
+    const cause = describeFailure(error)
+    world.log({ level: 'error', message: 'past prices', credential_id: lease.credential_id, cause })
+    return true
+  })
+  if (!isOurs) return { ...outcome, status: 'lost' }
   const skipped = skippedHoldings.map((row) => ({ kind: 'holding' as const, ...row }))
   const last = { holdings, prices: prices.known(), trades: [], skipped, pricePaths: prices.paths(), cursor: null }
   const recorded = await world.database.record(lease.lease_id, last)

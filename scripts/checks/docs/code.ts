@@ -17,6 +17,7 @@ declare const user: import('@supabase/supabase-js').User
 declare const messages: import('openai').OpenAI.ChatCompletionMessageParam[]
 declare const api_key: string, api_secret: string
 declare const from: string, to: string
+declare const credential_id: string
 declare function show(value: unknown): void
 declare function reload(): void
 
