@@ -45,6 +45,7 @@ const world: AiWorld = {
   sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
   within: createPatience(wheel),
   now: Date.now,
+  ticks: () => performance.now(),
   random: Math.random,
   newId: () => crypto.randomUUID(),
   log,

@@ -25,7 +25,7 @@ test.each([0, 1, 2, 3, 5, 7, 8])(
 )
 
 test('a caller who hangs up in the middle is charged for the prompt and the delivered bytes', async () => {
-  const { seen, chat } = createWorld(provider.url, { now: () => 0 })
+  const { seen, chat } = createWorld(provider.url, { ticks: () => 0 })
   const gone = new AbortController()
   const answer = await chat(
     { ...request, model: 'echo+endless' },
@@ -55,7 +55,7 @@ test.each([true, false])(
         setTimeout(() => gone.abort(), 5)
         return fetch(url, init)
       },
-      now: () => now,
+      ticks: () => now,
     })
 
     await chat(
@@ -94,12 +94,12 @@ describe('a provider that does not stop when it is left', () => {
     })
 
   test.each([0, 1, 3])('is read on to what it reports, after %i reads', async (reads) => {
-    const { seen, chat, background } = worksOn()
+    const { seen, chat } = worksOn()
     const reader = (await chat(request)).body?.getReader()
 
     for (let i = 0; i < reads; i += 1) await reader?.read()
     await reader?.cancel()
-    while (seen.outcomes.length === 0) await Promise.all(background)
+    await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(1)
 
     const usage = { prompt_tokens: 6, completion_tokens: 8 }
     expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'provider', usage }])
@@ -108,7 +108,7 @@ describe('a provider that does not stop when it is left', () => {
 
   test.each([true, false])('is heard out when nothing had come yet, too (stream: %s)', async (stream) => {
     const gone = new AbortController()
-    const { seen, chat, background } = worksOn('echo', {
+    const { seen, chat } = worksOn('echo', {
       fetch: (url, init) => {
         gone.abort()
         return fetch(url, init)
@@ -116,7 +116,7 @@ describe('a provider that does not stop when it is left', () => {
     })
 
     await chat({ ...request, stream }, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
-    while (seen.outcomes.length === 0) await Promise.all(background)
+    await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(1)
 
     const usage = { prompt_tokens: 6, completion_tokens: 8 }
     expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, usage_source: 'provider', usage }])
@@ -124,7 +124,7 @@ describe('a provider that does not stop when it is left', () => {
 
   test('and never ends is charged by the time until its own, at most what it may write', async () => {
     let now = Date.now()
-    const { seen, chat } = worksOn('echo+endless', { now: () => now })
+    const { seen, chat } = worksOn('echo+endless', { ticks: () => now })
     const reader = (await chat(request)).body?.getReader()
 
     await reader?.read()
@@ -141,7 +141,7 @@ describe('a provider that does not stop when it is left', () => {
 
   test('and fails is asked no more', async () => {
     const gone = new AbortController()
-    const { seen, chat, background } = worksOn('echo+500', {
+    const { seen, chat } = worksOn('echo+500', {
       fetch: (url, init) => {
         gone.abort()
         return fetch(url, init)
@@ -149,17 +149,84 @@ describe('a provider that does not stop when it is left', () => {
     })
 
     await chat(request, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
-    while (seen.outcomes.length === 0) await Promise.all(background)
+    await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(1)
 
     expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 502, attempts: 1, usage: null }])
   })
+})
+
+test('a stream that has come whole before its caller is known to have left is charged by its report', async () => {
+  const gone = new AbortController()
+  const events = [
+    { choices: [{ index: 0, delta: { content: 'all' }, finish_reason: 'stop' }] },
+    { choices: [], usage: { prompt_tokens: 7, completion_tokens: 9, total_tokens: 16 } },
+  ]
+  const text = [...events.map((event) => JSON.stringify(event)), '[DONE]'].map((data) => `data: ${data}\n\n`).join('')
+  const base = `${provider.url}/v1`
+  const { seen, chat } = createWorld(provider.url, {
+    fetch: async () => {
+      gone.abort()
+      return new Response(text)
+    },
+    ledger: {
+      admit: async () => ({ ...admittedTo(base, 'echo'), routes: [routeTo(base, 'echo', { stops_when_left: false })] }),
+    },
+  })
+
+  await chat(request, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
+
+  await expect
+    .poll(() => seen.outcomes, { timeout: 5_000 })
+    .toMatchObject([
+      {
+        result: 'cancelled',
+        http_status: 499,
+        usage_source: 'provider',
+        usage: { prompt_tokens: 7, completion_tokens: 9 },
+      },
+    ])
+})
+
+test('images of a caller who has left are charged as many as were asked for', async () => {
+  const gone = new AbortController()
+  const { seen, send } = createWorld(provider.url, {
+    fetch: (url, init) => {
+      setTimeout(() => gone.abort(), 5)
+      return fetch(url, init)
+    },
+  })
+  const body = JSON.stringify({ model: 'echo+hang', prompt: 'a cat', n: 3 })
+  const headers = { authorization: 'Bearer good', 'content-type': 'application/json' }
+
+  await send('/images/generations', { method: 'POST', headers, body, signal: gone.signal })
+
+  expect(seen.outcomes).toMatchObject([{ result: 'cancelled', usage_source: 'estimated', usage: { images: 3 } }])
+})
+
+test('the answer that a caller with an idempotency key did not wait for is kept for the next try', async () => {
+  const gone = new AbortController()
+  const base = `${provider.url}/v1`
+  const { seen, chat } = createWorld(provider.url, {
+    fetch: (url, init) => {
+      gone.abort()
+      return fetch(url, init)
+    },
+    ledger: {
+      admit: async () => ({ ...admittedTo(base, 'echo'), routes: [routeTo(base, 'echo', { stops_when_left: false })] }),
+    },
+  })
+  const headers = { authorization: 'Bearer good', 'idempotency-key': 'once' }
+
+  await chat({ model: 'echo', messages }, { headers, signal: gone.signal })
+
+  await expect.poll(() => seen.outcomes[0]?.response, { timeout: 5_000 }).toContain('You said')
 })
 
 describe('an answer that does not come in time', () => {
   const late = (timeouts_charge: 'caller' | 'project') => {
     let now = Date.now()
     const world = createWorld(provider.url, {
-      now: () => now,
+      ticks: () => now,
       fetch: (url, init) => {
         now += 4_000
         return fetch(url, init)
@@ -188,6 +255,39 @@ describe('an answer that does not come in time', () => {
       },
     ])
     expect(seen.outcomes[0]?.model).toBe('echo+hang')
+  })
+
+  test('counts what was worked before a caller left, too, and never more than was held', async () => {
+    let now = 0
+    const gone = new AbortController()
+    let asked = 0
+    const base = `${provider.url}/v1`
+    const { seen, chat } = createWorld(provider.url, {
+      ticks: () => now,
+      fetch: (url, init) => {
+        now += 1_000
+        asked += 1
+        if (asked === 3) setTimeout(() => gone.abort(), 5)
+        return fetch(url, init)
+      },
+      ledger: {
+        admit: async () => ({
+          ...admittedTo(base, 'echo+hang', 40, 20_000),
+          routes: [
+            {
+              ...routeTo(base, 'echo+hang', { first_byte_timeout_ms: 40, connect_timeout_ms: 40 }),
+              prompt_tokens_max: 40,
+            },
+          ],
+        }),
+      },
+    })
+
+    await chat({ ...request, stream: false }, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
+
+    // Fifty a second for three seconds; three times sixteen tokens of prompt are more than the forty that were held.
+    const usage = { prompt_tokens: 40, completion_tokens: 150 }
+    expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, attempts: 3, usage }])
   })
 
   test('of a provider that says so itself is free: it has given up', async () => {

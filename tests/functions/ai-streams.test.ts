@@ -81,7 +81,7 @@ test('a character that is split across chunks arrives whole', async () => {
 test('a provider that falls silent in the middle ends with an error event, and what was said is charged', async () => {
   const said = new TextEncoder().encode('data: {"choices":[{"index":0,"delta":{"content":"12345678"}}]}\n\n')
   const body = () => new ReadableStream({ start: (controller) => controller.enqueue(said) })
-  const { chat, seen } = createWorld(provider.url, { fetch: async () => new Response(body()), now: () => 0 }, 40)
+  const { chat, seen } = createWorld(provider.url, { fetch: async () => new Response(body()), ticks: () => 0 }, 40)
 
   const answer = await chat({ model: 'echo', messages, stream: true })
   const text = await answer.text()

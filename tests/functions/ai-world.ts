@@ -80,6 +80,7 @@ export const routeTo = (baseUrl: string, model: string, timeouts: Partial<Route[
   open_fields: [],
   tokens_per_second: 50,
   media_tokens: 0,
+  prompt_tokens_max: 10_000,
   price_ref: 1,
   steps: [],
   provider: {
@@ -177,6 +178,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     // Nobody waits long for a settlement that is not needed for the answer.
     within: (ms, work) => within(ms === 1_500 ? 1 : ms, work),
     now: Date.now,
+    ticks: () => performance.now(),
     random: Math.random,
     newId: () => crypto.randomUUID(),
     log: (line) => void seen.log.push(line),

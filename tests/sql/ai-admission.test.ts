@@ -403,6 +403,7 @@ describe('the answer of admission', () => {
             context_tokens: 8000,
             tokens_per_second: 50,
             media_tokens: 0,
+            prompt_tokens_max: 100,
             limit_field: 'max_tokens',
             open_fields: [],
             price_ref: expect.any(Number),

@@ -90,14 +90,15 @@ async function ask<Opening>(
   const request = providerRequest(route, call, key)
   call.watch.signal.throwIfAborted()
   call.attempts += 1
-  call.askedAt = world.now()
+  call.askedAt = world.ticks()
   const signal = call.watch.beginAttempt()
   try {
     return await begin({ request, key, signal, route, open }, call, world)
   } catch (cause) {
     // Whoever hung up was waiting for this provider; one that was too slow has worked all the same.
     if (signal.aborted && toAppError(signal.reason).code === 'client_closed_request') throw cause
-    if (signal.aborted) call.late = { attempts: call.late.attempts + 1, ms: call.late.ms + world.now() - call.askedAt }
+    if (signal.aborted)
+      call.late = { attempts: call.late.attempts + 1, ms: call.late.ms + world.ticks() - call.askedAt }
     call.askedAt = undefined
     throw cause
   }

@@ -29,7 +29,7 @@ export type OpenCall = {
   readonly watch: Watch
   /** How often a provider was asked. */
   attempts: number
-  /** Since when the provider works that is being asked now, or answers; undefined while none does. */
+  /** Since when, in ticks, the provider works that is being asked now, or answers; undefined while none does. */
   askedAt: number | undefined
   /** Askings whose answer did not come in time, and how long these providers have worked. */
   late: { attempts: number; ms: number }
@@ -70,7 +70,7 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
     const isOver = call.watch.signal.aborted || call.watch.isLeft()
     if (call.answered && call.route && !isOver) reportAttempt(call.route, admission.user_id, ending.error, world)
     outcome = {
-      ...describeOutcome(ending, call, world.now()),
+      ...describeOutcome(ending, call, world.ticks()),
       duration_ms: Math.round(world.now() - startedAt),
       first_token_ms: call.firstTokenAt === undefined ? null : Math.round(call.firstTokenAt - startedAt),
       attempts: call.attempts,
@@ -204,47 +204,55 @@ type Described = Omit<Outcome, 'duration_ms' | 'first_token_ms' | 'attempts'>
 
 /**
  * What failed is free unless something of the answer was delivered, or a provider worked for it. Hanging up is not free: the caller
- * pays for what was reported, else for an estimate, from the moment on at which the provider was asked. An answer that did not come in
- * time is estimated as well, and `ai.timeouts_charge` says whose it is.
+ * pays for what was reported, else for an estimate, from the moment on at which the provider was asked. Askings whose answer did not
+ * come in time are estimated as well, unless a later one was answered, and `ai.timeouts_charge` says whose they are.
  */
-function describeOutcome(ending: Ending, call: OpenCall, now: number): Described {
+function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Described {
   const { usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
   const isLeft = call.watch.isLeft()
   const error = !ending.error && isLeft ? new AppError('client_closed_request') : ending.error
   const isLate = error?.code === 'upstream_timeout'
   const hungUp = error?.code === 'client_closed_request' || (isLate && isLeft)
   const isDelivered = responseBytes > 0 && (contentBytes > 0 || usage !== null)
-  const hasWorked = (hungUp || isLate) && (call.askedAt !== undefined || call.late.attempts > 0)
+  const isAsking = call.askedAt !== undefined && (hungUp || isLate)
+  const hasWorked = error !== undefined && (isAsking || call.late.attempts > 0)
   const isCharged = !error || isDelivered || (hungUp && responseBytes > 0) || hasWorked
-  const isProjects = isLate && !hungUp && !isDelivered && call.admission.timeouts_charge === 'project'
-  const estimated = estimateUsage(ending, call, hungUp || isLate ? now : undefined)
+  const isProjects = hasWorked && !hungUp && !isDelivered && call.admission.timeouts_charge === 'project'
+  const used = usage ? { ...usage, images } : estimateUsage(ending, call, hasWorked ? ticks : undefined)
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,
     error_code: error?.code ?? null,
-    usage: isCharged ? (usage ? { ...usage, images } : estimated) : null,
-    usage_source: !isCharged ? 'none' : usage ? 'provider' : isProjects ? 'project' : 'estimated',
+    usage: isCharged ? used : null,
+    usage_source: !isCharged ? 'none' : isProjects ? 'project' : usage ? 'provider' : 'estimated',
     implausible,
     model: isCharged && (call.answered || hasWorked) ? (call.route?.model ?? null) : null,
     response_bytes: responseBytes,
-    response: isLeft ? null : response,
+    response,
   }
 }
 
 /**
- * Of what nobody reported: the prompt, as often as it was worked on, and the text that was seen, at four bytes a token. For time in
- * which nobody may have seen what was written, such as hidden reasoning, as much as the model writes in it, at most what it may.
+ * Of what nobody reported: the prompt, as often as it was worked on, and the text that was seen, at four bytes a token. For a provider
+ * that has worked (`ticks` is set) also what nobody may have seen, such as hidden reasoning: as much as the model writes in that time, and
+ * all images that were asked for. Never more than the route was held for.
  */
-function estimateUsage({ contentBytes, images }: Ending, call: OpenCall, now: number | undefined): Usage {
+function estimateUsage({ contentBytes, images }: Ending, call: OpenCall, ticks: number | undefined): Usage {
   const { request, route, late, askedAt } = call
-  const workedMs = now === undefined ? 0 : late.ms + (askedAt === undefined ? 0 : now - askedAt)
+  const hasWorked = ticks !== undefined
+  const workedMs = hasWorked ? late.ms + (askedAt === undefined ? 0 : ticks - askedAt) : 0
   const written = Math.ceil((workedMs / 1000) * (route?.tokens_per_second ?? 0))
-  const most = (route?.max_output_tokens ?? 0) * request.choices
+  const askings = Math.max(1, hasWorked ? late.attempts + (askedAt === undefined ? 0 : 1) : 1)
+  const prompt = request.promptTokensEstimated + (route?.media_tokens ?? 0)
   return {
     ...nothingUsed,
-    prompt_tokens: (request.promptTokensEstimated + (route?.media_tokens ?? 0)) * Math.max(1, late.attempts),
-    completion_tokens: Math.max(tokensEstimated(contentBytes), Math.min(written, most)),
-    images,
+    prompt_tokens: Math.min(prompt * askings, route?.prompt_tokens_max ?? prompt),
+    completion_tokens: Math.min(
+      Math.max(tokensEstimated(contentBytes), written),
+      (route?.max_output_tokens ?? 0) * request.choices,
+    ),
+    images: hasWorked ? request.images : images,
+    searches: hasWorked ? (request.asks.searches ?? 0) : 0,
   }
 }
 

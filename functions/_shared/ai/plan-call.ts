@@ -38,6 +38,8 @@ export type PlannedRoute = {
   tokens_per_second: number
   /** Of the prompt what is no text: a part of the estimate when the provider reports nothing. */
   media_tokens: number
+  /** Of the prompt what was held, for an estimate. */
+  prompt_tokens_max: number
   provider: Provider
   price_ref: number
   /** Other prices for larger prompts, as far as this one may be so large, in their order. */
@@ -207,6 +209,7 @@ function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider
     open_fields: model.open_fields,
     tokens_per_second: model.tokens_per_second,
     media_tokens: mediaTokensAtMost(wish.contents, model),
+    prompt_tokens_max: worst.promptTokens,
     provider: vendor,
     price_ref: first.ref,
     steps: steps.map(({ ref, above_prompt_tokens }) => ({ price_ref: ref, above_prompt_tokens })),

@@ -180,6 +180,8 @@ export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, worl
     }
   }
   call.onLeft = readUnseen
+  // Who left before there was anything to read hears of no news any more, when all has come.
+  if (call.watch.isLeft()) readUnseen()
   /** Gives what there is as long as the caller waits for it: every read of theirs gets at least one part. */
   const flow = (controller: Controller) => {
     if (call.watch.isLeft()) return readUnseen()

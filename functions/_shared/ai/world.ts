@@ -30,6 +30,8 @@ export type AiWorld = {
   within: typeof within
   /** Epoch milliseconds. */
   now(): number
+  /** Milliseconds of a clock that nobody sets, for how long something takes. */
+  ticks(): number
   /** Between 0 and 1. */
   random(): number
   newId(): string
