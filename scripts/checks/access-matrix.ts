@@ -300,6 +300,7 @@ export const functions = {
   'private.take_ai_groups(private.ai_group[])': 'invoker; -',
   'private.take_key_units(private.ai_request, uuid, uuid)': 'invoker; -',
   'private.take_secret_transfer(uuid, bytea, bytea)': 'invoker; -',
+  'private.take_back_spend(date, bigint)': 'invoker; -',
   'private.take_spend(bigint)': 'invoker; -',
   'private.tg__ai_version()': 'definer; -',
   'private.tg_accounts__forget_calls()': 'definer; -',

@@ -342,27 +342,18 @@ insert into private.settings (key, value, description) values
   ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
 on conflict (key) do nothing;
 
--- A month has a few epochs, and there are 128 shards.
 create table private.spend_months (
   month date primary key check (extract(day from month) = 1),
   handed_out_micros bigint not null default 0,
-  warned_percent integer not null default 0,
-  -- squawk-ignore prefer-bigint-over-smallint
-  epoch smallint not null default 0
+  warned_percent integer not null default 0
 );
 comment on table private.spend_months is 'What of a month''s cap is with the shards, and what calls cost beyond their holds, in micro-dollars; spent and held is that less what the shards have left.';
-comment on column private.spend_months.epoch is
-  'A shard of another epoch hands nothing out until private.draw_spend has counted anew: it rises when the cap changes, and when calls have cost more than is left of it.';
 comment on column private.spend_months.warned_percent is 'The last of 80, 95 and 100 percent for which an event was raised.';
 revoke all on private.spend_months from anon, authenticated, service_role;
 
 create table private.spend_shards (
-  -- Narrow: each call writes two of them to the log.
   month date not null,
-  -- squawk-ignore prefer-bigint-over-smallint
-  shard smallint not null,
-  -- squawk-ignore prefer-bigint-over-smallint
-  epoch smallint not null default 0,
+  shard integer not null,
   -- Without checks: each is read and made ready anew by every statement that writes, and the statements below say the same.
   left_micros bigint not null default 0,
   primary key (month, shard)
@@ -387,8 +378,7 @@ declare
   v_shard integer := pg_backend_pid() % 128;
 begin
   update private.spend_shards s set left_micros = s.left_micros - micros
-  from private.spend_months m
-  where s.month = v_month and s.shard = v_shard and m.month = v_month and s.epoch = m.epoch and s.left_micros >= micros;
+  where s.month = v_month and s.shard = v_shard and s.left_micros >= micros;
   return found or private.draw_spend(v_month, v_shard, micros);
 end $$;
 comment on function private.take_spend(bigint) is
@@ -423,15 +413,13 @@ begin
     )
     select v_month.handed_out_micros - coalesce(sum(t.left_micros), 0) into v_month.handed_out_micros from taken t;
   end if;
-  -- A thousandth more than is needed, so that the next calls need not come here. Less than nothing, of what the shard has, when more is
-  -- handed out than the cap has: it was lowered, or calls cost more than they held.
-  v_draw := greatest(-v_left, least(
+  -- A thousandth more than is needed, so that the next calls need not come here.
+  v_draw := greatest(0, least(
     greatest(micros - v_left, 0) + coalesce(v_cap / 1000, 1000000000),
     coalesce(v_cap - v_month.handed_out_micros, 1000000000000)));
   update private.spend_months m set handed_out_micros = v_month.handed_out_micros + v_draw where m.month = draw_spend.month;
   update private.spend_shards s set
-    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end,
-    epoch = v_month.epoch
+    left_micros = v_left + v_draw - case when v_left + v_draw >= micros then micros else 0 end
   where s.month = draw_spend.month and s.shard = draw_spend.shard;
   return v_left + v_draw >= micros;
 end $$;
@@ -470,29 +458,54 @@ end $$;
 comment on function private.give_back_spend(date, bigint) is
   'Gives back what calls of a month held and did not cost; less than nothing when they cost more than they held.';
 
+create function private.take_back_spend(month date, overrun bigint) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- In the order in which calls take them, and the month after those that are taken from; who has one from 128 on waits for nothing.
+  perform from private.spend_shards s where s.month = take_back_spend.month and s.shard < 128 order by s.shard for no key update;
+  insert into private.spend_months (month) values (take_back_spend.month) on conflict do nothing;
+  perform from private.spend_months m where m.month = take_back_spend.month for no key update;
+  with held as materialized (
+    select s.shard, s.left_micros from private.spend_shards s
+    where s.month = take_back_spend.month and s.left_micros <> 0 order by s.shard for no key update
+  ), taken as (
+    update private.spend_shards s set left_micros = 0 from held h where s.month = take_back_spend.month and s.shard = h.shard
+    returning h.left_micros
+  )
+  update private.spend_months m set
+    handed_out_micros = m.handed_out_micros + take_back_spend.overrun - (select coalesce(sum(t.left_micros), 0) from taken t)
+  where m.month = take_back_spend.month;
+end $$;
+comment on function private.take_back_spend(date, bigint) is
+  'Takes from all shards what they have left of a month, waiting for those that are in use, and books what calls cost beyond their holds: from then on every shard draws anew, by what is true then. To be called by who has no shard of the month.';
+
 create function private.overrun_spend(month date, micros bigint) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  -- Only the month is locked, for which nobody waits who has something that this one needs.
-  insert into private.spend_months as m (month, handed_out_micros) values (overrun_spend.month, overrun_spend.micros)
-  on conflict on constraint spend_months_pkey do update set
-    handed_out_micros = m.handed_out_micros + excluded.handed_out_micros,
-    epoch = case when m.handed_out_micros + excluded.handed_out_micros > private.spend_cap_micros() then (m.epoch + 1) % 30000 else m.epoch end;
+  -- From any that has so much and that nobody uses at this moment, as a call takes what it holds.
+  update private.spend_shards s set left_micros = s.left_micros - micros
+  where s.month = overrun_spend.month and s.shard in (
+    select o.shard from private.spend_shards o
+    where o.month = overrun_spend.month and o.left_micros >= micros order by o.shard desc limit 1 for update skip locked);
+  if not found then
+    perform private.take_back_spend(overrun_spend.month, overrun_spend.micros);
+  end if;
 end $$;
 comment on function private.overrun_spend(date, bigint) is
-  'Books what calls of a month cost beyond their holds and beyond what their shard has. When more is out then than the cap has, no shard hands out any more before it has drawn again: what the cap lacks is taken back from it then.';
+  'Books what calls of a month cost beyond their holds: it comes out of a shard, or, when none has so much, out of all of them, so that none hands out what the cap does not have.';
 
 create function private.tg_settings__spend_cap() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: for whoever may change settings.
 begin
-  update private.spend_months m set epoch = (m.epoch + 1) % 30000 where m.month = date_trunc('month', now() at time zone 'UTC')::date;
+  perform private.take_back_spend(date_trunc('month', now() at time zone 'UTC')::date, 0);
   return null;
 end $$;
 comment on function private.tg_settings__spend_cap() is
-  'A cap that is lowered holds at once: no shard hands out what it has of the old one.';
+  'A cap that is lowered holds at once: what the shards have left of the old one comes back.';
 create trigger tg_settings__spend_cap after update on private.settings
   for each row when (new.key = 'ai.project_usd_per_month' and new.value is distinct from old.value)
   execute function private.tg_settings__spend_cap();

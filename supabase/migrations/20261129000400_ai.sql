@@ -1467,6 +1467,8 @@ begin
       -- Only a route that was held for can have answered; anything else is charged as the first.
       case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
     from ended e
+    -- What is worked out here is so once, and not wherever it is used.
+    offset 0
   )
   select array_agg(row(
     u.position, u.call_id, u.user_id, u.created_at, u.session_id, u.api_key_id, u.request_id, u.endpoint, u.model_id,
@@ -1664,12 +1666,11 @@ begin
   end if;
   -- The session, by the configuration that the call was worked out from; what its account may use, and which periods it is in; and that
   -- the cap has room. Who calls too fast is sent away here, before anything is written, and so is a period that is not there yet.
-  select s.aal = 'aal2' as has_aal2, p.month, x.id, x.ai_requests, x.chat_completions_requests, x.ai_concurrency, x.ai_calls, x.ai_tokens, x.ai_spend_micros, m.epoch,
+  select s.aal = 'aal2' as has_aal2, p.month, x.id, x.ai_requests, x.chat_completions_requests, x.ai_concurrency, x.ai_calls, x.ai_tokens, x.ai_spend_micros,
     (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
-  from private.live_sessions s, private.ai_config c, private.spend_shards p, private.spend_months m, private.accounts o join private.limit_sets x on x.id = o.limits_id
+  from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
-    and m.month = date_trunc('month', v_now at time zone 'UTC')::date and p.month = m.month and p.shard = pg_backend_pid() % 128
-    and p.epoch = m.epoch and p.left_micros >= r.micros
+    and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
     and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests)
     and greatest(o.minute_resets_at - interval '1 minute', o.day_resets_at - interval '25 hours', o.month_resets_at - interval '745 hours') <= clock_timestamp();
@@ -1707,7 +1708,7 @@ begin
   if found then
     -- The project's cap after the account, from this connection's shard; one that has too little draws more.
     update private.spend_shards s set left_micros = s.left_micros - r.micros
-    where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.epoch = l.epoch and s.left_micros >= r.micros;
+    where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
     if found or private.take_spend(r.micros) then
       v_answer := row(1, false, v_call_id, r.user_id, null, null, null, null, a.credits,
         l.ai_requests, a.requests, extract(epoch from a.minute_resets_at), l.ai_calls, a.calls, extract(epoch from l.day_resets_at),
