@@ -463,13 +463,30 @@ test('a model that takes no limit is held for its longest answer, whatever the c
 describe('the snapshot that is kept', () => {
   const loading = () => {
     const asked: PromiseWithResolvers<Snapshot>[] = []
-    const kept = keepSnapshot(() => {
+    const load = () => {
       const one = Promise.withResolvers<Snapshot>()
       asked.push(one)
       return one.promise
-    })
-    return { kept, asked }
+    }
+    return { kept: keepSnapshot(load, () => clock.ms), asked }
   }
+  const clock = { ms: 0 }
+
+  test('that is older than a second is asked for anew before it refuses, once for all who wait', async () => {
+    const { kept, asked } = loading()
+    const first = kept.current()
+    asked[0]?.resolve(known({}, 1))
+    await first
+    clock.ms += 1_000
+    await kept.renewed()
+    expect(asked).toHaveLength(1)
+    clock.ms += 1
+    const newer = [kept.renewed(), kept.renewed()]
+    asked[1]?.resolve(known({}, 2))
+
+    expect((await Promise.all(newer)).map(({ version }) => version)).toEqual([2, 2])
+    expect(asked).toHaveLength(2)
+  })
 
   test('is asked for once by all who wait, and again when its version was forgotten', async () => {
     const { kept, asked } = loading()

@@ -273,12 +273,24 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
   const send = inBatches(step, isOnesFault)
   const sendWithAnswer = inBatches(step, isOnesFault, answersInBatch)
 
+  /** What a row does not allow is refused only when the newest does not either. */
+  const planByNewest = async (request: AdmissionRequest, how: Parameters<typeof planCall>[2]) => {
+    const known = await snapshots.current()
+    try {
+      return { known, planned: planCall(known, request, how) }
+    } catch (refusal) {
+      const newest = await snapshots.renewed()
+      if (newest === known) throw refusal
+      return { known: newest, planned: planCall(newest, request, how) }
+    }
+  }
+
   const admit = async (request: AdmissionRequest): Promise<Admission> => {
     const caller = 'user_id' in request ? request.user_id : request.api_key_hash
     let mayProbe = true
     for (let tries = 0; tries < triesPerCall; tries += 1) {
-      const known = await snapshots.current()
-      const planned = planCall(known, request, { plan: plans.get(caller), nowS: now() / 1000, mayProbe })
+      const how = { plan: plans.get(caller), nowS: now() / 1000, mayProbe }
+      const { known, planned } = await planByNewest(request, how)
       const row = await send({ asks: { request, planned, version: known.version } })
       if (row.refusal === null) return admitted(row, planned)
       const refusal = refusedOf(row)

@@ -138,17 +138,21 @@ function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal
   const shut = vendor && fieldsRefused(wish.fields, model, vendor)
   if (shut) return refuse('invalid_request_error', shut.message, shut.param)
   const refused = mediaRefused(contents, model)
-  if (refused) return refuse('invalid_request_error', `The model ${model.id} takes no input of the kind ${refused}.`)
+  if (refused)
+    return refuse(
+      'invalid_request_error',
+      `The model ${model.id} takes no input of the kind ${refused}. An operator can let it, with a rule in models.media.`,
+    )
   const promptTokens = promptTokensAtMost(contents, model)
   const [first, ...steps] = pricesOf(model, asks)
   if (first?.above_prompt_tokens !== 0)
-    return refuse('model_not_priced', `The model ${model.id} has no price for ${asks.variant ?? 'small prompts'}.`)
+    return refuse('model_not_priced', `The model ${model.id} has no price for ${whichPrice(model, asks)}.`)
   const prices: Worst['prices'] = [first, ...steps.filter((step) => step.above_prompt_tokens < promptTokens)]
   const missing = unitsAsked(wish).find((unit) => prices.some(({ unpriced }) => unpriced.includes(unit)))
   if (missing)
     return refuse(
       'model_not_priced',
-      `The model ${model.id} has no price for ${unitNames[missing]}, which this asks for.`,
+      `The model ${model.id} has no price for ${unitNames[missing]}, which this asks for. An operator can give it one in model_prices.`,
     )
   const answerTokens = model.kind === 'chat' ? longestAnswer(model, wish, known) : 0
   return { prices, promptTokens, answerTokens, outputTokens: choices * answerTokens }
@@ -157,6 +161,9 @@ function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal
 const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: string, param = 'model') => ({
   refusal: new AppError(code, { message, param }),
 })
+
+const whichPrice = ({ kind }: Model, { variant }: Asks) =>
+  variant ?? (kind === 'image' ? 'an image of no named size and quality' : 'small prompts')
 
 /** What holds for every variant, named or not. */
 const everyVariant = '*'

@@ -91,7 +91,8 @@ export const snapshot = z
   .object({
     version: z.int(),
     default_max_output_tokens: z.int().positive(),
-    timeouts_charge: z.enum(['caller', 'project']),
+    // A word that is neither must not stop all calls.
+    timeouts_charge: z.enum(['caller', 'project']).catch('caller'),
     hold_grace_seconds: z.number().nonnegative(),
     providers: those(provider),
     models: those(model),
