@@ -158,6 +158,8 @@ type ErrorDetails = {
   /** The limit that refused the request, as `get_my_limits` shows it. */
   limit?: unknown
   shouldRetry?: false | undefined
+  /** A provider's answer that is larger than what is read of one: it was worked for. */
+  isTooMuch?: true | undefined
   headers?: Record<string, string> | undefined
   /** A provider's name for what is wrong with the request, as `context_length_exceeded`: told in place of ours. */
   providerCode?: string | undefined

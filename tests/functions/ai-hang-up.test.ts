@@ -187,6 +187,69 @@ test('a stream that has come whole before its caller is known to have left is ch
     ])
 })
 
+test.each([true, false])(
+  'an answer too large to be read is asked for once, charged, and no failure (stream: %s)',
+  async (stream) => {
+    const chunk = new Uint8Array(1_000_000).fill(32)
+    let asked = 0
+    const { seen, chat } = createWorld(provider.url, {
+      fetch: async () => {
+        asked += 1
+        let left = 10
+        const pull = (controller: ReadableStreamDefaultController) => {
+          left -= 1
+          if (left < 0) controller.close()
+          else controller.enqueue(chunk)
+        }
+        return new Response(new ReadableStream({ pull }))
+      },
+    })
+
+    expect((await chat({ model: 'echo', messages, stream })).status).toBe(502)
+
+    expect([asked, seen.reports]).toEqual([1, []])
+    // How much it was nobody knows: all that was held.
+    expect(seen.outcomes).toMatchObject([
+      {
+        result: 'failed',
+        attempts: 1,
+        usage_source: 'estimated',
+        usage: { prompt_tokens: 16, completion_tokens: 500 },
+      },
+    ])
+  },
+)
+
+test('who leaves when all was said pays for all of it, also where a provider stops when it is left', async () => {
+  const said = { choices: [{ index: 0, delta: { content: 'all' }, finish_reason: 'stop' }] }
+  const usage = { choices: [], usage: { prompt_tokens: 7, completion_tokens: 400, total_tokens: 407 } }
+  const dataOf = (event: object) => new TextEncoder().encode(`data: ${JSON.stringify(event)}\n\n`)
+  let tellUsage = () => {}
+  const { seen, chat } = createWorld(provider.url, {
+    fetch: async () =>
+      new Response(
+        new ReadableStream({
+          start(controller) {
+            controller.enqueue(dataOf(said))
+            tellUsage = () => {
+              controller.enqueue(dataOf(usage))
+              controller.close()
+            }
+          },
+        }),
+      ),
+  })
+  const reader = (await chat(request)).body?.getReader()
+
+  await reader?.read()
+  await reader?.cancel()
+  tellUsage()
+
+  await expect
+    .poll(() => seen.outcomes, { timeout: 5_000 })
+    .toMatchObject([{ result: 'cancelled', usage_source: 'provider', usage: { completion_tokens: 400 } }])
+})
+
 test('images of a caller who has left are charged as many as were asked for', async () => {
   const gone = new AbortController()
   const { seen, send } = createWorld(provider.url, {

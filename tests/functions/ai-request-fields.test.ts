@@ -9,7 +9,7 @@ import {
   readEmbeddingsRequest,
   readImagesRequest,
 } from '../../functions/_shared/ai/read-request.ts'
-import { fieldsRefused } from '../../functions/_shared/ai/request-fields.ts'
+import { fieldsRefused, lookAtFields } from '../../functions/_shared/ai/request-fields.ts'
 
 const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body))
 const user = { role: 'user', content: 'x' }
@@ -324,4 +324,9 @@ test('lists have a length, wherever they are', async () => {
   for (const over of [...tooLong, say(...long.map((text) => ({ type: 'text', text })))])
     await expect(chat(over)).rejects.toMatchObject({ code: 'invalid_request_error' })
   await expect(embed({ input: long })).rejects.toMatchObject({ code: 'invalid_request_error' })
+})
+
+test('lists of tokens, which OpenAI documents for embeddings, have no fields', () => {
+  const body = { model: 'm', input: [[1, 2, 3], [4]] }
+  expect(lookAtFields('embeddings', body)).toEqual({ fields: [], asks: {} })
 })

@@ -72,6 +72,15 @@ export function openBody(source: Source, watch: Watch, signal: AbortSignal, { fi
   }
 }
 
+/** Another asking would be answered the same, and this one is paid: it is the caller who asked for so much. */
+export const tooMuch = (cause: string) =>
+  new AppError('upstream_error', {
+    message: 'The AI provider’s answer is larger than what is passed on. Ask for less at once.',
+    shouldRetry: false,
+    isTooMuch: true,
+    cause,
+  })
+
 /** Gathers a body in memory, up to so many bytes. */
 export function gatherBody(body: AnswerBody, limitBytes: number) {
   const chunks: Bytes[] = []

@@ -1,7 +1,7 @@
 /** A whole answer at once: read, judged, settled, and then passed on as it came. */
 import { AppError } from '../errors.ts'
 import { BodyTooLarge } from '../http/read-body.ts'
-import { type AnswerBody, gatherBody } from './answer-body.ts'
+import { type AnswerBody, gatherBody, tooMuch } from './answer-body.ts'
 import type { Answer } from './call-provider.ts'
 import { type OpenCall, usedBy } from './open-call.ts'
 import { imagesIn, isAnswer, type ProviderAnswer, parseJson, readProviderAnswer } from './provider-answer.ts'
@@ -36,7 +36,8 @@ async function readWhole(body: AnswerBody, limitBytes: number): Promise<Uint8Arr
     return await gatherBody(body, limitBytes).whole()
   } catch (error) {
     if (error instanceof AppError) throw error
-    throw new AppError('upstream_error', { cause: error instanceof BodyTooLarge ? 'the answer is too large' : error })
+    if (error instanceof BodyTooLarge) throw tooMuch('the answer is too large')
+    throw new AppError('upstream_error', { cause: error })
   }
 }
 

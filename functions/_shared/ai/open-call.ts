@@ -37,8 +37,10 @@ export type OpenCall = {
   route: Route | undefined
   answered: boolean
   firstTokenAt: number | undefined
-  /** Called when the caller has gone and the provider works on. */
+  /** Called when the caller has gone: what has come is read without them. */
   onLeft(): void
+  /** The provider has said all; at most its usage is still to come. */
+  isFinished(): boolean
   /** The first ending counts. Waits a moment for the settlement, which goes on in the background when that is not enough. */
   close(ending: Ending): Promise<Settlement | undefined>
   /** A whole answer: waits until it is settled; when the ledger is away for long, the call is closed as not delivered, and throws. */
@@ -89,9 +91,11 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
   }
   /** A provider that does not stop when it is left works to the end, and says there what that costs. */
   const readsOn = () => {
-    if (call.askedAt === undefined || call.route?.provider.stops_when_left) return false
-    world.waitUntil(ended.promise)
+    if (call.askedAt === undefined) return false
+    // What has come already may say what it costs.
     call.onLeft()
+    if (call.route?.provider.stops_when_left && !call.isFinished()) return false
+    world.waitUntil(ended.promise)
     return true
   }
   const call: OpenCall = {
@@ -104,6 +108,7 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
     answered: false,
     firstTokenAt: undefined,
     onLeft: () => {},
+    isFinished: () => false,
     close: (ending) => world.within(patienceMs, closed(ending)),
     async closeBefore(ending) {
       const settlement = await world.within(wholePatienceMs, closed(ending))
@@ -215,10 +220,13 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const hungUp = error?.code === 'client_closed_request' || (isLate && isLeft)
   const isDelivered = responseBytes > 0 && (contentBytes > 0 || usage !== null)
   const isAsking = call.askedAt !== undefined && (hungUp || isLate)
-  const hasWorked = error !== undefined && (isAsking || call.late.attempts > 0)
+  const isTooMuch = error?.details.isTooMuch === true
+  const hasWorked = error !== undefined && (isAsking || isTooMuch || call.late.attempts > 0)
   const isCharged = !error || isDelivered || (hungUp && responseBytes > 0) || hasWorked
   const isProjects = hasWorked && !hungUp && !isDelivered && call.admission.timeouts_charge === 'project'
-  const used = usage ? { ...usage, images } : estimateUsage(ending, call, hasWorked ? ticks : undefined)
+  // Of an answer that is too large to be read nobody knows how large it is.
+  const seen = isTooMuch ? { ...ending, contentBytes: Number.POSITIVE_INFINITY } : ending
+  const used = usage ? { ...usage, images } : estimateUsage(seen, call, hasWorked ? ticks : undefined)
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,

@@ -93,7 +93,10 @@ function eachOf(value: unknown, { name, param }: Place, see: (one: object, place
     return
   }
   for (const [at, one] of value.entries()) {
-    if (typeof one === 'object' && one !== null) see(one, { name, param: `${param}.${at}` })
+    const place = { name, param: `${param}.${at}` }
+    // Token lists of embeddings are lists in a list.
+    if (Array.isArray(one)) eachOf(one, place, see)
+    else if (typeof one === 'object' && one !== null) see(one, place)
   }
 }
 

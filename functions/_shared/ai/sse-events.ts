@@ -1,6 +1,6 @@
 /** Server-sent events as bytes. Chunks may be cut anywhere: inside a character, inside CRLF, inside a field name. */
-import { AppError } from '../errors.ts'
 import { concatBytes } from '../http/read-body.ts'
+import { tooMuch } from './answer-body.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
@@ -21,7 +21,7 @@ export function createEventGatherer(limitBytes = eventLimitBytes) {
 
   const hold = (part: Bytes) => {
     heldBytes += part.byteLength
-    if (heldBytes > limitBytes) throw new AppError('upstream_error', { cause: 'an event is too large' })
+    if (heldBytes > limitBytes) throw tooMuch('an event is too large')
     held.push(part)
   }
   const release = (): Bytes => {

@@ -180,6 +180,7 @@ export function streamAnswer(answer: Answer<StreamOpening>, call: OpenCall, worl
     }
   }
   call.onLeft = readUnseen
+  call.isFinished = () => opening.observer.observed.finished
   // Who left before there was anything to read hears of no news any more, when all has come.
   if (call.watch.isLeft()) readUnseen()
   /** Gives what there is as long as the caller waits for it: every read of theirs gets at least one part. */
