@@ -1,7 +1,7 @@
 /** Watches a stream on its way: what was said, what it costs, how it ended, and which event to leave out. */
-import type { AppError } from '../errors.ts'
+import { type AppError, errorBody } from '../errors.ts'
 import { type ProviderAnswer, parseJson, readProviderAnswer } from './provider-answer.ts'
-import { type KeySent, refusalOf, withoutSecrets } from './provider-refusal.ts'
+import { type KeySent, refusalLimitBytes, refusalOf, withoutSecrets } from './provider-refusal.ts'
 import type { UsageWish } from './read-request.ts'
 import { laterReport, type Report, type Said } from './read-usage.ts'
 import { addSaid, withoutUsage } from './scan-chunks.ts'
@@ -51,45 +51,29 @@ export const hasData = (events: Bytes): boolean => /(?:^|[\r\n])data/.test(utf8.
 export function createStreamObserver(wish: UsageWish, key: KeySent) {
   const observed = nothingYet()
   const finishedChoices = new Set<number>()
-  let heldUsage: Bytes | undefined
+  const held = holdUsage()
   let isDone = false
-
-  /** The usage chunk at the end waits for the settlement, which knows the cost. Undefined when there is none. */
-  const takeUsage = (): Bytes | undefined => {
-    const taken = heldUsage
-    heldUsage = undefined
-    return taken
-  }
-
-  /** What waited goes before what comes now. */
-  const forwardHeld = (forward: Bytes[]) => {
-    const before = takeUsage()
-    if (before) forward.push(before)
-  }
 
   /** Of what comes after [DONE] only a usage is of interest. */
   const observeAfterEnd = (event: Bytes) => {
     const chunk = readProviderAnswer(dataOf(event) ?? '')
-    if (chunk?.report && noteReport(observed, chunk) && wish !== 'no') heldUsage = event
+    if (chunk?.report && noteReport(observed, chunk) && wish !== 'no') held.put(event)
   }
 
   const observeEvent = (event: Bytes, forward: Bytes[]) => {
-    const text = textOf(event)
-    const data = dataOf(event) ?? ''
-    const chunk = readProviderAnswer(data)
-    const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data) ?? data) : undefined)
-    if (failure === undefined) noteSaid(observed, text)
-    else noteFailure(observed, failure, key)
-    const isUsage = chunk !== undefined && failure === undefined && isOnlyUsage(chunk, finishedChoices)
+    const { text, chunk, failure } = lookAt(event)
+    const refusal = failure === undefined ? undefined : noteFailure(observed, failure, key)
+    if (!refusal) noteSaid(observed, text)
+    const isUsage = chunk !== undefined && !refusal && isOnlyUsage(chunk, finishedChoices)
     const isNews = chunk === undefined || noteReport(observed, chunk)
     if (!isUsage) {
-      forwardHeld(forward)
+      held.release(forward)
       const keeps = wish === 'in a chunk' || (wish === 'in the last chunk' && Boolean(chunk?.report))
       const wanted = keeps ? event : withoutUsage(event, text)
-      forward.push(failure === undefined ? wanted : redacted(wanted, key))
+      forward.push(refusal ? redacted(wanted, refusal, key) : wanted)
     } else if (isNews && wish !== 'no') {
-      forwardHeld(forward)
-      if (observed.finished) heldUsage = event
+      held.release(forward)
+      if (observed.finished) held.put(event)
       else forward.push(event)
     }
     if (chunk) noteFinish(observed, chunk, finishedChoices)
@@ -102,7 +86,7 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
     if (!telling.test(text)) {
       if (isDone) return { forward, last: undefined }
       noteSaid(observed, text)
-      forwardHeld(forward)
+      held.release(forward)
       forward.push(wish === 'in a chunk' ? events : withoutUsage(events, text))
       return { forward, last: undefined }
     }
@@ -118,7 +102,37 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
     return { forward, last }
   }
 
-  return { observe, observed, takeUsage }
+  return { observe, observed, takeUsage: held.take }
+}
+
+/** The usage chunk at the end waits for the settlement, which knows the cost. */
+function holdUsage() {
+  let held: Bytes | undefined
+  /** Undefined when there is none. */
+  const take = (): Bytes | undefined => {
+    const taken = held
+    held = undefined
+    return taken
+  }
+  return {
+    put(event: Bytes): void {
+      held = event
+    },
+    take,
+    /** What waited goes before what comes now. */
+    release(forward: Bytes[]): void {
+      const before = take()
+      if (before) forward.push(before)
+    },
+  }
+}
+
+function lookAt(event: Bytes) {
+  const text = textOf(event)
+  const data = dataOf(event) ?? ''
+  const chunk = readProviderAnswer(data)
+  const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data) ?? data) : undefined)
+  return { text, chunk, failure }
 }
 
 const nothingYet = (): Observed => ({
@@ -150,18 +164,24 @@ function noteReport(observed: Observed, { report }: ProviderAnswer): boolean {
 }
 
 /** The first error counts. */
-function noteFailure(observed: Observed, failure: unknown, key: KeySent): void {
-  if (observed.failure !== undefined) return
-  observed.failure = refusalOf({ status: undefined, body: failure }, key)
-  observed.failedFirst = !observed.isAnswer
+function noteFailure(observed: Observed, failure: unknown, key: KeySent): AppError {
+  const refusal = refusalOf({ status: undefined, body: failure }, key)
+  if (observed.failure === undefined) {
+    observed.failure = refusal
+    observed.failedFirst = !observed.isAnswer
+  }
+  return refusal
 }
 
-/** An error that the provider wrote goes to the caller as it came, but for keys. */
-function redacted(event: Bytes, key: KeySent): Bytes {
+/** An error that the provider wrote goes to the caller as it came, but for keys; of one that is too long, what we understand of it. */
+function redacted(event: Bytes, refusal: AppError, key: KeySent): Bytes {
+  if (event.byteLength > refusalLimitBytes) return eventOf(errorBody(refusal))
   const text = utf8.decode(event)
   const clean = withoutSecrets(text, key)
   return clean === text ? event : new TextEncoder().encode(clean)
 }
+
+const eventOf = (data: unknown): Bytes => new TextEncoder().encode(`data: ${JSON.stringify(data)}\n\n`)
 
 /**
  * The extra chunk that `stream_options.include_usage` adds. OpenRouter's carries a choice that repeats `finish_reason`; a
@@ -179,5 +199,5 @@ export function withCost(event: Bytes, costMicros: number): Bytes | undefined {
   const data: unknown = JSON.parse(dataOf(event) ?? 'null')
   if (typeof data !== 'object' || data === null || !('usage' in data)) return undefined
   const usage = { ...(typeof data.usage === 'object' ? data.usage : {}), cost: costMicros / 1_000_000 }
-  return new TextEncoder().encode(`data: ${JSON.stringify({ ...data, usage })}\n\n`)
+  return eventOf({ ...data, usage })
 }

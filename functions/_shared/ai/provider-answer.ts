@@ -1,6 +1,7 @@
 /** What we read of a provider's answer, JSON or a chunk of a stream. The rest is not our business and is passed on as it is. */
+import { type Fields, isFields } from '../forms.ts'
 import { byteLength } from './estimate-tokens.ts'
-import { type Fields, isFields, type Report, readReport, type Said } from './read-usage.ts'
+import { type Report, readReport, type Said } from './read-usage.ts'
 import type { Endpoint } from './snapshot.ts'
 
 type Choice = { index: number; message: unknown; delta: unknown; text: unknown; finish_reason: string | null }

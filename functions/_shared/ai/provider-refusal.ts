@@ -4,9 +4,9 @@
  * account there or our table is told to the operator; the rest is the provider's own trouble.
  */
 import { AppError, isErrorCode } from '../errors.ts'
+import { type Fields, isFields } from '../forms.ts'
 import type { Reply } from './ask-provider.ts'
 import { parseJson } from './provider-answer.ts'
-import { type Fields, isFields } from './read-usage.ts'
 
 /** The key that was sent with the question, so that it is never told, and whose it is. */
 export type KeySent = { secret: string | undefined; isCallers: boolean }
@@ -35,20 +35,30 @@ function readSaid(body: unknown): Said {
 
 /** 400, "400", and FastChat's 40303. */
 function toStatus(code: unknown): number | undefined {
-  const number = typeof code === 'string' && /^\d{3,5}$/.test(code) ? Number(code) : code
+  const number = typeof code === 'string' && code.length <= 5 && /^\d{3,5}$/.test(code) ? Number(code) : code
   if (typeof number !== 'number' || !Number.isInteger(number)) return undefined
   const status = number >= 40_000 && number < 60_000 ? Math.floor(number / 100) : number
   return status >= 400 && status <= 599 ? status : undefined
 }
 
+/** Of reasons and details; each reason is looked for in the message. */
+const mostListed = 20
+
 function messageIn(whole: Fields, inner: Fields, metadata: Fields): string {
   const said = textOf(inner.message, whole.error, whole.message, whole.detail, inner.detail, inner.msg, whole.msg)
   const details = [whole.detail, inner.detail, whole.errors].find(Array.isArray) ?? []
-  const listed = details.map((one) => textOf(one, isFields(one) && textOf(one.msg, one.message))).filter(isText)
+  const listed = details
+    .slice(0, mostListed)
+    .map((one) => textOf(one, isFields(one) && textOf(one.msg, one.message)))
+    .filter(isText)
   // OpenRouter's own words are only that there was an error; those of who it asked are in `raw`.
-  const raw = isText(metadata.raw) && /^provider returned error$/i.test(said.trim()) ? rawMessage(metadata.raw) : ''
+  const isNoWord = said.trim().toLowerCase() === 'provider returned error'
+  const raw = isNoWord && isText(metadata.raw) ? rawMessage(metadata.raw) : ''
   const reasons = Array.isArray(metadata.reasons)
-    ? metadata.reasons.filter(isText).filter((one) => !said.includes(one))
+    ? metadata.reasons
+        .slice(0, mostListed)
+        .filter(isText)
+        .filter((one) => !said.includes(one))
     : []
   const message = raw || said || listed.join('; ')
   return reasons.length > 0 ? `${message} (${reasons.join(', ')})` : message
@@ -59,17 +69,18 @@ function rawMessage(raw: string): string {
   return isFields(body) || Array.isArray(body) ? readSaid(body).message : raw
 }
 
-/** FastAPI names the field as a path, from `body` on. */
+/** FastAPI names the field as a path of names and places, from `body` on. */
 function fieldIn(detail: unknown): string {
   const [first] = Array.isArray(detail) ? detail : []
   if (!isFields(first) || !Array.isArray(first.loc)) return ''
-  return first.loc.filter((step) => step !== 'body').join('.')
+  const steps = first.loc.slice(0, mostListed).filter((step) => isText(step) || Number.isInteger(step))
+  return steps.filter((step) => step !== 'body').join('.')
 }
 
 const flagged =
   /content[_ -]?(?:filter|policy|management)|moderation|\bflagged\b|safety (?:system|check|filter|policy)|prohibited[_ ]content|data_inspection_failed|inappropriate content|usage polic/i
 const tooLong =
-  /context[_ -]?(?:length|window|size|overflow)|maximum (?:context|prompt|input|number of tokens)|(?:prompt|input|request|messages?) (?:is |are |was )?too (?:long|large)|too many (?:input |prompt )?tokens|token (?:limit|count) (?:was |is )?exceed|exceed\w* (?:the )?(?:model'?s? )?(?:maximum|max(?:imum)? |token|context)|string_above_max_length|reduce the length/i
+  /context[_ -]?(?:length|window|size|overflow)|maximum (?:context|prompt|input|number of tokens)|(?:prompt|input|request|messages?) (?:is |are |was )?too (?:long|large)|too many (?:input |prompt )?tokens|token (?:limit|count) (?:was |is )?exceed|exceed\w{0,10} (?:the )?(?:model'?s? )?(?:maximum|max(?:imum)? |token|context)|string_above_max_length|reduce the length/i
 const keyWords =
   /(?:invalid|incorrect|wrong|missing|expired|revoked|disabled|unknown|no)[_ -](?:x[_ -])?(?:api|auth)[\w -]{0,20}(?:key|token|credential)|api[_ -]?key[\w :'"-]{0,40}(?:invalid|incorrect|expired|revoked|not valid|not found|missing|disabled|denied|required)|api_key_invalid|invalid_api_key|authentication|unauthenticated|unauthorized|no auth credentials|user not found|account[\w -]{0,30}(?:deactivated|disabled|suspended|not active)|permission[_ ]denied/i
 const moneyWords =
@@ -80,8 +91,15 @@ const requestType =
 
 type Kind = 'request' | 'key' | 'money' | 'setup' | 'busy' | 'timeout' | 'provider'
 
+/** What a refusal means stands in its first words; a provider may quote a whole request behind them. */
+const readCharacters = 4_000
+const nameCharacters = 200
+
 /** The words first; where they say nothing, the status. */
-function kindOf(status: number | undefined, { code, type, message }: Said): Kind {
+function kindOf(status: number | undefined, said: Said): Kind {
+  const code = said.code.slice(0, nameCharacters)
+  const type = said.type.slice(0, nameCharacters)
+  const message = said.message.slice(0, readCharacters)
   const names = `${code} ${type}`
   const words = `${names} ${message}`
   // What is wrong stands at the beginning; further on, and soon where the request is at fault, a message may quote the request.
@@ -102,12 +120,15 @@ function kindOf(status: number | undefined, { code, type, message }: Said): Kind
 
 const mostCharacters = 2_000
 
-/** Keys in the forms that providers give them, and what follows the words for one. */
+/**
+ * Keys in the forms that providers give them, and what follows the words for one. None looks twice at the same text, or only at a
+ * hundred characters of it, since a text may be made to be looked at for long.
+ */
 const secretForms = [
   /\bsk[-_][\w.*-]{6,}/g,
   /\b(?:pk|rk|gsk|xai|pplx|fw|hf|nvapi|ghp|key|tgp|org|proj|acct|user)[-_](?=[\w.*-]{0,99}[\d*])[\w.*-]{8,}/g,
   /\bAIza[\w-]{20,}/g,
-  /\beyJ[\w-]{8,2000}\.[\w-]+(?:\.[\w-]+)?/g,
+  /\beyJ[\w-]{8,}(?:\.[\w-]+){0,2}/g,
   /\b(bearer)\s+[\w.~+/=*-]{6,}/gi,
   /((?:api[_ -]?key|token|secret|password|authorization)["']?\s*[:=]\s*["']?)[^\s"',;}]{6,}/gi,
   /([?&](?:key|token|api_key|access_token)=)[^\s&"']+/gi,
@@ -134,7 +155,7 @@ const clean = (text: string, key: KeySent) =>
 /** What the caller is told of it: the provider's code where it is none of ours, which mean other things. */
 function toldToCaller(status: number | undefined, said: Said, key: KeySent): AppError {
   const words = clean(said.message, key)
-  const isName = (name: string) => /^[a-z][\w.:-]{0,99}$/i.test(name) && !isErrorCode(name)
+  const isName = (name: string) => name.length <= 100 && /^[a-z][\w.:-]*$/i.test(name) && !isErrorCode(name)
   return new AppError(status === 413 && !said.code ? 'request_too_large' : 'invalid_request_error', {
     message: words || 'The AI provider refuses this request.',
     param: said.param === undefined ? undefined : clean(said.param, key).slice(0, 200),

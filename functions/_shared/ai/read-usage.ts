@@ -2,12 +2,8 @@
  * What a provider says a call used, in whichever dialect, as one kind of numbers; and whether it can be true. A report that cannot
  * be true is none: the call is charged by estimate, and why is told.
  */
+import { type Fields, isFields } from '../forms.ts'
 import type { Usage } from './ledger.ts'
-
-export type Fields = Record<string, unknown>
-
-export const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** As reported, before anybody asked whether it is possible. */
 export type Report = {
