@@ -7,6 +7,7 @@ import {
   refusalOf,
   withoutSecrets,
 } from '../../functions/_shared/ai/provider-refusal.ts'
+import { withoutUsage } from '../../functions/_shared/ai/scan-chunks.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -85,4 +86,45 @@ test('an error event that is too long to look at goes out as what we understand 
   expect(JSON.parse(text.slice('data: '.length))).toMatchObject({ error: { code: 'invalid_request_error' } })
   expect(text).toContain('The prompt is too long ([redacted])')
   expect(observed.failure?.code).toBe('invalid_request_error')
+})
+
+/** Processor time, which does not pass while others have the processor. */
+function cpuMs(work: () => unknown): number {
+  const before = process.cpuUsage()
+  work()
+  const { user, system } = process.cpuUsage(before)
+  return (user + system) / 1_000
+}
+
+const many: [string, (count: number) => string][] = [
+  ['nulls in one chunk', (count) => `data: {"id":1${',"usage":null'.repeat(count)}}\n\n`],
+  ['nulls with space in one chunk', (count) => `data: {"id":1${', "usage" : null'.repeat(count)}}\n\n`],
+  ['texts of that name in one chunk', (count) => `data: {"id":1${',"usage":"null"'.repeat(count)}}\n\n`],
+  ['objects without an end', (count) => `data: {${'"usage":{ ] '.repeat(count)}\n\n`],
+  ['lines behind the end of a chunk', (count) => `data: {}\n${'data: "usage":1\n'.repeat(count)}\n`],
+  ['choices', (count) => `data: {"choices":[${'{"usage":null},'.repeat(count)}{}]}\n\n`],
+  ['chunks whose lines end with returns', (count) => `data: {}\n\n${'data: {"usage":{}}\r\r'.repeat(count)}`],
+  ['braces far inside', (count) => `data: {"usage":1,"a":${'['.repeat(count)}${'{},'.repeat(count)}\n\n`],
+  ['braces that never close', (count) => `data: ${'{"usage":1,'.repeat(count)}\n\n`],
+]
+
+test.each(many)('the time to cut usage out of %s grows with their number, not with its square', (_name, textOf) => {
+  const timeOf = (count: number) => {
+    const text = textOf(count)
+    const bytes = encode(text)
+    return cpuMs(() => withoutUsage(bytes, text))
+  }
+
+  // Without the generous part, which no count here comes near, a slow machine could be taken for a square.
+  expect(timeOf(80_000)).toBeLessThan(3 * timeOf(40_000) + 1_000)
+})
+
+test('of many usages in a chunk none is left', () => {
+  const cut = (text: string) => new TextDecoder().decode(withoutUsage(encode(text), text))
+
+  expect(cut(`data: {"id":1${',"usage":null'.repeat(1_000)}}\n\n`)).toBe('data: {"id":1}\n\n')
+  expect(cut(`data: {"usage":{}${', "usage" : null'.repeat(1_000)}}\n\n`)).toBe('data: {}\n\n')
+  expect(cut(`data: {"choices":[${'{"usage":null},'.repeat(1_000)}{}]}\n\n`)).toBe(
+    `data: {"choices":[${'{},'.repeat(1_000)}{}]}\n\n`,
+  )
 })

@@ -86,17 +86,41 @@ export function withoutUsage(events: Bytes, text: string): Bytes {
   return events.subarray(0, events.byteLength - only.to + only.from)
 }
 
-/** In their order. */
+/** In their order. Goes once over the text, and once more over those of its events that are walked. */
 function allCuts(text: string, first: number): Cut[] {
   const all: Cut[] = []
+  const eventAt = createEventFinder(text)
   for (let at = first; at >= 0; at = text.indexOf(usageName, at)) {
     const plain = plainFieldAt(text, at)
-    const { cuts, end } = plain ? { cuts: [plain], end: plain.to } : cutsIn(text, startOfEvent(text, at))
-    // A walk begins with the event, where something may have been cut already.
-    for (const cut of cuts) if (cut.from >= (all.at(-1)?.to ?? 0)) all.push(cut)
-    at = Math.max(end, at + 1)
+    if (plain) {
+      all.push(plain)
+      at = plain.to
+      continue
+    }
+    const event = eventAt(at)
+    // A walk begins with the event, and finds again what was found in it already.
+    while ((all.at(-1)?.from ?? -1) >= event.from) all.pop()
+    for (const { from, to } of cutsIn(text.slice(event.from, event.to)))
+      all.push({ from: event.from + from, to: event.from + to })
+    at = Math.max(event.to, at + 1)
   }
   return all
+}
+
+/** Two ends of lines, however lines end. */
+const blankLine = /(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)/g
+
+/** Where the event around a place is; the places come in their order. */
+function createEventFinder(text: string): (at: number) => Cut {
+  const event = { from: 0, to: 0 }
+  return (at) => {
+    while (event.to <= at) {
+      event.from = event.to
+      blankLine.lastIndex = event.from
+      event.to = blankLine.test(text) ? blankLine.lastIndex : text.length
+    }
+    return event
+  }
 }
 
 /** What stands between a cut and the next one moves up by all that was cut before it. */
@@ -113,6 +137,7 @@ function withoutCuts(events: Bytes, cuts: readonly Cut[]): Bytes {
 const usageName = 'usage"'
 const usageNull = 'usage":null'
 const eventStart = 'data: '
+const dataName = 'data:'
 const lineFeed = 10
 const comma = 44
 
@@ -127,47 +152,53 @@ function plainFieldAt(text: string, at: number): Cut | undefined {
   return isPlain ? { from: at - 2, to: end } : undefined
 }
 
+/** Fields beside the usage that are longer are not the usual case; a look at all of them from each usage would take too long. */
+const besideBytes = 500
+
 function endsEvent(text: string, end: number): boolean {
-  const close = text.indexOf('}', end)
-  return text.charCodeAt(close + 1) === lineFeed && text.charCodeAt(close + 2) === lineFeed
+  const close = end + text.slice(end, end + besideBytes).indexOf('}')
+  return close >= end && text.charCodeAt(close + 1) === lineFeed && text.charCodeAt(close + 2) === lineFeed
 }
 
 function beginsEvent(text: string, at: number): boolean {
-  const start = text.lastIndexOf('{', at) - eventStart.length
+  const from = Math.max(0, at - besideBytes)
+  const start = from + text.slice(from, at).lastIndexOf('{') - eventStart.length
   return text.startsWith(eventStart, start) && (start === 0 || text.charCodeAt(start - 1) === lineFeed)
 }
 
-/** Behind the blank line before it, however lines end. */
-const startOfEvent = (text: string, at: number): number => {
-  for (let end = text.lastIndexOf('\n', at); end > 0; end = text.lastIndexOf('\n', end - 1)) {
-    const before = text[end - 1]
-    if (before === '\n' || (before === '\r' && text[end - 2] === '\n')) return end + 1
-  }
-  return text.lastIndexOf('\r\r', at) + 1
-}
-
 /** Walks the JSON of one event, for fields of the chunk itself and of its choices; what stands between strings and brackets is passed over. */
-function cutsIn(text: string, start: number): { cuts: Cut[]; end: number } {
+function cutsIn(event: string): Cut[] {
   const cuts: Cut[] = []
-  let open = ''
+  const open: string[] = []
   let isInChoices = false
-  for (let at = start; at < text.length; at += 1) {
-    const character = text[at]
-    if (character === '{' || character === '[') open += character
+  for (let at = 0; at < event.length; at += 1) {
+    const character = event[at]
+    if (character === '{' || character === '[') open.push(character)
     else if (character === '}' || character === ']') {
-      open = open.slice(0, -1)
-      if (open === '') return { cuts, end: at + 1 }
+      // Brackets that do not match are no JSON, and what is behind them is not looked at.
+      if (open.pop() !== (character === '}' ? '{' : '[') || open.length === 0) return cuts
     } else if (character === '"') {
-      const end = endOfString(text, at + 1)
-      if (open === '{') isInChoices = text.startsWith('choices"', at + 1)
-      const isPlace = open === '{' || (open === '{[{' && isInChoices)
-      const isUsage = isPlace && text.startsWith(usageName, at + 1)
-      const cut = isUsage ? fieldAt(text, at, end + 1) : undefined
-      if (cut) cuts.push(cut)
+      const end = endOfString(event, at + 1)
+      const isOfChunk = open.length === 1 && open[0] === '{'
+      if (isOfChunk) isInChoices = event.startsWith('choices"', at + 1)
+      const isPlace = isOfChunk || (isInChoices && open.length === 3 && open.join('') === '{[{')
+      const isUsage = isPlace && event.startsWith(usageName, at + 1)
+      const cut = isUsage ? fieldAt(event, at, end + 1) : undefined
+      if (cut) putCut(cuts, cut, event)
       at = cut ? cut.to - 1 : end
     }
   }
-  return { cuts, end: text.length }
+  return cuts
+}
+
+/** Where the comma before a field went with the field before it, the comma before that one goes, too. */
+function putCut(cuts: Cut[], { from, to }: Cut, event: string): void {
+  let start = from
+  for (let last = cuts.at(-1); last && start < last.to; last = cuts.at(-1)) {
+    start = commaBefore(event, last.from)
+    cuts.pop()
+  }
+  cuts.push({ from: start, to })
 }
 
 /** A null or an object with its name and one of the commas beside it; undefined for anything else. */
@@ -179,10 +210,17 @@ function fieldAt(text: string, name: number, afterName: number): Cut | undefined
   if (end === 0) return undefined
   const next = pastSpace(text, end)
   if (text[next] === ',') return { from: name, to: next + 1 }
-  if (text[name - 1] === ',') return { from: name - 1, to: end }
-  // An event may have a data line for each line of its JSON.
-  const [comma = ''] = /,(?:\s|data:)*$/.exec(text.slice(Math.max(0, name - 200), name)) ?? []
-  return { from: name - comma.length, to: end }
+  return { from: commaBefore(text, name), to: end }
+}
+
+/** An event may have a data line for each line of its JSON, so that there is more than space between a comma and a name. */
+function commaBefore(text: string, name: number): number {
+  let at = name
+  for (;;) {
+    if (text.charCodeAt(at - 1) <= space) at -= 1
+    else if (at >= dataName.length && text.startsWith(dataName, at - dataName.length)) at -= dataName.length
+    else return text[at - 1] === ',' ? at - 1 : name
+  }
 }
 
 function pastSpace(text: string, from: number): number {
