@@ -1,5 +1,6 @@
 /** Bodies that a provider compresses although it was asked not to. What is counted and limited further on is what comes out. */
 import type { Transform } from 'node:stream'
+import { concatBytes } from '../http/read-body.ts'
 
 type Bytes = Uint8Array<ArrayBuffer>
 type Zlib = typeof import('node:zlib')
@@ -29,8 +30,14 @@ const isGzip = ([first, second]: Bytes) => first === 0x1f && second === 0x8b
 const isZlib = ([first = 0, second = 0]: Bytes) => (first & 15) === 8 && ((first << 8) | second) % 31 === 0
 /** JSON, events or a page. */
 const isText = (start: Bytes) =>
-  /^\s*(?:[{[]\s*["{[\]}]|<[!a-z]|(?:data|event|id|retry)?:)/i.test(latin1.decode(start.subarray(0, 64)))
+  /^\s*(?:[{[]\s*["{[\]}]|<[!a-z]|(?:data|event|id|retry)?:)/i.test(latin1.decode(start.subarray(0, startBytes)))
 const latin1 = new TextDecoder('latin1')
+const startBytes = 64
+
+/** The first piece may be a single byte: whether it is compressed shows in two, whether it is a text soon. */
+const isTooShort = (start: Bytes) =>
+  start.byteLength < 2 ||
+  (start.byteLength < startBytes && /^\s*(?:[{[]\s*|<|[a-z]{1,5})?$/i.test(latin1.decode(start)))
 
 /** Undefined for what is not compressed, whatever the header says. */
 function decoderFor(coding: string, start: Bytes, zlib: Zlib): Transform | undefined {
@@ -45,6 +52,7 @@ function decoderFor(coding: string, start: Bytes, zlib: Zlib): Transform | undef
 function decoded(source: Source, makeDecoder: (start: Bytes) => Transform | undefined): Source {
   let decoder: Transform | undefined
   let isOpen = false
+  let start: Bytes | undefined
   return {
     listen(take, end) {
       let isOver = false
@@ -52,9 +60,10 @@ function decoded(source: Source, makeDecoder: (start: Bytes) => Transform | unde
         if (!isOver) end(cause)
         isOver = true
       }
-      const open = (start: Bytes) => {
+      const open = (begun: Bytes) => {
         isOpen = true
-        decoder = makeDecoder(start)
+        start = undefined
+        decoder = makeDecoder(begun)
         decoder?.on('data', take).on('end', () => finish())
         decoder?.on('drain', () => source.resume())
         decoder?.on('error', (cause) => {
@@ -62,13 +71,22 @@ function decoded(source: Source, makeDecoder: (start: Bytes) => Transform | unde
           finish(cause)
         })
       }
+      const pass = (bytes: Bytes) => {
+        if (!isOpen) open(bytes)
+        if (!decoder) take(bytes)
+        else if (!decoder.write(bytes)) source.pause()
+      }
       source.listen(
         (bytes) => {
-          if (!isOpen) open(bytes)
-          if (!decoder) take(bytes)
-          else if (!decoder.write(bytes)) source.pause()
+          if (isOpen) return pass(bytes)
+          start = start ? concatBytes([start, bytes], start.byteLength + bytes.byteLength) : bytes
+          if (!isTooShort(start)) pass(start)
         },
-        (cause) => (decoder && cause === undefined ? void decoder.end() : finish(cause)),
+        (cause) => {
+          if (start && start.byteLength > 0) pass(start)
+          if (decoder && cause === undefined) decoder.end()
+          else finish(cause)
+        },
       )
     },
     pause: () => (decoder ? void decoder.pause() : source.pause()),
