@@ -269,6 +269,7 @@ describe('a field that changes price, route or provider', () => {
     [{ prompt_cache_options: { mode: 'explicit', ttl: '30m' } }, { cacheWrites: '5m' }],
     [{ prompt_cache_retention: '24h' }, { cacheWrites: '1h' }],
     [{ prompt_cache_retention: 'in_memory' }, {}],
+    [{ prompt_cache_retention: 'in-memory' }, {}],
     [{ modalities: ['text', 'audio'], audio: { voice: 'alloy', format: 'wav' } }, { audioOut: true }],
     [
       {

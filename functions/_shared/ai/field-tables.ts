@@ -50,13 +50,15 @@ const isOneOf =
     values.includes(value)
 const isOff = isOneOf(false)
 const areAll = (isFine: (value: unknown) => boolean) => (value: unknown) => Array.isArray(value) && value.every(isFine)
-export const fieldOf = (value: unknown, key: string): unknown =>
+export const fieldOf = (value: unknown, key: PropertyKey): unknown =>
   typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
 
 /** What is kept for longer than usual costs more, whatever the provider calls the time. */
 const usualTimes = new Set<unknown>([undefined, null, '5m', '30m'])
 const cacheWrites = (value: unknown): Asks => ({ cacheWrites: usualTimes.has(fieldOf(value, 'ttl')) ? '5m' : '1h' })
 const cached = priced('writes to a cache at the price of cache writes', cacheWrites)
+/** Both are written, by OpenAI too. */
+const isInMemory = isOneOf('in_memory', 'in-memory')
 const marks = { cache_control: cached, prompt_cache_breakpoint: cached }
 
 /** A tool that may search as often as it likes is taken to do it this often. */
@@ -235,7 +237,7 @@ const chat = table({
   prompt_cache_key: passes('which cache is read'),
   prompt_cache_options: priced('writes to a cache at the price of cache writes', cacheWrites),
   prompt_cache_retention: priced('keeps a cache for longer, at the price of cache writes of an hour', (value) =>
-    value === 'in_memory' ? {} : { cacheWrites: '1h' },
+    isInMemory(value) ? {} : { cacheWrites: '1h' },
   ),
   cache_control: cached,
   modalities: closed('pictures in an answer have a price of their own; text passes, and audio at the price of audio', {
