@@ -86,36 +86,24 @@ export function gatherBody(body: AnswerBody, limitBytes: number) {
   const chunks: Bytes[] = []
   let size = 0
   let ended: { error: unknown } | undefined
-  let look = () => {}
+  const { promise: isOver, resolve: tellOver } = Promise.withResolvers<void>()
 
   const end = (error?: unknown) => {
     ended ??= { error }
-    look()
+    tellOver()
   }
   body.listen((chunk) => {
     chunks.push(chunk)
     size += chunk.byteLength
-    if (size > limitBytes) {
-      end(new BodyTooLarge())
-      body.cancel()
-    } else look()
+    if (size <= limitBytes) return
+    end(new BodyTooLarge())
+    body.cancel()
   }, end)
 
-  const until = (isThere: () => boolean) =>
-    new Promise<void>((done) => {
-      look = () => isThere() && done()
-      look()
-    })
   return {
-    /** Waits until there is anything or the end; answers whether there is anything. */
-    async hasBegun(): Promise<boolean> {
-      await until(() => size > 0 || ended !== undefined)
-      if (size === 0 && ended?.error !== undefined) throw ended.error
-      return size > 0
-    },
     /** Throws BodyTooLarge, or why the body broke off. */
     async whole(): Promise<Bytes> {
-      await until(() => ended !== undefined)
+      await isOver
       if (ended?.error !== undefined) throw ended.error
       const [only] = chunks
       return only && chunks.length === 1 ? only : concatBytes(chunks, size)

@@ -50,7 +50,7 @@ function decode(letters: string): DataView | undefined {
 }
 
 /** Reading behind the end of what is there is a size that is not known. */
-function within<Size>(bytes: DataView, read: (bytes: DataView) => Size | undefined): Size | undefined {
+function ifThere<Size>(bytes: DataView, read: (bytes: DataView) => Size | undefined): Size | undefined {
   try {
     return read(bytes)
   } catch (error) {
@@ -69,7 +69,7 @@ const picture = (width: number, height: number): MediaSize | undefined =>
   width > 0 && height > 0 ? { width, height } : undefined
 
 const sizeOfPng = (header: DataView) =>
-  within(header, (bytes) => {
+  ifThere(header, (bytes) => {
     const isPng =
       textAt(bytes, 0, 8) === '\x89PNG\r\n\x1a\n' && bytes.getUint32(8) === 13 && textAt(bytes, 12, 4) === 'IHDR'
     return isPng ? picture(bytes.getUint32(16), bytes.getUint32(20)) : undefined
@@ -82,7 +82,7 @@ const precedesFrame = (marker: number) =>
   marker === 0xc4 || marker === 0xdb || marker === 0xdd || (marker >= 0xe0 && marker <= 0xef) || marker === 0xfe
 
 const sizeOfJpeg = (header: DataView) =>
-  within(header, (bytes) => {
+  ifThere(header, (bytes) => {
     if (bytes.getUint16(0) !== 0xffd8) return undefined
     for (let at = 2; bytes.getUint8(at) === 0xff; ) {
       const marker = bytes.getUint8(at + 1)
@@ -96,7 +96,7 @@ const sizeOfJpeg = (header: DataView) =>
 
 /** The first picture may be larger than the screen that it is for. */
 const sizeOfGif = (header: DataView) =>
-  within(header, (bytes) => {
+  ifThere(header, (bytes) => {
     if (!/^GIF8[79]a$/.test(textAt(bytes, 0, 6))) return undefined
     const screen = { width: bytes.getUint16(6, true), height: bytes.getUint16(8, true) }
     const flags = bytes.getUint8(10)
@@ -113,7 +113,7 @@ const sizeOfGif = (header: DataView) =>
   })
 
 const sizeOfWebp = (header: DataView) =>
-  within(header, (bytes) => {
+  ifThere(header, (bytes) => {
     if (textAt(bytes, 0, 4) !== 'RIFF' || textAt(bytes, 8, 4) !== 'WEBP') return undefined
     const form = textAt(bytes, 12, 4)
     const uint24 = (at: number) => bytes.getUint16(at, true) + 0x10000 * bytes.getUint8(at + 2)
@@ -137,7 +137,7 @@ const nextChunk = (bytes: DataView, at: number) => {
 
 /** As long as all bytes would last, whatever the header says of its data. */
 const lengthOfWav = (header: DataView, wholeBytes: number) =>
-  within(header, (bytes) => {
+  ifThere(header, (bytes) => {
     if (textAt(bytes, 0, 4) !== 'RIFF' || textAt(bytes, 8, 4) !== 'WAVE') return undefined
     let perSecond: number | undefined
     for (let at = 12; ; at = nextChunk(bytes, at)) {

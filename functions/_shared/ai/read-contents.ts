@@ -1,9 +1,9 @@
 /** What a model has to read for a request: its text in bytes, and its pictures, sounds and files, which are no text. */
-import { AppError } from '../errors.ts'
 import { byteLength, writeJson } from './estimate-tokens.ts'
 import { fieldOf } from './field-tables.ts'
 import { sizeOfMedia } from './media-size.ts'
 import type { Contents, Media } from './prompt-size.ts'
+import { invalid } from './request-fields.ts'
 
 type Message = Record<string, unknown>
 type Read = Pick<Contents, 'textBytes' | 'media'> & {
@@ -107,6 +107,3 @@ function readPart(part: unknown, param: string, media: Media[]): unknown {
 
 /** A PDF, or an address, of which nobody knows what is there. */
 const isDocument = /^(data:application\/pdf[;,]|https?:)/i
-
-const invalid = (param: string, what: string) =>
-  new AppError('invalid_request_error', { message: `${param}: ${what}.`, param })

@@ -4,12 +4,13 @@
  */
 import type { z } from 'zod'
 import { AppError } from '../errors.ts'
+import { isFields } from '../forms.ts'
 import { byteLength, tokensEstimated, writeJson } from './estimate-tokens.ts'
-import { type Asks, mostTokens } from './field-tables.ts'
+import { type Asks, fieldOf, mostTokens } from './field-tables.ts'
 import type { Route } from './ledger.ts'
 import type { Contents, Media } from './prompt-size.ts'
 import { readContents, readParts, textOf } from './read-contents.ts'
-import { type FoundField, isRead, lookAtFields, mostInList } from './request-fields.ts'
+import { type FoundField, invalid, isRead, lookAtFields, mostInList } from './request-fields.ts'
 import type { Endpoint } from './snapshot.ts'
 
 /** With OpenAI's an extra chunk at the end has it and all others a null; with OpenRouter's the last chunk, and no other says of it. */
@@ -67,31 +68,23 @@ async function parseObject<Schema extends z.ZodType>(
   const { data, error } = (await schema()).safeParse(given)
   if (!error) return data
   const [issue] = error.issues
-  const param = issue?.path.join('.')
+  const param = issue?.path.join('.') ?? ''
   const isMissing = issue?.path.reduce(fieldOf, given) === undefined
-  throw invalid(`${param}: ${isMissing ? 'is missing' : issue?.message}`, param)
+  throw invalid(param, isMissing ? 'is missing' : (issue?.message ?? 'is wrong'))
 }
 
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
 function readJson(body: Uint8Array): object {
-  const given = parseJson(body)
-  if (typeof given === 'object' && given !== null && !Array.isArray(given)) return given
-  throw invalid('The body must be a JSON object.')
-}
-
-function parseJson(body: Uint8Array): unknown {
+  let given: unknown
   try {
-    return JSON.parse(decoder.decode(body))
+    given = JSON.parse(decoder.decode(body))
   } catch (cause) {
     throw new AppError('invalid_request_error', { message: 'The body is not valid JSON.', cause })
   }
+  if (isFields(given)) return given
+  throw new AppError('invalid_request_error', { message: 'The body must be a JSON object.' })
 }
-
-const fieldOf = (value: unknown, key: PropertyKey): unknown =>
-  typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
-
-const invalid = (message: string, param?: string) => new AppError('invalid_request_error', { message, param })
 
 const roles = ['developer', 'system', 'user', 'assistant', 'tool', 'function'] as const
 /** @internal For tests. */
@@ -358,7 +351,7 @@ const imagesSchema = made((z) => {
 
 export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
   const request = await parseObject(imagesSchema, readJson(body))
-  if (request.size && request.resolution) throw invalid('resolution: names a size, and so does size.', 'resolution')
+  if (request.size && request.resolution) throw invalid('resolution', 'names a size, and so does size')
   const { fields, asks } = lookAtFields('images.generations', request)
   const { input_references, ...text } = readFields('images.generations', request)
   const media: Media[] = []

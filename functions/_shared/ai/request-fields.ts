@@ -35,7 +35,7 @@ export function fieldsRefused(
 export type Found = { fields: FoundField[]; asks: Asks }
 type Look = { fields: Map<string, FoundField>; asks: Asks }
 
-const invalid = (param: string, what: string) =>
+export const invalid = (param: string, what: string) =>
   new AppError('invalid_request_error', { message: `${param}: ${what}.`, param })
 
 const mostFields = 64
