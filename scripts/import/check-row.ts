@@ -1,7 +1,7 @@
 /** One row as it must be: checked, with one spelling for everything, ready for the admin API. */
 import { z } from 'zod'
 import { accountId } from './account-id.ts'
-import { oldState } from './old-state.ts'
+import { fromEpoch, oldState } from './old-state.ts'
 import { type FirebaseParameters, firebaseHash, isPasswordHash } from './password-hash.ts'
 
 export type NewAccount = {
@@ -19,9 +19,11 @@ export type NewAccount = {
 
 const name = z.string().trim().min(1).max(80).optional()
 const flag = z.union([z.boolean(), z.stringbool()]).default(false)
-const moment = z
-  .union([z.iso.datetime({ offset: true }), z.iso.date(), z.string().regex(/^\d{12,13}$/), z.number().int().positive()])
-  .transform((value) => new Date(typeof value === 'number' || /^\d{12,13}$/.test(value) ? Number(value) : value))
+const epoch = z
+  .union([z.string().regex(/^\d{9,14}$/), z.number()])
+  .transform((value) => fromEpoch(Number(value)))
+  .pipe(z.number({ error: 'is a time neither in seconds nor in milliseconds' }))
+const moment = z.union([z.iso.datetime({ offset: true }), z.iso.date(), epoch]).transform((value) => new Date(value))
 
 const rowSchema = z.object({
   email: z.string().trim().toLowerCase().max(255).pipe(z.email()),

@@ -60,19 +60,32 @@ function stateIn(name: string, value: unknown, now: Date): State {
   return name === 'deleted' ? 'deleted' : 'suspended'
 }
 
-/** A ban until a moment that has passed is over. PostgreSQL writes a space, a short zone, and infinity. */
+/** ISO, as PostgreSQL and Rails write it too: a space for the T, a short zone or the word, or none. */
+const moment = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?) ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?)?$/i
+
+/** A ban until a moment that has passed is over. Without a zone it is UTC, wherever the import runs. */
 function untilState(value: unknown, now: Date): State {
-  if (value === 'infinity') return 'suspended'
-  const text =
-    typeof value === 'string'
-      ? value
-          .trim()
-          .replace(' ', 'T')
-          .replace(/([+-]\d\d)$/, '$1:00')
-      : ''
-  const until = new Date(typeof value === 'number' || /^\d{12,13}$/.test(text) ? Number(value) : text).getTime()
-  if (Number.isNaN(until)) return 'unclear'
+  const text = typeof value === 'number' || typeof value === 'string' ? String(value).trim() : ''
+  if (text.toLowerCase() === 'infinity') return 'suspended'
+  // Nobody was banned until 1970: it stands for none.
+  if (text === '0') return 'open'
+  const until = /^\d+(?:\.\d+)?$/.test(text) ? fromEpoch(Number(text)) : isoMs(text)
+  if (until === undefined || Number.isNaN(until)) return 'unclear'
   return until > now.getTime() ? 'suspended' : 'open'
+}
+
+function isoMs(text: string): number | undefined {
+  const [, day, time = '00:00', zone = 'Z'] = moment.exec(text) ?? []
+  if (day === undefined) return undefined
+  const offset = /^[+-]/.test(zone) ? `${zone.slice(0, 3)}:${zone.slice(3).replace(':', '') || '00'}` : 'Z'
+  return Date.parse(`${day}T${time}${offset}`)
+}
+
+/** Unix seconds or milliseconds as milliseconds: which of them is told by the size. Undefined for what is a time in neither. */
+export function fromEpoch(value: number): number | undefined {
+  const [earliestS, latestS] = [100_000_000, 100_000_000_000]
+  if (value >= earliestS && value < latestS) return value * 1000
+  return value >= latestS && value < latestS * 1000 ? value : undefined
 }
 
 /** For the report and the reason of the suspension: the field and its value, which is a flag, a word or a time. */

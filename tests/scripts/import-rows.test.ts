@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { accountId } from '../../scripts/import/account-id.ts'
 import { checkRow, isUnderAge, takenNames } from '../../scripts/import/check-row.ts'
 import { countNotTaken, notTaken } from '../../scripts/import/not-taken.ts'
+import { oldState } from '../../scripts/import/old-state.ts'
 import { firebaseHash, isPasswordHash, readFirebaseParameters } from '../../scripts/import/password-hash.ts'
 import { readRows } from '../../scripts/import/read-rows.ts'
 import { writeReport } from '../../scripts/import/report.ts'
@@ -169,6 +170,10 @@ describe('rows', () => {
     ['Clerk after too many failures', { banned: false, locked: true }],
     ['Supabase', { banned_until: '2999-01-01 00:00:00+00' }],
     ['Supabase, for ever', { banned_until: 'infinity' }],
+    ['a system of Unix seconds', { banned_until: 32_472_144_000 }],
+    ['a system of Unix seconds as CSV', { banned_until: '32472144000' }],
+    ['a system of milliseconds', { locked_until: 32_472_144_000_000 }],
+    ['Rails', { locked_until: '2999-01-01 00:00:00 UTC' }],
     ['Cognito', { Enabled: false, UserStatus: 'CONFIRMED' }],
     ['Cognito, archived', { Enabled: 'true', UserStatus: 'ARCHIVED' }],
     ['Cognito, compromised', { UserStatus: 'COMPROMISED' }],
@@ -190,6 +195,9 @@ describe('rows', () => {
     ['Auth0', { blocked: null }],
     ['Clerk', { banned: 'false', locked: '0' }],
     ['Supabase, whose ban is over', { banned_until: '2020-01-01 00:00:00.5+00', deleted_at: null }],
+    ['a system of Unix seconds, whose ban is over', { banned_until: 1_577_836_800 }],
+    ['a system of milliseconds, whose ban is over', { banned_until: '1577836800000' }],
+    ['a system that has a 0 for none', { banned_until: 0 }],
     ['Cognito', { Enabled: true, UserStatus: 'FORCE_CHANGE_PASSWORD' }],
     ['Okta', { status: 'PASSWORD_EXPIRED' }],
     ['Django', { is_active: 1 }],
@@ -205,10 +213,39 @@ describe('rows', () => {
     ['is_active', { is_active: 2 }],
     ['status', { status: 'frozen' }],
     ['banned_until', { banned_until: 'tomorrow' }],
+    ['banned_until', { banned_until: 'moderator 7' }],
+    ['banned_until', { banned_until: '01/02/2030' }],
+    ['banned_until', { banned_until: 1 }],
+    ['banned_until', { banned_until: 1_893_456_000_000_000 }],
+    ['banned_until', { banned_until: true }],
     ['deleted_at', { deleted_at: '2024-01-01T00:00:00Z' }],
     ['status', { status: 'DELETED' }],
   ])('a row whose %s is %j makes nobody', (field, fields) => {
     expect(refusalOf({ email: 'a@b.co', ...fields })).toMatch(new RegExp(`^${field}: `))
+  })
+
+  test('a ban is over at the same moment wherever the import runs', () => {
+    const zone = process.env.TZ
+    const states = ['America/Los_Angeles', 'Pacific/Auckland'].map((place) => {
+      process.env.TZ = place
+      return ['2030-01-01 00:00:01', '2029-12-31T23:59:59', '2029-12-31T16:00:01-0800'].map((banned_until) => {
+        const state = oldState({ banned_until }, new Date('2030-01-01T00:00:00Z'))
+        return 'suspended' in state && state.suspended !== undefined
+      })
+    })
+    if (zone === undefined) delete process.env.TZ
+    else process.env.TZ = zone
+
+    expect(states).toEqual([
+      [true, false, true],
+      [true, false, true],
+    ])
+  })
+
+  test.each(['1580637600', 1_580_637_600, 1_580_637_600_000])('%j is a day of 2020', (created_at) => {
+    const { appMetadata } = accountOf({ email: 'a@b.co', created_at })
+
+    expect(appMetadata.original_created_at).toBe('2020-02-02T10:00:00.000Z')
   })
 
   test('the id follows from the address, as a UUID version 5', () => {
