@@ -1356,7 +1356,7 @@ begin
   if v_refusal is not null then
     return jsonb_build_object('allowed', false) || v_refusal;
   end if;
-  return jsonb_build_object('allowed', true, 'models', coalesce((
+  return jsonb_build_object('allowed', true, 'user_id', v_caller.user_id, 'models', coalesce((
     select jsonb_agg(jsonb_build_object(
       'id', m.id, 'owned_by', m.provider_id, 'created', floor(extract(epoch from m.created_at)), 'kind', m.kind) order by m.id)
     from public.models m
@@ -1367,7 +1367,7 @@ begin
   ), '[]'));
 end $$;
 comment on function private.list_ai_models(jsonb) is
-  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
+  'Takes a caller as private.ai_caller does. The models the account''s plan may use: {allowed: true, user_id, models: [{id, owned_by, created, kind}]} or {allowed: false, code, message}.';
 
 create function private.delete_old_idempotency_keys() returns integer
 language plpgsql volatile security invoker set search_path = ''

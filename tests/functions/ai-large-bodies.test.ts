@@ -20,6 +20,7 @@ const listing = (...ids: string[]) => ({
   takingMedia: async (taken: string[]) => new Set(taken.filter((id) => id === eyes)),
   listModels: async () => ({
     allowed: true as const,
+    user_id: 'somebody',
     models: ids.map((id) => ({ id, owned_by: 'demo', created: 0, kind: 'chat' })),
   }),
 })
@@ -100,8 +101,9 @@ describe('413 and nothing is asked for', () => {
 })
 
 // The form of a key, with the checksum that belongs to it.
-const letters = 'pal_live_0123456789abcdefghjkmnpqrstvwxyz'
-const apiKey = letters + createHash('sha256').update(letters).digest('hex').slice(0, 8)
+const keyOf = (letters: string) => letters + createHash('sha256').update(letters).digest('hex').slice(0, 8)
+const apiKey = keyOf('pal_live_0123456789abcdefghjkmnpqrstvwxyz')
+const otherKey = keyOf('pal_live_abcdefghjkmnpqrstvwxyz0123456789')
 
 test('a large body of somebody whom nobody knows is not read', async () => {
   const { send } = createWorld(provider.url)
@@ -122,6 +124,53 @@ test('a key that is not valid is found out after the first megabyte', async () =
 
   expect(answer.status).toBe(401)
   expect(sent()).toBeLessThan(1.5 * megabyte)
+})
+
+/** A room that lets everybody in, and who came. */
+function openDoor() {
+  const owners: string[] = []
+  const enter = async (owner: string) => {
+    owners.push(owner)
+    return () => {}
+  }
+  return { owners, room: { enter } }
+}
+
+test('a key that does not exist takes no place in the room', async () => {
+  const refusing = { listModels: async () => ({ allowed: false as const, code: 'invalid_api_key' }) }
+  const { owners, room } = openDoor()
+  const { chat } = createWorld(provider.url, { ledger: refusing, room })
+
+  expect((await chat(see(eyes, 2), { headers: { authorization: `Bearer ${apiKey}` } })).status).toBe(401)
+  expect(owners).toEqual([])
+})
+
+test('a model that is named first and takes no media takes no place in the room', async () => {
+  const { owners, room } = openDoor()
+  const { chat } = createWorld(provider.url, { ledger: listing(eyes, blind), room })
+
+  expect((await chat(see(blind, 2, true))).status).toBe(413)
+  expect(owners).toEqual([])
+})
+
+test('several keys of one user are one caller in the room', async () => {
+  const { owners, room } = openDoor()
+  const { chat } = createWorld(provider.url, { ledger: listing(eyes), room })
+
+  for (const key of [apiKey, otherKey]) {
+    expect((await chat(see(eyes, 2), { headers: { authorization: `Bearer ${key}` } })).status).toBe(200)
+  }
+  expect(owners).toEqual(['somebody', 'somebody'])
+})
+
+test('what breaks here while a body is read is our fault, and a body that breaks off is the caller who has gone', async () => {
+  const broken = { ...listing(eyes), takingMedia: () => Promise.reject(new Error('a mistake of ours')) }
+  const { chat } = createWorld(provider.url, { ledger: broken })
+  const { send } = createWorld(provider.url)
+  const body = new ReadableStream({ pull: (controller) => controller.error(new Error('gone')) })
+  const init = { method: 'POST', body, duplex: 'half', headers: { authorization: 'Bearer good' } } as RequestInit
+
+  expect([(await chat(see(eyes, 2))).status, (await send('/chat/completions', init)).status]).toEqual([500, 499])
 })
 
 describe('the room for large bodies', () => {

@@ -100,7 +100,7 @@ test('the rarer questions are understood, too', async () => {
   const account = await newAccount(sql)
   const caller = { user_id: account.id, session_id: account.sessionId, ip: null }
 
-  expect(await ledger.listModels(caller)).toMatchObject({ allowed: true })
+  expect(await ledger.listModels(caller)).toMatchObject({ allowed: true, user_id: account.id })
   expect(await ledger.providerSecret('NO_SUCH_SECRET')).toBeNull()
   expect(await ledger.countAnonymous('203.0.113.77', 'ai')).toMatchObject({ allowed: true })
   await ledger.reportAttempts([{ provider: 'ledger-test', model, user_id: account.id, ok: true, error_code: null }])

@@ -145,6 +145,7 @@ export function createWorld(providerUrl: string, changes: Changes = {}, timeoutM
     },
     listModels: async () => ({
       allowed: true,
+      user_id: caller.userId,
       models: [{ id: 'demo/echo', owned_by: 'demo', created: 0, kind: 'chat' }],
     }),
     reportAttempts: async (reports) => void seen.reports.push(...reports),

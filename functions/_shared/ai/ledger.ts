@@ -176,7 +176,9 @@ export type Settlement = {
 }
 
 type ListedModel = { id: string; owned_by: string; created: number; kind?: string | Missing }
-type ModelList = { allowed: true; models: ListedModel[] } | { allowed: false; code: string; message?: string | Missing }
+type ModelList =
+  | { allowed: true; user_id: string; models: ListedModel[] }
+  | { allowed: false; code: string; message?: string | Missing }
 
 const isListed: Check<ListedModel> = hasFields({
   id: isText,
@@ -184,7 +186,7 @@ const isListed: Check<ListedModel> = hasFields({
   created: isNumber,
   kind: isMissingOr(isText),
 })
-const areModels = hasFields({ models: isListOf(isListed) })
+const areModels = hasFields({ user_id: isText, models: isListOf(isListed) })
 const isNoList = hasFields({ code: isText, message: isMissingOr(isText) })
 const isModelList: Check<ModelList> = (given): given is ModelList =>
   isFields(given) && (given.allowed === true ? areModels(given) : given.allowed === false && isNoList(given))

@@ -4,7 +4,7 @@
  */
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
-import { BodyTooLarge, readBody } from '../http/read-body.ts'
+import { BodyLost, BodyTooLarge, readBody } from '../http/read-body.ts'
 import { modelIn } from './scan-model.ts'
 import { refusal } from './tell-decision.ts'
 import type { Wheel } from './watch-call.ts'
@@ -30,11 +30,13 @@ export async function receiveBody(request: Request, caller: Caller, world: AiWor
   let [leave, leaveWheel] = [() => {}, () => {}]
   let requireLarge: ((model: string | undefined) => void) | undefined
   const letIn = async (start: Uint8Array) => {
-    leave = await world.room.enter(ownerOf(caller), length)
-    leaveWheel = abortLater(upload, world.wheel)
-    requireLarge = await modelsFor(request.headers, caller, world)
+    // Whoever is refused takes no place from the others, and a caller with many keys is one.
+    const large = await largeFor(request.headers, caller, world)
+    requireLarge = large.requireModel
     const model = modelIn(start)
     if (model !== undefined) requireLarge(model)
+    leave = await world.room.enter(large.userId, length)
+    leaveWheel = abortLater(upload, world.wheel)
     return { limitBytes: largeLimitBytes, signal: upload.signal }
   }
   try {
@@ -46,8 +48,8 @@ export async function receiveBody(request: Request, caller: Caller, world: AiWor
   } catch (cause) {
     leave()
     if (cause instanceof BodyTooLarge) throw new AppError('request_too_large', { message: tooLarge })
-    if (cause instanceof AppError) throw cause
-    throw new AppError('client_closed_request', { cause })
+    if (cause instanceof BodyLost) throw new AppError('client_closed_request', { cause: cause.cause })
+    throw cause
   } finally {
     leaveWheel()
   }
@@ -62,10 +64,8 @@ function lengthOf(headers: Headers): number {
   return Number.isSafeInteger(length) && length > limitBytes ? length : largeLimitBytes
 }
 
-const ownerOf = (caller: Caller) => (caller.kind === 'user' ? caller.userId : caller.keyHash)
-
-/** Asks the ledger who the caller is; what it answers refuses every model that may not have large bodies. */
-async function modelsFor(headers: Headers, caller: Caller, world: AiWorld) {
+/** Asks the ledger who the caller is, and for which models a large body is let in: all others are refused. */
+async function largeFor(headers: Headers, caller: Caller, world: AiWorld) {
   const asking = ledgerCaller(caller, headers, new Uint8Array())
   // Its signature is checked in the database, where such a body does not belong.
   if ('signature' in asking && asking.signature)
@@ -74,9 +74,10 @@ async function modelsFor(headers: Headers, caller: Caller, world: AiWorld) {
   if (!list.allowed) throw refusal(list)
   const taking = await world.ledger.takingMedia(list.models.map(({ id }) => id))
   if (taking.size === 0) throw new BodyTooLarge()
-  return (model: string | undefined) => {
+  const requireModel = (model: string | undefined) => {
     if (model === undefined || !taking.has(model)) throw new BodyTooLarge()
   }
+  return { userId: list.user_id, requireModel }
 }
 
 /** Whoever is slow keeps a place from the others. */

@@ -3,6 +3,12 @@ import type { z } from 'zod'
 import { AppError } from '../errors.ts'
 
 export class BodyTooLarge extends Error {}
+/** The body broke off: whoever sent it has gone. */
+export class BodyLost extends Error {}
+
+const isLost = (cause: unknown) => {
+  throw new BodyLost('the body broke off', { cause })
+}
 
 /** Asked once, with what came of a body that is too large: how large it may be instead, and until when. */
 type LetIn = (start: Uint8Array) => Promise<{ limitBytes: number; signal: AbortSignal }>
@@ -15,7 +21,7 @@ export async function readBody(source: Request, limitBytes: number, letIn?: LetI
   try {
     if (!letIn && Number(source.headers.get('content-length') ?? 0) > limit) throw new BodyTooLarge()
     while (reader) {
-      const { done, value } = await reader.read()
+      const { done, value } = await reader.read().catch(isLost)
       if (signal?.aborted) throw signal.reason
       if (done) break
       size += value.byteLength
