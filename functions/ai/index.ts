@@ -30,8 +30,13 @@ if (!env.AI_DB_URL) {
 const login = { isTimedByRole: env.AI_DB_URL !== undefined, usesArrays: false, ca: env.DB_CA_CERT }
 const ledger = createLedger(connectDatabase(env.AI_DB_URL ?? env.SUPABASE_DB_URL, login))
 
+const blocked: AiWorld['blocked'] = new Map()
+
 const world: AiWorld = {
-  ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now) },
+  ledger: { ...ledger, countAnonymous: rememberBlocked(ledger.countAnonymous, Date.now, blocked) },
+  blocked,
+  judgedKeys: new Map(),
+  unreadable: new Map(),
   verifyUserToken: createUserTokenVerifier(env, { fetch, now: Date.now }),
   providerKey: createProviderKeys({ environment, providerSecret: ledger.providerSecret, now: Date.now }),
   lastWell: new Map(),

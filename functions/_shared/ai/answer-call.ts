@@ -10,8 +10,17 @@ import { nothingDelivered, type OpenCall, openCall } from './open-call.ts'
 import type { AiRequest, UsageWish } from './read-request.ts'
 import { receiveBody } from './receive-body.ts'
 import { openStream, streamAnswer } from './stream-answer.ts'
-import { limitHeaders, refusal, replayed } from './tell-decision.ts'
-import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
+import { limitHeaders, replayed } from './tell-decision.ts'
+import {
+  countUnreadable,
+  endedUnseen,
+  identify,
+  ledgerCaller,
+  noteKey,
+  requireReadable,
+  tellOfSignature,
+  turnAway,
+} from './who-calls.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
 /** Headers for the answer, whichever it will be, by their names in lower case. */
@@ -36,12 +45,23 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
   world.ledger.prepare()
   const caller = await identify(http.headers, world)
   if (caller.kind === 'user') line.user_id = caller.userId
-  const { bytes, model, leave } = await receiveBody(http, caller, world)
+  requireReadable(caller, world)
+  let leave = () => {}
+  let isRead = false
   try {
-    const request = await read(bytes)
+    const body = await receiveBody(http, caller, world)
+    leave = body.leave
+    const request = await read(body.bytes)
+    isRead = true
     // Of two models in a body the last one counts.
-    if (model !== undefined && model !== request.model) throw new AppError('request_too_large')
-    return await answerBody({ arrival, caller, request, body: bytes, startedAt }, world)
+    if (body.model !== undefined && body.model !== request.model) throw new AppError('request_too_large')
+    return await answerBody({ arrival, caller, request, body: body.bytes, startedAt }, world)
+  } catch (cause) {
+    const error = await endedUnseen(toAppError(cause), caller, http.headers, world)
+    // A refusal that names no field is of a body that is no JSON.
+    if (!isRead && error.code === 'invalid_request_error' && error.details.param === undefined)
+      countUnreadable(caller, world)
+    throw error
   } finally {
     leave()
   }
@@ -61,8 +81,9 @@ async function answerBody(asking: Asking, world: AiWorld): Promise<Response> {
     note(facts, { 'x-credits-remaining': limit?.meter === 'credits' ? limit.remaining : undefined })
     if (admission.code === 'idempotency_replay') return replayed(admission)
     if (admission.code === 'invalid_signature') tellOfSignature(asked, world)
-    throw refusal(admission)
+    throw await turnAway(admission, asked, world)
   }
+  noteKey(asked, world)
   note(facts, limitHeaders(admission.limits ?? [], startedAt))
   note(facts, { 'x-credits-remaining': admission.credits_remaining })
 

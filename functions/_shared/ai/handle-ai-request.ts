@@ -5,8 +5,7 @@ import { answerPreflight, corsHeaders } from '../http/cors.ts'
 import { requestId as requestIdOf } from '../http/request-headers.ts'
 import { type Arrival, answerCall, type ReadRequest } from './answer-call.ts'
 import { readChatRequest, readEmbeddingsRequest, readImagesRequest } from './read-request.ts'
-import { refusal } from './tell-decision.ts'
-import { identify, ledgerCaller, tellOfSignature } from './who-calls.ts'
+import { identify, ledgerCaller, tellOfSignature, turnAway } from './who-calls.ts'
 import type { AiWorld } from './world.ts'
 
 const root = '/ai/v1'
@@ -67,7 +66,7 @@ async function answerModels(headers: Headers, id: string | undefined, world: AiW
   const caller = ledgerCaller(await identify(headers, world), headers, new Uint8Array())
   const list = await world.ledger.listModels(caller)
   if (!list.allowed && list.code === 'invalid_signature') tellOfSignature(caller, world)
-  if (!list.allowed) throw refusal(list)
+  if (!list.allowed) throw await turnAway(list, caller, world)
   const data = list.models.map((model) => ({ ...model, object: 'model' }))
   if (id === undefined) return Response.json({ object: 'list', data })
   const model = data.find((candidate) => candidate.id === id)

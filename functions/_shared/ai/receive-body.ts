@@ -6,9 +6,8 @@ import type { Caller } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
 import { BodyLost, BodyTooLarge, readBody } from '../http/read-body.ts'
 import { modelIn } from './scan-model.ts'
-import { refusal } from './tell-decision.ts'
 import type { Wheel } from './watch-call.ts'
-import { ledgerCaller } from './who-calls.ts'
+import { ledgerCaller, noteKey, turnAway } from './who-calls.ts'
 import type { AiWorld } from './world.ts'
 
 type Body = {
@@ -71,7 +70,8 @@ async function largeFor(headers: Headers, caller: Caller, world: AiWorld) {
   if ('signature' in asking && asking.signature)
     throw new AppError('request_too_large', { message: 'A signed body has at most 1 MB.' })
   const list = await world.ledger.listModels(asking)
-  if (!list.allowed) throw refusal(list)
+  if (!list.allowed) throw await turnAway(list, asking, world)
+  noteKey(asking, world)
   const taking = await world.ledger.takingMedia(list.models.map(({ id }) => id))
   if (taking.size === 0) throw new BodyTooLarge()
   const requireModel = (model: string | undefined) => {

@@ -2,7 +2,7 @@
 import { AppError, isErrorCode } from '../errors.ts'
 import type { Admission, Limit } from './ledger.ts'
 
-type Refusal = {
+export type Refusal = {
   code: string
   message?: string | null | undefined
   details?: Extract<Admission, { admitted: false }>['details']

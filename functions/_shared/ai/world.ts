@@ -3,7 +3,7 @@ import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import type { within } from '../within.ts'
 import type { AskProvider } from './ask-provider.ts'
 import type { Room } from './body-room.ts'
-import type { Ledger } from './ledger.ts'
+import type { AnonymousVerdict, Ledger } from './ledger.ts'
 import type { ProviderKeys } from './provider-keys.ts'
 import type { createMarks, Wheel } from './watch-call.ts'
 
@@ -18,6 +18,12 @@ export type AiWorld = {
   lastWell: Map<string, number>
   /** When this process last told the operator of something at a provider. */
   lastAlarm: Map<string, number>
+  /** What the ledger last said of keys, by their hashes: for a moment only, since it alone decides what a key is worth. */
+  judgedKeys: Map<string, { exists: boolean; until: number }>
+  /** Bodies that were no JSON, of the running minute, by user or key. */
+  unreadable: Map<string, { count: number; until: number }>
+  /** Networks over their limit, as the ledger's `countAnonymous` notes them. */
+  blocked: Map<string, { until: number; verdict: AnonymousVerdict }>
   ask: AskProvider
   /** The timer of all deadlines. */
   wheel: Wheel
