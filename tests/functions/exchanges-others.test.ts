@@ -40,39 +40,89 @@ test.each([
   expect(divide(a, b, 18)).toBe(share)
 })
 
+type Row = Record<string, unknown>
+const row = (n: number, timestamp: number, more: Row = {}): Row => ({
+  ...{ id: `t${n}`, symbol: 'BTC/USD', side: 'buy', amount: '1', price: '2', timestamp, info: {} },
+  ...more,
+})
+
 /** An exchange that shows three trades at a time, from a moment on, the oldest first. */
-function exchangeByTime(times: number[]): Connection {
-  const trades = times.map((timestamp, i) => ({
-    id: `t${i}`,
-    symbol: 'BTC/USD',
-    side: 'buy',
-    amount: '1',
-    price: '2',
-    timestamp,
-    info: {},
-  }))
-  const answer = (sinceMs: unknown) => trades.filter(({ timestamp }) => timestamp >= Number(sinceMs ?? 0)).slice(0, 3)
+function exchangeByTime(rows: Row[]): Connection {
+  const answer = (sinceMs: unknown) => rows.filter(({ timestamp }) => !(Number(timestamp) < Number(sinceMs ?? 0)))
   return {
     exchange: 'another',
     needsSymbol: false,
     now: Date.now,
     call: async <T>(schema: z.ZodType<T>, _method: string, _symbol: unknown, sinceMs: unknown) =>
-      schema.parse(answer(sinceMs)),
+      schema.parse(answer(sinceMs).slice(0, 3)),
+  }
+}
+
+/** Page by page, each from the cursor of the one before, as after a restart; ends when a cursor says nothing new. */
+async function readOn(connection: Connection) {
+  const ids: string[] = []
+  const skipped: string[] = []
+  let cursor: unknown = null
+  for (;;) {
+    const page = await readTradesSince(connection, cursor, { assets: [] }).next()
+    if (page.done) return { ids, skipped }
+    ids.push(...page.value.trades.map(({ exchange_trade_id }) => exchange_trade_id))
+    skipped.push(...page.value.skipped.map(({ id, reason }) => `${id} ${reason}`))
+    const next: unknown = JSON.parse(JSON.stringify(page.value.cursor))
+    if (JSON.stringify(next) === JSON.stringify(cursor)) return { ids, skipped }
+    cursor = next
   }
 }
 
 test('an exchange that is read by time gives each trade once, also those of one moment', async () => {
-  const connection = exchangeByTime([10, 20, 20, 30, 30, 40, 50])
-  const ids: string[] = []
-  let cursor: unknown = null
-
-  for (let isDone = false; !isDone; ) {
-    const page = await readTradesSince(connection, cursor, { assets: [] }).next()
-    isDone = page.done ?? false
-    if (page.done) continue
-    ids.push(...page.value.trades.map(({ exchange_trade_id }) => exchange_trade_id))
-    cursor = JSON.parse(JSON.stringify(page.value.cursor))
-  }
+  const { ids } = await readOn(exchangeByTime([10, 20, 20, 30, 30, 40, 50].map((ms, n) => row(n, ms))))
 
   expect(ids).toEqual(['t0', 't1', 't2', 't3', 't4', 't5', 't6'])
+})
+
+test('a page of which nothing can be read is told, and the next ones are read', async () => {
+  const bad = [1, 2, 3].map((n) => row(n, 20 + n, { amount: 'much' }))
+
+  const { ids, skipped } = await readOn(exchangeByTime([row(0, 10), ...bad, row(4, 30), row(5, 40)]))
+
+  expect(ids).toEqual(['t0', 't4', 't5'])
+  expect(skipped).toEqual(['t1 not_readable', 't2 not_readable', 't3 not_readable'])
+})
+
+test('a page of nothing but derivatives ends no reading', async () => {
+  const others = [0, 1, 2].map((n) => row(n, 10 + n, { symbol: 'BTC/USD:USD' }))
+
+  expect(await readOn(exchangeByTime([...others, row(3, 30)]))).toEqual({ ids: ['t3'], skipped: [] })
+})
+
+test('a market whose name is none is told, and not left out', async () => {
+  const { ids, skipped } = await readOn(exchangeByTime([row(0, 10, { symbol: 'BTCUSD' }), row(1, 20)]))
+
+  expect([ids, skipped]).toEqual([['t1'], ['t0 name_not_readable']])
+})
+
+test('a row without a time is told, and one of a time to come does not end the reading', async () => {
+  const odd = [row(0, 10), row(1, 20, { timestamp: null }), row(2, Date.UTC(9000, 0), { price: 'none' })]
+
+  expect((await readOn(exchangeByTime(odd))).skipped.slice(0, 2)).toEqual(['t1 not_readable', 't2 not_readable'])
+  const late = [row(0, 10), row(1, 20), row(2, Date.UTC(9000, 0)), row(3, 30)]
+  expect((await readOn(exchangeByTime(late))).ids).toContain('t3')
+})
+
+test.each([
+  ['nothing that can be read', { amount: 'much' }, [], ['BTC/USDT:x not_readable']],
+  ['trades without a number', {}, ['BTC/USDT:x'], []],
+])('binance: a page of %s is told, and asked for again', async (_, more, traded, left) => {
+  const connection: Connection = {
+    ...exchangeByTime([]),
+    exchange: 'binance',
+    call: async (schema, method) => {
+      const market = { symbol: 'BTC/USDT', base: 'BTC', quote: 'USDT', spot: true, active: true }
+      return schema.parse(method === 'loadMarkets' ? { 'BTC/USDT': market } : [row(0, 10, { id: 'x', ...more })])
+    },
+  }
+
+  const { ids, skipped } = await readOn(connection)
+
+  expect([[...new Set(ids)], [...new Set(skipped)]]).toEqual([traded, left])
 })

@@ -29,7 +29,7 @@ export type TradePage = { trades: Trade[]; skipped: SkippedTrade[]; cursor: Reco
 /** What SQL takes as a time, a number and a text: nothing else may reach it, or a whole page would be refused. */
 const lastMs = Date.UTC(9999, 11, 31)
 const number = z.string().max(100).pipe(decimal)
-const word = z
+export const word = z
   .string()
   .max(1000)
   .refine((text) => text.isWellFormed() && !text.includes('\0'))
@@ -76,9 +76,10 @@ export async function fetchTradePage(
   return { rows, found: found.toSorted((a, b) => a.timestamp - b.timestamp), skipped }
 }
 
-/** Where ccxt knows a market no more, it says the exchange's own word in the place of BASE/QUOTE. */
+/** Where ccxt knows a market no more, it says the exchange's own word in the place of BASE/QUOTE: only Kraken's can be read. */
 async function nameMarket(connection: Connection, trade: RawTrade): Promise<RawTrade | undefined> {
-  if (trade.symbol.includes('/') || connection.exchange !== 'kraken') return trade
+  if (trade.symbol.includes('/')) return trade
+  if (connection.exchange !== 'kraken') return undefined
   const symbol = await nameKrakenMarket(connection, trade.symbol)
   if (!symbol) return undefined
   const [, quote] = symbol.split('/')

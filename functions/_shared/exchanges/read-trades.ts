@@ -5,7 +5,7 @@
 import { z } from 'zod'
 import type { Connection } from './connect.ts'
 import { readMarkets } from './read-holdings.ts'
-import { fetchTradePage, type RawPage, type RawTrade, type TradePage, toTrade } from './read-trade-page.ts'
+import { fetchTradePage, type RawPage, type TradePage, toTrade, word } from './read-trade-page.ts'
 import { tradesByMarket } from './trades-by-market.ts'
 
 /**
@@ -73,7 +73,7 @@ async function* tradesByWindow(connection: Connection, cursor: unknown, window: 
     const span = { from_ms, until_ms, page }
     const told = await fetchTradePage(connection, undefined, undefined, window.params(span))
     const inside = told.found.filter((trade) => trade.timestamp > from_ms && trade.timestamp <= until_ms)
-    const read = { trades: inside.filter(isSpot).map(toTrade), skipped: told.skipped }
+    const read = { trades: inside.map(toTrade), skipped: told.skipped }
     page = window.next(told, span)
     if (page === undefined) {
       yield { ...read, cursor: { from_ms: until_ms } }
@@ -88,8 +88,6 @@ async function settledMs(connection: Connection): Promise<number> {
   const theirs = await connection.call(z.number(), 'fetchTime')
   return Math.min(connection.now(), theirs) - settleMs
 }
-
-const isSpot = ({ symbol }: RawTrade): boolean => symbol.includes('/')
 
 const place = z.object({ since_ms: z.number().int(), seen: z.array(z.string()) })
 const cursorBySince = z.object({ places: z.record(z.string(), place) })
@@ -106,16 +104,31 @@ async function* tradesBySince(connection: Connection, cursor: unknown, assets: s
     for (;;) {
       const { since_ms, seen } = places[symbol] ?? { since_ms: 0, seen: [] }
       const asked = symbol === everything ? undefined : symbol
-      const { found, skipped } = await fetchTradePage(connection, asked, since_ms || undefined)
-      const fresh = found.filter(({ id, timestamp }) => timestamp >= since_ms && !seen.includes(id))
-      if (fresh.length === 0) break
-      const last = Math.max(...fresh.map(({ timestamp }) => timestamp))
+      const { rows, found, skipped } = await fetchTradePage(connection, asked, since_ms || undefined)
+      const isNew = ({ id }: { id: string }) => !seen.includes(id)
+      const trades = found.filter((trade) => trade.timestamp >= since_ms && isNew(trade)).map(toTrade)
+      const unread = skipped.filter(isNew)
+      const fresh = placesIn(rows, connection.now()).filter((row) => row.timestamp >= since_ms && isNew(row))
+      const last = Math.max(since_ms, ...fresh.map(({ timestamp }) => timestamp))
       const atLast = fresh.filter(({ timestamp }) => timestamp === last).map(({ id }) => id)
-      places[symbol] = { since_ms: last, seen: last === since_ms ? [...seen, ...atLast] : atLast }
-      yield { trades: fresh.filter(isSpot).map(toTrade), skipped, cursor: { places: { ...places } } }
+      // Without rows that are new and have a time there is nothing to go on from, and what was told is kept all the same.
+      if (fresh.length > 0) places[symbol] = { since_ms: last, seen: last === since_ms ? [...seen, ...atLast] : atLast }
+      if (fresh.length > 0 || trades.length > 0 || unread.length > 0)
+        yield { trades, skipped: unread, cursor: { places: { ...places } } }
+      if (fresh.length === 0) break
     }
   }
 }
+
+const rowInTime = z.object({ id: word, timestamp: z.number().int().min(0) })
+const dayMs = 86_400_000
+
+/** Which rows say where the reading is, also those that are no trades for us. What is to come would end it for ever. */
+const placesIn = (rows: RawPage['rows'], nowMs: number) =>
+  rows.flatMap((row) => {
+    const { data } = rowInTime.safeParse(row)
+    return data && data.timestamp <= nowMs + dayMs ? [data] : []
+  })
 
 /** The markets of what is or was held, and those that had trades; one that is gone has none any more. */
 async function marketsOf(connection: Connection, places: object, assets: string[]): Promise<string[]> {

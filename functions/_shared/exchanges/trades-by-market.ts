@@ -70,17 +70,19 @@ const isNumber = (id: unknown): id is string => typeof id === 'string' && /^\d+$
 
 async function* tradesOfMarket(connection: Connection, symbol: string, cursor: Cursor): AsyncGenerator<TradePage> {
   for (;;) {
-    const told = await tradesFrom(connection, symbol, cursor.next_ids[symbol] ?? '0')
-    let last = -1n
-    for (const { id } of told.rows) if (isNumber(id) && BigInt(id) > last) last = BigInt(id)
-    if (last < 0n) return
-    cursor.next_ids[symbol] = (last + 1n).toString()
+    const from = cursor.next_ids[symbol] ?? '0'
+    const told = await tradesFrom(connection, symbol, from)
+    let next = BigInt(from)
+    for (const { id } of told.rows) if (isNumber(id) && BigInt(id) >= next) next = BigInt(id) + 1n
+    const isFurther = next > BigInt(from)
+    if (isFurther) cursor.next_ids[symbol] = next.toString()
     // The same number names trades of several markets.
     const idOf = (id: string) => `${symbol}:${id}`
     const trades = told.found.map((trade) => ({ ...toTrade(trade), exchange_trade_id: idOf(trade.id) }))
     const skipped = told.skipped.map((row) => ({ ...row, id: idOf(row.id) }))
-    yield { trades, skipped, cursor: structuredClone(cursor) }
-    if (told.rows.length < rowsAtOnce) return
+    if (isFurther || trades.length > 0 || skipped.length > 0) yield { trades, skipped, cursor: structuredClone(cursor) }
+    // Rows without a number say nothing of where to go on.
+    if (!isFurther || told.rows.length < rowsAtOnce) return
   }
 }
 
