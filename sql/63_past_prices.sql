@@ -69,16 +69,11 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
-  v_sync private.portfolio_syncs;
+  v_sync private.portfolio_syncs := private.lock_portfolio_sync(price_trades.lease_id);
   v_priced integer;
   v_from_times jsonb;
 begin
-  -- The same locks in the same order as record_portfolio_sync.
-  perform from private.portfolio_syncs s
-  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = price_trades.lease_id)
-  order by s.credential_id for update;
-  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = price_trades.lease_id;
-  if not found then
+  if v_sync.credential_id is null then
     return jsonb_build_object('recorded', false);
   end if;
 

@@ -392,10 +392,20 @@ comment on column private.portfolio_syncs.attempts is 'Leases since the last syn
 comment on column private.portfolio_syncs.cursor is 'How far the trades were read, in the exchange''s own terms.';
 comment on column private.portfolio_syncs.error is 'Why the last sync failed; null when it did not.';
 comment on column private.portfolio_syncs.skipped_holdings is 'How many holdings the last sync skipped, also those that portfolio_skipped_rows has no place for.';
-comment on column private.portfolio_syncs.skipped_trades is 'How many trades are left out, also those that portfolio_skipped_rows has no place for.';
+comment on column private.portfolio_syncs.skipped_trades is 'How many trades are left out: those of portfolio_skipped_rows, and up to 10000 that it has no place for.';
 create index portfolio_syncs_user_id_idx on private.portfolio_syncs (user_id);
 create index portfolio_syncs_next_sync_at_idx on private.portfolio_syncs (next_sync_at);
 revoke all on private.portfolio_syncs from anon, authenticated, service_role;
+
+create table private.portfolio_skipped_ids (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  id_hash bigint not null,
+  primary key (credential_id, id_hash)
+);
+comment on table private.portfolio_skipped_ids is
+  'Skipped trades that portfolio_skipped_rows has no place for, at most 10000 of a credential: a page that is read again counts none of them twice.';
+comment on column private.portfolio_skipped_ids.id_hash is 'hashtextextended(id, 0) of the id that portfolio_skipped_rows would have.';
+revoke all on private.portfolio_skipped_ids from anon, authenticated, service_role;
 
 create table private.portfolio_assets (
   credential_id uuid not null references public.credentials (id) on delete cascade,
@@ -601,19 +611,51 @@ $$;
 comment on function private.trade_fault(jsonb) is
   'Why a trade, as record_portfolio_sync takes them, cannot be kept, as portfolio_skipped_rows.reason; null when it can: what public.trades checks, in words.';
 
+create function private.count_skipped_trades(credential_id uuid, unplaced_ids text[], placed_ids text[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- What has a place now, or can be read, is remembered no more.
+  delete from private.portfolio_skipped_ids i
+  where i.credential_id = count_skipped_trades.credential_id
+    and i.id_hash = any (array(select hashtextextended(p.id, 0) from unnest(placed_ids) p (id)));
+  -- The others are remembered as far as there is room.
+  insert into private.portfolio_skipped_ids (credential_id, id_hash)
+  select count_skipped_trades.credential_id, u.id_hash
+  from (select distinct hashtextextended(x.id, 0) as id_hash from unnest(unplaced_ids) x (id)) u
+  where not exists (
+    select from private.portfolio_skipped_ids i
+    where i.credential_id = count_skipped_trades.credential_id and i.id_hash = u.id_hash)
+  order by u.id_hash
+  limit greatest(10000 - (
+    select count(*) from private.portfolio_skipped_ids i where i.credential_id = count_skipped_trades.credential_id), 0);
+  return (
+    select count(*) from private.portfolio_skipped_ids i where i.credential_id = count_skipped_trades.credential_id) + (
+    select count(*) from public.portfolio_skipped_rows s
+    where s.credential_id = count_skipped_trades.credential_id and s.kind = 'trade');
+end $$;
+comment on function private.count_skipped_trades(uuid, text[], text[]) is
+  'Remembers unplaced_ids, skipped trades that portfolio_skipped_rows has no place for, and forgets placed_ids. Answers how many trades of a credential are skipped, each once. Whoever calls it has the lock of the sync.';
+
 create function private.save_skipped_rows(sync private.portfolio_syncs, kind text, rows jsonb, read_ids text[]) returns integer
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_max integer := (private.setting('portfolio.skipped_rows'))::integer;
-  v_gone integer;
-  v_new integer;
+  v_told text[];
+  v_placed text[];
+  v_before integer;
+  v_count integer;
 begin
+  -- Of trades, most pages have none that is or was skipped.
+  if save_skipped_rows.kind = 'trade' and sync.skipped_trades = 0 and rows = '[]' then
+    return 0;
+  end if;
   -- Holdings are what the last sync says; a trade that was skipped and can be read now is skipped no more.
   delete from public.portfolio_skipped_rows s
   where s.credential_id = sync.credential_id and s.kind = save_skipped_rows.kind
     and (s.kind = 'holding' or s.id = any (read_ids));
-  get diagnostics v_gone = row_count;
+  v_before := case when save_skipped_rows.kind = 'trade' then private.count_skipped_trades(sync.credential_id, '{}', read_ids) else 0 end;
 
   with told as (
     select distinct on (r.id) r.id, r.reason,
@@ -635,18 +677,27 @@ begin
       where x.credential_id = sync.credential_id and x.kind = save_skipped_rows.kind)
     on conflict on constraint portfolio_skipped_rows_pkey do update set
       reason = excluded.reason, content = excluded.content, skipped_at = excluded.skipped_at
+    returning id
   )
-  select count(*) into v_new from ranked r where not r.is_known;
+  select array(select t.id from told t), array(select x.id from saved x) into v_told, v_placed;
+
+  -- Every holding is new; of trades those that nothing remembered.
+  if save_skipped_rows.kind = 'holding' then
+    v_count := cardinality(v_told);
+  else
+    v_count := private.count_skipped_trades(
+      sync.credential_id, array(select t.id from unnest(v_told) t (id) where t.id <> all (v_placed)), v_placed);
+  end if;
+  -- Most pages change nothing, and leave no dead row behind.
   update private.portfolio_syncs s set
-    skipped_holdings = case when save_skipped_rows.kind = 'holding' then v_new else s.skipped_holdings end,
-    skipped_trades = s.skipped_trades + case when save_skipped_rows.kind = 'trade' then v_new - least(v_gone, s.skipped_trades) else 0 end
-  -- Most pages skip nothing, and leave no dead row behind.
+    skipped_holdings = case when save_skipped_rows.kind = 'holding' then v_count else s.skipped_holdings end,
+    skipped_trades = case when save_skipped_rows.kind = 'trade' then v_count else s.skipped_trades end
   where s.credential_id = sync.credential_id
-    and case when save_skipped_rows.kind = 'holding' then v_new <> s.skipped_holdings else v_new + v_gone > 0 end;
-  return v_new;
+    and v_count <> case when save_skipped_rows.kind = 'holding' then s.skipped_holdings else s.skipped_trades end;
+  return v_count - v_before;
 end $$;
 comment on function private.save_skipped_rows(private.portfolio_syncs, text, jsonb, text[]) is
-  'Keeps those of rows [{kind, id, reason, content}] that are of a kind, as far as there is place (portfolio.skipped_rows), and counts them all. Of holdings all that were there go first, of trades those with read_ids, because they were read. Answers how many are new. Whoever calls it has the lock of the sync.';
+  'Keeps those of rows [{kind, id, reason, content}] that are of a kind, as far as there is place (portfolio.skipped_rows), and counts the others, each once. Of holdings all that were there go first, of trades those with read_ids, because they were read. Answers how many are new. Whoever calls it has the lock of the sync.';
 
 create function private.sort_out_trades(trades jsonb, out readable jsonb, out skipped jsonb)
 language sql immutable security invoker set search_path = ''
@@ -799,6 +850,22 @@ end $$;
 comment on function private.take_snapshots(private.portfolio_syncs, text) is
   'What a credential''s holdings are worth, and all of its owner''s; both are written down and told to the owner, unless nothing has a price. unpriced: how many holdings of the credential have none. Whoever calls it has the lock of the user''s syncs.';
 
+create function private.lock_portfolio_sync(lease_id uuid) returns private.portfolio_syncs
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_sync private.portfolio_syncs;
+begin
+  -- One sync of a user after the other, always in the same order: the total is the sum of all credentials.
+  perform from private.portfolio_syncs s
+  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = lock_portfolio_sync.lease_id)
+  order by s.credential_id for update;
+  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = lock_portfolio_sync.lease_id;
+  return v_sync;
+end $$;
+comment on function private.lock_portfolio_sync(uuid) is
+  'Locks all syncs of the user whose sync has this lease, and answers that sync; nulls when the lease is another''s already.';
+
 create function private.record_portfolio_sync(
   lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb, skipped jsonb default null, price_paths jsonb default null
 ) returns jsonb
@@ -806,7 +873,7 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
-  v_sync private.portfolio_syncs;
+  v_sync private.portfolio_syncs := private.lock_portfolio_sync(record_portfolio_sync.lease_id);
   v_saved record;
   -- JSON's null is what clients send for SQL's.
   v_holdings jsonb := nullif(record_portfolio_sync.holdings, 'null');
@@ -818,12 +885,7 @@ declare
   v_cursor jsonb := nullif(record_portfolio_sync.cursor, 'null');
   v_worth record;
 begin
-  -- One sync of a user after the other, always in the same order: the total is the sum of all credentials.
-  perform from private.portfolio_syncs s
-  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = record_portfolio_sync.lease_id)
-  order by s.credential_id for update;
-  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = record_portfolio_sync.lease_id;
-  if not found then
+  if v_sync.credential_id is null then
     return jsonb_build_object('recorded', false);
   end if;
 
@@ -1187,16 +1249,11 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
-  v_sync private.portfolio_syncs;
+  v_sync private.portfolio_syncs := private.lock_portfolio_sync(price_trades.lease_id);
   v_priced integer;
   v_from_times jsonb;
 begin
-  -- The same locks in the same order as record_portfolio_sync.
-  perform from private.portfolio_syncs s
-  where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = price_trades.lease_id)
-  order by s.credential_id for update;
-  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = price_trades.lease_id;
-  if not found then
+  if v_sync.credential_id is null then
     return jsonb_build_object('recorded', false);
   end if;
 

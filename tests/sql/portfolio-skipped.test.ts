@@ -235,6 +235,24 @@ describe('skipped rows', () => {
       expect(await countsOf(tx, connection)).toEqual({ holdings: 3, trades: 4 })
     }))
 
+  test('beyond that number are counted once however often they are told, and not when they can be read', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      await tx`update private.settings set value = '2' where key = 'portfolio.skipped_rows'`
+      const odd = [1, 2, 3, 4].map((n) => trade(n, 'buy', '0', '1'))
+      const told = async (trades: typeof odd) => [
+        (await sync(tx, connection, { trades })).skipped_rows,
+        (await countsOf(tx, connection))?.trades,
+      ]
+
+      expect(await told(odd)).toEqual([4, 4])
+      expect(await told(odd)).toEqual([0, 4])
+      // One that has no place, and then one that has, can be read: the last one gets the place.
+      expect(await told([trade(3, 'buy', '1', '1')])).toEqual([0, 3])
+      expect(await told([trade(1, 'buy', '1', '1'), ...odd.slice(1, 2), ...odd.slice(3)])).toEqual([0, 2])
+      expect(await skippedOf(tx, connection)).toEqual(['trade t2 amount_not_positive', 'trade t4 amount_not_positive'])
+    }))
+
   test('of any size are cut', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
