@@ -525,6 +525,16 @@ end $$;
 comment on function private.pause_portfolio_sync(uuid) is
   'Gives a lease back in the middle of a long history: what was recorded stays, and another worker goes on at once. False: the lease was another''s already.';
 
+create function private.pause_exchange(exchange_id text, pause_seconds integer) returns void
+language sql volatile security invoker set search_path = ''
+as $$
+  insert into private.exchange_pauses as x (exchange_id, paused_until)
+  values (pause_exchange.exchange_id, now() + make_interval(secs => least(greatest(pause_seconds, 1), 3600)))
+  on conflict on constraint exchange_pauses_pkey do update set paused_until = greatest(x.paused_until, excluded.paused_until)
+$$;
+comment on function private.pause_exchange(text, integer) is
+  'Nobody''s portfolio is read from an exchange for so many seconds (1 to 3600), or longer if that was said before.';
+
 create function private.fail_portfolio_sync(
   lease_id uuid, error text, pause_seconds integer default null, refused_version integer default null
 ) returns boolean
@@ -556,9 +566,7 @@ begin
       data => jsonb_build_object('credential_id', v_sync.credential_id, 'reason', fail_portfolio_sync.error));
   end if;
   if v_resumes_at is not null then
-    insert into private.exchange_pauses as x (exchange_id, paused_until)
-    select c.provider, v_resumes_at from public.credentials c where c.id = v_sync.credential_id
-    on conflict (exchange_id) do update set paused_until = greatest(x.paused_until, excluded.paused_until);
+    perform private.pause_exchange(c.provider, pause_seconds) from public.credentials c where c.id = v_sync.credential_id;
   end if;
   return true;
 end $$;

@@ -33,7 +33,13 @@ async function scene(
     ...{ lease_id: `lease of ${name}`, credential_id: name, exchange_id: name, base_url: null, quote_currency: 'USD' },
     ...{ price_asset: name === 'binance' ? 'USDT' : null, cursor: null, held: [] },
   }))
-  const kept = { reads: [] as Read[], failed: [] as Failed[], paused: [] as string[], lines: [] as unknown[] }
+  const kept = {
+    reads: [] as Read[],
+    failed: [] as Failed[],
+    paused: [] as string[],
+    rests: [] as unknown[],
+    lines: [] as unknown[],
+  }
   const database: PortfolioDatabase = {
     lease: async (_user, notOf) => {
       const at = due.findIndex(({ exchange_id }) => !notOf.includes(exchange_id))
@@ -56,6 +62,7 @@ async function scene(
     savePastPrices: async () => {},
     priceTrades: async () => ({ recorded: true, priced: 0 }),
     pause: async (lease) => void kept.paused.push(lease),
+    pauseExchange: async (...rest) => void kept.rests.push(rest),
     fail: async (_lease, failed) => void kept.failed.push(failed),
     ...said,
   }
@@ -210,6 +217,35 @@ describe('a sync', () => {
     expect(kept.reads.at(-1)?.holdings).toMatchObject([{ asset: 'BTC' }])
     expect(kept.lines).toMatchObject([{ message: 'past prices', cause: 'Error 57014' }])
   })
+
+  test.each([
+    ['for the time that it wants', 429, { 'retry-after': '7' }, [['binance', 7]]],
+    ['for a minute when it says no time', 429, {}, [['binance', 60]]],
+    ['not when it is only down', 503, {}, []],
+  ])(
+    'whose prices of the past the exchange refuses is recorded, and the exchange rests %s',
+    async (_, status, headers, rests) => {
+      const unpriced = { id: 't1', executed_at: '2024-01-02T00:00:00Z', quote: 'BTC', quote_missing: true }
+      let asked = 0
+      const { world, kept, keyOf } = await scene(
+        ['binance'],
+        { balances: { BTC: '1' } },
+        { listUnpriced: async () => [{ ...unpriced, fee_asset: null, fee_missing: false }] },
+      )
+      world.connect = () =>
+        exchanges.connect('binance', keyOf('binance'), {
+          fetch: async (input, init) => {
+            if (!String(input).includes('klines')) return await exchanges.world.fetch(input, init)
+            asked += 1
+            return new Response('', { status, headers })
+          },
+        })
+
+      expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'synced' }])
+      expect([asked, kept.rests, kept.failed]).toEqual([1, rests, []])
+      expect(kept.reads.at(-1)?.holdings).toMatchObject([{ asset: 'BTC' }])
+    },
+  )
 
   test('that lost its lease while it asked for prices records nothing more', async () => {
     const unpriced = { id: 't1', executed_at: '2024-01-02T00:00:00Z', quote: 'NOSUCH', quote_missing: true }

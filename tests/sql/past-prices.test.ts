@@ -211,6 +211,32 @@ describe('a trade that was paid in a third asset', () => {
       await sync(tx, account)
       expect(await tradesOf(tx, account)).toEqual([['ETH/BTC', '60000', null, null]])
     }))
+
+  test('is refused by an exchange that limits our rate: what is held is recorded, and the exchange rests for everybody', () =>
+    rolledBack(async (tx) => {
+      const { connect } = exchanges
+      const account = await connected(tx, 'binance', [
+        { symbol: 'ETH/BTC', side: 'buy', amount: '1', price: '0.05', at_ms: at(1) },
+      ])
+      const headers = { 'retry-after': '100' }
+      exchanges.connect = async (name, key) =>
+        await connect(name, key, {
+          fetch: (input, init) =>
+            String(input).includes('klines')
+              ? Promise.resolve(new Response('', { status: 429, headers }))
+              : exchanges.world.fetch(input, init),
+        })
+
+      const outcome = await sync(tx, account).finally(() => Object.assign(exchanges, { connect }))
+
+      expect(outcome).toMatchObject({ status: 'synced' })
+      expect(await tradesOf(tx, account)).toEqual([['ETH/BTC', null, null, 'not_asked']])
+      const [rest] = await tx`
+        select extract(epoch from paused_until - now())::int as seconds from private.exchange_pauses
+        where exchange_id = 'binance'`
+      expect(rest).toEqual({ seconds: 100 })
+      expect(await sync(tx, account)).toBeUndefined()
+    }))
 })
 
 describe('a price that comes late', () => {

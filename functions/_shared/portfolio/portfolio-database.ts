@@ -157,6 +157,28 @@ export function createPortfolioDatabase(sql: Queries) {
       )
       return row
     },
+    ...createPastPrices(sql),
+    /** These two answer nothing when the lease is another's already. */
+    pause: async (leaseId: string): Promise<void> => {
+      await callSql(sql`select private.pause_portfolio_sync(${leaseId})`, nothing)
+    },
+    fail: async (leaseId: string, { reason, pauseSeconds, refusedVersion }: Failed): Promise<void> => {
+      await callSql(
+        sql`
+          select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds ?? null}, ${refusedVersion ?? null})`,
+        nothing,
+      )
+    },
+    /** For what was recorded all the same; a sync that fails says it with its failure. */
+    pauseExchange: async (exchangeId: string, pauseSeconds: number): Promise<void> => {
+      await callSql(sql`select private.pause_exchange(${exchangeId}, ${pauseSeconds})`, nothing)
+    },
+  }
+}
+
+/** What trades were worth in the past, and which of them still lack it. */
+function createPastPrices(sql: Queries) {
+  return {
     /** The oldest first; after the last one of the call before. */
     listUnpriced: (leaseId: string, after: UnpricedTrade | undefined): Promise<UnpricedTrade[]> =>
       callSql(
@@ -181,16 +203,5 @@ export function createPortfolioDatabase(sql: Queries) {
         sql`select private.price_trades(${leaseId}, ${JSON.stringify(told)}::text::jsonb) as answer`,
         answer(priced),
       ),
-    /** These two answer nothing when the lease is another's already. */
-    pause: async (leaseId: string): Promise<void> => {
-      await callSql(sql`select private.pause_portfolio_sync(${leaseId})`, nothing)
-    },
-    fail: async (leaseId: string, { reason, pauseSeconds, refusedVersion }: Failed): Promise<void> => {
-      await callSql(
-        sql`
-          select private.fail_portfolio_sync(${leaseId}, ${reason}, ${pauseSeconds ?? null}, ${refusedVersion ?? null})`,
-        nothing,
-      )
-    },
   }
 }

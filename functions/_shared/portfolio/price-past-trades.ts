@@ -23,6 +23,9 @@ type World = { database: PortfolioDatabase; now(): number; log(line: Record<stri
 const mostRequests = 30
 const mostWays = 4
 
+/** When an exchange that limits our rate says no time. */
+export const pauseSeconds = 60
+
 /** False: the lease is another's already. */
 export async function pricePastTrades(
   connection: Connection,
@@ -185,6 +188,8 @@ async function priceOfCandle(history: History, candle: PastPrice): Promise<strin
     if (detail === 'BadSymbol') gone.add(candle.symbol)
     else if (reason === 'unknown') refused.add(candle.symbol)
     else history.isDown = true
+    if (reason === 'rate_limited')
+      await world.database.pauseExchange(history.lease.exchange_id, error.retryAfterS ?? pauseSeconds)
     world.log({ level: 'warn', message: 'past prices', credential_id: history.lease.credential_id, reason, detail })
     return gone.has(candle.symbol) ? null : undefined
   }

@@ -9,7 +9,7 @@ import { readTradesSince } from '../exchanges/read-trades.ts'
 import { testConnection } from '../exchanges/test-connection.ts'
 import { describeFailure } from '../failure.ts'
 import type { Lease, PortfolioDatabase, TradeRow } from './portfolio-database.ts'
-import { pricePastTrades } from './price-past-trades.ts'
+import { pauseSeconds, pricePastTrades } from './price-past-trades.ts'
 import { readPrices } from './price-paths.ts'
 
 export type PortfolioWorld = {
@@ -78,9 +78,6 @@ export function countOutcomes(outcomes: Outcome[]): Record<Outcome['status'], nu
 
 /** Answers that need the owner: no later try gets another one. */
 const ownersReasons = new Set(['wrong_key', 'missing_permission', 'ip_not_allowed'])
-/** When an exchange says no time. */
-const pauseSeconds = 60
-
 /**
  * One sync of one credential: its holdings, what they are worth, and every trade since the last one. Never throws: a failure is recorded with the lease. `until` (epoch milliseconds) is when reading a long history stops.
  * Every page is recorded with its cursor in one transaction, so whoever dies here is followed by one who goes on.
