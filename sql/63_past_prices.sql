@@ -64,6 +64,17 @@ $$;
 comment on function private.list_unpriced_trades(uuid, integer, timestamptz, text) is
   'Trades of a lease''s credential that lack a price their exchange was not asked for yet, the oldest first, at most 1000 after the last one of the call before; what is missing: the price of the quote, or of what the fee was paid in.';
 
+create table private.portfolio_replays (
+  credential_id uuid not null references public.credentials (id) on delete cascade,
+  asset text not null check (length(asset) <= 40),
+  from_time timestamptz not null,
+  primary key (credential_id, asset)
+);
+comment on table private.portfolio_replays is
+  'Assets some of whose trades were given a price, and whose profit and loss is not worked out again yet.';
+comment on column private.portfolio_replays.from_time is 'When the oldest of these trades was made.';
+revoke all on private.portfolio_replays from anon, authenticated, service_role;
+
 create function private.price_trades(lease_id uuid, told jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = ''
 as $$
@@ -71,7 +82,6 @@ declare
   v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
   v_sync private.portfolio_syncs := private.lock_portfolio_sync(price_trades.lease_id);
   v_priced integer;
-  v_from_times jsonb;
 begin
   if v_sync.credential_id is null then
     return jsonb_build_object('recorded', false);
@@ -79,7 +89,9 @@ begin
 
   with said as (
     select t.exchange_trade_id, coalesce(t.quote_price, private.usable_price(r.quote_price)) as quote_price,
-      coalesce(t.fee_price, private.usable_price(r.fee_price)) as fee_price, r.gap
+      coalesce(t.fee_price, private.usable_price(r.fee_price)) as fee_price, r.gap,
+      (t.quote_price is null and private.usable_price(r.quote_price) is not null)
+        or (t.fee_price is null and private.usable_price(r.fee_price) is not null) as is_told
     from jsonb_to_recordset(told) r (id text, quote_price numeric, fee_price numeric, gap text)
       join public.trades t on t.credential_id = v_sync.credential_id and t.exchange_trade_id = r.id and t.price_gap is not null
   ), changed as (
@@ -88,22 +100,46 @@ begin
         then coalesce(s.gap, 'no_history') end
     from said s
     where t.credential_id = v_sync.credential_id and t.exchange_trade_id = s.exchange_trade_id
-    returning t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.price_gap
+    returning t.executed_at, t.base, t.quote, t.fee, t.fee_asset, t.price_gap, s.is_told
   ), affected as (
     select a.asset, min(c.executed_at) as from_time
     from changed c cross join lateral (values (c.base), (c.quote), (case when c.fee <> 0 then c.fee_asset end)) a (asset)
-    where a.asset <> v_currency
+    where c.is_told and a.asset <> v_currency
     group by a.asset
+  ), noted as (
+    insert into private.portfolio_replays as p (credential_id, asset, from_time)
+    select v_sync.credential_id, a.asset, a.from_time from affected a
+    on conflict on constraint portfolio_replays_pkey do update set from_time = least(p.from_time, excluded.from_time)
   )
-  select (select count(*) from changed c where c.price_gap is null), coalesce((select jsonb_object_agg(a.asset, a.from_time) from affected a), '{}')
-  into v_priced, v_from_times;
-  -- Everything after a price that came late is worked out again.
-  perform private.replay_portfolio(v_sync.credential_id, a.key, a.value::timestamptz, v_currency)
-  from jsonb_each_text(v_from_times) a order by a.key;
+  select count(*) into v_priced from changed c where c.price_gap is null;
   update private.portfolio_syncs s set
     leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
   where s.credential_id = v_sync.credential_id;
   return jsonb_build_object('recorded', true, 'priced', v_priced);
 end $$;
 comment on function private.price_trades(uuid, jsonb) is
-  'Gives trades the prices that their exchange told of then: [{id, quote_price, fee_price, gap}], a price null where there is none, and gap (trades.price_gap) why. Works out profit and loss again from there, and the lease goes on. Answers {recorded: false} when the lease is another''s, else {recorded, priced}: how many trades lack nothing any more.';
+  'Gives trades the prices that their exchange told of then: [{id, quote_price, fee_price, gap}], a price null where there is none, and gap (trades.price_gap) why. Profit and loss follow with private.replay_priced_trades, once for all parts; the lease goes on. Answers {recorded: false} when the lease is another''s, else {recorded, priced}: how many trades lack nothing any more.';
+
+create function private.replay_priced_trades(lease_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_currency text := private.setting('portfolio.quote_currency') #>> '{}';
+  v_sync private.portfolio_syncs := private.lock_portfolio_sync(replay_priced_trades.lease_id);
+  v_replay private.portfolio_replays;
+begin
+  if v_sync.credential_id is null then
+    return false;
+  end if;
+  -- Everything after a price that came late is worked out again, each asset once.
+  for v_replay in select r.* from private.portfolio_replays r where r.credential_id = v_sync.credential_id order by r.asset loop
+    perform private.replay_portfolio(v_replay.credential_id, v_replay.asset, v_replay.from_time, v_currency);
+  end loop;
+  delete from private.portfolio_replays r where r.credential_id = v_sync.credential_id;
+  update private.portfolio_syncs s set
+    leased_until = now() + make_interval(secs => (private.setting('portfolio.lease_seconds'))::integer)
+  where s.credential_id = v_sync.credential_id;
+  return true;
+end $$;
+comment on function private.replay_priced_trades(uuid) is
+  'Works out profit and loss again after private.price_trades, from the oldest trade that was given a price; what a sync did not come to is done by the next. The lease goes on. False: the lease is another''s already.';

@@ -38,6 +38,7 @@ async function scene(
     failed: [] as Failed[],
     paused: [] as string[],
     rests: [] as unknown[],
+    replayed: [] as string[],
     lines: [] as unknown[],
   }
   const database: PortfolioDatabase = {
@@ -62,6 +63,7 @@ async function scene(
     savePastPrices: async () => {},
     priceTrades: async () => ({ recorded: true, priced: 0 }),
     pause: async (lease) => void kept.paused.push(lease),
+    replayPriced: async (lease) => kept.replayed.push(lease) > 0,
     pauseExchange: async (...rest) => void kept.rests.push(rest),
     fail: async (_lease, failed) => void kept.failed.push(failed),
     ...said,
@@ -246,6 +248,18 @@ describe('a sync', () => {
       expect(kept.reads.at(-1)?.holdings).toMatchObject([{ asset: 'BTC' }])
     },
   )
+
+  test('works profit and loss out once, however many parts its prices of the past come in', async () => {
+    const part = (n: number) => ({
+      ...{ id: `t${n}`, executed_at: '2024-01-02T00:00:00Z', quote: 'NOSUCH', quote_missing: true },
+      ...{ fee_asset: null, fee_missing: false },
+    })
+    const parts = [[part(1)], [part(2)], [part(3)]]
+    const { world, kept } = await scene(['kraken'], {}, { listUnpriced: async () => parts.shift() ?? [] })
+
+    expect(await runSyncs(whenever, world)).toMatchObject([{ status: 'synced' }])
+    expect([parts.length, kept.replayed]).toEqual([0, ['lease of kraken']])
+  })
 
   test('that lost its lease while it asked for prices records nothing more', async () => {
     const unpriced = { id: 't1', executed_at: '2024-01-02T00:00:00Z', quote: 'NOSUCH', quote_missing: true }

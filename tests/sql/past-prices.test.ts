@@ -245,6 +245,8 @@ describe('a price that comes late', () => {
   const told = (tx: Tx, leaseId: string, prices: object[]) =>
     tx`select private.price_trades(${leaseId}, ${JSON.stringify(prices)}::text::jsonb) as answer`
 
+  const replay = (tx: Tx, leaseId: string) => tx`select private.replay_priced_trades(${leaseId}) as is_ours`
+
   test('has everything after it worked out again, and may come one by one', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
@@ -258,12 +260,31 @@ describe('a price that comes late', () => {
 
       expect(half).toEqual({ quote_price: '160', price_gap: 'not_asked' })
       expect(answer?.answer).toEqual({ recorded: true, priced: 1 })
+      expect((await positionsOf(tx, connection)).ETH).toEqual(['0', '10', '200', '0'])
+      expect((await replay(tx, id))[0]?.is_ours).toBe(true)
       // BTC: 80 - 50; ETH: 200 - 80 - 6; BNB came without a trade.
       expect(await positionsOf(tx, connection)).toEqual({
         BNB: ['0', '0.1', '6', '0'],
         BTC: ['30', '0', '0', '0'],
         ETH: ['114', '0', '0', '0'],
       })
+    }))
+
+  test('is worked out by the next sync when the one that was told it died, and once', () =>
+    rolledBack(async (tx) => {
+      const connection = await newConnection(tx)
+      const id = await lease(tx, connection)
+      await record(tx, id, { holdings: null, trades })
+      await told(tx, id, [{ id: 't2', quote_price: '160', fee_price: '60', gap: null }])
+      await tx`update private.portfolio_syncs set leased_until = now() where credential_id = ${connection.credentialId}`
+
+      const next = await lease(tx, connection)
+      const answers = [await replay(tx, id), await replay(tx, next)].map(([row]) => row?.is_ours)
+
+      expect(answers).toEqual([false, true])
+      expect((await positionsOf(tx, connection)).ETH).toEqual(['114', '0', '0', '0'])
+      const left = await tx`select from private.portfolio_replays where credential_id = ${connection.credentialId}`
+      expect(left).toHaveLength(0)
     }))
 
   test('is told with the lease only, is never changed again, and one that says nothing is none', () =>

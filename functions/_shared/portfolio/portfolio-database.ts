@@ -114,7 +114,6 @@ const priced = z.discriminatedUnion('recorded', [
   z.object({ recorded: z.literal(false) }),
   z.object({ recorded: z.literal(true), priced: z.int() }),
 ])
-/** Each time everything after the oldest one is worked out again, so few and large parts are best. */
 const tradesAtOnce = 500
 
 export type Failed = {
@@ -203,5 +202,8 @@ function createPastPrices(sql: Queries) {
         sql`select private.price_trades(${leaseId}, ${JSON.stringify(told)}::text::jsonb) as answer`,
         answer(priced),
       ),
+    /** Profit and loss after these prices, and those that an earlier sync did not come to. False: the lease is another's already. */
+    replayPriced: (leaseId: string): Promise<boolean> =>
+      callSql(sql`select private.replay_priced_trades(${leaseId}) as answer`, answer(z.boolean())),
   }
 }

@@ -33,6 +33,12 @@ export async function pricePastTrades(
   until: number,
   world: World,
 ): Promise<boolean> {
+  const isOurs = await priceInParts(connection, lease, until, world)
+  // Once, after all parts: each time everything after the oldest price is worked out again.
+  return isOurs && (await world.database.replayPriced(lease.lease_id))
+}
+
+async function priceInParts(connection: Connection, lease: Lease, until: number, world: World): Promise<boolean> {
   const nothing = {
     known: new Map(),
     wanted: new Map(),
