@@ -83,6 +83,7 @@ comment on column public.trades.price_gap is
 comment on column public.trades.tag is 'The strategy that its owner gave it (tag_my_trades); null: that of its market in trade_tag_rules, if there is one.';
 create index trades_user_id_executed_at_idx on public.trades (user_id, executed_at desc);
 create index trades_credential_id_executed_at_idx on public.trades (credential_id, executed_at);
+create index trades_no_history_idx on public.trades (credential_id, executed_at) where price_gap = 'no_history';
 create index trades_not_asked_idx on public.trades (credential_id, executed_at, exchange_trade_id) where price_gap = 'not_asked';
 alter table public.trades enable row level security;
 alter table public.trades force row level security;
@@ -375,6 +376,7 @@ create table private.portfolio_syncs (
   error text check (length(error) <= 500),
   skipped_holdings integer not null default 0 check (skipped_holdings >= 0),
   skipped_trades integer not null default 0 check (skipped_trades >= 0),
+  gaps_reopened_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
   foreign key (credential_id, user_id) references public.credentials (id, user_id) on delete cascade
 );
@@ -386,6 +388,7 @@ comment on column private.portfolio_syncs.cursor is 'How far the trades were rea
 comment on column private.portfolio_syncs.error is 'Why the last sync failed; null when it did not.';
 comment on column private.portfolio_syncs.skipped_holdings is 'How many holdings the last sync skipped, also those that portfolio_skipped_rows has no place for.';
 comment on column private.portfolio_syncs.skipped_trades is 'How many trades are left out: those of portfolio_skipped_rows, and up to 10000 that it has no place for.';
+comment on column private.portfolio_syncs.gaps_reopened_at is 'When private.reopen_price_gaps last did something.';
 create index portfolio_syncs_user_id_idx on private.portfolio_syncs (user_id);
 create index portfolio_syncs_next_sync_at_idx on private.portfolio_syncs (next_sync_at);
 revoke all on private.portfolio_syncs from anon, authenticated, service_role;

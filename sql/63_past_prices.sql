@@ -13,6 +13,8 @@ create table private.past_prices (
 comment on table private.past_prices is
   'The last price of a minute, an hour or a day (UTC) in a market of an exchange, as far as trades needed it: whoever else needs it does not ask again.';
 comment on column private.past_prices.price is 'Units of quote for one of base; null when the exchange was asked and told none.';
+comment on column private.past_prices.asked_at is 'When the exchange told it. That it told none counts for a day: it may have been in trouble.';
+create index past_prices_asked_at_idx on private.past_prices (asked_at);
 revoke all on private.past_prices from anon, authenticated, service_role;
 
 create function private.get_past_prices(exchange_id text, wanted jsonb)
@@ -23,9 +25,10 @@ as $$
   from jsonb_to_recordset(wanted) w (symbol text, granularity text, starts_at timestamptz)
     join private.past_prices p on p.exchange_id = get_past_prices.exchange_id and p.symbol = w.symbol
       and p.granularity = w.granularity and p.starts_at = w.starts_at
+  where p.price is not null or p.asked_at > now() - interval '1 day'
 $$;
 comment on function private.get_past_prices(text, jsonb) is
-  'What is known already of wanted: [{symbol, granularity, starts_at}]. A row without a price: its exchange was asked and told none.';
+  'What is known already of wanted: [{symbol, granularity, starts_at}]. A row without a price: its exchange was asked within a day and told none.';
 
 create function private.save_past_prices(exchange_id text, told jsonb) returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -33,18 +36,52 @@ as $$
 declare
   v_count integer;
 begin
+  -- A few at a time, what nobody needs any more: whose trade it was has its price long since.
+  delete from private.past_prices p
+  where (p.exchange_id, p.symbol, p.granularity, p.starts_at) in (
+    select o.exchange_id, o.symbol, o.granularity, o.starts_at from private.past_prices o
+    where o.asked_at < now() - interval '90 days'
+    order by o.asked_at limit 1000 for update skip locked);
+
   insert into private.past_prices as p (exchange_id, symbol, granularity, starts_at, price)
   select distinct on (r.symbol, r.granularity, r.starts_at)
     save_past_prices.exchange_id, r.symbol, r.granularity, r.starts_at, private.usable_price(r.price)
   from jsonb_to_recordset(told) r (symbol text, granularity text, starts_at timestamptz, price numeric)
   where length(r.symbol) between 3 and 81
   order by r.symbol, r.granularity, r.starts_at, r.price
-  on conflict on constraint past_prices_pkey do update set price = excluded.price, asked_at = now() where p.price is null and excluded.price is not null;
+  on conflict on constraint past_prices_pkey do update set price = excluded.price, asked_at = excluded.asked_at
+  where p.price is null;
   get diagnostics v_count = row_count;
   return v_count;
 end $$;
 comment on function private.save_past_prices(text, jsonb) is
-  'Keeps what an exchange told: [{symbol, granularity, starts_at, price}], price null where it has none. What is known stays. Answers how many are new.';
+  'Keeps what an exchange told: [{symbol, granularity, starts_at, price}], price null where it has none. A price that is known stays; what was told 90 days ago goes, at most 1000 with each call. Answers how many were kept.';
+
+create function private.reopen_price_gaps(lease_id uuid) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_credential_id uuid;
+  v_count integer;
+begin
+  update private.portfolio_syncs s set gaps_reopened_at = now()
+  where s.lease_id = reopen_price_gaps.lease_id and s.gaps_reopened_at <= now() - interval '1 day'
+  returning s.credential_id into v_credential_id;
+  if not found then
+    return 0;
+  end if;
+  -- The newest first: of them an exchange tells most.
+  update public.trades t set price_gap = 'not_asked'
+  from (
+    select x.exchange_trade_id from public.trades x
+    where x.credential_id = v_credential_id and x.price_gap = 'no_history' and x.created_at > now() - interval '7 days'
+    order by x.executed_at desc limit 10000) o
+  where t.credential_id = v_credential_id and t.exchange_trade_id = o.exchange_trade_id;
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
+comment on function private.reopen_price_gaps(uuid) is
+  'Once a day, for a week after they came, trades of a lease''s credential of whose time the exchange told no price are asked for again, at most 10000: it may have been in trouble. Answers how many.';
 
 create function private.list_unpriced_trades(lease_id uuid, max_trades integer, after_time timestamptz default null, after_id text default null)
 returns table (id text, executed_at timestamptz, quote text, quote_missing boolean, fee_asset text, fee_missing boolean)

@@ -502,6 +502,7 @@ export const functions = {
   'private.my_strategies(text, timestamp with time zone, timestamp with time zone)': 'definer; authenticated',
   'private.portfolio_assets_of(uuid)': 'invoker; -',
   'private.price_trades(uuid, jsonb)': 'invoker; -',
+  'private.reopen_price_gaps(uuid)': 'invoker; -',
   'private.replay_priced_trades(uuid)': 'invoker; -',
   'private.save_past_prices(text, jsonb)': 'invoker; -',
   'private.strategy_results(uuid, text, timestamp with time zone, timestamp with time zone)': 'invoker; -',

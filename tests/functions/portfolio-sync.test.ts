@@ -58,6 +58,7 @@ async function scene(
         value: read.holdings ? '1' : null,
       }
     },
+    reopenGaps: async () => 0,
     listUnpriced: async () => [],
     pastPrices: async () => [],
     savePastPrices: async () => {},

@@ -153,6 +153,64 @@ describe('a trade that was paid in a third asset', () => {
       expect(await candleCalls()).toBe(asked)
     }))
 
+  test('is asked for again after a day by its own account and any other, since an exchange may have been in trouble', () =>
+    rolledBack(async (tx) => {
+      const swap = [{ symbol: 'ETH/BTC', side: 'buy', amount: '1', price: '0.05', at_ms: at(1) }]
+      const [first, second] = [await connected(tx, 'binance', swap), await connected(tx, 'binance', swap)]
+      await sync(tx, first)
+      await exchanges.setHistory({ 'BTC/USDT': [price(1, '60000')] })
+      const later = async (hours: number) => {
+        await tx`update private.past_prices set asked_at = asked_at - make_interval(hours => ${hours})`
+        await tx`update private.portfolio_syncs set gaps_reopened_at = gaps_reopened_at - make_interval(hours => ${hours})`
+      }
+
+      await later(23)
+      await sync(tx, first)
+      expect(await tradesOf(tx, first)).toEqual([['ETH/BTC', null, null, 'no_history']])
+
+      await later(2)
+      await sync(tx, second)
+      await sync(tx, first)
+      for (const account of [first, second])
+        expect(await tradesOf(tx, account)).toEqual([['ETH/BTC', '60000', null, null]])
+    }))
+
+  test('that its exchange cannot tell a week after it came is left alone', () =>
+    rolledBack(async (tx) => {
+      const account = await connected(tx, 'binance', [
+        { symbol: 'ETH/BTC', side: 'buy', amount: '1', price: '0.05', at_ms: at(1) },
+      ])
+      await sync(tx, account)
+      const asked = await candleCalls()
+      await tx`update public.trades set created_at = created_at - interval '8 days' where credential_id = ${account.credentialId}`
+      await tx`update private.past_prices set asked_at = asked_at - interval '8 days'`
+      await tx`update private.portfolio_syncs set gaps_reopened_at = gaps_reopened_at - interval '8 days'`
+
+      await sync(tx, account)
+
+      expect(await candleCalls()).toBe(asked)
+      expect(await tradesOf(tx, account)).toEqual([['ETH/BTC', null, null, 'no_history']])
+    }))
+
+  test('is kept for 90 days after it was told, and none that is told again is lost', () =>
+    rolledBack(async (tx) => {
+      const candle = (n: number, price: string | null) => ({
+        ...{ symbol: 'AAA/BBB', granularity: '1m', starts_at: new Date(at(n)).toISOString(), price },
+      })
+      const save = (...told: object[]) =>
+        tx`select private.save_past_prices('binance', ${JSON.stringify(told)}::text::jsonb)`
+      await save(candle(1, '1'), candle(2, '2'), candle(3, null))
+      await tx`
+        update private.past_prices set asked_at = asked_at - interval '91 days'
+        where symbol = 'AAA/BBB' and starts_at <> ${candle(2, null).starts_at}`
+
+      await save(candle(3, '3'), candle(2, '9'))
+
+      const kept = await tx`
+        select trim_scale(price)::text as price from private.past_prices where symbol = 'AAA/BBB' order by starts_at`
+      expect(kept.map((row) => row.price)).toEqual(['2', '3'])
+    }))
+
   test('is not asked for by another account: what one was told is kept', () =>
     rolledBack(async (tx) => {
       await exchanges.setHistory({ 'BTC/USDT': [price(1, '60000')] })

@@ -178,6 +178,9 @@ export function createPortfolioDatabase(sql: Queries) {
 /** What trades were worth in the past, and which of them still lack it. */
 function createPastPrices(sql: Queries) {
   return {
+    /** What the exchange could not tell before, once a day. */
+    reopenGaps: (leaseId: string): Promise<number> =>
+      callSql(sql`select private.reopen_price_gaps(${leaseId}) as answer`, answer(z.int())),
     /** The oldest first; after the last one of the call before. */
     listUnpriced: (leaseId: string, after: UnpricedTrade | undefined): Promise<UnpricedTrade[]> =>
       callSql(

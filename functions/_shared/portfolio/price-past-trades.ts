@@ -33,6 +33,7 @@ export async function pricePastTrades(
   until: number,
   world: World,
 ): Promise<boolean> {
+  await world.database.reopenGaps(lease.lease_id)
   const isOurs = await priceInParts(connection, lease, until, world)
   // Once, after all parts: each time everything after the oldest price is worked out again.
   return isOurs && (await world.database.replayPriced(lease.lease_id))
