@@ -240,6 +240,7 @@ export const functions = {
   'private.limit_refusal(text, text, boolean, bigint, bigint, bigint, timestamp with time zone, bigint)': 'invoker; -',
   'private.list_portfolio_syncs(uuid, uuid, jsonb)': 'invoker; -',
   'private.list_ai_models(jsonb)': 'definer; palisade_gateway',
+  'private.lock_breakers(jsonb)': 'invoker; -',
   'private.log_ai_calls(private.ai_ended[], private.ai_left[])': 'invoker; -',
   'private.make_invite(text, integer, timestamp with time zone)': 'definer; authenticated service_role',
   'private.may_probe(text, text)': 'invoker; -',

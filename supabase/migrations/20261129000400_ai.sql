@@ -463,7 +463,6 @@ create table private.circuit_breakers (
   provider_id text not null references private.providers (id) on delete cascade,
   model_id text not null references public.models (id) on delete cascade,
   failures integer not null default 0 check (failures >= 0),
-  last_failed_at timestamptz not null default now(),
   open_until timestamptz,
   probe_until timestamptz,
   primary key (provider_id, model_id)
@@ -656,17 +655,22 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: the gateway's role can do this and nothing else.
 declare
+  v_reports jsonb;
   v_report record;
 begin
+  select jsonb_agg(r.value order by m.provider_id, m.id) into v_reports
+  from jsonb_array_elements(reports) r join public.models m on m.id = r.value ->> 'model' and m.provider_id = r.value ->> 'provider';
+  perform private.lock_breakers(v_reports);
   for v_report in
     select r.value ->> 'provider' as provider_id, r.value ->> 'model' as model_id, (r.value ->> 'user_id')::uuid as user_id,
       (r.value ->> 'ok')::boolean as is_ok
-    from jsonb_array_elements(reports) r
-      join public.models m on m.id = r.value ->> 'model' and m.provider_id = r.value ->> 'provider'
-    order by 1, 2
+    from jsonb_array_elements(v_reports) with ordinality r order by r.ordinality
   loop
     if v_report.is_ok then
-      delete from private.circuit_breakers b where b.provider_id = v_report.provider_id and b.model_id = v_report.model_id;
+      -- A row that somebody else has, and this one has not, came after the call that went well.
+      delete from private.circuit_breakers b where (b.provider_id, b.model_id) in (
+        select o.provider_id, o.model_id from private.circuit_breakers o
+        where o.provider_id = v_report.provider_id and o.model_id = v_report.model_id for update skip locked);
     elsif v_report.user_id is not null then
       perform private.count_breaker_failure(v_report.provider_id, v_report.model_id, v_report.user_id);
     end if;
@@ -674,6 +678,26 @@ begin
 end $$;
 comment on function private.report_ai_attempts(jsonb) is
   'Tells the breakers how askings of providers went: an array of {provider, model, user_id, ok}. ai.breaker_failures failures of ai.breaker_accounts accounts within ai.breaker_window_seconds open one for ai.breaker_open_seconds; a success closes it.';
+
+create function private.lock_breakers(reports jsonb) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_model record;
+begin
+  for v_model in
+    select r.value ->> 'provider' as provider_id, r.value ->> 'model' as id,
+      coalesce(bool_or(not (r.value ->> 'ok')::boolean and r.value ->> 'user_id' is not null), false) as has_failures
+    from jsonb_array_elements(reports) r group by 1, 2 order by 1, 2
+  loop
+    if v_model.has_failures then
+      insert into private.circuit_breakers (provider_id, model_id) values (v_model.provider_id, v_model.id) on conflict do nothing;
+    end if;
+    perform from private.circuit_breakers b where b.provider_id = v_model.provider_id and b.model_id = v_model.id for update;
+  end loop;
+end $$;
+comment on function private.lock_breakers(jsonb) is
+  'Locks the rows of all models in reports, in one order, and before one of them opens or closes: that takes the lock of private.ai_config, and who has it must wait for no row.';
 
 create function private.count_breaker_failure(provider_id text, model_id text, user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -687,7 +711,7 @@ begin
   -- Who has its row counts alone.
   insert into private.circuit_breakers as b (provider_id, model_id)
   values (count_breaker_failure.provider_id, count_breaker_failure.model_id)
-  on conflict on constraint circuit_breakers_pkey do update set last_failed_at = now(), probe_until = null
+  on conflict on constraint circuit_breakers_pkey do update set probe_until = null
   returning b.* into v_breaker;
   -- What is long ago is no part of this outage, and what was before the breaker rested says nothing of now.
   delete from private.breaker_failures f

@@ -45,6 +45,23 @@ const heldOf = async (sql: Sql | Tx, userId: string, meter: string) => {
   return [row?.used ?? 0, row?.held ?? 0]
 }
 
+const pidOf = async (on: Sql): Promise<number> => (await on`select pg_backend_pid() as pid`)[0]?.pid
+/** Until a connection waits for a lock that another one has. */
+const waits = (watcher: Sql, pid: number) =>
+  expect
+    .poll(async () => (await watcher`select cardinality(pg_blocking_pids(${pid})) > 0 as waits`)[0]?.waits, {
+      timeout: 20_000,
+    })
+    .toBe(true)
+/** Does it and takes it back: 'done', or what went wrong. */
+const undone = (on: Sql, act: (tx: Tx) => Promise<unknown>): Promise<string> =>
+  on
+    .begin(async (tx) => {
+      await act(tx)
+      throw new Error('done')
+    })
+    .catch((error: Error) => error.message)
+
 test('a limit larger than a number is exact is a limit like any other', () =>
   rolledBack(async (tx) => {
     const account = await newAccount(tx)
@@ -355,6 +372,7 @@ describe('the project’s cap', () => {
     const lock = connect()
     const [before] = await lock`select value from private.settings where key = 'ai.project_usd_per_month'`
     const connections = Array.from({ length: 10 }, () => connect())
+    let overrun = 0
     try {
       await racing(1, async (sql, accounts) => {
         const account = await accounts()
@@ -374,6 +392,7 @@ describe('the project’s cap', () => {
         const lie = { prompt_tokens: 100_000_000, completion_tokens: 100_000_000 }
 
         const { cost_micros } = await settle(sql, call_id, { usage: lie })
+        overrun = Number(cost_micros)
         const answers = await Promise.all(connections.flatMap((one) => [1, 2, 3, 4, 5, 6].map(() => ask(one))))
 
         // 100 million tokens at $0.15 and as many at $0.60 a million.
@@ -391,8 +410,82 @@ describe('the project’s cap', () => {
         expect(more.filter(Boolean)).toHaveLength(2)
       })
     } finally {
+      await lock`select private.give_back_spend(date_trunc('month', now() at time zone 'UTC')::date, ${overrun})`
       await lock`update private.settings set value = ${lock.json(before?.value)} where key = 'ai.project_usd_per_month'`
       await Promise.all([lock, ...connections].map((one) => one.end()))
+    }
+  })
+
+  /** Connections that take from the same shard. */
+  async function ofOneShard(): Promise<[Sql, Sql]> {
+    const [first, shard] = await withShard()
+    for (;;) {
+      const [next, other] = await withShard()
+      if (other === shard) return [first, next]
+      await next.end()
+    }
+  }
+  async function withShard(): Promise<[Sql, unknown]> {
+    const one = connect()
+    return [one, (await one`select pg_backend_pid() % 128 as shard`)[0]?.shard]
+  }
+  test('takes an overrun from the month while another connection of the same shard draws: nobody waits in a circle', async () => {
+    const [month, watcher, [settling, drawing]] = [connect(), connect(), await ofOneShard()]
+    const pids = [await pidOf(settling), await pidOf(drawing)] as const
+    try {
+      await racing(1, async (sql, accounts) => {
+        const account = await accounts()
+        const { call_id } = await admit(sql, account, { model: baseModel })
+        const asks = {
+          ...{ user_id: account.id, session_id: account.sessionId, request_id: 'r', model_id: baseModel },
+          ...{ endpoint: 'chat.completions', plans: 1, price_refs: [1], probes: false, stream: false },
+          ...{ prompt_tokens: 1, output_tokens: 1, credits: 1, micros: 1_000, lasts_ms: 1_000, request_bytes: 1 },
+        }
+        const outcome = {
+          call_id,
+          user_id: account.id,
+          result: 'succeeded',
+          prompt_tokens: 1e8,
+          completion_tokens: 1e8,
+        }
+        const ways = await month.begin(async (tx) => {
+          await tx`select from private.spend_months for update`
+          const step = undone(
+            settling,
+            (tx) => tx`
+              select private.ai_step(array[jsonb_populate_record(null::private.ai_outcome, ${tx.json(outcome)})],
+                array[jsonb_populate_record(null::private.ai_request, ${tx.json(asks)})], c.version)
+              from private.ai_config c`,
+          )
+          await waits(watcher, pids[0])
+          const draw = undone(drawing, (tx) => tx`select private.take_spend(900000000)`)
+          await waits(watcher, pids[1])
+          return [step, draw]
+        })
+
+        expect(await Promise.all(ways)).toEqual(['done', 'done'])
+      })
+    } finally {
+      await Promise.all([month, watcher, settling, drawing].map((one) => one.end()))
+    }
+  })
+
+  test('gets back what calls did not cost although every shard is in use, and nobody waits for one', async () => {
+    const others = connect()
+    try {
+      await rolledBack(async (tx) => {
+        await tx`set local lock_timeout = '20s'`
+        const { call_id } = await admit(tx, await newAccount(tx), { model: baseModel })
+        const held = await spend(tx)
+        await others.begin(async (other) => {
+          await other`select from private.spend_shards where shard >= 128 for update`
+          await settleAll(tx, [[call_id, { ...free, response: '{}' }]])
+        })
+
+        expect(await spend(tx)).toBeLessThan(held)
+      })
+    } finally {
+      await others.end()
     }
   })
 
@@ -455,7 +548,7 @@ describe('fallbacks and breakers', () => {
   const pass = (tx: Tx, seconds: number) =>
     tx`
     update private.circuit_breakers set open_until = open_until - make_interval(secs => ${seconds}),
-      probe_until = probe_until - make_interval(secs => ${seconds}), last_failed_at = last_failed_at - make_interval(secs => ${seconds})`.then(
+      probe_until = probe_until - make_interval(secs => ${seconds})`.then(
       () => tx`update private.breaker_failures set last_failed_at = last_failed_at - make_interval(secs => ${seconds})`,
     )
   const routes = (answer: Admission) => answer.routes?.map(({ model }) => model) ?? answer.code
@@ -612,6 +705,40 @@ describe('fallbacks and breakers', () => {
       await reportOf(tx, one.id, false, 9)
       expect(routes(await admit(tx, other))).toEqual(['sql/model'])
     }))
+
+  test('reports of several models that open and reports of one of them never wait for each other in a circle', async () => {
+    const [config, watcher, both, second] = [connect(), connect(), connect(), connect()]
+    const pids = [await pidOf(both), await pidOf(second)] as const
+    try {
+      await racing(1, async (sql, accounts) => {
+        const users = [await accounts(), await accounts()]
+        const models = await sql`select id, provider_id from public.models order by provider_id, id limit 2`
+        // Half open: failures of two accounts open them again.
+        for (const { id, provider_id } of models)
+          await sql`insert into private.circuit_breakers (provider_id, model_id, open_until) values (${provider_id}, ${id}, now() - interval '1 second')`
+        const failed = (of: readonly (typeof models)[number][]) =>
+          of.flatMap(({ id, provider_id }) =>
+            users.map((user) => ({ provider: provider_id, model: id, user_id: user.id, ok: false })),
+          )
+        const report = (on: Sql, reports: ReturnType<typeof failed>) =>
+          undone(on, (tx) => tx`select private.report_ai_attempts(${tx.json(reports)})`)
+        const ways = await config.begin(async (tx) => {
+          await tx`select from private.ai_config for update`
+          const two = report(both, failed(models))
+          await waits(watcher, pids[0])
+          const one = report(second, failed(models.slice(1)))
+          await waits(watcher, pids[1])
+          return [two, one]
+        })
+
+        expect(models).toHaveLength(2)
+        expect(await Promise.all(ways)).toEqual(['done', 'done'])
+      })
+    } finally {
+      await watcher`delete from private.circuit_breakers`
+      await Promise.all([config, watcher, both, second].map((one) => one.end()))
+    }
+  })
 
   test('an account that is erased counts no more, and one that nobody knows never did', () =>
     rolledBack(async (tx) => {
