@@ -47,6 +47,18 @@ end $$;
 comment on function private.take_spend(bigint) is
   'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. The caller has locked its accounts and waits for none after this.';
 
+create function private.open_spend_month(month date) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  insert into private.spend_months (month) values (open_spend_month.month) on conflict do nothing;
+  if found then
+    insert into private.spend_shards (month, shard) select open_spend_month.month, n from generate_series(0, 127) n;
+  end if;
+end $$;
+comment on function private.open_spend_month(date) is
+  'Makes a month with all the shards that are taken from, in one transaction: a shard that somebody is still making cannot be locked with the others, so two connections of the same one would wait in a circle.';
+
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
@@ -56,8 +68,7 @@ declare
   v_left bigint;
   v_draw bigint;
 begin
-  insert into private.spend_months (month) values (draw_spend.month) on conflict do nothing;
-  insert into private.spend_shards (month, shard) values (draw_spend.month, draw_spend.shard) on conflict do nothing;
+  perform private.open_spend_month(draw_spend.month);
   select s.left_micros into v_left from private.spend_shards s
   where s.month = draw_spend.month and s.shard = draw_spend.shard for no key update;
   select m.* into v_month from private.spend_months m where m.month = draw_spend.month for no key update;
@@ -126,8 +137,8 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
   -- In the order in which calls take them, and the month after those that are taken from; who has one from 128 on waits for nothing.
+  perform private.open_spend_month(take_back_spend.month);
   perform from private.spend_shards s where s.month = take_back_spend.month and s.shard < 128 order by s.shard for no key update;
-  insert into private.spend_months (month) values (take_back_spend.month) on conflict do nothing;
   perform from private.spend_months m where m.month = take_back_spend.month for no key update;
   with held as materialized (
     select s.shard, s.left_micros from private.spend_shards s

@@ -147,6 +147,7 @@ export type Database = {
           failed_calls: number
           images: number
           model_id: string
+          project_micros: number
           prompt_tokens: number
           reasoning_tokens: number
           searches: number
@@ -168,6 +169,7 @@ export type Database = {
           failed_calls: number
           images: number
           model_id: string
+          project_micros: number
           prompt_tokens: number
           reasoning_tokens: number
           searches: number
@@ -188,6 +190,7 @@ export type Database = {
           failed_calls?: number
           images?: number
           model_id?: string
+          project_micros?: number
           prompt_tokens?: number
           reasoning_tokens?: number
           searches?: number

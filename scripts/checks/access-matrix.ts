@@ -254,6 +254,7 @@ export const functions = {
   'private.open(uuid, text, text)': 'definer; service_role',
   'private.open_lots(uuid)': 'invoker; -',
   'private.open_provider_key(uuid, uuid, text, text)': 'invoker; -',
+  'private.open_spend_month(date)': 'invoker; -',
   'private.pause_exchange(text, integer)': 'invoker; -',
   'private.pause_portfolio_sync(uuid)': 'invoker; -',
   'private.overrun_spend(date, bigint)': 'invoker; -',

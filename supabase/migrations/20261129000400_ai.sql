@@ -1984,14 +1984,18 @@ create table public.ai_usage_daily (
   searches bigint not null,
   cost_micros bigint not null,
   credits bigint not null,
+  project_micros bigint not null,
   primary key (user_id, day, model_id, endpoint)
 );
 comment on table public.ai_usage_daily is
   'AI calls of a day (UTC) by user, model and endpoint. Written once when the day is over and all its calls have ended; get_my_usage adds what is newer.';
-comment on column public.ai_usage_daily.model_id is 'The model that answered, or that was asked for when none did.';
+comment on column public.ai_usage_daily.model_id is
+  'The model that answered, or that worked in vain at the project''s cost; the one that was asked for when none did.';
 comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls.';
 comment on column public.ai_usage_daily.failed_calls is 'Those of them that were not charged.';
 comment on column public.ai_usage_daily.cost_micros is 'Micro-dollars at our price.';
+comment on column public.ai_usage_daily.project_micros is
+  'What providers worked in vain at the project''s cost and not the user''s, in micro-dollars: the project_micros of these calls.';
 alter table public.ai_usage_daily enable row level security;
 alter table public.ai_usage_daily force row level security;
 revoke all on public.ai_usage_daily from anon, authenticated, service_role;
@@ -2010,15 +2014,15 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   return query
-    select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, c.model_id), c.endpoint,
+    select c.user_id, (c.created_at at time zone 'UTC')::date, coalesce(c.answered_by, p.model_id, c.model_id), c.endpoint,
       count(*), count(*) filter (where c.usage_source is null or c.usage_source = 'none'),
       coalesce(sum(c.prompt_tokens), 0)::bigint, coalesce(sum(c.completion_tokens), 0)::bigint,
       coalesce(sum(c.cached_tokens), 0)::bigint, coalesce(sum(c.cache_write_tokens), 0)::bigint,
       coalesce(sum(c.cache_write_1h_tokens), 0)::bigint, coalesce(sum(c.audio_input_tokens), 0)::bigint,
       coalesce(sum(c.reasoning_tokens), 0)::bigint, coalesce(sum(c.audio_output_tokens), 0)::bigint,
       coalesce(sum(c.images), 0)::bigint, coalesce(sum(c.searches), 0)::bigint, coalesce(sum(c.cost_micros), 0)::bigint,
-      sum(c.credits_charged)::bigint
-    from public.ai_calls c
+      sum(c.credits_charged)::bigint, coalesce(sum(c.project_micros), 0)::bigint
+    from public.ai_calls c left join private.price_refs p on p.ref = c.price_ref and c.project_micros is not null
     where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
     group by 1, 2, 3, 4;
 end $$;

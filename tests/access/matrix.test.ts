@@ -200,7 +200,7 @@ const scene = (owner: string) => `
   insert into public.api_keys (id, user_id, name, prefix, scopes) values ('${apiKey}', '${owner}', 'Matrix', 'pal_matrix', '{models}');
   insert into public.api_key_limits (api_key_id, meter, period, amount) values ('${apiKey}', 'ai_calls', 'day', 1);
   insert into private.ai_usage_days (day) values ('2026-01-01');
-  insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1);
+  insert into public.ai_usage_daily values ('${owner}', '2026-01-01', 'matrix/on', 'chat.completions', 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0);
   insert into public.credentials (id, user_id, kind, provider, name, last_four, status)
   values ('${credential}', '${owner}', 'exchange', 'matrix', 'Matrix', 'abcd', 'active');
   insert into public.portfolio_skipped_rows (credential_id, kind, id, user_id, reason, content)

@@ -102,6 +102,32 @@ describe('usage by day', () => {
       expect((await usage(tx, account, '2000-03-02', '2000-03-02'))[0]).toMatchObject({ calls: 2, credits: 4 })
     }))
 
+  test('keeps, by the model that worked in vain, what the project paid for, and stays when the month is dropped', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+      await tx`insert into private.model_fallbacks values ('sql/model', 1, ${baseModel})`
+      const usage = { prompt_tokens: 90, completion_tokens: 40 }
+      for (const model of ['sql/model', baseModel, 'sql/model'])
+        await settle(tx, (await admit(tx, account)).call_id, { ...free, model, usage, usage_source: 'project' })
+      await moveTo(tx, account, '2000-03-02')
+      const losses = async () => [
+        ...(await tx`
+          select to_char(day, 'YYYY-MM-DD') as day, model_id, sum(project_micros)::int as micros from public.ai_usage_daily
+          where project_micros > 0 group by 1, 2 order by 2`),
+      ]
+
+      await tx`select private.add_up_ai_usage()`
+      const before = await losses()
+      await inThePast(tx, (sp) => sp`delete from public.ai_calls where created_at < '2020-01-01'`)
+
+      // 90 × 0.15 + 40 × 0.6 = 37.5, and twice 90 × 0.3 + 40 × 1.1 = 71.
+      expect(before).toEqual([
+        { day: '2000-03-02', model_id: baseModel, micros: 38 },
+        { day: '2000-03-02', model_id: 'sql/model', micros: 142 },
+      ])
+      expect(await losses()).toEqual(before)
+    }))
+
   test('of today is there at once', () =>
     rolledBack(async (tx) => {
       const account = await withPast(tx)
