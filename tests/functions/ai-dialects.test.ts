@@ -137,7 +137,8 @@ test('parts are told by themselves, each token in one of them at most', async ()
     reasoning_tokens: 300,
     audio_output_tokens: 200,
     images: 0,
-    searches: 3,
+    // Nobody asked for one.
+    searches: 0,
     cost_usd: 0.25,
   })
 })

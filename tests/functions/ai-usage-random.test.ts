@@ -35,6 +35,7 @@ const usages = fc.tuple(
 test('what is charged can be, each token in one part at most, whatever is reported', () => {
   const bounds = fc.record({
     promptTokens: fc.nat(200_000),
+    searches: fc.nat(20),
     completionTokens: fc.oneof(fc.nat(20_000), fc.constant(null)),
   })
   const said = fc.record({ text: fc.nat(50_000), media: fc.nat(50_000) })
@@ -63,7 +64,11 @@ test('any JSON is read without an exception', () => {
   fc.assert(
     fc.property(fc.json(), fc.json(), (one, other) => {
       const answer = readProviderAnswer(`{"choices":${one},"usage":${other},"error":${one},"x_groq":${other}}`)
-      judgeReport(answer?.report ?? null, { text: 0, media: 0 }, { promptTokens: 10, completionTokens: 10 })
+      judgeReport(
+        answer?.report ?? null,
+        { text: 0, media: 0 },
+        { promptTokens: 10, completionTokens: 10, searches: 0 },
+      )
     }),
   )
 })

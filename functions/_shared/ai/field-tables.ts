@@ -65,10 +65,12 @@ const marks = { cache_control: cached, prompt_cache_breakpoint: cached }
 const mostSearches = 10
 const counted = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 && value <= 1_000 ? value : undefined
-const searches = (value: unknown): Asks => ({
-  searches:
-    counted(fieldOf(value, 'max_uses')) ?? counted(fieldOf(fieldOf(value, 'parameters'), 'max_uses')) ?? mostSearches,
-})
+/** Of two limits the larger one: which of them a provider reads nobody knows. */
+const searches = (value: unknown): Asks => {
+  const given = [fieldOf(value, 'max_uses'), fieldOf(fieldOf(value, 'parameters'), 'max_uses')]
+  const named = given.filter((one) => one !== undefined && one !== null).map((one) => counted(one) ?? mostSearches)
+  return { searches: named.length > 0 ? Math.max(...named) : mostSearches }
+}
 /** What xAI reads at most when nothing is said. */
 const mostSources = 20
 const isNoSearch = (value: unknown) => fieldOf(value, 'mode') === 'off'

@@ -179,6 +179,7 @@ function boundsOf({ request, route }: Pick<OpenCall, 'request' | 'route'>): Boun
   return {
     promptTokens: route?.context_tokens ?? 0,
     completionTokens: isChat ? request.choices * (route?.max_output_tokens ?? 0) : null,
+    searches: request.asks.searches ?? 0,
   }
 }
 

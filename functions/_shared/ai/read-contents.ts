@@ -97,6 +97,8 @@ function readPart(part: unknown, param: string, media: Media[]): unknown {
   const source = typeof given === 'string' ? given : fieldOf(given, data)
   const isNamed = kind === 'file' && typeof fieldOf(given, 'file_id') === 'string'
   if (typeof source !== 'string' && !isNamed) throw invalid(`${param}.${field}.${data}`, 'is missing')
+  if (kind === 'image' && typeof source === 'string' && /^data:(?!image\/)/i.test(source))
+    throw invalid(`${param}.${field}.${data}`, 'is no picture')
   const size = typeof source === 'string' && (kind === 'image' || kind === 'audio') ? sizeOfMedia(source) : {}
   const detail = fieldOf(given, 'detail')
   media.push({ kind, ...size, detail: detail === 'low' || detail === 'high' ? detail : undefined })

@@ -170,6 +170,8 @@ export type Bounds = {
   promptTokens: number
   /** The most that was asked for, all choices together; null: no text is made. */
   completionTokens: number | null
+  /** Uses of the provider's own tools that were asked for, and held. */
+  searches: number
 }
 
 /** Bytes of what was seen of an answer; `media` are pictures and sound as base64. */
@@ -207,5 +209,9 @@ export function judgeReport(
   const reason = whyNot(counts, said, bounds)
   if (reason !== undefined) return { usage: null, implausible: reason }
   const made = bounds.completionTokens === null ? nothingMade : {}
-  return { usage: { ...counts, ...made, images: 0, cost_usd }, implausible: doubt }
+  // What nobody asked for was held by nobody; the rest of the report is true all the same.
+  const unasked = `${counts.searches} searches, of which ${bounds.searches} were asked for`
+  const searches = Math.min(counts.searches, bounds.searches)
+  const doubts = searches < counts.searches ? unasked : doubt
+  return { usage: { ...counts, ...made, searches, images: 0, cost_usd }, implausible: doubts }
 }
