@@ -53,11 +53,11 @@ as $$
 begin
   insert into private.spend_months (month) values (open_spend_month.month) on conflict do nothing;
   if found then
-    insert into private.spend_shards (month, shard) select open_spend_month.month, n from generate_series(0, 127) n;
+    insert into private.spend_shards (month, shard) select open_spend_month.month, n from generate_series(0, 255) n;
   end if;
 end $$;
 comment on function private.open_spend_month(date) is
-  'Makes a month with all the shards that are taken from, in one transaction: a shard that somebody is still making cannot be locked with the others, so two connections of the same one would wait in a circle.';
+  'Makes a month with all its shards, in one transaction: a shard that somebody is still making cannot be locked with the others, so two connections of the same one would wait in a circle.';
 
 create function private.draw_spend(month date, shard integer, micros bigint) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -114,19 +114,16 @@ begin
   if not found and micros < 0 then
     perform private.overrun_spend(give_back_spend.month, -micros);
     return;
-  elsif not found then
-    -- Its first of the month, or the one that another connection has.
-    insert into private.spend_shards (month, shard, left_micros) values (give_back_spend.month, v_shard, give_back_spend.micros)
-    on conflict do nothing;
   end if;
   if not found then
-    select coalesce((
+    update private.spend_shards s set left_micros = s.left_micros + micros
+    where s.month = give_back_spend.month and s.shard in (
       select o.shard from private.spend_shards o
-      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked), v_shard)
-    into v_shard;
-    insert into private.spend_shards as s (month, shard, left_micros)
-    values (give_back_spend.month, v_shard, give_back_spend.micros)
-    on conflict on constraint spend_shards_pkey do update set left_micros = s.left_micros + excluded.left_micros;
+      where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked);
+  end if;
+  if not found then
+    -- All are in use: back to the month, which is the last of all locks.
+    update private.spend_months m set handed_out_micros = m.handed_out_micros - micros where m.month = give_back_spend.month;
   end if;
 end $$;
 comment on function private.give_back_spend(date, bigint) is
