@@ -95,7 +95,7 @@ test('bytes of any kind come out as they went in', () => {
 test('an event without end is refused instead of filling the memory', () => {
   const gatherer = createEventGatherer(1_000)
 
-  expect(() => gatherer.push(new Uint8Array(1_001).fill(120))).toThrow('The AI provider failed')
+  expect(() => gatherer.push(new Uint8Array(1_001).fill(120))).toThrow('larger than what is passed on')
 })
 
 test.each(['echo', 'echo+usage-openrouter', 'echo+usage-early', 'echo+usage-twice'])(
