@@ -69,6 +69,23 @@ test.each([true, false])(
   },
 )
 
+test('a caller who is gone when the call is admitted has it settled at once, and pays nothing', async () => {
+  const gone = new AbortController()
+  const { seen, chat } = createWorld(provider.url, {
+    ledger: {
+      admit: async (asked) => {
+        gone.abort()
+        return admittedTo(`${provider.url}/v1`, asked.model)
+      },
+    },
+  })
+
+  const answer = await chat(request, { headers: { authorization: 'Bearer good' }, signal: gone.signal })
+
+  expect(answer.status).toBe(499)
+  expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 499, attempts: 0, usage: null }])
+})
+
 test('a caller who hangs up before any provider was asked pays nothing', async () => {
   const { seen, chat } = createWorld(provider.url, {
     providerKey: () => new Promise((done) => setTimeout(done, 20, 'sk')),

@@ -75,8 +75,11 @@ export function watchCall(caller: AbortSignal, { totalMs, readsOn }: WatchOption
     if (!readsOn()) end(new AppError('client_closed_request'))
   }
   const leaveWheel = wheel(look)
-  if (caller.aborted) hangUp()
-  else caller.addEventListener('abort', hangUp, { once: true })
+  // Who is gone already has nobody working for them.
+  if (caller.aborted) {
+    isLeft = true
+    end(new AppError('client_closed_request'))
+  } else caller.addEventListener('abort', hangUp, { once: true })
 
   return {
     /** Aborted when the call is over as a whole, with the reason. */
