@@ -210,6 +210,10 @@ test.each([true, false])(
     const chunk = new Uint8Array(1_000_000).fill(32)
     let asked = 0
     const { seen, chat } = createWorld(provider.url, {
+      // The caller's, also where what comes too late is the project's.
+      ledger: {
+        admit: async () => ({ ...admittedTo(`${provider.url}/v1`, 'echo'), timeouts_charge: 'project' }),
+      },
       fetch: async () => {
         asked += 1
         let left = 10

@@ -224,7 +224,9 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const isTooMuch = error?.details.isTooMuch === true
   const hasWorked = error !== undefined && (isAsking || isTooMuch || call.late.attempts > 0)
   const isCharged = !error || isDelivered || (hungUp && responseBytes > 0) || hasWorked
-  const isProjects = hasWorked && !hungUp && !isDelivered && call.admission.timeouts_charge === 'project'
+  // Not what a caller asked too much for: whoever does it on purpose must not use up the cap.
+  const isProviders = hasWorked && !hungUp && !isDelivered && !isTooMuch
+  const isProjects = isProviders && call.admission.timeouts_charge === 'project'
   // Of an answer that is too large to be read nobody knows how large it is.
   const seen = isTooMuch ? { ...ending, contentBytes: Number.POSITIVE_INFINITY } : ending
   const used = usage ? { ...usage, images } : estimateUsage(seen, call, hasWorked ? ticks : undefined)
