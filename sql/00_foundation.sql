@@ -20,11 +20,79 @@ create extension if not exists pg_net with schema extensions;
 create table private.settings (
   key text primary key check (key ~ '^[a-z_]+(\.[a-z_]+)+$'),
   value jsonb not null,
+  rule jsonb not null check (rule ?| array['type', 'enum']),
   description text not null check (length(description) between 1 and 500),
   updated_at timestamptz not null default now()
 );
-comment on table private.settings is 'Every tunable number and switch: one row each, read when needed, changed by SQL.';
+comment on table private.settings is 'Every tunable number and switch: one row each, read when needed, changed by SQL. A value that does not fit its rule is refused.';
+comment on column private.settings.rule is
+  'What the value may be, in words of JSON Schema: enum, or type (integer, number, boolean, string, array, null; one or a list of them) with minimum, maximum, pattern, items.';
 revoke all on private.settings from anon, authenticated, service_role;
+
+create function private.fits_rule(value jsonb, rule jsonb) returns boolean
+-- Strict: the planner works out calls of constants, and would call itself without end.
+language plpgsql immutable strict security invoker set search_path = ''
+as $$
+declare
+  v_type text := jsonb_typeof(fits_rule.value);
+begin
+  if rule ? 'enum' then
+    return coalesce(rule -> 'enum' @> jsonb_build_array(fits_rule.value) and v_type = 'string', false);
+  end if;
+  if v_type = 'number' and not rule -> 'type' @> '"number"' and fits_rule.value::numeric = trunc(fits_rule.value::numeric) then
+    v_type := 'integer';
+  end if;
+  if not rule -> 'type' @> to_jsonb(v_type) then
+    return false;
+  end if;
+  return case v_type
+    when 'number' then fits_rule.value::numeric between (rule -> 'minimum')::numeric and (rule -> 'maximum')::numeric
+    when 'integer' then fits_rule.value::numeric between (rule -> 'minimum')::numeric and (rule -> 'maximum')::numeric
+    when 'string' then fits_rule.value #>> '{}' ~ (rule ->> 'pattern')
+    when 'array' then (select coalesce(bool_and(private.fits_rule(e.value, rule -> 'items')), true) from jsonb_array_elements(fits_rule.value) e)
+    else true end;
+end $$;
+comment on function private.fits_rule(jsonb, jsonb) is 'Whether a value is what the rule of a setting says. A rule of numbers names both bounds, one of texts its pattern, one of lists what is in it.';
+
+create function private.rule_in_words(rule jsonb) returns text
+-- Strict: the planner works out calls of constants, and would call itself without end.
+language plpgsql immutable strict security invoker set search_path = ''
+as $$
+declare
+  v_types jsonb := case jsonb_typeof(rule -> 'type') when 'string' then jsonb_build_array(rule -> 'type') else rule -> 'type' end;
+begin
+  if rule ? 'enum' then
+    return (select string_agg(e.value::text, ' or ' order by e.place) from jsonb_array_elements(rule -> 'enum') with ordinality e (value, place));
+  end if;
+  return (
+    select string_agg(case t.type
+      when 'integer' then format('a whole number from %s to %s', rule ->> 'minimum', rule ->> 'maximum')
+      when 'number' then format('a number from %s to %s', rule ->> 'minimum', rule ->> 'maximum')
+      when 'boolean' then 'true or false'
+      when 'string' then format('a text in quotes that matches %s', rule ->> 'pattern')
+      when 'array' then format('a list, each entry %s', private.rule_in_words(rule -> 'items'))
+      else 'null' end, ', or ' order by t.place)
+    from jsonb_array_elements_text(v_types) with ordinality t (type, place));
+end $$;
+comment on function private.rule_in_words(jsonb) is 'What the rule of a setting allows, as the refusal of another value says it.';
+
+create function private.tg_settings__fit() returns trigger
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if not coalesce(private.fits_rule(new.value, new.rule), false) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the setting %s is not %s', new.key, left(new.value::text, 100)),
+      hint = format('%s is %s.', new.key, private.rule_in_words(new.rule));
+  end if;
+  new.updated_at := now();
+  return new;
+end $$;
+comment on function private.tg_settings__fit() is
+  'Refuses a value that does not fit its rule, and says what does: a setting is read where nobody can ask, and a wrong word in one would stop every call.';
+create trigger tg_settings__fit before insert or update on private.settings
+  for each row execute function private.tg_settings__fit();
 
 create function private.setting(key text) returns jsonb
 language plpgsql stable security invoker set search_path = ''
@@ -230,6 +298,6 @@ comment on table private.deployments is
 comment on column private.deployments.is_dirty is 'The working tree had changes that the commit does not have.';
 revoke all on private.deployments from anon, authenticated, service_role;
 
-insert into private.settings (key, value, description) values
-  ('deploy.gateway_digest', 'null', 'SHA-256 of the AI_DB_URL that has the password of palisade_gateway. By it npm run deploy sees whether secret and password belong together; null: it has set none.')
+insert into private.settings (key, value, rule, description) values
+  ('deploy.gateway_digest', 'null', '{"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}', 'SHA-256 of the AI_DB_URL that has the password of palisade_gateway. By it npm run deploy sees whether secret and password belong together; null: it has set none.')
 on conflict (key) do nothing;

@@ -1,7 +1,7 @@
 -- Accounts: one profile for every user of the Auth service, with what the user may write and what only we may.
 
-insert into private.settings (key, value, description) values
-  ('quota.time_zone_change_days', '30', 'How often, in days, the zone of the daily limits may follow the profile''s time zone.')
+insert into private.settings (key, value, rule, description) values
+  ('quota.time_zone_change_days', '30', '{"type": "integer", "minimum": 0, "maximum": 3650}', 'How often, in days, the zone of the daily limits may follow the profile''s time zone.')
 on conflict (key) do nothing;
 
 create table public.profiles (

@@ -2,14 +2,14 @@
 -- The Auth hook before_user_created decides and reserves; a trigger at the end of the sign-up's transaction confirms, and
 -- decides again for users who come without a reservation: the admin API calls no hook.
 
-insert into private.settings (key, value, description) values
-  ('launch.phase', '"open"', 'Who may sign up: "open" everybody, "capped" the first launch.user_cap accounts, "invite" with a code, "closed" nobody.'),
-  ('launch.user_cap', '100', 'How many accounts there may be while launch.phase is "capped".'),
-  ('registration.minimum_age', '13', 'Age in years below which registration.under_age applies.'),
-  ('registration.under_age', '"refuse"', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
-  ('registration.require_terms', 'true', 'Whether a sign-up must accept the current terms and privacy policy.'),
-  ('registration.require_birth_date', 'true', 'Whether a sign-up must give a birth date.'),
-  ('registration.reservation_seconds', '60', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
+insert into private.settings (key, value, rule, description) values
+  ('launch.phase', '"open"', '{"enum": ["open", "capped", "invite", "closed"]}', 'Who may sign up: "open" everybody, "capped" the first launch.user_cap accounts, "invite" with a code, "closed" nobody.'),
+  ('launch.user_cap', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'How many accounts there may be while launch.phase is "capped".'),
+  ('registration.minimum_age', '13', '{"type": "integer", "minimum": 0, "maximum": 120}', 'Age in years below which registration.under_age applies.'),
+  ('registration.under_age', '"refuse"', '{"enum": ["refuse", "park"]}', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
+  ('registration.require_terms', 'true', '{"type": "boolean"}', 'Whether a sign-up must accept the current terms and privacy policy.'),
+  ('registration.require_birth_date', 'true', '{"type": "boolean"}', 'Whether a sign-up must give a birth date.'),
+  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
 on conflict (key) do nothing;
 
 -- Documents and consents -----------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 -- Sessions: devices, what makes a session live, and the checks that every policy of users' data asks once per statement.
 
-insert into private.settings (key, value, description) values
-  ('sessions.idle_hours', '168', 'A session ends after this many hours without a refresh, on every plan of the platform.'),
-  ('sessions.absolute_hours', '720', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
-  ('sessions.max_per_user', '20', 'How many sessions a user can have; a further sign-in ends the oldest.'),
-  ('sessions.max_devices_per_user', '50', 'How many devices are remembered for a user; the longest unused is forgotten.'),
-  ('sessions.country_header', 'null', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
+insert into private.settings (key, value, rule, description) values
+  ('sessions.idle_hours', '168', '{"type": "integer", "minimum": 1, "maximum": 87600}', 'A session ends after this many hours without a refresh, on every plan of the platform.'),
+  ('sessions.absolute_hours', '720', '{"type": "integer", "minimum": 1, "maximum": 87600}', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
+  ('sessions.max_per_user', '20', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many sessions a user can have; a further sign-in ends the oldest.'),
+  ('sessions.max_devices_per_user', '50', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many devices are remembered for a user; the longest unused is forgotten.'),
+  ('sessions.country_header', 'null', '{"type": ["string", "null"], "pattern": "^[a-z0-9-]{1,100}$"}', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
 on conflict (key) do nothing;
 
 -- One row, no look-up and nothing to convert: it is read in every statement of every user.

@@ -1,12 +1,12 @@
 -- Lock-out: failed sign-ins, counted for each account and network, so that nobody locks somebody else out from elsewhere.
 
-insert into private.settings (key, value, description) values
-  ('lock_out.failures', '5', 'Wrong passwords for an account from one network that lock the account for that network.'),
-  ('lock_out.window_minutes', '15', 'The time in which those failures count.'),
-  ('lock_out.minutes', '15', 'How long the first lock lasts; every further one twice as long.'),
-  ('lock_out.max_minutes', '1440', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
-  ('lock_out.alert_failures', '20', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
-  ('lock_out.alert_failures_project', '500', 'Wrong passwords for all accounts within the window that raise brute_force.')
+insert into private.settings (key, value, rule, description) values
+  ('lock_out.failures', '5', '{"type": "integer", "minimum": 1, "maximum": 1000}', 'Wrong passwords for an account from one network that lock the account for that network.'),
+  ('lock_out.window_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'The time in which those failures count.'),
+  ('lock_out.minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'How long the first lock lasts; every further one twice as long.'),
+  ('lock_out.max_minutes', '1440', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
+  ('lock_out.alert_failures', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
+  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.')
 on conflict (key) do nothing;
 
 create table private.sign_in_failures (

@@ -1,8 +1,8 @@
 -- Second factors: guessing them is limited, losing one has a way back, and taking one away is told to the owner.
 
-insert into private.settings (key, value, description) values
-  ('mfa.failures', '5', 'Wrong codes of a factor, or wrong recovery codes of a user, after which none is taken.'),
-  ('mfa.window_minutes', '15', 'The time in which those failures count.')
+insert into private.settings (key, value, rule, description) values
+  ('mfa.failures', '5', '{"type": "integer", "minimum": 1, "maximum": 100}', 'Wrong codes of a factor, or wrong recovery codes of a user, after which none is taken.'),
+  ('mfa.window_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'The time in which those failures count.')
 on conflict (key) do nothing;
 
 create table private.mfa_failures (

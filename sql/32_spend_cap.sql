@@ -1,8 +1,8 @@
 -- The project's spend cap: what all AI calls of a calendar month (UTC) may cost together. Exact, without a row for which
 -- every call would queue: parts of the cap are handed out to shards, and a call takes its hold from the shard of its connection.
 
-insert into private.settings (key, value, description) values
-  ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
+insert into private.settings (key, value, rule, description) values
+  ('ai.project_usd_per_month', '1000', '{"type": ["number", "null"], "minimum": 0, "maximum": 1000000000}', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
 on conflict (key) do nothing;
 
 create table private.spend_months (

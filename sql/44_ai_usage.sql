@@ -1,7 +1,7 @@
 -- AI usage over time: calls added up by day, for charts and bills, so that nobody reads a year of the log.
 
-insert into private.settings (key, value, description) values
-  ('ai.price_drift_percent', '5', 'By how many percent what a provider says a day''s calls cost may differ from our prices before an event is raised.')
+insert into private.settings (key, value, rule, description) values
+  ('ai.price_drift_percent', '5', '{"type": "number", "minimum": 0, "maximum": 1000}', 'By how many percent what a provider says a day''s calls cost may differ from our prices before an event is raised.')
 on conflict (key) do nothing;
 
 create table public.ai_usage_daily (

@@ -1,10 +1,10 @@
 -- API keys: how services call in a user's name. The secret is shown once; what is kept is its SHA-256.
 
-insert into private.settings (key, value, description) values
-  ('api_keys.environment', '"live"', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
-  ('api_keys.max_per_user', '20', 'How many API keys that are neither revoked nor expired a user can have.'),
-  ('api_keys.last_used_minutes', '5', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
-  ('api_keys.signature_window_seconds', '300', 'How far the time of a signed request may be from ours, in seconds.')
+insert into private.settings (key, value, rule, description) values
+  ('api_keys.environment', '"live"', '{"type": "string", "pattern": "^[a-z]{1,20}$"}', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
+  ('api_keys.max_per_user', '20', '{"type": "integer", "minimum": 0, "maximum": 10000}', 'How many API keys that are neither revoked nor expired a user can have.'),
+  ('api_keys.last_used_minutes', '5', '{"type": "integer", "minimum": 0, "maximum": 10080}', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
+  ('api_keys.signature_window_seconds', '300', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How far the time of a signed request may be from ours, in seconds.')
 on conflict (key) do nothing;
 
 create table public.api_keys (

@@ -1,11 +1,11 @@
 -- Credentials: users' own keys of exchanges and AI providers. What the owner sees is in public.credentials; the secrets are sealed
 -- in private.credential_secrets. Only this file names pgsodium: seal, unseal and the two functions that make and end data keys.
 
-insert into private.settings (key, value, description) values
-  ('credentials.scheme', '"aead-det"', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
-  ('credentials.max_per_user', '20', 'How many credentials of exchanges and AI providers a user can have.'),
-  ('credentials.changes_per_hour', '20', 'How often a user can add a credential or change a key within an hour.'),
-  ('credentials.test_pause_seconds', '10', 'How long a credential rests between two tests of it.')
+insert into private.settings (key, value, rule, description) values
+  ('credentials.scheme', '"aead-det"', '{"enum": ["aead-det", "A256CBC-HS512"]}', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
+  ('credentials.max_per_user', '20', '{"type": "integer", "minimum": 0, "maximum": 10000}', 'How many credentials of exchanges and AI providers a user can have.'),
+  ('credentials.changes_per_hour', '20', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How often a user can add a credential or change a key within an hour.'),
+  ('credentials.test_pause_seconds', '10', '{"type": "integer", "minimum": 0, "maximum": 86400}', 'How long a credential rests between two tests of it.')
 on conflict (key) do nothing;
 
 create extension if not exists pgsodium;

@@ -1,14 +1,14 @@
 -- Portfolio: what users hold on exchanges, what they traded, what it was worth, and what they made of it. Numbers are exact
 -- decimals. Amounts are units of an asset; prices and values are in the project's portfolio currency, portfolio.quote_currency.
 
-insert into private.settings (key, value, description) values
-  ('portfolio.quote_currency', '"USD"', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
-  ('portfolio.sync_minutes', '15', 'Minutes between two syncs of a credential, a tenth more or less.'),
-  ('portfolio.lease_seconds', '120', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
-  ('portfolio.skipped_rows', '500', 'How many skipped holdings, and how many skipped trades, of a credential its owner can see; more are only counted.'),
-  ('portfolio.price_minutes', '15', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
-  ('portfolio.hourly_after_days', '90', 'After so many days only the last portfolio snapshot of each hour is kept.'),
-  ('portfolio.daily_after_days', '365', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
+insert into private.settings (key, value, rule, description) values
+  ('portfolio.quote_currency', '"USD"', '{"type": "string", "pattern": "^[A-Z0-9]{2,20}$"}', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
+  ('portfolio.sync_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Minutes between two syncs of a credential, a tenth more or less.'),
+  ('portfolio.lease_seconds', '120', '{"type": "integer", "minimum": 1, "maximum": 86400}', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
+  ('portfolio.skipped_rows', '500', '{"type": "integer", "minimum": 0, "maximum": 100000}', 'How many skipped holdings, and how many skipped trades, of a credential its owner can see; more are only counted.'),
+  ('portfolio.price_minutes', '15', '{"type": "integer", "minimum": 0, "maximum": 10080}', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
+  ('portfolio.hourly_after_days', '90', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'After so many days only the last portfolio snapshot of each hour is kept.'),
+  ('portfolio.daily_after_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
 on conflict (key) do nothing;
 
 -- What owners see -------------------------------------------------------------------------------------------------------

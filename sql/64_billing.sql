@@ -1,9 +1,9 @@
 -- Billing: what can be bought, who buys, and what Stripe says of it, as rows that their owner can read.
 -- Amounts of money are in the currency's smallest unit, as Stripe has them (cents of a dollar).
 
-insert into private.settings (key, value, description) values
-  ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
-  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
+insert into private.settings (key, value, rule, description) values
+  ('billing.grace_days', '7', '{"type": "integer", "minimum": 0, "maximum": 365}', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.pay_url', '"/billing"', '{"type": "string", "pattern": "^(https?://[^ ]+|/[^ ]*)$"}', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
 on conflict (key) do nothing;
 
 -- What can be bought ---------------------------------------------------------------------------------------------------

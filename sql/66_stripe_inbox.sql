@@ -3,10 +3,10 @@
 -- Events ==============================================================================================================
 -- Stripe's events: an inbox that keeps each once, hands it to one worker at a time and tries again, until it is applied or dead.
 
-insert into private.settings (key, value, description) values
-  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
-  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
-  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
+insert into private.settings (key, value, rule, description) values
+  ('billing.max_attempts', '82', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
+  ('billing.lease_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
+  ('billing.event_days', '90', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
 on conflict (key) do nothing;
 
 create table private.stripe_events (

@@ -529,8 +529,8 @@ comment on function private.save_payment(public.payments) is 'Writes a row if it
 -- What users are told, and when =======================================================================================
 -- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
 
-insert into private.settings (key, value, description) values
-  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+insert into private.settings (key, value, rule, description) values
+  ('privacy.days_after_cancellation', '30', '{"type": "integer", "minimum": 0, "maximum": 3650}', 'Days after a paid plan has ended for which what it held is kept.')
 on conflict (key) do nothing;
 
 -- Notices --------------------------------------------------------------------------------------------------------------

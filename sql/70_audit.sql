@@ -1,10 +1,10 @@
 -- Audit: who did what to which resource, chained so that a change shows; security events; where a request came from.
 
-insert into private.settings (key, value, description) values
-  ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
-  ('audit.online_days', '90', 'Days that audit entries stay in the database; older months are archived to Storage.'),
-  ('security.dedupe_minutes', '60', 'Window within which the same security event counts up instead of piling up.'),
-  ('security.keep_days', '365', 'Days that security events are kept.')
+insert into private.settings (key, value, rule, description) values
+  ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"}}', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
+  ('audit.online_days', '90', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'Days that audit entries stay in the database; older months are archived to Storage.'),
+  ('security.dedupe_minutes', '60', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Window within which the same security event counts up instead of piling up.'),
+  ('security.keep_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that security events are kept.')
 on conflict (key) do nothing;
 
 -- The request ------------------------------------------------------------------------------------------------------------

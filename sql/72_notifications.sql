@@ -1,10 +1,10 @@
 -- Notifications: what a user should hear of, in the app and, where settings say so, by mail.
 
-insert into private.settings (key, value, description) values
-  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', 'Types of notifications that are also sent by mail.'),
-  ('notifications.keep_days', '180', 'Days that notifications are kept.'),
-  ('mail.keep_days', '30', 'Days that mails are kept that were sent or given up.'),
-  ('mail.max_attempts', '6', 'Tries after which a mail is given up.')
+insert into private.settings (key, value, rule, description) values
+  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9_]{1,80}$"}}', 'Types of notifications that are also sent by mail.'),
+  ('notifications.keep_days', '180', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that notifications are kept.'),
+  ('mail.keep_days', '30', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that mails are kept that were sent or given up.'),
+  ('mail.max_attempts', '6', '{"type": "integer", "minimum": 1, "maximum": 1000}', 'Tries after which a mail is given up.')
 on conflict (key) do nothing;
 
 create table public.notifications (

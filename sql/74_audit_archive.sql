@@ -1,8 +1,8 @@
 -- Audit archive: months that are over leave the database for a storage file; and the door from the clock to the functions.
 
-insert into private.settings (key, value, description) values
-  ('audit.archive_part_entries', '20000', 'Audit entries in one archive file.'),
-  ('jobs.functions_url', 'null', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
+insert into private.settings (key, value, rule, description) values
+  ('audit.archive_part_entries', '20000', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Audit entries in one archive file.'),
+  ('jobs.functions_url', 'null', '{"type": ["string", "null"], "pattern": "^https?://[^ ]+$"}', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
 on conflict (key) do nothing;
 
 insert into storage.buckets (id, name, public) values ('audit-archive', 'audit-archive', false)

@@ -7,8 +7,8 @@ set statement_timeout = '60s';
 
 -- Accounts: one profile for every user of the Auth service, with what the user may write and what only we may.
 
-insert into private.settings (key, value, description) values
-  ('quota.time_zone_change_days', '30', 'How often, in days, the zone of the daily limits may follow the profile''s time zone.')
+insert into private.settings (key, value, rule, description) values
+  ('quota.time_zone_change_days', '30', '{"type": "integer", "minimum": 0, "maximum": 3650}', 'How often, in days, the zone of the daily limits may follow the profile''s time zone.')
 on conflict (key) do nothing;
 
 create table public.profiles (
@@ -211,14 +211,14 @@ create trigger palisade_activate_account after update of email_confirmed_at on a
 -- The Auth hook before_user_created decides and reserves; a trigger at the end of the sign-up's transaction confirms, and
 -- decides again for users who come without a reservation: the admin API calls no hook.
 
-insert into private.settings (key, value, description) values
-  ('launch.phase', '"open"', 'Who may sign up: "open" everybody, "capped" the first launch.user_cap accounts, "invite" with a code, "closed" nobody.'),
-  ('launch.user_cap', '100', 'How many accounts there may be while launch.phase is "capped".'),
-  ('registration.minimum_age', '13', 'Age in years below which registration.under_age applies.'),
-  ('registration.under_age', '"refuse"', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
-  ('registration.require_terms', 'true', 'Whether a sign-up must accept the current terms and privacy policy.'),
-  ('registration.require_birth_date', 'true', 'Whether a sign-up must give a birth date.'),
-  ('registration.reservation_seconds', '60', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
+insert into private.settings (key, value, rule, description) values
+  ('launch.phase', '"open"', '{"enum": ["open", "capped", "invite", "closed"]}', 'Who may sign up: "open" everybody, "capped" the first launch.user_cap accounts, "invite" with a code, "closed" nobody.'),
+  ('launch.user_cap', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'How many accounts there may be while launch.phase is "capped".'),
+  ('registration.minimum_age', '13', '{"type": "integer", "minimum": 0, "maximum": 120}', 'Age in years below which registration.under_age applies.'),
+  ('registration.under_age', '"refuse"', '{"enum": ["refuse", "park"]}', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
+  ('registration.require_terms', 'true', '{"type": "boolean"}', 'Whether a sign-up must accept the current terms and privacy policy.'),
+  ('registration.require_birth_date', 'true', '{"type": "boolean"}', 'Whether a sign-up must give a birth date.'),
+  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
 on conflict (key) do nothing;
 
 -- Documents and consents -----------------------------------------------------------------------------------------------
@@ -1172,12 +1172,12 @@ grant execute on function public.find_account(text) to authenticated, service_ro
 
 -- Sessions: devices, what makes a session live, and the checks that every policy of users' data asks once per statement.
 
-insert into private.settings (key, value, description) values
-  ('sessions.idle_hours', '168', 'A session ends after this many hours without a refresh, on every plan of the platform.'),
-  ('sessions.absolute_hours', '720', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
-  ('sessions.max_per_user', '20', 'How many sessions a user can have; a further sign-in ends the oldest.'),
-  ('sessions.max_devices_per_user', '50', 'How many devices are remembered for a user; the longest unused is forgotten.'),
-  ('sessions.country_header', 'null', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
+insert into private.settings (key, value, rule, description) values
+  ('sessions.idle_hours', '168', '{"type": "integer", "minimum": 1, "maximum": 87600}', 'A session ends after this many hours without a refresh, on every plan of the platform.'),
+  ('sessions.absolute_hours', '720', '{"type": "integer", "minimum": 1, "maximum": 87600}', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
+  ('sessions.max_per_user', '20', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many sessions a user can have; a further sign-in ends the oldest.'),
+  ('sessions.max_devices_per_user', '50', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many devices are remembered for a user; the longest unused is forgotten.'),
+  ('sessions.country_header', 'null', '{"type": ["string", "null"], "pattern": "^[a-z0-9-]{1,100}$"}', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
 on conflict (key) do nothing;
 
 -- One row, no look-up and nothing to convert: it is read in every statement of every user.
@@ -1811,13 +1811,13 @@ create constraint trigger palisade_token_reuse after update of revoked on auth.r
 
 -- Lock-out: failed sign-ins, counted for each account and network, so that nobody locks somebody else out from elsewhere.
 
-insert into private.settings (key, value, description) values
-  ('lock_out.failures', '5', 'Wrong passwords for an account from one network that lock the account for that network.'),
-  ('lock_out.window_minutes', '15', 'The time in which those failures count.'),
-  ('lock_out.minutes', '15', 'How long the first lock lasts; every further one twice as long.'),
-  ('lock_out.max_minutes', '1440', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
-  ('lock_out.alert_failures', '20', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
-  ('lock_out.alert_failures_project', '500', 'Wrong passwords for all accounts within the window that raise brute_force.')
+insert into private.settings (key, value, rule, description) values
+  ('lock_out.failures', '5', '{"type": "integer", "minimum": 1, "maximum": 1000}', 'Wrong passwords for an account from one network that lock the account for that network.'),
+  ('lock_out.window_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'The time in which those failures count.'),
+  ('lock_out.minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'How long the first lock lasts; every further one twice as long.'),
+  ('lock_out.max_minutes', '1440', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
+  ('lock_out.alert_failures', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
+  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.')
 on conflict (key) do nothing;
 
 create table private.sign_in_failures (
@@ -2002,9 +2002,9 @@ grant execute on function private.custom_access_token(jsonb) to supabase_auth_ad
 
 -- Second factors: guessing them is limited, losing one has a way back, and taking one away is told to the owner.
 
-insert into private.settings (key, value, description) values
-  ('mfa.failures', '5', 'Wrong codes of a factor, or wrong recovery codes of a user, after which none is taken.'),
-  ('mfa.window_minutes', '15', 'The time in which those failures count.')
+insert into private.settings (key, value, rule, description) values
+  ('mfa.failures', '5', '{"type": "integer", "minimum": 1, "maximum": 100}', 'Wrong codes of a factor, or wrong recovery codes of a user, after which none is taken.'),
+  ('mfa.window_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'The time in which those failures count.')
 on conflict (key) do nothing;
 
 create table private.mfa_failures (

@@ -7,9 +7,9 @@ set statement_timeout = '60s';
 
 -- Credits: an append-only ledger, a balance per account that always equals its sum, and lots that expire.
 
-insert into private.settings (key, value, description) values
-  ('credits.on_sign_up', '100', 'Credits that a new account starts with.'),
-  ('credits.on_anonymous_sign_up', '0', 'Credits that an anonymous user starts with.')
+insert into private.settings (key, value, rule, description) values
+  ('credits.on_sign_up', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'Credits that a new account starts with.'),
+  ('credits.on_anonymous_sign_up', '0', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'Credits that an anonymous user starts with.')
 on conflict (key) do nothing;
 
 create table private.credit_bookings (
@@ -338,8 +338,8 @@ grant execute on function public.get_my_credit_lots() to authenticated;
 -- The project's spend cap: what all AI calls of a calendar month (UTC) may cost together. Exact, without a row for which
 -- every call would queue: parts of the cap are handed out to shards, and a call takes its hold from the shard of its connection.
 
-insert into private.settings (key, value, description) values
-  ('ai.project_usd_per_month', '1000', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
+insert into private.settings (key, value, rule, description) values
+  ('ai.project_usd_per_month', '1000', '{"type": ["number", "null"], "minimum": 0, "maximum": 1000000000}', 'What all AI calls of a calendar month (UTC) may cost together, in US dollars; null: no cap.')
 on conflict (key) do nothing;
 
 create table private.spend_months (

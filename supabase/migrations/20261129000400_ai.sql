@@ -449,14 +449,14 @@ comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, b
 -- What admission depends on beside the account: models, prices, routes, breakers. The gateway keeps a snapshot of it with a version,
 -- works out routes and worst cases from that, and an admission by another version takes nothing.
 
-insert into private.settings (key, value, description) values
-  ('ai.default_max_output_tokens', '4096', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
-  ('ai.timeouts_charge', '"caller"', 'Who pays the estimate for an answer that did not come in time: caller, or project, whose cap alone it is taken from.'),
-  ('ai.hold_grace_seconds', '60', 'How long after a provider''s total timeout a call counts as abandoned.'),
-  ('ai.breaker_failures', '5', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
-  ('ai.breaker_accounts', '3', 'From how many accounts those failures must come: who makes a model fail on purpose closes it for nobody else.'),
-  ('ai.breaker_window_seconds', '60', 'How long after a failure the next one still counts as in a row.'),
-  ('ai.breaker_open_seconds', '60', 'How long an open circuit breaker rests before one call tries again.')
+insert into private.settings (key, value, rule, description) values
+  ('ai.default_max_output_tokens', '4096', '{"type": "integer", "minimum": 1, "maximum": 10000000}', 'Output tokens reserved and asked for when a caller sets no max_tokens.'),
+  ('ai.timeouts_charge', '"caller"', '{"enum": ["caller", "project"]}', 'Who pays the estimate for an answer that did not come in time: caller, or project, whose cap alone it is taken from.'),
+  ('ai.hold_grace_seconds', '60', '{"type": "integer", "minimum": 0, "maximum": 86400}', 'How long after a provider''s total timeout a call counts as abandoned.'),
+  ('ai.breaker_failures', '5', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Failures of a provider''s model in a row after which its circuit breaker opens.'),
+  ('ai.breaker_accounts', '3', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'From how many accounts those failures must come: who makes a model fail on purpose closes it for nobody else.'),
+  ('ai.breaker_window_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 86400}', 'How long after a failure the next one still counts as in a row.'),
+  ('ai.breaker_open_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 86400}', 'How long an open circuit breaker rests before one call tries again.')
 on conflict (key) do nothing;
 
 create table private.circuit_breakers (
@@ -1961,8 +1961,8 @@ comment on function private.verify_accounts() is
 
 -- AI usage over time: calls added up by day, for charts and bills, so that nobody reads a year of the log.
 
-insert into private.settings (key, value, description) values
-  ('ai.price_drift_percent', '5', 'By how many percent what a provider says a day''s calls cost may differ from our prices before an event is raised.')
+insert into private.settings (key, value, rule, description) values
+  ('ai.price_drift_percent', '5', '{"type": "number", "minimum": 0, "maximum": 1000}', 'By how many percent what a provider says a day''s calls cost may differ from our prices before an event is raised.')
 on conflict (key) do nothing;
 
 create table public.ai_usage_daily (

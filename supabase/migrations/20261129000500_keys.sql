@@ -7,11 +7,11 @@ set statement_timeout = '60s';
 
 -- API keys: how services call in a user's name. The secret is shown once; what is kept is its SHA-256.
 
-insert into private.settings (key, value, description) values
-  ('api_keys.environment', '"live"', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
-  ('api_keys.max_per_user', '20', 'How many API keys that are neither revoked nor expired a user can have.'),
-  ('api_keys.last_used_minutes', '5', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
-  ('api_keys.signature_window_seconds', '300', 'How far the time of a signed request may be from ours, in seconds.')
+insert into private.settings (key, value, rule, description) values
+  ('api_keys.environment', '"live"', '{"type": "string", "pattern": "^[a-z]{1,20}$"}', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
+  ('api_keys.max_per_user', '20', '{"type": "integer", "minimum": 0, "maximum": 10000}', 'How many API keys that are neither revoked nor expired a user can have.'),
+  ('api_keys.last_used_minutes', '5', '{"type": "integer", "minimum": 0, "maximum": 10080}', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
+  ('api_keys.signature_window_seconds', '300', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How far the time of a signed request may be from ours, in seconds.')
 on conflict (key) do nothing;
 
 create table public.api_keys (
@@ -562,11 +562,11 @@ comment on function private.delete_old_signatures() is 'Forgets signatures whose
 -- Credentials: users' own keys of exchanges and AI providers. What the owner sees is in public.credentials; the secrets are sealed
 -- in private.credential_secrets. Only this file names pgsodium: seal, unseal and the two functions that make and end data keys.
 
-insert into private.settings (key, value, description) values
-  ('credentials.scheme', '"aead-det"', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
-  ('credentials.max_per_user', '20', 'How many credentials of exchanges and AI providers a user can have.'),
-  ('credentials.changes_per_hour', '20', 'How often a user can add a credential or change a key within an hour.'),
-  ('credentials.test_pause_seconds', '10', 'How long a credential rests between two tests of it.')
+insert into private.settings (key, value, rule, description) values
+  ('credentials.scheme', '"aead-det"', '{"enum": ["aead-det", "A256CBC-HS512"]}', 'How new data keys seal credentials: aead-det (pgsodium) or A256CBC-HS512 (pgcrypto, the key in Vault). A rotation moves everything to it.'),
+  ('credentials.max_per_user', '20', '{"type": "integer", "minimum": 0, "maximum": 10000}', 'How many credentials of exchanges and AI providers a user can have.'),
+  ('credentials.changes_per_hour', '20', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How often a user can add a credential or change a key within an hour.'),
+  ('credentials.test_pause_seconds', '10', '{"type": "integer", "minimum": 0, "maximum": 86400}', 'How long a credential rests between two tests of it.')
 on conflict (key) do nothing;
 
 create extension if not exists pgsodium;

@@ -8,14 +8,14 @@ set statement_timeout = '60s';
 -- Portfolio: what users hold on exchanges, what they traded, what it was worth, and what they made of it. Numbers are exact
 -- decimals. Amounts are units of an asset; prices and values are in the project's portfolio currency, portfolio.quote_currency.
 
-insert into private.settings (key, value, description) values
-  ('portfolio.quote_currency', '"USD"', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
-  ('portfolio.sync_minutes', '15', 'Minutes between two syncs of a credential, a tenth more or less.'),
-  ('portfolio.lease_seconds', '120', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
-  ('portfolio.skipped_rows', '500', 'How many skipped holdings, and how many skipped trades, of a credential its owner can see; more are only counted.'),
-  ('portfolio.price_minutes', '15', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
-  ('portfolio.hourly_after_days', '90', 'After so many days only the last portfolio snapshot of each hour is kept.'),
-  ('portfolio.daily_after_days', '365', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
+insert into private.settings (key, value, rule, description) values
+  ('portfolio.quote_currency', '"USD"', '{"type": "string", "pattern": "^[A-Z0-9]{2,20}$"}', 'The asset in which portfolios are valued. Change it only before the first sync: what was recorded stays in the old one.'),
+  ('portfolio.sync_minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Minutes between two syncs of a credential, a tenth more or less.'),
+  ('portfolio.lease_seconds', '120', '{"type": "integer", "minimum": 1, "maximum": 86400}', 'How long a worker has to read an exchange, or one page of trades, before another may take over.'),
+  ('portfolio.skipped_rows', '500', '{"type": "integer", "minimum": 0, "maximum": 100000}', 'How many skipped holdings, and how many skipped trades, of a credential its owner can see; more are only counted.'),
+  ('portfolio.price_minutes', '15', '{"type": "integer", "minimum": 0, "maximum": 10080}', 'How old a trade may be so that the prices of its sync value what it was paid with.'),
+  ('portfolio.hourly_after_days', '90', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'After so many days only the last portfolio snapshot of each hour is kept.'),
+  ('portfolio.daily_after_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'After so many days only the last portfolio snapshot of each day (UTC) is kept.')
 on conflict (key) do nothing;
 
 -- What owners see -------------------------------------------------------------------------------------------------------
@@ -1377,9 +1377,9 @@ comment on function private.replay_priced_trades(uuid) is
 -- Billing: what can be bought, who buys, and what Stripe says of it, as rows that their owner can read.
 -- Amounts of money are in the currency's smallest unit, as Stripe has them (cents of a dollar).
 
-insert into private.settings (key, value, description) values
-  ('billing.grace_days', '7', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
-  ('billing.pay_url', '"/billing"', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
+insert into private.settings (key, value, rule, description) values
+  ('billing.grace_days', '7', '{"type": "integer", "minimum": 0, "maximum": 365}', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.pay_url', '"/billing"', '{"type": "string", "pattern": "^(https?://[^ ]+|/[^ ]*)$"}', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
 on conflict (key) do nothing;
 
 -- What can be bought ---------------------------------------------------------------------------------------------------
@@ -2205,10 +2205,10 @@ grant execute on function public.get_my_strategies(text, timestamptz, timestampt
 -- Events ==============================================================================================================
 -- Stripe's events: an inbox that keeps each once, hands it to one worker at a time and tries again, until it is applied or dead.
 
-insert into private.settings (key, value, description) values
-  ('billing.max_attempts', '82', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
-  ('billing.lease_seconds', '60', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
-  ('billing.event_days', '90', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
+insert into private.settings (key, value, rule, description) values
+  ('billing.max_attempts', '82', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How often an event of Stripe''s is tried before it is dead and waits for retry_stripe_event: 82 times are three days.'),
+  ('billing.lease_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long a worker has to apply an event of Stripe''s before another may take it.'),
+  ('billing.event_days', '90', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days for which events of Stripe''s are kept after they were applied; dead ones stay.')
 on conflict (key) do nothing;
 
 create table private.stripe_events (
@@ -3458,8 +3458,8 @@ comment on function private.save_payment(public.payments) is 'Writes a row if it
 -- What users are told, and when =======================================================================================
 -- What users are told of their payments, how often who owes one is reminded, and how long what a paid plan held is kept.
 
-insert into private.settings (key, value, description) values
-  ('privacy.days_after_cancellation', '30', 'Days after a paid plan has ended for which what it held is kept.')
+insert into private.settings (key, value, rule, description) values
+  ('privacy.days_after_cancellation', '30', '{"type": "integer", "minimum": 0, "maximum": 3650}', 'Days after a paid plan has ended for which what it held is kept.')
 on conflict (key) do nothing;
 
 -- Notices --------------------------------------------------------------------------------------------------------------

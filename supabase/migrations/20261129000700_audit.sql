@@ -7,11 +7,11 @@ set statement_timeout = '60s';
 
 -- Audit: who did what to which resource, chained so that a change shows; security events; where a request came from.
 
-insert into private.settings (key, value, description) values
-  ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
-  ('audit.online_days', '90', 'Days that audit entries stay in the database; older months are archived to Storage.'),
-  ('security.dedupe_minutes', '60', 'Window within which the same security event counts up instead of piling up.'),
-  ('security.keep_days', '365', 'Days that security events are kept.')
+insert into private.settings (key, value, rule, description) values
+  ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"}}', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
+  ('audit.online_days', '90', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'Days that audit entries stay in the database; older months are archived to Storage.'),
+  ('security.dedupe_minutes', '60', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Window within which the same security event counts up instead of piling up.'),
+  ('security.keep_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that security events are kept.')
 on conflict (key) do nothing;
 
 -- The request ------------------------------------------------------------------------------------------------------------
@@ -495,15 +495,81 @@ end $$;
 comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
   'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id.';
 
+-- sql/71_operator_changes.sql =========================================================================================
+
+-- What operators change: settings, plans, limits, prices, models, providers. Whoever does it, by SQL, by the Data API or by a script of ours,
+-- leaves an entry in the audit log with the row before and after, so that it can be seen and undone.
+
+create function private.tg__operator_change() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: no role may write the log.
+declare
+  v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - array['created_at', 'updated_at'] end;
+  v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - array['created_at', 'updated_at'] end;
+  v_row jsonb := coalesce(v_after, v_before);
+  v_key text[];
+  v_details jsonb;
+begin
+  if v_before = v_after then
+    return null;
+  end if;
+  v_key := array(
+    select v_row ->> a.attname
+    from pg_catalog.pg_index i cross join unnest(i.indkey) with ordinality k (attnum, place)
+      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where i.indrelid = tg_relid and i.indisprimary order by k.place);
+  v_details := jsonb_strip_nulls(jsonb_build_object('before', v_before, 'after', v_after));
+  if length(v_details::text) > 15000 then
+    v_details := jsonb_build_object('too_long', true, 'sha256', encode(sha256(convert_to(v_details::text, 'UTF8')), 'hex'));
+  end if;
+  perform private.audit(
+    action => tg_table_name || case tg_op when 'INSERT' then '.create' when 'UPDATE' then '.update' else '.delete' end,
+    resource_type => tg_table_name, resource_id => left(array_to_string(v_key, ' '), 200),
+    user_id => private.uuid_or_null(v_row ->> 'user_id'), details => v_details);
+  return null;
+end $$;
+comment on function private.tg__operator_change() is
+  'Writes a changed row into the audit log, before and after, as TABLE.create, .update or .delete; the id is that of the row''s key, its parts by spaces. The log''s lock is taken when the transaction commits, so nobody waits for an operator who thinks.';
+
+create trigger tg_settings__operator_change after update or delete on private.settings
+  for each row execute function private.tg__operator_change();
+create trigger tg_plans__operator_change after insert or update or delete on public.plans
+  for each row execute function private.tg__operator_change();
+create trigger tg_plan_limits__operator_change after insert or update or delete on public.plan_limits
+  for each row execute function private.tg__operator_change();
+create trigger tg_limit_overrides__operator_change after insert or update or delete on public.limit_overrides
+  for each row execute function private.tg__operator_change();
+create trigger tg_plan_features__operator_change after insert or update or delete on public.plan_features
+  for each row execute function private.tg__operator_change();
+create trigger tg_plan_models__operator_change after insert or update or delete on public.plan_models
+  for each row execute function private.tg__operator_change();
+create trigger tg_models__operator_change after insert or update or delete on public.models
+  for each row execute function private.tg__operator_change();
+create trigger tg_model_prices__operator_change after insert or update or delete on public.model_prices
+  for each row execute function private.tg__operator_change();
+create trigger tg_model_fallbacks__operator_change after insert or update or delete on private.model_fallbacks
+  for each row execute function private.tg__operator_change();
+create trigger tg_providers__operator_change after insert or update or delete on private.providers
+  for each row execute function private.tg__operator_change();
+create trigger tg_plan_prices__operator_change after insert or update or delete on public.plan_prices
+  for each row execute function private.tg__operator_change();
+create trigger tg_credit_packs__operator_change after insert or update or delete on public.credit_packs
+  for each row execute function private.tg__operator_change();
+create trigger tg_billing_notices__operator_change after insert or update or delete on private.billing_notices
+  for each row execute function private.tg__operator_change();
+create trigger tg_dunning_steps__operator_change after insert or update or delete on private.dunning_steps
+  for each row execute function private.tg__operator_change();
+
 -- sql/72_notifications.sql ============================================================================================
 
 -- Notifications: what a user should hear of, in the app and, where settings say so, by mail.
 
-insert into private.settings (key, value, description) values
-  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', 'Types of notifications that are also sent by mail.'),
-  ('notifications.keep_days', '180', 'Days that notifications are kept.'),
-  ('mail.keep_days', '30', 'Days that mails are kept that were sent or given up.'),
-  ('mail.max_attempts', '6', 'Tries after which a mail is given up.')
+insert into private.settings (key, value, rule, description) values
+  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9_]{1,80}$"}}', 'Types of notifications that are also sent by mail.'),
+  ('notifications.keep_days', '180', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that notifications are kept.'),
+  ('mail.keep_days', '30', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that mails are kept that were sent or given up.'),
+  ('mail.max_attempts', '6', '{"type": "integer", "minimum": 1, "maximum": 1000}', 'Tries after which a mail is given up.')
 on conflict (key) do nothing;
 
 create table public.notifications (
@@ -612,9 +678,9 @@ comment on function private.finish_mail(uuid, integer, text) is
 
 -- Audit archive: months that are over leave the database for a storage file; and the door from the clock to the functions.
 
-insert into private.settings (key, value, description) values
-  ('audit.archive_part_entries', '20000', 'Audit entries in one archive file.'),
-  ('jobs.functions_url', 'null', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
+insert into private.settings (key, value, rule, description) values
+  ('audit.archive_part_entries', '20000', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Audit entries in one archive file.'),
+  ('jobs.functions_url', 'null', '{"type": ["string", "null"], "pattern": "^https?://[^ ]+$"}', 'Where the functions are, https://<ref>.supabase.co/functions/v1. With the Vault secret palisade_secret_key it lets jobs call them; null: they call nothing.')
 on conflict (key) do nothing;
 
 insert into storage.buckets (id, name, public) values ('audit-archive', 'audit-archive', false)

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { asRole, asUser, newAccount, refusal, rolledBack } from './support.ts'
+import { asRole, asUser, newAccount, refusal, rolledBack, type Tx } from './support.ts'
 
 const nobody = '00000000-0000-4000-8000-000000000000'
 
@@ -25,12 +25,81 @@ describe('settings', () => {
     rolledBack(async (tx) => {
       const insert = refusal(
         tx,
-        (sp) => sp`insert into private.settings (key, value, description) values (${key}, '1', 'x')`,
+        (sp) => sp`
+          insert into private.settings (key, value, rule, description)
+          values (${key}, '1', '{"type": "integer", "minimum": 0, "maximum": 9}', 'x')`,
       )
 
       expect((await insert).sqlstate).toBe('23514')
     }),
   )
+})
+
+describe('the rule of a setting', () => {
+  const change = (key: string, value: string) => (sp: Tx) =>
+    sp`update private.settings set value = ${value}::text::jsonb where key = ${key}`
+
+  test.each([
+    ['ai.project_usd_per_month', '"lots"'],
+    ['ai.project_usd_per_month', '-1'],
+    ['ai.breaker_failures', '0'],
+    ['ai.breaker_failures', '1.5'],
+    ['ai.breaker_failures', 'null'],
+    ['ai.timeouts_charge', '"nobody"'],
+    ['launch.phase', '"opne"'],
+    ['registration.require_terms', '"true"'],
+    ['billing.pay_url', '"javascript:alert(1)"'],
+    ['http.client_ip_header', '["X Client"]'],
+    ['http.client_ip_header', '"x-client-ip"'],
+    ['notifications.mail_types', '[7]'],
+  ])('%s is never %s', (key, value) =>
+    rolledBack(async (tx) => {
+      const { sqlstate, message } = await refusal(tx, change(key, value))
+
+      expect(sqlstate).toBe('22023')
+      expect(message).toContain(`the setting ${key} is not ${value}`)
+    }),
+  )
+
+  test.each([
+    ['ai.project_usd_per_month', 'null'],
+    ['ai.project_usd_per_month', '0.5'],
+    ['ai.breaker_failures', '7.0'],
+    ['ai.timeouts_charge', '"project"'],
+    ['billing.pay_url', '"https://app.example.com/billing"'],
+    ['http.client_ip_header', '[]'],
+  ])('%s may be %s', (key, value) =>
+    rolledBack(async (tx) => {
+      const changed = await change(key, value)(tx)
+
+      expect(changed.count).toBe(1)
+    }),
+  )
+
+  test('the refusal says what is allowed', () =>
+    rolledBack(async (tx) => {
+      const words = await tx`
+        select key, private.rule_in_words(rule) as allows from private.settings
+        where key in ('ai.project_usd_per_month', 'launch.phase', 'notifications.mail_types', 'registration.require_terms') order by key`
+
+      expect(words.map(({ allows }) => allows)).toEqual([
+        'a number from 0 to 1000000000, or null',
+        '"open" or "capped" or "invite" or "closed"',
+        'a list, each entry a text in quotes that matches ^[a-z0-9_]{1,80}$',
+        'true or false',
+      ])
+    }))
+
+  test('is there for every setting, and takes neither objects nor what is beyond its bounds', () =>
+    rolledBack(async (tx) => {
+      const wrong = await tx`
+        select s.key, v.value from private.settings s
+          cross join lateral (values ('{}'::jsonb), ('[[]]'), ('"\\u0001"'), (to_jsonb((s.rule ->> 'minimum')::numeric - 1)),
+            (to_jsonb((s.rule ->> 'maximum')::numeric + 1))) v (value)
+        where not private.fits_rule(s.value, s.rule) or (v.value is not null and private.fits_rule(v.value, s.rule) is not false)`
+
+      expect(wrong).toEqual([])
+    }))
 })
 
 describe('a text that may not be of its type', () => {

@@ -28,6 +28,8 @@ const born = async (tx: Tx, years: number, days = 0) => {
 describe('the phase', () => {
   test.each(['closed', 'opne', 7, null])('%j lets nobody in', (phase) =>
     rolledBack(async (tx) => {
+      // Values that no phase has are refused where they are written; should one be there all the same, nobody gets in by it.
+      await tx`alter table private.settings disable trigger tg_settings__fit`
       await setSetting(tx, 'launch.phase', phase)
 
       const refused = await askHook(tx, newcomer())
