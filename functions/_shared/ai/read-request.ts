@@ -11,6 +11,7 @@ import type { Route } from './ledger.ts'
 import type { Contents, Media } from './prompt-size.ts'
 import { readContents, readParts, textOf } from './read-contents.ts'
 import { type FoundField, invalid, isRead, lookAtFields, mostInList } from './request-fields.ts'
+import { refuseIntricate } from './scan-structure.ts'
 import type { Endpoint } from './snapshot.ts'
 
 /** With OpenAI's an extra chunk at the end has it and all others a null; with OpenRouter's the last chunk, and no other says of it. */
@@ -76,6 +77,7 @@ async function parseObject<Schema extends z.ZodType>(
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
 function readJson(body: Uint8Array): object {
+  refuseIntricate(body)
   let given: unknown
   try {
     given = JSON.parse(decoder.decode(body))

@@ -40,7 +40,7 @@ function skipSpace(bytes: Uint8Array, from: number): number {
 }
 
 /** Behind the end of what came when it does not end there. */
-function endOfText(bytes: Uint8Array, from: number): number {
+export function endOfText(bytes: Uint8Array, from: number): number {
   if (bytes[from] !== quote) return Number.POSITIVE_INFINITY
   for (let at = from + 1; ; at += 1) {
     at = bytes.indexOf(quote, at)
