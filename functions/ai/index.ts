@@ -5,12 +5,13 @@ import { handleAiRequest } from '../_shared/ai/handle-ai-request.ts'
 import { createLedger } from '../_shared/ai/ledger.ts'
 import { gatherLines, writeLine } from '../_shared/ai/log-lines.ts'
 import { createProviderKeys } from '../_shared/ai/provider-keys.ts'
-import { createMarks, createPatience, createWheel } from '../_shared/ai/watch-call.ts'
+import { createMarks, createPatience } from '../_shared/ai/watch-call.ts'
 import { rememberBlocked } from '../_shared/ai/who-calls.ts'
 import type { AiWorld } from '../_shared/ai/world.ts'
 import { createUserTokenVerifier } from '../_shared/auth/verify-user-token.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, tokenVariables, variables } from '../_shared/env.ts'
+import { createWheel } from '../_shared/wheel.ts'
 
 const { SUPABASE_DB_URL, AI_DB_URL, DB_CA_CERT } = variables
 const environment = (name: string) => Deno.env.get(name)

@@ -1,6 +1,6 @@
 /** Floods of keys that do not exist and of bodies that are no JSON: counted, and refused before a body is read. */
 import { createHash } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { AnonymousVerdict, LedgerCaller } from '../../functions/_shared/ai/ledger.ts'
 import { noteKey, rememberBlocked } from '../../functions/_shared/ai/who-calls.ts'
 import { admittedTo, type Changes, codeOf, createWorld, messages, startProvider } from './ai-world.ts'
@@ -203,5 +203,42 @@ describe('bodies that are no JSON', () => {
     await ask(flood, keyOf(1), '{')
 
     expect(flood.world.unreadable.size).toBe(0)
+  })
+})
+
+describe('bodies that come too slowly', () => {
+  beforeEach(() => void vi.useFakeTimers())
+  afterEach(() => void vi.useRealTimers())
+  /** A body of which nothing comes. */
+  const dawdle = async (flood: ReturnType<typeof createFlood>, token: string) => {
+    const begun = Promise.withResolvers<void>()
+    const body = new ReadableStream({ pull: () => begun.resolve() }, { highWaterMark: 0 })
+    const headers = { authorization: `Bearer ${token}`, 'x-forwarded-for': '203.0.113.7' }
+    const answer = flood.send('/chat/completions', { method: 'POST', body, duplex: 'half', headers } as RequestInit)
+    await begun.promise
+    await vi.advanceTimersByTimeAsync(10_500)
+    return answer
+  }
+
+  test('are refused after ten seconds, as every refusal is, and the connection is free', async () => {
+    const answer = await dawdle(createFlood(), 'good')
+
+    expect([answer.status, await codeOf(answer)]).toEqual([400, 'invalid_request_error'])
+    expect(answer.headers.get('x-request-id')).toBeTruthy()
+  })
+
+  test('count as ten that are no JSON', async () => {
+    const flood = createFlood()
+    for (let i = 0; i < 6; i += 1) expect((await dawdle(flood, 'good')).status).toBe(400)
+
+    expect(await ask(flood, 'good')).toMatchObject({ status: 429, code: 'rate_limit_exceeded', wasRead: false })
+    expect(await ask(flood, goodKey)).toMatchObject({ status: 200 })
+  })
+
+  test('of a key that does not exist count for its network', async () => {
+    const flood = createFlood(0)
+
+    expect((await dawdle(flood, keyOf(1))).status).toBe(429)
+    expect(flood.counted).toHaveLength(1)
   })
 })

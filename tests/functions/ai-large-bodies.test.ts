@@ -1,7 +1,8 @@
 /** Bodies of up to 20 MB for models that take media: let in by the caller's plan, few at a time, and nobody keeps the others out. */
 import { createHash } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { createRoom } from '../../functions/_shared/ai/body-room.ts'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { createRoom, type Room } from '../../functions/_shared/ai/body-room.ts'
+import { createWheel } from '../../functions/_shared/wheel.ts'
 import { bodyOf, createWorld, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
@@ -131,7 +132,7 @@ function openDoor() {
   const owners: string[] = []
   const enter = async (owner: string) => {
     owners.push(owner)
-    return () => {}
+    return { grow: () => undefined, end: () => {}, leave: () => {} }
   }
   return { owners, room: { enter } }
 }
@@ -186,6 +187,11 @@ describe('the room for large bodies', () => {
     }
     return { room, turn, looks }
   }
+  /** A body of which all has come. */
+  const enter = async (room: Room, owner: string, bytes: number) => {
+    const place = await room.enter(owner, bytes, bytes)
+    return () => place.leave(true)
+  }
   const entered = (entering: Promise<unknown>) => {
     const done = vi.fn()
     entering.then(done, done)
@@ -195,8 +201,8 @@ describe('the room for large bodies', () => {
 
   test('is for so many bytes, and who comes later waits until somebody leaves', async () => {
     const { room } = openRoom(30)
-    const leave = await room.enter('a', 20)
-    const waiting = entered(room.enter('b', 20))
+    const leave = await enter(room, 'a', 20)
+    const waiting = entered(enter(room, 'b', 20))
     await settled()
     expect(waiting).not.toHaveBeenCalled()
 
@@ -208,11 +214,11 @@ describe('the room for large bodies', () => {
 
   test('is never more than full, however often somebody says that they leave', async () => {
     const { room } = openRoom(30)
-    const leave = await room.enter('a', 20)
+    const leave = await enter(room, 'a', 20)
     leave()
     leave()
-    await room.enter('b', 20)
-    const waiting = entered(room.enter('c', 20))
+    await enter(room, 'b', 20)
+    const waiting = entered(enter(room, 'c', 20))
     await settled()
 
     expect(waiting).not.toHaveBeenCalled()
@@ -220,20 +226,20 @@ describe('the room for large bodies', () => {
 
   test('has one of each caller, who does not keep others out', async () => {
     const { room } = openRoom(30)
-    await room.enter('a', 10)
-    const again = entered(room.enter('a', 10))
-    const other = entered(room.enter('b', 10))
+    await enter(room, 'a', 10)
+    const again = entered(enter(room, 'a', 10))
+    const other = entered(enter(room, 'b', 10))
     await settled()
 
     expect([again.mock.calls.length, other.mock.calls.length]).toEqual([0, 1])
-    await expect(room.enter('a', 10)).rejects.toMatchObject({ code: 'concurrency_limit', status: 429 })
+    await expect(enter(room, 'a', 10)).rejects.toMatchObject({ code: 'concurrency_limit', status: 429 })
   })
 
   test('is not passed by small ones while a large one waits', async () => {
     const { room } = openRoom(30)
-    const leave = await room.enter('a', 20)
-    const large = entered(room.enter('b', 30))
-    const small = entered(room.enter('c', 1))
+    const leave = await enter(room, 'a', 20)
+    const large = entered(enter(room, 'b', 30))
+    const small = entered(enter(room, 'c', 1))
     await settled()
     expect(small).not.toHaveBeenCalled()
 
@@ -244,12 +250,12 @@ describe('the room for large bodies', () => {
 
   test('refuses who waited too long, with a time to try again, and lets in who can be', async () => {
     const { room, turn, looks } = openRoom(30)
-    await room.enter('a', 20)
-    const refused = expect(room.enter('b', 20)).rejects.toMatchObject({
+    await enter(room, 'a', 20)
+    const refused = expect(enter(room, 'b', 20)).rejects.toMatchObject({
       code: 'concurrency_limit',
       details: { retryAfterS: 2 },
     })
-    const small = entered(room.enter('c', 5))
+    const small = entered(enter(room, 'c', 5))
 
     turn(10_000)
     await refused
@@ -257,5 +263,105 @@ describe('the room for large bodies', () => {
 
     expect(small).toHaveBeenCalledOnce()
     expect(looks.size).toBe(0)
+  })
+
+  test('is not kept from others by who is slow: a body has what came of it, and what comes in the time that others wait', async () => {
+    const { room, turn } = openRoom(30_000)
+    const slow = await room.enter('slow', 30_000, 1_000)
+    slow.grow(2_000)
+    const [fits, doesNot] = [entered(enter(room, 'b', 26_000)), entered(enter(room, 'c', 2_000))]
+
+    // A thousand in two seconds: 2,500 more in five.
+    turn(2_000)
+    await settled()
+    expect([fits.mock.calls.length, doesNot.mock.calls.length]).toEqual([0, 0])
+    turn(3_000)
+    await settled()
+
+    expect([fits.mock.calls.length, doesNot.mock.calls.length]).toEqual([1, 0])
+  })
+
+  test('has no more bytes in it than it is for: who was slow waits for room to go on, before all who come', async () => {
+    const { room, turn } = openRoom(30)
+    const slow = await room.enter('slow', 30, 1)
+    const others = enter(room, 'b', 25)
+    turn(4_900)
+    const leave = await others
+    const more = entered(slow.grow(10) ?? Promise.resolve())
+    const late = entered(enter(room, 'c', 4))
+    await settled()
+    expect([more.mock.calls.length, late.mock.calls.length]).toEqual([0, 0])
+
+    leave()
+    await settled()
+
+    expect([more.mock.calls.length, late.mock.calls.length]).toEqual([1, 1])
+  })
+
+  test('of two who wait for each other the younger one is refused, and the older one goes on', async () => {
+    const { room, turn } = openRoom(30)
+    const older = await room.enter('a', 30, 1)
+    const entering = room.enter('b', 29, 1)
+    turn(4_900)
+    const younger = await entering
+    const goesOn = entered(older.grow(20) ?? Promise.resolve())
+    younger.grow(15)
+    const refused = expect(younger.grow(30)).rejects.toMatchObject({ code: 'concurrency_limit' })
+    void refused.then(() => younger.leave(false))
+
+    turn(10_000)
+    await refused
+    await settled()
+
+    expect(goesOn.mock.calls).toEqual([[undefined]])
+  })
+
+  test('a body that said no length takes no more than it has once all has come', async () => {
+    const { room } = openRoom(30)
+    const place = await room.enter('a', 30, 1)
+    place.grow(10)
+    place.end()
+
+    expect(await enter(room, 'b', 20)).toBeInstanceOf(Function)
+  })
+})
+
+describe('an owner whose large body became no call', () => {
+  beforeEach(() => void vi.useFakeTimers())
+  afterEach(() => void vi.useRealTimers())
+  const stay = async (room: Room, ms: number, isPaid: boolean) => {
+    const place = await room.enter('a', 10, 1)
+    vi.advanceTimersByTime(ms)
+    place.leave(isPaid)
+  }
+
+  test('stays away for as long as it was there, and is told how long', async () => {
+    const room = createRoom(createWheel(), 30)
+    await stay(room, 20_000, false)
+    vi.advanceTimersByTime(5_000)
+    const refused = { code: 'concurrency_limit', details: { retryAfterS: 15 } }
+    await expect(room.enter('a', 10, 1)).rejects.toMatchObject(refused)
+    await room.enter('b', 10, 1)
+
+    vi.advanceTimersByTime(15_000)
+
+    await stay(room, 20_000, true)
+    await stay(room, 20_000, false)
+  })
+
+  test('a slow one is told that it was, and a second one at once is not read', async () => {
+    const { send, seen } = createWorld(provider.url, { ledger: listing(eyes) })
+    const ask = () => {
+      const body = new ReadableStream({ start: (to) => to.enqueue(new TextEncoder().encode(see(eyes, 1, true))) })
+      const headers = { authorization: 'Bearer good' }
+      return send('/chat/completions', { method: 'POST', body, duplex: 'half', headers } as RequestInit)
+    }
+    const slow = ask()
+    await vi.advanceTimersByTimeAsync(20_500)
+    const [first, second] = [await slow, await ask()]
+
+    expect([first.status, (await bodyOf(first)).error?.message]).toEqual([400, expect.stringContaining('too slowly')])
+    expect([second.status, Number(second.headers.get('retry-after'))]).toEqual([429, expect.closeTo(20, -1)])
+    expect(seen.admitted).toEqual([])
   })
 })

@@ -1,8 +1,9 @@
 /** One timer has every deadline, and the marks of streams that run: neither calls nor chunks set one of their own. */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { gatherLines } from '../../functions/_shared/ai/log-lines.ts'
-import { createMarks, createPatience, createWheel, watchCall } from '../../functions/_shared/ai/watch-call.ts'
+import { createMarks, createPatience, watchCall } from '../../functions/_shared/ai/watch-call.ts'
 import type { LogLine } from '../../functions/_shared/ai/world.ts'
+import { createWheel } from '../../functions/_shared/wheel.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()

@@ -13,9 +13,10 @@ import type {
   Outcome,
   Route,
 } from '../../functions/_shared/ai/ledger.ts'
-import { createMarks, createWheel } from '../../functions/_shared/ai/watch-call.ts'
+import { createMarks } from '../../functions/_shared/ai/watch-call.ts'
 import type { AiWorld, LogLine } from '../../functions/_shared/ai/world.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
+import { createWheel } from '../../functions/_shared/wheel.ts'
 import { within } from '../../functions/_shared/within.ts'
 import { createAiProvider } from '../../stack/doubles/ai-provider.ts'
 

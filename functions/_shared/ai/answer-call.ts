@@ -46,8 +46,8 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
   const caller = await identify(http.headers, world)
   if (caller.kind === 'user') line.user_id = caller.userId
   requireReadable(caller, world)
-  let leave = () => {}
-  let isRead = false
+  let leave: (isPaid: boolean) => void = () => {}
+  let [isRead, isPaid] = [false, false]
   try {
     const body = await receiveBody(http, caller, world)
     leave = body.leave
@@ -55,15 +55,17 @@ export async function answerCall(arrival: Arrival, read: ReadRequest, world: AiW
     isRead = true
     // Of two models in a body the last one counts.
     if (body.model !== undefined && body.model !== request.model) throw new AppError('request_too_large')
-    return await answerBody({ arrival, caller, request, body: body.bytes, startedAt }, world)
+    const answer = await answerBody({ arrival, caller, request, body: body.bytes, startedAt }, world)
+    isPaid = true
+    return answer
   } catch (cause) {
     const error = await endedUnseen(toAppError(cause), caller, http.headers, world)
-    // A refusal that names no field is of a body that is no JSON.
+    // A refusal that names no field is of a body that is no JSON, or came too slowly.
     if (!isRead && error.code === 'invalid_request_error' && error.details.param === undefined)
-      countUnreadable(caller, world)
+      countUnreadable(caller, error.details.cause, world)
     throw error
   } finally {
-    leave()
+    leave(isPaid)
   }
 }
 

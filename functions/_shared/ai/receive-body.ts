@@ -4,9 +4,9 @@
  */
 import type { Caller } from '../auth/identify-caller.ts'
 import { AppError } from '../errors.ts'
-import { BodyLost, BodyTooLarge, readBody } from '../http/read-body.ts'
+import { BodyLost, BodyTooLarge, BodyTooSlow, readBody, tooSlow } from '../http/read-body.ts'
+import type { Place } from './body-room.ts'
 import { modelIn } from './scan-model.ts'
-import type { Wheel } from './watch-call.ts'
 import { ledgerCaller, noteKey, turnAway } from './who-calls.ts'
 import type { AiWorld } from './world.ts'
 
@@ -14,19 +14,17 @@ type Body = {
   bytes: Uint8Array<ArrayBuffer>
   /** Of a large one the model that it was let in for. */
   model?: string | undefined
-  /** The body is no longer in memory: the next one may come. */
-  leave(): void
+  /** The body is no longer in memory: the next one may come. `isPaid` when it became a call. */
+  leave(isPaid: boolean): void
 }
 
 const limitBytes = 1_000_000
 const largeLimitBytes = 20_000_000
-const uploadMs = 60_000
 
 /** Not a byte is read before the caller is identified. */
 export async function receiveBody(request: Request, caller: Caller, world: AiWorld): Promise<Body> {
   const length = lengthOf(request.headers)
-  const upload = new AbortController()
-  let [leave, leaveWheel] = [() => {}, () => {}]
+  let place: Place | undefined
   let requireLarge: ((model: string | undefined) => void) | undefined
   const letIn = async (start: Uint8Array) => {
     // Whoever is refused takes no place from the others, and a caller with many keys is one.
@@ -34,23 +32,23 @@ export async function receiveBody(request: Request, caller: Caller, world: AiWor
     requireLarge = large.requireModel
     const model = modelIn(start)
     if (model !== undefined) requireLarge(model)
-    leave = await world.room.enter(large.userId, length)
-    leaveWheel = abortLater(upload, world.wheel)
-    return { limitBytes: largeLimitBytes, signal: upload.signal }
+    const entered = await world.room.enter(large.userId, length, start.byteLength)
+    place = entered
+    return { limitBytes: largeLimitBytes, grow: entered.grow }
   }
   try {
     if (length > largeLimitBytes) throw new BodyTooLarge()
-    const bytes = await readBody(request, limitBytes, letIn)
+    const bytes = await readBody(request, { limitBytes, letIn, wheel: world.wheel })
+    place?.end()
     const model = requireLarge && modelIn(bytes)
     requireLarge?.(model)
-    return { bytes, model, leave }
+    return { bytes, model, leave: (isPaid) => place?.leave(isPaid) }
   } catch (cause) {
-    leave()
+    place?.leave(false)
     if (cause instanceof BodyTooLarge) throw new AppError('request_too_large', { message: tooLarge })
+    if (cause instanceof BodyTooSlow) throw tooSlow(cause)
     if (cause instanceof BodyLost) throw new AppError('client_closed_request', { cause: cause.cause })
     throw cause
-  } finally {
-    leaveWheel()
   }
 }
 
@@ -78,13 +76,4 @@ async function largeFor(headers: Headers, caller: Caller, world: AiWorld) {
     if (model === undefined || !taking.has(model)) throw new BodyTooLarge()
   }
   return { userId: list.user_id, requireModel }
-}
-
-/** Whoever is slow keeps a place from the others. */
-function abortLater(upload: AbortController, wheel: Wheel): () => void {
-  const until = performance.now() + uploadMs
-  return wheel((now) => {
-    if (now >= until)
-      upload.abort(new AppError('invalid_request_error', { message: 'The body did not come within a minute.' }))
-  })
 }

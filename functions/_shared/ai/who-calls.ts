@@ -5,6 +5,7 @@
 import { type Caller, identifyCaller } from '../auth/identify-caller.ts'
 import { AppError, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
+import { BodyTooSlow } from '../http/read-body.ts'
 import { clientAddress } from '../http/request-headers.ts'
 import { remember } from '../remember.ts'
 import type { AnonymousVerdict, Ledger, LedgerCaller, RequestSignature } from './ledger.ts'
@@ -167,22 +168,25 @@ export async function endedUnseen(
 }
 
 const unreadableAMinute = 60
+/** A body that came too slowly kept a connection for ten seconds and more. */
+const slowCounts = 10
 const nameOf = (caller: Caller) => (caller.kind === 'user' ? caller.userId : caller.keyHash)
 
-/** Who sent too many bodies that cannot be parsed has none read until the minute is over. */
+/** Who sent too many bodies that cannot be parsed, or came too slowly, has none read until the minute is over. */
 export function requireReadable(caller: Caller, { unreadable, now }: AiWorld): void {
   const sent = unreadable.get(nameOf(caller))
   if (!sent || sent.until <= now() || sent.count < unreadableAMinute) return
-  const message = 'Too many bodies that are not JSON came from this caller.'
+  const message = 'Too many bodies that are not JSON, or came too slowly, are from this caller.'
   throw new AppError('rate_limit_exceeded', { message, retryAfterS: Math.ceil((sent.until - now()) / 1000) })
 }
 
-export function countUnreadable(caller: Caller, { unreadable, now }: AiWorld): void {
+export function countUnreadable(caller: Caller, cause: unknown, { unreadable, now }: AiWorld): void {
+  const counts = cause instanceof BodyTooSlow ? slowCounts : 1
   const sent = unreadable.get(nameOf(caller))
-  if (sent && sent.until > now()) sent.count += 1
+  if (sent && sent.until > now()) sent.count += counts
   else {
     unreadable.delete(nameOf(caller))
-    remember(unreadable, callersKept, nameOf(caller), { count: 1, until: now() + 60_000 })
+    remember(unreadable, callersKept, nameOf(caller), { count: counts, until: now() + 60_000 })
   }
 }
 

@@ -1,11 +1,12 @@
 /** What the AI endpoint needs from outside. index.ts makes it from the environment; tests make their own. */
 import type { VerifyUserToken } from '../auth/verify-user-token.ts'
+import type { Wheel } from '../wheel.ts'
 import type { within } from '../within.ts'
 import type { AskProvider } from './ask-provider.ts'
 import type { Room } from './body-room.ts'
 import type { AnonymousVerdict, Ledger } from './ledger.ts'
 import type { ProviderKeys } from './provider-keys.ts'
-import type { createMarks, Wheel } from './watch-call.ts'
+import type { createMarks } from './watch-call.ts'
 
 export type LogLine = Record<string, unknown>
 

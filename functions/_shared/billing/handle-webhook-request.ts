@@ -6,7 +6,7 @@ import Stripe from 'stripe'
 import { z } from 'zod'
 import { AppError, renderError, toAppError } from '../errors.ts'
 import { causeOf } from '../failure.ts'
-import { BodyTooLarge, readFramedBody } from '../http/read-body.ts'
+import { BodyTooLarge, BodyTooSlow, readFramedBody, tooSlow } from '../http/read-body.ts'
 import { clientAddress } from '../http/request-headers.ts'
 import { type BillingDatabase, type ReceivedEvent, type SecurityEvent, warn } from './billing-database.ts'
 import { apiVersion } from './stripe-client.ts'
@@ -65,6 +65,7 @@ async function readText(request: Request): Promise<string> {
   try {
     return new TextDecoder().decode(await readFramedBody(request, bodyLimitBytes))
   } catch (cause) {
+    if (cause instanceof BodyTooSlow) throw tooSlow(cause)
     throw new AppError(cause instanceof BodyTooLarge ? 'request_too_large' : 'client_closed_request')
   }
 }
