@@ -12,7 +12,8 @@ const server = 'server_error'
 
 /**
  * `retryAfterS` is the Retry-After of an error that brings none of its own. `shouldRetry: false` becomes
- * `x-should-retry: false`, without which the official client tries every 429 and 5xx again within seconds.
+ * `x-should-retry: false`, without which the official client tries every 429 and 5xx again within seconds. An answer that has it
+ * has no Retry-After, but for a 429.
  */
 export const catalogue = {
   invalid_request_error: { status: 400, type: request, message: 'The request is not valid.' },
@@ -227,7 +228,9 @@ export function renderError(error: AppError, now: number): Response {
   const untilReset = resetsAt === undefined ? Number.NaN : Math.max(1, Math.ceil((Date.parse(resetsAt) - now) / 1000))
   const seconds = retryAfterS ?? (Number.isNaN(untilReset) ? entry.retryAfterS : untilReset)
   const answer = Response.json(errorBody(error), { status: error.status, headers })
-  if (seconds !== undefined && error.status !== 499) answer.headers.set('retry-after', String(Math.ceil(seconds)))
+  // Whoever is told not to try again needs no time for it; only a limit of requests says both, since it starts anew by itself.
+  const isAskedAgain = shouldRetry !== false || error.status === 429
+  if (seconds !== undefined && isAskedAgain) answer.headers.set('retry-after', String(Math.ceil(seconds)))
   if (shouldRetry === false) answer.headers.set('x-should-retry', 'false')
   return answer
 }

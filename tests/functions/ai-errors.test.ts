@@ -1,6 +1,14 @@
 import { expect, test } from 'vitest'
 import { readEnv, tokenVariables, variables } from '../../functions/_shared/env.ts'
-import { AppError, catalogue, errorBody, isErrorCode, renderError, toAppError } from '../../functions/_shared/errors.ts'
+import {
+  AppError,
+  catalogue,
+  type ErrorCode,
+  errorBody,
+  isErrorCode,
+  renderError,
+  toAppError,
+} from '../../functions/_shared/errors.ts'
 
 const now = Date.parse('2026-11-21T00:00:00Z')
 
@@ -34,6 +42,49 @@ test.each([
   'in_flight_budget_exhausted',
 ] as const)('%s says when to try again', (code) => {
   expect(Number(renderError(new AppError(code), now).headers.get('retry-after'))).toBeGreaterThan(0)
+})
+
+/** Of every refusal that says something of trying again: whether it has Retry-After, and whether x-should-retry. */
+const tellsOfRetrying: Partial<Record<ErrorCode, [after: boolean, never: boolean]>> = {
+  insufficient_credits: [false, true],
+  entitlement_required: [false, true],
+  insufficient_quota: [false, true],
+  spend_cap_reached: [false, true],
+  in_flight_budget_exhausted: [true, false],
+  rate_limit_exceeded: [true, false],
+  concurrency_limit: [true, false],
+  daily_quota_exceeded: [true, true],
+  idempotency_in_progress: [true, false],
+  idempotency_not_replayable: [false, true],
+  already_subscribed: [false, true],
+  credential_unreadable: [false, true],
+  client_closed_request: [false, true],
+  upstream_timeout: [true, false],
+  upstream_error: [true, false],
+  circuit_open: [true, false],
+  accounting_unavailable: [true, false],
+  auth_unavailable: [true, false],
+  billing_unavailable: [true, false],
+  provider_not_configured: [false, true],
+  mail_not_configured: [false, true],
+  billing_not_configured: [false, true],
+}
+
+test.each(Object.keys(catalogue).filter(isErrorCode))('%s says of trying again what the table says', (code) => {
+  const isLimit = [402, 429].includes(catalogue[code].status)
+  const details = isLimit ? { resetsAt: '2026-11-21T01:00:00+00:00' } : {}
+
+  const { headers } = renderError(new AppError(code, details), now)
+
+  expect([headers.has('retry-after'), headers.get('x-should-retry') === 'false']).toEqual(
+    tellsOfRetrying[code] ?? [false, false],
+  )
+})
+
+test('a failure that would be the same again says no time to try it at', () => {
+  const { headers } = renderError(new AppError('upstream_error', { shouldRetry: false, retryAfterS: 3 }), now)
+
+  expect([headers.get('x-should-retry'), headers.get('retry-after')]).toEqual(['false', null])
 })
 
 test('a daily quota says when it starts anew', async () => {
