@@ -93,6 +93,8 @@ async function findTarget(env: NodeJS.ProcessEnv): Promise<{ url: string; secret
   return { url: config.urls.api, secretKey: (await loadKeys(config.files.keys)).secretKey }
 }
 
+const isFine: ReadonlySet<string> = new Set(['created', 'would_create', 'already_imported'])
+
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
   const size = statSync(options.file, { throwIfNoEntry: false })?.size
@@ -121,11 +123,11 @@ async function main(): Promise<number> {
   } finally {
     progress.stop()
     writeReport(options.report, results, counts, options.notTaken)
-    const sentence = `${options.dryRun ? 'Dry run, nothing was written. ' : ''}${summary(results, options.dryRun)}`
+    const sentence = `${options.dryRun ? 'Dry run, nothing was written. ' : ''}${summary(results)}`
     console.log([`${sentence}. Report: ${options.report}`, notTakenSummary(counts)].filter(Boolean).join('\n'))
   }
   state?.drop()
-  return results.every(({ outcome }) => outcome === 'created' || outcome === 'already_imported') ? 0 : 1
+  return results.every(({ outcome }) => isFine.has(outcome)) ? 0 : 1
 }
 
 type Progress = { update(bytes: number, rows: number): void; stop(): void }

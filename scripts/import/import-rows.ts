@@ -6,9 +6,9 @@ import { notTaken } from './not-taken.ts'
 import type { FirebaseParameters } from './password-hash.ts'
 import type { Row } from './read-rows.ts'
 
-export const outcomes = ['created', 'already_imported', 'duplicate', 'exists', 'refused', 'failed'] as const
+export const outcomes = ['created', 'would_create', 'already_imported', 'duplicate', 'exists', 'refused', 'failed'] as const
 type Outcome = (typeof outcomes)[number]
-/** suspended: it arrives so. notTaken: what was left behind of a row that has its account, or would have. */
+/** would_create: of a dry run. suspended: it arrives so. notTaken: what was left behind of a row that has its account, or would have. */
 export type Result = {
   row: number
   digest: string
@@ -76,15 +76,16 @@ async function importRow(row: Row, seen: Seen, world: World): Promise<Result> {
   seen.emails.set(email, row.number)
   seen.ids.set(account.id, row.number)
   const told = (...[outcome, reason]: [Outcome, string]): Result => {
-    if (outcome !== 'created' && outcome !== 'already_imported') return end(outcome, email, reason)
-    const suspended = outcome === 'created' && account.suspended !== undefined
+    const isNew = outcome === 'created' || outcome === 'would_create'
+    if (!isNew && outcome !== 'already_imported') return end(outcome, email, reason)
+    const suspended = isNew && account.suspended !== undefined
     const state = account.suspended && `${suspended ? 'suspended' : 'not looked at again'}: ${account.suspended}`
     const reasons = [reason, state].filter(Boolean).join('; ')
     return { ...end(outcome, email, reasons), suspended, notTaken: notTaken(row.fields, takenNames) }
   }
   if (world.isDone(row)) return told('created', 'before the interruption')
   const answer = await (world.dryRun ? world.directory.look(account) : world.directory.create(account))
-  return told(...outcomeOf(answer))
+  return world.dryRun && answer === 'created' ? told('would_create', '') : told(...outcomeOf(answer))
 }
 
 function outcomeOf(answer: Created): [Outcome, string] {

@@ -47,8 +47,8 @@ function csvCell(value: string | number): string {
   return `"${text.replaceAll('"', '""')}"`
 }
 
-/** `12 created (2 suspended), 1 refused`, with what happened only. */
-export function summary(results: Result[], dryRun: boolean): string {
+/** `12 created (2 suspended), 1 refused`, with what happened only; in a dry run `12 would create`. */
+export function summary(results: Result[]): string {
   const counts = outcomes.map(
     (outcome) => [outcome, results.filter((result) => result.outcome === outcome).length] as const,
   )
@@ -58,7 +58,7 @@ export function summary(results: Result[], dryRun: boolean): string {
     .filter(([, count]) => count > 0)
     .map(
       ([outcome, count]) =>
-        `${count} ${dryRun && outcome === 'created' ? 'to create' : outcome.replaceAll('_', ' ')}${outcome === 'created' ? suspended : ''}`,
+        `${count} ${outcome.replaceAll('_', ' ')}${outcome === 'created' || outcome === 'would_create' ? suspended : ''}`,
     )
   return `${results.length} rows: ${named.join(', ') || 'nothing'}`
 }

@@ -107,10 +107,10 @@ test('a dry run reports what would happen and writes nothing', async () => {
 
   const { code, output } = await run([file(), '--dry-run'])
 
-  expect(report().map((line) => line.outcome)).toEqual(['created', 'duplicate', 'refused', 'refused', 'refused'])
+  expect(report().map((line) => line.outcome)).toEqual(['would_create', 'duplicate', 'refused', 'refused', 'refused'])
   expect([code, api.users.size]).toEqual([1, 0])
   expect(api.requests.filter((request) => /^(POST .*admin|PATCH|PUT|DELETE)/.test(request))).toEqual([])
-  expect(output).toMatch(/Dry run, nothing was written\. 5 rows: 1 to create, 1 duplicate, 3 refused/)
+  expect(output).toMatch(/Dry run, nothing was written\. 5 rows: 1 would create, 1 duplicate, 3 refused/)
   expect(existsSync(`${file()}.report.ndjson.state`)).toBe(false)
 })
 
@@ -193,8 +193,9 @@ test('who was disabled is made suspended in the same request, and the report and
     },
     { row: 4, email: 'u4@example.com', outcome: 'refused', reason: expect.stringMatching(/^blocked: /) },
   ])
-  expect(dryReport).toEqual(report())
-  expect(dry.output).toMatch(/4 rows: 3 to create \(2 suspended\), 1 refused/)
+  const would = report().map((line) => (line.outcome === 'created' ? { ...line, outcome: 'would_create' } : line))
+  expect(dryReport).toEqual(would)
+  expect(dry.output).toMatch(/4 rows: 3 would create \(2 suspended\), 1 refused/)
   expect([code, output]).toEqual([1, expect.stringMatching(/4 rows: 3 created \(2 suspended\), 1 refused/)])
 })
 
