@@ -31,26 +31,40 @@ language plpgsql immutable security invoker set search_path = ''
 as $$
 declare
   v_kind record;
+  v_name text;
+  v_least integer;
+  v_is_good boolean;
   -- What each rule needs beside its name: numbers, none below zero; those by which something is divided not zero either.
   v_needs jsonb := '{"fixed": ["tokens"], "tiles": ["base", "tile", "tile_px", "fit_px", "short_px", "low"], "pixels": ["per", "max"],
     "seconds": ["tokens", "max_seconds"], "pages": ["tokens", "max_pages"], "context": []}';
 begin
   if jsonb_typeof(media) <> 'object' then
-    return false;
+    raise check_violation using message = 'models.media is not an object, such as {"image": {"rule": "context"}}';
   end if;
-  for v_kind in select k.key, k.value from jsonb_each(media) k loop
-    if v_kind.key not in ('image', 'audio', 'file', 'video') or jsonb_typeof(v_kind.value) <> 'object'
-      or v_needs -> (v_kind.value ->> 'rule') is null
-      or exists (
-        select from jsonb_array_elements_text(v_needs -> (v_kind.value ->> 'rule')) n
-        where jsonb_typeof(v_kind.value -> n.value) is distinct from 'number'
-          or (v_kind.value ->> n.value)::numeric not between case when n.value in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end and 1000000000) then
-      return false;
+  for v_kind in select k.key, k.value, k.value ->> 'rule' as rule from jsonb_each(media) k loop
+    if v_kind.key not in ('image', 'audio', 'file', 'video') then
+      raise check_violation using message = format('models.media has the unknown kind %s', left(v_kind.key, 40)),
+        hint = 'Kinds are image, audio, file and video.';
     end if;
+    if jsonb_typeof(v_kind.value) <> 'object' or v_needs -> v_kind.rule is null then
+      raise check_violation using message = format('models.media.%s has no rule that is known: %s', v_kind.key, left(v_kind.value::text, 100)),
+        hint = 'Rules are fixed, tiles, pixels, seconds, pages and context, as {"rule": "fixed", "tokens": 258}.';
+    end if;
+    for v_name in select n.value from jsonb_array_elements_text(v_needs -> v_kind.rule) n loop
+      v_least := case when v_name in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end;
+      -- One after the other: what is no number cannot be compared with one.
+      v_is_good := case when jsonb_typeof(v_kind.value -> v_name) = 'number'
+        then (v_kind.value ->> v_name)::numeric between v_least and 1000000000 else false end;
+      if not v_is_good then
+        raise check_violation using message = format('models.media.%s: the rule %s needs %s, a number from %s to 1000000000', v_kind.key, v_kind.rule, v_name, v_least),
+          hint = format('The rule %s needs %s.', v_kind.rule, v_needs -> v_kind.rule);
+      end if;
+    end loop;
   end loop;
   return true;
 end $$;
-comment on function private.are_media_rules(jsonb) is 'Whether this is what models.media may be, as functions/_shared/ai/prompt-size.ts reads it.';
+comment on function private.are_media_rules(jsonb) is
+  'True for what models.media may be, as functions/_shared/ai/prompt-size.ts reads it; else it raises a check_violation that names the kind and what its rule needs.';
 grant execute on function private.are_media_rules(jsonb) to service_role;
 
 create table public.models (
