@@ -4,10 +4,10 @@ import { createClient } from '@supabase/supabase-js'
 import OpenAI from 'openai'
 import { z } from 'zod'
 import type { Database } from '../functions/_shared/database.types.ts'
-import { readConfig, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/keys.ts'
-import { runningStack } from '../stack/state.ts'
+import { findStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run demo
@@ -20,8 +20,8 @@ const step = (text: string) => console.log(`\n• ${text}`)
 
 await runScript(help, async () => {
   parseArgs({ options: {} })
-  const config = readConfig()
-  if (!runningStack(config)?.ready)
+  const { config, state } = findStack()
+  if (!state?.ready)
     throw new StackError(`Nothing runs on ${config.data}. Start it with "npm start" in another terminal.`)
   const keys = await loadKeys(config.files.keys)
   const connect = () =>
@@ -141,6 +141,7 @@ async function showPortfolio(client: ReturnType<typeof createClient<Database>>, 
         if (status === 'CHANNEL_ERROR') reject(error)
       })
   })
+  console.log('  the first sync of an exchange reads all trades, which takes some seconds …')
   console.log(`  heard that it is worth ${await heard}`)
   await client.removeAllChannels()
   const rows = check(await client.rpc('get_my_portfolio'))

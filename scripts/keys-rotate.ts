@@ -3,10 +3,10 @@ import { parseArgs } from 'node:util'
 import { SingleBar } from 'cli-progress'
 import type postgres from 'postgres'
 import { z } from 'zod'
-import { readConfig, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { localDbUrl } from '../stack/platform/bootstrap.ts'
-import { runningStack } from '../stack/state.ts'
+import { findStack } from '../stack/state.ts'
 import { connectDatabase } from './shared/connect-database.ts'
 import { runScript } from './shared/run-script.ts'
 
@@ -80,7 +80,7 @@ async function moveEverything(sql: postgres.Sql, batch: number): Promise<number>
 
 async function databaseUrl(): Promise<string> {
   if (process.env.DB_URL) return process.env.DB_URL
-  const config = readConfig(process.env)
-  if (!runningStack(config)) throw new StackError('No stack runs. Start one with `npm start`, or set DB_URL.')
+  const { config, state } = findStack()
+  if (!state) throw new StackError('No stack runs. Start one with `npm start`, or set DB_URL.')
   return localDbUrl(config.ports.db, await loadKeys(config.files.keys), 'postgres')
 }

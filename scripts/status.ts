@@ -1,10 +1,10 @@
 /** npm run -s status: NAME=value lines about the running stack, for eval and for tools. */
 import { parseArgs } from 'node:util'
-import { readConfig, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { signInDemoUser } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { findLeftBehind, nameAll } from '../stack/left-behind.ts'
-import { runningStack } from '../stack/state.ts'
+import { findStack } from '../stack/state.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'
 
@@ -15,8 +15,7 @@ Prints NAME=value lines with the names of "supabase status -o env"; exits 1 when
 
 await runScript(help, async () => {
   const { values } = parseArgs({ options: { token: { type: 'boolean', default: false } } })
-  const config = readConfig()
-  const state = runningStack(config)
+  const { config, state } = findStack()
   if (!state) {
     const left = findLeftBehind(config)
     const start = left.length > 0 ? `; a killed stack left ${nameAll(left)} behind, which "npm stop" ends` : ''

@@ -2,9 +2,9 @@
 import { readFileSync, statSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { SingleBar } from 'cli-progress'
-import { readConfig, StackError } from '../stack/config.ts'
+import { StackError } from '../stack/config.ts'
 import { loadKeys } from '../stack/keys.ts'
-import { runningStack } from '../stack/state.ts'
+import { findStack } from '../stack/state.ts'
 import { connect } from './import/directory.ts'
 import { importRows, type Result } from './import/import-rows.ts'
 import { countNotTaken } from './import/not-taken.ts'
@@ -87,9 +87,8 @@ async function findTarget(env: NodeJS.ProcessEnv): Promise<{ url: string; secret
   if (url && secretKey) return { url: url.replace(/\/+$/, ''), secretKey }
   if (url || secretKey)
     throw new StackError('Set both SUPABASE_URL and SUPABASE_SECRET_KEY, or neither for the local stack.')
-  const config = readConfig()
-  if (!runningStack(config)?.ready)
-    throw new StackError('Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack.')
+  const { config, state } = findStack()
+  if (!state?.ready) throw new StackError('Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack.')
   return { url: config.urls.api, secretKey: (await loadKeys(config.files.keys)).secretKey }
 }
 

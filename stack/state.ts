@@ -2,10 +2,15 @@
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { type StackConfig, StackError } from './config.ts'
+import { readConfig, type StackConfig, StackError } from './config.ts'
 import { isRunning, noteProcess, ownProcess } from './platform/processes.ts'
 
-const stateSchema = ownProcess.extend({ ready: z.boolean(), functions: z.array(ownProcess) })
+const stateSchema = ownProcess.extend({
+  /** Of its API. */
+  port: z.number().optional(),
+  ready: z.boolean(),
+  functions: z.array(ownProcess),
+})
 type StackState = z.infer<typeof stateSchema>
 
 /** What the stack that has this data folder, or had it last, noted. */
@@ -19,6 +24,24 @@ export function readState(config: StackConfig): StackState | undefined {
 export function runningStack(config: StackConfig): StackState | undefined {
   const state = readState(config)
   return state && state.pid !== process.pid && isRunning(state) ? state : undefined
+}
+
+/**
+ * The stack that runs on this environment's data folder, at the port that it has: who asks need not have the environment of who started
+ * it. But whoever names a port means that one.
+ */
+export function findStack(env: NodeJS.ProcessEnv = process.env): {
+  config: StackConfig
+  state: StackState | undefined
+} {
+  const config = readConfig(env)
+  const state = runningStack(config)
+  if (state?.port === undefined || state.port === config.port) return { config, state }
+  if (env.PALISADE_PORT)
+    throw new StackError(
+      `Nothing runs on port ${config.port}: the stack on ${config.data} has port ${state.port}. Leave PALISADE_PORT out, or set PALISADE_DATA to the folder of the other one.`,
+    )
+  return { config: readConfig({ ...env, PALISADE_PORT: String(state.port) }), state }
 }
 
 function parseJson(text: string): unknown {
@@ -90,7 +113,8 @@ function writeState(config: StackConfig, note: Note): void {
 /** Under a name of this process's own first: whoever read an empty file would take this stack for gone, and its database away. */
 function writeWhole(config: StackConfig, note: Note): string {
   const file = `${config.files.state}.${process.pid}.new`
-  const state: StackState = { ...(noteProcess(process.pid) ?? { pid: process.pid, started: '' }), ...note }
+  const own = noteProcess(process.pid) ?? { pid: process.pid, started: '' }
+  const state: StackState = { ...own, port: config.port, ...note }
   writeFileSync(file, JSON.stringify(state), { mode: 0o600 })
   return file
 }

@@ -1,8 +1,8 @@
 /** Which project the doctor looks at, and how it gets in: never by a secret in an argument. */
-import { mailFrom, readConfig, StackError } from '../../stack/config.ts'
+import { mailFrom, StackError } from '../../stack/config.ts'
 import { loadKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
-import { runningStack } from '../../stack/state.ts'
+import { findStack } from '../../stack/state.ts'
 import { withPassword } from '../shared/connect-database.ts'
 import { connectManagementApi, type ManagementApi, readAccessToken, refuseWrongRef } from '../shared/management-api.ts'
 import { noProductionFile, productionFile, readProductionFile } from '../shared/production-file.ts'
@@ -43,8 +43,7 @@ type Place = Omit<Target, 'sendMailTo' | 'now'>
 type Remote = Omit<Place, 'values' | 'superuserUrl' | 'signingKey'>
 
 async function localTarget(env: NodeJS.ProcessEnv): Promise<Place> {
-  const config = readConfig(env)
-  const state = runningStack(config)
+  const { config, state } = findStack(env)
   if (!state)
     throw new StackError('No stack runs. Start one with "npm start", or name a target: see "npm run doctor -- --help".')
   if (!state.ready) throw new StackError('The stack is still starting; ask again in a moment.')

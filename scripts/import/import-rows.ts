@@ -6,7 +6,15 @@ import { notTaken } from './not-taken.ts'
 import type { FirebaseParameters } from './password-hash.ts'
 import type { Row } from './read-rows.ts'
 
-export const outcomes = ['created', 'would_create', 'already_imported', 'duplicate', 'exists', 'refused', 'failed'] as const
+export const outcomes = [
+  'created',
+  'would_create',
+  'already_imported',
+  'duplicate',
+  'exists',
+  'refused',
+  'failed',
+] as const
 type Outcome = (typeof outcomes)[number]
 /** would_create: of a dry run. suspended: it arrives so. notTaken: what was left behind of a row that has its account, or would have. */
 export type Result = {

@@ -1,10 +1,10 @@
 /** Which database and which Stripe a script of billing works on: those of the environment, otherwise the local stack's. */
 import type postgres from 'postgres'
 import { z } from 'zod'
-import { readConfig, type StackConfig, StackError } from '../../stack/config.ts'
+import { type StackConfig, StackError } from '../../stack/config.ts'
 import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
-import { runningStack } from '../../stack/state.ts'
+import { findStack } from '../../stack/state.ts'
 import { connectDatabase } from './connect-database.ts'
 
 export const connectionHelp = `Database: DB_URL as role postgres. Stripe: STRIPE_SECRET_KEY. Without them, the local stack that runs, with its
@@ -20,8 +20,8 @@ export async function connectBilling(): Promise<BillingConnection> {
       throw new StackError('STRIPE_API_URL is not an http URL. Leave it out to reach Stripe itself.')
     return { sql: connect(DB_URL), secretKey: STRIPE_SECRET_KEY, apiUrl: STRIPE_API_URL || undefined }
   }
-  const config = readConfig(process.env)
-  if (!runningStack(config)) throw new StackError('No stack runs. Start one with `npm start`, or set DB_URL.')
+  const { config, state } = findStack()
+  if (!state) throw new StackError('No stack runs. Start one with `npm start`, or set DB_URL.')
   return connectLocally(config, await loadKeys(config.files.keys))
 }
 

@@ -19,7 +19,7 @@ import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
 import { noteProcess } from '../../stack/platform/processes.ts'
-import { claimDataFolder, dropState, keepState, readState } from '../../stack/state.ts'
+import { claimDataFolder, dropState, findStack, keepState, readState } from '../../stack/state.ts'
 import { runScript } from '../support/run-script.ts'
 import { newPlace, type Place, remove, type Started, start } from '../support/start-stack.ts'
 
@@ -379,6 +379,21 @@ test("a stranger's process that has the number of one of ours is left alone", as
 
   expect([code, output]).toEqual([0, `Nothing runs on ${data}.\n`])
   expect([lookAlike, other].map(({ pid = 0 }) => alive(pid))).toEqual([true, true])
+})
+
+test('a stack is found at the port that it has, from a shell that does not know it, and at no other', async () => {
+  const { env, port } = await usedPlace()
+  const child = spawn('sleep', ['1000'], { stdio: 'ignore' })
+  onTestFinished(() => void child.kill('SIGKILL'))
+  const own = noteProcess(child.pid ?? 0)
+  writeFileSync(readConfig(env).files.state, JSON.stringify({ ...own, port, ready: true, functions: [] }))
+  const { PALISADE_PORT: _, ...unknowing } = env
+
+  const { config, state } = findStack(unknowing)
+  const other = await script('status', { ...env, PALISADE_PORT: String(port + 100) })
+
+  expect([config.urls.api, state?.pid]).toEqual([`http://127.0.0.1:${port}`, child.pid])
+  expect([other.code, other.output]).toEqual([1, expect.stringContaining(`Nothing runs on port ${port + 100}`)])
 })
 
 test('whoever reads the state while it is written finds it whole', async () => {
