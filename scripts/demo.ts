@@ -8,6 +8,7 @@ import { StackError } from '../stack/config.ts'
 import { confirmationLink, demoEmail } from '../stack/demo-user.ts'
 import { loadKeys } from '../stack/keys.ts'
 import { findStack } from '../stack/state.ts'
+import { tellWhenLong } from '../stack/tell-when-long.ts'
 import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run demo
@@ -141,8 +142,8 @@ async function showPortfolio(client: ReturnType<typeof createClient<Database>>, 
         if (status === 'CHANNEL_ERROR') reject(error)
       })
   })
-  console.log('  the first sync of an exchange reads all trades, which takes some seconds …')
-  console.log(`  heard that it is worth ${await heard}`)
+  const reading = '  the first sync of an exchange reads all trades, at the pace that the exchange allows …'
+  console.log(`  heard that it is worth ${await tellWhenLong(heard, () => console.log(reading))}`)
   await client.removeAllChannels()
   const rows = check(await client.rpc('get_my_portfolio'))
   console.table(

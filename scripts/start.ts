@@ -9,6 +9,7 @@ import { demoEmail, signInDemoUser } from '../stack/demo-user.ts'
 import type { StackKeys } from '../stack/keys.ts'
 import { isLostWrite } from '../stack/platform/pool.ts'
 import { startStack } from '../stack/stack.ts'
+import { tellWhenLong } from '../stack/tell-when-long.ts'
 import { connectLocally } from './shared/billing-connection.ts'
 import { runScript } from './shared/run-script.ts'
 import { statusLines } from './shared/status-lines.ts'
@@ -47,7 +48,10 @@ await runScript(help, async () => {
   try {
     // Nothing of ours is written into somebody else's database: no demo user there, and no seed.
     const isOurs = !config.real.db && !config.real.auth
-    if (isOurs && config.urls.stripe) await sellInStandIn(config, stack.keys)
+    if (isOurs && config.urls.stripe) {
+      const selling = sellInStandIn(config, stack.keys)
+      await tellWhenLong(selling, () => progress('Bringing the plans to the stand-in for Stripe'))
+    }
     const demo = isOurs ? await signInDemoUser(config, stack.keys) : undefined
     const seconds = ((performance.now() - began) / 1000).toFixed(1)
     console.log(screen(config, stack.keys, seconds, demo?.access_token))

@@ -17,6 +17,7 @@ import { createRealtime, type Realtime, refuseUpgrade } from './platform/realtim
 import { startSmtp } from './platform/smtp.ts'
 import { type Fetch, sayPortTaken, serve, type Upgrade } from './serve.ts'
 import { claimDataFolder, dropState, keepState } from './state.ts'
+import { tellWhenLong } from './tell-when-long.ts'
 
 type Options = {
   watch: boolean
@@ -139,7 +140,8 @@ async function startParts(
     })
     undo.push(() => jobs.stop())
   }
-  await Promise.all(functions.map((process) => process.ready()))
+  const starting = Promise.all(functions.map((process) => process.ready()))
+  await tellWhenLong(starting, () => options.progress('Starting the functions'))
   note.ready()
   return renew
 }

@@ -185,6 +185,8 @@ describe('a stack', { timeout: 120_000 }, () => {
     const home = homes[name]
     if (home && home.child.exitCode === null && home.child.signalCode === null) return home
     const place = home?.place ?? (await newPlace())
+    // Whatever the shell of a person says, and whether or not this machine has it.
+    Object.assign(place.env, { LC_ALL: 'xx_XX.UTF-8', LANG: 'xx_XX.UTF-8' })
     homes[name] = { place, ...(await start(place)) }
     return homes[name]
   }
