@@ -1,10 +1,12 @@
 /** What a body becomes in memory is counted before it is parsed, and is what parsing finds; too much of it is refused. */
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { refuseIntricate, type Structure, structureOf } from '../../functions/_shared/ai/scan-structure.ts'
+import { refuseIntricate, structureOf } from '../../functions/_shared/ai/scan-structure.ts'
 import { bodyOf, createWorld, startProvider } from './ai-world.ts'
 
 const bytesOf = (text: string) => new TextEncoder().encode(text)
+
+type Structure = ReturnType<typeof structureOf>
 
 /** The same, of what was parsed. */
 function structureIn(value: unknown): Structure {

@@ -25,7 +25,7 @@ for (const [letters, kind] of [
 ] as const)
   for (const letter of letters) kinds[letter.charCodeAt(0)] = kind
 
-export type Structure = { containers: number; names: number; commas: number; depth: number }
+type Structure = { containers: number; names: number; commas: number; depth: number }
 
 /**
  * Objects and lists, names and commas outside of texts, and how deep they are nested. Whether it is JSON, the parser says.

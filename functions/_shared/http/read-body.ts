@@ -14,7 +14,7 @@ const isLost = (cause: unknown) => {
 }
 
 /** A body that is larger than the limit and that was let in: how large it may be instead. */
-export type LetIn = {
+type LetIn = {
   limitBytes: number
   /** So much has come of it; a promise when there is no room for it so far. */
   grow(receivedBytes: number): Promise<void> | undefined
