@@ -1,8 +1,9 @@
 /** Fields that change price, route or provider are priced, opened by a row, or refused by name; everything harmless passes. */
 import { readFileSync } from 'node:fs'
+import fc from 'fast-check'
 import type OpenAI from 'openai'
 import { describe, expect, test } from 'vitest'
-import { describeFields } from '../../functions/_shared/ai/field-tables.ts'
+import { describeFields, fieldOf, type Rule, type Table, tables } from '../../functions/_shared/ai/field-tables.ts'
 import {
   type AiRequest,
   readChatRequest,
@@ -10,6 +11,8 @@ import {
   readImagesRequest,
 } from '../../functions/_shared/ai/read-request.ts'
 import { fieldsRefused, lookAtFields } from '../../functions/_shared/ai/request-fields.ts'
+import type { Endpoint } from '../../functions/_shared/ai/snapshot.ts'
+import { runs } from '../support/runs.ts'
 
 const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body))
 const user = { role: 'user', content: 'x' }
@@ -143,6 +146,25 @@ const ofClients: Record<string, object> = {
     ...{ top_k: 4, include_reasoning: true, reasoning: { effort: 'low', exclude: true }, usage: { include: true } },
     tools: [{ ...weather, eager_input_streaming: true }],
     plugins: [{ id: 'response-healing' }],
+  },
+  "OpenRouter's answers, sent back with all that they told": {
+    messages: [
+      {
+        ...{ role: 'assistant', content: 'x' },
+        reasoning_details: [
+          { type: 'reasoning.summary', summary: 'y', id: 'r', format: 'unknown', index: 0 },
+          { type: 'reasoning.encrypted', data: 'y', id: null, format: 'anthropic-claude-v1', index: 1 },
+        ],
+        annotations: [
+          { type: 'url_citation', url_citation: { url: 'u', title: 't', content: 'c', start_index: 0, end_index: 9 } },
+          { type: 'file', file: { hash: 'h', name: 'a.pdf', content: [{ type: 'text', text: 'x' }, picture] } },
+        ],
+      },
+    ],
+    tool_choice: {
+      type: 'allowed_tools',
+      allowed_tools: { mode: 'auto', tools: [{ type: 'function', function: { name: 'f' } }] },
+    },
   },
   "OpenRouter's SDK": {
     messages: [
@@ -285,6 +307,13 @@ describe('a field that changes price, route or provider', () => {
     [{ plugins: [{ id: 'web', max_uses: 1 }], web_search_options: {} }, { searches: 2 }],
     [{ search_parameters: { mode: 'on', max_search_results: 4 } }, { searches: 4 }],
     [{ enable_search: false, search_parameters: { mode: 'off' } }, {}],
+    [{ tools: [{ type: 'web_search', max_uses: 2, search_context_size: 'high' }] }, { searches: 2, findsMore: true }],
+    [{ plugins: [{ id: 'web', max_results: 99 }] }, { searches: 10, findsMore: true }],
+    [{ web_search_options: { search_context_size: 'high' } }, { searches: 1, findsMore: true }],
+    [{ web_search_options: { user_location: { type: 'approximate' } } }, { searches: 1 }],
+    [{ tools: [{ type: 'openrouter:web_fetch' }] }, { findsMore: true }],
+    [{ plugins: [{ id: 'file-parser' }] }, { findsMore: true }],
+    [{ mcp_servers: [] }, { findsMore: true }],
   ])('is told to the price list: %o asks for %o', async (over, asks) => {
     expect((await chat(over)).asks).toEqual(asks)
   })
@@ -300,6 +329,143 @@ describe('a field that changes price, route or provider', () => {
     expect((await draw(over)).asks.variant).toBe(variant)
   })
 })
+
+const noted = (...content: object[]) => ({
+  messages: [{ ...user, annotations: [{ type: 'file', file: { hash: 'h', name: 'n', content } }] }],
+})
+
+describe('what is not as its place wants it is a 400 that names the place', () => {
+  const messages = (more: object) => ({ messages: [{ ...user, ...more }] })
+  test.each<[string, object]>([
+    ['plugins.0', { plugins: ['web'] }],
+    ['plugins', { plugins: 'web' }],
+    ['plugins', { plugins: { id: 'response-healing' } }],
+    ['plugins.0', { plugins: [[{ id: 'web' }]] }],
+    ['plugins.1', { plugins: [{ id: 'response-healing' }, null] }],
+    ['messages.0.content.0.image_url', say({ type: 'text', text: 'x', image_url: { url: png } })],
+    ['messages.0.content.0.file', say({ ...picture, file: { file_data: 'x' } })],
+    ['messages.0.content.0.text', say({ type: 'text', text: { image_url: { url: png } } })],
+    ['messages.0.content.0.image_url.url', say({ type: 'image_url', image_url: { url: { href: png } } })],
+    ['messages.0.content.0.image_url', say({ type: 'image_url', image_url: [{ url: png }] })],
+    ['messages.0.annotations', messages({ annotations: { type: 'file' } })],
+    ['messages.0.annotations.0', messages({ annotations: ['x'] })],
+    ['messages.0.reasoning', messages({ reasoning: { image_url: { url: png } } })],
+    ['messages.0.name', messages({ name: { image_url: png } })],
+    ['messages.0.tool_calls.0.function.arguments', messages({ tool_calls: [{ function: { arguments: { a: 1 } } }] })],
+    ['reasoning', { reasoning: 'high' }],
+    ['reasoning', { reasoning: [{ effort: 'high' }] }],
+    ['user', { user: { image_url: png } }],
+    ['seed', { seed: [1] }],
+    ['stream_options.include_obfuscation', { stream_options: { include_obfuscation: { x: 1 } } }],
+    ['stop.0', { stop: [{ x: 1 }] }],
+  ])('%s in %o', async (param, over) => {
+    await expect(chat(over)).rejects.toMatchObject({ code: 'invalid_request_error', details: { param } })
+  })
+
+  test.each<[string, object]>([
+    ['messages.0.annotations.0.type', messages({ annotations: [{ type: 'picture', url: png }] })],
+    ['messages.0.annotations.0.file.content.0.type', noted({ type: 'input_audio', input_audio: { data: 'AAAA' } })],
+    ['messages.0.annotations.0.file.pages', messages({ annotations: [{ type: 'file', file: { pages: [picture] } }] })],
+    [
+      'messages.0.reasoning_details.0.type',
+      messages({ reasoning_details: [{ type: 'reasoning.picture', data: png }] }),
+    ],
+    ['messages.0.reasoning_details.0.url', messages({ reasoning_details: [{ type: 'reasoning.text', url: png }] })],
+  ])('or is refused where no row opens it: %s in %o', async (param, over) => {
+    expect(refused(await chat(over))).toMatchObject({ param })
+  })
+
+  test('of the references for an image, too, which are pictures and nothing else', async () => {
+    const text = { ...picture, type: 'text' }
+    expect(refused(await draw({ input_references: [text] }))).toMatchObject({ param: 'input_references.0.type' })
+  })
+
+  test('and no row opens a picture in a part that is called a text', async () => {
+    const open = { open_fields: ['messages.content.image_url'] }
+    const asked = chat(say({ type: 'text', text: 'x', image_url: { url: png } })).then(({ fields }) =>
+      fieldsRefused(fields, open, { passes_unknown_fields: true }),
+    )
+    await expect(asked).rejects.toMatchObject({ code: 'invalid_request_error' })
+  })
+})
+
+/** What stands in a body of which its table says nothing: by the places themselves, and not by what the door found. */
+const unjudged = (body: object, rules: Table, place = ''): string[] =>
+  Object.entries(body).flatMap(([key, value]) => {
+    // What is null says nothing.
+    if (value === null) return []
+    const rule = rules.get(key)
+    return rule ? unjudgedIn(value, rule, `${place}.${key}`) : [`${place}.${key}`]
+  })
+
+function unjudgedIn(value: unknown, rule: Rule, place: string): string[] {
+  const { isFree, orPlain, inside, kinds } = rule
+  if (isFree || value === null) return []
+  if (Array.isArray(value)) return value.flatMap((one) => unjudgedIn(one, rule, place))
+  if (typeof value !== 'object') return orPlain || !(inside || kinds) ? [] : [place]
+  const known = kinds ? kinds.of.get(fieldOf(value, kinds.by)) : inside
+  return known ? unjudged(value, known, place) : [place]
+}
+
+const wordsOf = (rules: Table): string[] =>
+  [...rules].flatMap(([key, { inside, kinds }]) => [
+    key,
+    ...(inside ? wordsOf(inside) : []),
+    ...[...(kinds?.of ?? [])].flatMap(([kind, of]) => [String(kind), ...wordsOf(of)]),
+  ])
+const words = fc.oneof(fc.constantFrom(...new Set(wordsOf(tables['chat.completions'])), 'web', png), fc.string())
+const { anything } = fc.letrec<{ anything: unknown }>((tie) => ({
+  anything: fc.oneof(
+    { depthSize: 'small' },
+    fc.oneof(words, fc.integer(), fc.boolean(), fc.constant(null)),
+    fc.array(tie('anything'), { maxLength: 3 }),
+    fc.dictionary(words, tie('anything'), { maxKeys: 3 }),
+  ),
+}))
+
+type Place = { holder: Record<string, unknown>; key: string }
+/** Where something can be put: in the place of what is there, and beside it. */
+function placesIn(value: unknown): Place[] {
+  if (typeof value !== 'object' || value === null) return []
+  const holder = value as Record<string, unknown>
+  return Object.keys(holder).flatMap((key) => [{ holder, key }, ...placesIn(holder[key])])
+}
+
+const bodies: [Endpoint, (body: object) => Promise<AiRequest>, object][] = [
+  ...Object.values(ofClients).map((over): [Endpoint, typeof chat, object] => ['chat.completions', chat, over]),
+  ['embeddings', embed, { input: [{ content: [picture] }], encoding_format: 'float', trace: { a: 1 } }],
+  ['images.generations', draw, { input_references: [picture], size: 'auto', style: 'vivid' }],
+]
+
+test('whatever JSON stands wherever in a request, nothing reaches a provider that the tables do not know', async () => {
+  const seen = { forwarded: 0, refused: 0 }
+  const change = fc.tuple(fc.nat(), fc.boolean(), words, anything)
+  const property = fc.asyncProperty(
+    fc.constantFrom(...bodies),
+    fc.array(change, { maxLength: 3 }),
+    async (of, changes) => {
+      const [endpoint, ask, over] = of
+      const body = structuredClone(over)
+      for (const [at, isBeside, key, value] of changes) {
+        const all = [{ holder: body as Record<string, unknown>, key: 'user' }, ...placesIn(body)]
+        const place = all[at % all.length]
+        if (place) place.holder[isBeside && !Array.isArray(place.holder) ? key : place.key] = value
+      }
+      const request = await ask(body).catch((error: unknown) => {
+        expect(error).toMatchObject({ code: 'invalid_request_error' })
+      })
+      const isForwarded = request !== undefined && refused(request) === undefined
+      seen[isForwarded ? 'forwarded' : 'refused'] += 1
+      if (!isForwarded) return
+      const sent = request.bodyFor({ upstream_model: 'm', max_output_tokens: 9, limit_field: 'max_tokens' })
+      expect(unjudged(JSON.parse(JSON.stringify(sent)), tables[endpoint])).toEqual([])
+    },
+  )
+
+  await fc.assert(property, { numRuns: runs(600) })
+  // Else nothing would have been looked at.
+  expect(Math.min(seen.forwarded, seen.refused)).toBeGreaterThan(60)
+}, 60_000)
 
 test('what nobody knows passes where the row of the provider says so, and counts as text', async () => {
   const { fields, contents } = await chat({ documents: 'é'.repeat(99) })

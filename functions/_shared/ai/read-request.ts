@@ -128,6 +128,7 @@ const isWithin = (value: unknown, low: number, high: number) =>
 const isCount = (value: unknown, most: number) =>
   isWithin(value, 1, most) && (isMissing(value) || Number.isInteger(value))
 const mostInt32 = 2 ** 31 - 1
+const isWord = (value: unknown) => isMissing(value) || ['string', 'number', 'boolean'].includes(typeof value)
 /** Fields that change no price and that no model reads; with any other one the schema and the tables have the word. */
 const plainFields: ReadonlySet<string> = new Set([
   ...['model', 'messages', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n', 'temperature'],
@@ -166,7 +167,9 @@ export function isPlainChat(given: unknown): given is ChatRequest {
     isWithin(chat.temperature, 0, 2) &&
     isWithin(chat.top_p, 0, 1) &&
     isWithin(chat.frequency_penalty, -2, 2) &&
-    isWithin(chat.presence_penalty, -2, 2)
+    isWithin(chat.presence_penalty, -2, 2) &&
+    isWord(chat.seed) &&
+    isWord(chat.user)
   )
 }
 
@@ -176,6 +179,7 @@ const isPlainMessage = (given: unknown): boolean =>
   hasOnly(given, plainParts) &&
   'role' in given &&
   knownRoles.has(given.role) &&
+  (!('name' in given) || isWord(given.name)) &&
   'content' in given &&
   (typeof given.content === 'string' || given.content === null)
 
@@ -184,6 +188,7 @@ const isPlainOptions = (given: unknown): boolean =>
   (typeof given === 'object' &&
     !Array.isArray(given) &&
     hasOnly(given, plainOptions) &&
+    (!('include_obfuscation' in given) || isWord(given.include_obfuscation)) &&
     (!('include_usage' in given) || isMissing(given.include_usage) || typeof given.include_usage === 'boolean'))
 
 function forgettable<Body>(body: Body, write: (body: Body, route: Upstream) => Record<string, unknown>) {

@@ -82,34 +82,64 @@ function judge(value: unknown, rule: Rule, place: Place, look: Look): void {
     if (verdict === 'refused') throw invalid(place.param, `is not supported: it ${why}`)
     if (verdict === 'closed') find({ ...place, reason: why }, look)
   }
+  requireShape(value, rule, place.param)
   if (inside) eachOf(value, place, (one, at) => lookInto(one, inside, at, look))
-  if (kinds && Array.isArray(value)) eachOf(value, place, (one, at) => lookAtKind(one, kinds, at, look))
+  if (kinds) eachOf(value, place, (one, at) => lookAtKind(one, kinds, at, look))
+}
+
+const isPlain = (value: unknown) => ['string', 'number', 'boolean'].includes(typeof value)
+
+/** What stands where something else belongs has been judged by nobody. What is closed is judged by who opens it. */
+function requireShape(value: unknown, { verdict, isFree, isList, orPlain, inside, kinds }: Rule, param: string): void {
+  const hasFields = inside !== undefined || kinds !== undefined
+  if (isFree || (verdict === 'closed' && !hasFields)) return
+  const isMany = isList || kinds !== undefined
+  const what = hasFields ? 'an object' : 'a plain value'
+  if (!Array.isArray(value)) {
+    const isRight = isPlain(value) ? orPlain || !(hasFields || isMany) : hasFields && !isMany
+    if (!isRight) throw invalid(param, `is not ${isMany ? 'a list' : what}`)
+    return
+  }
+  if (!isMany) throw invalid(param, `is not ${what}`)
+  // Token lists of embeddings are lists in a list.
+  const isRight = (one: unknown): boolean => {
+    if (isPlain(one)) return orPlain || !hasFields
+    return Array.isArray(one) ? hasFields && orPlain === true && one.every(isPlain) : hasFields && one !== null
+  }
+  const wrong = value.findIndex((one) => !isRight(one))
+  if (wrong >= 0) throw invalid(`${param}.${wrong}`, `is not ${what}`)
 }
 
 /** An object, or those of a list; what is neither has no fields. */
 function eachOf(value: unknown, { name, param }: Place, see: (one: object, place: Place) => void): void {
-  if (!Array.isArray(value)) {
-    if (typeof value === 'object' && value !== null) see(value, { name, param })
-    return
-  }
-  for (const [at, one] of value.entries()) {
-    const place = { name, param: `${param}.${at}` }
-    // Token lists of embeddings are lists in a list.
-    if (Array.isArray(one)) eachOf(one, place, see)
-    else if (typeof one === 'object' && one !== null) see(one, place)
-  }
+  const isObject = (one: unknown): one is object => typeof one === 'object' && one !== null && !Array.isArray(one)
+  if (isObject(value)) see(value, { name, param })
+  if (!Array.isArray(value)) return
+  for (const [at, one] of value.entries()) if (isObject(one)) see(one, { name, param: `${param}.${at}` })
 }
 
-function lookAtKind(one: object, { by, of, why, asks }: NonNullable<Rule['kinds']>, place: Place, look: Look): void {
+type Kinds = NonNullable<Rule['kinds']>
+
+function lookAtKind(one: object, kinds: Kinds, place: Place, look: Look): void {
+  const { by, of, why, asks } = kinds
   const kind = fieldOf(one, by)
   const rules = of.get(kind)
   if (rules) {
+    refuseOfOthers(one, rules, kinds, place)
     lookInto(one, rules, place, look)
     return
   }
   if (asks) ask(asks(one), look)
   const name = `${place.name}.${String(kind).slice(0, longestName)}`
   find({ name, param: `${place.param}.${by}`, reason: why }, look)
+}
+
+/** A picture in a part that is called a text is counted by nobody, and which of both counts the provider says. */
+function refuseOfOthers(one: object, rules: Table, { by, of }: Kinds, { param }: Place): void {
+  const isOther = (key: string) => !rules.has(key) && [...of.values()].some((others) => others.has(key))
+  // What is null is not there.
+  const odd = Object.entries(one).find(([key, value]) => value !== null && isOther(key))
+  if (odd) throw invalid(`${param}.${odd[0]}`, `does not belong to this ${by}`)
 }
 
 function find(field: FoundField, { fields }: Look): void {
@@ -122,6 +152,7 @@ function find(field: FoundField, { fields }: Look): void {
 function ask(asks: Asks, { asks: all }: Look): void {
   if (asks.searches) all.searches = (all.searches ?? 0) + asks.searches
   if (asks.cacheWrites && all.cacheWrites !== '1h') all.cacheWrites = asks.cacheWrites
+  if (asks.findsMore) all.findsMore = true
   if (asks.audioOut) all.audioOut = true
   if (asks.variant) all.variant = all.variant === undefined ? asks.variant : bothOf(all.variant, asks.variant)
 }
