@@ -50,7 +50,9 @@ begin
       raise check_violation using message = format('models.media.%s has no rule that is known: %s', v_kind.key, left(v_kind.value::text, 100)),
         hint = 'Rules are fixed, tiles, pixels, seconds, pages and context, as {"rule": "fixed", "tokens": 258}.';
     end if;
-    for v_name in select n.value from jsonb_array_elements_text(v_needs -> v_kind.rule) n loop
+    for v_name in
+      select n.value from jsonb_array_elements_text(v_needs -> v_kind.rule) n union all select 'address_tokens' where v_kind.value ? 'address_tokens'
+    loop
       v_least := case when v_name in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end;
       -- One after the other: what is no number cannot be compared with one.
       v_is_good := case when jsonb_typeof(v_kind.value -> v_name) = 'number'
@@ -83,7 +85,8 @@ create table public.models (
   media jsonb not null default '{}' check (length(media::text) <= 2000 and private.are_media_rules(media)),
   limit_field text not null default 'max_tokens' check (limit_field in ('max_tokens', 'max_completion_tokens', 'none')),
   open_fields text[] not null default '{}' check (
-    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000)
+    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000),
+  search_prompt_tokens integer check (search_prompt_tokens between 0 and 100000000)
 );
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
@@ -94,11 +97,13 @@ comment on column public.models.max_output_tokens is 'The most that is ever aske
 comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
 comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
 comment on column public.models.media is
-  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name.';
+  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name. What comes from an address counts as the dearest of the row''s rules, and as the whole context where that is fixed: nobody here sees what is there. An address_tokens in a rule is what an address counts for in its place.';
 comment on column public.models.limit_field is
   'The field by which the provider takes the limit of an answer; none: it takes neither, so max_output_tokens is held for each choice.';
 comment on column public.models.open_fields is
   'Fields of a request that change what a call costs or who answers it, and that callers may send to this model all the same.';
+comment on column public.models.search_prompt_tokens is
+  'What one search by the provider, or one page that it reads for that, may add to the prompt at most, where open_fields lets callers ask for searches. Null: nobody knows, so such a call is held for the whole context.';
 comment on column public.models.credits_per_call is 'Credits that a call that was answered costs.';
 create index models_provider_id_idx on public.models (provider_id);
 alter table public.models enable row level security;

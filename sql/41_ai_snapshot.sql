@@ -163,11 +163,11 @@ begin
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, search_prompt_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens, m.media,
-  m.limit_field, m.open_fields,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens,
+  m.search_prompt_tokens, m.media, m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
     from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null

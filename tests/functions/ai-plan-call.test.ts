@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { keepSnapshot } from '../../functions/_shared/ai/keep-snapshot.ts'
 import { planCall } from '../../functions/_shared/ai/plan-call.ts'
+import type { Contents } from '../../functions/_shared/ai/prompt-size.ts'
 import { type Snapshot, snapshot } from '../../functions/_shared/ai/snapshot.ts'
 
 const nowS = 1_000
@@ -47,6 +48,7 @@ type Model = {
   open_until?: number | null
   context_tokens?: number
   template_tokens?: number
+  search_prompt_tokens?: number
   media?: object
   limit_field?: string
   open_fields?: string[]
@@ -306,9 +308,10 @@ describe('the price of what is asked for', () => {
     ['sound in the prompt', audio, dear, 15n * 8n + 100n],
     ['an answer in sound', { asks: { audioOut: true } }, { audio_output_pico: 9_000_000 }, 460n],
     ['no answer in sound, for who does not ask for one', {}, { audio_output_pico: 9_000_000 }, 110n],
-    ['searches', { asks: { searches: 3 } }, { search_pico: 5_000_000_000 }, 15_110n],
+    ['searches, and what each of them finds', { asks: { searches: 3 } }, { search_pico: 5_000_000_000 }, 15_410n],
   ])('counts %s', (_name, over, cost, micros) => {
-    expect(plan(known({ asked: { ...hears, prices: [price(1, cost)] } }), over).micros).toBe(micros)
+    const of = { ...hears, search_prompt_tokens: 100, prices: [price(1, cost)] }
+    expect(plan(known({ asked: of }), over).micros).toBe(micros)
   })
 
   test.each<[string, Partial<Wish>, RegExp]>([
@@ -419,6 +422,19 @@ describe('pictures, sound, files', () => {
 
     expect(models(planned)).toEqual(['asked'])
     expect(planned.promptTokens).toBe(268)
+  })
+
+  test.each<[string, Contents['media'][number]]>([
+    ['a film', { kind: 'video' }],
+    ['a file', { kind: 'file' }],
+    ['what is at an address', { kind: 'image', isUnseen: true }],
+  ])('may have sound, which has its price: %s', (_name, one) => {
+    const media = Object.fromEntries(
+      ['image', 'video', 'file'].map((kind) => [kind, { rule: 'pages', tokens: 5, max_pages: 1 }]),
+    )
+    const dear = known({ asked: { media, prices: [price(1, { audio_input_pico: 8_000_000 })] } })
+
+    expect(plan(dear, { contents: { ...wish.contents, media: [one] } }).micros).toBe(15n * 8n + 100n)
   })
 
   test('of a model that is not in the plan are not spoken of', () => {

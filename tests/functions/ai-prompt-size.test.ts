@@ -5,7 +5,13 @@ import { countTokens as o200k } from 'gpt-tokenizer/encoding/o200k_base'
 import { describe, expect, test } from 'vitest'
 import { byteLength } from '../../functions/_shared/ai/estimate-tokens.ts'
 import { mediaRules } from '../../functions/_shared/ai/media-rules.ts'
-import { type Contents, type Media, mediaRefused, promptTokensAtMost } from '../../functions/_shared/ai/prompt-size.ts'
+import {
+  type Contents,
+  type Media,
+  mediaRefused,
+  mediaTokensLikely,
+  promptTokensAtMost,
+} from '../../functions/_shared/ai/prompt-size.ts'
 import { fieldsRefused } from '../../functions/_shared/ai/request-fields.ts'
 
 const nothing: Contents = { textBytes: 0, messages: 0, media: [], tokens: 0 }
@@ -113,6 +119,31 @@ describe('a picture, sound or file as base64 or address', () => {
     )
   })
 
+  const seconds = { rule: 'seconds', tokens: 300, max_seconds: 200 }
+  test.each<[string, object, number]>([
+    ['as the most that pictures have', { image: pixels }, 1_600],
+    ['as the longest film, for a model that sees films', { image: pixels, video: seconds }, 60_000],
+    ['as all that is read, where pictures are a fixed number', { image: { rule: 'fixed', tokens: 258 } }, 100_000],
+    [
+      'as all that is read, where films are a fixed number',
+      { image: pixels, video: { rule: 'fixed', tokens: 9 } },
+      100_000,
+    ],
+    ['as the operator says', { image: { rule: 'fixed', tokens: 258, address_tokens: 999 }, video: seconds }, 999],
+  ])('of which there is an address only counts %s', (_name, rules, tokens) => {
+    const media = mediaRules.parse(rules)
+    const seen: Media = { kind: 'image', isUnseen: true }
+
+    expect(promptTokensAtMost({ ...nothing, media: [seen] }, { ...model, media })).toBe(tokens)
+  })
+
+  test('is estimated as what its part says, also where more is held', () => {
+    const media = mediaRules.parse({ image: { rule: 'fixed', tokens: 258 } })
+
+    const seen = { ...nothing, media: [{ kind: 'image' as const, isUnseen: true as const }] }
+    expect(mediaTokensLikely(seen, { ...model, media })).toBe(258)
+  })
+
   test('of a kind for which the model has no rule is refused by its name', () => {
     const media = mediaRules.parse({ image: { rule: 'context' } })
     const of = (...kinds: Media['kind'][]) => ({ ...nothing, media: kinds.map((kind) => ({ kind })) })
@@ -128,6 +159,19 @@ describe('a picture, sound or file as base64 or address', () => {
       expect(mediaRules.safeParse({ image: rule }).success).toBe(false)
     },
   )
+})
+
+describe('what the provider finds', () => {
+  const short = { ...nothing, textBytes: 500 }
+  test.each<[string, Parameters<typeof promptTokensAtMost>[2], number | null, number]>([
+    ['each search as the model says', { searches: 3 }, 4_000, 12_500],
+    ['no more than the context', { searches: 30 }, 4_000, 100_000],
+    ['the context, when nobody says', { searches: 1 }, null, 100_000],
+    ['the context for what has no bound', { findsMore: true }, 4_000, 100_000],
+    ['nothing, when nobody asks', { searches: 0 }, null, 500],
+  ])('is a part of the prompt: %s', (_name, asks, search_prompt_tokens, tokens) => {
+    expect(promptTokensAtMost(short, { ...model, search_prompt_tokens }, asks)).toBe(tokens)
+  })
 })
 
 describe('a field that is not for every model', () => {

@@ -69,6 +69,8 @@ test.each([
 })
 
 describe('a picture, sound or file as base64 or address', () => {
+  const pdf = Buffer.concat([Buffer.from('%PDF-1.7 '), Buffer.alloc(90_000)]).toString('base64')
+  const mp4 = Buffer.concat([Buffer.from('\0\0\0\x18ftypmp42'), Buffer.alloc(90_000)]).toString('base64')
   const png = Buffer.concat([
     Buffer.from('89504e470d0a1a0a0000000d4948445200000400000003000802000000', 'hex'),
     Buffer.alloc(90_000),
@@ -79,13 +81,22 @@ describe('a picture, sound or file as base64 or address', () => {
 
   test.each<[object, object]>([
     [image(`data:image/png;base64,${png}`), { kind: 'image', width: 1_024, height: 768 }],
-    [image('https://pictures.test/cat.png', { detail: 'low' }), { kind: 'image', detail: 'low' }],
-    [{ type: 'image_url', image_url: 'https://pictures.test/cat.png' }, { kind: 'image' }],
+    [image('https://pictures.test/cat.png', { detail: 'low' }), { kind: 'image', detail: 'low', isUnseen: true }],
+    [
+      { type: 'image_url', image_url: 'https://pictures.test/cat.png' },
+      { kind: 'image', isUnseen: true },
+    ],
     [{ type: 'input_audio', input_audio: { data: 'SUQzBAAA'.repeat(9_000), format: 'mp3' } }, { kind: 'audio' }],
-    [{ type: 'file', file: { file_data: `data:application/pdf;base64,${png}`, filename: 'a.pdf' } }, { kind: 'file' }],
-    [{ type: 'file', file: { file_id: 'file-1' } }, { kind: 'file' }],
-    [{ type: 'video_url', video_url: { url: `data:video/mp4;base64,${png}` } }, { kind: 'video' }],
-    [{ type: 'input_video', video_url: { url: 'https://films.test/a.mp4' } }, { kind: 'video' }],
+    [{ type: 'file', file: { file_data: `data:application/pdf;base64,${pdf}`, filename: 'a.pdf' } }, { kind: 'file' }],
+    [
+      { type: 'file', file: { file_id: 'file-1' } },
+      { kind: 'file', isUnseen: true },
+    ],
+    [{ type: 'video_url', video_url: { url: `data:video/mp4;base64,${mp4}` } }, { kind: 'video' }],
+    [
+      { type: 'input_video', video_url: { url: 'https://films.test/a.mp4' } },
+      { kind: 'video', isUnseen: true },
+    ],
   ])('is told by its kind and size, and never counts as text: %#', async (part, media) => {
     const contents = await see({ type: 'text', text: 'what is it?' }, part)
 
@@ -112,6 +123,65 @@ describe('a picture, sound or file as base64 or address', () => {
 
     expect(media).toEqual([{ kind: 'audio' }, { kind: 'image', width: 1_024, height: 768 }])
     expect(textBytes).toBeLessThan(300)
+  })
+
+  const noted = (content: object[]) => ({
+    role: 'assistant',
+    content: 'x',
+    annotations: [{ type: 'file', file: { hash: 'h', name: 'a.pdf', content } }],
+  })
+
+  test('that was read in a file for an earlier answer is told, and its text counts', async () => {
+    const pages = [{ type: 'text', text: 'é'.repeat(99) }, image(`data:image/png;base64,${png}`)]
+
+    const { media, textBytes } = (await parse({ ...valid, messages: [noted(pages)] })).contents
+
+    expect(media).toEqual([{ kind: 'image', width: 1_024, height: 768 }])
+    expect(textBytes).toBeGreaterThan(2 * 99)
+    expect(textBytes).toBeLessThan(600)
+  })
+
+  const file = (file_data: string, filename?: string) => ({ type: 'file', file: { file_data, filename } })
+  const wav = Buffer.concat([Buffer.from('RIFF....WAVE'), Buffer.alloc(900)]).toString('base64')
+  test.each<[object, object]>([
+    [file(`data:audio/mpeg;base64,${'A'.repeat(99)}`), { kind: 'audio' }],
+    [file(`data:video/mp4;base64,${mp4}`), { kind: 'video' }],
+    [file(`data:image/png;base64,${png}`), { kind: 'image', width: 1_024, height: 768 }],
+    [file(`data:application/octet-stream;base64,${wav}`), { kind: 'audio' }],
+    [file(mp4), { kind: 'video' }],
+    [file(`data:;base64,${'A'.repeat(99)}`, 'song.MP3'), { kind: 'audio' }],
+    [file(`data:application/octet-stream;base64,${'A'.repeat(99)}`), { kind: 'file', isUnseen: true }],
+    [file('https://files.test/song.mp3?x=1'), { kind: 'audio', isUnseen: true }],
+    [image('https://www.YouTube.com./watch?v=1'), { kind: 'video', isUnseen: true }],
+    [image('https://youtu.be/abc'), { kind: 'video', isUnseen: true }],
+    [image('youtube.com/watch?v=1'), { kind: 'video', isUnseen: true }],
+    [image('//youtu.be/abc'), { kind: 'video', isUnseen: true }],
+    [image('https://films.test/a%2Emp4#t=1'), { kind: 'video', isUnseen: true }],
+    [image('https://files.test/paper.pdf'), { kind: 'file', isUnseen: true }],
+    [image('gs://bucket/thing'), { kind: 'image', isUnseen: true }],
+    [image('AAAA'.repeat(99)), { kind: 'image', isUnseen: true }],
+  ])('is what its type, its bytes and its address say, whatever its part is called: %#', async (part, media) => {
+    expect((await see(part)).media).toEqual([media])
+  })
+
+  test('is told twice when it has a name beside its data', async () => {
+    const both = { type: 'file', file: { file_id: 'file-1', file_data: `data:application/pdf;base64,${pdf}` } }
+
+    expect((await see(both)).media).toEqual([{ kind: 'file', isUnseen: true }, { kind: 'file' }])
+  })
+
+  test.each<[string, object]>([
+    ['a film that is called a picture', image(`data:image/png;base64,${mp4}`)],
+    ['a film that is called a picture, in the other alphabet', image(`data:image/png;base64,${mp4} \n`)],
+    ['a sound that is called a document', file(`data:application/pdf;base64,${wav}`)],
+    ['a document that is called a film', { type: 'video_url', video_url: { url: `data:video/mp4;base64,${pdf}` } }],
+    ['a film in the place of a picture', image(`DATA:video/mp4;base64,${mp4}`)],
+    ['a film without a type in the place of a picture', image(mp4)],
+    ['data without a type in the place of a picture', image('data:;base64,AAAA')],
+    ['a picture in the place of a sound', { type: 'input_audio', input_audio: { data: png, format: 'wav' } }],
+    ['a sound in the place of a film', { type: 'video_url', video_url: { url: `data:audio/wav;base64,${wav}` } }],
+  ])('is refused when it is not what it says: %s', async (_name, part) => {
+    await expect(see(part)).rejects.toMatchObject({ code: 'invalid_request_error' })
   })
 
   test('350 pictures are 350 pictures, and more than 2,000 are none', async () => {

@@ -66,31 +66,64 @@ function png(width: number, height: number): string {
   return `data:image/png;base64,${base64(new Uint8Array(bytes.buffer))}`
 }
 
-/** So many bytes of sound, of which one is a second: the header counts, too. */
-function wav(length: number): string {
+/** A sound without packing: what its header says, of which one number may be a lie, and so many bytes behind it. */
+type Sound = {
+  rate: number
+  channels: number
+  bits: number
+  length: number
+  lie?: { at: number; value: number } | undefined
+}
+/** The rates have four bytes, everything else two. */
+const lieAt = (places: number[], max: number) =>
+  fc.record({ at: fc.constantFrom(...places), value: fc.oneof(fc.nat({ max }), fc.constant(max)) })
+const sound: fc.Arbitrary<Sound> = fc.record({
+  ...{ rate: fc.constantFrom(8_000, 16_000, 192_000), channels: fc.integer({ min: 1, max: 8 }) },
+  ...{ bits: fc.constantFrom(8, 16, 32), length: fc.nat({ max: 8_000 }) },
+  lie: maybe(fc.oneof(lieAt([24, 28], 0xffffffff), lieAt([20, 22, 32, 34], 0xffff))),
+})
+
+function wav({ rate, channels, bits, length, lie }: Sound): string {
   const bytes = Buffer.alloc(44 + length)
   bytes.write('RIFF')
   bytes.write('WAVEfmt ', 8)
+  const perFrame = (channels * bits) / 8
+  bytes.writeUInt32LE(16, 16)
   for (const [at, value] of [
-    [16, 16],
-    [24, 1],
-    [28, 1],
-  ] as const)
-    bytes.writeUInt32LE(value, at)
-  for (const [at, value] of [
-    [20, 1],
-    [22, 1],
-    [32, 1],
-    [34, 8],
-  ] as const)
-    bytes.writeUInt16LE(value, at)
+    ...([
+      [20, 1],
+      [22, channels],
+      [24, rate],
+      [28, rate * perFrame],
+      [32, perFrame],
+      [34, bits],
+    ] as const),
+    ...(lie ? [[lie.at, lie.value] as const] : []),
+  ])
+    if (at === 24 || at === 28) bytes.writeUInt32LE(value, at)
+    else bytes.writeUInt16LE(value, at)
   bytes.write('data', 36)
   bytes.writeUInt32LE(length, 40)
   return base64(new Uint8Array(bytes))
 }
 
+/** Of one that says the truth, or that its samples are of another form; how long another lasts nobody knows. */
+function secondsOf(heard: Sound): { seconds?: number } {
+  const { rate, channels, bits, length, lie } = heard
+  const isTrue = !lie || wav(heard) === wav({ ...heard, lie: undefined }) || (lie.at === 20 && lie.value === 3)
+  return isTrue ? { seconds: length / ((rate * channels * bits) / 8) } : {}
+}
+
 /** What is in a request beside text, as its maker knows it; sizes that nobody can see are what the rule has at most. */
-type Piece = { kind: MediaKind; width?: number; height?: number; seconds?: number; isLow?: boolean }
+type Piece = {
+  kind: MediaKind
+  width?: number
+  height?: number
+  seconds?: number
+  isLow?: boolean
+  /** What is there the provider finds out; it may be of every kind that the model reads. */
+  isAddress?: boolean
+}
 /** A part of a message, and what is in it. */
 type Part = { part: Record<string, unknown>; text: string; piece?: Piece }
 
@@ -104,18 +137,45 @@ const image: fc.Arbitrary<Part> = fc
       image_url: { url: size ? png(...size) : 'https://pictures.test/a.png', detail },
     },
     text: '',
-    piece: { kind: 'image', ...(size && { width: size[0], height: size[1] }), isLow: detail === 'low' },
+    piece: {
+      ...{ kind: 'image', isLow: detail === 'low', isAddress: !size },
+      ...(size && { width: size[0], height: size[1] }),
+    },
   }))
 const others: fc.Arbitrary<Part> = fc.oneof(
   fc
     .tuple(text, cacheControl)
     .map(([said, cache_control]) => ({ part: { type: 'text', text: said, cache_control }, text: said })),
-  maybe(fc.nat({ max: 700 })).map(
-    (length): Part => ({
-      part: { type: 'input_audio', input_audio: { data: length === undefined ? 'AAAA' : wav(length), format: 'wav' } },
+  {
+    weight: 3,
+    arbitrary: fc.tuple(maybe(sound, 5), fc.constantFrom('wav', 'wav', 'mp3')).map(
+      ([heard, format]): Part => ({
+        part: { type: 'input_audio', input_audio: { data: heard ? wav(heard) : 'AAAA', format } },
+        text: '',
+        piece: { kind: 'audio', ...(heard && format === 'wav' && secondsOf(heard)) },
+      }),
+    ),
+  },
+  // Files that are something else, and pictures that are films.
+  fc.tuple(sound, fc.constantFrom('audio/wav', 'application/octet-stream')).map(
+    ([heard, type]): Part => ({
+      part: { type: 'file', file: { file_data: `data:${type};base64,${wav(heard)}` } },
       text: '',
-      piece: { kind: 'audio', ...(length !== undefined && { seconds: 44 + length }) },
+      piece: { kind: 'audio', ...(type === 'audio/wav' && secondsOf(heard)) },
     }),
+  ),
+  fc.constantFrom<Part>(
+    { part: { type: 'file', file: { file_data: 'data:video/mp4;base64,AAAA' } }, text: '', piece: { kind: 'video' } },
+    {
+      part: { type: 'image_url', image_url: 'https://youtu.be/a' },
+      text: '',
+      piece: { kind: 'video', isAddress: true },
+    },
+    {
+      part: { type: 'file', file: { file_data: 'https://files.test/a' } },
+      text: '',
+      piece: { kind: 'file', isAddress: true },
+    },
   ),
   fc.tuple(text, fc.boolean()).map(([filename, isText]): Part => {
     const data = isText ? `data:text/plain,${filename}` : 'data:application/pdf;base64,AAAA'
@@ -128,7 +188,7 @@ const others: fc.Arbitrary<Part> = fc.oneof(
   fc.constant<Part>({
     part: { type: 'video_url', video_url: { url: 'https://films.test/a.mp4' } },
     text: '',
-    piece: { kind: 'video' },
+    piece: { kind: 'video', isAddress: true },
   }),
 )
 const parts = fc.array(fc.oneof(others, image), { minLength: 1, maxLength: 4 })
@@ -238,13 +298,17 @@ const inputs = fc.oneof(
       input: all as unknown,
       given: all.map(({ length }) => ({ texts: [], tokens: length, pieces: [] as Piece[] })),
     })),
-  fc.array(parts, { minLength: 1, maxLength: 3 }).map((all) => ({
-    input: all.map((one) => ({ content: one.map(({ part }) => part) })) as unknown,
-    given: all.map((one) => ({
-      ...{ texts: one.map((part) => part.text), tokens: 0 },
-      pieces: one.flatMap(({ piece }) => piece ?? []),
+  // What some models refuse.
+  {
+    weight: 3,
+    arbitrary: fc.array(parts, { minLength: 1, maxLength: 3 }).map((all) => ({
+      input: all.map((one) => ({ content: one.map(({ part }) => part) })) as unknown,
+      given: all.map((one) => ({
+        ...{ texts: one.map((part) => part.text), tokens: 0 },
+        pieces: one.flatMap(({ piece }) => piece ?? []),
+      })),
     })),
-  })),
+  },
 )
 const embedding: fc.Arbitrary<Asked> = inputs.map(({ input, given }) => ({
   ...{ endpoint: 'embeddings', body: { model: 'asked', input }, images: 0, searches: 0, variant: '' },
@@ -287,8 +351,10 @@ const pictureRules: fc.Arbitrary<MediaRule>[] = [
   fc.record({ rule: fc.constant('pixels' as const), per: size, max: few }),
   fc.constant({ rule: 'context' as const }),
 ]
+/** Doubles would nearly all be next to nothing. */
+const hundredths = fc.nat({ max: 4_000 }).map((count) => count / 100)
 const soundRule: fc.Arbitrary<MediaRule> = fc.record({
-  ...{ rule: fc.constant('seconds' as const), tokens: fc.double({ min: 0, max: 40, noNaN: true }), max_seconds: few },
+  ...{ rule: fc.constant('seconds' as const), tokens: hundredths, max_seconds: few },
 })
 const fileRule: fc.Arbitrary<MediaRule> = fc.record({
   rule: fc.constant('pages' as const),
@@ -345,6 +411,7 @@ const models = fc.array(
     context_tokens: fc.oneof(fc.integer({ min: 50, max: 2_000 }), fc.constant(200_000)),
     template_percent: fc.nat({ max: 25 }),
     template_tokens: fc.nat({ max: 30 }),
+    search_prompt_tokens: fc.option(few),
     media: fc.oneof({ weight: 6, arbitrary: media }, { weight: 1, arbitrary: fc.constant({}) }),
     limit_field: fc.constantFrom('max_tokens', 'max_completion_tokens', 'none'),
     open_fields: fc.oneof({ weight: 4, arbitrary: fc.constant(opened) }, { weight: 1, arbitrary: fc.subarray(opened) }),
@@ -407,10 +474,25 @@ function pieceTokens({ width, height, seconds, isLow }: Piece, rule: MediaRule |
   }
 }
 
-function promptMost({ prompts }: Asked, model: Model): number {
+/** Of what is at an address: of any kind that the model reads, and where that has a fixed number, of any length. */
+function addressTokens({ isLow }: Piece, model: Model): number {
+  const { context_tokens: context } = model
+  const most = Object.entries(model.media).map(([kind, rule]) =>
+    rule.rule === 'fixed'
+      ? context
+      : pieceTokens({ kind: kind as MediaKind, isLow: kind === 'image' && isLow === true }, rule, context),
+  )
+  return Math.max(...most)
+}
+
+function promptMost({ prompts, searches }: Asked, model: Model): number {
+  const found = searches * (model.search_prompt_tokens ?? model.context_tokens)
   return prompts.reduce((sum, { texts, tokens, turns, pieces }) => {
     const said = texts.reduce((all, one) => all + tokensOf(one), 0)
-    const seen = pieces.reduce((all, one) => all + pieceTokens(one, model.media[one.kind], model.context_tokens), 0)
+    const each = pieces.map((one) =>
+      one.isAddress ? addressTokens(one, model) : pieceTokens(one, model.media[one.kind], model.context_tokens),
+    )
+    const seen = each.reduce((all, one) => all + one, found)
     const around = turns * model.template_tokens + Math.floor((said * model.template_percent) / 100)
     return sum + Math.min(Math.floor(said + around + tokens + seen), model.context_tokens)
   }, 0)
@@ -446,7 +528,9 @@ function usageOf(asked: Asked, shares: number[], promptTokens: number, outputTok
     completion -= part
     return part
   }
-  const isHeard = asked.prompts.some(({ pieces }) => pieces.some(({ kind }) => kind === 'audio' || kind === 'video'))
+  const isHeard = asked.prompts.some(({ pieces }) =>
+    pieces.some(({ kind, isAddress }) => isAddress || kind !== 'image'),
+  )
   return {
     ...used,
     cached_tokens: ofPrompt(cached),

@@ -214,6 +214,38 @@ describe('a caller whose plan the gateway does not know', () => {
     }))
 })
 
+test('what a search adds to a prompt is held as the row of the model says it, and as its context while that says nothing', () =>
+  rolledBack(async (tx) => {
+    await newModel(tx)
+    await tx`update public.model_prices set search_usd = 0.01 where model_id = 'sql/model'`
+    const wish = requestOf(await newAccount(tx), { asks: { searches: 3 }, prompt_tokens_max: 10 })
+    const held = async () => {
+      const answer = await ledgerOf(tx).admit(wish)
+      return answer.admitted && answer.routes.map((route) => route.prompt_tokens_max)
+    }
+
+    expect(await held()).toEqual([8_000])
+    await tx`update public.models set search_prompt_tokens = 900 where id = 'sql/model'`
+    expect(await held()).toEqual([2_710])
+  }))
+
+test.each<[number | string | null, boolean]>([
+  [0, true],
+  [999, true],
+  [-1, false],
+  [1e10, false],
+  ['many', false],
+  [null, false],
+])('a rule may say what an address counts for, in a number: %s is %s', (address_tokens, isRule) =>
+  rolledBack(async (tx) => {
+    const rules = { image: { rule: 'fixed', tokens: 258, address_tokens }, audio: { rule: 'context' } }
+
+    const [row] = await tx`select private.are_media_rules(${tx.json(rules)}) as is_rule`
+
+    expect(row).toEqual({ is_rule: isRule })
+  }),
+)
+
 describe('a half-open breaker', () => {
   test('is tried by one of two callers at once; the other is answered without it', () =>
     racing(4, async (sql, newAccountOf) => {

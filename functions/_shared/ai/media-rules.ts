@@ -7,9 +7,15 @@ export type MediaKind = (typeof mediaKinds)[number]
 const amount = z.number().nonnegative().max(1e9)
 const size = z.number().positive().max(1e9)
 
+/**
+ * What an address counts for, by an operator who knows that the provider follows none to anything dearer. Without it nobody knows
+ * what is there.
+ */
+const address_tokens = amount.optional()
+
 /** Tokens of one piece of a kind; the most of it when its size is unknown. */
 const mediaRule = z.discriminatedUnion('rule', [
-  z.object({ rule: z.literal('fixed'), tokens: amount }),
+  z.object({ rule: z.literal('fixed'), tokens: amount, address_tokens }),
   /**
    * `base` and `tile` for each square of `tile_px`, once the picture fits into a square of `fit_px` and its short side has
    * `short_px`; `low` for the low detail.
@@ -22,14 +28,15 @@ const mediaRule = z.discriminatedUnion('rule', [
     fit_px: size,
     short_px: size,
     low: amount,
+    address_tokens,
   }),
   /** One for each square of `per` pixels, up to `max`, to which larger pictures are shrunk. */
-  z.object({ rule: z.literal('pixels'), per: size, max: amount }),
+  z.object({ rule: z.literal('pixels'), per: size, max: amount, address_tokens }),
   /** `max_seconds`: the longest that the model takes. */
-  z.object({ rule: z.literal('seconds'), tokens: amount, max_seconds: amount }),
-  z.object({ rule: z.literal('pages'), tokens: amount, max_pages: amount }),
+  z.object({ rule: z.literal('seconds'), tokens: amount, max_seconds: amount, address_tokens }),
+  z.object({ rule: z.literal('pages'), tokens: amount, max_pages: amount, address_tokens }),
   /** As much as the model reads at all. */
-  z.object({ rule: z.literal('context') }),
+  z.object({ rule: z.literal('context'), address_tokens }),
 ])
 export type MediaRule = z.infer<typeof mediaRule>
 

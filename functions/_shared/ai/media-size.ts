@@ -13,23 +13,33 @@ const longHeaderLetters = 262_144
 const unknown: MediaSize = {}
 
 /** Of a data address, or of base64 itself; an address of the web says nothing of what is there. */
-export function sizeOfMedia(source: string): MediaSize {
-  const start = source.startsWith('data:') ? startOfData(source) : 0
-  if (start === undefined) return unknown
-  const whole = Math.floor(((source.length - start) * 3) / 4)
-  return (
-    sizeIn(source.slice(start, start + headerLetters), whole) ??
-    sizeIn(source.slice(start, start + longHeaderLetters), whole) ??
-    unknown
-  )
+export function sizeOfPicture(source: string): MediaSize {
+  return readHeader(source, (bytes) => sizeOfPng(bytes) ?? sizeOfJpeg(bytes) ?? sizeOfGif(bytes) ?? sizeOfWebp(bytes))
 }
 
-function sizeIn(letters: string, wholeBytes: number): MediaSize | undefined {
-  const bytes = decode(letters)
-  if (!bytes) return undefined
-  return (
-    sizeOfPng(bytes) ?? sizeOfJpeg(bytes) ?? sizeOfGif(bytes) ?? sizeOfWebp(bytes) ?? lengthOfWav(bytes, wholeBytes)
-  )
+/**
+ * Of a sound that its sender calls a WAV, in all that is said of it: under any other name a provider reads other bytes than those
+ * of its header.
+ */
+export function lengthOfSound(source: string, format: unknown): MediaSize {
+  const type = /^data:([^;,]*)/i.exec(source.slice(0, longestPrefix))?.[1]?.toLowerCase()
+  const names = [type, format].filter((name) => name !== undefined && name !== null)
+  if (names.length === 0 || !names.every((name) => wavNames.has(name))) return unknown
+  return readHeader(source, lengthOfWav)
+}
+
+const wavNames = new Set<unknown>(['wav', 'audio/wav', 'audio/wave', 'audio/x-wav', 'audio/vnd.wave'])
+
+function readHeader(source: string, read: (bytes: DataView, wholeBytes: number) => MediaSize | undefined): MediaSize {
+  const start = /^data:/i.test(source) ? startOfData(source) : 0
+  if (start === undefined) return unknown
+  const whole = Math.floor(((source.length - start) * 3) / 4)
+  for (const letters of [headerLetters, longHeaderLetters]) {
+    const bytes = decode(source.slice(start, start + letters))
+    const size = bytes && read(bytes, whole)
+    if (size) return size
+  }
+  return unknown
 }
 
 /** What stands before the data is short. */
@@ -126,13 +136,42 @@ const sizeOfWebp = (header: DataView) =>
     return isKeyFrame ? picture(bytes.getUint16(26, true) & 0x3fff, bytes.getUint16(28, true) & 0x3fff) : undefined
   })
 
-/** Whole samples and nothing packed: only of these the length in bytes is a length in time. */
-const plainSamples = [1, 3]
-
 /** A chunk of an odd length has a byte more. */
 const nextChunk = (bytes: DataView, at: number) => {
   const length = bytes.getUint32(at + 4, true)
   return at + 8 + length + (length % 2)
+}
+
+/** Whole samples and nothing packed, by their code: only of these the length in bytes is a length in time. */
+const bitsOfSamples = new Map([
+  [1, [8, 16, 24, 32]],
+  [3, [32, 64]],
+])
+const [slowest, fastest, mostChannels] = [8_000, 192_000, 8]
+
+/**
+ * Bytes a second, when all that the chunk says is usual and agrees: a rate that no sound has would make a long one short, and what
+ * a provider makes of it nobody knows.
+ */
+function bytesPerSecond(bytes: DataView, at: number): number | undefined {
+  const [code, channels, rate] = [
+    bytes.getUint16(at + 8, true),
+    bytes.getUint16(at + 10, true),
+    bytes.getUint32(at + 12, true),
+  ]
+  const [perSecond, perFrame, bits] = [
+    bytes.getUint32(at + 16, true),
+    bytes.getUint16(at + 20, true),
+    bytes.getUint16(at + 22, true),
+  ]
+  const isUsual =
+    [16, 18].includes(bytes.getUint32(at + 4, true)) &&
+    (bitsOfSamples.get(code)?.includes(bits) ?? false) &&
+    channels >= 1 &&
+    channels <= mostChannels &&
+    rate >= slowest &&
+    rate <= fastest
+  return isUsual && perFrame === (channels * bits) / 8 && perSecond === rate * perFrame ? perSecond : undefined
 }
 
 /** As long as all bytes would last, whatever the header says of its data. */
@@ -144,14 +183,9 @@ const lengthOfWav = (header: DataView, wholeBytes: number) =>
       const chunk = textAt(bytes, at, 4)
       if (chunk === 'data') return perSecond ? { seconds: wholeBytes / perSecond } : undefined
       if (chunk !== 'fmt ') continue
-      const isPlain = plainSamples.includes(bytes.getUint16(at + 8, true))
       // A second format could be the one that counts.
-      if (!isPlain || perSecond !== undefined) return undefined
-      const [channels, rate, bits] = [
-        bytes.getUint16(at + 10, true),
-        bytes.getUint32(at + 12, true),
-        bytes.getUint16(at + 22, true),
-      ]
-      perSecond = channels * rate * Math.floor(bits / 8)
+      if (perSecond !== undefined) return undefined
+      perSecond = bytesPerSecond(bytes, at)
+      if (perSecond === undefined) return undefined
     }
   })

@@ -5,7 +5,7 @@
 import { AppError } from '../errors.ts'
 import type { Asks } from './field-tables.ts'
 import type { MediaKind } from './media-rules.ts'
-import { type Contents, mediaRefused, mediaTokensAtMost, promptTokensAtMost } from './prompt-size.ts'
+import { type Contents, mediaRefused, mediaTokensLikely, promptTokensAtMost } from './prompt-size.ts'
 import { type FoundField, fieldsRefused } from './request-fields.ts'
 import type { Endpoint, Model, OptionalUnit, Price, Provider, Snapshot } from './snapshot.ts'
 
@@ -143,7 +143,7 @@ function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal
       'invalid_request_error',
       `The model ${model.id} takes no input of the kind ${refused}. An operator can let it, with a rule in models.media.`,
     )
-  const promptTokens = promptTokensAtMost(contents, model)
+  const promptTokens = promptTokensAtMost(contents, model, asks)
   const [first, ...steps] = pricesOf(model, asks)
   if (first?.above_prompt_tokens !== 0)
     return refuse('model_not_priced', `The model ${model.id} has no price for ${whichPrice(model, asks)}.`)
@@ -199,6 +199,10 @@ function unitsAsked({ asks, contents, images, credential_id }: Wish): OptionalUn
 
 const has = ({ media }: Contents, ...kinds: MediaKind[]) => media.some(({ kind }) => kinds.includes(kind))
 
+/** Of a film the sound may be charged apart, and so may what is at an address, or in a file of which nothing says what it is. */
+const mayBeHeard = (contents: Contents) =>
+  has(contents, 'audio', 'video', 'file') || contents.media.some(({ isUnseen }) => isUnseen)
+
 /** Whoever tells the provider no limit may get all that the model can say. */
 const longestAnswer = ({ limit_field, max_output_tokens }: Model, wish: Wish, known: Snapshot) =>
   limit_field === 'none'
@@ -215,7 +219,7 @@ function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider
     limit_field: model.limit_field,
     open_fields: model.open_fields,
     tokens_per_second: model.tokens_per_second,
-    media_tokens: mediaTokensAtMost(wish.contents, model),
+    media_tokens: mediaTokensLikely(wish.contents, model),
     prompt_tokens_max: worst.promptTokens,
     provider: vendor,
     price_ref: first.ref,
@@ -242,8 +246,7 @@ function mostMicros(price: Price, { promptTokens, outputTokens }: Worst, { asks,
     price.cached_input_pico,
     price.cache_write_pico,
     asks.cacheWrites === '1h' ? price.cache_write_1h_pico : 0,
-    // Of a film the sound may be charged apart.
-    has(contents, 'audio', 'video') ? price.audio_input_pico : 0,
+    mayBeHeard(contents) ? price.audio_input_pico : 0,
   )
   // All of an answer may be reasoning.
   const output = Math.max(price.output_pico, price.reasoning_pico, asks.audioOut ? price.audio_output_pico : 0)

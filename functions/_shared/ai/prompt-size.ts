@@ -2,6 +2,7 @@
  * How many tokens a prompt has at most, without a tokenizer: an Edge Function has 2 s of CPU. No tokenizer makes more tokens of a text
  * than it has UTF-8 bytes; pictures, sound and files are counted by the model's rule for their kind.
  */
+import type { Asks } from './field-tables.ts'
 import type { MediaKind, MediaRule, MediaRules } from './media-rules.ts'
 
 /** A picture, sound, file or film of a request; what is undefined nobody knows. */
@@ -14,6 +15,8 @@ export type Media = {
   pages?: number | undefined
   /** Only `low` makes a picture cheaper. */
   detail?: 'low' | 'high' | undefined
+  /** Only its address or its name is here, or bytes that nothing names: what the provider finds there may be of another kind. */
+  isUnseen?: true | undefined
 }
 
 /** What a model has to read for a request. */
@@ -37,6 +40,8 @@ export type Reading = {
   template_percent: number
   /** What templates add to each message and tool. */
   template_tokens: number
+  /** What one search may add to the prompt; null when nobody says. */
+  search_prompt_tokens?: number | null | undefined
   media: MediaRules
 }
 
@@ -44,22 +49,47 @@ export type Reading = {
 export const mediaRefused = ({ media }: Contents, { media: rules }: Pick<Reading, 'media'>): MediaKind | undefined =>
   media.find(({ kind }) => rules[kind] === undefined)?.kind
 
-/** Media that the model does not take are as its whole context: see `mediaRefused`. */
-export function promptTokensAtMost(contents: Contents, model: Reading): number {
+/**
+ * Media that the model does not take are as its whole context: see `mediaRefused`. `asks`: what the provider is to add to the prompt by
+ * itself.
+ */
+export function promptTokensAtMost(contents: Contents, model: Reading, asks: Asks = {}): number {
   const { textBytes, messages, media, tokens, prompts = 1 } = contents
   const { context_tokens, template_percent, template_tokens } = model
   // One more than there are messages: the turn that the model is to take. What has no messages, has no template for them.
   const turns = messages > 0 ? messages + 1 : 0
   const text = textBytes + Math.ceil((textBytes * template_percent) / 100) + turns * template_tokens
-  return Math.min(text + sumOfMedia(media, model) + tokens, context_tokens * prompts)
+  const seen = media.reduce((sum, one) => sum + mostTokens(one, model), 0)
+  return Math.min(text + seen + tokens + foundTokens(asks, model), context_tokens * prompts)
 }
 
-/** Of a prompt what is no text. */
-export const mediaTokensAtMost = ({ media }: Contents, model: Reading): number =>
-  Math.min(sumOfMedia(media, model), model.context_tokens)
+/** What the provider finds, and the model then reads. */
+function foundTokens({ searches = 0, findsMore }: Asks, { search_prompt_tokens, context_tokens }: Reading): number {
+  if (findsMore) return context_tokens
+  return searches > 0 ? searches * (search_prompt_tokens ?? context_tokens) : 0
+}
 
-const sumOfMedia = (media: readonly Media[], { media: rules, context_tokens }: Reading) =>
-  media.reduce((sum, one) => sum + mediaTokens(one, rules[one.kind], context_tokens), 0)
+/** Of a prompt what is no text, as it most likely is: an address leads to what its part is called. For an estimate, not for a hold. */
+export const mediaTokensLikely = ({ media }: Contents, { media: rules, context_tokens }: Reading): number =>
+  Math.min(
+    media.reduce((sum, one) => sum + mediaTokens(one, rules[one.kind], context_tokens), 0),
+    context_tokens,
+  )
+
+/** What comes from an address is the dearest that the model reads, unless its rule says what an address is. */
+function mostTokens(one: Media, { media: rules, context_tokens }: Reading): number {
+  const own = rules[one.kind]
+  if (!one.isUnseen) return mediaTokens(one, own, context_tokens)
+  if (own?.address_tokens !== undefined) return Math.ceil(own.address_tokens)
+  // A low detail is that of a picture.
+  const others = Object.values(rules).filter((rule) => rule !== own)
+  const most = others.map((rule) => unseenTokens({ kind: one.kind }, rule, context_tokens))
+  return Math.max(unseenTokens(one, own, context_tokens), ...most)
+}
+
+/** A fixed number says nothing of how much there can be of something else. */
+const unseenTokens = (one: Media, rule: MediaRule | undefined, contextTokens: number) =>
+  rule?.rule === 'fixed' ? contextTokens : mediaTokens(one, rule, contextTokens)
 
 function mediaTokens(one: Media, rule: MediaRule | undefined, contextTokens: number): number {
   switch (rule?.rule) {

@@ -1,7 +1,8 @@
 /** What a model has to read for a request: its text in bytes, and its pictures, sounds and files, which are no text. */
 import { byteLength, writeJson } from './estimate-tokens.ts'
 import { fieldOf } from './field-tables.ts'
-import { sizeOfMedia } from './media-size.ts'
+import { lookAt } from './media-kind.ts'
+import { lengthOfSound, type MediaSize, sizeOfPicture } from './media-size.ts'
 import type { Contents, Media } from './prompt-size.ts'
 import { invalid } from './request-fields.ts'
 
@@ -57,8 +58,8 @@ function aroundJson(value: unknown): number {
 
 /** The message as the model reads it, its media taken out of it and told. */
 function withoutMedia(message: Message, param: string, media: Media[]): Message {
-  const { content, images, audio } = message
-  const isPlain = !Array.isArray(content) && !images && !audio
+  const { content, images, audio, annotations } = message
+  const isPlain = !Array.isArray(content) && !images && !audio && !annotations
   if (isPlain) return message
   const parts = Array.isArray(content)
     ? content.map((part, at) => readPart(part, `${param}.content.${at}`, media))
@@ -66,7 +67,18 @@ function withoutMedia(message: Message, param: string, media: Media[]): Message 
   if (images) readParts(asParts(images, `${param}.images`), `${param}.images`, media)
   // A sound of an earlier answer, by its name or as it came.
   if (audio) media.push({ kind: 'audio' })
-  return { ...message, content: parts, images: undefined, audio: fieldOf(audio, 'transcript') }
+  const notes = Array.isArray(annotations)
+    ? annotations.map((note, at) => readNote(note, `${param}.annotations.${at}`, media))
+    : annotations
+  return { ...message, content: parts, images: undefined, audio: fieldOf(audio, 'transcript'), annotations: notes }
+}
+
+/** What a provider read in a file for an earlier answer, which it does not read again: text, and pictures. */
+function readNote(note: unknown, param: string, media: Media[]): unknown {
+  const file = fieldOf(note, 'file')
+  const content = fieldOf(file, 'content')
+  if (typeof note !== 'object' || typeof file !== 'object' || !Array.isArray(content)) return note
+  return { ...note, file: { ...file, content: readParts(content, `${param}.file.content`, media) } }
 }
 
 /** The pictures of an earlier answer. */
@@ -76,7 +88,8 @@ function asParts(images: unknown, param: string): unknown[] {
 }
 
 /** Where the parts of each type have their data or address. */
-const places = new Map<unknown, { kind: Media['kind']; field: string; data: string }>([
+type Place = { kind: Media['kind']; field: string; data: string }
+const places = new Map<unknown, Place>([
   ['image_url', { kind: 'image', field: 'image_url', data: 'url' }],
   ['input_audio', { kind: 'audio', field: 'input_audio', data: 'data' }],
   ['file', { kind: 'file', field: 'file', data: 'file_data' }],
@@ -97,14 +110,36 @@ function readPart(part: unknown, param: string, media: Media[]): unknown {
   const source = typeof given === 'string' ? given : fieldOf(given, data)
   const isNamed = kind === 'file' && typeof fieldOf(given, 'file_id') === 'string'
   if (typeof source !== 'string' && !isNamed) throw invalid(`${param}.${field}.${data}`, 'is missing')
-  if (kind === 'image' && typeof source === 'string' && /^data:(?!image\/)/i.test(source))
-    throw invalid(`${param}.${field}.${data}`, 'is no picture')
-  const size = typeof source === 'string' && (kind === 'image' || kind === 'audio') ? sizeOfMedia(source) : {}
+  // A name says no more than an address.
+  if (isNamed) media.push({ kind: 'file', isUnseen: true })
+  if (typeof source !== 'string') return part
+  const piece = pieceOf(source, given, place, `${param}.${field}.${data}`)
   const detail = fieldOf(given, 'detail')
-  media.push({ kind, ...size, detail: detail === 'low' || detail === 'high' ? detail : undefined })
+  media.push({ ...piece, detail: detail === 'low' || detail === 'high' ? detail : undefined })
   // What is said in a file that is no document may be read as it is, and counts as text, too.
-  if (kind === 'file' && typeof source === 'string' && !isDocument.test(source)) return part
+  if (piece.kind === 'file' && !isDocument.test(source)) return part
   return { ...part, [field]: typeof given === 'object' ? { ...given, [data]: undefined } : undefined }
+}
+
+/** What is there, by all that says it: the part's own name is only the last word. */
+function pieceOf(source: string, given: unknown, { kind }: Place, param: string): Media {
+  const { kinds, isOdd, isUnseen } = lookAt(source, fieldOf(given, 'filename'))
+  if (isOdd) throw invalid(param, 'is not what its type says')
+  const seen = kinds[0] ?? kind
+  if (isUnseen) return { kind: seen, isUnseen }
+  const isOther = kind !== 'file' && kinds.length > 0 && !kinds.includes(kind)
+  if (isOther || (kind === 'image' && /^data:(?!image\/)/i.test(source))) throw invalid(param, `is no ${nouns[kind]}`)
+  // Of a sound its part says at least the format.
+  if (kind !== 'audio' && kinds.length === 0) return { kind, isUnseen: true }
+  if (kind === 'file') return { kind: seen, ...sizeOf(seen, source, undefined) }
+  return { kind, ...sizeOf(kind, source, fieldOf(given, 'format')) }
+}
+
+const nouns: Record<Media['kind'], string> = { image: 'picture', audio: 'sound', video: 'film', file: 'file' }
+
+function sizeOf(kind: Media['kind'], source: string, format: unknown): MediaSize {
+  if (kind === 'image') return sizeOfPicture(source)
+  return kind === 'audio' ? lengthOfSound(source, format) : {}
 }
 
 /** A PDF, or an address, of which nobody knows what is there. */

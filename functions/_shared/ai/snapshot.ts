@@ -60,6 +60,8 @@ const model = z.object({
   context_tokens: z.int().positive(),
   template_percent: z.number().nonnegative(),
   template_tokens: z.number().nonnegative(),
+  /** What one search may add to a prompt; without it the whole context is held. */
+  search_prompt_tokens: z.int().nonnegative().nullable().default(null),
   media: mediaRules,
   /** The field that limits an answer; with `none` the provider is told no limit, so that the model's own is held. */
   limit_field: z.enum(['max_tokens', 'max_completion_tokens', 'none']),
