@@ -19,11 +19,11 @@ export function readContents(field: string, messages: readonly Message[], text: 
   const media: Media[] = []
   const said = messages.map((message, at) => withoutMedia(message, `${field}.${at}`, media))
   if (media.length > mostMedia) throw invalid(field, `has more than ${mostMedia} pictures, sounds and files`)
-  return { ...textOf({ ...text, [field]: said }), media }
+  return { ...bytesOfText({ ...text, [field]: said }), media }
 }
 
 /** The bytes of text without media. */
-export function textOf(text: Record<string, unknown>): Pick<Read, 'textBytes' | 'plainBytes'> {
+export function bytesOfText(text: Record<string, unknown>): Pick<Read, 'textBytes' | 'plainBytes'> {
   const plainBytes = byteLength(writeJson(text))
   const around = structures.reduce((sum, field) => sum + aroundJson(text[field]), 0)
   return { plainBytes, textBytes: plainBytes + around }

@@ -9,7 +9,7 @@ import { byteLength, tokensEstimated, writeJson } from './estimate-tokens.ts'
 import { type Asks, fieldOf, mostTokens } from './field-tables.ts'
 import type { Route } from './ledger.ts'
 import type { Contents, Media } from './prompt-size.ts'
-import { readContents, readParts, textOf } from './read-contents.ts'
+import { bytesOfText, readContents, readParts } from './read-contents.ts'
 import { type FoundField, invalid, isRead, lookAtFields, mostInList } from './request-fields.ts'
 import { refuseIntricate } from './scan-structure.ts'
 import type { Endpoint } from './snapshot.ts'
@@ -363,7 +363,7 @@ export async function readImagesRequest(body: Uint8Array): Promise<AiRequest> {
   const { input_references, ...text } = readFields('images.generations', request)
   const media: Media[] = []
   readParts(request.input_references ?? [], 'input_references', media)
-  const { textBytes, plainBytes } = textOf(text)
+  const { textBytes, plainBytes } = bytesOfText(text)
   return {
     endpoint: 'images.generations',
     model: request.model,
