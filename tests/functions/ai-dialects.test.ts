@@ -145,11 +145,14 @@ test('parts are told by themselves, each token in one of them at most', async ()
 
 const chunks = (...all: unknown[]) => all.map(event).join('')
 const zeros = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 }
+const inLater = (first: object) => ({ choices: [first, first, { ...finish.choices[0], index: 2, usage: plain }] })
 
 test.each([
   ['zeros after a real one', chunks(delta('Hi'), { ...finish, usage: plain }, { choices: [], usage: zeros }, '[DONE]')],
   ['in x_groq', chunks(delta('Hi'), { ...finish, x_groq: { id: 'r', usage: plain } }, '[DONE]')],
   ['in a choice', chunks(delta('Hi'), { choices: [{ ...finish.choices[0], usage: plain }] }, '[DONE]')],
+  ['in a later choice', chunks(delta('Hi'), inLater({ ...finish.choices[0], usage: null }), '[DONE]')],
+  ['in a later choice than zeros', chunks(delta('Hi'), inLater({ ...finish.choices[0], usage: zeros }), '[DONE]')],
   ['after [DONE]', chunks(delta('Hi'), finish, '[DONE]', { choices: [], usage: plain })],
   ['in every chunk', chunks({ ...delta('Hi'), usage: zeros }, { ...finish, usage: plain }, '[DONE]')],
 ])('usage of a stream that is %s counts as reported', async (_name, body) => {
@@ -157,6 +160,14 @@ test.each([
 
   expect(outcome).toMatchObject({ usage_source: 'provider', usage: plain })
   expect(microsOf(outcome)).toBe(6000)
+})
+
+test.each([0, 1, 2])('usage that stands in choice %i of a whole answer alone counts as reported', async (place) => {
+  const choices = [0, 1, 2].map((index) => ({ ...choice('Hi'), index, ...(index === place && { usage: plain }) }))
+
+  const { outcome } = await outcomeOf(JSON.stringify({ choices }))
+
+  expect(outcome).toMatchObject({ usage_source: 'provider', usage: plain })
 })
 
 test('usage that comes after [DONE], a while later, is waited for', async () => {

@@ -184,6 +184,45 @@ test.each(inTheMiddle)(
   },
 )
 
+const beside = {
+  choices: [{ index: 0, delta: { content: '87654321' }, finish_reason: null }],
+  error: { message: 'Lost' },
+}
+const spent = { prompt_tokens: 70, completion_tokens: 30 }
+
+test.each<[string, object, string, object]>([
+  ['content', beside, 'estimated', { completion_tokens: 4 }],
+  [
+    'content in a choice that ends so',
+    finish('error', { delta: { content: '87654321' } }),
+    'estimated',
+    { completion_tokens: 4 },
+  ],
+  ['a usage', { ...beside, usage: spent }, 'provider', spent],
+  [
+    'a usage in a later choice',
+    { ...beside, choices: [...beside.choices, { index: 1, usage: spent }] },
+    'provider',
+    spent,
+  ],
+  ['a finish and a usage', { ...finish('stop'), error: { message: 'Lost' }, usage: spent }, 'provider', spent],
+])('%s that comes with an error in one chunk is charged as delivered', async (_name, chunk, usage_source, usage) => {
+  const { ask, seen } = worldWith({ body: chunks(delta('12345678'), chunk, '[DONE]') })
+
+  await (await ask(true)).text()
+
+  expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 502, usage_source, usage }])
+})
+
+test('the words of an error are nothing that was said', async () => {
+  const error = { error: { message: 'Lost', text: 'x'.repeat(400), delta: { content: 'x'.repeat(400) } } }
+  const { ask, seen } = worldWith({ body: chunks(delta('12345678'), error) })
+
+  await (await ask(true)).text()
+
+  expect(seen.outcomes).toMatchObject([{ usage_source: 'estimated', usage: { completion_tokens: 2 } }])
+})
+
 test('event: error after content is an error; one about the request tells the breaker nothing', async () => {
   const body = `${chunks(delta('12345678'))}event: error\ndata: {"message":"content_filter: flagged"}\n\n`
   const { ask, seen } = worldWith({ body })

@@ -39,7 +39,7 @@ const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
 const latin1 = new TextDecoder('latin1')
 
 /** One character per byte: the keys that are looked for are ASCII. */
-function textOf(events: Bytes): string {
+function characterPerByte(events: Bytes): string {
   const text = utf8.decode(events)
   return text.length === events.byteLength ? text : latin1.decode(events)
 }
@@ -63,7 +63,9 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
   const observeEvent = (event: Bytes, forward: Bytes[]) => {
     const { text, chunk, failure } = lookAt(event)
     const refusal = failure === undefined ? undefined : noteFailure(observed, failure, key)
+    // What stands beside an error goes to the caller, too; the error's own words are nothing that the model said.
     if (!refusal) noteSaid(observed, text)
+    else if (chunk) addUp(observed, chunk.said)
     const isUsage = chunk !== undefined && !refusal && isOnlyUsage(chunk, finishedChoices)
     const isNews = chunk === undefined || noteReport(observed, chunk)
     if (!isUsage) {
@@ -81,7 +83,7 @@ export function createStreamObserver(wish: UsageWish, key: KeySent) {
 
   /** Takes note of whole events that are about to be delivered; `events` is not to be used afterwards. */
   const observe = (events: Bytes): Passage => {
-    const text = textOf(events)
+    const text = characterPerByte(events)
     const forward: Bytes[] = []
     if (!telling.test(text)) {
       if (isDone) return { forward, last: undefined }
@@ -128,7 +130,7 @@ function holdUsage() {
 }
 
 function lookAt(event: Bytes) {
-  const text = textOf(event)
+  const text = characterPerByte(event)
   const data = dataOf(event) ?? ''
   const chunk = readProviderAnswer(data)
   const failure = chunk?.failure ?? (isErrorEvent.test(text) ? (parseJson(data) ?? data) : undefined)
@@ -147,6 +149,12 @@ const nothingYet = (): Observed => ({
 function noteSaid(observed: Observed, text: string): void {
   addSaid(text, observed.said)
   observed.isAnswer ||= observed.said.text > 0 || observed.said.media > 0
+}
+
+function addUp(observed: Observed, { text, media }: Said): void {
+  observed.said.text += text
+  observed.said.media += media
+  observed.isAnswer ||= text > 0 || media > 0
 }
 
 function noteFinish(observed: Observed, { choices = [] }: ProviderAnswer, finishedChoices: Set<number>): void {

@@ -39,14 +39,20 @@ function first(read: Read, ...places: [owner: unknown, names: string[]][]): numb
 }
 
 /**
- * The usage of an answer or a chunk; null without one. Beside the usual place it may be in a choice (Moonshot), in `x_groq`, or in
- * the `response` or `message` of an event.
+ * The usage of an answer or a chunk; null without one. Beside the usual place it may be in any of the choices (Moonshot), in `x_groq`,
+ * or in the `response` or `message` of an event. Of several the first counts that is more than zeros and nonsense.
  */
 export function readReport(answer: Fields): Report | null {
-  const choice = Array.isArray(answer.choices) ? answer.choices[0] : undefined
-  const places = [answer, answer.x_groq, choice, answer.response, answer.message]
-  const usage = places.map((place) => (isFields(place) ? place.usage : undefined)).find(isFields)
-  return usage ? readDialect(usage) : null
+  const choices = Array.isArray(answer.choices) ? answer.choices : []
+  const places = [answer, answer.x_groq, ...choices, answer.response, answer.message]
+  let first: Report | null = null
+  for (const place of places) {
+    if (!isFields(place) || !isFields(place.usage)) continue
+    const report = readDialect(place.usage)
+    if (hasCounts(report)) return report
+    first ??= report
+  }
+  return first
 }
 
 function readDialect(usage: Fields): Report {
