@@ -93,7 +93,7 @@ comment on column public.models.upstream_id is 'The name the provider knows the 
 comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
 comment on column public.models.tokens_per_second is
   'How fast it writes: what is charged at least for time in which a provider worked, nobody saw what it wrote, such as hidden reasoning, and it reports nothing.';
-comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
+comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it. Of images that are paid by output tokens, the most that one image has: so many are held for each.';
 comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
 comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
 comment on column public.models.media is
@@ -149,7 +149,7 @@ comment on column public.model_prices.cache_write_1h_usd_per_mtok is
 comment on column public.model_prices.audio_input_usd_per_mtok is 'Null: prompts with sound are refused, and sound that a provider reports all the same costs what other input costs.';
 comment on column public.model_prices.reasoning_usd_per_mtok is 'Null: reasoning tokens cost what other output costs.';
 comment on column public.model_prices.audio_output_usd_per_mtok is 'Null: who asks for answers in sound is refused, and sound that a provider reports all the same costs what other output costs.';
-comment on column public.model_prices.image_usd is 'For an image that was made. Null: who asks for images is refused; 0 when they are paid by their tokens.';
+comment on column public.model_prices.image_usd is 'For an image that was made, beside its output tokens where output_usd_per_mtok is not 0: some providers bill both, and of one that bills one of them the other price is 0. Null: who asks for images is refused.';
 comment on column public.model_prices.search_usd is 'For one use of a tool of the provider''s own, such as a search. Null: who asks for one is refused.';
 comment on column public.model_prices.request_usd is 'Once for every call that was answered.';
 alter table public.model_prices enable row level security;
@@ -288,7 +288,7 @@ comment on column public.ai_calls.price_ref is 'The price by which it was charge
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.project_micros is
-  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s; null: nothing.';
+  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s, or where another asking was answered, which is the caller''s; null: nothing.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
 comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';

@@ -19,9 +19,10 @@ create type private.ai_outcome as (
   call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
   cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
   audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
-  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
+  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text, late_prompt_tokens bigint,
+  late_completion_tokens bigint);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. late_prompt_tokens and late_completion_tokens are what a provider worked in vain, by estimate, before the answer that is charged came: the project''s loss, as far as the answer leaves something of the hold. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
@@ -62,7 +63,7 @@ begin
     using unnest(outcomes) with ordinality o (
       id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_cache_write, used_cache_write_1h,
       used_audio_input, used_reasoning, used_audio_output, used_images, used_searches, cost_usd, usage_source, implausible, response_bytes,
-      duration_ms, first_token_ms, attempts, answered_ref, response, position)
+      duration_ms, first_token_ms, attempts, answered_ref, response, late_prompt, late_completion, position)
     where h.call_id = o.id and h.user_id = o.owner
       and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
         else o.result in ('failed', 'cancelled') end
@@ -78,6 +79,7 @@ begin
       least(greatest(e.used_cache_write_1h, 0), 100000000) as cache_write_1h, least(greatest(e.used_audio_input, 0), 100000000) as audio_input,
       least(greatest(e.used_reasoning, 0), 100000000) as reasoning, least(greatest(e.used_audio_output, 0), 100000000) as audio_output,
       least(greatest(e.used_images, 0), 10000) as images, least(greatest(e.used_searches, 0), 10000) as searches,
+      least(greatest(coalesce(e.late_prompt, 0), 0), 100000000) as late_in, least(greatest(coalesce(e.late_completion, 0), 0), 100000000) as late_out,
       -- Only a route that was held for can have answered; anything else is charged as the first.
       case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
     from ended e
@@ -92,21 +94,25 @@ begin
     case when u.usage_source = 'project' then 0 else u.prompt end, case when u.usage_source = 'project' then 0 else u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
     nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
     case when u.result <> 'abandoned' then coalesce(nullif(u.usage_source, 'project'), 'none') when u.is_charged then 'hold' else 'none' end,
-    case
-      when not u.is_charged or u.own_key then 0
-      when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
-      else private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
-        u.audio_output, u.images, u.searches)
-    end,
-    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
+    c.cost, case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
     u.day_resets_at, u.month_resets_at, u.response, u.implausible,
-    case when u.usage_source = 'project' and not u.own_key then
-      least(u.micros, private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
-        u.audio_output, u.images, u.searches)) end)::private.ai_ended)
+    case
+      when u.own_key then null
+      when u.usage_source = 'project' then least(u.micros, w.cost)
+      -- What was worked in vain before is paid from what the answer leaves of the hold: the cap knows of no more.
+      when u.is_charged and u.late_in + u.late_out > 0 then
+        greatest(least(u.micros - c.cost, private.ai_cost_micros(p, u.late_in, 0, 0, 0, 0, u.late_out, 0, 0, 0, 0)), 0)
+    end)::private.ai_ended)
   into v_ended
-  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
+  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id,
+    lateral (
+      select private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches) as cost offset 0) w,
+    lateral (
+      select case when not u.is_charged or u.own_key then 0 when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
+        else w.cost end as cost offset 0) c;
   return v_ended;
 end $$;
 comment on function private.end_ai_holds(private.ai_outcome[]) is
@@ -361,7 +367,7 @@ declare
   v_account record;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or o.usage_source = 'project' or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  if o.response is not null or o.usage_source = 'project' or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0 or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.
@@ -496,7 +502,7 @@ declare
   v_closed integer := 0;
 begin
   select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null,
-    null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
+    null, null, null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
   into v_outcomes
   from (
     select h.call_id, h.user_id from private.ai_holds h

@@ -161,6 +161,8 @@ type ErrorDetails = {
   shouldRetry?: false | undefined
   /** A provider's answer that is larger than what is read of one: it was worked for. */
   isTooMuch?: true | undefined
+  /** A provider that says itself that it was too slow: it worked, as one that our deadline ended. */
+  hasWorked?: true | undefined
   headers?: Record<string, string> | undefined
   /** A provider's name for what is wrong with the request, as `context_length_exceeded`: told in place of ours. */
   providerCode?: string | undefined

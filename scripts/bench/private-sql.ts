@@ -73,6 +73,7 @@ const outcome: Outcome = {
   usage: { ...nothingUsed, prompt_tokens: 30, completion_tokens: 50 },
   usage_source: 'provider',
   implausible: null,
+  late: null,
   response_bytes: 700,
   duration_ms: 20,
   first_token_ms: null,

@@ -131,12 +131,14 @@ async function seedModels(sql: postgres.Sql, providerUrl: string): Promise<void>
 export async function modelFor(sql: postgres.Sql, kind: string, behaviour: string): Promise<string> {
   const id = `chaos/${kind}${behaviour && `+${behaviour}`}`
   const upstream = `echo${behaviour && `+${behaviour}`}`
+  // The stand-in counts so many for an image.
+  const mostOutput = kind === 'image' ? 1_000 : 300
   // Whoever writes to these tables makes every gateway's snapshot worthless, also when nothing was there to do.
   if ((await sql`select from public.models where id = ${id}`).length > 0) return id
   await sql`
     with model as (
       insert into public.models (id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, credits_per_call)
-      values (${id}, 'chaos', ${upstream}, ${kind}, 8000, 300, 1) on conflict do nothing returning id),
+      values (${id}, 'chaos', ${upstream}, ${kind}, 8000, ${mostOutput}, 1) on conflict do nothing returning id),
     price as (
       insert into public.model_prices (model_id, valid_from, input_usd_per_mtok, output_usd_per_mtok, image_usd)
       select id, '2026-01-01', 0.5, 1.5, 0.0001 from model)

@@ -1,5 +1,6 @@
 /** Embeddings and images take the same way as chats, and every answer says what it cost. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { AdmissionRequest } from '../../functions/_shared/ai/ledger.ts'
 import { admittedTo, bodyOf, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
@@ -42,17 +43,43 @@ test('embeddings are admitted and settled', async () => {
   expect(answer.headers.get('x-credits-remaining')).toBe('89')
 })
 
+/** A route by whose price an image has so many tokens at most; 0: it is paid by the image alone. */
+function drawing(model: string, max_output_tokens: number) {
+  const route = { ...routeTo(`${provider.url}/v1`, model), max_output_tokens }
+  const seen: AdmissionRequest[] = []
+  const admit = async (asked: AdmissionRequest) => {
+    seen.push(asked)
+    return { ...admittedTo(`${provider.url}/v1`, model), routes: [route] }
+  }
+  const world = createWorld(provider.url, { ledger: { admit } })
+  return { ...world, seen: { ...world.seen, admitted: seen } }
+}
+
 test.each([
   ['echo', 'provider'],
   ['echo+no-usage', 'estimated'],
 ])('images of %s are paid by the number that came', async (model, usage_source) => {
-  const { seen, send } = createWorld(provider.url)
+  const { seen, send } = drawing(model, 0)
 
   const answer = await send('/images/generations', post({ model, prompt: 'a cat', n: 3, size: '256x256' }))
 
   expect((await bodyOf(answer)).data).toHaveLength(3)
   expect(seen.admitted).toMatchObject([{ endpoint: 'images.generations', images: 3, choices: 1 }])
   expect(seen.outcomes).toMatchObject([{ usage: { images: 3, completion_tokens: 0 }, usage_source }])
+})
+
+test.each<[string, number, number, string, string | null]>([
+  ['echo', 2_000, 3_000, 'provider', null],
+  ['echo+no-usage', 2_000, 6_000, 'estimated', null],
+  ['echo+zero-usage', 2_000, 6_000, 'estimated', '0 completion tokens for 3 images'],
+  ['echo', 500, 1_500, 'estimated', '3000 completion tokens, of which 1500 are possible'],
+])('of images that are paid by tokens %s at most %i each are %i', async (model, most, tokens, source, implausible) => {
+  const { seen, send } = drawing(model, most)
+
+  await send('/images/generations', post({ model, prompt: 'a cat', n: 3, size: '256x256' }))
+
+  const usage = { images: 3, completion_tokens: tokens }
+  expect(seen.outcomes).toMatchObject([{ usage, usage_source: source, implausible }])
 })
 
 test('without a usage, pictures are charged by the rule of the model that answered, beside the text', async () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Outcome } from '../../functions/_shared/ai/ledger.ts'
 import { admittedTo, type Changes, createWorld, messages, routeTo, startProvider } from './ai-world.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
@@ -373,16 +374,149 @@ describe('an answer that does not come in time', () => {
     const usage = { prompt_tokens: 40, completion_tokens: 150 }
     expect(seen.outcomes).toMatchObject([{ result: 'cancelled', http_status: 499, attempts: 3, usage }])
   })
+})
 
-  test('of a provider that says so itself is free: it has given up', async () => {
-    const { seen, chat } = createWorld(provider.url, {
-      fetch: async () => new Response('too late', { status: 504 }),
+/** Routes `first` and `spare`; each asking takes two seconds, and is answered by the model's name and how often it was asked. */
+function slowly(
+  answers: Record<string, (asked: number) => Response | Promise<Response>>,
+  { stream = false, ...over }: { timeouts_charge?: 'caller' | 'project'; stream?: boolean } = {},
+) {
+  let now = 0
+  const asked: string[] = []
+  const base = 'http://provider.test/v1'
+  const routes = Object.keys(answers).map((model) => routeTo(base, model))
+  const world = createWorld(base, {
+    ticks: () => now,
+    ledger: { admit: async () => ({ ...admittedTo(base, 'first'), routes, ...over }) },
+    fetch: async (_url, { body }) => {
+      const { model } = JSON.parse(String(body))
+      now += 2_000
+      asked.push(model)
+      return (await answers[model]?.(asked.filter((one) => one === model).length)) ?? new Response('', { status: 500 })
+    },
+  })
+  return { ...world, asked, ask: () => world.chat({ ...request, model: 'first', stream }) }
+}
+
+const answeredWith = (usage?: object) => () =>
+  Response.json({
+    choices: [{ index: 0, message: { role: 'assistant', content: 'Hello' }, finish_reason: 'stop' }],
+    usage,
+  })
+const failure = (code: unknown, more: object = {}) => ({ error: { message: 'No answer', code, ...more } })
+
+describe('a provider that says itself that it was too slow', () => {
+  const tooSlow: [string, () => Response][] = [
+    ...[408, 504, 524].map((status): [string, () => Response] => [`${status}`, () => new Response('', { status })]),
+    ['504 in a 200', () => Response.json(failure(504))],
+    ['"524" in a 200', () => Response.json(failure('524'))],
+    ['DEADLINE_EXCEEDED in a 200', () => Response.json(failure(undefined, { status: 'DEADLINE_EXCEEDED' }))],
+    ['a stream that begins with it', () => new Response(`data: ${JSON.stringify(failure(408))}\n\n`)],
+    ['500 with the type timeout_error', () => Response.json(failure(null, { type: 'timeout_error' }), { status: 500 })],
+  ]
+
+  test.each(tooSlow)('by %s has worked: it is not asked again, and its work is charged', async (name, answer) => {
+    for (const timeouts_charge of ['caller', 'project'] as const) {
+      const { ask, asked, seen } = slowly({ first: answer }, { timeouts_charge, stream: name.includes('stream') })
+
+      expect((await ask()).status).toBe(504)
+
+      expect(asked).toEqual(['first'])
+      // Two seconds at fifty a second.
+      const usage = { prompt_tokens: 16, completion_tokens: 100 }
+      const usage_source = timeouts_charge === 'project' ? 'project' : 'estimated'
+      expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage_source, usage, model: 'first' }])
+      expect(seen.reports).toMatchObject([{ ok: false, error_code: 'upstream_timeout' }])
+    }
+  })
+
+  test.each([500, 502, 503, 522, 529])('is not one that says %i: it is asked again, and free', async (status) => {
+    const { ask, asked, seen } = slowly({ first: () => new Response('', { status }) })
+
+    expect((await ask()).status).toBe(502)
+
+    expect(asked).toEqual(['first', 'first', 'first'])
+    expect(seen.outcomes).toMatchObject([{ result: 'failed', usage: null, usage_source: 'none', late: null }])
+  })
+
+  test('is charged as the model that worked, also when the next route is not there', async () => {
+    const { ask, asked, seen } = slowly({
+      first: () => new Response('', { status: 504 }),
+      spare: () => new Response('', { status: 503 }),
     })
 
-    expect((await chat({ ...request, stream: false })).status).toBe(504)
+    expect((await ask()).status).toBe(502)
 
-    expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage: null }])
+    expect(asked).toEqual(['first', 'spare', 'spare', 'spare'])
+    const usage = { prompt_tokens: 16, completion_tokens: 100 }
+    expect(seen.outcomes).toMatchObject([{ result: 'failed', usage_source: 'estimated', usage, model: 'first' }])
   })
+
+  test('in the middle of what it said is charged for what was delivered, to the caller', async () => {
+    const said = { choices: [{ index: 0, delta: { content: 'x'.repeat(40) } }] }
+    const body = [said, failure(504)].map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('')
+    const { ask, seen } = slowly({ first: () => new Response(body) }, { timeouts_charge: 'project', stream: true })
+
+    await (await ask()).text()
+
+    expect(seen.outcomes).toMatchObject([{ result: 'failed', http_status: 504, usage_source: 'estimated' }])
+    expect(seen.outcomes[0]?.usage?.completion_tokens).toBeGreaterThanOrEqual(10)
+  })
+})
+
+describe('work in vain before an answer that came', () => {
+  const used = { prompt_tokens: 7, completion_tokens: 9 }
+  const late = { prompt_tokens: 16, completion_tokens: 100 }
+
+  test('is told as the project’s beside the caller’s, who pays for the answer alone', async () => {
+    const { ask, seen } = slowly({ first: () => new Response('', { status: 504 }), spare: answeredWith(used) })
+
+    expect((await ask()).status).toBe(200)
+
+    const answer = { result: 'succeeded', usage_source: 'provider', usage: used, model: 'spare' }
+    expect(seen.outcomes).toMatchObject([{ ...answer, late }])
+  })
+
+  test('is told beside an estimate, too, and never in it', async () => {
+    const { ask, seen } = slowly({ first: () => new Response('', { status: 504 }), spare: answeredWith() })
+
+    await ask()
+
+    const usage = { prompt_tokens: 16, completion_tokens: 2 }
+    expect(seen.outcomes).toMatchObject([{ usage_source: 'estimated', usage, late }])
+  })
+
+  test('is none when the first asking was answered, or only failed', async () => {
+    const failsFirst = (asked: number) => (asked === 1 ? new Response('', { status: 503 }) : answeredWith(used)())
+    for (const first of [answeredWith(used), failsFirst]) {
+      const { ask, seen } = slowly({ first })
+
+      await ask()
+
+      expect(seen.outcomes).toMatchObject([{ result: 'succeeded', late: null }])
+    }
+  })
+})
+
+test('who is seen to leave while a whole answer waits to be settled once more has not got it: 499', async () => {
+  const gone = new AbortController()
+  const told: Outcome[] = []
+  const settle = async (_call: unknown, outcome: Outcome) => {
+    told.push(outcome)
+    if (told.length > 1) return { settled: true, cost_micros: 1, credits_charged: 1, credits_remaining: 89 }
+    gone.abort()
+    throw new Error('the database is away')
+  }
+  const { chat } = createWorld(provider.url, { ledger: { settle } })
+  const headers = { authorization: 'Bearer good' }
+
+  await chat({ ...request, stream: false }, { headers, signal: gone.signal })
+
+  const usage = { prompt_tokens: 6, completion_tokens: 8 }
+  expect(told).toMatchObject([
+    { result: 'succeeded', http_status: 200, usage },
+    { result: 'cancelled', http_status: 499, error_code: 'client_closed_request', usage_source: 'provider', usage },
+  ])
 })
 
 test('the provider is aborted when the caller hangs up', async () => {

@@ -61,6 +61,7 @@ const wellDone = (prompt_tokens: number): Outcome => ({
   usage: { ...nothingUsed, prompt_tokens },
   usage_source: 'provider',
   implausible: null,
+  late: null,
   response_bytes: 1,
   duration_ms: 1,
   first_token_ms: null,

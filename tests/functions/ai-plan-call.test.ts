@@ -263,11 +263,23 @@ describe('the worst case', () => {
       outputTokens: 0,
       micros: 10n,
     })
-    const image = known({ asked: { kind: 'image', prices: [price(1, { image_pico: 40_000_000_000 })] } })
+    const byImage = { image_pico: 40_000_000_000, output_pico: 0, reasoning_pico: 0 }
+    const image = known({ asked: { kind: 'image', prices: [price(1, byImage)] } })
     expect(plan(image, { endpoint: 'images.generations', images: 3 })).toMatchObject({
       outputTokens: 0,
       micros: 120_010n,
+      routes: [{ max_output_tokens: 0 }],
     })
+  })
+
+  test('of images with a price for output has all tokens that each may have, whatever the caller’s limit', () => {
+    const prices = [price(1, { output_pico: 40_000_000, reasoning_pico: 40_000_000 })]
+    const image = known({ asked: { kind: 'image', max_output_tokens: 6_240, prices } })
+
+    const planned = plan(image, { endpoint: 'images.generations', images: 2, max_output_tokens: 1 })
+
+    expect(planned).toMatchObject({ outputTokens: 12_480, routes: [{ max_output_tokens: 6_240 }] })
+    expect(planned.micros).toBe(10n + 12_480n * 40n)
   })
 
   test('with the caller’s own key costs nothing, and lasts and counts as always', () => {
@@ -341,13 +353,14 @@ describe('the price of what is asked for', () => {
   })
 
   test('is that of its size and quality, else that of every one; what is not named has a price of its own', () => {
+    const byImage = { output_pico: 0, reasoning_pico: 0 }
     const image = known({
       asked: {
         kind: 'image',
         prices: [
-          price(1, { ...dear, image_pico: 40_000_000_000 }),
-          price(2, { variant: '1024x1024/high', image_pico: 160_000_000_000 }),
-          price(3, { variant: '*', ...dear, image_pico: 200_000_000_000 }),
+          price(1, { ...dear, ...byImage, image_pico: 40_000_000_000 }),
+          price(2, { variant: '1024x1024/high', ...byImage, image_pico: 160_000_000_000 }),
+          price(3, { variant: '*', ...dear, ...byImage, image_pico: 200_000_000_000 }),
         ],
       },
     })

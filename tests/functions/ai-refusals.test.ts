@@ -1,6 +1,8 @@
 /** What the refusals of providers mean, sorted by what they say. */
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { readRefusal, withoutSecrets } from '../../functions/_shared/ai/provider-refusal.ts'
+import { keyWords, moneyWords, readRefusal, withoutSecrets } from '../../functions/_shared/ai/provider-refusal.ts'
+import { runs } from '../support/runs.ts'
 import { admittedTo, bodyOf, createWorld, messages } from './ai-world.ts'
 
 const ours = { secret: 'sk-demo', isCallers: false }
@@ -12,10 +14,10 @@ const refuse = (status: number, body: unknown, key = ours) =>
   )
 
 /** What the caller gets, how often the provider was asked, what the breaker heard and what the log has. */
-async function answered(status: number, body: unknown) {
+async function answered(status: number, body: unknown, asked: object = {}) {
   const fetch = async () => new Response(typeof body === 'string' ? body : JSON.stringify(body), { status })
   const { chat, seen } = createWorld('http://provider.test', { fetch })
-  const answer = await chat({ model: 'm', messages })
+  const answer = await chat({ model: 'm', messages, ...asked })
   const { error } = await bodyOf(answer)
   return { status: answer.status, error, seen, attempts: answer.headers.get('x-attempts') }
 }
@@ -94,6 +96,19 @@ test.each<[number, unknown, string]>([
   ],
   [400, error('Your credit balance is too low', { type: 'invalid_request_error' }), 'provider_refuses_account'],
   [403, error('The key may not use this model'), 'provider_refuses_key'],
+  [400, error('Incorrect API key provided: sk-***. You can find it in the console.'), 'provider_refuses_key'],
+  [
+    400,
+    [
+      error('Refused.', {
+        code: 400,
+        status: 'INVALID_ARGUMENT',
+        details: [{ '@type': 'x' }, { reason: 'API_KEY_INVALID' }],
+      }),
+    ],
+    'provider_refuses_key',
+  ],
+  [413, error('No.', { code: 'insufficient_quota' }), 'provider_refuses_account'],
   [401, '', 'provider_refuses_key'],
   [402, error('This request requires more credits'), 'provider_refuses_account'],
   [429, error('You exceeded your current quota', { code: 'insufficient_quota' }), 'provider_refuses_account'],
@@ -114,8 +129,11 @@ test.each<[number, unknown, number, string]>([
   [503, 'no healthy upstream', 502, '3'],
   [404, error('No such model', { code: 'model_not_found' }), 502, '1'],
   [429, error('Rate limit: tokens per minute. The request is too large.'), 429, '3'],
-  [408, '', 504, '3'],
-  [504, '', 504, '3'],
+  [522, '', 502, '3'],
+  [408, '', 504, '1'],
+  [504, '', 504, '1'],
+  [524, '', 504, '1'],
+  [504, error('Deadline of the context window exceeded'), 504, '1'],
 ])('%i %j is the provider’s own: %i after %s tries', async (status, body, expected, attempts) => {
   const got = await answered(status, body)
 
@@ -130,6 +148,69 @@ test('a request cannot raise an alarm by what a refusal quotes of it', async () 
   const got = await answered(400, quoted)
 
   expect([got.status, got.seen.alarms]).toEqual([400, []])
+})
+
+/** What callers may say, by the very expressions that are looked for. */
+const alarming = fc.oneof(
+  ...[keyWords, moneyWords].map(({ source }) => fc.stringMatching(new RegExp(`^(?:${source})$`))),
+)
+const around = fc.constantFrom('', 'x', 'my ', 'It said:\n', 'é"', '\\', '\t')
+const echoes = fc.constantFrom<(said: string) => string>(
+  (said) => said,
+  (said) => `Invalid value: '${said}'`,
+  (said) => `Invalid value: ${said}. Supported values are: 'system', 'user'.`,
+  (said) => `messages.0.content: ${said} is no picture`,
+  (said) => `${said} is not valid, but disabled and not found`,
+  (said) => `Unknown "${said}": is required, and invalid`,
+  (said) => said.toUpperCase(),
+  (said) => said.slice(0, 14),
+  (said) => `No ${said.slice(4)}`,
+)
+
+test('whatever a caller says and a refusal echoes, in whatever form: no alarm', async () => {
+  const places = fc.constantFrom<(said: string) => object>(
+    (said) => ({ messages: [{ role: 'user', content: said }] }),
+    (said) => ({ user: said }),
+    (said) => ({ tools: [{ type: 'function', function: { name: said, parameters: {} } }] }),
+  )
+  const given = fc.record({ words: alarming, before: around, after: around, echo: echoes, place: places })
+  await fc.assert(
+    fc.asyncProperty(given, fc.constantFrom(400, 413, 422, 404, 429, 500), async (asked, status) => {
+      const { words, before, after, echo, place } = asked
+      const said = before + words + after
+
+      const got = await answered(status, error(echo(words)), place(said))
+
+      expect([got.seen.admitted.length, got.seen.alarms]).toEqual([1, []])
+    }),
+    { numRuns: runs(300) },
+  )
+}, 60_000)
+
+test('a caller who speaks of keys and money in other words hides no refusal of ours', async () => {
+  const content = 'How do I pay for my key? Is an invalid balance a credit, or is the API too low?'
+
+  for (const said of ['API key not valid. Please pass one.', 'Your credit balance is too low'])
+    expect((await answered(400, error(said), { messages: [{ role: 'user', content }] })).seen.alarms).toHaveLength(1)
+})
+
+test('once a stream has begun its request is let go, and a message alone says nothing about our key', async () => {
+  const events = [
+    '{"choices":[{"index":0,"delta":{"content":"Hi"}}]}',
+    '{"error":{"message":"API key not valid","code":400}}',
+  ]
+  const left = events.map((data) => new TextEncoder().encode(`data: ${data}\n\n`))
+  const pull = (controller: ReadableStreamDefaultController) => {
+    const event = left.shift()
+    if (event) controller.enqueue(event)
+    else controller.close()
+  }
+  const fetch = async () => new Response(new ReadableStream({ pull }, { highWaterMark: 0 }))
+  const { chat, seen } = createWorld('http://provider.test', { fetch })
+
+  const text = await (await chat({ model: 'm', messages, stream: true })).text()
+
+  expect([text.includes('API key not valid'), seen.alarms]).toEqual([true, []])
 })
 
 test('an alarm comes from the middle of a stream, too', async () => {

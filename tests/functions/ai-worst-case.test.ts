@@ -7,6 +7,7 @@ import { countTokens } from 'gpt-tokenizer/encoding/o200k_base'
 import { beforeAll, expect, test } from 'vitest'
 import { nothingUsed, type Usage } from '../../functions/_shared/ai/ledger.ts'
 import type { MediaKind, MediaRule } from '../../functions/_shared/ai/media-rules.ts'
+import { usedBy } from '../../functions/_shared/ai/open-call.ts'
 import { type PlannedRoute, planCall } from '../../functions/_shared/ai/plan-call.ts'
 import {
   type AiRequest,
@@ -372,7 +373,7 @@ const media = fc.record(
   { noNullPrototype: true },
 )
 
-const pico = fc.oneof(fc.nat({ max: 9 }), fc.nat({ max: 50_000_000 }))
+const pico = fc.oneof(fc.nat({ max: 9 }), fc.nat({ max: 50_000_000 }), fc.constant(0))
 const thing = fc.oneof(fc.nat({ max: 9 }), fc.nat({ max: 40_000_000_000 }))
 const units = ['cache_write', 'cache_write_1h', 'audio_input', 'audio_output', 'image', 'search']
 const amounts = fc.record({
@@ -498,9 +499,10 @@ function promptMost({ prompts, searches }: Asked, model: Model): number {
   }, 0)
 }
 
-/** As the provider reads the body that it is sent. */
-function outputMost(request: AiRequest, route: PlannedRoute, model: Model): number {
-  if (request.endpoint !== 'chat.completions') return 0
+/** As the provider reads the body that it is sent. Of every image it may have made as much as the model can. */
+function outputMost(request: AiRequest, route: PlannedRoute, model: Model, asked: Asked): number {
+  if (request.endpoint === 'embeddings') return 0
+  if (request.endpoint === 'images.generations') return asked.images * model.max_output_tokens
   const { n, max_tokens, max_completion_tokens } = request.bodyFor(route) as Record<string, number | undefined>
   const told = { max_tokens, max_completion_tokens, none: undefined }[model.limit_field]
   return (n ?? 1) * Math.min(told ?? model.max_output_tokens, model.max_output_tokens)
@@ -508,13 +510,23 @@ function outputMost(request: AiRequest, route: PlannedRoute, model: Model): numb
 
 const json = (value: unknown) => JSON.stringify(value)
 
+/** What the gateway makes of a report, which must not be disbelieved. */
+function chargedFor(request: AiRequest, route: PlannedRoute, reported: Usage): Usage {
+  const { cost_usd, images, ...counts } = reported
+  const report = { counts, cost_usd, doubt: null }
+  const { usage, implausible } = usedBy({ request, route }, report, { text: 0, media: 0, images })
+  expect(implausible).toBeNull()
+  return { ...(usage ?? nothingUsed), images }
+}
+
 /** One of all that the provider may truly report: `shares` say how much of what is left each kind has. */
 function usageOf(asked: Asked, shares: number[], promptTokens: number, outputTokens: number): Usage {
   const [read = 0, wrote = 0, ...rest] = shares
   const used = {
     ...nothingUsed,
     prompt_tokens: Math.ceil(read * promptTokens),
-    completion_tokens: Math.ceil(wrote * outputTokens),
+    // An image has a token at least.
+    completion_tokens: Math.max(Math.ceil(wrote * outputTokens), Math.min(asked.images, 1)),
   }
   let [prompt, completion] = [used.prompt_tokens, used.completion_tokens]
   const [cached = 0, hour = 0, heard = 0, write = 0, thought = 0, spoken = 0, made = 0] = rest
@@ -609,13 +621,15 @@ test.each<[Endpoint, fc.Arbitrary<Asked>, number]>([
 
       for (const route of plan?.routes ?? []) {
         const model = of.models.get(route.model) as Model
-        const [promptTokens, outputTokens] = [promptMost(asked, model), outputMost(request, route, model)]
+        const [promptTokens, outputTokens] = [promptMost(asked, model), outputMost(request, route, model, asked)]
         for (const each of [shares, ...corners]) {
           const used = usageOf(asked, each, promptTokens, outputTokens)
           const price = priceOf(model, asked, used)
+          const charged = chargedFor(request, route, used)
           expect(costOf(price, used)).toBeLessThanOrEqual(plan?.micros ?? -1n)
-          expect(used.prompt_tokens).toBeLessThanOrEqual(plan?.promptTokens ?? -1)
-          expect(used.completion_tokens).toBeLessThanOrEqual(plan?.outputTokens ?? -1)
+          expect(costOf(price, charged)).toBe(costOf(price, used))
+          expect(charged.prompt_tokens).toBeLessThanOrEqual(plan?.promptTokens ?? -1)
+          expect(charged.completion_tokens).toBeLessThanOrEqual(plan?.outputTokens ?? -1)
           expect(price.credits).toBeLessThanOrEqual(plan?.credits ?? -1)
         }
       }

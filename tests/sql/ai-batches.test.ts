@@ -141,6 +141,7 @@ const ending: fc.Arbitrary<Ending> = fc.oneof(
     model: fc.constantFrom(null, 'sql/dear', baseModel, 'no/model'),
     usage,
     usage_source: fc.constantFrom('provider', 'estimated'),
+    late: fc.constantFrom(null, null, null, { prompt_tokens: 4, completion_tokens: 9 }),
   }),
   fc.record({ result: fc.constant('cancelled'), usage, usage_source: fc.constant('estimated') }),
   fc.record({ result: fc.constant('failed'), usage: fc.constant(null), usage_source: fc.constant('none') }),

@@ -164,6 +164,26 @@ test('the cost of a call is the sum of its units at the step that its prompt rea
     expect(row?.wrong).toBe(0)
   }))
 
+test('images that are paid by their tokens hold and cost what they truly may', () =>
+  rolledBack(async (tx) => {
+    await newModel(tx)
+    await tx`update public.models set kind = 'image', max_output_tokens = 6240 where id = 'sql/model'`
+    await tx`
+      update public.model_prices set input_usd_per_mtok = 5, output_usd_per_mtok = 40, image_usd = 0 where model_id = 'sql/model'`
+    const ledger = ledgerOf(tx)
+    const drawn = { endpoint: 'images.generations', images: 2, prompt_tokens_max: 20 }
+    const call = await admitted(ledger, await unlimited(tx), drawn)
+    const held = await callOf(tx, call.call_id)
+
+    // As gpt-image-1 reports one image of high quality.
+    const usage = { ...nothingUsed, prompt_tokens: 20, completion_tokens: 4_160, images: 1 }
+    const { cost_micros } = await ledger.settle(call, outcomeOf({ model: 'sql/model', usage }))
+
+    expect(held).toMatchObject({ hold_output_tokens: 12_480, hold_micros: 20 * 5 + 12_480 * 40 })
+    expect(cost_micros).toBe(166_500)
+    expect([...(await tx`select * from private.ai_surprises`)]).toEqual([])
+  }))
+
 test('the rule is written into the statements that ask for it, and no call of a function', () =>
   rolledBack(async (tx) => {
     const plan = await tx`
@@ -303,7 +323,7 @@ describe('numbers that no call has', () => {
       const most = '9223372036854775807'
       const outcome = (id: string) => tx`
         row(${id}, ${account.id}, 'succeeded', 200, null, ${most}, ${most}, ${most}, ${most}, ${most}, ${most}, ${most}, ${most}, ${most}, ${most},
-          'NaN', 'provider', null, 1, 1, 1, 1, 1, null)::private.ai_outcome`
+          'NaN', 'provider', null, 1, 1, 1, 1, 1, null, null, null)::private.ai_outcome`
       const ids = []
       for (let i = 0; i < 3; i += 1) ids.push((await admitted(ledger, account, {})).call_id)
       const [one = '', two = '', three = ''] = ids

@@ -76,6 +76,38 @@ describe('what a provider worked in vain', () => {
     }),
   )
 
+  test.each([
+    // The answer costs 10 × 0.3 + 5 × 1.1 = 8.5, and what was in vain before it 20 × 0.3 + 30 × 1.1 = 39.
+    [{ prompt_tokens: 20, completion_tokens: 30 }, 39],
+    // 100 × 0.3 + 50 × 1.1 = 85 were held, of which the answer leaves 76.
+    [{ prompt_tokens: 900, completion_tokens: 400 }, 76],
+    [{ prompt_tokens: 0, completion_tokens: 0 }, null],
+  ])('before an answer is the project’s, as far as the answer leaves something of the hold: %o', (vain, micros) =>
+    rolledBack(async (tx) => {
+      const before = await spent(tx)
+      const { account, id } = await running(tx)
+
+      await settle(tx, id, { model: 'sql/model', late: vain })
+
+      expect(await callOf(tx, id)).toMatchObject({
+        ...{ state: 'settled', cost_micros: 9, credits_charged: 2, project_micros: micros },
+        ...{ usage_source: 'provider', prompt_tokens: 10, completion_tokens: 5, answered_by: 'sql/model' },
+      })
+      expect(await creditsOf(tx, account.id)).toEqual({ balance: 98, held: 0 })
+      expect((await spent(tx)) - before).toBe(9 + (micros ?? 0))
+      expect(await unbalanced(tx, account.id)).toBe(0)
+    }),
+  )
+
+  test('before an answer that was dearer than its hold takes nothing more', () =>
+    rolledBack(async (tx) => {
+      const { id } = await running(tx)
+
+      await settle(tx, id, { usage: { prompt_tokens: 900 }, late: { prompt_tokens: 9, completion_tokens: 9 } })
+
+      expect(await callOf(tx, id)).toMatchObject({ cost_micros: 270, project_micros: 0 })
+    }))
+
   test('and is the caller’s is charged as any other estimate', () =>
     rolledBack(async (tx) => {
       const { account, id } = await running(tx)

@@ -117,6 +117,7 @@ export type Ending = {
   usage?: Usage | null
   usage_source?: string
   implausible?: string | null
+  late?: Outcome['late']
 }
 export type Settlement = {
   settled: boolean
@@ -152,7 +153,7 @@ export function outcomeOf(ending: Ending): Outcome {
   }
   const { usage, ...rest } = outcome
   const used = usage && { ...nothingUsed, ...usage }
-  return { model: null, response: null, implausible: null, ...rest, usage: used } as Outcome
+  return { model: null, response: null, implausible: null, late: null, ...rest, usage: used } as Outcome
 }
 
 /** What the function knows of a call that it has admitted. */

@@ -69,11 +69,12 @@ export async function answerJson({ signal, opening }: Answer<Whole>, call: OpenC
   const { bytes, text, answer } = opening
   const { endpoint, images } = call.request
   signal.throwIfAborted()
+  // More than were asked for were held by nobody.
+  const made = endpoint === 'images.generations' ? Math.min(imagesIn(answer.data ?? []), images) : 0
   const settlement = await call.closeBefore({
     error: undefined,
-    ...usedBy(call, answer.report, answer.said),
-    // More than were asked for were held by nobody.
-    images: endpoint === 'images.generations' ? Math.min(imagesIn(answer.data ?? []), images) : 0,
+    ...usedBy(call, answer.report, { ...answer.said, images: made }),
+    images: made,
     responseBytes: bytes.byteLength,
     response: call.keepsAnswer && bytes.byteLength <= keptLimitBytes ? text : null,
   })

@@ -74,8 +74,9 @@ async function tryRoute<Opening>(
  * @internal For tests: each delay by itself, since chance has a part in it.
  */
 export function delayMs(error: AppError, tries: number, chance: number): number | undefined {
-  const askedS = error.details.retryAfterS ?? 0
-  if (!isTransient(error) || askedS > longestWaitS) return undefined
+  const { retryAfterS: askedS = 0, hasWorked } = error.details
+  // Who has worked to its own deadline would do so again, and be paid again; another provider may be faster.
+  if (!isTransient(error) || hasWorked || askedS > longestWaitS) return undefined
   const backoffMs = firstDelayMs * 2 ** (tries - 1)
   return Math.round(Math.max(askedS * 1000, backoffMs / 2) + (chance * backoffMs) / 2)
 }
@@ -86,8 +87,9 @@ async function ask<Opening>(
   open: Open<Opening>,
   world: AiWorld,
 ): Promise<Answer<Opening>> {
-  const key: KeySent = { secret: await keyFor(route, world), isCallers: route.api_key !== undefined }
-  const request = providerRequest(route, call, key)
+  const secret = await keyFor(route, world)
+  const request = providerRequest(route, call, secret)
+  const key: KeySent = { secret, isCallers: route.api_key !== undefined, body: request.body }
   call.watch.signal.throwIfAborted()
   call.attempts += 1
   call.askedAt = world.ticks()
@@ -97,8 +99,9 @@ async function ask<Opening>(
   } catch (cause) {
     // Whoever hung up was waiting for this provider; one that was too slow has worked all the same.
     if (signal.aborted && toAppError(signal.reason).code === 'client_closed_request') throw cause
-    if (signal.aborted)
-      call.late = { attempts: call.late.attempts + 1, ms: call.late.ms + world.ticks() - call.askedAt }
+    const ms = world.ticks() - call.askedAt
+    if (signal.aborted || toAppError(cause).details.hasWorked)
+      call.late = { attempts: call.late.attempts + 1, ms: call.late.ms + ms, route }
     call.askedAt = undefined
     throw cause
   }
@@ -134,6 +137,9 @@ async function begin<Opening>(
   } catch (cause) {
     body.cancel()
     throw cause
+  } finally {
+    // It may be large, and a stream long: what goes wrong in its middle is told by names.
+    key.body = undefined
   }
 }
 
@@ -153,7 +159,7 @@ async function keyFor({ api_key, provider }: Route, world: AiWorld): Promise<str
 function providerRequest(
   route: Route,
   { request, requestId }: Pick<OpenCall, 'request' | 'requestId'>,
-  { secret }: KeySent,
+  secret: string | undefined,
 ): ProviderRequest {
   const headers: Record<string, string> = {
     'content-type': 'application/json',

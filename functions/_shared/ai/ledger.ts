@@ -158,6 +158,8 @@ export type Outcome = {
   usage_source: 'provider' | 'estimated' | 'project' | 'none'
   /** Why what the provider reported was not believed; null when it was, or when it reported nothing. */
   implausible: string | null
+  /** By estimate, what was worked in vain before the answer that is charged came: the project's loss, within the hold. */
+  late: { prompt_tokens: number; completion_tokens: number } | null
   response_bytes: number
   duration_ms: number
   first_token_ms: number | null
@@ -501,6 +503,8 @@ function outcomeFields({ call, outcome }: Ended): Field[] {
     priceRefOf(call, outcome),
     // PostgreSQL keeps no zero byte in a text.
     response?.includes('\0') ? null : response,
+    rare(outcome.late?.prompt_tokens, most.tokens),
+    rare(outcome.late?.completion_tokens, most.tokens),
   ]
 }
 

@@ -16,7 +16,7 @@ import {
   type Usage,
 } from './ledger.ts'
 import type { AiRequest } from './read-request.ts'
-import { type Bounds, judgeReport, type Report, type Said } from './read-usage.ts'
+import { type Bounds, judgeReport, type Report, type Seen } from './read-usage.ts'
 import { type Watch, watchCall } from './watch-call.ts'
 import type { AiWorld, LogLine } from './world.ts'
 
@@ -31,8 +31,8 @@ export type OpenCall = {
   attempts: number
   /** Since when, in ticks, the provider works that is being asked now, or answers; undefined while none does. */
   askedAt: number | undefined
-  /** Askings whose answer did not come in time, and how long these providers have worked. */
-  late: { attempts: number; ms: number }
+  /** Askings whose answer did not come in time, how long these providers have worked, and the last of them. */
+  late: { attempts: number; ms: number; route: Route | undefined }
   /** The route that was asked last; when `answered`, the one that answers. */
   route: Route | undefined
   answered: boolean
@@ -59,18 +59,52 @@ const wholePatienceMs = 10_000
 const retryDelaysMs = [100, 500, 2_000, 5_000]
 
 export function openCall({ startedAt, callerSignal, line, ...opening }: Opening, world: AiWorld): OpenCall {
-  const { admission } = opening
-  const totalMs = Math.max(...admission.routes.map(({ provider }) => provider.total_timeout_ms))
-  let closing: Promise<Settlement | undefined> | undefined
+  const totalMs = Math.max(...opening.admission.routes.map(({ provider }) => provider.total_timeout_ms))
+  /** A provider that does not stop when it is left works to the end, and says there what that costs. */
+  const readsOn = () => {
+    if (call.askedAt === undefined) return false
+    // What has come already may say what it costs.
+    call.onLeft()
+    if (call.route?.provider.stops_when_left && !call.isFinished()) return false
+    world.waitUntil(closing.isBegun)
+    return true
+  }
+  const call: OpenCall = {
+    ...opening,
+    watch: watchCall(callerSignal, { totalMs, readsOn }, world.wheel),
+    attempts: 0,
+    askedAt: undefined,
+    late: { attempts: 0, ms: 0, route: undefined },
+    route: undefined,
+    answered: false,
+    firstTokenAt: undefined,
+    onLeft: () => {},
+    isFinished: () => false,
+    close: (ending) => world.within(patienceMs, closing.begin(ending)),
+    closeBefore: (ending) => closing.waitFor(ending),
+  }
+  const closing = createClosing(call, { startedAt, callerSignal, line }, world)
+  return call
+}
 
+/** How a call ends, once: the first ending is described, logged and settled. */
+function createClosing(
+  call: OpenCall,
+  { startedAt, callerSignal, line }: Pick<Opening, 'startedAt' | 'callerSignal' | 'line'>,
+  world: AiWorld,
+) {
+  const { call_id, user_id } = call.admission
+  const begun = Promise.withResolvers<void>()
+  let closing: Promise<Settlement | undefined> | undefined
   let outcome: Outcome
-  const ended = Promise.withResolvers<void>()
+  let isAwaited = false
+
   const settle = (ending: Ending): Promise<Settlement | undefined> => {
     call.watch.end()
-    world.marks.end(admission.call_id)
+    world.marks.end(call_id)
     // The end of the call as a whole, a hang-up or a reader who is too slow, says nothing about the provider.
     const isOver = call.watch.signal.aborted || call.watch.isLeft()
-    if (call.answered && call.route && !isOver) reportAttempt(call.route, admission.user_id, ending.error, world)
+    if (call.answered && call.route && !isOver) reportAttempt(call.route, user_id, ending.error, world)
     outcome = {
       ...describeOutcome(ending, call, world.ticks()),
       duration_ms: Math.round(world.now() - startedAt),
@@ -79,54 +113,29 @@ export function openCall({ startedAt, callerSignal, line, ...opening }: Opening,
     }
     const { response, model, ...told } = outcome
     const used = { model_used: model, provider: call.route?.provider.id, is_kept: response !== null }
-    world.log({ ...line, call_id: admission.call_id, ...used, ...told, ...causeOf(ending.error) })
-    const settled = settleWithRetries(admission, () => outcome, world)
+    world.log({ ...line, call_id, ...used, ...told, ...causeOf(ending.error) })
+    // Who is seen to leave while a whole answer waits for another try has not got it.
+    const newest = () => (isAwaited && callerSignal.aborted ? leftMeanwhile(outcome) : outcome)
+    const settled = settleWithRetries(call.admission, newest, world)
     world.waitUntil(settled)
-    ended.resolve()
+    begun.resolve()
     return settled
   }
-  const closed = (ending: Ending): Promise<Settlement | undefined> => {
+  const begin = (ending: Ending): Promise<Settlement | undefined> => {
     closing ??= settle(ending)
     return closing
   }
-  /** A provider that does not stop when it is left works to the end, and says there what that costs. */
-  const readsOn = () => {
-    if (call.askedAt === undefined) return false
-    // What has come already may say what it costs.
-    call.onLeft()
-    if (call.route?.provider.stops_when_left && !call.isFinished()) return false
-    world.waitUntil(ended.promise)
-    return true
+  const waitFor = async (ending: Ending): Promise<Settlement> => {
+    isAwaited = true
+    const settlement = await world.within(wholePatienceMs, begin(ending))
+    if (settlement) return settlement
+    const error = new AppError('accounting_unavailable', { cause: 'the answer could not be settled' })
+    // Whoever left has not waited for it.
+    if (!call.watch.isLeft() && !callerSignal.aborted) outcome = { ...outcome, ...undelivered(error) }
+    world.log({ ...line, level: 'error', message: 'an answer was not delivered', call_id, ...causeOf(error) })
+    throw error
   }
-  const call: OpenCall = {
-    ...opening,
-    watch: watchCall(callerSignal, { totalMs, readsOn }, world.wheel),
-    attempts: 0,
-    askedAt: undefined,
-    late: { attempts: 0, ms: 0 },
-    route: undefined,
-    answered: false,
-    firstTokenAt: undefined,
-    onLeft: () => {},
-    isFinished: () => false,
-    close: (ending) => world.within(patienceMs, closed(ending)),
-    async closeBefore(ending) {
-      const settlement = await world.within(wholePatienceMs, closed(ending))
-      if (settlement) return settlement
-      const error = new AppError('accounting_unavailable', { cause: 'the answer could not be settled' })
-      // Whoever left has not waited for it.
-      if (!call.watch.isLeft()) outcome = { ...outcome, ...undelivered(error) }
-      world.log({
-        ...line,
-        level: 'error',
-        message: 'an answer was not delivered',
-        call_id: admission.call_id,
-        ...causeOf(error),
-      })
-      throw error
-    },
-  }
-  return call
+  return { isBegun: begun.promise, begin, waitFor }
 }
 
 /** Never rejects. What could not be settled here is settled by the sweeper, from the mark that `start` left. */
@@ -175,19 +184,25 @@ export const nothingDelivered = (error: AppError): Ending => ({
 })
 
 function boundsOf({ request, route }: Pick<OpenCall, 'request' | 'route'>): Bounds {
-  const isChat = request.endpoint === 'chat.completions'
+  const most = outputAtMost(request, route)
   return {
     promptTokens: route?.context_tokens ?? 0,
-    completionTokens: isChat ? request.choices * (route?.max_output_tokens ?? 0) : null,
+    completionTokens: most > 0 ? most : null,
     searches: request.asks.searches ?? 0,
   }
+}
+
+/** Tokens of all choices, or of all images; 0 where what is made is not paid by them. */
+function outputAtMost({ endpoint, choices, images }: AiRequest, route: Route | undefined): number {
+  if (endpoint === 'embeddings') return 0
+  return (endpoint === 'images.generations' ? images : choices) * (route?.max_output_tokens ?? 0)
 }
 
 /** What a provider reported, as far as it can be true of what was seen, and what an estimate goes by. */
 export function usedBy(
   call: Pick<OpenCall, 'request' | 'route'>,
   report: Report | null,
-  said: Said,
+  said: Seen,
 ): Pick<Ending, 'usage' | 'implausible' | 'contentBytes'> {
   const bounds = boundsOf(call)
   // As base64, pictures and sound are far more bytes than tokens.
@@ -206,12 +221,19 @@ const undelivered = (error: AppError) => ({
   response: null,
 })
 
+/** Of an answer that nobody got: it is charged all the same. */
+const leftMeanwhile = (outcome: Outcome): Outcome => {
+  if (outcome.result !== 'succeeded') return outcome
+  const { status, code } = new AppError('client_closed_request')
+  return { ...outcome, result: 'cancelled', http_status: status, error_code: code }
+}
+
 type Described = Omit<Outcome, 'duration_ms' | 'first_token_ms' | 'attempts'>
 
 /**
  * What failed is free unless something of the answer was delivered, or a provider worked for it. Hanging up is not free: the caller
  * pays for what was reported, else for an estimate, from the moment on at which the provider was asked. Askings whose answer did not
- * come in time are estimated as well, unless a later one was answered, and `ai.timeouts_charge` says whose they are.
+ * come in time are estimated as well, and `ai.timeouts_charge` says whose they are; where a later one was answered, the project's.
  */
 function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Described {
   const { usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
@@ -229,7 +251,10 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const isProjects = isProviders && call.admission.timeouts_charge === 'project'
   // Of an answer that is too large to be read nobody knows how large it is.
   const seen = isTooMuch ? { ...ending, contentBytes: Number.POSITIVE_INFINITY } : ending
-  const used = usage ? { ...usage, images } : estimateUsage(seen, call, hasWorked ? ticks : undefined)
+  // Whoever is asked or answers now; else the last that was too slow, and not one that never worked.
+  const worker = call.answered || call.askedAt !== undefined || isTooMuch ? call.route : (call.late.route ?? call.route)
+  const used = usage ? { ...usage, images } : estimateUsage(seen, call, worker, hasWorked ? ticks : undefined)
+  const isLateExtra = call.late.attempts > 0 && !isProjects && (usage !== null || !error)
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,
@@ -237,7 +262,8 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
     usage: isCharged ? used : null,
     usage_source: !isCharged ? 'none' : isProjects ? 'project' : usage ? 'provider' : 'estimated',
     implausible,
-    model: isCharged && (call.answered || hasWorked) ? (call.route?.model ?? null) : null,
+    late: isLateExtra ? estimateLate(call) : null,
+    model: isCharged && (call.answered || hasWorked) ? (worker?.model ?? null) : null,
     response_bytes: responseBytes,
     response,
   }
@@ -248,22 +274,42 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
  * that has worked (`ticks` is set) also what nobody may have seen, such as hidden reasoning: as much as the model writes in that time, and
  * all images that were asked for. Never more than the route was held for.
  */
-function estimateUsage({ contentBytes, images }: Ending, call: OpenCall, ticks: number | undefined): Usage {
-  const { request, route, late, askedAt } = call
+function estimateUsage(
+  { contentBytes, images }: Ending,
+  { request, late, askedAt }: OpenCall,
+  route: Route | undefined,
+  ticks: number | undefined,
+): Usage {
   const hasWorked = ticks !== undefined
   const workedMs = hasWorked ? late.ms + (askedAt === undefined ? 0 : ticks - askedAt) : 0
   const written = Math.ceil((workedMs / 1000) * (route?.tokens_per_second ?? 0))
   const askings = Math.max(1, hasWorked ? late.attempts + (askedAt === undefined ? 0 : 1) : 1)
-  const prompt = request.promptTokensEstimated + (route?.media_tokens ?? 0)
+  const made = hasWorked ? request.images : images
+  // A picture has as many tokens as are held for it, whatever the time: it comes whole.
+  const ofImages = made * (route?.max_output_tokens ?? 0)
   return {
     ...nothingUsed,
-    prompt_tokens: Math.min(prompt * askings, route?.prompt_tokens_max ?? prompt),
+    prompt_tokens: promptEstimated(request, route, askings),
     completion_tokens: Math.min(
-      Math.max(tokensEstimated(contentBytes), written),
-      (route?.max_output_tokens ?? 0) * request.choices,
+      Math.max(tokensEstimated(contentBytes), written, ofImages),
+      outputAtMost(request, route),
     ),
-    images: hasWorked ? request.images : images,
+    images: made,
     searches: hasWorked ? (request.asks.searches ?? 0) : 0,
+  }
+}
+
+function promptEstimated(request: AiRequest, route: Route | undefined, askings: number): number {
+  const prompt = request.promptTokensEstimated + (route?.media_tokens ?? 0)
+  return Math.min(prompt * askings, route?.prompt_tokens_max ?? prompt)
+}
+
+/** What was worked on in vain before another asking was answered; SQL takes no more of it than the answer has left of the hold. */
+function estimateLate({ request, late }: OpenCall): Outcome['late'] {
+  const written = Math.ceil((late.ms / 1000) * (late.route?.tokens_per_second ?? 0))
+  return {
+    prompt_tokens: promptEstimated(request, late.route, late.attempts),
+    completion_tokens: Math.min(written, outputAtMost(request, late.route)),
   }
 }
 

@@ -29,7 +29,7 @@ export type Wish = {
 export type PlannedRoute = {
   model: string
   upstream_model: string
-  /** Per choice: what may be forwarded, because no more is held. */
+  /** Per choice: what may be forwarded, because no more is held. Of images per image: 0 when they are not paid by tokens. */
   max_output_tokens: number
   /** What the model can have read at most, all texts of an embedding together, however little was held for it. */
   context_tokens: number
@@ -133,7 +133,7 @@ function requireSound({ contents, asks, images, choices, max_output_tokens }: Wi
 type Worst = { prices: [Price, ...Price[]]; promptTokens: number; answerTokens: number; outputTokens: number }
 
 function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal: AppError } {
-  const { contents, asks, choices } = wish
+  const { contents, asks, choices, images } = wish
   const vendor = known.providers.get(model.provider_id)
   const shut = vendor && fieldsRefused(wish.fields, model, vendor)
   if (shut) return refuse('invalid_request_error', shut.message, shut.param)
@@ -154,8 +154,9 @@ function worstCase(model: Model, wish: Wish, known: Snapshot): Worst | { refusal
       'model_not_priced',
       `The model ${model.id} has no price for ${unitNames[missing]}, which this asks for. An operator can give it one in model_prices.`,
     )
-  const answerTokens = model.kind === 'chat' ? longestAnswer(model, wish, known) : 0
-  return { prices, promptTokens, answerTokens, outputTokens: choices * answerTokens }
+  const answerTokens = longestAnswer(model, prices, wish, known)
+  const answers = model.kind === 'image' ? images : choices
+  return { prices, promptTokens, answerTokens, outputTokens: answers * answerTokens }
 }
 
 const refuse = (code: 'invalid_request_error' | 'model_not_priced', message: string, param = 'model') => ({
@@ -203,11 +204,19 @@ const has = ({ media }: Contents, ...kinds: MediaKind[]) => media.some(({ kind }
 const mayBeHeard = (contents: Contents) =>
   has(contents, 'audio', 'video', 'file') || contents.media.some(({ isUnseen }) => isUnseen)
 
-/** Whoever tells the provider no limit may get all that the model can say. */
-const longestAnswer = ({ limit_field, max_output_tokens }: Model, wish: Wish, known: Snapshot) =>
-  limit_field === 'none'
-    ? max_output_tokens
-    : Math.min(wish.max_output_tokens ?? known.default_max_output_tokens, max_output_tokens)
+/**
+ * Of one choice, or one image. Vectors have no tokens; images have some where an output price says that they are paid by them. Whoever tells
+ * the provider no limit may get all that the model can say, and of images nobody can tell one.
+ */
+function longestAnswer(model: Model, prices: readonly Price[], wish: Wish, known: Snapshot): number {
+  const { kind, limit_field, max_output_tokens } = model
+  if (kind === 'embedding') return 0
+  if (kind === 'image') return prices.some(isPaidByOutput) ? max_output_tokens : 0
+  if (limit_field === 'none') return max_output_tokens
+  return Math.min(wish.max_output_tokens ?? known.default_max_output_tokens, max_output_tokens)
+}
+
+const isPaidByOutput = ({ output_pico, reasoning_pico }: Price) => output_pico > 0 || reasoning_pico > 0
 
 function addRoute(planned: Planned, model: Model, worst: Worst, vendor: Provider, wish: Wish) {
   const [first, ...steps] = worst.prices

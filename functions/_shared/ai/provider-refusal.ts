@@ -9,29 +9,43 @@ import type { Reply } from './ask-provider.ts'
 import { parseJson } from './provider-answer.ts'
 
 /** The key that was sent with the question, so that it is never told, and whose it is. */
-export type KeySent = { secret: string | undefined; isCallers: boolean }
+export type KeySent = {
+  secret: string | undefined
+  isCallers: boolean
+  /** The body that was sent, so that a quote of it is known as one; undefined once it was let go. */
+  body?: string | undefined
+}
 
 /** A provider's words, from whichever place they stand in. */
 type Said = { code: string; type: string; message: string; param: string | undefined; status: number | undefined }
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value.trim() !== ''
-const textOf = (...values: unknown[]): string => values.find(isText) ?? ''
+const firstText = (...values: unknown[]): string => values.find(isText) ?? ''
 
 /** The shapes of OpenAI, vLLM (`object: "error"`), FastAPI (`detail`), Google (a list, `status`) and OpenRouter (`metadata`). */
 function readSaid(body: unknown): Said {
   const whole = Array.isArray(body) ? body[0] : body
-  if (!isFields(whole)) return { code: '', type: '', message: textOf(whole), param: undefined, status: undefined }
+  if (!isFields(whole)) return { code: '', type: '', message: firstText(whole), param: undefined, status: undefined }
   const inner = isFields(whole.error) ? whole.error : whole
   const metadata = isFields(inner.metadata) ? inner.metadata : {}
   const statuses = [inner.code, inner.status, inner.status_code, whole.code, whole.status, whole.statusCode]
   return {
-    code: textOf(inner.code, whole.code, metadata.error_type),
-    type: textOf(inner.type, inner.status, whole.type === 'error' ? '' : whole.type),
+    code: firstText(inner.code, whole.code, metadata.error_type, reasonIn(inner.details)),
+    type: firstText(inner.type, inner.status, whole.type === 'error' ? '' : whole.type),
     message: messageIn(whole, inner, metadata),
-    param: textOf(inner.param, fieldIn(inner.detail ?? whole.detail)) || undefined,
+    param: firstText(inner.param, fieldIn(inner.detail ?? whole.detail)) || undefined,
     status: statuses.map(toStatus).find((status) => status !== undefined),
   }
 }
+
+/** Google's name for what is wrong beside a number as its code. */
+const reasonIn = (details: unknown): unknown =>
+  Array.isArray(details)
+    ? details
+        .slice(0, mostListed)
+        .filter(isFields)
+        .find(({ reason }) => isText(reason))?.reason
+    : undefined
 
 /** 400, "400", and FastChat's 40303. */
 function toStatus(code: unknown): number | undefined {
@@ -45,11 +59,11 @@ function toStatus(code: unknown): number | undefined {
 const mostListed = 20
 
 function messageIn(whole: Fields, inner: Fields, metadata: Fields): string {
-  const said = textOf(inner.message, whole.error, whole.message, whole.detail, inner.detail, inner.msg, whole.msg)
+  const said = firstText(inner.message, whole.error, whole.message, whole.detail, inner.detail, inner.msg, whole.msg)
   const details = [whole.detail, inner.detail, whole.errors].find(Array.isArray) ?? []
   const listed = details
     .slice(0, mostListed)
-    .map((one) => textOf(one, isFields(one) && textOf(one.msg, one.message)))
+    .map((one) => firstText(one, isFields(one) && firstText(one.msg, one.message)))
     .filter(isText)
   // OpenRouter's own words are only that there was an error; those of who it asked are in `raw`.
   const isNoWord = said.trim().toLowerCase() === 'provider returned error'
@@ -81,11 +95,14 @@ const flagged =
   /content[_ -]?(?:filter|policy|management)|moderation|\bflagged\b|safety (?:system|check|filter|policy)|prohibited[_ ]content|data_inspection_failed|inappropriate content|usage polic/i
 const tooLong =
   /context[_ -]?(?:length|window|size|overflow)|maximum (?:context|prompt|input|number of tokens)|(?:prompt|input|request|messages?) (?:is |are |was )?too (?:long|large)|too many (?:input |prompt )?tokens|token (?:limit|count) (?:was |is )?exceed|exceed\w{0,10} (?:the )?(?:model'?s? )?(?:maximum|max(?:imum)? |token|context)|string_above_max_length|reduce the length/i
-const keyWords =
+/** @internal For tests, which have callers say them. */
+export const keyWords =
   /(?:invalid|incorrect|wrong|missing|expired|revoked|disabled|unknown|no)[_ -](?:x[_ -])?(?:api|auth)[\w -]{0,20}(?:key|token|credential)|api[_ -]?key[\w :'"-]{0,40}(?:invalid|incorrect|expired|revoked|not valid|not found|missing|disabled|denied|required)|api_key_invalid|invalid_api_key|authentication|unauthenticated|unauthorized|no auth credentials|user not found|account[\w -]{0,30}(?:deactivated|disabled|suspended|not active)|permission[_ ]denied/i
-const moneyWords =
+/** @internal For tests. */
+export const moneyWords =
   /insufficient[_ ](?:quota|credits?|balance|funds)|exceeded your current quota|billing|payment required|out of credits|credit balance|requires more credits|arrears/i
 const busyWords = /rate[_ -]?limit|too many requests|resource_exhausted|\bthrottl/i
+const timeoutName = /^(?:deadline_exceeded|(?:request_|gateway_|upstream_|provider_)?time_?out(?:_error)?)$/i
 const requestType =
   /^(?:invalid_request(?:_error)?|bad_?request(?:_?error)?|invalid_argument|validation_?error|invalid_prompt)$/i
 
@@ -95,27 +112,58 @@ type Kind = 'request' | 'key' | 'money' | 'setup' | 'busy' | 'timeout' | 'provid
 const readCharacters = 4_000
 const nameCharacters = 200
 
+/**
+ * Statuses of a provider, or of who stands before it, that had the whole request, worked, and gave up: Gateway Timeout, Cloudflare's 524, and
+ * 408, since a body goes out at once. Not 502 and 503, nor Cloudflare's 522, by which nobody was reached who could have worked.
+ */
+const workedInVain = new Set([408, 504, 524])
+
 /** The words first; where they say nothing, the status. */
-function kindOf(status: number | undefined, said: Said): Kind {
+function kindOf(status: number | undefined, said: Said, body: string | undefined): Kind {
   const code = said.code.slice(0, nameCharacters)
   const type = said.type.slice(0, nameCharacters)
   const message = said.message.slice(0, readCharacters)
   const names = `${code} ${type}`
   const words = `${names} ${message}`
-  // What is wrong stands at the beginning; further on, and soon where the request is at fault, a message may quote the request.
-  const most = status === undefined || status >= 500 ? 0 : status === 400 || status === 422 ? 60 : 200
-  const start = `${names} ${message.slice(0, most)}`
-  if (status !== 429 && keyWords.test(start)) return 'key'
-  if (moneyWords.test(start)) return 'money'
+  const isProviders = status === undefined || status >= 500
+  const start = isProviders ? '' : startOf(message, isRequestsFault(status))
+  if (status !== 429 && says(keyWords, names, start, body)) return 'key'
+  if (says(moneyWords, names, start, body)) return 'money'
   if (status === 429 || busyWords.test(names)) return 'busy'
+  const isLate = status === undefined ? false : workedInVain.has(status)
+  if (isLate || (isProviders && (timeoutName.test(code) || timeoutName.test(type)))) return 'timeout'
   if (tooLong.test(words) || flagged.test(words)) return 'request'
   if (status === undefined)
     return busyWords.test(words) ? 'busy' : requestType.test(type || code) ? 'request' : 'provider'
   if (status === 401 || status === 403) return 'key'
   if (status === 402) return 'money'
-  if (status === 408 || status === 504) return 'timeout'
-  if (status === 400 || status === 413 || status === 422) return 'request'
+  if (isRequestsFault(status)) return 'request'
   return status < 500 ? 'setup' : 'provider'
+}
+
+const isRequestsFault = (status: number) => status === 400 || status === 413 || status === 422
+
+/** What is wrong stands at the beginning. Where the request is at fault a message quotes it soon, and often in quotation marks. */
+function startOf(message: string, isRequests: boolean): string {
+  if (!isRequests) return message.slice(0, 200)
+  const start = message.slice(0, 60)
+  const quoteAt = start.search(/["`“”„«»‘]|(?<![a-z])'/i)
+  return quoteAt < 0 ? start : start.slice(0, quoteAt)
+}
+
+/** Names are the provider's own; words of a message are so where the request that it answers is at hand and has not said them. */
+const says = (words: RegExp, names: string, start: string, body: string | undefined): boolean =>
+  words.test(names) ||
+  (body !== undefined && [...start.matchAll(new RegExp(words, 'gi'))].some(([found]) => !isQuoted(found, body)))
+
+/** What may stand between two words of a request, whose line ends and such are escaped in its JSON. */
+const betweenWords = '(?:\\\\(?:u[0-9a-f]{4}|[a-z])|[^a-z0-9]){0,8}'
+
+/** Whether two words that stand together here do so in the request, too: a message may quote a part, and go on in words of its own. */
+function isQuoted(found: string, body: string): boolean {
+  const words = found.match(/api(?=key)|[a-z0-9]+/gi) ?? []
+  const pairs = words.slice(1).map((word, at) => `${words[at]}${betweenWords}${word}`)
+  return (pairs.length > 0 ? pairs : words).some((part) => new RegExp(part, 'i').test(body))
 }
 
 const mostCharacters = 2_000
@@ -178,16 +226,17 @@ export function refusalOf({ status: answered, body, retryAfterS }: Answered, key
     answered === undefined
       ? `the provider answered 200 with an error${status ? ` ${status}` : ''}`
       : `the provider answered ${answered}`
-  switch (kindOf(status, said)) {
+  const kind = kindOf(status, said, key.body)
+  switch (kind) {
     case 'request':
       return toldToCaller(status, said, key)
     case 'key':
     case 'money':
-      return refusedAccount(kindOf(status, said), said, key, cause)
+      return refusedAccount(kind, said, key, cause)
     case 'busy':
       return new AppError('rate_limit_exceeded', { message: 'The AI provider is busy.', retryAfterS, cause })
     case 'timeout':
-      return new AppError('upstream_timeout', { retryAfterS, cause })
+      return new AppError('upstream_timeout', { retryAfterS, hasWorked: true, cause })
     case 'setup':
       // The same request fails the same way until somebody here acts.
       return new AppError('upstream_error', { shouldRetry: false, cause })

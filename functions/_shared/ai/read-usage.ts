@@ -174,7 +174,7 @@ export function laterReport(before: Report | null, report: Report | null): Repor
 export type Bounds = {
   /** The most that may have been read: the model's context, or all inputs of an embedding. */
   promptTokens: number
-  /** The most that was asked for, all choices together; null: no text is made. */
+  /** The most that was asked for, all choices or images together; null: what is made is not paid by tokens. */
   completionTokens: number | null
   /** Uses of the provider's own tools that were asked for, and held. */
   searches: number
@@ -182,13 +182,15 @@ export type Bounds = {
 
 /** Bytes of what was seen of an answer; `media` are pictures and sound as base64. */
 export type Said = { text: number; media: number }
+/** What was seen of a call for images: their number. */
+export type Seen = Said & { images?: number }
 
 /** A token may be some words long, and escapes take up to six bytes for one. Up to the first, there may be no tokens at all. */
 const freeBytes = 2_000
 const mostBytesPerToken = 300
 
 /** Why this cannot be so; undefined when it can. */
-function whyNot(counts: NonNullable<Report['counts']>, said: Said, bounds: Bounds): string | undefined {
+function whyNot(counts: NonNullable<Report['counts']>, said: Seen, bounds: Bounds): string | undefined {
   const { prompt_tokens, completion_tokens } = counts
   if (prompt_tokens > bounds.promptTokens)
     return `${prompt_tokens} prompt tokens, of which ${bounds.promptTokens} are possible`
@@ -198,16 +200,17 @@ function whyNot(counts: NonNullable<Report['counts']>, said: Said, bounds: Bound
   if (completion_tokens > most) return `${completion_tokens} completion tokens, of which ${most} are possible`
   if (said.text > freeBytes + completion_tokens * mostBytesPerToken)
     return `${completion_tokens} completion tokens for ${said.text} bytes of text`
+  if (said.images && completion_tokens === 0) return `0 completion tokens for ${said.images} images`
   return undefined
 }
 
-/** Vectors are not made of tokens, and images are paid by the image. */
+/** Vectors are not made of tokens, nor are images where no price says that they are. */
 const nothingMade = { completion_tokens: 0, reasoning_tokens: 0, audio_output_tokens: 0 }
 
 /** The usage that is charged, images aside; null when there is none that is believed, and why. */
 export function judgeReport(
   report: Report | null,
-  said: Said,
+  said: Seen,
   bounds: Bounds,
 ): { usage: Usage | null; implausible: string | null } {
   if (!report?.counts) return { usage: null, implausible: report?.doubt ?? null }
