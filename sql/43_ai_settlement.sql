@@ -22,7 +22,7 @@ create type private.ai_outcome as (
   duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text, late_prompt_tokens bigint,
   late_completion_tokens bigint);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. late_prompt_tokens and late_completion_tokens are what a provider worked in vain, by estimate, before the answer that is charged came: the project''s loss, as far as the answer leaves something of the hold. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. late_prompt_tokens and late_completion_tokens are what a provider worked in vain, by estimate, before an answer came: the project''s loss, as far as the answer leaves something of the hold. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
@@ -100,10 +100,10 @@ begin
     u.day_resets_at, u.month_resets_at, u.response, u.implausible,
     case
       when u.own_key then null
-      when u.usage_source = 'project' then least(u.micros, w.cost)
-      -- What was worked in vain before is paid from what the answer leaves of the hold: the cap knows of no more.
-      when u.is_charged and u.late_in + u.late_out > 0 then
-        greatest(least(u.micros - c.cost, private.ai_cost_micros(p, u.late_in, 0, 0, 0, 0, u.late_out, 0, 0, 0, 0)), 0)
+      -- From what the caller leaves of the hold: the cap knows of no more.
+      when u.usage_source = 'project' or u.late_in + u.late_out > 0 then
+        greatest(least(u.micros - c.cost, case when u.usage_source = 'project' then w.cost else 0 end
+          + private.ai_cost_micros(p, u.late_in, 0, 0, 0, 0, u.late_out, 0, 0, 0, 0)), 0)
     end)::private.ai_ended)
   into v_ended
   from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id,

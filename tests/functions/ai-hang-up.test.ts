@@ -486,6 +486,19 @@ describe('work in vain before an answer that came', () => {
     expect(seen.outcomes).toMatchObject([{ usage_source: 'estimated', usage, late }])
   })
 
+  test('is in no estimate of an answer that breaks off', async () => {
+    const said = [{ choices: [{ index: 0, delta: { content: 'x'.repeat(40) } }] }, failure(503)]
+    const spare = () => new Response(said.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join(''))
+    const { ask, seen } = slowly({ first: () => new Response('', { status: 504 }), spare }, { stream: true })
+
+    await (await ask()).text()
+
+    const usage = { prompt_tokens: 16, completion_tokens: 10 }
+    expect(seen.outcomes).toMatchObject([
+      { result: 'failed', http_status: 502, usage_source: 'estimated', usage, late },
+    ])
+  })
+
   test('is none when the first asking was answered, or only failed', async () => {
     const failsFirst = (asked: number) => (asked === 1 ? new Response('', { status: 503 }) : answeredWith(used)())
     for (const first of [answeredWith(used), failsFirst]) {

@@ -144,7 +144,12 @@ const ending: fc.Arbitrary<Ending> = fc.oneof(
     late: fc.constantFrom(null, null, null, { prompt_tokens: 4, completion_tokens: 9 }),
   }),
   fc.record({ result: fc.constant('cancelled'), usage, usage_source: fc.constant('estimated') }),
-  fc.record({ result: fc.constant('failed'), usage: fc.constant(null), usage_source: fc.constant('none') }),
+  fc.record({
+    result: fc.constant('failed'),
+    usage: fc.constant(null),
+    usage_source: fc.constant('none'),
+    late: fc.constantFrom(null, null, { prompt_tokens: 4, completion_tokens: 9 }),
+  }),
 )
 
 const withoutUsage = (one: Ending): Ending => ({

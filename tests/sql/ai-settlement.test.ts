@@ -99,6 +99,23 @@ describe('what a provider worked in vain', () => {
     }),
   )
 
+  test.each<[Ending, number]>([
+    [{ ...free }, 39],
+    [{ ...late, usage: { prompt_tokens: 10, completion_tokens: 5 }, usage_source: 'project' }, 48],
+    [{ ...late, usage: { prompt_tokens: 90, completion_tokens: 40 }, usage_source: 'project' }, 85],
+  ])('before an answer that came to nothing is the project’s, too: %o', (ending, micros) =>
+    rolledBack(async (tx) => {
+      const before = await spent(tx)
+      const { account, id } = await running(tx)
+
+      await settle(tx, id, { ...ending, late: { prompt_tokens: 20, completion_tokens: 30 } })
+
+      expect(await callOf(tx, id)).toMatchObject({ state: 'released', cost_micros: 0, project_micros: micros })
+      expect(await creditsOf(tx, account.id)).toEqual({ balance: 100, held: 0 })
+      expect((await spent(tx)) - before).toBe(micros)
+    }),
+  )
+
   test('before an answer that was dearer than its hold takes nothing more', () =>
     rolledBack(async (tx) => {
       const { id } = await running(tx)

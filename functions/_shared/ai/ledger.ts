@@ -158,7 +158,7 @@ export type Outcome = {
   usage_source: 'provider' | 'estimated' | 'project' | 'none'
   /** Why what the provider reported was not believed; null when it was, or when it reported nothing. */
   implausible: string | null
-  /** By estimate, what was worked in vain before the answer that is charged came: the project's loss, within the hold. */
+  /** By estimate, what was worked in vain before an answer came: the project's loss, whatever the answer costs, within the hold. */
   late: { prompt_tokens: number; completion_tokens: number } | null
   response_bytes: number
   duration_ms: number

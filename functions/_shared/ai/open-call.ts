@@ -233,7 +233,7 @@ type Described = Omit<Outcome, 'duration_ms' | 'first_token_ms' | 'attempts'>
 /**
  * What failed is free unless something of the answer was delivered, or a provider worked for it. Hanging up is not free: the caller
  * pays for what was reported, else for an estimate, from the moment on at which the provider was asked. Askings whose answer did not
- * come in time are estimated as well, and `ai.timeouts_charge` says whose they are; where a later one was answered, the project's.
+ * come in time are estimated as well, and `ai.timeouts_charge` says whose they are; once a later one was answered, the project's.
  */
 function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Described {
   const { usage, contentBytes, images, responseBytes, response = null, implausible = null } = ending
@@ -244,7 +244,8 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const isDelivered = responseBytes > 0 && (contentBytes > 0 || usage !== null)
   const isAsking = call.askedAt !== undefined && (hungUp || isLate)
   const isTooMuch = error?.details.isTooMuch === true
-  const hasWorked = error !== undefined && (isAsking || isTooMuch || call.late.attempts > 0)
+  const isLateAlone = call.late.attempts > 0 && !call.answered
+  const hasWorked = error !== undefined && (isAsking || isTooMuch || isLateAlone)
   const isCharged = !error || isDelivered || (hungUp && responseBytes > 0) || hasWorked
   // Not what a caller asked too much for: whoever does it on purpose must not use up the cap.
   const isProviders = hasWorked && !hungUp && !isDelivered && !isTooMuch
@@ -254,7 +255,6 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   // Whoever is asked or answers now; else the last that was too slow, and not one that never worked.
   const worker = call.answered || call.askedAt !== undefined || isTooMuch ? call.route : (call.late.route ?? call.route)
   const used = usage ? { ...usage, images } : estimateUsage(seen, call, worker, hasWorked ? ticks : undefined)
-  const isLateExtra = call.late.attempts > 0 && !isProjects && (usage !== null || !error)
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,
@@ -262,7 +262,7 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
     usage: isCharged ? used : null,
     usage_source: !isCharged ? 'none' : isProjects ? 'project' : usage ? 'provider' : 'estimated',
     implausible,
-    late: isLateExtra ? estimateLate(call) : null,
+    late: call.late.attempts > 0 && call.answered ? estimateLate(call) : null,
     model: isCharged && (call.answered || hasWorked) ? (worker?.model ?? null) : null,
     response_bytes: responseBytes,
     response,
@@ -276,11 +276,12 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
  */
 function estimateUsage(
   { contentBytes, images }: Ending,
-  { request, late, askedAt }: OpenCall,
+  { request, late: before, answered, askedAt }: OpenCall,
   route: Route | undefined,
   ticks: number | undefined,
 ): Usage {
   const hasWorked = ticks !== undefined
+  const late = answered ? { attempts: 0, ms: 0 } : before
   const workedMs = hasWorked ? late.ms + (askedAt === undefined ? 0 : ticks - askedAt) : 0
   const written = Math.ceil((workedMs / 1000) * (route?.tokens_per_second ?? 0))
   const askings = Math.max(1, hasWorked ? late.attempts + (askedAt === undefined ? 0 : 1) : 1)
