@@ -804,6 +804,7 @@ export type Database = {
           media: NonNullable<Json>
           open_fields: string[]
           provider_id: string
+          search_prompt_tokens: number | null
           template_percent: number
           template_tokens: number
           tokens_per_second: number
@@ -822,6 +823,7 @@ export type Database = {
           media?: NonNullable<Json>
           open_fields?: string[]
           provider_id: string
+          search_prompt_tokens?: number | null
           template_percent?: number
           template_tokens?: number
           tokens_per_second?: number
@@ -839,6 +841,7 @@ export type Database = {
           media?: NonNullable<Json>
           open_fields?: string[]
           provider_id?: string
+          search_prompt_tokens?: number | null
           template_percent?: number
           template_tokens?: number
           tokens_per_second?: number

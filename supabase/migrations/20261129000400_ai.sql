@@ -38,26 +38,42 @@ language plpgsql immutable security invoker set search_path = ''
 as $$
 declare
   v_kind record;
+  v_name text;
+  v_least integer;
+  v_is_good boolean;
   -- What each rule needs beside its name: numbers, none below zero; those by which something is divided not zero either.
   v_needs jsonb := '{"fixed": ["tokens"], "tiles": ["base", "tile", "tile_px", "fit_px", "short_px", "low"], "pixels": ["per", "max"],
     "seconds": ["tokens", "max_seconds"], "pages": ["tokens", "max_pages"], "context": []}';
 begin
   if jsonb_typeof(media) <> 'object' then
-    return false;
+    raise check_violation using message = 'models.media is not an object, such as {"image": {"rule": "context"}}';
   end if;
-  for v_kind in select k.key, k.value from jsonb_each(media) k loop
-    if v_kind.key not in ('image', 'audio', 'file', 'video') or jsonb_typeof(v_kind.value) <> 'object'
-      or v_needs -> (v_kind.value ->> 'rule') is null
-      or exists (
-        select from jsonb_array_elements_text(v_needs -> (v_kind.value ->> 'rule')) n
-        where jsonb_typeof(v_kind.value -> n.value) is distinct from 'number'
-          or (v_kind.value ->> n.value)::numeric not between case when n.value in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end and 1000000000) then
-      return false;
+  for v_kind in select k.key, k.value, k.value ->> 'rule' as rule from jsonb_each(media) k loop
+    if v_kind.key not in ('image', 'audio', 'file', 'video') then
+      raise check_violation using message = format('models.media has the unknown kind %s', left(v_kind.key, 40)),
+        hint = 'Kinds are image, audio, file and video.';
     end if;
+    if jsonb_typeof(v_kind.value) <> 'object' or v_needs -> v_kind.rule is null then
+      raise check_violation using message = format('models.media.%s has no rule that is known: %s', v_kind.key, left(v_kind.value::text, 100)),
+        hint = 'Rules are fixed, tiles, pixels, seconds, pages and context, as {"rule": "fixed", "tokens": 258}.';
+    end if;
+    for v_name in
+      select n.value from jsonb_array_elements_text(v_needs -> v_kind.rule) n union all select 'address_tokens' where v_kind.value ? 'address_tokens'
+    loop
+      v_least := case when v_name in ('per', 'tile_px', 'fit_px', 'short_px') then 1 else 0 end;
+      -- One after the other: what is no number cannot be compared with one.
+      v_is_good := case when jsonb_typeof(v_kind.value -> v_name) = 'number'
+        then (v_kind.value ->> v_name)::numeric between v_least and 1000000000 else false end;
+      if not v_is_good then
+        raise check_violation using message = format('models.media.%s: the rule %s needs %s, a number from %s to 1000000000', v_kind.key, v_kind.rule, v_name, v_least),
+          hint = format('The rule %s needs %s.', v_kind.rule, v_needs -> v_kind.rule);
+      end if;
+    end loop;
   end loop;
   return true;
 end $$;
-comment on function private.are_media_rules(jsonb) is 'Whether this is what models.media may be, as functions/_shared/ai/prompt-size.ts reads it.';
+comment on function private.are_media_rules(jsonb) is
+  'True for what models.media may be, as functions/_shared/ai/prompt-size.ts reads it; else it raises a check_violation that names the kind and what its rule needs.';
 grant execute on function private.are_media_rules(jsonb) to service_role;
 
 create table public.models (
@@ -76,22 +92,25 @@ create table public.models (
   media jsonb not null default '{}' check (length(media::text) <= 2000 and private.are_media_rules(media)),
   limit_field text not null default 'max_tokens' check (limit_field in ('max_tokens', 'max_completion_tokens', 'none')),
   open_fields text[] not null default '{}' check (
-    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000)
+    cardinality(open_fields) <= 50 and array_position(open_fields, null) is null and length(array_to_string(open_fields, ',')) <= 2000),
+  search_prompt_tokens integer check (search_prompt_tokens between 0 and 100000000)
 );
 comment on table public.models is 'Models that callers can name. Which plan may use one: plan_models. What it costs: model_prices.';
 comment on column public.models.upstream_id is 'The name the provider knows the model by.';
 comment on column public.models.context_tokens is 'The longest prompt that it takes: no call is held for more.';
 comment on column public.models.tokens_per_second is
   'How fast it writes: what is charged at least for time in which a provider worked, nobody saw what it wrote, such as hidden reasoning, and it reports nothing.';
-comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it.';
+comment on column public.models.max_output_tokens is 'The most that is ever asked for in one answer; larger wishes are lowered to it. Of images that are paid by output tokens, the most that one image has: so many are held for each.';
 comment on column public.models.template_percent is 'What the provider''s template may add to a prompt, in percent of its text.';
 comment on column public.models.template_tokens is 'What the template may add around each message and tool, in tokens. More for models that get hidden instructions with tools.';
 comment on column public.models.media is
-  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name.';
+  'What else than text it reads, and how many tokens a piece of it has: {"image": {"rule": ...}, "audio": ..., "file": ..., "video": ...}. Rules: {"rule": "fixed", "tokens": 258}, {"rule": "tiles", "base": 85, "tile": 170, "tile_px": 512, "fit_px": 2048, "short_px": 768, "low": 85}, {"rule": "pixels", "per": 750, "max": 1600}, {"rule": "seconds", "tokens": 32, "max_seconds": 600}, {"rule": "pages", "tokens": 1500, "max_pages": 100}, {"rule": "context"}: the whole context. A kind without a rule is refused by name. What comes from an address counts as the dearest of the row''s rules, and as the whole context where that is fixed: nobody here sees what is there. An address_tokens in a rule is what an address counts for in its place.';
 comment on column public.models.limit_field is
   'The field by which the provider takes the limit of an answer; none: it takes neither, so max_output_tokens is held for each choice.';
 comment on column public.models.open_fields is
   'Fields of a request that change what a call costs or who answers it, and that callers may send to this model all the same.';
+comment on column public.models.search_prompt_tokens is
+  'What one search by the provider, or one page that it reads for that, may add to the prompt at most, where open_fields lets callers ask for searches. Null: nobody knows, so such a call is held for the whole context.';
 comment on column public.models.credits_per_call is 'Credits that a call that was answered costs.';
 create index models_provider_id_idx on public.models (provider_id);
 alter table public.models enable row level security;
@@ -137,7 +156,7 @@ comment on column public.model_prices.cache_write_1h_usd_per_mtok is
 comment on column public.model_prices.audio_input_usd_per_mtok is 'Null: prompts with sound are refused, and sound that a provider reports all the same costs what other input costs.';
 comment on column public.model_prices.reasoning_usd_per_mtok is 'Null: reasoning tokens cost what other output costs.';
 comment on column public.model_prices.audio_output_usd_per_mtok is 'Null: who asks for answers in sound is refused, and sound that a provider reports all the same costs what other output costs.';
-comment on column public.model_prices.image_usd is 'For an image that was made. Null: who asks for images is refused; 0 when they are paid by their tokens.';
+comment on column public.model_prices.image_usd is 'For an image that was made, beside its output tokens where output_usd_per_mtok is not 0: some providers bill both, and of one that bills one of them the other price is 0. Null: who asks for images is refused.';
 comment on column public.model_prices.search_usd is 'For one use of a tool of the provider''s own, such as a search. Null: who asks for one is refused.';
 comment on column public.model_prices.request_usd is 'Once for every call that was answered.';
 alter table public.model_prices enable row level security;
@@ -276,7 +295,7 @@ comment on column public.ai_calls.price_ref is 'The price by which it was charge
 comment on column public.ai_calls.cost_micros is 'What the call cost at our price, in micro-dollars, rounded up once.';
 comment on column public.ai_calls.provider_cost_micros is 'What the provider says it cost, in micro-dollars, when it says so.';
 comment on column public.ai_calls.project_micros is
-  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s; null: nothing.';
+  'What a provider worked in vain, by estimate, where ai.timeouts_charge says that it is the project''s and not the caller''s, or where another asking was answered, which is the caller''s; null: nothing.';
 comment on column public.ai_calls.usage_source is
   'provider: as reported; estimated: from bytes, because no report came; hold: the worst case, because the process died; none: nothing was used.';
 comment on column public.ai_calls.balance_after is 'The account''s credits after the call was charged; null when it was not: with credits_charged the call''s entry in credit_entries.';
@@ -611,11 +630,11 @@ begin
     from private.ai_config c);
 end $$;
 comment on function private.ai_snapshot() is
-  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
+  'What routes and worst cases are worked out from, as of one version: {version, default_max_output_tokens, hold_grace_seconds, timeouts_charge, providers: [{id, base_url, api_key_secret, connect_timeout_ms, ...}], models: [{id, provider_id, upstream_id, kind, context_tokens, max_output_tokens, tokens_per_second, template_percent, template_tokens, search_prompt_tokens, media, limit_field, open_fields, plans: [numbers], fallbacks: [ids], open_until: Unix seconds or null, prices: [{ref, above_prompt_tokens, variant, credits, input_pico, ..., unpriced: [units]}]}]}. Enabled ones only. prices are sorted by variant and step; each has its row in price_refs when this returns.';
 
 create view private.snapshot_models with (security_invoker = true) as
-select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens, m.media,
-  m.limit_field, m.open_fields,
+select m.id, m.provider_id, m.upstream_id, m.kind, m.context_tokens, m.max_output_tokens, m.tokens_per_second, m.template_percent, m.template_tokens,
+  m.search_prompt_tokens, m.media, m.limit_field, m.open_fields,
   (
     select coalesce(jsonb_agg(s.plan_number order by s.plan_number), '[]')
     from public.plan_models n join private.limit_sets s on s.plan_id = n.plan_id and s.user_id is null
@@ -1429,9 +1448,10 @@ create type private.ai_outcome as (
   call_id uuid, user_id uuid, result text, http_status integer, error_code text, prompt_tokens bigint, completion_tokens bigint,
   cached_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint, reasoning_tokens bigint,
   audio_output_tokens bigint, images bigint, searches bigint, cost_usd numeric, usage_source text, implausible text, response_bytes bigint,
-  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text);
+  duration_ms integer, first_token_ms integer, attempts integer, price_ref integer, response text, late_prompt_tokens bigint,
+  late_completion_tokens bigint);
 comment on type private.ai_outcome is
-  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
+  'How a call of a user ended: result is succeeded, failed or cancelled. prompt_tokens null: nothing is charged. usage_source project: what it used is the project''s loss and not the caller''s. implausible says why what the provider reported was not believed. price_ref is the route that answered, by the step that its prompt reached; response its whole answer, when it is to be kept for the same idempotency key. late_prompt_tokens and late_completion_tokens are what a provider worked in vain, by estimate, before an answer came: the project''s loss, as far as the answer leaves something of the hold. abandoned, the sweeper''s own: charged what was held if the answer had begun.';
 
 create type private.ai_ended as (
   position integer, call_id uuid, user_id uuid, created_at timestamptz, session_id uuid, api_key_id uuid, request_id text, endpoint text,
@@ -1472,7 +1492,7 @@ begin
     using unnest(outcomes) with ordinality o (
       id, owner, result, http_status, error_code, used_prompt, used_completion, used_cached, used_cache_write, used_cache_write_1h,
       used_audio_input, used_reasoning, used_audio_output, used_images, used_searches, cost_usd, usage_source, implausible, response_bytes,
-      duration_ms, first_token_ms, attempts, answered_ref, response, position)
+      duration_ms, first_token_ms, attempts, answered_ref, response, late_prompt, late_completion, position)
     where h.call_id = o.id and h.user_id = o.owner
       and case o.result when 'succeeded' then o.used_prompt is not null when 'abandoned' then h.expires_at < now()
         else o.result in ('failed', 'cancelled') end
@@ -1488,6 +1508,7 @@ begin
       least(greatest(e.used_cache_write_1h, 0), 100000000) as cache_write_1h, least(greatest(e.used_audio_input, 0), 100000000) as audio_input,
       least(greatest(e.used_reasoning, 0), 100000000) as reasoning, least(greatest(e.used_audio_output, 0), 100000000) as audio_output,
       least(greatest(e.used_images, 0), 10000) as images, least(greatest(e.used_searches, 0), 10000) as searches,
+      least(greatest(coalesce(e.late_prompt, 0), 0), 100000000) as late_in, least(greatest(coalesce(e.late_completion, 0), 0), 100000000) as late_out,
       -- Only a route that was held for can have answered; anything else is charged as the first.
       case when e.answered_ref = any (e.fallback_refs) then e.answered_ref else e.price_ref end as charged_ref
     from ended e
@@ -1502,21 +1523,25 @@ begin
     case when u.usage_source = 'project' then 0 else u.prompt end, case when u.usage_source = 'project' then 0 else u.completion end, u.cached, nullif(u.cache_write, 0), nullif(u.cache_write_1h, 0), nullif(u.audio_input, 0), u.reasoning,
     nullif(u.audio_output, 0), u.images, nullif(u.searches, 0),
     case when u.result <> 'abandoned' then coalesce(nullif(u.usage_source, 'project'), 'none') when u.is_charged then 'hold' else 'none' end,
-    case
-      when not u.is_charged or u.own_key then 0
-      when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
-      else private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
-        u.audio_output, u.images, u.searches)
-    end,
-    case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
+    c.cost, case when u.is_charged and u.cost_usd is not null then greatest(least(ceil(u.cost_usd * 1000000), 1e12), 0)::bigint end,
     case when u.is_charged and not u.own_key then p.credits else 0 end, u.micros, p.valid_from, p.ref,
     u.credits, u.prompt_tokens + u.output_tokens, u.is_charged, u.day_resets_at = a.day_resets_at, u.month_resets_at = a.month_resets_at,
     u.day_resets_at, u.month_resets_at, u.response, u.implausible,
-    case when u.usage_source = 'project' and not u.own_key then
-      least(u.micros, private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
-        u.audio_output, u.images, u.searches)) end)::private.ai_ended)
+    case
+      when u.own_key then null
+      -- From what the caller leaves of the hold: the cap knows of no more.
+      when u.usage_source = 'project' or u.late_in + u.late_out > 0 then
+        greatest(least(u.micros - c.cost, case when u.usage_source = 'project' then w.cost else 0 end
+          + private.ai_cost_micros(p, u.late_in, 0, 0, 0, 0, u.late_out, 0, 0, 0, 0)), 0)
+    end)::private.ai_ended)
   into v_ended
-  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id;
+  from used u join private.price_refs p on p.ref = u.charged_ref join private.accounts a on a.user_id = u.user_id,
+    lateral (
+      select private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning,
+        u.audio_output, u.images, u.searches) as cost offset 0) w,
+    lateral (
+      select case when not u.is_charged or u.own_key then 0 when u.result = 'abandoned' or u.usage_source = 'hold' then u.micros
+        else w.cost end as cost offset 0) c;
   return v_ended;
 end $$;
 comment on function private.end_ai_holds(private.ai_outcome[]) is
@@ -1771,7 +1796,7 @@ declare
   v_account record;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or o.usage_source = 'project' or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  if o.response is not null or o.usage_source = 'project' or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0 or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.
@@ -1906,7 +1931,7 @@ declare
   v_closed integer := 0;
 begin
   select array_agg(row(d.call_id, d.user_id, 'abandoned', 500, 'abandoned', null, null, null, null, null, null, null, null, null, null, null, null, null,
-    null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
+    null, null, null, null, null, null, null, null)::private.ai_outcome order by d.user_id)
   into v_outcomes
   from (
     select h.call_id, h.user_id from private.ai_holds h
