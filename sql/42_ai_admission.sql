@@ -185,8 +185,9 @@ declare
   v_taken private.ai_taken[];
   v_users uuid[] := callers.users;
   v_keys uuid[] := callers.keys;
+  -- Of the month from which their money was taken, although midnight may have come meanwhile.
+  v_now timestamptz := private.moment_of_month(now(), date_trunc('milliseconds', clock_timestamp()));
   -- The first half of private.uuid_v7() once for all.
-  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
   v_time bytea := substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea;
 begin
   if v_groups is not null then

@@ -221,11 +221,7 @@ begin
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
     else
-      perform private.give_back_spend(m.month, m.micros)
-      from (
-        select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
-          sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
-        from unnest(v_ended) e group by 1 order by 1) m;
+      perform private.give_back_spend_by_month(v_ended);
     end if;
   end if;
   if cardinality(outcomes) > coalesce(cardinality(v_ended), 0) then
@@ -234,6 +230,24 @@ begin
 end $$;
 comment on function private.settle_ai_calls(private.ai_outcome[]) is
   'The one way out: ends calls, each exactly once, charges what they used, gives back the rest and writes their rows, in one transaction. Answers one row for each outcome. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
+create function private.give_back_spend_by_month(ended private.ai_ended[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month record;
+begin
+  -- The earlier month first, as everybody does: what cost more than it held may have to wait for all of a month.
+  for v_month in
+    select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
+      sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
+    from unnest(ended) e group by 1 order by 1
+  loop
+    perform private.give_back_spend(v_month.month, v_month.micros);
+  end loop;
+end $$;
+comment on function private.give_back_spend_by_month(private.ai_ended[]) is
+  'Gives back what calls of several months held and did not cost, or books what they cost more, a month after the other.';
 
 create function private.closed_before(outcomes private.ai_outcome[], ended private.ai_ended[]) returns setof private.ai_answer
 language plpgsql stable security invoker set search_path = ''
@@ -290,7 +304,7 @@ begin
     (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
-    and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
+    and p.month = date_trunc('month', v_created_at at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
     and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests)
     and greatest(o.minute_resets_at - interval '1 minute', o.day_resets_at - interval '25 hours', o.month_resets_at - interval '745 hours') <= clock_timestamp();
@@ -329,7 +343,7 @@ begin
     -- The project's cap after the account, from this connection's shard; one that has too little draws more.
     update private.spend_shards s set left_micros = s.left_micros - r.micros
     where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
-    if found or private.take_spend(r.micros) then
+    if found or private.take_spend(r.micros, l.month) then
       v_answer := row(1, false, v_call_id, r.user_id, null, null, null, null, a.credits,
         l.ai_requests, a.requests, extract(epoch from a.minute_resets_at), l.ai_calls, a.calls, extract(epoch from l.day_resets_at),
         l.ai_tokens, a.tokens, extract(epoch from l.month_resets_at));
