@@ -442,16 +442,17 @@ create function private.ai_cost_micros(
 language sql immutable security invoker
 -- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made, so that no path
 -- changes what it means. What is written there costs a tenth of a call of a function.
-return case when prompt + completion + images + searches = 0 then 0 else (
-  least(cached, prompt) * price.cached_input_pico
-  + (greatest(prompt - cached, 0) - greatest(prompt - cached - cache_write, 0)) * price.cache_write_pico
-  + (greatest(prompt - cached - cache_write, 0) - greatest(prompt - cached - cache_write - cache_write_1h, 0)) * price.cache_write_1h_pico
-  + (greatest(prompt - cached - cache_write - cache_write_1h, 0)
-    - greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0)) * price.audio_input_pico
-  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * price.input_pico
-  + least(reasoning, completion) * price.reasoning_pico
-  + (greatest(completion - reasoning, 0) - greatest(completion - reasoning - audio_output, 0)) * price.audio_output_pico
-  + greatest(completion - reasoning - audio_output, 0) * price.output_pico
+-- All that is left of the prompt is charged as the next part is, and what was charged for it as the one before goes: each part is looked
+-- for once, because every operator here is made ready anew by every statement.
+return case when greatest(prompt, completion, images, searches) = 0 then 0 else (
+  prompt * price.cached_input_pico
+  + greatest(prompt - cached, 0) * (price.cache_write_pico - price.cached_input_pico)
+  + greatest(prompt - cached - cache_write, 0) * (price.cache_write_1h_pico - price.cache_write_pico)
+  + greatest(prompt - cached - cache_write - cache_write_1h, 0) * (price.audio_input_pico - price.cache_write_1h_pico)
+  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * (price.input_pico - price.audio_input_pico)
+  + completion * price.reasoning_pico
+  + greatest(completion - reasoning, 0) * (price.audio_output_pico - price.reasoning_pico)
+  + greatest(completion - reasoning - audio_output, 0) * (price.output_pico - price.audio_output_pico)
   + images * price.image_pico + searches * price.search_pico + price.request_pico + 999999) / 1000000 end;
 comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) is
   'What a call costs, in micro-dollars, rounded up once: the one rule for every settlement. cached, cache_write, cache_write_1h and audio_input are parts of the prompt, reasoning and audio_output of the completion, each token in one of them at most: what is more than there is does not count. Nothing used costs nothing. Numbers from 0 on, tokens up to 100,000,000, images and searches up to 10,000: with the bounds of model_prices the sum is below 5e18, and never too large.';

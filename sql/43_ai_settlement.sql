@@ -118,8 +118,8 @@ end $$;
 comment on function private.end_ai_holds(private.ai_outcome[]) is
   'Takes the holds of calls away and says what each comes to. The caller has locked their accounts in a statement before this one, and gives back what they held.';
 
-create type private.ai_left as (user_id uuid, balance_before bigint, credits_remaining bigint);
-comment on type private.ai_left is 'An account after calls of it have ended, and its balance before.';
+create type private.ai_left as (user_id uuid, calls bigint, balance_before bigint, credits_remaining bigint);
+comment on type private.ai_left is 'An account after so many calls of it have ended, and its balance before.';
 
 create function private.charge_ai_calls(ended private.ai_ended[]) returns private.ai_left[]
 language plpgsql volatile security invoker set search_path = ''
@@ -149,9 +149,9 @@ begin
         coalesce(sum(e.cost_micros) filter (where e.is_this_month), 0)::bigint as used_micros
       from unnest(ended) e group by e.user_id) f
     where a.user_id = f.user_id
-    returning a.user_id, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
+    returning a.user_id, f.calls, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
   )
-  select array_agg(row(c.user_id, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
+  select array_agg(row(c.user_id, c.calls, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
   return v_left;
 end $$;
 comment on function private.charge_ai_calls(private.ai_ended[]) is
@@ -167,7 +167,9 @@ begin
   return query
   with calls as materialized (
     select e.*, l.credits_remaining, v_now + e.position * interval '1 microsecond' as settled_at,
-      l.balance_before - sum(e.credits_charged) over (partition by e.user_id order by e.position)::bigint as balance_after
+      -- Of one call alone, as most are here, this is a twentieth of a settlement cheaper than a window over all of them.
+      l.balance_before - case when l.calls = 1 then e.credits_charged
+        else (select sum(p.credits_charged)::bigint from unnest(ended) p where p.user_id = e.user_id and p.position <= e.position) end as balance_after
     from unnest(ended) e join unnest(accounts) l on l.user_id = e.user_id
   ), logged as (
     insert into public.ai_calls (
@@ -375,79 +377,75 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   h record;
-  v_is_charged boolean := o.prompt_tokens is not null;
-  v_cost bigint := 0;
-  v_credits bigint := 0;
   v_account record;
+  v_provider_cost bigint;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or o.usage_source = 'project' or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0 or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  -- What is not charged, is charged to somebody else, or has a number that must be put right first, goes the way above.
+  if o.response is not null or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0
+    or o.usage_source in ('provider', 'estimated') is not true or o.result in ('succeeded', 'failed', 'cancelled') is not true
+    or o.prompt_tokens is null or o.completion_tokens is null or o.cached_tokens is null or o.reasoning_tokens is null or o.images is null
+    or least(o.prompt_tokens, o.completion_tokens, o.cached_tokens, o.reasoning_tokens, o.images) < 0
+    or least(o.cache_write_tokens, o.cache_write_1h_tokens, o.audio_input_tokens, o.audio_output_tokens, o.searches) < 1
+    or greatest(o.prompt_tokens, o.completion_tokens, o.cached_tokens, o.reasoning_tokens, o.cache_write_tokens, o.cache_write_1h_tokens,
+      o.audio_input_tokens, o.audio_output_tokens) > 100000000 or greatest(o.images, o.searches) > 10000 then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.
-  perform from private.accounts a where a.user_id = o.user_id for no key update;
-  -- Only a route that was held for can have answered; anything else is charged as the first.
-  delete from private.ai_holds x using private.price_refs p, lateral (
-    select least(greatest(o.prompt_tokens, 0), 100000000) as prompt, least(greatest(o.cached_tokens, 0), 100000000) as cached,
-      least(greatest(o.cache_write_tokens, 0), 100000000) as cache_write,
-      least(greatest(o.cache_write_1h_tokens, 0), 100000000) as cache_write_1h,
-      least(greatest(o.audio_input_tokens, 0), 100000000) as audio_input,
-      least(greatest(o.completion_tokens, 0), 100000000) as completion, least(greatest(o.reasoning_tokens, 0), 100000000) as reasoning,
-      least(greatest(o.audio_output_tokens, 0), 100000000) as audio_output, least(greatest(o.images, 0), 10000) as images,
-      least(greatest(o.searches, 0), 10000) as searches offset 0) u
+  select a.day_resets_at, a.month_resets_at into v_account from private.accounts a where a.user_id = o.user_id for no key update;
+  -- Only a route that was held for can have answered; anything else is charged as the first. What was held in a period that is over went
+  -- with it, and such a call goes the way above.
+  delete from private.ai_holds x using private.price_refs p
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
+    and x.day_resets_at = v_account.day_resets_at and x.month_resets_at = v_account.month_resets_at
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
-  returning x.created_at, x.day_resets_at, x.month_resets_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
-    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, u.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
-    private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning, u.audio_output,
-      u.images, u.searches) as cost into h;
+  returning x.created_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
+    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
+    private.ai_cost_micros(p, o.prompt_tokens, o.cached_tokens, coalesce(o.cache_write_tokens, 0), coalesce(o.cache_write_1h_tokens, 0),
+      coalesce(o.audio_input_tokens, 0), o.completion_tokens, o.reasoning_tokens, coalesce(o.audio_output_tokens, 0), o.images,
+      coalesce(o.searches, 0)) as cost, o.prompt_tokens + o.completion_tokens as used into h;
   if not found then
     return null;
   end if;
-  if v_is_charged then
-    v_credits := h.costs;
-    v_cost := case when o.usage_source = 'hold' then h.micros else h.cost end;
-  end if;
   update private.accounts x set
-    held = x.held - h.credits, balance = x.balance - v_credits, unburned = x.unburned + v_credits, ai_concurrency_held = x.ai_concurrency_held - 1,
-    -- What a call holds of a period that is over went with it.
-    ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
-    ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
-    ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.tokens else 0 end,
-    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then h.prompt + h.completion else 0 end,
-    ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
-    ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
+    held = x.held - h.credits, balance = x.balance - h.costs, unburned = x.unburned + h.costs, ai_concurrency_held = x.ai_concurrency_held - 1,
+    ai_calls_held = x.ai_calls_held - 1, ai_calls_used = x.ai_calls_used + 1,
+    ai_tokens_held = x.ai_tokens_held - h.tokens, ai_tokens_used = x.ai_tokens_used + h.used,
+    ai_spend_micros_held = x.ai_spend_micros_held - h.micros, ai_spend_micros_used = x.ai_spend_micros_used + h.cost
   where x.user_id = o.user_id
   returning x.balance, x.balance - x.held as credits into v_account;
+  if o.cost_usd is not null then
+    v_provider_cost := greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0);
+  end if;
   insert into public.ai_calls (
     id, created_at, user_id, session_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, error_code, usage_source,
     http_status, attempts, duration_ms, first_token_ms, price_ref, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
     audio_output_tokens, searches, request_bytes, response_bytes, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images,
     cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, settled_at)
   values (
-    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
-    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, left(o.error_code, 80), coalesce(o.usage_source, 'none'),
-    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, nullif(h.cache_write, 0), nullif(h.cache_write_1h, 0),
-    nullif(h.audio_input, 0), nullif(h.audio_output, 0), nullif(h.searches, 0), h.request_bytes, o.response_bytes, h.prompt, h.completion,
-    h.cached, h.reasoning, h.images, v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0)::bigint end,
-    v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
-  if v_cost > h.micros or h.prompt + h.completion > h.tokens or o.implausible is not null then
+    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, h.answered_by,
+    h.provider_id, h.stream, 'settled', left(o.error_code, 80), o.usage_source,
+    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, o.cache_write_tokens, o.cache_write_1h_tokens,
+    o.audio_input_tokens, o.audio_output_tokens, o.searches, h.request_bytes, o.response_bytes, o.prompt_tokens, o.completion_tokens,
+    o.cached_tokens, o.reasoning_tokens, o.images, h.cost,
+    v_provider_cost,
+    h.costs, case when h.costs > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
+  if h.cost > h.micros or h.used > h.tokens or o.implausible is not null then
     insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
-    values (o.call_id, h.answered_by, h.provider_id, h.micros, v_cost, h.tokens, h.prompt + h.completion, left(o.implausible, 200));
+    values (o.call_id, h.answered_by, h.provider_id, h.micros, h.cost, h.tokens, h.used, left(o.implausible, 200));
   end if;
   -- Whoever has this shard waits for no account any more, so that this may wait for it; it is nearly always nobody's but this connection's.
-  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
+  update private.spend_shards s set left_micros = s.left_micros + h.micros - h.cost
   where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128
-    and s.left_micros + h.micros - v_cost >= 0;
+    and s.left_micros >= h.cost - h.micros;
   if not found then
-    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - h.cost);
   end if;
-  v_answer := row(1, true, o.call_id, o.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
+  v_answer := row(1, true, o.call_id, o.user_id, null, null, h.cost, h.costs, v_account.credits, null, null, null, null, null, null, null, null, null);
   return v_answer;
 end $$;
 comment on function private.settle_one_ai_call(private.ai_outcome) is
-  'Ends one call of a session without an answer to keep, or answers null and has done nothing but lock the account.';
+  'Ends one call of a session that is charged, in the periods in which it began, without an answer to keep; or answers null and has done nothing but lock the account.';
 
 -- Both in one step -----------------------------------------------------------------------------------------------------
 
