@@ -11,14 +11,16 @@ export function rowsLiteral(rows: readonly (readonly Field[])[]): string {
   for (const fields of rows) {
     let row = ''
     for (const field of fields) row += `,${fieldText(field)}`
-    text += `,"(${row.slice(1).replace(/["\\]/g, '\\$&')})"`
+    text += `,"(${row.slice(1)})"`
   }
   return `{${text.slice(1)}}`
 }
 
+const plain = /^[\w.:/-]+$/
+
 function fieldText(field: Field): string {
   if (field === null || field === undefined) return ''
   if (typeof field !== 'string') return field === true ? 't' : field === false ? 'f' : String(field)
-  // An empty text is none only without its quotes.
-  return /^[\w.:/-]+$/.test(field) ? field : `"${field.replace(/["\\]/g, '$&$&')}"`
+  // An empty text is none only without its quotes. Those of the row, and what it doubles, are escaped for the array at once.
+  return plain.test(field) ? field : `\\"${field.replace(/["\\]/g, '\\$&\\$&')}\\"`
 }

@@ -1,4 +1,5 @@
 /** What the gateway works out of the configuration before it asks: by which routes a call can be answered, for which plans, at which worst case. */
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { keepSnapshot } from '../../functions/_shared/ai/keep-snapshot.ts'
 import { planCall } from '../../functions/_shared/ai/plan-call.ts'
@@ -286,6 +287,23 @@ describe('the worst case', () => {
     const planned = plan(known({ asked: {} }), { credential_id: crypto.randomUUID() })
 
     expect(planned).toMatchObject({ credits: 0, micros: 0n, outputTokens: 50, lastsMs: 15_000 })
+  })
+
+  test('rounds up once and exactly, whether numbers or bigints have to do it', () => {
+    const pico = fc.oneof(fc.nat({ max: 3_000_000 }), fc.integer({ min: 999_999_998, max: 2_000_000_003 }))
+    const property = fc.property(
+      fc.integer({ min: 1, max: 9_000_003 }),
+      pico,
+      fc.nat({ max: 2_000_001 }),
+      (tokens, input, once) => {
+        const cost = { input_pico: input, cache_write_pico: 0, output_pico: 0, reasoning_pico: 0, request_pico: once }
+        const { micros } = plan(known({ asked: { prices: [price(1, cost)] } }), reads(tokens))
+
+        expect(micros).toBe((BigInt(tokens) * BigInt(input) + BigInt(once) + 999_999n) / 1_000_000n)
+      },
+    )
+
+    fc.assert(property, { numRuns: 300 })
   })
 
   test('is exact where numbers of JavaScript are not', () => {

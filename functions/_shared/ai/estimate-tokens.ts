@@ -5,7 +5,12 @@
 import { AppError } from '../errors.ts'
 
 const encoder = new TextEncoder()
-export const byteLength = (text: string) => encoder.encode(text).byteLength
+/** Written over each time: what is only counted needs no memory of its own. */
+const scratch = new Uint8Array(16_384)
+export function byteLength(text: string): number {
+  const { read, written } = encoder.encodeInto(text, scratch)
+  return read === text.length ? written : encoder.encode(text).byteLength
+}
 
 /** A megabyte of brackets parses, but is too deep to be written again. */
 export function writeJson(body: Record<string, unknown>): string {

@@ -243,37 +243,11 @@ type Row = Fields
 /** @param now Unix milliseconds, by which open breakers are judged. */
 export function createLedger(sql: Database, now: () => number = Date.now) {
   const inBatches = createBatches(batchesInFlight)
-  const snapshots = keepSnapshot(async () => {
-    const asked = callSql(
-      sql`select private.ai_snapshot() as answer`,
-      answer<unknown>({ parse: (given) => given }),
-      asLedger,
-    )
-    const [told, { snapshot }] = await Promise.all([asked, import('./snapshot.ts')])
-    const { data, error } = snapshot.safeParse(told)
-    if (error) throw notUnderstood(error)
-    return data
-  })
+  const snapshots = keepSnapshot(() => askSnapshot(sql))
+  const step = (items: Item[]) => takeStep(sql, items)
   /** Callers whose plan is not the one that most have. */
   const plans = new Map<string, number>()
 
-  /** What has ended and what asks leave together: one statement, one commit. */
-  const step = async (items: Item[]): Promise<Row[]> => {
-    const version = items.reduce((newest, { asks }) => Math.max(newest, asks?.version ?? 0), 0)
-    const ended = items.filter(({ ends }) => ends)
-    const asking = items.filter(({ asks }) => asks?.version === version)
-    const outcomes = rowsLiteral(ended.map(({ ends }) => (ends ? outcomeFields(ends) : [])))
-    const requests = rowsLiteral(asking.map(({ asks }) => (asks ? requestFields(asks) : [])))
-    const answers = await callSql(
-      sql`select * from private.ai_step(${outcomes}::private.ai_outcome[], ${requests}::private.ai_request[], ${String(version)}::bigint)`,
-      rows,
-      asLedger,
-    )
-    const found = new Map<Item | undefined, Row>()
-    for (const row of answers) found.set((row.settles ? ended : asking)[Number(row.position) - 1], row)
-    // Of an older snapshot than another call in this step.
-    return items.map((item) => found.get(item) ?? (item.asks && item.asks.version !== version ? otherVersion : {}))
-  }
   const send = inBatches(step, isOnesFault)
   const sendWithAnswer = inBatches(step, isOnesFault, answersInBatch)
 
@@ -312,11 +286,6 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
     /** Begins to fetch what the first call needs. */
     prepare: (): void => snapshots.begin(),
 
-    /** Marks calls whose callers have begun to get their answers. */
-    start: async (callIds: string[]) => {
-      await callSql(sql`select private.start_ai_calls(${`{${callIds.join()}}`}::uuid[])`, nothing, asLedger)
-    },
-
     settle: async (call: Ended['call'], outcome: Outcome): Promise<Settlement> => {
       const row = await (outcome.response === null ? send : sendWithAnswer)({ ends: { call, outcome } })
       if (row.settles !== true) throw notUnderstood('no answer to a settlement')
@@ -335,38 +304,78 @@ export function createLedger(sql: Database, now: () => number = Date.now) {
       return new Set(ids.filter((id) => Object.keys(models.get(id)?.media ?? {}).length > 0))
     },
 
-    listModels: (caller: LedgerCaller) =>
-      callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(formOf(isModelList)), asLedger),
-
-    reportAttempts: async (reports: AttemptReport[]) => {
-      await callSql(sql`select private.report_ai_attempts(${sql.json(reports)})`, nothing, asLedger)
-    },
-
-    /** Something of a provider that somebody here has to mend. */
-    reportAlarm: async (provider: string, event: string) => {
-      await callSql(sql`select private.report_provider_alarm(${provider}, ${event})`, nothing, asLedger)
-    },
-
-    countAnonymous: (ip: string, route: string) =>
-      callSql(
-        sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`,
-        answer(anonymousVerdict),
-        asLedger,
-      ),
-
-    reportSignatureFailure: async (keyHash: string, ip: string | null) => {
-      await callSql(
-        sql`select private.report_signature_failure(decode(${keyHash}, 'hex'), ${ip}::inet)`,
-        nothing,
-        asLedger,
-      )
-    },
-
-    /** Null when the Vault has no secret of this name. */
-    providerSecret: (name: string) =>
-      callSql(sql`select private.provider_secret(${name}) as answer`, answer(formOf(isNullOr(isText))), asLedger),
+    ...questionsTo(sql),
   }
 }
+
+async function askSnapshot(sql: Database) {
+  const asked = callSql(
+    sql`select private.ai_snapshot() as answer`,
+    answer<unknown>({ parse: (given) => given }),
+    asLedger,
+  )
+  const [told, { snapshot }] = await Promise.all([asked, import('./snapshot.ts')])
+  const { data, error } = snapshot.safeParse(told)
+  if (error) throw notUnderstood(error)
+  return data
+}
+
+/** What has ended and what asks leave together: one statement, one commit. */
+async function takeStep(sql: Database, items: Item[]): Promise<Row[]> {
+  const version = items.reduce((newest, { asks }) => Math.max(newest, asks?.version ?? 0), 0)
+  const ended = items.filter(({ ends }) => ends)
+  const asking = items.filter(({ asks }) => asks?.version === version)
+  const outcomes = rowsLiteral(ended.map(({ ends }) => (ends ? outcomeFields(ends) : [])))
+  const requests = rowsLiteral(asking.map(({ asks }) => (asks ? requestFields(asks) : [])))
+  const answers = await callSql(
+    sql`select * from private.ai_step(${outcomes}::private.ai_outcome[], ${requests}::private.ai_request[], ${String(version)}::bigint)`,
+    rows,
+    asLedger,
+  )
+  const found = new Map<Item | undefined, Row>()
+  for (const row of answers) found.set((row.settles ? ended : asking)[Number(row.position) - 1], row)
+  // Of an older snapshot than another call in this step.
+  return items.map((item) => found.get(item) ?? (item.asks && item.asks.version !== version ? otherVersion : {}))
+}
+
+/** What is asked seldom, or waits for nobody else: a statement each. */
+const questionsTo = (sql: Database) => ({
+  /** Marks calls whose callers have begun to get their answers. */
+  start: async (callIds: string[]) => {
+    await callSql(sql`select private.start_ai_calls(${`{${callIds.join()}}`}::uuid[])`, nothing, asLedger)
+  },
+
+  listModels: (caller: LedgerCaller) =>
+    callSql(sql`select private.list_ai_models(${sql.json(caller)}) as answer`, answer(formOf(isModelList)), asLedger),
+
+  reportAttempts: async (reports: AttemptReport[]) => {
+    await callSql(sql`select private.report_ai_attempts(${sql.json(reports)})`, nothing, asLedger)
+  },
+
+  /** Something of a provider that somebody here has to mend. */
+  reportAlarm: async (provider: string, event: string) => {
+    await callSql(sql`select private.report_provider_alarm(${provider}, ${event})`, nothing, asLedger)
+  },
+
+  countAnonymous: (ip: string, route: string) =>
+    callSql(
+      sql`select private.count_anonymous_request(${ip}::inet, ${route}) as answer`,
+      answer(anonymousVerdict),
+      asLedger,
+    ),
+
+  reportSignatureFailure: async (keyHash: string, ip: string | null) => {
+    await callSql(
+      sql`select private.report_signature_failure(decode(${keyHash}, 'hex'), ${ip}::inet)`,
+      nothing,
+      asLedger,
+    )
+  },
+
+  /** Null when the Vault has no secret of this name. */
+  providerSecret: (name: string) =>
+    callSql(sql`select private.provider_secret(${name}) as answer`, answer(formOf(isNullOr(isText))), asLedger),
+})
 
 const otherVersion: Row = { call_id: null, refusal: { code: 'other_version' } }
 

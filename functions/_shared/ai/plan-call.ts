@@ -118,7 +118,16 @@ export function planCall(
   return planned
 }
 
-const bits = (plans: readonly number[]) => plans.reduce((mask, plan) => mask | (1n << BigInt(plan)), 0n)
+/** By the lists of a snapshot, which are as good as a model's name: they never change. */
+const masks = new WeakMap<readonly number[], bigint>()
+
+function bits(plans: readonly number[]): bigint {
+  const known = masks.get(plans)
+  if (known !== undefined) return known
+  const mask = plans.reduce((all, plan) => all | (1n << BigInt(plan)), 0n)
+  masks.set(plans, mask)
+  return mask
+}
 
 /** Less than nothing would be taken. */
 function requireSound({ contents, asks, images, choices, max_output_tokens }: Wish): void {
@@ -184,9 +193,14 @@ const unitNames: Record<OptionalUnit, string> = {
   search: 'searches',
 }
 
+const noUnits: OptionalUnit[] = []
+
 /** Units that only a call has which asks for them. With the caller's own key none of them is charged here. */
 function unitsAsked({ asks, contents, images, credential_id }: Wish): OptionalUnit[] {
-  if (credential_id !== null) return []
+  if (credential_id !== null) return noUnits
+  // Most ask for text alone.
+  if (images === 0 && contents.media.length === 0 && !asks.cacheWrites && !asks.audioOut && !asks.searches)
+    return noUnits
   const units: [OptionalUnit, boolean][] = [
     ['cache_write', asks.cacheWrites === '5m'],
     ['cache_write_1h', asks.cacheWrites === '1h'],
@@ -259,11 +273,24 @@ function mostMicros(price: Price, { promptTokens, outputTokens }: Worst, { asks,
   )
   // All of an answer may be reasoning.
   const output = Math.max(price.output_pico, price.reasoning_pico, asks.audioOut ? price.audio_output_pico : 0)
-  const total =
-    BigInt(promptTokens) * BigInt(input) +
-    BigInt(outputTokens) * BigInt(output) +
-    BigInt(images) * BigInt(price.image_pico) +
-    BigInt(asks.searches ?? 0) * BigInt(price.search_pico) +
-    BigInt(price.request_pico)
-  return (total + 999_999n) / 1_000_000n
+  return microsOf([
+    [promptTokens, input],
+    [outputTokens, output],
+    [images, price.image_pico],
+    [asks.searches ?? 0, price.search_pico],
+    [1, price.request_pico],
+  ])
+}
+
+const picoPerMicro = 1_000_000
+
+/** What so much of each costs, rounded up once. */
+function microsOf(parts: [count: number, pico: number][]): bigint {
+  let total = 0
+  for (const [count, pico] of parts) total += count * pico
+  // Nothing here is less than nothing, so that no step towards a number that is exact was inexact; and bigints take ten times as long.
+  if (total > Number.MAX_SAFE_INTEGER)
+    return (parts.reduce((sum, [count, pico]) => sum + BigInt(count) * BigInt(pico), 0n) + 999_999n) / 1_000_000n
+  const rest = total % picoPerMicro
+  return BigInt((total - rest) / picoPerMicro + (rest > 0 ? 1 : 0))
 }

@@ -82,47 +82,50 @@ async function noStream(begun: Bytes, events: Events, key: KeySent): Promise<App
   return events.failure() ?? notWhatWasAsked(decoder.decode(concatBytes(runs, size)), key)
 }
 
-/** Runs of whole events: what nobody has taken yet waits, and lets the provider wait. */
-function queueEvents(body: AnswerBody) {
-  const gatherer = createEventGatherer()
-  const waiting: Bytes[] = []
-  let isEnded = false
-  let failure: AppError | undefined
-  let tell = () => {}
+/** Runs of whole events, as they wait until somebody takes them; `tell` calls who waits for news. */
+type Waiting = { runs: Bytes[]; isEnded: boolean; failure: AppError | undefined; tell: () => void }
 
+/** What nobody has taken yet lets the provider wait. */
+function gather(body: AnswerBody, waiting: Waiting): void {
+  const gatherer = createEventGatherer()
   const end = (error?: AppError) => {
-    if (isEnded) return
+    if (waiting.isEnded) return
     const rest = error ? undefined : gatherer.rest()
-    if (rest) waiting.push(rest)
-    failure = error
-    isEnded = true
-    tell()
+    if (rest) waiting.runs.push(rest)
+    waiting.failure = error
+    waiting.isEnded = true
+    waiting.tell()
   }
   const take = (chunk: Bytes) => {
-    if (isEnded) return
+    if (waiting.isEnded) return
     try {
       const run = gatherer.push(chunk)
       if (!run) return
-      waiting.push(run)
+      waiting.runs.push(run)
     } catch (cause) {
       end(toAppError(cause))
       body.cancel()
       return
     }
-    tell()
-    if (waiting.length > 0) body.pause()
+    waiting.tell()
+    if (waiting.runs.length > 0) body.pause()
   }
   body.listen(take, end)
+}
+
+function queueEvents(body: AnswerBody) {
+  const waiting: Waiting = { runs: [], isEnded: false, failure: undefined, tell: () => {} }
+  gather(body, waiting)
 
   const next = (): Bytes | undefined => {
-    const run = waiting.shift()
-    if (waiting.length === 0) body.resume()
+    const run = waiting.runs.shift()
+    if (waiting.runs.length === 0) body.resume()
     return run
   }
   const come = async (): Promise<true> => {
-    while (waiting.length === 0 && !isEnded)
+    while (waiting.runs.length === 0 && !waiting.isEnded)
       await new Promise<void>((done) => {
-        tell = done
+        waiting.tell = done
       })
     return true
   }
@@ -138,11 +141,11 @@ function queueEvents(body: AnswerBody) {
     },
     /** Calls when there is a run or the end. */
     onNews(told: () => void): void {
-      tell = told
+      waiting.tell = told
     },
-    isOver: () => isEnded && waiting.length === 0,
+    isOver: () => waiting.isEnded && waiting.runs.length === 0,
     /** Why the stream broke off. */
-    failure: () => failure,
+    failure: () => waiting.failure,
   }
 }
 
