@@ -283,7 +283,7 @@ comment on function private.closed_before(private.ai_outcome[], private.ai_ended
 
 -- The same as above for what most calls are, without lists: half the time. A property test compares both; whatever is not plain, or does
 -- not fit, goes the way above, which also says why not.
--- Each is one function, longer than others: a call of a function inside, and the row that it hands on, is some hundredth of the whole.
+-- Each is one function, longer than others: a call of another one inside, and the row handed to it, would cost every call microseconds.
 
 create function private.admit_one_ai_call(r private.ai_request, version bigint) returns private.ai_answer
 language plpgsql volatile security invoker set search_path = ''
