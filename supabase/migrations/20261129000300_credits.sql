@@ -359,7 +359,7 @@ create table private.spend_shards (
   primary key (month, shard)
 ) with (fillfactor = 20);
 comment on table private.spend_shards is
-  'What each shard may still hand to calls. 0 to 127 are taken from at admission, 128 to 255 take what settlements give back. A connection uses one of each, so transactions seldom meet. Both come after all accounts: whoever has a shard waits for no account any more, so the order of locks never closes a circle.';
+  'What each shard may still hand to calls. 0 to 127 are taken from at admission, those from 128 on take what settlements give back. A connection uses one of each, so transactions seldom meet. No circle of locks closes, because all take them in this order: accounts; of a month the shards to 127, then its row; then those of the next month. From 128 on only a settlement waits that has nothing but its account; everybody else leaves out what is in use. Whoever has a shard or a month waits for no account any more.';
 revoke all on private.spend_shards from anon, authenticated, service_role;
 
 create function private.spend_cap_micros() returns bigint
@@ -370,19 +370,25 @@ begin
 end $$;
 comment on function private.spend_cap_micros() is 'The cap of a month in micro-dollars; null: none.';
 
-create function private.take_spend(micros bigint) returns boolean
+create function private.moment_of_month(began timestamptz, moment timestamptz) returns timestamptz
+language sql immutable security invoker
+-- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made.
+return least(moment, (date_trunc('month', began at time zone 'UTC') + interval '1 month') at time zone 'UTC' - interval '1 millisecond');
+comment on function private.moment_of_month(timestamptz, timestamptz) is
+  'A moment, or the last one of the month (UTC) in which something began: what began before midnight belongs to the month of which it took.';
+
+create function private.take_spend(micros bigint, month date default date_trunc('month', now() at time zone 'UTC')) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
-  v_month date := date_trunc('month', now() at time zone 'UTC');
   v_shard integer := pg_backend_pid() % 128;
 begin
   update private.spend_shards s set left_micros = s.left_micros - micros
-  where s.month = v_month and s.shard = v_shard and s.left_micros >= micros;
-  return found or private.draw_spend(v_month, v_shard, micros);
+  where s.month = take_spend.month and s.shard = v_shard and s.left_micros >= micros;
+  return found or private.draw_spend(take_spend.month, v_shard, micros);
 end $$;
-comment on function private.take_spend(bigint) is
-  'Takes what calls may cost from the month''s cap; false, and nothing taken, when it does not fit. The caller has locked its accounts and waits for none after this.';
+comment on function private.take_spend(bigint, date) is
+  'Takes what calls may cost from a month''s cap, which is given back to the month in which they were created; false, and nothing taken, when it does not fit. The caller has locked its accounts and waits for none after this.';
 
 create function private.open_spend_month(month date) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -443,7 +449,7 @@ as $$
 declare
   v_shard integer := 128 + pg_backend_pid() % 128;
 begin
-  -- Its own, or, when another connection has it, any that nobody has: so this never waits with accounts in its hands.
+  -- Its own, or, when another connection has it, any that nobody has: so this never waits with accounts or months in its hands.
   update private.spend_shards s set left_micros = s.left_micros + micros
   where s.month = give_back_spend.month and s.shard in (
     select o.shard from private.spend_shards o
@@ -458,25 +464,28 @@ begin
       select o.shard from private.spend_shards o
       where o.month = give_back_spend.month and o.shard >= 128 order by o.shard limit 1 for update skip locked);
   end if;
-  if not found then
-    -- All are in use: back to the month, which is the last of all locks.
-    update private.spend_months m set handed_out_micros = m.handed_out_micros - micros where m.month = give_back_spend.month;
-  end if;
+  while not found loop
+    -- All are in use, and the month may be, too: a new one, which is drawn from like the others.
+    insert into private.spend_shards (month, shard, left_micros)
+    values (give_back_spend.month, 256 + floor(random() * 2000000000)::integer, micros) on conflict do nothing;
+  end loop;
 end $$;
 comment on function private.give_back_spend(date, bigint) is
-  'Gives back what calls of a month held and did not cost; less than nothing when they cost more than they held.';
+  'Gives back what calls of a month held and did not cost, and waits for nobody; less than nothing when they cost more than they held: then by who has nothing of this month or a later one.';
 
 create function private.take_back_spend(month date, overrun bigint) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  -- In the order in which calls take them, and the month after those that are taken from; who has one from 128 on waits for nothing.
+  -- In the order in which calls take them, and the month after those that are taken from.
   perform private.open_spend_month(take_back_spend.month);
   perform from private.spend_shards s where s.month = take_back_spend.month and s.shard < 128 order by s.shard for no key update;
   perform from private.spend_months m where m.month = take_back_spend.month for no key update;
+  -- Of the others those that nobody uses: nothing is handed out of them but by who draws, and that one asks the month first. Who has one
+  -- may be waiting for those that are locked here.
   with held as materialized (
     select s.shard, s.left_micros from private.spend_shards s
-    where s.month = take_back_spend.month and s.left_micros <> 0 order by s.shard for no key update
+    where s.month = take_back_spend.month and s.left_micros <> 0 order by s.shard for no key update skip locked
   ), taken as (
     update private.spend_shards s set left_micros = 0 from held h where s.month = take_back_spend.month and s.shard = h.shard
     returning h.left_micros
@@ -486,23 +495,24 @@ begin
   where m.month = take_back_spend.month;
 end $$;
 comment on function private.take_back_spend(date, bigint) is
-  'Takes from all shards what they have left of a month, waiting for those that are in use, and books what calls cost beyond their holds: from then on every shard draws anew, by what is true then. To be called by who has no shard of the month.';
+  'Takes what all shards have left of a month, waiting for those that calls are taken from, and books what calls cost beyond their holds: from then on every shard draws anew, by what is true then. To be called by who has no shard up to 127 of the month, and nothing of a later one.';
 
 create function private.overrun_spend(month date, micros bigint) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  -- From any that has so much and that nobody uses at this moment, as a call takes what it holds.
+  -- From any that has so much and that nobody uses at this moment; not from those that calls are taken from, because who has one of them
+  -- must not wait for another.
   update private.spend_shards s set left_micros = s.left_micros - micros
   where s.month = overrun_spend.month and s.shard in (
     select o.shard from private.spend_shards o
-    where o.month = overrun_spend.month and o.left_micros >= micros order by o.shard desc limit 1 for update skip locked);
+    where o.month = overrun_spend.month and o.shard >= 128 and o.left_micros >= micros order by o.shard desc limit 1 for update skip locked);
   if not found then
     perform private.take_back_spend(overrun_spend.month, overrun_spend.micros);
   end if;
 end $$;
 comment on function private.overrun_spend(date, bigint) is
-  'Books what calls of a month cost beyond their holds: it comes out of a shard, or, when none has so much, out of all of them, so that none hands out what the cap does not have.';
+  'Books what calls of a month cost beyond their holds: it comes out of what was given back, or, when no shard has so much, out of all of them, so that none hands out what the cap does not have.';
 
 create function private.tg_settings__spend_cap() returns trigger
 language plpgsql volatile security definer set search_path = ''

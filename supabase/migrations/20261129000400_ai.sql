@@ -449,16 +449,17 @@ create function private.ai_cost_micros(
 language sql immutable security invoker
 -- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made, so that no path
 -- changes what it means. What is written there costs a tenth of a call of a function.
-return case when prompt + completion + images + searches = 0 then 0 else (
-  least(cached, prompt) * price.cached_input_pico
-  + (greatest(prompt - cached, 0) - greatest(prompt - cached - cache_write, 0)) * price.cache_write_pico
-  + (greatest(prompt - cached - cache_write, 0) - greatest(prompt - cached - cache_write - cache_write_1h, 0)) * price.cache_write_1h_pico
-  + (greatest(prompt - cached - cache_write - cache_write_1h, 0)
-    - greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0)) * price.audio_input_pico
-  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * price.input_pico
-  + least(reasoning, completion) * price.reasoning_pico
-  + (greatest(completion - reasoning, 0) - greatest(completion - reasoning - audio_output, 0)) * price.audio_output_pico
-  + greatest(completion - reasoning - audio_output, 0) * price.output_pico
+-- All that is left of the prompt is charged as the next part is, and what was charged for it as the one before goes: each part is looked
+-- for once, because every operator here is made ready anew by every statement.
+return case when greatest(prompt, completion, images, searches) = 0 then 0 else (
+  prompt * price.cached_input_pico
+  + greatest(prompt - cached, 0) * (price.cache_write_pico - price.cached_input_pico)
+  + greatest(prompt - cached - cache_write, 0) * (price.cache_write_1h_pico - price.cache_write_pico)
+  + greatest(prompt - cached - cache_write - cache_write_1h, 0) * (price.audio_input_pico - price.cache_write_1h_pico)
+  + greatest(prompt - cached - cache_write - cache_write_1h - audio_input, 0) * (price.input_pico - price.audio_input_pico)
+  + completion * price.reasoning_pico
+  + greatest(completion - reasoning, 0) * (price.audio_output_pico - price.reasoning_pico)
+  + greatest(completion - reasoning - audio_output, 0) * (price.output_pico - price.audio_output_pico)
   + images * price.image_pico + searches * price.search_pico + price.request_pico + 999999) / 1000000 end;
 comment on function private.ai_cost_micros(private.price_refs, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) is
   'What a call costs, in micro-dollars, rounded up once: the one rule for every settlement. cached, cache_write, cache_write_1h and audio_input are parts of the prompt, reasoning and audio_output of the completion, each token in one of them at most: what is more than there is does not count. Nothing used costs nothing. Numbers from 0 on, tokens up to 100,000,000, images and searches up to 10,000: with the bounds of model_prices the sum is below 5e18, and never too large.';
@@ -952,8 +953,9 @@ declare
   v_taken private.ai_taken[];
   v_users uuid[] := callers.users;
   v_keys uuid[] := callers.keys;
+  -- Of the month from which their money was taken, although midnight may have come meanwhile.
+  v_now timestamptz := private.moment_of_month(now(), date_trunc('milliseconds', clock_timestamp()));
   -- The first half of private.uuid_v7() once for all.
-  v_now timestamptz := date_trunc('milliseconds', clock_timestamp());
   v_time bytea := substring(int8send((extract(epoch from v_now) * 1000)::bigint) from 3) || '\x7000'::bytea;
 begin
   if v_groups is not null then
@@ -1547,8 +1549,8 @@ end $$;
 comment on function private.end_ai_holds(private.ai_outcome[]) is
   'Takes the holds of calls away and says what each comes to. The caller has locked their accounts in a statement before this one, and gives back what they held.';
 
-create type private.ai_left as (user_id uuid, balance_before bigint, credits_remaining bigint);
-comment on type private.ai_left is 'An account after calls of it have ended, and its balance before.';
+create type private.ai_left as (user_id uuid, calls bigint, balance_before bigint, credits_remaining bigint);
+comment on type private.ai_left is 'An account after so many calls of it have ended, and its balance before.';
 
 create function private.charge_ai_calls(ended private.ai_ended[]) returns private.ai_left[]
 language plpgsql volatile security invoker set search_path = ''
@@ -1578,9 +1580,9 @@ begin
         coalesce(sum(e.cost_micros) filter (where e.is_this_month), 0)::bigint as used_micros
       from unnest(ended) e group by e.user_id) f
     where a.user_id = f.user_id
-    returning a.user_id, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
+    returning a.user_id, f.calls, a.balance + f.credits as balance_before, a.balance - a.held as credits_remaining
   )
-  select array_agg(row(c.user_id, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
+  select array_agg(row(c.user_id, c.calls, c.balance_before, c.credits_remaining)::private.ai_left) into v_left from charged c;
   return v_left;
 end $$;
 comment on function private.charge_ai_calls(private.ai_ended[]) is
@@ -1596,7 +1598,9 @@ begin
   return query
   with calls as materialized (
     select e.*, l.credits_remaining, v_now + e.position * interval '1 microsecond' as settled_at,
-      l.balance_before - sum(e.credits_charged) over (partition by e.user_id order by e.position)::bigint as balance_after
+      -- Of one call alone, as most are here, this is a twentieth of a settlement cheaper than a window over all of them.
+      l.balance_before - case when l.calls = 1 then e.credits_charged
+        else (select sum(p.credits_charged)::bigint from unnest(ended) p where p.user_id = e.user_id and p.position <= e.position) end as balance_after
     from unnest(ended) e join unnest(accounts) l on l.user_id = e.user_id
   ), logged as (
     insert into public.ai_calls (
@@ -1650,11 +1654,7 @@ begin
     if v_have.first_month = v_have.last_month then
       perform private.give_back_spend(v_have.first_month, v_have.unspent);
     else
-      perform private.give_back_spend(m.month, m.micros)
-      from (
-        select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
-          sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
-        from unnest(v_ended) e group by 1 order by 1) m;
+      perform private.give_back_spend_by_month(v_ended);
     end if;
   end if;
   if cardinality(outcomes) > coalesce(cardinality(v_ended), 0) then
@@ -1663,6 +1663,24 @@ begin
 end $$;
 comment on function private.settle_ai_calls(private.ai_outcome[]) is
   'The one way out: ends calls, each exactly once, charges what they used, gives back the rest and writes their rows, in one transaction. Answers one row for each outcome. The caller has locked the accounts in a statement before this one, so that it sees, under read committed, what nobody can change any more.';
+
+create function private.give_back_spend_by_month(ended private.ai_ended[]) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_month record;
+begin
+  -- The earlier month first, as everybody does: what cost more than it held may have to wait for all of a month.
+  for v_month in
+    select date_trunc('month', e.created_at at time zone 'UTC')::date as month,
+      sum(e.hold_micros - e.cost_micros - coalesce(e.project_micros, 0))::bigint as micros
+    from unnest(ended) e group by 1 order by 1
+  loop
+    perform private.give_back_spend(v_month.month, v_month.micros);
+  end loop;
+end $$;
+comment on function private.give_back_spend_by_month(private.ai_ended[]) is
+  'Gives back what calls of several months held and did not cost, or books what they cost more, a month after the other.';
 
 create function private.closed_before(outcomes private.ai_outcome[], ended private.ai_ended[]) returns setof private.ai_answer
 language plpgsql stable security invoker set search_path = ''
@@ -1696,6 +1714,7 @@ comment on function private.closed_before(private.ai_outcome[], private.ai_ended
 
 -- The same as above for what most calls are, without lists: half the time. A property test compares both; whatever is not plain, or does
 -- not fit, goes the way above, which also says why not.
+-- Each is one function, longer than others: a call of another one inside, and the row handed to it, would cost every call microseconds.
 
 create function private.admit_one_ai_call(r private.ai_request, version bigint) returns private.ai_answer
 language plpgsql volatile security invoker set search_path = ''
@@ -1719,7 +1738,7 @@ begin
     (o.minute_resets_at > v_now)::integer as same_minute, o.minute_resets_at, o.day_resets_at, o.month_resets_at into l
   from private.live_sessions s, private.ai_config c, private.spend_shards p, private.accounts o join private.limit_sets x on x.id = o.limits_id
   where s.id = r.session_id and s.user_id = r.user_id and o.user_id = r.user_id and c.version = admit_one_ai_call.version and c.changes_at > v_now
-    and p.month = date_trunc('month', v_now at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
+    and p.month = date_trunc('month', v_created_at at time zone 'UTC')::date and p.shard = pg_backend_pid() % 128 and p.left_micros >= r.micros
     and (r.plans >> x.plan_number) & 1 = 1 and o.ai_concurrency_held < x.ai_concurrency
     and (o.minute_resets_at <= v_now or o.ai_requests_used < x.ai_requests)
     and greatest(o.minute_resets_at - interval '1 minute', o.day_resets_at - interval '25 hours', o.month_resets_at - interval '745 hours') <= clock_timestamp();
@@ -1758,7 +1777,7 @@ begin
     -- The project's cap after the account, from this connection's shard; one that has too little draws more.
     update private.spend_shards s set left_micros = s.left_micros - r.micros
     where s.month = l.month and s.shard = pg_backend_pid() % 128 and s.left_micros >= r.micros;
-    if found or private.take_spend(r.micros) then
+    if found or private.take_spend(r.micros, l.month) then
       v_answer := row(1, false, v_call_id, r.user_id, null, null, null, null, a.credits,
         l.ai_requests, a.requests, extract(epoch from a.minute_resets_at), l.ai_calls, a.calls, extract(epoch from l.day_resets_at),
         l.ai_tokens, a.tokens, extract(epoch from l.month_resets_at));
@@ -1790,79 +1809,75 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   h record;
-  v_is_charged boolean := o.prompt_tokens is not null;
-  v_cost bigint := 0;
-  v_credits bigint := 0;
   v_account record;
+  v_provider_cost bigint;
   v_answer private.ai_answer;
 begin
-  if o.response is not null or o.usage_source = 'project' or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0 or (o.result in ('failed', 'cancelled') or (o.result = 'succeeded' and v_is_charged)) is not true then
+  -- What is not charged, is charged to somebody else, or has a number that must be put right first, goes the way above.
+  if o.response is not null or o.late_prompt_tokens > 0 or o.late_completion_tokens > 0
+    or o.usage_source in ('provider', 'estimated') is not true or o.result in ('succeeded', 'failed', 'cancelled') is not true
+    or o.prompt_tokens is null or o.completion_tokens is null or o.cached_tokens is null or o.reasoning_tokens is null or o.images is null
+    or least(o.prompt_tokens, o.completion_tokens, o.cached_tokens, o.reasoning_tokens, o.images) < 0
+    or least(o.cache_write_tokens, o.cache_write_1h_tokens, o.audio_input_tokens, o.audio_output_tokens, o.searches) < 1
+    or greatest(o.prompt_tokens, o.completion_tokens, o.cached_tokens, o.reasoning_tokens, o.cache_write_tokens, o.cache_write_1h_tokens,
+      o.audio_input_tokens, o.audio_output_tokens) > 100000000 or greatest(o.images, o.searches) > 10000 then
     return null;
   end if;
   -- Nobody else may be looking at the account while this one's calls end.
-  perform from private.accounts a where a.user_id = o.user_id for no key update;
-  -- Only a route that was held for can have answered; anything else is charged as the first.
-  delete from private.ai_holds x using private.price_refs p, lateral (
-    select least(greatest(o.prompt_tokens, 0), 100000000) as prompt, least(greatest(o.cached_tokens, 0), 100000000) as cached,
-      least(greatest(o.cache_write_tokens, 0), 100000000) as cache_write,
-      least(greatest(o.cache_write_1h_tokens, 0), 100000000) as cache_write_1h,
-      least(greatest(o.audio_input_tokens, 0), 100000000) as audio_input,
-      least(greatest(o.completion_tokens, 0), 100000000) as completion, least(greatest(o.reasoning_tokens, 0), 100000000) as reasoning,
-      least(greatest(o.audio_output_tokens, 0), 100000000) as audio_output, least(greatest(o.images, 0), 10000) as images,
-      least(greatest(o.searches, 0), 10000) as searches offset 0) u
+  select a.day_resets_at, a.month_resets_at into v_account from private.accounts a where a.user_id = o.user_id for no key update;
+  -- Only a route that was held for can have answered; anything else is charged as the first. What was held in a period that is over went
+  -- with it, and such a call goes the way above.
+  delete from private.ai_holds x using private.price_refs p
   where x.call_id = o.call_id and x.user_id = o.user_id and x.api_key_id is null and not x.own_key
+    and x.day_resets_at = v_account.day_resets_at and x.month_resets_at = v_account.month_resets_at
     and p.ref = case when o.price_ref = any (x.fallback_refs) then o.price_ref else x.price_ref end
-  returning x.created_at, x.day_resets_at, x.month_resets_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
-    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, u.*, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
-    private.ai_cost_micros(p, u.prompt, u.cached, u.cache_write, u.cache_write_1h, u.audio_input, u.completion, u.reasoning, u.audio_output,
-      u.images, u.searches) as cost into h;
+  returning x.created_at, x.session_id, x.request_bytes, x.credits, x.prompt_tokens + x.output_tokens as tokens,
+    x.micros, x.stream, x.request_id, x.endpoint, x.model_id, p.model_id as answered_by, p.provider_id, p.valid_from, p.ref, p.credits as costs,
+    private.ai_cost_micros(p, o.prompt_tokens, o.cached_tokens, coalesce(o.cache_write_tokens, 0), coalesce(o.cache_write_1h_tokens, 0),
+      coalesce(o.audio_input_tokens, 0), o.completion_tokens, o.reasoning_tokens, coalesce(o.audio_output_tokens, 0), o.images,
+      coalesce(o.searches, 0)) as cost, o.prompt_tokens + o.completion_tokens as used into h;
   if not found then
     return null;
   end if;
-  if v_is_charged then
-    v_credits := h.costs;
-    v_cost := case when o.usage_source = 'hold' then h.micros else h.cost end;
-  end if;
   update private.accounts x set
-    held = x.held - h.credits, balance = x.balance - v_credits, unburned = x.unburned + v_credits, ai_concurrency_held = x.ai_concurrency_held - 1,
-    -- What a call holds of a period that is over went with it.
-    ai_calls_held = x.ai_calls_held - (h.day_resets_at = x.day_resets_at)::integer,
-    ai_calls_used = x.ai_calls_used + (v_is_charged and h.day_resets_at = x.day_resets_at)::integer,
-    ai_tokens_held = x.ai_tokens_held - case when h.month_resets_at = x.month_resets_at then h.tokens else 0 end,
-    ai_tokens_used = x.ai_tokens_used + case when h.month_resets_at = x.month_resets_at then h.prompt + h.completion else 0 end,
-    ai_spend_micros_held = x.ai_spend_micros_held - case when h.month_resets_at = x.month_resets_at then h.micros else 0 end,
-    ai_spend_micros_used = x.ai_spend_micros_used + case when h.month_resets_at = x.month_resets_at then v_cost else 0 end
+    held = x.held - h.credits, balance = x.balance - h.costs, unburned = x.unburned + h.costs, ai_concurrency_held = x.ai_concurrency_held - 1,
+    ai_calls_held = x.ai_calls_held - 1, ai_calls_used = x.ai_calls_used + 1,
+    ai_tokens_held = x.ai_tokens_held - h.tokens, ai_tokens_used = x.ai_tokens_used + h.used,
+    ai_spend_micros_held = x.ai_spend_micros_held - h.micros, ai_spend_micros_used = x.ai_spend_micros_used + h.cost
   where x.user_id = o.user_id
   returning x.balance, x.balance - x.held as credits into v_account;
+  if o.cost_usd is not null then
+    v_provider_cost := greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0);
+  end if;
   insert into public.ai_calls (
     id, created_at, user_id, session_id, request_id, endpoint, model_id, answered_by, provider_id, stream, state, error_code, usage_source,
     http_status, attempts, duration_ms, first_token_ms, price_ref, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
     audio_output_tokens, searches, request_bytes, response_bytes, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, images,
     cost_micros, provider_cost_micros, credits_charged, balance_after, hold_micros, price_valid_from, settled_at)
   values (
-    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, case when v_is_charged then h.answered_by end,
-    h.provider_id, h.stream, case when v_is_charged then 'settled' else 'released' end, left(o.error_code, 80), coalesce(o.usage_source, 'none'),
-    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, nullif(h.cache_write, 0), nullif(h.cache_write_1h, 0),
-    nullif(h.audio_input, 0), nullif(h.audio_output, 0), nullif(h.searches, 0), h.request_bytes, o.response_bytes, h.prompt, h.completion,
-    h.cached, h.reasoning, h.images, v_cost,
-    case when v_is_charged and o.cost_usd is not null then greatest(least(ceil(o.cost_usd * 1000000), 1e12), 0)::bigint end,
-    v_credits, case when v_credits > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
-  if v_cost > h.micros or h.prompt + h.completion > h.tokens or o.implausible is not null then
+    o.call_id, h.created_at, o.user_id, h.session_id, h.request_id, h.endpoint, h.model_id, h.answered_by,
+    h.provider_id, h.stream, 'settled', left(o.error_code, 80), o.usage_source,
+    o.http_status, coalesce(o.attempts, 0), o.duration_ms, o.first_token_ms, h.ref, o.cache_write_tokens, o.cache_write_1h_tokens,
+    o.audio_input_tokens, o.audio_output_tokens, o.searches, h.request_bytes, o.response_bytes, o.prompt_tokens, o.completion_tokens,
+    o.cached_tokens, o.reasoning_tokens, o.images, h.cost,
+    v_provider_cost,
+    h.costs, case when h.costs > 0 then v_account.balance end, h.micros, h.valid_from, clock_timestamp());
+  if h.cost > h.micros or h.used > h.tokens or o.implausible is not null then
     insert into private.ai_surprises (call_id, model_id, provider_id, hold_micros, cost_micros, hold_tokens, used_tokens, implausible)
-    values (o.call_id, h.answered_by, h.provider_id, h.micros, v_cost, h.tokens, h.prompt + h.completion, left(o.implausible, 200));
+    values (o.call_id, h.answered_by, h.provider_id, h.micros, h.cost, h.tokens, h.used, left(o.implausible, 200));
   end if;
   -- Whoever has this shard waits for no account any more, so that this may wait for it; it is nearly always nobody's but this connection's.
-  update private.spend_shards s set left_micros = s.left_micros + h.micros - v_cost
+  update private.spend_shards s set left_micros = s.left_micros + h.micros - h.cost
   where s.month = date_trunc('month', h.created_at at time zone 'UTC')::date and s.shard = 128 + pg_backend_pid() % 128
-    and s.left_micros + h.micros - v_cost >= 0;
+    and s.left_micros >= h.cost - h.micros;
   if not found then
-    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - v_cost);
+    perform private.give_back_spend(date_trunc('month', h.created_at at time zone 'UTC')::date, h.micros - h.cost);
   end if;
-  v_answer := row(1, true, o.call_id, o.user_id, null, null, v_cost, v_credits, v_account.credits, null, null, null, null, null, null, null, null, null);
+  v_answer := row(1, true, o.call_id, o.user_id, null, null, h.cost, h.costs, v_account.credits, null, null, null, null, null, null, null, null, null);
   return v_answer;
 end $$;
 comment on function private.settle_one_ai_call(private.ai_outcome) is
-  'Ends one call of a session without an answer to keep, or answers null and has done nothing but lock the account.';
+  'Ends one call of a session that is charged, in the periods in which it began, without an answer to keep; or answers null and has done nothing but lock the account.';
 
 -- Both in one step -----------------------------------------------------------------------------------------------------
 
