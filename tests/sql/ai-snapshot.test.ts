@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { createLedger, type Ledger } from '../../functions/_shared/ai/ledger.ts'
 import { admit, baseModel, newModel, outcomeOf, requestOf, settle } from './ai-support.ts'
-import { type Account, creditsOf, newAccount, racing, rolledBack, type Sql, type Tx } from './support.ts'
+import { type Account, creditsOf, newAccount, racing, refusal, rolledBack, type Sql, type Tx } from './support.ts'
 
 const versionOf = async (tx: Tx): Promise<number> =>
   Number((await tx`select version from private.ai_config where changes_at > now()`)[0]?.version)
@@ -229,22 +229,28 @@ test('what a search adds to a prompt is held as the row of the model says it, an
     expect(await held()).toEqual([2_710])
   }))
 
-test.each<[number | string | null, boolean]>([
-  [0, true],
-  [999, true],
-  [-1, false],
-  [1e10, false],
-  ['many', false],
-  [null, false],
-])('a rule may say what an address counts for, in a number: %s is %s', (address_tokens, isRule) =>
-  rolledBack(async (tx) => {
-    const rules = { image: { rule: 'fixed', tokens: 258, address_tokens }, audio: { rule: 'context' } }
+describe('what an address counts for by a rule', () => {
+  const rules = (address_tokens: number | string | null) => ({
+    image: { rule: 'fixed', tokens: 258, address_tokens },
+    audio: { rule: 'context' },
+  })
 
-    const [row] = await tx`select private.are_media_rules(${tx.json(rules)}) as is_rule`
+  test.each([0, 999])('may be %s', (tokens) =>
+    rolledBack(async (tx) => {
+      const [row] = await tx`select private.are_media_rules(${tx.json(rules(tokens))}) as is_rule`
 
-    expect(row).toEqual({ is_rule: isRule })
-  }),
-)
+      expect(row).toEqual({ is_rule: true })
+    }),
+  )
+
+  test.each([-1, 1e10, 'many', null])('is a number, and never %s', (tokens) =>
+    rolledBack(async (tx) => {
+      const refused = await refusal(tx, (sp) => sp`select private.are_media_rules(${tx.json(rules(tokens))})`)
+
+      expect(refused).toMatchObject({ sqlstate: '23514', message: expect.stringContaining('needs address_tokens') })
+    }),
+  )
+})
 
 describe('a half-open breaker', () => {
   test('is tried by one of two callers at once; the other is answered without it', () =>
