@@ -321,6 +321,113 @@ end $$;
 comment on function private.retry_stripe_events(timestamptz) is
   'For database administrators, after an outage: lets all dead events of Stripe''s be tried again, or those that were given up since then, as often as new ones. Answers how many.';
 
+-- The unknown ----------------------------------------------------------------------------------------------------------
+
+create table private.stripe_unknowns (
+  id bigint generated always as identity primary key,
+  kind text not null check (kind ~ '^[a-z][a-z0-9_]{0,59}$'),
+  value text not null check (length(value) between 1 and 255),
+  object_id text check (length(object_id) <= 255),
+  details jsonb not null default '{}' check (jsonb_typeof(details) = 'object' and pg_column_size(details) <= 4000),
+  times bigint not null default 1 check (times > 0),
+  first_seen_at timestamptz not null default now(),
+  last_seen_at timestamptz not null default now(),
+  handled_at timestamptz,
+  unique (kind, value)
+);
+comment on table private.stripe_unknowns is
+  'What Stripe said that has no meaning here, such as a status that it added later: one row for each kind and value, until somebody acts on it.';
+comment on column private.stripe_unknowns.kind is 'What sort of thing it is, such as subscription_status, billing_reason or price.';
+comment on column private.stripe_unknowns.object_id is 'The first of Stripe''s objects that said so, as an example.';
+comment on column private.stripe_unknowns.details is 'Of that object; no addresses or names.';
+comment on column private.stripe_unknowns.times is 'How often it was read, also of the same object; whoever reads it at the same moment may not be counted.';
+comment on column private.stripe_unknowns.handled_at is 'When an operator closed it: it goes on being counted, and is told no more.';
+create index stripe_unknowns_open_idx on private.stripe_unknowns (id) where handled_at is null;
+revoke all on private.stripe_unknowns from anon, authenticated, service_role;
+
+create function private.note_stripe_unknown(kind text, value text, object_id text, details jsonb default '{}') returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_value text := left(coalesce(nullif(note_stripe_unknown.value, ''), 'none'), 255);
+begin
+  -- The row is not waited for: whoever notes has locks of customers, and others who have it may want one of these.
+  update private.stripe_unknowns u set times = u.times + 1, last_seen_at = now()
+  where u.id = (
+    select x.id from private.stripe_unknowns x where x.kind = note_stripe_unknown.kind and x.value = v_value for update skip locked);
+  if found or exists (select from private.stripe_unknowns u where u.kind = note_stripe_unknown.kind and u.value = v_value) then
+    return false;
+  end if;
+  insert into private.stripe_unknowns (kind, value, object_id, details)
+  values (note_stripe_unknown.kind, v_value, left(note_stripe_unknown.object_id, 255), coalesce(note_stripe_unknown.details, '{}'))
+  on conflict on constraint stripe_unknowns_kind_value_key do nothing;
+  if not found then
+    return false;
+  end if;
+  perform private.raise_security_event(
+    type => 'stripe_unknown', severity => 'medium', user_id => null,
+    dedupe_key => left(note_stripe_unknown.kind || ':' || v_value, 200),
+    details => coalesce(note_stripe_unknown.details, '{}')
+      || jsonb_build_object('kind', note_stripe_unknown.kind, 'value', v_value, 'object_id', left(note_stripe_unknown.object_id, 255)));
+  return true;
+end $$;
+comment on function private.note_stripe_unknown(text, text, text, jsonb) is
+  'Notes something of Stripe''s that has no meaning here. The first time that a value of a kind is seen it is a security event (stripe_unknown, medium) and a row that public.list_stripe_unknowns shows; after that it is counted. details hold no addresses or names. True for what is new.';
+
+create function private.open_stripe_unknowns(before bigint, page_size integer)
+returns table (id bigint, kind text, value text, object_id text, details jsonb, times bigint, first_seen_at timestamptz, last_seen_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the list is private; refuses all but admins and the service role.
+begin
+  perform private.require_admin();
+  return query
+    select u.id, u.kind, u.value, u.object_id, u.details, u.times, u.first_seen_at, u.last_seen_at
+    from private.stripe_unknowns u
+    where u.handled_at is null and (open_stripe_unknowns.before is null or u.id < open_stripe_unknowns.before)
+    order by u.id desc limit private.page_of(open_stripe_unknowns.page_size);
+end $$;
+comment on function private.open_stripe_unknowns(bigint, integer) is 'Behind public.list_stripe_unknowns.';
+grant execute on function private.open_stripe_unknowns(bigint, integer) to authenticated, service_role;
+
+create function public.list_stripe_unknowns(before bigint default null, page_size integer default 100)
+returns table (id bigint, kind text, value text, object_id text, details jsonb, times bigint, first_seen_at timestamptz, last_seen_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.open_stripe_unknowns(list_stripe_unknowns.before, list_stripe_unknowns.page_size) $$;
+comment on function public.list_stripe_unknowns(bigint, integer) is
+  'What Stripe said that has no meaning here and nobody has handled, the latest first, at most page_size (1 to 1000), and before: only those after this one, the last of the page before; for admins and the service role: its kind and value, the object that said it first, how often and when it was read.';
+grant execute on function public.list_stripe_unknowns(bigint, integer) to authenticated, service_role;
+
+create function private.close_stripe_unknown(id bigint) returns timestamptz
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the list is private; refuses all but admins and the service role.
+declare
+  v_unknown private.stripe_unknowns;
+begin
+  perform private.require_admin();
+  select u.* into v_unknown from private.stripe_unknowns u where u.id = close_stripe_unknown.id for no key update;
+  if not found then
+    perform private.raise_error('not_found', 'There is no such entry.');
+  end if;
+  if v_unknown.handled_at is not null then
+    return v_unknown.handled_at;
+  end if;
+  update private.stripe_unknowns u set handled_at = now() where u.id = v_unknown.id;
+  perform private.audit(action => 'stripe_unknown.handle', resource_type => 'stripe_unknown', resource_id => v_unknown.id::text,
+    details => jsonb_build_object('kind', v_unknown.kind, 'value', v_unknown.value, 'times', v_unknown.times));
+  return now();
+end $$;
+comment on function private.close_stripe_unknown(bigint) is 'Behind public.handle_stripe_unknown.';
+grant execute on function private.close_stripe_unknown(bigint) to authenticated, service_role;
+
+create function public.handle_stripe_unknown(id bigint) returns timestamptz
+language sql volatile security invoker set search_path = ''
+as $$ select private.close_stripe_unknown(handle_stripe_unknown.id) $$;
+comment on function public.handle_stripe_unknown(bigint) is
+  'For admins and the service role: closes an entry of list_stripe_unknowns, which is counted and told no more; 404 not_found when there is none. Answers when it was closed, also by an earlier call.';
+grant execute on function public.handle_stripe_unknown(bigint) to authenticated, service_role;
+
 -- The old --------------------------------------------------------------------------------------------------------------
 
 create function private.delete_old_stripe_events(batch_size integer default 50000) returns bigint

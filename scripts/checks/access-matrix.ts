@@ -144,6 +144,7 @@ export const relations = {
   'private.stripe_events': 'table, rls off; anon -; authenticated -; service_role -',
   'private.stripe_objects': 'table, rls off; anon -; authenticated -; service_role -',
   'private.stripe_prices': 'table, rls off; anon -; authenticated -; service_role -',
+  'private.stripe_unknowns': 'table, rls off; anon -; authenticated -; service_role -',
   'public.credit_packs': 'table, rls forced; anon -; authenticated select; service_role select insert update delete',
   'public.disputes': 'table, rls forced; anon -; authenticated select; service_role select',
   'public.payments': 'table, rls forced; anon -; authenticated select; service_role select',
@@ -551,6 +552,7 @@ export const functions = {
   'private.check_buyer(uuid, uuid)': 'invoker; -',
   'private.require_account(uuid, uuid, boolean, jsonb)': 'invoker; -',
   'private.claim_stripe_events(integer)': 'invoker; -',
+  'private.close_stripe_unknown(bigint)': 'definer; authenticated service_role',
   'private.clawback_target(bigint, bigint, bigint)': 'invoker; -',
   'private.close_checkout(text)': 'invoker; -',
   'private.dead_stripe_events(text, integer)': 'definer; authenticated service_role',
@@ -578,8 +580,10 @@ export const functions = {
   'private.move_clawback(uuid, text, bigint, private.stripe_grant[])': 'invoker; -',
   'private.my_entitlement()': 'definer; authenticated',
   'private.note_checkout(uuid, text, text)': 'invoker; -',
+  'private.note_stripe_unknown(text, text, text, jsonb)': 'invoker; -',
   'private.notify_billing(uuid, text, text, jsonb)': 'invoker; -',
   'private.open_plan_checkout(private.checkouts)': 'invoker; -',
+  'private.open_stripe_unknowns(bigint, integer)': 'definer; authenticated service_role',
   'private.paid_anew(jsonb)': 'invoker; -',
   'private.pay_url(uuid)': 'invoker; -',
   'private.payment_hint(uuid)': 'invoker; -',
@@ -624,6 +628,8 @@ export const functions = {
   'private.warn_of_fraud(private.stripe_events)': 'invoker; -',
   'public.get_my_entitlement()': 'invoker; authenticated',
   'public.list_dead_stripe_events(text, integer)': 'invoker; authenticated service_role',
+  'public.list_stripe_unknowns(bigint, integer)': 'invoker; authenticated service_role',
+  'public.handle_stripe_unknown(bigint)': 'invoker; authenticated service_role',
   'public.retry_stripe_event(text)': 'invoker; authenticated service_role',
   'private.plans_outranked_by(text)': 'invoker; -',
   'private.project_stripe_objects(text)': 'invoker; -',
@@ -632,6 +638,7 @@ export const functions = {
 /** There are none: ids are UUIDs. */
 export const sequences = {
   'private.limit_sets_id_seq': 'anon -; authenticated -; service_role -',
+  'private.stripe_unknowns_id_seq': 'anon -; authenticated -; service_role -',
   'private.price_refs_ref_seq': 'anon -; authenticated -; service_role -',
 }
 
@@ -883,6 +890,10 @@ export const behaviour = {
   'link a customer':                        'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
   'see dead events of Stripe':              'PGRST       PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       yes         yes',
   'try an event of Stripe again':           'PGRST       PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       yes         yes',
+  'read what is unknown of Stripe':         'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
+  'note what is unknown of Stripe':         'denied      denied      denied      denied      denied      denied      denied      denied      denied      denied',
+  'see what is unknown of Stripe':          'PGRST       PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       yes         yes',
+  'close what is unknown of Stripe':        'PGRST       PGRST       denied      PGRST       PGRST       PGRST       PGRST       PGRST       yes         yes',
 
   'see chats':                               'yes         none        denied      none        none        none        none        none        none        yes',
   'start a chat':                            'yes         yes         denied      denied      denied      denied      denied      denied      yes         denied',

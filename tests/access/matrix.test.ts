@@ -172,6 +172,7 @@ const call = crypto.randomUUID()
 const chat = crypto.randomUUID()
 const invite = crypto.randomUUID()
 const document = crypto.randomUUID()
+const unknown = 9_000_001
 const run = crypto.randomUUID()
 const apiKey = crypto.randomUUID()
 const credential = crypto.randomUUID()
@@ -223,6 +224,7 @@ const scene = (owner: string) => `
   values ('du_matrix', '${owner}', 'in_matrix', 1, 'usd', 'won', now());
   insert into private.stripe_events (id, type, livemode, created_at, payload, state, finished_at)
   values ('evt_matrix_dead', 'x', false, now(), '{}', 'dead', now());
+  insert into private.stripe_unknowns (id, kind, value) overriding system value values (${unknown}, 'matrix', 'x');
   insert into public.chats (id, user_id) values ('${chat}', '${owner}');
   insert into public.documents (id, user_id) values ('${document}', '${owner}');
   insert into public.questionnaires (id, version, title, questions) values ('matrix', 1, 'Matrix', '[]'), ('matrix_2', 1, 'Nobody takes it', '[]');
@@ -415,6 +417,10 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'link a customer': `select private.link_stripe_customer('${owner}', 'cus_matrix', false)`,
   'see dead events of Stripe': 'select count(*) from public.list_dead_stripe_events()',
   'try an event of Stripe again': "select public.retry_stripe_event('evt_matrix_dead')",
+  'read what is unknown of Stripe': 'select from private.stripe_unknowns',
+  'note what is unknown of Stripe': "select private.note_stripe_unknown('matrix', 'y', null)",
+  'see what is unknown of Stripe': 'select count(*) from public.list_stripe_unknowns()',
+  'close what is unknown of Stripe': `select public.handle_stripe_unknown(${unknown})`,
 
   'see chats': `select from public.chats where id = '${chat}'`,
   'start a chat': "insert into public.chats (title) values ('x')",
