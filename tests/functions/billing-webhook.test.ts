@@ -172,6 +172,8 @@ describe('kept', () => {
       event('never.heard.of', { object: 'thing', id: 'thing_1' }, { id: 'evt_a' }),
       event('invoice.upcoming', { object: 'invoice' }, { id: 'evt_b' }),
       event('balance.available', { object: 'balance' }, { id: 'evt_c', account: 'acct_1' }),
+      event('invoice.upcoming', { object: 'invoice', id: null }, { id: 'evt_d' }),
+      event('something.without.a.kind', { object: null, id: null }, { id: 'evt_e' }),
     ]
 
     for (const one of events) expect((await deliver(world, { body: JSON.stringify(one) })).status).toBe(200)
@@ -180,6 +182,8 @@ describe('kept', () => {
       ['thing_1', null],
       [null, null],
       [null, 'acct_1'],
+      [null, null],
+      [null, null],
     ])
   })
 

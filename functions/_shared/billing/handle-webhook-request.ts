@@ -119,7 +119,8 @@ const event = z.object({
   livemode: z.boolean(),
   account: z.string().nullish(),
   created: z.int(),
-  data: z.object({ object: z.object({ object: z.string().optional(), id: z.string().optional() }) }),
+  // What is only a forecast, such as an upcoming invoice, has no id, or null.
+  data: z.object({ object: z.object({ object: z.string().nullish(), id: z.string().nullish() }) }),
 })
 
 /** Of Stripe's v2 API: it names what it is about, and has neither a version nor the object. */
