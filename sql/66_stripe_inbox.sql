@@ -143,6 +143,7 @@ as $$
 declare
   v_warning jsonb := (event).payload #> '{data,object}';
   v_intent text := coalesce(v_warning #>> '{payment_intent,id}', v_warning ->> 'payment_intent');
+  v_charge text := coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge');
   v_user_id uuid;
 begin
   if exists (
@@ -152,14 +153,14 @@ begin
   end if;
   select c.user_id into v_user_id
   from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
-  where o.payment_intent_ids && array[v_intent] and o.payment_intent_ids <> '{}'
+  where o.payment_refs && array_remove(array[v_intent, v_charge], null) and o.payment_refs <> '{}'
   order by o.object in ('invoice', 'checkout_session') desc, o.id limit 1;
   -- Of the project, not of the user: who uses a stolen card need not know that it is noticed.
   perform private.raise_security_event(
     type => 'stripe_early_fraud_warning', severity => 'high', user_id => null, dedupe_key => left((event).object_id, 200),
     details => jsonb_build_object(
       'event_id', (event).id, 'warning_id', (event).object_id,
-      'charge_id', left(coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge'), 255), 'payment_intent_id', left(v_intent, 255),
+      'charge_id', left(v_charge, 255), 'payment_intent_id', left(v_intent, 255),
       'fraud_type', left(v_warning ->> 'fraud_type', 255), 'user_id', v_user_id));
 end $$;
 comment on function private.warn_of_fraud(private.stripe_events) is
@@ -463,10 +464,10 @@ comment on function private.delete_old_stripe_events(integer) is
 
 create table private.stripe_objects (
   id text primary key check (length(id) between 1 and 255),
-  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute')),
+  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute', 'credit_note')),
   customer_id text check (length(customer_id) <= 255),
   subscription_id text check (length(subscription_id) <= 255),
-  payment_intent_ids text[] not null default '{}',
+  payment_refs text[] not null default '{}',
   user_id text check (length(user_id) <= 255),
   reading jsonb not null check (jsonb_typeof(reading) = 'object'),
   read_at timestamptz not null,
@@ -474,15 +475,16 @@ create table private.stripe_objects (
 );
 comment on table private.stripe_objects is 'The newest reading of each object of Stripe''s; also of customers that are not known here (yet).';
 comment on column private.stripe_objects.subscription_id is 'Of an invoice.';
-comment on column private.stripe_objects.payment_intent_ids is 'What ties refunds and disputes to the invoice or session that was paid.';
+comment on column private.stripe_objects.payment_refs is
+  'What ties refunds, disputes and credit notes to the invoice or session that was paid: its payment intents, charges without one, records of payments, and the invoice''s own id.';
 comment on column private.stripe_objects.user_id is 'Our metadata: whom the object was made for. Kept when Stripe forgets it with a deleted customer.';
 comment on column private.stripe_objects.reading is 'Without read_at. Times are Unix seconds, amounts in the smallest unit.';
 comment on column private.stripe_objects.read_at is 'By the database''s clock, before the object was asked for: of two readings the later one is at least as new.';
 comment on column private.stripe_objects.deleted_at is 'The first time that it was read as deleted; null: it is there.';
 create index stripe_objects_customer_id_idx on private.stripe_objects (customer_id);
 create index stripe_objects_subscription_id_idx on private.stripe_objects (subscription_id) where subscription_id is not null;
-create index stripe_objects_payment_intent_ids_idx on private.stripe_objects using gin (payment_intent_ids) with (fastupdate = off)
-  where payment_intent_ids <> '{}';
+create index stripe_objects_payment_refs_idx on private.stripe_objects using gin (payment_refs) with (fastupdate = off)
+  where payment_refs <> '{}';
 revoke all on private.stripe_objects from anon, authenticated, service_role;
 
 create function private.stripe_time(reading jsonb, field text) returns timestamptz
@@ -505,11 +507,14 @@ begin
   v_object.object := reading ->> 'object';
   v_object.customer_id := case when v_object.object = 'customer' then v_object.id else reading ->> 'customer_id' end;
   v_object.subscription_id := case when v_object.object = 'invoice' then reading ->> 'subscription_id' end;
-  v_object.payment_intent_ids := array(
-    select reading ->> 'payment_intent_id' where reading ->> 'payment_intent_id' is not null
-    union
-    select p ->> 'payment_intent_id' from jsonb_path_query(reading, '$.payments[*]') p where p ->> 'payment_intent_id' is not null
-    order by 1);
+  v_object.payment_refs := array(
+    select r.ref from (
+      select case when v_object.object = 'invoice' then v_object.id else reading ->> 'invoice_id' end
+      union
+      select p.payment ->> f.field
+      from (select reading union all select i from jsonb_path_query(reading, '$.payments[*]') i) p (payment),
+        unnest(array['payment_intent_id', 'charge_id', 'payment_record_id']) f (field)) r (ref)
+    where r.ref is not null order by 1);
   v_object.user_id := reading ->> 'user_id';
   v_object.reading := reading - 'read_at';
   v_object.read_at := (reading ->> 'read_at')::timestamptz;
@@ -538,7 +543,7 @@ begin
   end loop;
 end $$;
 comment on function private.lock_stripe_objects(text[]) is
-  'One transaction at a time for each customer (or payment intent), until it ends, always in the same order. Taken before anything of theirs is read.';
+  'One transaction at a time for each customer (or payment), until it ends, always in the same order. Taken before anything of theirs is read.';
 
 create function private.store_stripe_object(kept private.stripe_objects, out stored private.stripe_objects, out outcome text)
 language plpgsql volatile security invoker set search_path = ''
@@ -573,13 +578,56 @@ begin
     else 'same' end;
   if stored is distinct from v_old then
     update private.stripe_objects o set
-      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_intent_ids = stored.payment_intent_ids,
+      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_refs = stored.payment_refs,
       user_id = stored.user_id, reading = stored.reading, read_at = stored.read_at, deleted_at = stored.deleted_at
     where o.id = stored.id;
   end if;
 end $$;
 comment on function private.store_stripe_object(private.stripe_objects) is
   'Keeps a reading unless a newer one is there. Answers what is stored now, and same, changed or older. The caller holds the lock.';
+
+create function private.stripe_words(kind text) returns text[]
+language sql immutable security invoker set search_path = ''
+return case stripe_words.kind
+  when 'subscription_status' then
+    array['active', 'canceled', 'incomplete', 'incomplete_expired', 'past_due', 'paused', 'trialing', 'unpaid']
+  when 'invoice_status' then array['draft', 'open', 'paid', 'uncollectible', 'void']
+  when 'billing_reason' then
+    array['automatic_pending_invoice_item_invoice', 'manual', 'quote_accept', 'subscription', 'subscription_create', 'subscription_cycle',
+      'subscription_threshold', 'subscription_update', 'upcoming']
+  when 'checkout_status' then array['complete', 'expired', 'open']
+  when 'checkout_payment_status' then array['no_payment_required', 'paid', 'unpaid']
+  when 'refund_status' then array['canceled', 'failed', 'pending', 'requires_action', 'succeeded']
+  when 'dispute_status' then
+    array['appeal_needs_response', 'appeal_under_review', 'lost', 'needs_response', 'prevented', 'under_review', 'warning_closed',
+      'warning_needs_response', 'warning_under_review', 'won']
+  when 'credit_note_status' then array['issued', 'void'] end;
+comment on function private.stripe_words(text) is
+  'The words of the pinned version of Stripe''s API that a kind of private.stripe_unknowns may have; null for a kind that has no list.';
+
+create function private.note_stripe_unknowns_of(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+begin
+  perform private.note_stripe_unknown(w.kind, w.value, (kept).id, jsonb_build_object('object', (kept).object))
+  from (
+    select case (kept).object when 'checkout_session' then 'checkout' else (kept).object end || '_status', v_reading ->> 'status'
+    union all
+    select 'checkout_payment_status', v_reading ->> 'payment_status' where (kept).object = 'checkout_session'
+    union all
+    -- Why an invoice was made decides what it brings, where it is paid and has a plan's line.
+    select 'billing_reason', v_reading ->> 'billing_reason'
+    where (kept).object = 'invoice' and v_reading ->> 'status' = 'paid' and exists (
+      select from jsonb_path_query(v_reading, '$.lines[*]') l (line) join private.stripe_prices s on s.id = l.line ->> 'price_id'
+      where s.plan_price_id is not null)
+    union all
+    select 'payment_type', p ->> 'unknown_type' from jsonb_path_query(v_reading, '$.payments[*]') p) w (kind, value)
+  where w.value is not null and w.value <> all (coalesce(private.stripe_words(w.kind), '{}'));
+end $$;
+comment on function private.note_stripe_unknowns_of(private.stripe_objects) is
+  'Notes what a stored object says in words that are not known here: statuses, why a paid invoice of a plan was made, by what kind of payment it was paid.';
 
 -- Whose ----------------------------------------------------------------------------------------------------------------
 
@@ -674,10 +722,10 @@ declare
 begin
   perform private.lock_stripe_objects(array(
     select o.customer_id from unnest(v_objects) o
-    union select unnest(o.payment_intent_ids) from unnest(v_objects) o
-    -- Whose payments these refunds and disputes are of: what they paid for may end with them.
+    union select unnest(o.payment_refs) from unnest(v_objects) o
+    -- Whose payments these refunds, disputes and credit notes are of: what they paid for may end with them.
     union select p.customer_id from private.stripe_objects p
-    where p.payment_intent_ids && array(select unnest(o.payment_intent_ids) from unnest(v_objects) o) and p.payment_intent_ids <> '{}'
+    where p.payment_refs && array(select unnest(o.payment_refs) from unnest(v_objects) o) and p.payment_refs <> '{}'
     union select o.id from unnest(v_objects) o where o.customer_id is null));
   -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
   perform from auth.users u
@@ -747,6 +795,7 @@ begin
   if v_changed is null then
     return 'unknown_customer';
   end if;
+  perform private.note_stripe_unknowns_of(kept);
   perform private.tell_of_stripe_object(kept);
   return case when v_changed then 'changed' else outcome end;
 end $$;

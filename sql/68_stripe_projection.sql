@@ -89,22 +89,58 @@ begin
 end $$;
 comment on function private.grant_stripe_credits(uuid, private.stripe_grant[]) is 'Sees to it that a user has been granted these. Answers them with the amounts in the ledger.';
 
-create function private.returned_money(payment_intent_ids text[], out refunded bigint, out disputed bigint)
+create function private.exchanged_amount(exchange jsonb, returned numeric) returns numeric
+language sql immutable security invoker set search_path = ''
+return round(private.exact_share((exchange ->> 'charge_amount')::numeric,
+  greatest(least(returned, (exchange ->> 'charged')::numeric), 0), (exchange ->> 'charged')::numeric));
+comment on function private.exchanged_amount(jsonb, numeric) is
+  'How much of a charge it is, in the charge''s currency, when so much of what it brought to our balance has left it again; at most all of it.';
+
+create function private.returns_of(kept private.stripe_objects)
+returns table (returned private.stripe_objects, is_out boolean, amount numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_currency text := coalesce((kept).reading ->> 'currency', 'usd');
+begin
+  return query
+  with found as (
+    select o, o.reading -> 'exchange' as exchange, case o.object
+        when 'refund' then o.reading ->> 'status' not in ('failed', 'canceled')
+        when 'credit_note' then o.reading ->> 'status' <> 'void'
+        -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+        else o.reading ->> 'status' not in ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')
+      end as is_out
+    from private.stripe_objects o
+    where o.payment_refs && (kept).payment_refs and o.payment_refs <> '{}' and o.object in ('refund', 'dispute', 'credit_note')
+  ), summed as (
+    -- Parts of one charge are differences of shares of the whole, so that they add up to it.
+    select f.o, f.exchange, f.is_out, (f.exchange ->> 'returned')::numeric as own,
+      sum((f.exchange ->> 'returned')::numeric) filter (where f.is_out)
+        over (partition by (f.o).reading ->> 'charge_id' order by (f.o).reading -> 'created', (f.o).id) as so_far
+    from found f
+  )
+  select s.o, s.is_out, case
+    when (s.o).reading ->> 'currency' = v_currency then coalesce((s.o).reading ->> 'amount_returned', (s.o).reading ->> 'amount')::numeric
+    when s.is_out and s.exchange ->> 'charge_currency' = v_currency and (s.exchange ->> 'charged')::numeric > 0
+      then private.exchanged_amount(s.exchange, s.so_far) - private.exchanged_amount(s.exchange, s.so_far - s.own) end
+  from summed s;
+end $$;
+comment on function private.returns_of(private.stripe_objects) is
+  'What came back of an invoice or a checkout: each refund, dispute and credit note, whether the money is out, and how much of the payment it is, in the payment''s currency. In another currency it is the share that left our balance at Stripe of what the payment had brought to it; null: Stripe has not said, or not to our key. Currencies are never added. A bank''s inquiry (warning_*) moves no money. Of a credit note it is what went back outside of Stripe alone: refunds are said by themselves, what became the customer''s balance is still here and brings no credits when it pays, and what lowered an open invoice was never paid.';
+
+create function private.returned_money(kept private.stripe_objects, out refunded bigint, out disputed bigint)
 language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   select
-    coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
-    coalesce(sum((o.reading ->> 'amount')::bigint) filter (
-      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
-      where o.object = 'dispute' and o.reading ->> 'status' not in
-        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
+    coalesce(sum(r.amount) filter (where (r.returned).object <> 'dispute'), 0),
+    coalesce(sum(r.amount) filter (where (r.returned).object = 'dispute'), 0)
   into refunded, disputed
-  from private.stripe_objects o
-  where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
+  from private.returns_of(kept) r where r.is_out;
 end $$;
-comment on function private.returned_money(text[]) is
-  'How much of a payment went back: refunds that did not fail, disputes that are open or lost. A bank''s inquiry (warning_*) moves no money.';
+comment on function private.returned_money(private.stripe_objects) is
+  'How much of an invoice or a checkout went back, in its currency: refunds that did not fail, and credit notes outside of Stripe; disputes that are open or lost.';
 
 create function private.clawback_target(credits bigint, returned bigint, paid bigint) returns bigint
 language sql immutable security invoker set search_path = ''
@@ -120,28 +156,49 @@ declare
   v_more bigint;
 begin
   insert into public.refunds as r (id, user_id, payment_id, amount, currency, status, created_at)
-  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+  select o.id, owner, (kept).id, coalesce(o.reading ->> 'amount_returned', o.reading ->> 'amount')::bigint, o.reading ->> 'currency',
+    left(case o.object when 'refund' then o.reading ->> 'status' else case when b.is_out then 'succeeded' else 'canceled' end end, 40),
     private.stripe_time(o.reading, 'created')
-  from private.stripe_objects o
-  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'refund' and o.deleted_at is null
+  from private.returns_of(kept) b cross join lateral (select (b.returned).*) o
+  where o.object <> 'dispute' and o.deleted_at is null and (o.object = 'refund' or (o.reading ->> 'amount_returned')::bigint > 0)
   on conflict on constraint refunds_pkey do update set
     user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
     status = excluded.status, created_at = excluded.created_at, updated_at = now()
   where to_jsonb(r) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   get diagnostics v_changed = row_count;
   insert into public.disputes as d (id, user_id, payment_id, amount, currency, status, reason, created_at)
-  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', left(o.reading ->> 'status', 40),
     left(o.reading ->> 'reason', 80), private.stripe_time(o.reading, 'created')
-  from private.stripe_objects o
-  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'dispute' and o.deleted_at is null
+  from private.returns_of(kept) b cross join lateral (select (b.returned).*) o
+  where o.object = 'dispute' and o.deleted_at is null
   on conflict on constraint disputes_pkey do update set
     user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
     status = excluded.status, reason = excluded.reason, created_at = excluded.created_at, updated_at = now()
   where to_jsonb(d) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   get diagnostics v_more = row_count;
+  perform private.warn_of_currency(kept, b.returned) from private.returns_of(kept) b where b.is_out and b.amount is null;
   return v_changed + v_more > 0;
 end $$;
-comment on function private.project_returns(private.stripe_objects, uuid) is 'The rows of the refunds and disputes of a payment.';
+comment on function private.project_returns(private.stripe_objects, uuid) is
+  'The rows of the refunds, disputes and credit notes of a payment: of credit notes those that gave money back outside of Stripe, as refunds. An alert for what cannot be compared with the payment.';
+
+create function private.warn_of_currency(paid private.stripe_objects, returned private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (
+      select from public.security_events s
+      where s.type = 'stripe_currency_unknown' and s.user_id is null and s.dedupe_key = left((returned).id, 200)) then
+    return;
+  end if;
+  perform private.raise_security_event(
+    type => 'stripe_currency_unknown', severity => 'medium', user_id => null, dedupe_key => left((returned).id, 200),
+    details => jsonb_build_object(
+      'payment_id', (paid).id, 'currency', (paid).reading ->> 'currency', 'object', (returned).object, 'id', (returned).id,
+      'returned_amount', (returned).reading -> 'amount', 'returned_currency', (returned).reading ->> 'currency'));
+end $$;
+comment on function private.warn_of_currency(private.stripe_objects, private.stripe_objects) is
+  'Says once that money of a payment is back in another currency, and that nothing says what share of it: nothing was taken back for it.';
 
 create function private.move_clawback(owner uuid, payment_id text, target bigint, grants private.stripe_grant[]) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -200,11 +257,11 @@ declare
   v_paid record;
   v_changed boolean := false;
 begin
-  if (kept).object in ('refund', 'dispute') then
+  if (kept).object in ('refund', 'dispute', 'credit_note') then
     -- They are the payment's business, and may not name the customer.
     for v_paid in
       select o as kept, c.user_id from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
-      where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('invoice', 'checkout_session')
+      where o.payment_refs && (kept).payment_refs and o.payment_refs <> '{}' and o.object in ('invoice', 'checkout_session')
     loop
       owner := v_paid.user_id;
       continue when private.is_stripe_mismatch(v_paid.kept, owner);
@@ -386,7 +443,7 @@ declare
 begin
   return v_invoice.id is not null and (
     select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
-    from private.returned_money(v_invoice.payment_intent_ids) m);
+    from private.returned_money(v_invoice) m);
 end $$;
 comment on function private.is_period_returned(public.subscriptions) is
   'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
@@ -495,7 +552,7 @@ begin
   v_grants := private.grant_stripe_credits(owner, array(select g from private.stripe_grants_of(kept) g));
   v_row.user_id := owner;
   v_row.credits := (select coalesce(sum(g.amount), 0) from unnest(v_grants) g);
-  select r.* into v_returned from private.returned_money((kept).payment_intent_ids) r;
+  select r.* into v_returned from private.returned_money(kept) r;
   v_row.amount_refunded := v_returned.refunded;
   v_row.amount_disputed := v_returned.disputed;
   v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed,
@@ -767,14 +824,23 @@ comment on function private.call_reconcile_stripe() is 'Calls the comparison wit
 -- Who is told of what =================================================================================================
 -- What users are told of their payments: from what was read, each thing once. What is told, and how, is in private.billing_notices.
 
+create function private.currency_exponent(currency text) returns integer
+language sql immutable security invoker set search_path = ''
+return case
+  when currency_exponent.currency in (
+    'bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'vnd', 'vuv', 'xaf', 'xof', 'xpf') then 0
+  when currency_exponent.currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then 3
+  else 2 end;
+comment on function private.currency_exponent(text) is
+  'How many digits of an amount of Stripe''s are after the point: the one list of them. ISK and UGX have none in truth, and two at Stripe, which are always 00 (docs.stripe.com/currencies, special cases); HUF and TWD have two, but for payouts.';
+
 create function private.money_text(amount bigint, currency text) returns text
 language sql immutable security invoker set search_path = ''
-return (case
-  when currency in ('bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'ugx', 'vnd', 'vuv', 'xaf', 'xof', 'xpf')
-    then amount::text
-  when currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then round(amount / 1000.0, 3)::text
-  else round(amount / 100.0, 2)::text end) || ' ' || upper(currency);
-comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD.';
+return case
+  when money_text.currency in ('isk', 'ugx') and amount % 100 = 0 then (amount / 100)::text
+  else round(amount / power(10::numeric, private.currency_exponent(money_text.currency)), private.currency_exponent(money_text.currency))::text
+  end || ' ' || upper(money_text.currency);
+comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD, 1200 JPY or 5 ISK.';
 
 create function private.tell_of_subscription(subscription_id text) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -841,7 +907,7 @@ end $$;
 comment on function private.tell_of_payment(private.stripe_objects) is
   'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
 
-create function private.tell_of_returns(payment_intent_ids text[]) returns void
+create function private.tell_of_returns(payment_refs text[]) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
@@ -855,13 +921,13 @@ begin
       left join public.refunds r on r.id = o.id
       left join public.disputes d on d.id = o.id
       join public.payments p on p.id = coalesce(r.payment_id, d.payment_id)
-    where o.payment_intent_ids && tell_of_returns.payment_intent_ids and o.payment_intent_ids <> '{}'
+    where o.payment_refs && tell_of_returns.payment_refs and o.payment_refs <> '{}'
       and coalesce(r.created_at, d.created_at) > now() - interval '120 days'
     order by o.id
   loop
     v_data := jsonb_build_object('payment_id', v_row.payment_id, 'description', v_row.description,
       'amount', private.money_text(v_row.amount, v_row.currency));
-    if v_row.object = 'refund' then
+    if v_row.object <> 'dispute' then
       if v_row.status = 'succeeded' then
         perform private.notify_billing(v_row.user_id, 'refunded', 'refund:' || v_row.id, v_data);
       end if;
@@ -877,7 +943,7 @@ begin
   end loop;
 end $$;
 comment on function private.tell_of_returns(text[]) is
-  'Money that went back, disputes that were opened (a security event, too), won or lost, of the payments of these intents, within 120 days.';
+  'Money that went back, also by a credit note; disputes that were opened (a security event, too), won or lost, of these payments, within 120 days.';
 
 create function private.tell_of_stripe_object(kept private.stripe_objects) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -895,7 +961,7 @@ begin
       if (kept).object in ('invoice', 'checkout_session') then
         perform private.tell_of_payment(kept);
       end if;
-      perform private.tell_of_returns((kept).payment_intent_ids);
+      perform private.tell_of_returns((kept).payment_refs);
   end case;
 end $$;
 comment on function private.tell_of_stripe_object(private.stripe_objects) is

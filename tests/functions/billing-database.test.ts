@@ -318,7 +318,7 @@ describe('the comparison of every night', () => {
       'GET /checkout/sessions': () => list([]),
       'GET /refunds': () => list([]),
     },
-    ...{ 'GET /disputes': () => list([]), 'GET /invoices': () => list([]) },
+    ...{ 'GET /disputes': () => list([]), 'GET /invoices': () => list([]), 'GET /credit_notes': () => list([]) },
   }
   test('that leaves nothing raises no alarm', () =>
     rolledBack(async (tx) => {

@@ -2,13 +2,17 @@
 import { describe, expect, test } from 'vitest'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
 import { checkoutSessionReading, invoiceReading } from '../../functions/_shared/billing/read-payments.ts'
+import { creditNoteReading, disputeReading, refundReading } from '../../functions/_shared/billing/read-returns.ts'
 import { subscriptionReading } from '../../functions/_shared/billing/readings.ts'
 import {
+  balanceTransaction,
   checkoutId,
   createReader,
+  creditNote,
   customer,
   dispute,
   event,
+  exchangedCharge,
   invoice,
   invoiceLine,
   invoicePayment,
@@ -32,7 +36,7 @@ async function read(type: string, subject: Thing, objects: Thing[]) {
   return { readings, asked }
 }
 const idsOf = async (...args: Parameters<typeof read>) => (await read(...args)).readings.map(({ id }) => id)
-const all = [customer(), subscription(), invoice(), session(), refund(), dispute()]
+const all = [customer(), subscription(), invoice(), session(), refund(), dispute(), creditNote()]
 
 describe('an event about', () => {
   test.each<[string, Thing, string[]]>([
@@ -45,6 +49,8 @@ describe('an event about', () => {
     ['refund.updated', refund(), ['re_1']],
     ['charge.refunded', { id: 'ch_1', object: 'charge' }, ['re_1']],
     ['charge.dispute.closed', dispute(), ['dp_1']],
+    ['credit_note.created', creditNote(), ['cn_1', 'in_1']],
+    ['credit_note.voided', creditNote({ invoice: 'in_gone' }), ['cn_1', 'in_1']],
     ['payment_intent.payment_failed', { id: 'pi_2', object: 'payment_intent' }, ['cs_1']],
     ['charge.succeeded', { id: 'ch_1', object: 'charge' }, []],
     ['product.updated', { id: 'prod_1', object: 'product' }, []],
@@ -161,6 +167,7 @@ describe('a subscription', () => {
 })
 
 describe('an invoice', () => {
+  const by = (one: object) => ({ payment_intent_id: null, charge_id: null, payment_record_id: null, ...one })
   const reading = {
     ...{ object: 'invoice', id: 'in_1', read_at: readAt, livemode: false, customer_id: 'cus_1', deleted: false },
     ...{ subscription_id: 'sub_1', status: 'paid', billing_reason: 'subscription_cycle', currency: 'usd', total: 1000 },
@@ -172,7 +179,7 @@ describe('an invoice', () => {
         ...{ period_start: nowSeconds, period_end: end },
       },
     ],
-    payments: [{ id: 'inpay_1', status: 'paid', payment_intent_id: 'pi_1', amount_paid: 1000 }],
+    payments: [{ id: 'inpay_1', status: 'paid', ...by({ payment_intent_id: 'pi_1' }), amount_paid: 1000 }],
   }
 
   test('is read whole', () => {
@@ -203,8 +210,29 @@ describe('an invoice', () => {
 
     expect(invoiceReading(older, origin)).toEqual({
       ...reading,
-      payments: [{ id: 'pi_1', status: 'paid', payment_intent_id: 'pi_1', amount_paid: 1000 }],
+      payments: [{ id: 'pi_1', status: 'paid', ...by({ payment_intent_id: 'pi_1' }), amount_paid: 1000 }],
     })
+  })
+
+  test.each([
+    ['a charge without an intent', { type: 'charge', charge: 'ch_1' }, { charge_id: 'ch_1' }],
+    ['a charge that came whole', { type: 'charge', charge: { id: 'ch_1', object: 'charge' } }, { charge_id: 'ch_1' }],
+    ['a record', { type: 'payment_record', payment_record: 'pr_1' }, { payment_record_id: 'pr_1' }],
+    ['something newer', { type: 'cheque', cheque: 'x_1' }, { unknown_type: 'cheque' }],
+  ])('says what it was paid by: %s', (_name, payment, said) => {
+    const payments = { data: [{ ...invoicePayment(), payment }] }
+
+    expect(invoiceReading(invoice({ payments }), origin).payments).toEqual([
+      { id: 'inpay_1', status: 'paid', ...by(said), amount_paid: 1000 },
+    ])
+  })
+
+  test('of an older version that a charge without an intent paid names the charge', () => {
+    const older = invoice({ payments: undefined, payment_intent: null, charge: 'ch_1' })
+
+    expect(invoiceReading(older, origin).payments).toEqual([
+      { id: 'ch_1', status: 'paid', ...by({ charge_id: 'ch_1' }), amount_paid: 1000 },
+    ])
   })
 
   test.each([
@@ -275,6 +303,7 @@ describe('refunds and disputes', () => {
       charge_id: 'ch_1',
       currency: 'usd',
       created: nowSeconds,
+      exchange: null,
     }
     const common = { read_at: readAt, livemode: false, deleted: false }
     expect(refunds).toEqual([{ object: 'refund', id: 're_1', ...common, ...money, amount: 300, status: 'succeeded' }])
@@ -295,5 +324,103 @@ describe('refunds and disputes', () => {
     const older = refund({ payment_intent: null })
 
     expect((await read('refund.created', older, [older])).readings).toMatchObject([{ payment_intent_id: 'pi_1' }])
+  })
+})
+
+describe('money that went back in another currency than it came', () => {
+  const inEuros = (moves: object[], charge: unknown = exchangedCharge()) =>
+    disputeReading(dispute({ ...{ amount: 2780, currency: 'eur' }, charge, balance_transactions: moves }), origin)
+
+  test('says what the payment brought to our balance, and what left it', () => {
+    const exchange = { charge_amount: 3000, charge_currency: 'usd', currency: 'gbp', charged: 2500 }
+    const refunded = refund({
+      currency: 'eur',
+      charge: exchangedCharge(),
+      balance_transaction: balanceTransaction(-500),
+    })
+
+    expect(inEuros([balanceTransaction(-2500)]).exchange).toEqual({ ...exchange, returned: 2500 })
+    expect(refundReading(refunded, origin, false).exchange).toEqual({ ...exchange, returned: 500 })
+  })
+
+  test('that was given back to us is said by the status, and not by what moved', () => {
+    const moves = [balanceTransaction(-2500), balanceTransaction(2500)]
+
+    expect(inEuros(moves).exchange).toMatchObject({ returned: 2500 })
+  })
+
+  test.each<[string, object[], unknown]>([
+    ['nothing has moved yet', [], exchangedCharge()],
+    ['it moved in a third currency', [balanceTransaction(-2500, 'chf')], exchangedCharge()],
+    ['the charge is its id', [balanceTransaction(-2500)], 'ch_1'],
+    [
+      'what the charge brought is an id',
+      [balanceTransaction(-2500)],
+      exchangedCharge({ balance_transaction: 'txn_1' }),
+    ],
+    ['the charge has brought nothing', [balanceTransaction(-2500)], exchangedCharge({ balance_transaction: null })],
+    ['it is one currency', [balanceTransaction(-2500)], exchangedCharge({ currency: 'eur' })],
+  ])('has no share where %s', (_why, moves, charge) => {
+    expect(inEuros(moves, charge).exchange).toBeNull()
+  })
+})
+
+describe('a credit note', () => {
+  const money = (more: object) => {
+    const { amount_returned, amount_to_balance, pre_payment_amount } = creditNoteReading(
+      creditNote({ ...more }),
+      origin,
+    )
+    return [amount_returned, amount_to_balance, pre_payment_amount]
+  }
+  const refunded = (type: string, amount_refunded: number) => ({ type, refund: `re_${type}`, amount_refunded })
+
+  test('is read whole', () => {
+    const read = creditNoteReading(creditNote({ out_of_band_amount: 3000 }), origin)
+
+    expect(read).toEqual({
+      ...{ object: 'credit_note', id: 'cn_1', read_at: readAt, livemode: false, customer_id: 'cus_1', deleted: false },
+      ...{ invoice_id: 'in_1', status: 'issued', reason: 'product_unsatisfactory', currency: 'usd', amount: 3000 },
+      ...{ created: nowSeconds, voided_at: null, pre_payment_amount: 0, post_payment_amount: 3000 },
+      ...{ amount_returned: 3000, amount_to_balance: 0, refunds: [] },
+      lines: [
+        {
+          ...{ id: 'cnli_1', type: 'invoice_line_item', invoice_line_id: 'il_1', quantity: 1, amount: 2600 },
+          ...{ discount_amount: 100, tax_amount: 500 },
+        },
+      ],
+    })
+  })
+
+  test.each<[string, object, number[]]>([
+    ['outside of Stripe is returned', { out_of_band_amount: 3000 }, [3000, 0, 0]],
+    ['by refunds is said by these', { refunds: [refunded('refund', 3000)] }, [0, 0, 0]],
+    ['by a refund of a record is returned', { refunds: [refunded('payment_record_refund', 3000)] }, [3000, 0, 0]],
+    ['to the balance is not', { customer_balance_transaction: 'cbtxn_1' }, [0, 3000, 0]],
+    [
+      'to all of these is each its own',
+      {
+        ...{ out_of_band_amount: 400, customer_balance_transaction: 'cbtxn_1' },
+        refunds: [refunded('refund', 600), refunded('payment_record_refund', 100)],
+      },
+      [500, 1900, 0],
+    ],
+    ['that lowers an open invoice is not', { post_payment_amount: 0, pre_payment_amount: 3000 }, [0, 0, 3000]],
+    [
+      'of an older version that lowers an open one, neither',
+      { type: 'pre_payment', post_payment_amount: undefined, pre_payment_amount: undefined },
+      [0, 0, 3000],
+    ],
+  ])('%s', (_what, more, said) => {
+    expect(money(more)).toEqual(said)
+  })
+
+  test('reads the refunds that it made, too, of any version', async () => {
+    const made = refund({ id: 're_1' })
+    const note = creditNote({ refunds: [{ type: 'refund', refund: 're_1', amount_refunded: 300 }] })
+    const older = creditNote({ refunds: undefined, refund: 're_1' })
+
+    expect(await idsOf('credit_note.created', note, [note, invoice(), made])).toEqual(['cn_1', 'in_1', 're_1'])
+    expect(await idsOf('credit_note.created', older, [older, invoice(), made])).toEqual(['cn_1', 'in_1', 're_1'])
   })
 })

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { BillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
 import { reconcileWithStripe } from '../../functions/_shared/billing/billing-jobs.ts'
 import { readObjects } from '../../functions/_shared/billing/read-objects.ts'
-import { refundReading } from '../../functions/_shared/billing/read-payments.ts'
+import { refundReading } from '../../functions/_shared/billing/read-returns.ts'
 import type { Reading } from '../../functions/_shared/billing/readings.ts'
 import { type ReconcileWorld, reconcile } from '../../functions/_shared/billing/reconcile.ts'
 import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
@@ -394,6 +394,7 @@ test('waits when Stripe says that it is asked too often, and goes on where it wa
     'GET /subscriptions': () =>
       refusals-- > 0 ? failure(429, { type: 'rate_limit_error', message: 'slow down' }) : list([]),
     ...{ 'GET /invoices': empty, 'GET /checkout/sessions': empty, 'GET /refunds': empty, 'GET /disputes': empty },
+    'GET /credit_notes': empty,
   })
   const { world } = scene()
 

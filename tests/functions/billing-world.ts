@@ -92,6 +92,34 @@ const usualDispute = () =>
   }) satisfies Some<Stripe.Dispute>
 export const dispute = (more: Parts = {}) => ({ ...usualDispute(), ...more })
 
+const usualCreditNote = () =>
+  ({
+    ...{ id: 'cn_1', object: 'credit_note', livemode: false, customer: 'cus_1', invoice: 'in_1', status: 'issued' },
+    ...{ type: 'post_payment', reason: 'product_unsatisfactory', currency: 'usd', amount: 3000, total: 3000 },
+    ...{ pre_payment_amount: 0, post_payment_amount: 3000, out_of_band_amount: null, refunds: [] },
+    ...{ customer_balance_transaction: null, created: nowSeconds, voided_at: null },
+    lines: { data: [creditNoteLine()], has_more: false },
+  }) satisfies Some<Stripe.CreditNote>
+export const creditNote = (more: Parts = {}) => ({ ...usualCreditNote(), ...more })
+const creditNoteLine = () =>
+  ({
+    ...{ id: 'cnli_1', object: 'credit_note_line_item', type: 'invoice_line_item', invoice_line_item: 'il_1' },
+    ...{ amount: 2600, discount_amount: 100, quantity: 1 },
+    taxes: [
+      { amount: 500, tax_behavior: 'exclusive' },
+      { amount: 30, tax_behavior: 'inclusive' },
+    ],
+  }) satisfies Some<Stripe.CreditNoteLineItem>
+/** 30.00 USD that brought 25.00 GBP to our balance. */
+export const exchangedCharge = (more: Parts = {}) => ({ ...usualExchangedCharge(), ...more })
+const usualExchangedCharge = () =>
+  ({
+    ...{ id: 'ch_1', object: 'charge', customer: 'cus_1', payment_intent: 'pi_1', amount: 3000, currency: 'usd' },
+    balance_transaction: { id: 'txn_1', object: 'balance_transaction', amount: 2500, currency: 'gbp' },
+  }) satisfies Some<Stripe.Charge>
+export const balanceTransaction = (amount: number, currency = 'gbp') =>
+  ({ id: `txn_${amount}`, object: 'balance_transaction', amount, currency }) satisfies Some<Stripe.BalanceTransaction>
+
 /** What a test says of the database; anything else asks one that nobody can connect to. */
 export const fakeDatabase = (said: Partial<BillingDatabase>): BillingDatabase => ({
   ...createBillingDatabase(postgres('postgres://127.0.0.1:9/x', { connect_timeout: 1 }), false),
@@ -107,6 +135,7 @@ export function createReader(objects: { id: string }[]) {
   }
   const reader: StripeReader = {
     ...{ customer: find, subscription: find, invoice: find, checkoutSession: find, refund: find, dispute: find },
+    creditNote: find,
     refundsOfCharge: async () => objects.filter(({ id }) => id.startsWith('re_')),
     sessionsOfIntent: async () => objects.filter(({ id }) => id.startsWith('cs_')).map(({ id }) => id),
   }

@@ -107,17 +107,19 @@ describe('who may see and retry dead events', () => {
     (role) =>
       rolledBack(async (tx) => {
         const [rights] = await tx`
-        select bool_or(has_table_privilege(${role}, t, p)) as tables from unnest(array['private.stripe_events', 'private.stripe_objects']) t,
+        select bool_or(has_table_privilege(${role}, t, p)) as tables from unnest(array['private.stripe_events', 'private.stripe_objects', 'private.stripe_unknowns']) t,
           unnest(array['select', 'insert', 'update', 'delete', 'truncate']) p`
         const functions = await tx`
         select p.proname as name from pg_proc p
         where p.pronamespace = 'private'::regnamespace and has_function_privilege(${role}, p.oid, 'execute')
-          and (p.proname like '%stripe%' or p.proname ~ '^(project_|save_(payment|subscription)|tell_of_|move_clawback|payment_of|returned_money)')
+          and (p.proname like '%stripe%' or p.proname ~ '^(project_|save_(payment|subscription)|tell_of_|move_clawback|payment_of|return(s|ed)_|warn_of_|currency_)')
         order by 1`
 
         expect(rights).toEqual({ tables: false })
         expect(functions.map(({ name }) => name)).toEqual(
-          role === 'anon' ? [] : ['dead_stripe_events', 'revive_stripe_event'],
+          role === 'anon'
+            ? []
+            : ['close_stripe_unknown', 'dead_stripe_events', 'open_stripe_unknowns', 'revive_stripe_event'],
         )
       }),
   )

@@ -72,7 +72,8 @@ async function noteFailure(event: ClaimedEvent, why: string, world: ApplyWorld):
 function readOnce(reader: StripeReader): StripeReader {
   const asked = new Map<string, Promise<unknown>>()
   const once =
-    (kind: 'customer' | 'subscription' | 'invoice' | 'checkoutSession' | 'refund' | 'dispute') => (id: string) => {
+    (kind: 'customer' | 'subscription' | 'invoice' | 'checkoutSession' | 'refund' | 'dispute' | 'creditNote') =>
+    (id: string) => {
       const key = `${kind} ${id}`
       const answer = asked.get(key) ?? reader[kind](id)
       asked.set(key, answer)
@@ -86,6 +87,7 @@ function readOnce(reader: StripeReader): StripeReader {
     checkoutSession: once('checkoutSession'),
     refund: once('refund'),
     dispute: once('dispute'),
+    creditNote: once('creditNote'),
   }
 }
 

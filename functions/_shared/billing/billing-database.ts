@@ -272,7 +272,7 @@ const escapes = /\\(?:ud[89ab][\da-f]{2}\\ud[c-f][\da-f]{2}|(u0000|ud[89a-f][\da
 const applyReadings = (sql: Queries, readings: Reading[]): Promise<ReadingOutcome[]> =>
   callSql(sql`select * from private.apply_stripe_readings(${JSON.stringify(readings)}::text::jsonb)`, readingOutcomes)
 
-/** What may still change, however old it is. Of sessions and customers nothing does. */
+/** What may still change, however old it is. Of customers nothing does, and that a credit note became void comes as an event. */
 const open = (sql: Queries) => ({
   subscription: sql`select id from public.subscriptions where status not in ('canceled', 'incomplete_expired')`,
   invoice: sql`select id from public.payments where kind = 'subscription' and status = 'open'`,
@@ -280,4 +280,5 @@ const open = (sql: Queries) => ({
   refund: sql`select id from public.refunds where status in ('pending', 'requires_action')`,
   dispute: sql`select id from public.disputes where status not in ('won', 'lost', 'warning_closed', 'prevented')`,
   customer: sql`select id from private.stripe_customers where false`,
+  credit_note: sql`select id from private.stripe_objects where false`,
 })

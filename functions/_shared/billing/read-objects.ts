@@ -3,7 +3,8 @@
  * read where Stripe has the object no more.
  */
 import { z } from 'zod'
-import { checkoutSessionReading, disputeReading, invoiceReading, refundReading } from './read-payments.ts'
+import { checkoutSessionReading, invoiceReading } from './read-payments.ts'
+import { creditNoteReading, disputeReading, refundReading } from './read-returns.ts'
 import { customerReading, type Reading, subscriptionReading } from './readings.ts'
 import type { StripeReader } from './stripe-reader.ts'
 import { type Origin, reference } from './stripe-shapes.ts'
@@ -29,6 +30,7 @@ const reads = new Map<string, Read>([
   ['checkout.session', readSession],
   ['refund', readRefund],
   ['dispute', readDispute],
+  ['credit_note', readCreditNote],
   ['charge', readCharge],
   ['invoice_payment', readInvoicePayment],
   ['payment_intent', readIntent],
@@ -98,6 +100,15 @@ async function readRefund(id: string, context: ReadContext, event?: Subject): Pr
 
 async function readDispute(id: string, context: ReadContext, event?: Subject): Promise<Reading[]> {
   return some(await current(context.reader.dispute(id), event, context, disputeReading))
+}
+
+/** With the invoice, which it changes, and the refunds that it made: they say themselves what they are of. */
+async function readCreditNote(id: string, context: ReadContext, event?: Subject): Promise<Reading[]> {
+  const note = await current(context.reader.creditNote(id), event, context, creditNoteReading)
+  if (!note) return []
+  const refunds = note.refunds.flatMap(({ refund_id }) => (refund_id === null ? [] : [readRefund(refund_id, context)]))
+  const invoice = note.invoice_id === null ? [] : [readOneInvoice(note.invoice_id, context)]
+  return [note, ...(await Promise.all([...invoice, ...refunds])).flat()]
 }
 
 /** Charges matter for their refunds only: what they paid is said by the invoice or the session. */

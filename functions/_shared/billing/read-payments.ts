@@ -1,4 +1,4 @@
-/** What was paid and what was paid back, as readings: invoices, checkout sessions, refunds and disputes, of any version. */
+/** What was paid, as readings: invoices and checkout sessions, of any version. */
 import { z } from 'zod'
 import { common, metadata, type Origin, reference, seconds, text } from './stripe-shapes.ts'
 
@@ -14,11 +14,17 @@ const lineOfInvoice = z.object({
   proration: z.boolean().nullish(),
 })
 const intentOfInvoice = z.object({ id: z.string(), status: z.string().optional() })
+/** By a payment intent; by a charge that has none; or by a record of money that moved outside of Stripe. */
 const paymentOfInvoice = z.object({
   id: z.string(),
   status: z.string(),
   amount_paid: z.int().nullish(),
-  payment: z.object({ payment_intent: z.union([intentOfInvoice, z.string().transform((id) => ({ id }))]).nullish() }),
+  payment: z.object({
+    type: text,
+    payment_intent: z.union([intentOfInvoice, z.string().transform((id) => ({ id }))]).nullish(),
+    charge: reference,
+    payment_record: reference,
+  }),
 })
 const invoice = z.object({
   id: z.string(),
@@ -41,6 +47,7 @@ const invoice = z.object({
   lines: z.object({ data: z.array(lineOfInvoice) }),
   payments: z.object({ data: z.array(paymentOfInvoice) }).nullish(),
   payment_intent: reference,
+  charge: reference,
 })
 type Invoice = z.infer<typeof invoice>
 
@@ -94,16 +101,27 @@ function lineOf({ id, amount, quantity, period, pricing, price, parent, proratio
 
 const isWaiting = (payment: z.infer<typeof intentOfInvoice> | null | undefined) => payment?.status === 'requires_action'
 
-function paymentsOf({ payments, payment_intent, status, amount_paid }: Invoice) {
-  if (payments)
-    return payments.data.map(({ id, status, amount_paid, payment: { payment_intent } }) => ({
-      ...{ id, status, payment_intent_id: payment_intent?.id ?? null, amount_paid: amount_paid ?? 0 },
-      // The one that matters: the bank waits for the customer. The others are known without it.
-      ...(isWaiting(payment_intent) ? { payment_intent_status: 'requires_action' } : {}),
-    }))
-  if (payment_intent === null) return []
+const knownPayments = ['payment_intent', 'charge', 'payment_record']
+
+function paymentsOf({ payments, payment_intent, charge, status, amount_paid }: Invoice) {
+  if (payments) return payments.data.map(paymentOf)
+  const id = payment_intent ?? charge
+  if (id === null) return []
   const isPaid = status === 'paid'
-  return [{ id: payment_intent, status: isPaid ? 'paid' : 'open', payment_intent_id: payment_intent, amount_paid }]
+  const by = { payment_intent_id: payment_intent, charge_id: payment_intent === null ? charge : null }
+  return [{ id, status: isPaid ? 'paid' : 'open', ...by, payment_record_id: null, amount_paid }]
+}
+
+function paymentOf({ id, status, amount_paid, payment }: z.infer<typeof paymentOfInvoice>) {
+  const { type, payment_intent, charge, payment_record } = payment
+  return {
+    ...{ id, status, payment_intent_id: payment_intent?.id ?? null, charge_id: charge },
+    ...{ payment_record_id: payment_record, amount_paid: amount_paid ?? 0 },
+    // The one that matters: the bank waits for the customer. The others are known without it.
+    ...(isWaiting(payment_intent) ? { payment_intent_status: 'requires_action' } : {}),
+    // Nothing ties what comes back of it to the invoice: an operator should know.
+    ...(type !== null && !knownPayments.includes(type) ? { unknown_type: type } : {}),
+  }
 }
 
 /** How the payment stands is known where the intent was expanded; what was unpaid may be processing, or have failed. */
@@ -163,57 +181,3 @@ function paidAt({ payment_status, payment_intent, created }: Session): number | 
   const charged = latest_charge && typeof latest_charge === 'object' ? latest_charge.created : null
   return charged ?? payment_intent.created ?? created
 }
-
-const charged = z.object({ customer: reference, payment_intent: reference })
-/** Expanded or not, like every reference; the parts that we use are there when it was. */
-const charge = z
-  .union([
-    z.string().transform((id) => ({ id, customer: null, payment_intent: null })),
-    charged.extend({ id: z.string() }),
-  ])
-  .nullish()
-const intentOfMoneyBack = z
-  .union([z.string().transform((id) => ({ id, customer: null })), z.object({ id: z.string(), customer: reference })])
-  .nullish()
-const moneyBack = z.object({
-  id: z.string(),
-  charge,
-  payment_intent: intentOfMoneyBack,
-  amount: z.int(),
-  currency: z.string(),
-  status: text,
-  created: z.int(),
-})
-type MoneyBack = z.infer<typeof moneyBack>
-
-/** Refunds do not say livemode: they have the one of the event or of the key that read them. */
-const refund = moneyBack.extend({ livemode: z.boolean().optional() })
-const dispute = moneyBack.extend({ livemode: z.boolean(), reason: text })
-
-/** Neither a refund nor a dispute names its customer; the charge that comes with it does. */
-export function refundReading(raw: unknown, origin: Origin, livemode: boolean) {
-  const read = refund.parse(raw)
-  return {
-    ...common('refund', { id: read.id, livemode: read.livemode ?? livemode }, customerOf(read), origin),
-    ...moneyOf(read),
-    status: read.status ?? 'pending',
-  }
-}
-
-export function disputeReading(raw: unknown, origin: Origin) {
-  const read = dispute.parse(raw)
-  return {
-    ...common('dispute', read, customerOf(read), origin),
-    ...moneyOf(read),
-    status: read.status ?? 'needs_response',
-    reason: read.reason,
-  }
-}
-
-const customerOf = ({ charge, payment_intent }: MoneyBack) => charge?.customer ?? payment_intent?.customer ?? null
-
-const moneyOf = ({ charge, payment_intent, amount, currency, created }: MoneyBack) => ({
-  payment_intent_id: payment_intent?.id ?? charge?.payment_intent ?? null,
-  charge_id: charge?.id ?? null,
-  ...{ amount, currency, created },
-})

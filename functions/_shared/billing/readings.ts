@@ -1,10 +1,12 @@
 /** What Stripe said of an object at a time: the one form in which the database takes it. Amounts in the smallest unit, times in Unix seconds. */
 import { z } from 'zod'
-import { checkoutSessionReading, disputeReading, invoiceReading, refundReading } from './read-payments.ts'
+import { checkoutSessionReading, invoiceReading } from './read-payments.ts'
+import { creditNoteReading, disputeReading, refundReading } from './read-returns.ts'
 import { common, metadata, type Origin, reference, seconds } from './stripe-shapes.ts'
 
 export type Reading =
   | ReturnType<typeof checkoutSessionReading>
+  | ReturnType<typeof creditNoteReading>
   | ReturnType<typeof customerReading>
   | ReturnType<typeof disputeReading>
   | ReturnType<typeof invoiceReading>
@@ -22,6 +24,7 @@ export const makeReading: Record<Kind, (raw: unknown, origin: Origin, livemode: 
   invoice: invoiceReading,
   refund: refundReading,
   dispute: disputeReading,
+  credit_note: creditNoteReading,
 }
 
 const customer = z.object({

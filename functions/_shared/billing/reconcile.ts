@@ -108,8 +108,10 @@ async function compareKnown(kind: Kind, listed: Set<string>, world: ReconcileWor
 }
 
 /** Undefined when Stripe has it not. */
-const fetchObject = (reader: StripeReader, kind: Kind, id: string): Promise<unknown> =>
-  reader[kind === 'checkout_session' ? 'checkoutSession' : kind](id)
+const fetchObject = (reader: StripeReader, kind: Kind, id: string): Promise<unknown> => {
+  if (kind === 'checkout_session') return reader.checkoutSession(id)
+  return kind === 'credit_note' ? reader.creditNote(id) : reader[kind](id)
+}
 
 /** Throws when the key is refused, or Stripe cannot be reached to begin with. */
 function whyNot(error: unknown, { seen }: Reconciled): string {

@@ -13,12 +13,14 @@ export function createStripeReader(stripe: Stripe) {
     subscription: (id: string) => orMissing(stripe.subscriptions.retrieve(id)),
     invoice: (id: string) => orMissing(readInvoice(stripe, id)),
     checkoutSession: (id: string) => orMissing(readSession(stripe, id)),
-    refund: (id: string) => orMissing(stripe.refunds.retrieve(id, { expand: ['charge', 'payment_intent'] })),
-    refundsOfCharge: (charge: string): Promise<unknown[]> =>
-      stripe.refunds
-        .list({ charge, limit: 100, expand: ['data.charge', 'data.payment_intent'] })
-        .autoPagingToArray({ limit: most }),
-    dispute: (id: string) => orMissing(stripe.disputes.retrieve(id, { expand: ['charge', 'payment_intent'] })),
+    refund: (id: string) => orMissing(readRefund(stripe, id)),
+    refundsOfCharge: async (charge: string): Promise<unknown[]> => {
+      const listed = stripe.refunds.list({ charge, limit: 100, expand: ['data.charge', 'data.payment_intent'] })
+      const refunds = await listed.autoPagingToArray({ limit: most })
+      return await Promise.all(refunds.map((refund) => completeRefund(stripe, refund)))
+    },
+    dispute: (id: string) => orMissing(readDispute(stripe, id)),
+    creditNote: (id: string) => orMissing(readCreditNote(stripe, id)),
     /** The ids of the sessions that a payment intent pays. */
     sessionsOfIntent: async (payment_intent: string): Promise<string[]> => {
       const { data } = await stripe.checkout.sessions.list({ payment_intent, limit: 10 })
@@ -60,6 +62,48 @@ async function completeInvoice(stripe: Stripe, invoice: Stripe.Invoice): Promise
   return invoice
 }
 
+const withPayment = ['charge', 'payment_intent']
+
+const readRefund = async (stripe: Stripe, id: string): Promise<Stripe.Refund> =>
+  completeRefund(stripe, await stripe.refunds.retrieve(id, { expand: withPayment }))
+
+const readDispute = async (stripe: Stripe, id: string): Promise<Stripe.Dispute> =>
+  completeDispute(stripe, await stripe.disputes.retrieve(id, { expand: withPayment }))
+
+const readCreditNote = async (stripe: Stripe, id: string): Promise<Stripe.CreditNote> =>
+  completeCreditNote(stripe, await stripe.creditNotes.retrieve(id))
+
+/** Only what went back in another currency than it came is asked for what moved on our balance. */
+const isExchanged = ({ charge, currency }: { charge: string | Stripe.Charge | null; currency: string }): boolean =>
+  charge !== null && typeof charge === 'object' && charge.currency !== currency
+
+async function completeRefund(stripe: Stripe, refund: Stripe.Refund): Promise<Stripe.Refund> {
+  const expand = [...withPayment, 'charge.balance_transaction', 'balance_transaction']
+  return isExchanged(refund) ? await unlessRefused(refund, stripe.refunds.retrieve(refund.id, { expand })) : refund
+}
+
+async function completeDispute(stripe: Stripe, dispute: Stripe.Dispute): Promise<Stripe.Dispute> {
+  const expand = [...withPayment, 'charge.balance_transaction']
+  return isExchanged(dispute) ? await unlessRefused(dispute, stripe.disputes.retrieve(dispute.id, { expand })) : dispute
+}
+
+/** A key that may not read the balance: the object is known all the same, and that its share is not is said elsewhere. */
+async function unlessRefused<T>(known: T, asked: Promise<T>): Promise<T> {
+  try {
+    return await asked
+  } catch (error) {
+    if (error instanceof Stripe.errors.StripePermissionError) return known
+    throw error
+  }
+}
+
+async function completeCreditNote(stripe: Stripe, note: Stripe.CreditNote): Promise<Stripe.CreditNote> {
+  const { id, lines } = note
+  if (lines.has_more)
+    lines.data = await stripe.creditNotes.listLineItems(id, { limit: 100 }).autoPagingToArray({ limit: most })
+  return note
+}
+
 async function completeSession(stripe: Stripe, session: Stripe.Checkout.Session): Promise<Stripe.Checkout.Session> {
   const { id, line_items } = session
   if (line_items?.has_more)
@@ -88,7 +132,7 @@ const readAtOnce = 5
  */
 export function listings(stripe: Stripe, since: number | undefined): Listing[] {
   const made = since === undefined ? {} : { created: { gte: since } }
-  const { subscriptions, checkout, refunds, disputes, customers } = stripe
+  const { subscriptions, checkout, refunds, disputes, creditNotes, customers } = stripe
   const money = { expand: ['data.charge', 'data.payment_intent'], ...made }
   const sessions = ['data.line_items', 'data.payment_intent', 'data.payment_intent.latest_charge']
   const whole = (invoice: Stripe.Invoice) =>
@@ -101,8 +145,21 @@ export function listings(stripe: Stripe, since: number | undefined): Listing[] {
       (session) => completeSession(stripe, session),
     ),
     paged('invoice', (page) => listInvoices(stripe, { ...page, ...made }), whole),
-    paged('refund', (page) => refunds.list({ ...page, ...money })),
-    paged('dispute', (page) => disputes.list({ ...page, ...money })),
+    paged(
+      'refund',
+      (page) => refunds.list({ ...page, ...money }),
+      (refund) => completeRefund(stripe, refund),
+    ),
+    paged(
+      'dispute',
+      (page) => disputes.list({ ...page, ...money }),
+      (dispute) => completeDispute(stripe, dispute),
+    ),
+    paged(
+      'credit_note',
+      (page) => creditNotes.list({ ...page, ...made }),
+      (note) => completeCreditNote(stripe, note),
+    ),
   ]
   if (since === undefined) return [paged('customer', (page) => customers.list(page)), ...all]
   return [

@@ -58,7 +58,7 @@ function instantReader(): StripeReader {
   const number = (id: string) => Number(id.split('_').at(-1))
   const none = async () => undefined
   return {
-    ...{ customer: none, checkoutSession: none, refund: none, dispute: none },
+    ...{ customer: none, checkoutSession: none, refund: none, dispute: none, creditNote: none },
     ...{ refundsOfCharge: async () => [], sessionsOfIntent: async () => [] },
     subscription: async (id) => subscriptionOf(number(id), price),
     invoice: async (id) => invoiceOf(number(id), price),
