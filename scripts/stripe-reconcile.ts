@@ -12,8 +12,8 @@ import { runScript } from './shared/run-script.ts'
 
 const help = `Usage: npm run stripe:reconcile [-- --days N | --all] [--dry-run]
 
-Reads subscriptions, invoices, refunds, disputes and checkout sessions from Stripe, compares each with what is stored, and repairs
-what is missing or older, with its credits and entitlements. A job does the same every night for 35 days.
+Reads subscriptions, invoices, credit notes, refunds, disputes and checkout sessions from Stripe, compares each with what is stored,
+and repairs what is missing or older, with its credits and entitlements. A job does the same every night for 35 days.
 
 --days N    what was made in the last N days, and whatever is still open (default 35)
 --all       everything there ever was, and customers, too
@@ -21,6 +21,9 @@ what is missing or older, with its credits and entitlements. A job does the same
 
 ${connectionHelp}
 Exit code: 0 all is equal, or was repaired; 1 something is left that cannot be repaired or compared; 2 it could not start or go on.`
+
+/** Of a log; a terminal has a bar. */
+const lineEveryMs = 3_000
 
 await runScript(
   help,
@@ -52,15 +55,18 @@ await runScript(
   2,
 )
 
-/** Stripe does not say how many there are: the bar moves, and the number says how far. */
+/** Stripe does not say how many there are: the bar moves, and the number says how far. A log has a line every few seconds. */
 function startBar() {
   const bar = new SingleBar({ format: '{bar} {value} compared, {kind}', stream: process.stderr })
   if (process.stderr.isTTY) bar.start(100, 0, { kind: 'beginning' })
+  let last = { kind: '', at: 0 }
   return {
     show: (kind: string, seen: number) => {
       bar.setTotal(Math.max(100, seen + 100))
       bar.update(seen, { kind: `${kind}s`.replace('_', ' ') })
-      if (!process.stderr.isTTY) console.error(`… ${seen} compared, ${kind}s`)
+      if (process.stderr.isTTY || (kind === last.kind && Date.now() - last.at < lineEveryMs)) return
+      last = { kind, at: Date.now() }
+      console.error(`… ${seen} compared, ${kind}s`)
     },
     stop: () => bar.stop(),
   }

@@ -1,8 +1,9 @@
 /** npm run stripe:sync: what we sell, as products and prices in Stripe. */
 import { parseArgs } from 'node:util'
-import { alone, createBillingDatabase, type Item } from '../functions/_shared/billing/billing-database.ts'
+import { alone, createBillingDatabase } from '../functions/_shared/billing/billing-database.ts'
 import { createStripe, isLiveKey } from '../functions/_shared/billing/stripe-client.ts'
 import { type Synced, syncCatalogue } from '../functions/_shared/billing/sync-catalogue.ts'
+import type { Database } from '../functions/_shared/db.ts'
 import { connectBilling, connectionHelp } from './shared/billing-connection.ts'
 import { tableOf } from './shared/print-table.ts'
 import { runScript } from './shared/run-script.ts'
@@ -27,7 +28,8 @@ await runScript(
     try {
       const database = createBillingDatabase(sql, isLiveKey(secretKey))
       const world = { database, stripe: createStripe(secretKey, apiUrl), dryRun }
-      return report(await alone(sql, async () => syncCatalogue(await database.listItems(), world)), dryRun)
+      const synced = await alone(sql, async () => syncCatalogue(await database.listItems(), world))
+      return report(synced, await costsOf(sql, synced), dryRun)
     } finally {
       await sql.end()
     }
@@ -35,10 +37,10 @@ await runScript(
   2,
 )
 
-function report(synced: Synced[], dryRun: boolean): number {
-  const rows = synced.map(({ item, action, price_id, differences }) => [
+function report(synced: Synced[], costs: string[], dryRun: boolean): number {
+  const rows = synced.map(({ item, action, price_id, differences }, at) => [
     item.id,
-    costOf(item),
+    `${costs[at]}${item.interval ? ` a ${item.interval}` : ''}`,
     action,
     price_id ?? '',
     differences.join(', '),
@@ -49,9 +51,11 @@ function report(synced: Synced[], dryRun: boolean): number {
   return different.length > 0 ? 1 : 0
 }
 
-/** In whole units, of which some currencies have a hundred parts and others none. */
-function costOf({ amount, currency, interval }: Item): string {
-  const format = new Intl.NumberFormat('en', { style: 'currency', currency })
-  const digits = format.resolvedOptions().maximumFractionDigits ?? 2
-  return `${(amount / 10 ** digits).toFixed(digits)} ${currency}${interval ? ` a ${interval}` : ''}`
+/** As users are told amounts: the digits that Stripe gives a currency are known in one place. */
+async function costsOf(sql: Database, synced: Synced[]): Promise<string[]> {
+  const [amounts, currencies] = [synced.map(({ item }) => item.amount), synced.map(({ item }) => item.currency)]
+  const rows = await sql<{ cost: string }[]>`
+    select private.money_text(i.amount, i.currency) as cost
+    from unnest(${amounts}::bigint[], ${currencies}::text[]) with ordinality i (amount, currency, place) order by i.place`
+  return rows.map(({ cost }) => cost)
 }

@@ -1,4 +1,6 @@
 /** Comparing with Stripe: what is missing is repaired, what cannot be is said. The stand-in for Stripe, and readings in memory. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import Stripe from 'stripe'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { BillingDatabase } from '../../functions/_shared/billing/billing-database.ts'
@@ -11,7 +13,7 @@ import { createStripe } from '../../functions/_shared/billing/stripe-client.ts'
 import { createStripeReader, type Listing, listings } from '../../functions/_shared/billing/stripe-reader.ts'
 import { buyPack, createShop, createWorld, day, type StripeWorld, subscribe } from '../support/stripe.ts'
 import { failure, list, startStripe } from './billing-stripe.ts'
-import { fakeDatabase, invoice, makeKey, refund, userId } from './billing-world.ts'
+import { fakeDatabase, invoice, makeKey, refund, subscription, userId } from './billing-world.ts'
 
 let shop: StripeWorld
 beforeEach(async () => {
@@ -409,4 +411,59 @@ test('waits when Stripe says that it is asked too often, and goes on where it wa
   } finally {
     stripe.stop()
   }
+})
+
+describe('ten thousand subscriptions', () => {
+  const many = 10_000
+  setFlagsFromString('--expose-gc')
+  const collect: () => void = runInNewContext('gc')
+  /** Some 5 kB each, as Stripe's are. */
+  const numbered = (n: number) => subscription({ id: `sub_${n}`, description: `${n} `.repeat(1_000).slice(0, 4_000) })
+  const pageAfter = (last: string | null) => {
+    const from = last === null ? 0 : Number(last.slice(4)) + 1
+    return list(
+      Array.from({ length: Math.min(100, many - from) }, (_, n) => numbered(from + n)),
+      from + 100 < many,
+    )
+  }
+
+  /** What a comparison has in memory: how many of the objects that it was given, and bytes, at every thousandth. */
+  function watch(listing: Listing | undefined) {
+    const given: WeakRef<object>[] = []
+    const alive: number[] = []
+    const heap: number[] = []
+    const page: Listing['page'] = async (after) => {
+      const read = (await listing?.page(after)) ?? { objects: [], next: undefined }
+      given.push(...read.objects.map((one) => new WeakRef(one)))
+      return read
+    }
+    const applyReadings: BillingDatabase['applyReadings'] = async (readings) => {
+      if (given.length % 1_000 === 0) {
+        // What was looked at through a weak reference lives until the turn is over.
+        await new Promise(setImmediate)
+        collect()
+        alive.push(given.filter((one) => one.deref() !== undefined).length)
+        heap.push(process.memoryUsage().heapUsed)
+      }
+      return readings.map(({ object, id }) => ({ object, id, outcome: 'same' }))
+    }
+    return { page, applyReadings, alive, heap }
+  }
+
+  test('are compared with a page of them in memory, and progress is told with each', async () => {
+    const small = await startStripe({ 'GET /subscriptions': ({ params }) => pageAfter(params.get('starting_after')) })
+    const { page, applyReadings, alive, heap } = watch(
+      listings(small.stripe, undefined).find(({ kind }) => kind === 'subscription'),
+    )
+    const progress: number[] = []
+    const { world } = scene({ listings: [{ kind: 'subscription', page }], onProgress: (_, n) => progress.push(n) })
+
+    const result = await reconcile({ ...world, database: { ...world.database, applyReadings } })
+    small.stop()
+
+    expect([result.seen, result.is_complete, alive.length]).toEqual([many, true, 10])
+    expect(Math.max(...alive)).toBeLessThanOrEqual(200)
+    expect(Math.max(...heap) - (heap[0] ?? 0)).toBeLessThan(12_000_000)
+    expect(progress).toEqual(Array.from({ length: 100 }, (_, n) => (n + 1) * 100))
+  })
 })

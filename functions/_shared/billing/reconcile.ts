@@ -34,16 +34,23 @@ const dayMs = 86_400_000
 const goldenRatio = 0.618_033_988_749_895
 
 /**
+ * Objects are in memory a page at a time; of all that were listed it keeps the ids, until what we have of their kind is compared.
+ *
  * One thing that fails is said, and stops no other. Only a key that is refused, or a Stripe that is out of reach, ends it all:
  * everything would fail alike.
  */
 export async function reconcile(world: ReconcileWorld): Promise<Reconciled> {
   const result: Reconciled = { seen: 0, repaired: [], unrepaired: [], foreign: 0, is_complete: true }
-  const listed = new Set<string>()
-  const kinds = new Set(world.listings.map((listing) => listing.kind))
+  const listed = new Map(world.listings.map(({ kind }) => [kind, new Set<string>()]))
+  const of = (kind: Kind) => listed.get(kind) ?? new Set<string>()
   const parts = [
-    ...world.listings.map((listing) => (part: ReconcileWorld) => compareListed(listing, listed, part, result)),
-    ...[...kinds].map((kind) => (part: ReconcileWorld) => compareKnown(kind, listed, part, result)),
+    ...world.listings.map(
+      (listing) => (part: ReconcileWorld) => compareListed(listing, of(listing.kind), part, result),
+    ),
+    ...[...listed.keys()].map((kind) => async (part: ReconcileWorld) => {
+      await compareKnown(kind, of(kind), part, result)
+      listed.delete(kind)
+    }),
   ]
   for (const [place, compareAll] of parts.entries()) {
     if (isLate(world, result)) break
