@@ -155,6 +155,10 @@ declare
   v_changed bigint;
   v_more bigint;
 begin
+  -- As of nearly all payments.
+  if not exists (select from private.returns_of(kept)) then
+    return false;
+  end if;
   insert into public.refunds as r (id, user_id, payment_id, amount, currency, status, created_at)
   select o.id, owner, (kept).id, coalesce(o.reading ->> 'amount_returned', o.reading ->> 'amount')::bigint, o.reading ->> 'currency',
     left(case o.object when 'refund' then o.reading ->> 'status' else case when b.is_out then 'succeeded' else 'canceled' end end, 40),

@@ -25,7 +25,7 @@ const cluster = [
 const database = [
   'tests/sql/*.test.ts',
   'tests/access/*.test.ts',
-  'tests/functions/{ai-ledger,call-sql,billing-database,billing-scripts,catalogue}.test.ts',
+  'tests/functions/{ai-ledger,call-sql,billing-database,billing-lost-events,billing-scripts,catalogue}.test.ts',
   'tests/platform/{extensions,jobs,platform}.test.ts',
   'tests/scripts/{doctor-hosted,keys-rotate}.test.ts',
 ]
@@ -33,7 +33,7 @@ const database = [
 /** What needs minutes: `npm run test:long`. Properties are tried more often there. */
 const long = [
   'tests/long/*.test.ts',
-  'tests/sql/{ai-batches,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
+  'tests/sql/{ai-batches,billing-money,billing-property,credit-lots,credits,plans,portfolio-property,shares}.test.ts',
 ]
 
 /** What functions do by way of a pooler, and with more than one process of them: `npm run test:pooler`. */

@@ -299,6 +299,71 @@ describe('money that went back in another currency', () => {
     }))
 })
 
+describe('whatever came back, by whatever way', () => {
+  const statuses = {
+    credit_note: ['issued', 'void'],
+    refund: ['pending', 'succeeded', 'failed'],
+    dispute: ['warning_needs_response', 'needs_response', 'won', 'lost'],
+  }
+  const step = fc.record({
+    kind: fc.constantFrom('credit_note' as const, 'refund' as const, 'dispute' as const),
+    amount: fc.integer({ min: 1, max: 3000 }),
+    isExchanged: fc.boolean(),
+    /** The statuses that it was read with, one after another. */
+    turns: fc.array(fc.nat(3), { minLength: 1, maxLength: 3 }),
+  })
+  type Step = typeof step extends fc.Arbitrary<infer T> ? T : never
+
+  function readingsOf(
+    shop: Shop,
+    paid: Reading,
+    charge: string,
+    { kind, amount, isExchanged, turns }: Step,
+    at: number,
+  ) {
+    const of = { charge_amount: 3000, charge_currency: 'usd', currency: 'gbp', charged: 2500, returned: amount }
+    const fields = { charge_id: charge, created: day(1) + at, ...(isExchanged && { currency: 'eur', exchange: of }) }
+    const one =
+      kind === 'credit_note'
+        ? creditNote(shop, 0, paid, { amount, amount_returned: amount })
+        : { refund, dispute }[kind](shop, 0, null, amount, fields)
+    return turns.map((turn, n) => {
+      const words = statuses[kind]
+      return { ...one, status: words[turn % words.length], read_at: readAt(at * 10 + n + 2) }
+    })
+  }
+  const outcomeOf = async (tx: Tx, shop: Shop, paid: Reading) => ({
+    payment: await paymentOf(tx, paid.id),
+    state: await stateOf(tx, shop),
+    rows: await tx`
+      select amount::int, currency, status from public.refunds where payment_id = ${paid.id}
+      union all select amount::int, currency, status from public.disputes where payment_id = ${paid.id} order by 1, 2, 3`,
+  })
+
+  test('comes to the same in any order, doubled, and made again', () =>
+    rolledBack(async (tx) => {
+      const history = fc.array(step, { minLength: 1, maxLength: 5 })
+      await fc.assert(
+        fc.asyncProperty(history, fc.infiniteStream(fc.nat(1_000)), async (steps, order) => {
+          const outcomes = []
+          for (const isShuffled of [false, true]) {
+            const charge = id('ch')
+            const { shop, paid } = await paidPlan(tx, byCharge(charge))
+            const readings = steps.flatMap((one, at) => readingsOf(shop, paid, charge, one, at))
+            const mixed = [...readings, ...readings, paid].map((one) => ({ one, place: order.next().value }))
+            const all = isShuffled ? mixed.sort((a, b) => a.place - b.place).map(({ one }) => one) : readings
+            for (const one of all) await apply(tx, one)
+            const [again] = await tx`select private.project_stripe_objects(${shop.customer})::int as changed`
+            expect(again).toEqual({ changed: 0 })
+            outcomes.push(await outcomeOf(tx, shop, paid))
+          }
+          expect(outcomes[1]).toEqual(outcomes[0])
+        }),
+        { numRuns: runs(10) },
+      )
+    }))
+})
+
 describe('an amount as people write it', () => {
   test.each([
     [1200, 'usd', '12.00 USD'],
