@@ -27,6 +27,7 @@ const readAt = '2026-11-20T00:00:00Z'
 const origin = { read_at: readAt, deleted: false }
 const end = nowSeconds + 2_592_000
 type Thing = { id: string; object: string }
+const tax = (amount: number, how: object) => ({ amount, ...how })
 
 /** Reads for an event about `subject`, where Stripe has `objects`. */
 async function read(type: string, subject: Thing, objects: Thing[]) {
@@ -233,6 +234,33 @@ describe('an invoice', () => {
     expect(invoiceReading(older, origin).payments).toEqual([
       { id: 'ch_1', status: 'paid', ...by({ charge_id: 'ch_1' }), amount_paid: 1000 },
     ])
+  })
+
+  test('says the balance before and after it, and why Stripe could not make it final, by its code alone', () => {
+    const error = { code: 'customer_tax_location_invalid', type: 'invalid_request_error', message: 'Main Street 1' }
+    const told = { starting_balance: -500, ending_balance: 0, auto_advance: true }
+
+    const read = invoiceReading(invoice({ ...told, last_finalization_error: error }), origin)
+
+    expect(read).toMatchObject({ ...told, last_finalization_error: error.code })
+    expect(JSON.stringify(read)).not.toContain(error.message)
+  })
+
+  test.each([
+    ['now', { taxes: [tax(200, { tax_behavior: 'exclusive' }), tax(90, { tax_behavior: 'inclusive' })] }],
+    ['before basil', { tax_amounts: [tax(200, { inclusive: false }), tax(90, { inclusive: true })] }],
+  ])('says what discounts took off a line and what tax added to it, as Stripe says it %s', (_, taxes) => {
+    const discount_amounts = [
+      { amount: 300, discount: 'di_1' },
+      { amount: 50, discount: 'di_2' },
+    ]
+
+    const { lines } = invoiceReading(
+      invoice({ lines: { data: [invoiceLine({ ...taxes, discount_amounts })] } }),
+      origin,
+    )
+
+    expect(lines).toMatchObject([{ discount_amount: 350, tax_amount: 200 }])
   })
 
   test.each([

@@ -6,6 +6,9 @@ const detailed = z.object({ proration: z.boolean().nullish() }).nullish()
 const lineOfInvoice = z.object({
   id: z.string(),
   amount: z.int(),
+  discount_amounts: z.array(z.object({ amount: z.int() })).nullish(),
+  taxes: z.array(z.object({ amount: z.int(), tax_behavior: text })).nullish(),
+  tax_amounts: z.array(z.object({ amount: z.int(), inclusive: z.boolean() })).nullish(),
   quantity: z.int().nullish(),
   period: z.object({ start: seconds, end: seconds }),
   pricing: z.object({ price_details: z.object({ price: reference }).nullish() }).nullish(),
@@ -38,6 +41,10 @@ const invoice = z.object({
   total: z.int(),
   amount_due: z.int(),
   amount_paid: z.int(),
+  starting_balance: z.int().nullish(),
+  ending_balance: z.int().nullish(),
+  auto_advance: z.boolean().nullish(),
+  last_finalization_error: z.object({ code: text, type: text }).nullish(),
   attempt_count: z.int().nullish(),
   next_payment_attempt: seconds,
   due_date: seconds,
@@ -72,6 +79,11 @@ export function invoiceReading(raw: unknown, origin: Origin) {
     subscription_id: read.parent?.subscription_details?.subscription ?? read.subscription,
     status: invoiceStatus(read, origin),
     ...{ billing_reason, currency, total, amount_due, amount_paid, next_payment_attempt, hosted_invoice_url, created },
+    // Left out where Stripe did not say. What came from the customer's balance is the difference of the two; amount_due is less.
+    starting_balance: read.starting_balance ?? undefined,
+    ending_balance: read.ending_balance ?? undefined,
+    auto_advance: read.auto_advance ?? undefined,
+    last_finalization_error: finalizationError(read),
     attempt_count: read.attempt_count ?? 0,
     due_at: read.due_date,
     paid_at: read.status_transitions?.paid_at ?? null,
@@ -86,13 +98,30 @@ function invoiceStatus({ status }: Invoice, { deleted }: Origin): string {
   return deleted && (said === 'draft' || said === 'open') ? 'void' : said
 }
 
-function lineOf({ id, amount, quantity, period, pricing, price, parent, proration }: z.infer<typeof lineOfInvoice>) {
+/** Its code only: the message may name the customer's address. */
+function finalizationError({ last_finalization_error: error }: Invoice): string | undefined {
+  return error ? (error.code ?? error.type ?? 'unknown') : undefined
+}
+
+type Line = z.infer<typeof lineOfInvoice>
+const sumOf = (parts: { amount: number }[] | null | undefined) => parts?.reduce((sum, { amount }) => sum + amount, 0)
+
+/** What tax adds to a line's amount. 2025-03-31.basil made `taxes` of `tax_amounts`. */
+function addedTaxOf({ taxes, tax_amounts }: Line): number | undefined {
+  const added = taxes?.filter((tax) => tax.tax_behavior === 'exclusive')
+  return sumOf(added ?? tax_amounts?.filter((tax) => !tax.inclusive))
+}
+
+function lineOf(read: Line) {
+  const { id, amount, quantity, period, pricing, price, parent, proration } = read
   const { subscription_item_details: ofSubscription, invoice_item_details: ofItem } = parent ?? {}
   return {
     id,
     price_id: pricing?.price_details?.price ?? price,
     quantity: quantity ?? 1,
     amount,
+    discount_amount: sumOf(read.discount_amounts),
+    tax_amount: addedTaxOf(read),
     is_proration: ofSubscription?.proration ?? ofItem?.proration ?? proration ?? false,
     period_start: period.start,
     period_end: period.end,
