@@ -3,6 +3,7 @@
 
 insert into private.settings (key, value, rule, description) values
   ('billing.grace_days', '7', '{"type": "integer", "minimum": 0, "maximum": 365}', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.first_payment_required', 'true', '{"type": "boolean"}', 'true: a subscription entitles to nothing before its first invoice is paid, or a trial began; false: as soon as Stripe says active, also while a bank debit is on its way.'),
   ('billing.pay_url', '"/billing"', '{"type": "string", "pattern": "^(https?://[^ ]+|/[^ ]*)$"}', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
 on conflict (key) do nothing;
 
@@ -136,18 +137,24 @@ create table public.subscriptions (
   is_returned boolean not null default false,
   is_collection_paused boolean not null default false,
   started_at timestamptz not null,
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  is_begun boolean not null default true,
+  is_unfinalized boolean not null default false
 );
 comment on table public.subscriptions is 'The caller''s subscriptions as Stripe has them. Written by functions only; what they entitle to is said by get_my_entitlement.';
 comment on column public.subscriptions.id is 'Stripe''s id.';
-comment on column public.subscriptions.plan_id is 'The best plan among its items; null: none of its prices is known here.';
+comment on column public.subscriptions.plan_id is 'The best plan among its items, of those first whose money did not go back; null: none of its prices is known here.';
 comment on column public.subscriptions.status is 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
 comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
-comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here. Null unless past_due or unpaid.';
+comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here, or from the end of what is paid. Null unless past_due, unpaid or is_unfinalized.';
 comment on column public.subscriptions.is_returned is
   'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
 comment on column public.subscriptions.is_collection_paused is
   'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
+comment on column public.subscriptions.is_begun is
+  'False: its first invoice is there and is not paid, nor was there a trial. See billing.first_payment_required.';
+comment on column public.subscriptions.is_unfinalized is
+  'The invoice of its current period is a draft that Stripe cannot make final: it is active there, and nobody is asked to pay. Counts as past due.';
 create index subscriptions_user_id_idx on public.subscriptions (user_id);
 create index subscriptions_past_due_since_idx on public.subscriptions (past_due_since) where status = 'past_due';
 create index subscriptions_plan_id_idx on public.subscriptions (plan_id);
@@ -227,7 +234,74 @@ alter table public.disputes force row level security;
 revoke all on public.disputes from anon, authenticated, service_role;
 grant select on public.disputes to authenticated, service_role;
 
+create table private.paid_periods (
+  payment_id text not null references public.payments (id) on delete cascade,
+  line_id text not null check (length(line_id) between 1 and 255),
+  subscription_id text not null check (length(subscription_id) between 1 and 255),
+  plan_id text not null references public.plans (id) on delete cascade,
+  plan_price_id text not null references public.plan_prices (id) on delete cascade,
+  starts_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at > starts_at),
+  is_proration boolean not null,
+  is_credit boolean not null,
+  is_returned boolean not null,
+  primary key (payment_id, line_id)
+);
+comment on table private.paid_periods is 'The lines of paid invoices that are a plan''s: which plan was paid for which time. Whether by card, balance, coupon or outside of Stripe makes no difference.';
+comment on column private.paid_periods.is_proration is 'Of a change in mid-period.';
+comment on column private.paid_periods.is_credit is 'Unused time that was given back: what was paid for it ends with its beginning.';
+comment on column private.paid_periods.is_returned is 'All the money that it cost is back with the customer.';
+create index paid_periods_subscription_id_idx on private.paid_periods (subscription_id);
+create index paid_periods_plan_id_idx on private.paid_periods (plan_id);
+create index paid_periods_plan_price_id_idx on private.paid_periods (plan_price_id);
+revoke all on private.paid_periods from anon, authenticated, service_role;
+
 -- What it entitles to --------------------------------------------------------------------------------------------------
+
+create function private.has_base(paid private.paid_periods, is_kept boolean default false) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return exists (
+    select from private.paid_periods b
+    where b.subscription_id = (paid).subscription_id and not b.is_proration and not b.is_credit
+      and b.starts_at < (paid).ends_at and b.ends_at > (paid).starts_at and not (has_base.is_kept and b.is_returned));
+end $$;
+comment on function private.has_base(private.paid_periods, boolean) is
+  'Whether a change in mid-period is of a period that was paid for, is_kept: and whose money did not go back; the piece of a period before the first whole one stands by itself.';
+
+create function private.paid_spans(subscription_id text) returns table (plan_id text, "position" integer, starts_at timestamptz, ends_at timestamptz)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select r.plan_id, p.position, r.starts_at, least(r.ends_at, c.starts_at)
+    from private.paid_periods r
+      join public.plans p on p.id = r.plan_id
+      -- What came back as unused time by a later invoice.
+      cross join lateral (
+        select min(u.starts_at) as starts_at from private.paid_periods u
+        where u.subscription_id = r.subscription_id and u.plan_price_id = r.plan_price_id and u.is_credit and not u.is_returned
+          and u.payment_id <> r.payment_id and u.starts_at >= r.starts_at and u.starts_at < r.ends_at) c
+    where r.subscription_id = paid_spans.subscription_id and not r.is_credit and not r.is_returned
+      and (not r.is_proration or not private.has_base(r) or private.has_base(r, is_kept => true))
+      and r.starts_at < coalesce(c.starts_at, 'infinity');
+end $$;
+comment on function private.paid_spans(text) is
+  'Which plans are paid for in which times, by a subscription''s lines that were paid and whose money did not go back.';
+
+create function private.grace_starts_at(subscription public.subscriptions) returns timestamptz
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_due_at timestamptz := coalesce((subscription).past_due_since, (subscription).current_period_start, (subscription).started_at);
+begin
+  -- A declined upgrade or seat takes nothing of what is paid for: grace is for what comes after it.
+  return coalesce((
+    select max(p.ends_at) from private.paid_spans((subscription).id) p where p.starts_at <= v_due_at and p.ends_at > v_due_at), v_due_at);
+end $$;
+comment on function private.grace_starts_at(public.subscriptions) is
+  'When the days of grace of what is owed begin: when it was due, or with the end of what is paid for at that time.';
 
 create function private.subscription_claims(user_id uuid)
 returns table (
@@ -238,43 +312,70 @@ as $$
 begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query
-  with known as (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
-      case when c.cancels_at is null then s.status else 'canceling' end as paid_state
+  with known as materialized (
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
+      l.plan_id as last_plan_id, l.position as last_position, s.past_due_since, t.period_ends_at, greatest(t.period_ends_at, t.slack_ends_at) as slack_ends_at,
+      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes
     from public.subscriptions s
       join public.plans p on p.id = s.plan_id
-      cross join (select make_interval(days => (private.setting('billing.grace_days'))::integer) as days) g
+      cross join (
+        select make_interval(days => (private.setting('billing.grace_days'))::integer) as days,
+          (private.setting('billing.first_payment_required'))::boolean as needs_payment) g
+      cross join lateral (select s.is_begun or not g.needs_payment as is_begun) b
+      cross join lateral (
+        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized as is_in_order,
+          s.status = 'past_due' or s.status in ('trialing', 'active') and s.is_unfinalized as owes) o
       cross join lateral (
         select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
-      -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
+      -- Who owes something has what is paid otherwise, and then the plan that was paid last for the days of grace.
+      left join lateral (
+        select x.plan_id, x.position, x.ends_at from private.paid_spans(s.id) x
+        where not o.is_in_order and x.starts_at <= coalesce(s.past_due_since, 'infinity')
+        order by x.ends_at desc, x.position desc limit 1) l on true
+      -- The end of what is paid, and how long we wait for what comes after it.
       cross join lateral (
-        select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
-          case when s.is_collection_paused then interval '0' else g.days end + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
-            as slack_ends_at) t
+        select case when o.is_in_order then e.ends_at else coalesce(l.ends_at, '-infinity') end as period_ends_at,
+          case when o.is_in_order or o.owes and b.is_begun and not s.is_returned then
+            case when s.is_collection_paused then interval '0' else g.days end
+              + case when o.is_in_order then e.ends_at else private.grace_starts_at(s) end end as slack_ends_at) t
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
     where s.user_id = subscription_claims.user_id
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
-  from known k where k.status in ('trialing', 'active') and not k.is_returned
+  from known k where k.is_in_order
   union all
-  select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
+  -- The first from ever on, as all claims are: Stripe's clock may be ahead of ours.
+  select k.id, k.started_at, x.position, n.state, x.plan_id,
+    case when x.starts_at > min(x.starts_at) over (partition by k.id) then x.starts_at else '-infinity' end, least(x.ends_at, k.cancels_at),
+    least(k.slack_ends_at, k.cancels_at), case when n.state = 'past_due' then least(k.slack_ends_at, k.cancels_at) end
+  from known k cross join lateral private.paid_spans(k.id) x
+    cross join lateral (
+      select case when k.owes or k.status = 'unpaid' then 'past_due' when k.status = 'paused' then 'paused' else k.paid_state end as state) n
+  where k.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused') and not k.is_in_order
+    and x.starts_at < least(x.ends_at, k.cancels_at)
+    -- Nothing is paid for what comes after a debt.
+    and x.starts_at <= coalesce(k.past_due_since, 'infinity')
+  union all
+  select k.id, k.started_at, coalesce(k.last_position, k.position), case when k.owes then 'past_due' else k.paid_state end,
+    coalesce(k.last_plan_id, k.plan_id), k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k
-  where k.status in ('trialing', 'active', 'past_due') and not k.is_returned and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
   union all
   select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and not k.is_begun then 'incomplete'
       when k.status in ('trialing', 'active', 'past_due') and k.is_returned then 'unpaid'
       when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
       when k.status in ('trialing', 'active') and k.is_collection_paused then 'paused'
+      when k.status in ('trialing', 'active') and k.is_unfinalized then 'unpaid'
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
   from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
 end $$;
 comment on function private.subscription_claims(uuid) is
-  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
+  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
 
 create function private.refresh_entitlement(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -333,9 +434,9 @@ begin
   return null;
 end $$;
 comment on function private.tg__refresh_entitlements() is
-  'The days of grace and the order of plans are part of what is written in private.entitlements.';
+  'The days of grace, whether a first payment is needed and the order of plans are part of what is written in private.entitlements.';
 create trigger tg_settings__entitlements after update on private.settings
-  for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
+  for each row when (new.key in ('billing.grace_days', 'billing.first_payment_required') and new.value <> old.value) execute function private.tg__refresh_entitlements();
 create trigger tg_plans__entitlements after insert or update of position on public.plans
   for each statement execute function private.tg__refresh_entitlements();
 

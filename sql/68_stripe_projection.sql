@@ -1,28 +1,236 @@
 -- What follows from what Stripe says: credits, rows that their owner can read, and what users are told.
 
+-- Lines ===============================================================================================================
+-- What an invoice is for, line by line: which lines are a plan's, what each cost, and what of that came back.
+
+create type private.invoice_line as (
+  place integer, id text, plan_price_id text, plan_id text, quantity bigint, amount numeric, net numeric, cost numeric,
+  is_proration boolean, starts_at timestamptz, ends_at timestamptz);
+comment on type private.invoice_line is
+  'A line of an invoice. plan_id: a plan''s, by the price of the line and by nothing else; amount: as Stripe has it; net: without its discounts; cost: net with the tax that is added.';
+
+create function private.lines_of_invoice(reading jsonb) returns setof private.invoice_line
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    with lines as (
+      select l.place, l.line, (l.line ->> 'amount')::numeric as amount, (l.line ->> 'discount_amount')::numeric as discount,
+        coalesce((l.line ->> 'is_proration')::boolean, false) as is_proration
+      from jsonb_array_elements(reading -> 'lines') with ordinality l (line, place)
+    ), sums as (
+      -- Older readings do not say the discounts: they are what the lines are more than the total. Prorations had none then.
+      select case when count(l.discount) = 0 then greatest(sum(l.amount) - (reading ->> 'total')::numeric, 0) else 0 end as unsaid,
+        sum(l.amount) filter (where l.amount > 0 and not l.is_proration) as discountable
+      from lines l
+    ), priced as (
+      select l.*, l.amount - coalesce(l.discount,
+        case when l.amount > 0 and not l.is_proration then least(s.unsaid, s.discountable) * l.amount / s.discountable end, 0) as net
+      from lines l, sums s
+    )
+    select l.place::integer, l.line ->> 'id', pp.id, pp.plan_id, coalesce((l.line ->> 'quantity')::bigint, 1), l.amount, l.net,
+      l.net + coalesce((l.line ->> 'tax_amount')::numeric, 0), l.is_proration,
+      private.stripe_time(l.line, 'period_start'), private.stripe_time(l.line, 'period_end')
+    from priced l
+      left join private.stripe_prices s on s.id = l.line ->> 'price_id'
+      left join public.plan_prices pp on pp.id = s.plan_price_id
+    order by l.place;
+end $$;
+comment on function private.lines_of_invoice(jsonb) is
+  'The lines of an invoice''s reading. The one place that says which are a plan''s, and what a line cost: Stripe''s discount_amounts come off, whether it shows prorations before or after their discounts.';
+
+create function private.part_of_period(line private.invoice_line, reading jsonb, out part numeric, out whole numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_price public.plan_prices;
+  v_is_first boolean := coalesce(reading ->> 'billing_reason' in ('subscription_create', 'quote_accept'), false);
+  v_full_end timestamptz;
+begin
+  select p.* into v_price from public.plan_prices p where p.id = (line).plan_price_id;
+  v_full_end := (line).starts_at + case v_price.interval when 'year' then interval '1 year' else interval '1 month' end;
+  part := 1;
+  whole := 1;
+  if not v_is_first and (line).is_proration then
+    part := 0;
+  -- The piece until an anchor, or since a date before: by what it costs, or by its time where the price is of another currency.
+  elsif v_is_first and (line).amount > 0 and ((line).is_proration or (line).ends_at < v_full_end - interval '2 days') then
+    if v_price.currency = reading ->> 'currency' then
+      whole := v_price.amount * (line).quantity;
+      part := least((line).amount, whole);
+    else
+      whole := extract(epoch from v_full_end - (line).starts_at);
+      part := least(extract(epoch from (line).ends_at - (line).starts_at), whole);
+    end if;
+  end if;
+  if whole <= 0 then
+    part := 1;
+    whole := 1;
+  end if;
+end $$;
+comment on function private.part_of_period(private.invoice_line, jsonb) is
+  'How much of a period of its price a plan''s line is for, as part of whole: all of it; of a first invoice also less, as with an anchor of the billing cycle; nothing for a change in mid-period.';
+
+create type private.returned_line as (line private.invoice_line, part numeric, whole numeric);
+comment on type private.returned_line is 'A line of an invoice and the share of its money that came back, as part of whole; whole 0: it cost no money.';
+
+create function private.money_of_lines(reading jsonb) returns table (line private.invoice_line, kind integer, money numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    with lines as (
+      select l as line, greatest(l.cost, 0) as cost, case when l.plan_id is null then 0 when l.is_proration then 1 else 2 end as kind
+      from private.lines_of_invoice(reading) l
+    ), sums as (
+      select coalesce(sum(l.cost) filter (where l.kind = 0), 0) as other,
+        coalesce(sum((l.line).cost) filter (where l.kind = 1), 0) as steps, coalesce(sum(l.cost) filter (where l.kind = 2), 0) as periods
+      from lines l
+    ), kinds as (
+      -- Unused time pays for the step that comes with it, and what it is more pays for the period.
+      select k.kind, k.cost, sum(k.cost) over () as total,
+        greatest(least((reading ->> 'amount_paid')::numeric, (reading ->> 'total')::numeric), 0) as paid
+      from sums s cross join lateral (
+        values (0, s.other), (1, greatest(s.steps, 0)), (2, greatest(s.periods + least(s.steps, 0), 0))) k (kind, cost)
+    ), shared as (
+      select k.kind, case when k.total > 0 then round(k.paid * sum(k.cost) over (order by k.kind) / k.total)
+        - round(k.paid * (sum(k.cost) over (order by k.kind) - k.cost) / k.total) else 0 end as money
+      from kinds k
+    )
+    -- Differences of sums that are rounded, so that lines add up to their kind.
+    select l.line, l.kind, case when l.whole > 0
+      then round(s.money * l.so_far / l.whole) - round(s.money * (l.so_far - l.cost) / l.whole) else 0 end
+    from (
+      select x.*, sum(x.cost) over (partition by x.kind) as whole, sum(x.cost) over (partition by x.kind order by (x.line).place) as so_far
+      from lines x) l join shared s on s.kind = l.kind;
+end $$;
+comment on function private.money_of_lines(jsonb) is
+  'What was paid in money for each line of an invoice: of amount_paid, which balance and coupons are no part of, in proportion to what lines cost. kind 0: no plan''s; 1: a change of a plan in mid-period; 2: a plan''s period.';
+
+create type private.money_return as (amount numeric, lines jsonb);
+comment on type private.money_return is 'Money that came back at once. lines: {line id: amount} where it is said for what; null: not said.';
+
+create function private.money_returns(kept private.stripe_objects) returns setof private.money_return
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select r.amount, n.lines
+    from private.returns_of(kept) r
+      left join lateral (
+        -- A refund that a credit note made is for what the note is for, as much of it as was refunded.
+        select jsonb_object_agg(l.id, l.amount * least(r.amount / nullif(l.total, 0), 1)) as lines
+        from (
+          select x.line ->> 'invoice_line_id' as id, sum(a.amount) as amount, sum(sum(a.amount)) over () as total
+          from private.stripe_objects o cross join lateral jsonb_array_elements(o.reading -> 'lines') x (line)
+            cross join lateral (
+              select (x.line ->> 'amount')::numeric - coalesce((x.line ->> 'discount_amount')::numeric, 0)
+                + coalesce((x.line ->> 'tax_amount')::numeric, 0) as amount) a
+          where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
+            and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
+              and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+          group by 1) l
+        where l.id is not null) n on true
+    where r.is_out and r.amount > 0;
+end $$;
+comment on function private.money_returns(private.stripe_objects) is
+  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names.';
+
+create function private.returned_by_line(kept private.stripe_objects) returns setof private.returned_line
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_return private.money_return;
+  v_ids text[];
+  v_kinds integer[];
+  v_money numeric[];
+  v_back numeric[];
+  v_pool numeric := 0;
+  v_part numeric;
+  v_place integer;
+begin
+  select array_agg((m.line).id order by (m.line).place), array_agg(m.kind order by (m.line).place),
+    array_agg(m.money order by (m.line).place), array_agg(0::numeric)
+  into v_ids, v_kinds, v_money, v_back
+  from private.money_of_lines((kept).reading) m;
+  for v_return in select r.* from private.money_returns(kept) r order by r.lines is null, r.amount desc loop
+    -- Exactly one line, or all periods together, is what is most likely meant: of two that cost the same the one that is no plan's.
+    select p into v_place from generate_subscripts(v_money, 1) p
+    where v_return.lines is null and v_money[p] = v_return.amount and v_back[p] = 0 order by v_kinds[p], p limit 1;
+    if v_return.lines is not null then
+      for v_place in select p from generate_subscripts(v_ids, 1) p where v_return.lines ? v_ids[p] loop
+        v_part := least((v_return.lines ->> v_ids[v_place])::numeric, v_money[v_place] - v_back[v_place]);
+        v_back[v_place] := v_back[v_place] + v_part;
+        v_return.amount := v_return.amount - v_part;
+      end loop;
+      -- What a note is for beside the invoice's lines, and more than they cost.
+      v_pool := v_pool + greatest(v_return.amount, 0);
+    elsif v_place is not null then
+      v_back[v_place] := v_money[v_place];
+    elsif v_return.amount = (select sum(v_money[p]) from generate_subscripts(v_money, 1) p where v_kinds[p] = 2) then
+      v_back := array(select case when v_kinds[p] = 2 then v_money[p] else v_back[p] end from generate_subscripts(v_money, 1) p order by p);
+    else
+      v_pool := v_pool + v_return.amount;
+    end if;
+  end loop;
+  return query
+    with rest as (
+      select r.kind, r.money, least(greatest(v_pool - (sum(r.money) over (order by r.kind) - r.money), 0), r.money) as back
+      from (select v_kinds[p] as kind, sum(v_money[p] - v_back[p]) as money from generate_subscripts(v_money, 1) p group by 1) r
+    )
+    select l as line, case when v_back[l.place] = 0 then r.back
+        when r.money > 0 then v_back[l.place] + (v_money[l.place] - v_back[l.place]) * r.back / r.money
+        else v_back[l.place] end,
+      case when v_money[l.place] = 0 then 0 when v_back[l.place] = 0 then r.money else v_money[l.place] end
+    from private.lines_of_invoice((kept).reading) l join rest r on r.kind = v_kinds[l.place]
+    order by l.place;
+end $$;
+comment on function private.returned_by_line(private.stripe_objects) is
+  'What came back of an invoice, line by line: for the lines that a return names; else, when it is exactly what a line or the plan''s periods cost, for those; else for lines that are no plan''s first, then for changes in mid-period, and what is beyond them for the plan''s periods, in proportion.';
+
 -- Credits =============================================================================================================
 -- Credits that payments bring, and that refunds and disputes take back: each once, by what was bought, never by an event.
 
 create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
+create function private.balance_applied(reading jsonb) returns numeric
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_total numeric := (reading ->> 'total')::numeric;
+  v_before numeric := (reading ->> 'starting_balance')::numeric;
+  v_after numeric := (reading ->> 'ending_balance')::numeric;
+begin
+  if v_total is null or v_total <= 0 then
+    return 0;
+  end if;
+  -- Below zero is what the customer has with Stripe, above it what they owe.
+  return greatest(0, least(v_total, case
+    when v_before is null then v_total - (reading ->> 'amount_due')::numeric
+    when v_after is null then -v_before
+    else least(v_after, 0) - least(v_before, 0) end));
+end $$;
+comment on function private.balance_applied(jsonb) is
+  'What an invoice took from the customer''s balance, by that before and after it: amount_due is less than the total also where that is too little to charge, or a credit note came before the payment. Only a reading that does not say the balances is taken by amount_due.';
+
 create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
 language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   select
-    case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
-      * case when b.total > 0 then least(b.due, b.total) else 1 end,
+    case when l.periods > 0 then least(greatest(l.periods + l.prorations, 0), l.periods) else 1 end
+      * case when b.total > 0 then b.total - private.balance_applied(reading) else 1 end,
     case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
   into part, whole
   from (
-    select sum((i.line ->> 'amount')::numeric) as total,
-      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
-    from jsonb_array_elements(reading -> 'lines') i (line)) l,
-    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b;
+    select sum(greatest(i.net, 0)) filter (where not i.is_proration) as periods,
+      coalesce(sum(i.net) filter (where i.is_proration), 0) as prorations
+    from private.lines_of_invoice(reading) i) l,
+    (select (reading ->> 'total')::numeric as total) b;
 end $$;
 comment on function private.paid_anew(jsonb) is
-  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. Both sides are what lines cost after discounts and before taxes, and a negative item by hand is a lower price as a coupon is: none of these changes a share.';
 
 create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
 language plpgsql stable security invoker set search_path = ''
@@ -31,23 +239,22 @@ declare
   v_reading jsonb := (kept).reading;
   v_paid record;
 begin
-  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
-    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid' then
     select p.* into v_paid from private.paid_anew(v_reading) p;
     return query
-      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
-        case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
-      from jsonb_array_elements(v_reading -> 'lines') l (line)
-        join private.stripe_prices s on s.id = l.line ->> 'price_id'
-        join public.plan_prices pp on pp.id = s.plan_price_id
+      select 'stripe:line:' || l.id, n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
+        case when pp.credits_expire then l.ends_at end
+      from private.lines_of_invoice(v_reading) l
+        join public.plan_prices pp on pp.id = l.plan_price_id
         join public.plans p on p.id = pp.plan_id
+        cross join lateral private.part_of_period(l, v_reading) s
         -- What costs nothing is paid by nothing.
         cross join lateral (
-          select trunc(private.exact_share(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1),
-            case when (l.line ->> 'amount')::bigint > 0 then v_paid.part else v_paid.whole end, v_paid.whole))::bigint) n (credits)
-      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
+          select trunc(private.exact_share(pp.credits * l.quantity, s.part * case when l.amount > 0 then v_paid.part else v_paid.whole end,
+            s.whole * v_paid.whole))::bigint) n (credits)
+      where n.credits > 0
         -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
-        and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
+        and (l.amount > 0 or pp.amount = 0)
       order by 1;
   elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
     and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
@@ -64,7 +271,7 @@ begin
   end if;
 end $$;
 comment on function private.stripe_grants_of(private.stripe_objects) is
-  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
+  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share of the period that it is for and that was paid anew, whatever the reason of the invoice, not for changes in mid-period and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
 
 create function private.grant_stripe_credits(owner uuid, grants private.stripe_grant[]) returns private.stripe_grant[]
 language plpgsql volatile security invoker set search_path = ''
@@ -147,6 +354,17 @@ language sql immutable security invoker set search_path = ''
 return case when paid > 0 and returned > 0
   then round(private.exact_share(credits, least(returned, paid), paid))::bigint else 0 end;
 comment on function private.clawback_target(bigint, bigint, bigint) is 'The share of the credits whose money went back, to the nearest whole one, halves up.';
+
+create function private.clawback_of_lines(grants private.stripe_grant[], lines private.returned_line[]) returns bigint
+language sql immutable security invoker set search_path = ''
+return (
+  select coalesce(sum(private.clawback_target(l.credits, l.part, l.whole)), 0)::bigint
+  from (
+    -- Lines of which the same share came back are rounded together.
+    select sum(g.amount)::bigint as credits, round(b.part)::bigint as part, round(b.whole)::bigint as whole
+    from unnest(lines) b join unnest(grants) g on g.key = 'stripe:line:' || (b.line).id group by 2, 3) l);
+comment on function private.clawback_of_lines(private.stripe_grant[], private.returned_line[]) is
+  'The credits of an invoice whose money went back: of each line''s credits the share of its money.';
 
 create function private.project_returns(kept private.stripe_objects, owner uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -260,6 +478,7 @@ as $$
 declare
   v_paid record;
   v_changed boolean := false;
+  v_is_paid_otherwise boolean;
 begin
   if (kept).object in ('refund', 'dispute', 'credit_note') then
     -- They are the payment's business, and may not name the customer.
@@ -269,10 +488,10 @@ begin
     loop
       owner := v_paid.user_id;
       continue when private.is_stripe_mismatch(v_paid.kept, owner);
-      v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
       -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
       perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
-      if private.project_subscription_of(v_paid.kept, owner) then
+      v_is_paid_otherwise := private.project_payment(v_paid.kept, owner);
+      if private.project_subscription_of(v_paid.kept, owner) or v_is_paid_otherwise then
         perform private.refresh_entitlement(owner);
         v_changed := true;
       end if;
@@ -293,6 +512,7 @@ begin
         and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
       return private.project_payment(kept, owner);
     when 'invoice' then
+      perform private.warn_of_stuck_invoice(kept, owner);
       v_changed := private.project_payment(kept, owner);
       return private.project_subscription_of(kept, owner) or v_changed;
     else
@@ -338,6 +558,55 @@ end $$;
 comment on function private.forget_stripe_customer(text) is
   'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
 
+-- Paid periods ---------------------------------------------------------------------------------------------------------
+
+create function private.save_paid_periods(kept private.stripe_objects, lines private.returned_line[]) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_periods private.paid_periods[] := array(
+    select row((kept).id, (b.line).id, (kept).subscription_id, (b.line).plan_id, (b.line).plan_price_id, (b.line).starts_at,
+      (b.line).ends_at, (b.line).is_proration, (b.line).amount < 0,
+      case when (b.line).amount < 0
+        -- Unused time goes with what was bought in its place.
+        then coalesce((select bool_and(o.whole > 0 and o.part >= o.whole) from unnest(lines) o where (o.line).plan_id is not null and (o.line).amount > 0), false)
+        else b.whole > 0 and b.part >= b.whole end)::private.paid_periods
+    from unnest(lines) b join public.plan_prices pp on pp.id = (b.line).plan_price_id
+    where (kept).reading ->> 'status' = 'paid' and (b.line).ends_at > (b.line).starts_at
+      -- The line of a trial is no payment. A coupon is not in the line's amount.
+      and ((b.line).amount <> 0 or pp.amount = 0));
+  v_removed bigint;
+begin
+  delete from private.paid_periods p
+  where p.payment_id = (kept).id and not exists (select from unnest(v_periods) n where n.line_id = p.line_id);
+  get diagnostics v_removed = row_count;
+  insert into private.paid_periods as p select n.* from unnest(v_periods) n
+  on conflict on constraint paid_periods_pkey do update set
+    subscription_id = excluded.subscription_id, plan_id = excluded.plan_id, plan_price_id = excluded.plan_price_id,
+    starts_at = excluded.starts_at, ends_at = excluded.ends_at, is_proration = excluded.is_proration, is_credit = excluded.is_credit,
+    is_returned = excluded.is_returned
+  where p is distinct from excluded;
+  return found or v_removed > 0;
+end $$;
+comment on function private.save_paid_periods(private.stripe_objects, private.returned_line[]) is
+  'The rows of the plan''s lines of an invoice that is paid: none of any other. Answers whether they say something new.';
+
+create function private.is_item_returned(subscription_id text, item jsonb, plan_price_id text) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  -- By the periods of its own price; when it has none, as after a change, by those that it took the place of.
+  return coalesce((
+    select coalesce(bool_and(p.is_returned) filter (where p.plan_price_id = is_item_returned.plan_price_id), bool_and(p.is_returned))
+    from private.paid_periods p
+    where p.subscription_id = is_item_returned.subscription_id and not p.is_credit
+      and p.starts_at < private.stripe_time(item, 'current_period_end') and p.ends_at > private.stripe_time(item, 'current_period_start')
+      -- What a change in mid-period cost is no payment of the period, unless nothing else is.
+      and not (p.is_proration and private.has_base(p))), false);
+end $$;
+comment on function private.is_item_returned(text, jsonb, text) is
+  'Whether all that was paid for the current period of an item is back with the customer. Not when nothing was: a trial, a period that a coupon or the balance paid.';
+
 -- Subscriptions --------------------------------------------------------------------------------------------------------
 
 create function private.project_subscription(kept private.stripe_objects, owner uuid) returns boolean
@@ -368,39 +637,128 @@ begin
     v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
     v_row.ended_at := coalesce(v_row.ended_at, v_gone_at);
   end if;
-  select
-    (array_agg(pp.plan_id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
-    (array_agg(pp.id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
-    coalesce((array_agg((i.item ->> 'quantity')::bigint order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1], 1),
-    (array_agg(private.stripe_time(i.item, 'current_period_start') order by pp.id is null, i.item -> 'current_period_end' desc))[1],
-    (array_agg(private.stripe_time(i.item, 'current_period_end') order by pp.id is null, i.item -> 'current_period_end' desc))[1]
-  into v_row.plan_id, v_row.plan_price_id, v_row.quantity, v_row.current_period_start, v_row.current_period_end
-  from jsonb_array_elements(v_reading -> 'items') i (item)
-    left join private.stripe_prices s on s.id = i.item ->> 'price_id'
-    left join public.plan_prices pp on pp.id = s.plan_price_id
-    left join public.plans p on p.id = pp.plan_id;
-  if v_row.status in ('past_due', 'unpaid') then
-    -- What was left open before a later one was paid is another debt, and had its grace.
-    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
-      v_row.started_at)
-    into v_row.past_due_since
-    from (
-      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
-        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
-        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
-      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
-    where i.status = 'open' and i.deleted_at is null;
-  end if;
+  v_row := private.with_items(v_row, v_reading -> 'items');
   v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  v_row := private.with_debt(v_row);
   -- Stripe goes on to the next period all the same, and collects nothing for it.
-  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+  if v_row.is_collection_paused and private.is_period_unpaid(v_row) then
     v_row.status := 'paused';
   end if;
-  v_row.is_returned := private.is_period_returned(v_row);
   return private.save_subscription(v_row);
 end $$;
 comment on function private.project_subscription(private.stripe_objects, uuid) is
   'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+create function private.with_items(subscription public.subscriptions, items jsonb) returns public.subscriptions
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  with known as (
+    select i.item, pp.id as plan_price_id, pp.plan_id, p.position, pp.amount,
+      pp.id is not null and private.is_item_returned((subscription).id, i.item, pp.id) as is_returned
+    from jsonb_array_elements(items) i (item)
+      left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+      left join public.plan_prices pp on pp.id = s.plan_price_id
+      left join public.plans p on p.id = pp.plan_id
+  )
+  select k.plan_id, k.plan_price_id, coalesce((k.item ->> 'quantity')::bigint, 1), k.is_returned
+  into subscription.plan_id, subscription.plan_price_id, subscription.quantity, subscription.is_returned
+  from known k where k.plan_price_id is not null order by k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
+  subscription.quantity := coalesce(subscription.quantity, 1);
+  subscription.is_returned := coalesce(subscription.is_returned, false);
+  select private.stripe_time(i.item, 'current_period_start'), private.stripe_time(i.item, 'current_period_end')
+  into subscription.current_period_start, subscription.current_period_end
+  from jsonb_array_elements(items) i (item) left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+  order by s.plan_price_id is null, i.item -> 'current_period_end' desc limit 1;
+  return subscription;
+end $$;
+comment on function private.with_items(public.subscriptions, jsonb) is
+  'What the items say: the best plan among those whose money is not back with the customer, else among all; the latest period that carries a plan.';
+
+create function private.unpaid_invoices(subscription_id text)
+returns table (id text, status text, total bigint, billing_reason text, starts_at timestamptz, ends_at timestamptz, is_stuck boolean)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select o.id, o.reading ->> 'status', (o.reading ->> 'total')::bigint, o.reading ->> 'billing_reason', min(l.starts_at), max(l.ends_at),
+      private.is_stuck_invoice(o.reading)
+    from private.stripe_objects o cross join lateral private.lines_of_invoice(o.reading) l
+    where o.subscription_id = unpaid_invoices.subscription_id and o.object = 'invoice' and o.deleted_at is null
+      and o.reading ->> 'status' <> 'paid' and l.plan_id is not null and l.amount > 0
+    group by o.id
+    having bool_or(not l.is_proration) or o.reading ->> 'billing_reason' in ('subscription_create', 'quote_accept');
+end $$;
+comment on function private.unpaid_invoices(text) is
+  'The invoices of a subscription that are for periods of a plan and are not paid: draft, open, void and uncollectible alike; with the time that they are for.';
+
+create function private.is_stuck_invoice(reading jsonb) returns boolean
+language sql immutable security invoker set search_path = ''
+return reading ->> 'status' = 'draft'
+  and (reading ->> 'last_finalization_error' is not null or coalesce(reading ->> 'auto_advance' = 'false', false));
+comment on function private.is_stuck_invoice(jsonb) is 'A draft that Stripe could not make final, or that it is told to leave alone: nobody is asked to pay it.';
+
+create function private.is_period_unpaid(subscription public.subscriptions, is_stuck boolean default null) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return not exists (
+      select from private.paid_periods p
+      where p.subscription_id = (subscription).id and not p.is_credit and not p.is_proration
+        and p.starts_at < (subscription).current_period_end and p.ends_at > (subscription).current_period_start)
+    and exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.starts_at < (subscription).current_period_end and i.ends_at > (subscription).current_period_start
+        and i.is_stuck = coalesce(is_period_unpaid.is_stuck, i.is_stuck));
+end $$;
+comment on function private.is_period_unpaid(public.subscriptions, boolean) is
+  'Whether the current period of a subscription has an invoice, is_stuck: one that is stuck, and none that is paid.';
+
+create function private.with_debt(subscription public.subscriptions) returns public.subscriptions
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  subscription.is_begun := subscription.trial_start is not null
+    or exists (select from private.paid_periods p where p.subscription_id = (subscription).id and not p.is_credit)
+    or not exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.total > 0 and (i.billing_reason in ('subscription_create', 'quote_accept')
+        or i.starts_at <= (subscription).started_at + interval '1 day'));
+  subscription.is_unfinalized := subscription.status in ('active', 'trialing') and not subscription.is_collection_paused
+    and private.is_period_unpaid(subscription, is_stuck => true);
+  if subscription.status in ('past_due', 'unpaid') or subscription.is_unfinalized then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)),
+      greatest(max(i.due_at), (subscription).current_period_start), (subscription).started_at)
+    into subscription.past_due_since
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (subscription).id and o.object = 'invoice') i
+    where (i.status = 'open' or (subscription).is_unfinalized and i.status = 'draft') and i.deleted_at is null;
+  end if;
+  return subscription;
+end $$;
+comment on function private.with_debt(public.subscriptions) is
+  'Whether anything was ever paid, or free; whether the invoice of its period is stuck; since when it owes what it owes.';
+
+create function private.warn_of_stuck_invoice(kept private.stripe_objects, owner uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if (kept).subscription_id is not null and (kept).deleted_at is null and (kept).reading ->> 'last_finalization_error' is not null
+    and private.is_stuck_invoice((kept).reading) and not exists (
+      select from public.security_events e
+      where e.type = 'stripe_invoice_unfinalized' and e.user_id is null and e.dedupe_key = left((kept).id, 200)) then
+    perform private.raise_security_event(
+      type => 'stripe_invoice_unfinalized', severity => 'medium', user_id => null, dedupe_key => left((kept).id, 200),
+      details => jsonb_build_object('invoice_id', (kept).id, 'subscription_id', (kept).subscription_id, 'user_id', owner,
+        'error', left((kept).reading ->> 'last_finalization_error', 200)));
+  end if;
+end $$;
+comment on function private.warn_of_stuck_invoice(private.stripe_objects, uuid) is
+  'Says once of an invoice that Stripe could not make final: nobody is asked to pay it, and its period is not paid.';
 
 create function private.project_subscription_of(invoice private.stripe_objects, owner uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -417,41 +775,6 @@ end $$;
 comment on function private.project_subscription_of(private.stripe_objects, uuid) is
   'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
 
-create function private.invoice_of_period(subscription public.subscriptions, is_paid boolean) returns private.stripe_objects
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_invoice private.stripe_objects;
-begin
-  select o.* into v_invoice
-  from private.stripe_objects o
-    cross join lateral (
-      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
-      from jsonb_array_elements(o.reading -> 'lines') l (line)
-      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
-        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
-  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
-    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
-  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
-  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
-  return v_invoice;
-end $$;
-comment on function private.invoice_of_period(public.subscriptions, boolean) is
-  'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
-
-create function private.is_period_returned(subscription public.subscriptions) returns boolean
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
-begin
-  return v_invoice.id is not null and (
-    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
-    from private.returned_money(v_invoice) m);
-end $$;
-comment on function private.is_period_returned(public.subscriptions) is
-  'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
-
 create function private.save_subscription(subscription public.subscriptions) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
@@ -465,6 +788,7 @@ begin
     cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
     ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
     is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
+    is_begun = excluded.is_begun, is_unfinalized = excluded.is_unfinalized,
     updated_at = excluded.updated_at
   where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   return found;
@@ -499,11 +823,10 @@ begin
   v_row.paid_at := private.stripe_time(v_reading, 'paid_at');
   v_row.created_at := private.stripe_time(v_reading, 'created');
   select left(format('%s (%s)', p.name, pp.interval), 200) into v_row.description
-  from jsonb_path_query(v_reading, '$.lines[*]') l (line)
-    join private.stripe_prices s on s.id = l.line ->> 'price_id'
-    join public.plan_prices pp on pp.id = s.plan_price_id
+  from private.lines_of_invoice(v_reading) l
+    join public.plan_prices pp on pp.id = l.plan_price_id
     join public.plans p on p.id = pp.plan_id
-  order by (l.line ->> 'is_proration')::boolean, p.position desc, pp.id limit 1;
+  order by l.is_proration, p.position desc, pp.id limit 1;
   v_row.description := coalesce(v_row.description, 'Subscription');
   return v_row;
 end $$;
@@ -548,6 +871,7 @@ declare
   v_row public.payments := case (kept).object when 'invoice' then private.payment_of_invoice(kept) else private.payment_of_session(kept) end;
   v_returned record;
   v_grants private.stripe_grant[];
+  v_lines private.returned_line[] := '{}';
   v_changed boolean;
 begin
   if v_row.id is null then
@@ -559,9 +883,14 @@ begin
   select r.* into v_returned from private.returned_money(kept) r;
   v_row.amount_refunded := v_returned.refunded;
   v_row.amount_disputed := v_returned.disputed;
-  v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed,
-    case (kept).object when 'invoice' then ((kept).reading ->> 'amount_paid')::bigint else v_row.amount end);
+  if (kept).object = 'invoice' then
+    v_lines := array(select l from private.returned_by_line(kept) l);
+    v_row.credits_clawed_back := private.clawback_of_lines(v_grants, v_lines);
+  else
+    v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed, v_row.amount);
+  end if;
   v_changed := private.save_payment(v_row);
+  v_changed := private.save_paid_periods(kept, v_lines) or v_changed;
   v_changed := private.project_returns(kept, owner) or v_changed;
   perform private.move_clawback(owner, v_row.id, v_row.credits_clawed_back, v_grants);
   return v_changed;
@@ -702,23 +1031,26 @@ declare
   v_sent integer := 0;
 begin
   for v_due in
-    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
+    select s.id, s.user_id, o.since, p.name as plan, d.position, d.notice
     from public.subscriptions s
       left join public.plans p on p.id = s.plan_id
+      cross join lateral (select private.grace_starts_at(s) as since) o
       -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
       cross join lateral (
         select x.position, x.notice from private.dunning_steps x
-        where s.past_due_since + make_interval(days => x.after_days) <= now()
+        where o.since + make_interval(days => x.after_days) <= now()
         order by x.after_days desc, x.position desc limit 1) d
-    where s.status = 'past_due' and not exists (
+    where (s.status = 'past_due' or s.is_unfinalized) and s.past_due_since is not null
+      -- Who never paid has nothing to keep.
+      and (s.is_begun or d.notice = 'dunning_access_ended') and not exists (
       select from private.billing_notices_sent n
-      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
+      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, o.since, d.position))
     order by s.user_id, s.id
   loop
     begin
-      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
+      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.since, v_due.position),
           jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
-            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
+            'date', to_char((v_due.since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
         v_sent := v_sent + 1;
       end if;
     exception when others then
@@ -863,14 +1195,16 @@ begin
   elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
     perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
       v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
-  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days'
+    -- What is paid otherwise goes on.
+    and not exists (select from private.paid_spans(v_row.id) p where p.ends_at > now()) and not exists (
       -- The end of the grace may have told them of this debt.
       select from private.billing_notices_sent n
       where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
         and n.sent_at >= v_row.past_due_since) then
     -- The key of the step that says so at the end of the grace, which then has nothing more to say.
     perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
-      private.dunning_key(v_row.id, v_row.past_due_since,
+      private.dunning_key(v_row.id, private.grace_starts_at(v_row),
         coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
       v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
   end if;

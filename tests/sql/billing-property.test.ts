@@ -59,9 +59,34 @@ const paymentAt = (history: History, place: number): unknown =>
 /** Parts of a payment, and often the whole of it. */
 const amounts = fc.oneof(fc.integer({ min: 1, max: 1300 }), fc.constant(1200))
 
+/** What shops have on invoices: an add-on, a coupon, the balance, an upgrade, an item by hand, a piece of a period, no way to an invoice. */
+function ofShops(shop: Shop, kind: number, status: string): object {
+  const month = line(shop.month)
+  const bill = (lines: object[], total: number, fields: object = {}) => ({
+    ...{ lines, total, amount_due: total, amount_paid: status === 'paid' ? total : 0, ...fields },
+  })
+  const balance = {
+    starting_balance: -900,
+    ending_balance: 0,
+    amount_due: 300,
+    amount_paid: status === 'paid' ? 300 : 0,
+  }
+  const rest = { is_proration: true, period_start: day(10) }
+  const kinds = [
+    bill([month, line('price_of_an_add_on', { amount: 2400, period_end: day(365) })], 3600),
+    bill([line(shop.month, { discount_amount: 600 })], 600),
+    bill([month], 1200, balance),
+    bill([line(shop.month, { ...rest, amount: -800 }), line(shop.year, { ...rest, amount: 2000 })], 1200),
+    bill([month, line('', { price_id: null, amount: -300 })], 900),
+    bill([line(shop.month, { amount: 600, period_end: day(15) })], 600, { billing_reason: 'subscription_create' }),
+    bill([month], 1200, status === 'draft' ? { last_finalization_error: 'tax' } : {}),
+  ]
+  return kinds[kind] ?? {}
+}
+
 /** What can happen to a customer, in the words of a reading. */
 const steps: fc.Arbitrary<Step> = fc.oneof(
-  fc.constantFrom('trialing', 'active', 'past_due', 'canceled').chain((status) =>
+  fc.constantFrom('trialing', 'active', 'past_due', 'unpaid', 'canceled').chain((status) =>
     fc.nat(3).map(
       (place): Step =>
         (history, n) =>
@@ -101,6 +126,17 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
             invoice(history.shop, n, { subscription_id: sub, status, created, lines: all, payment_intent_id }),
             n,
           )
+        },
+    ),
+  fc
+    .record({ kind: fc.nat(6), place: fc.nat(3), status: fc.constantFrom('paid', 'paid', 'open', 'draft', 'void') })
+    .map(
+      ({ kind, place, status }): Step =>
+        (history, n) => {
+          const sub = pick(history, 'sub', place) || null
+          const payment_intent_id = `${history.prefix}_pi_${history.latest.size}`
+          const fields = { subscription_id: sub, status, created: day(n / 50), payment_intent_id }
+          return make(history, 'in', invoice(history.shop, n, { ...fields, ...ofShops(history.shop, kind, status) }), n)
         },
     ),
   fc.record({ status: fc.constantFrom('paid', 'void', 'uncollectible'), place: fc.nat(5) }).map(

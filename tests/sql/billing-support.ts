@@ -293,6 +293,8 @@ export async function everythingOf(sql: Sql | Tx, users: string[]): Promise<Fiel
       (select jsonb_agg(to_jsonb(s) - 'updated_at' order by s.id) from public.subscriptions s where s.user_id = any (${users}::uuid[])) as subscriptions,
       (select jsonb_agg(to_jsonb(e) order by e.user_id, e.starts_at) from private.entitlements e where e.user_id = any (${users}::uuid[])) as entitlements,
       (select jsonb_agg(to_jsonb(p) - 'updated_at' order by p.id) from public.payments p where p.user_id = any (${users}::uuid[])) as payments,
+      (select jsonb_agg(to_jsonb(o) order by o.payment_id, o.line_id) from private.paid_periods o join public.payments p on p.id = o.payment_id
+        where p.user_id = any (${users}::uuid[])) as paid_periods,
       (select jsonb_agg(to_jsonb(r) - 'updated_at' order by r.id) from public.refunds r where r.user_id = any (${users}::uuid[])) as refunds,
       (select jsonb_agg(to_jsonb(d) - 'updated_at' order by d.id) from public.disputes d where d.user_id = any (${users}::uuid[])) as disputes,
       (select jsonb_agg(to_jsonb(c) - 'created_at' order by c.id) from private.stripe_customers c where c.user_id = any (${users}::uuid[])) as customers,

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { runs } from '../support/runs.ts'
-import { apply, invoice, line, newShop, paymentOf, refund, type Shop } from './billing-support.ts'
+import { apply, intentOf, invoice, line, newShop, paymentOf, refund, type Shop } from './billing-support.ts'
 import { rolledBack, type Tx } from './support.ts'
 
 /** Amounts of all kinds: small ones, round ones, primes, and as large as money and credits get. */
@@ -128,6 +128,54 @@ test('a payment brings the true share of the credits, cut to whole ones, and its
         expect((await paymentOf(tx, bought.paid.id)).clawed_back).toBe(Number(returned / all))
         await apply(tx, refund(shop, 3, intent, due - back))
         expect((await paymentOf(tx, bought.paid.id)).clawed_back).toBe(bought.credits)
+      }),
+      { numRuns: runs(60) },
+    )
+  }))
+
+/** A line of an invoice, and how much of it a coupon takes. */
+const linesOfShops = fc.array(
+  fc.record({
+    kind: fc.constantFrom('plan', 'plan', 'add-on', 'step'),
+    amount: fc.integer({ min: 1, max: 50_000 }),
+    coupon: fc.constantFrom(0, 0, 0.5, 1),
+  }),
+  { minLength: 1, maxLength: 5 },
+)
+
+test('what goes back of an invoice in any parts takes no more than it brought, never less than before, and all with the last part', () =>
+  rolledBack(async (tx) => {
+    const shop = await newShop(tx)
+    const cuts = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 4 })
+    await fc.assert(
+      fc.asyncProperty(linesOfShops, cuts, fc.nat(99), async (given, cuts, tax) => {
+        const lines = given.map(({ kind, amount, coupon }) => ({
+          ...line(kind === 'add-on' ? 'price_add_on' : shop.month, { amount, is_proration: kind === 'step' }),
+          discount_amount: Math.floor(amount * coupon),
+        }))
+        // Of a tax that the lines do not say.
+        const net = lines.reduce((sum, one) => sum + one.amount - one.discount_amount, 0)
+        const total = net + Math.floor((net * tax) / 100)
+        const paid = invoice(shop, 1, { subscription_id: 'sub_1', lines, total })
+        await apply(tx, paid)
+        const { credits } = await paymentOf(tx, paid.id)
+        const charged = lines.filter((one) => one.price_id === shop.month && one.amount > one.discount_amount)
+        const free = lines.filter((one) => one.price_id === shop.month && one.amount === one.discount_amount)
+
+        const places = [0, ...cuts.map((cut) => Math.floor(cut * total)).sort((a, b) => a - b), total]
+        const taken: number[] = []
+        for (const [n, place] of places.slice(1).entries()) {
+          await apply(tx, refund(shop, 2 + n, intentOf(paid), place - (places[n] ?? 0)))
+          taken.push(Number((await paymentOf(tx, paid.id)).clawed_back))
+        }
+
+        const [rows] = await tx`
+          select count(*) filter (where is_returned)::int as returned, count(*) filter (where not is_returned)::int as kept
+          from private.paid_periods where payment_id = ${paid.id}`
+        expect(rows).toEqual({ returned: charged.length, kept: free.length })
+        expect(taken).toEqual(taken.toSorted((a, b) => a - b))
+        const ofFree = free.filter((one) => !one.is_proration).length * 1000
+        expect(taken.at(-1)).toBe(Number(credits) - ofFree)
       }),
       { numRuns: runs(60) },
     )
