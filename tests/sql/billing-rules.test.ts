@@ -287,6 +287,22 @@ describe('while an invoice is owed', () => {
       expect(await courseOf(tx, shop)).toEqual(['premium past_due until 30', 'none unpaid ever after'])
     }))
 
+  test.each(['past_due', 'unpaid'])(
+    'of a declined seat nobody is told that the plan ends while the month is paid: %s',
+    (status) =>
+      rolledBack(async (tx) => {
+        const shop = await newProShop(tx)
+        const sub = subscription(shop, 1, { status })
+        const seat = bill(shop, 5, sub, [change(shop.month, 2900, { quantity: 2 })], { ...declined, attempt_count: 0 })
+        await apply(tx, bill(shop, 1, sub, [pro(shop)]), seat, sub)
+
+        await tx`select private.send_dunning()`
+
+        const sent = await tx`select notice from private.billing_notices_sent where user_id = ${shop.account.id}`
+        expect(sent.map(({ notice }) => notice)).toEqual([])
+      }),
+  )
+
   test('a change from basic to premium whose card is declined leaves basic, as it is paid', () =>
     rolledBack(async (tx) => {
       const shop = await newProShop(tx)
@@ -408,7 +424,7 @@ describe('credits', () => {
     ['300 for a month and the debt of before', { amount_due: 3030, amount_paid: 3030, starting_balance: 30, ending_balance: 0 }, (shop) => [pro(shop)], ['grant 300']],
     ['100 for a third by card, the rest from the balance', { amount_due: 1000, amount_paid: 1000, starting_balance: -2000, ending_balance: 0 }, (shop) => [pro(shop)], ['grant 100']],
     ['none for a month from the balance', { ...free, starting_balance: -9000, ending_balance: -6000 }, (shop) => [pro(shop)], []],
-    ['150 for one that a credit note of before the payment halved', { amount_due: 1500, amount_paid: 1500, starting_balance: -1500, ending_balance: 0 }, (shop) => [pro(shop)], ['grant 150']],
+    ['300 for a month that a credit note lowered before it was paid', { amount_due: 1500, amount_paid: 1500, starting_balance: 0, ending_balance: 0 }, (shop) => [pro(shop)], ['grant 300']],
     ['3240 for a year at half price, with unused time of 1500 net', { ...update, total: 13_500 },
       (shop) => [line(shop.month, unused), line(shop.year, { amount: 30_000, discount_amount: 15_000 })], ['grant 3240']],
     ['3240, too, where Stripe shows the unused time before its discount', { ...update, total: 13_500 },
