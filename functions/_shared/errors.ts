@@ -139,6 +139,12 @@ export const catalogue = {
     message: 'The payment provider does not answer at the moment. Nothing was bought; try again.',
     retryAfterS: 5,
   },
+  billing_refused: {
+    status: 502,
+    type: server,
+    message: 'The payment provider refuses this as it is set up. Nothing was bought, and whoever runs this was told.',
+    shouldRetry: false,
+  },
   upstream_timeout: { status: 504, type: server, message: 'The AI provider took too long to answer.', retryAfterS: 1 },
 } as const satisfies Record<string, Entry>
 

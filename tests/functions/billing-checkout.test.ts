@@ -1,6 +1,10 @@
 /** Checkout and portal: the real client, a few answers of Stripe's, and what SQL decides in memory. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { BillingDatabase, PreparedCheckout } from '../../functions/_shared/billing/billing-database.ts'
+import type {
+  BillingDatabase,
+  PreparedCheckout,
+  SecurityEvent,
+} from '../../functions/_shared/billing/billing-database.ts'
 import {
   type BillingWorld,
   handleBillingRequest,
@@ -46,6 +50,7 @@ function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partia
     noted: [] as string[],
     failed: [] as string[],
     readings: [] as Reading[],
+    events: [] as SecurityEvent[],
   }
   const lines: unknown[] = []
   const left = [...checkouts]
@@ -67,6 +72,7 @@ function createWorld(checkouts: PreparedCheckout[] = [prepared], changes: Partia
     },
     failCheckout: async (checkout) => void seen.failed.push(checkout),
     emailOf: async () => 'someone@example.com',
+    raiseSecurityEvent: async (event) => void seen.events.push(event),
     databaseTime: async () => '2026-11-20T00:00:00Z',
     applyReadings: async (readings) => {
       const isKnown = (id: string) => seen.readings.some((reading) => reading.id === id)
@@ -364,8 +370,9 @@ describe("Stripe's errors", () => {
   test.each([
     [500, 'api_error', 503, 'billing_unavailable'],
     [429, 'rate_limit_error', 503, 'billing_unavailable'],
-    [400, 'invalid_request_error', 500, 'internal'],
-    [401, 'authentication_error', 500, 'internal'],
+    [400, 'invalid_request_error', 502, 'billing_refused'],
+    [401, 'authentication_error', 502, 'billing_refused'],
+    [403, 'invalid_request_error', 502, 'billing_refused'],
   ])('%i %s: the caller gets %i, and the log no words of it', async (status, type, answered, code) => {
     stripe.answers['POST /checkout/sessions'] = () => ({ status, error: { type, message: 'someone@example.com' } })
     const { world, lines, seen } = createWorld()
@@ -375,7 +382,25 @@ describe("Stripe's errors", () => {
     // Stripe would answer the same to the same key for a day.
     expect(seen.failed).toEqual([checkoutId])
     expect(JSON.stringify(lines)).toContain('Stripe: Stripe')
-    expect(JSON.stringify(lines)).not.toContain('someone@')
+    expect(JSON.stringify([lines, seen.events])).not.toContain('someone@')
+    expect(seen.events).toHaveLength(code === 'billing_refused' ? 1 : 0)
+  })
+
+  test('about how something is set up are told to operators by code, of checkout and portal; no client tries again', async () => {
+    const refused = (code: string, param: string) => () => failure(400, { code, param, message: 'no' })
+    stripe.answers['POST /checkout/sessions'] = refused('resource_missing', 'line_items[0][price]')
+    stripe.answers['POST /billing_portal/sessions'] = refused('portal_not_set_up', 'configuration')
+    const { world, seen } = createWorld()
+
+    const { headers } = await ask(world)
+    await ask(world, { return_url: 'http://localhost:3000/account' }, 'portal')
+
+    const details = { code: 'resource_missing', param: 'line_items[0][price]', status: 400 }
+    expect(seen.events).toMatchObject([
+      { type: 'stripe_refuses_checkout', severity: 'high', dedupeKey: 'resource_missing', details },
+      { type: 'stripe_refuses_portal', severity: 'high', dedupeKey: 'portal_not_set_up' },
+    ])
+    expect(headers.get('x-should-retry')).toBe('false')
   })
 })
 

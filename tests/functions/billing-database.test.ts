@@ -399,3 +399,31 @@ test('of two that bring the catalogue to Stripe at once, one waits for the other
   expect([said[1], said[3]]).toEqual([said[0], said[2]].map((line) => line?.replace('begins', 'ends')))
   await sql.end()
 })
+
+test('a refusal of Stripe’s is told once an hour for each code, however many buy', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    const stripe = await startStripe({ 'POST /customers': () => failure(400, { code: 'tax_id_invalid' }) })
+    const asked = async () => {
+      const request = new Request('http://127.0.0.1/billing/checkout', {
+        ...{ method: 'POST', headers: { authorization: 'Bearer token' } },
+        body: JSON.stringify({ plan_price: 'premium_month', ...returns }),
+      })
+      const { id: userId, sessionId } = world.account
+      const answer = await handleBillingRequest(request, {
+        ...{ database: world.database, stripe: stripe.stripe, livemode: false, returnUrls: ['http://localhost:3000'] },
+        verifyUserToken: async () => ({ kind: 'user', userId, sessionId, aal: 'aal1', isAnonymous: false }),
+        ...{ ...clock, newId: () => 'request-1' },
+      })
+      return answer.status
+    }
+    await tx`delete from private.security_events where type = 'stripe_refuses_checkout'`
+
+    expect([await asked(), await asked()]).toEqual([502, 502])
+    stripe.stop()
+
+    expect(new Set(stripe.asked.map(({ key }) => key)).size).toBe(2)
+    const told = await tx`
+      select occurrences, details ->> 'code' as code from public.security_events where type = 'stripe_refuses_checkout'`
+    expect(told).toEqual([{ occurrences: 2, code: 'tax_id_invalid' }])
+  }))

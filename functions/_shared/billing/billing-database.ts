@@ -26,7 +26,13 @@ export type ReceivedEvent = {
 }
 
 export type SecurityEvent = {
-  type: 'stripe_signature_invalid' | 'stripe_livemode_mismatch' | 'stripe_api_version' | 'stripe_reconcile_incomplete'
+  type:
+    | 'stripe_signature_invalid'
+    | 'stripe_livemode_mismatch'
+    | 'stripe_api_version'
+    | 'stripe_reconcile_incomplete'
+    | 'stripe_refuses_checkout'
+    | 'stripe_refuses_portal'
   severity: 'medium' | 'high'
   details: Record<string, unknown>
   /** The same within an hour counts up one event. */

@@ -6,7 +6,7 @@ import type { VerifyUserToken } from '../auth/verify-user-token.ts'
 import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
-import type { Wanted } from './billing-database.ts'
+import { type Wanted, warn } from './billing-database.ts'
 import { forgetCustomer, isCustomerMissing, type ShopWorld, startCheckout } from './start-checkout.ts'
 
 const item = z
@@ -22,6 +22,8 @@ const checkout = z
     message: 'give either plan_price or credit_pack.',
   })
 const portal = z.strictObject({ return_url: address })
+const acts = z.enum(['checkout', 'portal'])
+type Act = z.infer<typeof acts>
 
 export type BillingWorld = Omit<ShopWorld, 'stripe'> & {
   /** Undefined when this deployment has no Stripe account. */
@@ -39,14 +41,14 @@ export function handleBillingRequest(request: Request, world: BillingWorld): Pro
 }
 
 async function answer(request: Request, path: string, requestId: string, world: BillingWorld): Promise<Answer> {
-  const act = /^\/billing\/(checkout|portal)\/?$/.exec(path)?.[1]
+  const { data: act } = acts.safeParse(/^\/billing\/(\w+)\/?$/.exec(path)?.[1])
   if (act === undefined) throw new AppError('not_found')
   if (request.method !== 'POST') throw new AppError('method_not_allowed', { headers: { allow: 'POST, OPTIONS' } })
   const { database, stripe, livemode } = world
   if (!stripe) throw new AppError('billing_not_configured')
   const buyer = await requireUserToken(request.headers, 'Billing needs', requestId, world)
   const open = act === 'checkout' ? await readCheckout(request, world) : await readPortal(request, world)
-  return { status: 200, body: { url: await ofStripe(() => open(buyer, { database, stripe, livemode })) } }
+  return { status: 200, body: { url: await ofStripe(act, () => open(buyer, { database, stripe, livemode }), world) } }
 }
 
 type Open = (buyer: Asker, world: ShopWorld) => Promise<string>
@@ -80,17 +82,32 @@ async function openPortal(buyer: Asker, return_url: string, world: ShopWorld): P
   }
 }
 
-/** When Stripe is not there, or has enough of us, a caller may try again. Any other error of its is ours. */
-async function ofStripe<T>(ask: () => Promise<T>): Promise<T> {
+/**
+ * When Stripe is not there, has enough of us, or is at the same request, a caller may try again. Any other error is about how
+ * something is set up, which the caller cannot change and whoever runs this must hear of.
+ */
+async function ofStripe<T>(act: Act, ask: () => Promise<T>, world: BillingWorld): Promise<T> {
   try {
     return await ask()
   } catch (cause) {
-    const { StripeAPIError, StripeConnectionError, StripeRateLimitError } = Stripe.errors
-    const isPassing = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some(
-      (kind) => cause instanceof kind,
-    )
-    throw isPassing ? new AppError('billing_unavailable', { cause }) : cause
+    if (!(cause instanceof Stripe.errors.StripeError)) throw cause
+    if (isPassing(cause)) throw new AppError('billing_unavailable', { cause })
+    await warnOfRefusal(act, cause, world)
+    throw new AppError('billing_refused', { cause })
   }
+}
+
+const { StripeAPIError, StripeConnectionError, StripeRateLimitError } = Stripe.errors
+const isPassing = (cause: Stripe.errors.StripeError): boolean =>
+  cause.statusCode === 409 ||
+  [StripeAPIError, StripeConnectionError, StripeRateLimitError].some((kind) => cause instanceof kind)
+
+/** Names and codes only: what Stripe says may quote an address. Once an hour for each code, however many come. */
+function warnOfRefusal(act: Act, cause: Stripe.errors.StripeError, world: BillingWorld): Promise<void> {
+  const { type, code, param, statusCode: status, requestId: request_id } = cause
+  const details = { type, code, param, status, request_id }
+  const about = { type: `stripe_refuses_${act}`, severity: 'high', ip: null } as const
+  return warn({ ...about, details, dedupeKey: code ?? param ?? type }, world)
 }
 
 /** Of the address as it is sent on; what is written in it as %XX takes three times as many characters as were given. */
