@@ -1150,7 +1150,8 @@ create function private.call_reconcile_stripe() returns bigint
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  if exists (select from private.stripe_customers) then
+  -- Also when the last customer's user is gone: their subscription may be there.
+  if exists (select from private.stripe_customers) or exists (select from private.stripe_changes) then
     return private.call_jobs_function('reconcile-stripe');
   end if;
   return null;

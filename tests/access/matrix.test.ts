@@ -417,6 +417,8 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'link a customer': `select private.link_stripe_customer('${owner}', 'cus_matrix', false)`,
   'see dead events of Stripe': 'select count(*) from public.list_dead_stripe_events()',
   'try an event of Stripe again': "select public.retry_stripe_event('evt_matrix_dead')",
+  'see what changes at Stripe': 'select from private.stripe_changes',
+  'take what changes at Stripe': 'select * from private.claim_stripe_changes(false)',
   'read what is unknown of Stripe': 'select from private.stripe_unknowns',
   'note what is unknown of Stripe': "select private.note_stripe_unknown('matrix', 'y', null)",
   'see what is unknown of Stripe': 'select count(*) from public.list_stripe_unknowns()',

@@ -400,6 +400,102 @@ test('of two that bring the catalogue to Stripe at once, one waits for the other
   await sql.end()
 })
 
+describe('an account that is deleted', () => {
+  /** Somebody in a trial; what others have to change at Stripe is none of this one's. */
+  async function subscriber(tx: Tx) {
+    const world = await scene(tx)
+    await tx`update private.stripe_changes set done_at = now()`
+    await complete(await buy(world, 'premium_month', null))
+    await deliver(world)
+    const jobs = createBillingJobs({ sql: tx, secretKey: shop.secretKey, apiUrl: shop.url, ...clock })
+    const ofStripe = async () => (await shop.stripe.subscriptions.list({ status: 'all' })).data
+    const ending = async () => (await ofStripe()).map((one) => [one.status, one.cancel_at_period_end])
+    const setStatus = (status: string) =>
+      tx`select private.change_account_status(${world.account.id}, ${status}, 'a test')`
+    return { ...world, jobs, ending, setStatus }
+  }
+
+  test('pays until the end of the period and no longer; reinstated it goes on as before', () =>
+    rolledBack(async (tx) => {
+      const { jobs, ending, setStatus } = await subscriber(tx)
+
+      await setStatus('deleted')
+      const before = await ending()
+      const counts = await jobs.changeStripe()
+      const deleted = await ending()
+      await setStatus('reinstated')
+      await jobs.changeStripe()
+
+      expect(counts).toEqual({ done: 1, waiting: 0, superseded: 0 })
+      expect([before, deleted, await ending()]).toEqual([
+        [['trialing', false]],
+        [['trialing', true]],
+        [['trialing', false]],
+      ])
+    }))
+
+  test('ends at once where the setting says so', () =>
+    rolledBack(async (tx) => {
+      const { jobs, ending, setStatus } = await subscriber(tx)
+      await tx`update private.settings set value = '"now"' where key = 'billing.cancel_on_deletion'`
+
+      await setStatus('deleted')
+      await jobs.changeStripe()
+
+      expect(await ending()).toEqual([['canceled', false]])
+    }))
+
+  test('of a user who was erased at Auth ends, too; until it does, the night names it', () =>
+    rolledBack(async (tx) => {
+      const { jobs, ending, account } = await subscriber(tx)
+      await tx`delete from auth.users where id = ${account.id}`
+      const named = async () => {
+        await jobs.reconcile()
+        const [one] = (await shop.stripe.subscriptions.list({ status: 'all' })).data
+        return tx`
+          select severity, details from public.security_events
+          where type = 'stripe_subscription_of_nobody' and dedupe_key = ${one?.id ?? ''}`
+      }
+      const [before] = await named()
+      await tx`delete from private.security_events where type = 'stripe_subscription_of_nobody'`
+
+      await jobs.changeStripe()
+
+      const details = { subscription_id: expect.any(String), customer_id: expect.stringContaining('cus_') }
+      expect([before, await ending(), [...(await named())]]).toEqual([
+        { severity: 'high', details },
+        [['trialing', true]],
+        [],
+      ])
+    }))
+
+  test('cannot be subscribed on a page that is still open', () =>
+    rolledBack(async (tx) => {
+      const world = await subscriber(tx)
+      await buy(world, null, 'credits_500')
+
+      await world.setStatus('deleted')
+      await world.jobs.changeStripe()
+
+      const pages = (await shop.stripe.checkout.sessions.list({ status: 'open' })).data
+      expect(pages).toEqual([])
+    }))
+})
+
+test('an address that was confirmed anew is the one that Stripe has', () =>
+  rolledBack(async (tx) => {
+    const world = await scene(tx)
+    await tx`update private.stripe_changes set done_at = now()`
+    await buy(world, 'premium_month', null)
+    const emails = async () => (await shop.stripe.customers.list()).data.map(({ email }) => email)
+    const before = await emails()
+
+    await tx`update auth.users set email = 'moved@example.com' where id = ${world.account.id}`
+    await createBillingJobs({ sql: tx, secretKey: shop.secretKey, apiUrl: shop.url, ...clock }).changeStripe()
+
+    expect([before, await emails()]).toEqual([[`sql-${world.account.id}@example.com`], ['moved@example.com']])
+  }))
+
 test('a refusal of Stripe’s is told once an hour for each code, however many buy', () =>
   rolledBack(async (tx) => {
     const world = await scene(tx)

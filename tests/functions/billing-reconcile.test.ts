@@ -381,11 +381,24 @@ describe('what cannot be repaired is said', () => {
     const { unrepaired, foreign: count } = await reconcile(world)
 
     expect(unrepaired.filter(({ object }) => object === 'subscription')).toEqual([
-      { object: 'subscription', id, why: 'unknown_customer' },
+      { object: 'subscription', id, why: 'unknown_customer', customer_id: customer },
     ])
     expect(unrepaired.filter(({ why }) => why === 'mismatch')).toHaveLength(2)
     expect(foreign).not.toBe(id)
     expect(count).toBe(4)
+  })
+
+  test('not who pays no more, because the subscription ends with its period', async () => {
+    const { customer, monthly } = await createShop(shop)
+    const own = { subscription_data: { metadata: { palisade_user_id: userId } } }
+    const { id } = await subscribe(shop, monthly, customer, own)
+    const { world } = scene({}, () => 'unknown_customer')
+    const before = (await reconcile(world)).unrepaired
+    await shop.stripe.subscriptions.update(id, { cancel_at_period_end: true })
+
+    const after = (await reconcile(world)).unrepaired
+
+    expect([before, after].map((left) => left.some((one) => one.id === id))).toEqual([true, false])
   })
 })
 

@@ -227,17 +227,24 @@ test('a check of uploads answers what it found', async () => {
 })
 
 describe("Stripe's jobs", () => {
-  test.each(['apply-stripe-events', 'reconcile-stripe'])('%s says when Stripe is not set up', async (path) => {
-    const { world } = createWorld()
+  test.each(['apply-stripe-events', 'change-stripe', 'reconcile-stripe'])(
+    '%s says when Stripe is not set up',
+    async (path) => {
+      const { world } = createWorld()
 
-    expect(await run(world, path)).toMatchObject({ status: 503, body: { error: { code: 'billing_not_configured' } } })
-  })
+      expect(await run(world, path)).toMatchObject({ status: 503, body: { error: { code: 'billing_not_configured' } } })
+    },
+  )
 
   test('answer what they did', async () => {
-    const billing = { applyEvents: async () => ({ applied: 2 }), reconcile: async () => ({ seen: 3 }) }
+    const billing = {
+      ...{ applyEvents: async () => ({ applied: 2 }), changeStripe: async () => ({ done: 1 }) },
+      reconcile: async () => ({ seen: 3 }),
+    }
     const { world } = createWorld({ billing })
 
     expect(await run(world, 'apply-stripe-events')).toEqual({ status: 200, body: { applied: 2 } })
+    expect(await run(world, 'change-stripe')).toEqual({ status: 200, body: { done: 1 } })
     expect(await run(world, 'reconcile-stripe')).toEqual({ status: 200, body: { seen: 3 } })
   })
 })

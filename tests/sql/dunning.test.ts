@@ -283,7 +283,9 @@ describe('jobs', () => {
 
       expect(rows.map((row) => row.jobname)).toEqual([
         'apply-stripe-events',
+        'change-stripe',
         'delete-old-checkouts',
+        'delete-old-stripe-changes',
         'delete-old-stripe-events',
         'reconcile-stripe',
         'send-dunning',

@@ -47,8 +47,8 @@ const answered = z.looseObject({
   error: z.looseObject({ code: z.string(), message: z.string(), param: z.string().nullable() }).optional(),
 })
 
-/** A request to one of the two addresses of the function `billing`. */
-export async function billing(user: { accessToken: string }, path: 'checkout' | 'portal', body: object) {
+/** A request to one of the addresses of the function `billing`. */
+export async function billing(user: { accessToken: string }, path: 'checkout' | 'portal' | 'resume', body: object) {
   const response = await fetch(`${target().functionsUrl}/billing/${path}`, {
     method: 'POST',
     headers: { authorization: `Bearer ${user.accessToken}`, 'content-type': 'application/json' },
@@ -124,16 +124,31 @@ export async function settled(sql: postgres.Sql): Promise<void> {
 /** Runs the job until nothing waits. */
 export async function applyAll(sql: postgres.Sql): Promise<void> {
   for (const until = Date.now() + 30_000; Date.now() < until; ) {
-    const answer = await fetch(`${target().functionsUrl}/jobs/apply-stripe-events`, {
-      method: 'POST',
-      headers: { apikey: target().secretKey },
-    })
-    expect(answer.status).toBe(200)
+    await runJob('apply-stripe-events')
     if ((await waiting(sql)) === 0) return
     // Somebody else, the webhook's own pass or the stack's job, is at the rest.
     await new Promise((resolve) => setTimeout(resolve, 25))
   }
   throw new Error('the inbox does not become empty')
+}
+
+async function runJob(name: string): Promise<void> {
+  const answer = await fetch(`${target().functionsUrl}/jobs/${name}`, {
+    method: 'POST',
+    headers: { apikey: target().secretKey },
+  })
+  expect(answer.status).toBe(200)
+}
+
+/** Brings what must change at Stripe for a user to its end, and what Stripe says of it. */
+export async function changed(sql: postgres.Sql, userId: string): Promise<void> {
+  const isDone = async () => {
+    await runJob('change-stripe')
+    const rows = await sql`select from private.stripe_changes where user_id = ${userId} and done_at is null`
+    return rows.length === 0
+  }
+  await expect.poll(isDone, { timeout: 30_000 }).toBe(true)
+  await settled(sql)
 }
 
 /** How many wait; those that failed wait no longer than now. */

@@ -31,8 +31,10 @@ export type SecurityEvent = {
     | 'stripe_livemode_mismatch'
     | 'stripe_api_version'
     | 'stripe_reconcile_incomplete'
+    | 'stripe_subscription_of_nobody'
     | 'stripe_refuses_checkout'
     | 'stripe_refuses_portal'
+    | 'stripe_refuses_resume'
   severity: 'medium' | 'high'
   details: Record<string, unknown>
   /** The same within an hour counts up one event. */
@@ -71,6 +73,19 @@ type Attempt = Pick<ClaimedEvent, 'id' | 'attempt'>
 /** What a reading came to: same, changed, older, unknown_customer or mismatch. */
 const readingOutcomes = z.array(z.object({ object: z.string(), id: z.string(), outcome: z.string() }))
 export type ReadingOutcome = z.infer<typeof readingOutcomes>[number]
+
+/** Something to do at Stripe for a customer; `wanted` of a cancellation only, `email` where the user has a confirmed one. */
+const claimedChanges = z.array(
+  z.object({
+    customer_id: z.string(),
+    kind: z.enum(['cancellation', 'email', 'resumption']),
+    wanted: z.enum(['now', 'period_end', 'undo']).nullable(),
+    email: z.string().nullable(),
+    /** Whose turn it is. */
+    turn: z.coerce.bigint(),
+  }),
+)
+export type ClaimedChange = z.infer<typeof claimedChanges>[number]
 
 /** By our own ids: exactly one of the two. */
 export type Wanted = {
@@ -192,12 +207,29 @@ export function createBillingDatabase(sql: Queries, livemode: boolean) {
     failCheckout: async (checkoutId: string): Promise<void> => {
       await callSql(sql`select private.fail_checkout(${checkoutId})`, nothing)
     },
-    emailOf: async (userId: string): Promise<string | null> => {
+    /** The one that the user has confirmed. */
+    emailOf: (userId: string) =>
+      callSql(sql`select private.confirmed_email(${userId}) as answer`, answer(z.string().nullable())),
+
+    claimChanges: (limit: number) =>
+      callSql(sql`select * from private.claim_stripe_changes(${livemode}, ${limit})`, claimedChanges),
+    /** Without `why` it is done. `subscriptions` are those that it is about. */
+    finishChange: ({ customer_id, kind, turn }: ClaimedChange, why: string | null, subscriptions: string[] | null) =>
+      callSql(
+        sql`
+          select private.finish_stripe_change(${customer_id}, ${kind}, ${String(turn)}::text::bigint, ${why}, ${subscriptions}) as answer`,
+        answer(z.enum(['done', 'waiting', 'superseded'])),
+      ),
+    /** Of how many customers subscriptions go on although the account is deleted; they are claimed like others. */
+    endSubscriptionsOfDeleted: () =>
+      callSql(sql`select private.end_subscriptions_of_deleted() as answer`, answer(z.int())),
+    /** The ids of the products that are ours, in this mode. */
+    ourProducts: async (): Promise<Set<string>> => {
       const rows = await callSql(
-        sql`select email from auth.users where id = ${userId}`,
-        z.array(z.object({ email: z.string().min(1).nullish().catch(null) })),
+        sql`select distinct product_id from private.stripe_prices where livemode = ${livemode}`,
+        z.array(z.object({ product_id: z.string() })),
       )
-      return rows[0]?.email ?? null
+      return new Set(rows.map(({ product_id }) => product_id))
     },
 
     listItems: () => callSql(sql.unsafe(itemsQuery), items),

@@ -3,6 +3,7 @@ import type { Queries } from '../db.ts'
 import { describeFailure } from '../failure.ts'
 import { type AppliedCounts, applyEvents } from './apply-events.ts'
 import { type BillingDatabase, createBillingDatabase, warn } from './billing-database.ts'
+import { type ChangeCounts, changeStripe } from './change-stripe.ts'
 import type { Kind } from './readings.ts'
 import { type Reconciled, reconcile } from './reconcile.ts'
 import { createStripe, isLiveKey } from './stripe-client.ts'
@@ -35,14 +36,24 @@ export function createBillingJobs({ sql, secretKey, apiUrl, applyingMs, now, log
     const dedupeKey = new Date(now()).toISOString().slice(0, 10)
     return warn({ ...about, details, dedupeKey }, { database, log })
   }
+  /** Each by name: somebody has to cancel them by hand, since they may be those of another deployment. */
+  const warnOfOwnerless = async (unrepaired: Reconciled['unrepaired']) => {
+    const owed = unrepaired.filter(({ object, why }) => object === 'subscription' && why === 'unknown_customer')
+    const about = { type: 'stripe_subscription_of_nobody', severity: 'high', ip: null } as const
+    for (const { id, customer_id } of owed.slice(0, namedAtMost))
+      await warn({ ...about, details: { subscription_id: id, customer_id }, dedupeKey: id }, { database, log })
+  }
   return {
     applyEvents: (): Promise<AppliedCounts> => applyEvents(applying, applyingMs),
+    changeStripe: (): Promise<ChangeCounts> => changeStripe({ database, stripe, livemode, now, log }),
     /** The lists are for the log, which takes no thousands of lines; `npm run stripe:reconcile` shows all. */
     reconcile: async () => {
       const until = now() + nightlyMs
       const parts = { database, secretKey, apiUrl, days: nightlyDays, until, now, onProgress: () => {} }
       try {
         const { seen, repaired, unrepaired, foreign, is_complete } = await reconcileWithStripe(parts)
+        await warnOfOwnerless(unrepaired)
+        await database.endSubscriptionsOfDeleted()
         const counts = { seen, repaired: repaired.length, foreign, is_complete }
         if (unrepaired.length > 0 || !is_complete) await warnOfNight({ ...counts, unrepaired: unrepaired.length })
         return { ...counts, unrepaired: unrepaired.slice(0, namedAtMost) }

@@ -1,4 +1,4 @@
-/** The billing endpoint without its environment: a page to pay on, and one to manage what was bought. */
+/** The billing endpoint without its environment: a page to pay on, one to manage what was bought, and a paused subscription that goes on. */
 import Stripe from 'stripe'
 import { z } from 'zod'
 import { type Asker, requireUserToken } from '../auth/identify-caller.ts'
@@ -7,6 +7,7 @@ import { AppError } from '../errors.ts'
 import { type Answer, answerUserCall } from '../http/answer-user-call.ts'
 import { readJson } from '../http/read-body.ts'
 import { type Wanted, warn } from './billing-database.ts'
+import { askForCard, findPaused, resume } from './resume-subscription.ts'
 import { forgetCustomer, isCustomerMissing, type ShopWorld, startCheckout } from './start-checkout.ts'
 
 const item = z
@@ -22,7 +23,8 @@ const checkout = z
     message: 'give either plan_price or credit_pack.',
   })
 const portal = z.strictObject({ return_url: address })
-const acts = z.enum(['checkout', 'portal'])
+const resumption = z.strictObject({ success_url: address, cancel_url: address })
+const acts = z.enum(['checkout', 'portal', 'resume'])
 type Act = z.infer<typeof acts>
 
 export type BillingWorld = Omit<ShopWorld, 'stripe'> & {
@@ -47,26 +49,49 @@ async function answer(request: Request, path: string, requestId: string, world: 
   const { database, stripe, livemode } = world
   if (!stripe) throw new AppError('billing_not_configured')
   const buyer = await requireUserToken(request.headers, 'Billing needs', requestId, world)
-  const open = act === 'checkout' ? await readCheckout(request, world) : await readPortal(request, world)
-  return { status: 200, body: { url: await ofStripe(act, () => open(buyer, { database, stripe, livemode }), world) } }
+  const open = await readers[act](request, world)
+  return { status: 200, body: await ofStripe(act, () => open(buyer, { database, stripe, livemode }), world) }
 }
 
-type Open = (buyer: Asker, world: ShopWorld) => Promise<string>
+type Open = (buyer: Asker, world: ShopWorld) => Promise<Record<string, unknown>>
 
-async function readCheckout(request: Request, { returnUrls }: BillingWorld): Promise<Open> {
+const readers: Record<Act, (request: Request, world: BillingWorld) => Promise<Open>> = {
+  checkout: readCheckout,
+  portal: readPortal,
+  resume: readResumption,
+}
+
+async function readCheckout(request: Request, world: BillingWorld): Promise<Open> {
   const { plan_price = null, credit_pack = null, ...urls } = await readJson(request, checkout)
-  const return_urls = {
-    success_url: requireReturnUrl(urls.success_url, returnUrls, 'success_url'),
-    cancel_url: requireReturnUrl(urls.cancel_url, returnUrls, 'cancel_url'),
-  }
-  const wanted: Wanted = { plan_price, credit_pack, return_urls }
-  return (buyer, world) => startCheckout(buyer, wanted, world)
+  const wanted: Wanted = { plan_price, credit_pack, return_urls: requireReturnUrls(urls, world) }
+  return async (buyer, shop) => ({ url: await startCheckout(buyer, wanted, shop) })
 }
 
 async function readPortal(request: Request, { returnUrls }: BillingWorld): Promise<Open> {
   const { return_url: given } = await readJson(request, portal)
   const return_url = requireReturnUrl(given, returnUrls, 'return_url')
-  return (buyer, world) => openPortal(buyer, return_url, world)
+  return async (buyer, shop) => ({ url: await openPortal(buyer, return_url, shop) })
+}
+
+async function readResumption(request: Request, world: BillingWorld): Promise<Open> {
+  const urls = requireReturnUrls(await readJson(request, resumption), world)
+  return async (buyer, shop) => ({ ...(await resumePaused(buyer, urls, shop)) })
+}
+
+type Urls = { success_url: string; cancel_url: string }
+const requireReturnUrls = ({ success_url, cancel_url }: Urls, { returnUrls }: BillingWorld): Urls => ({
+  success_url: requireReturnUrl(success_url, returnUrls, 'success_url'),
+  cancel_url: requireReturnUrl(cancel_url, returnUrls, 'cancel_url'),
+})
+
+/** With a card it goes on at once; without one the answer leads to a page that takes one, or to the invoice that it waits for. */
+async function resumePaused(buyer: Asker, urls: Urls, world: ShopWorld) {
+  const customer = await world.database.preparePortal(buyer)
+  const paused = await findPaused(customer, world)
+  if (!paused) throw new AppError('not_found', { message: 'You have no paused subscription.' })
+  const { hasCard, card, payUrl, subscription } = paused
+  if (payUrl !== null) return { state: subscription.status, url: payUrl }
+  return hasCard || card !== null ? resume(paused, world) : askForCard(buyer.userId, paused, urls, world)
 }
 
 async function openPortal(buyer: Asker, return_url: string, world: ShopWorld): Promise<string> {

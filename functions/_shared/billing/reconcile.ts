@@ -6,7 +6,7 @@ import { type Kind, makeReading, type Reading } from './readings.ts'
 import { type Listing, type StripeReader, settleEach } from './stripe-reader.ts'
 import type { Origin } from './stripe-shapes.ts'
 
-type Difference = { object: Kind; id: string; why: string }
+type Difference = { object: Kind; id: string; why: string; customer_id?: string | null }
 export type Reconciled = {
   seen: number
   repaired: Difference[]
@@ -178,15 +178,28 @@ async function apply(readings: Reading[], database: BillingDatabase): Promise<Re
 
 function note(difference: Difference, readings: Reading[], result: Reconciled): void {
   const { id, why } = difference
+  const reading = readings.find((one) => one.id === id)
   if (why === 'same' || why === 'older') return
   if (why === 'changed') result.repaired.push(difference)
-  else if (why === 'unknown_customer' && !isOwed(readings.find((reading) => reading.id === id))) result.foreign += 1
+  else if (why === 'unknown_customer' && !isOwed(reading)) result.foreign += 1
+  else if (why === 'unknown_customer')
+    result.unrepaired.push({ ...difference, customer_id: reading?.customer_id ?? null })
   else result.unrepaired.push(difference)
+}
+
+/** It ends with its period, as that of an account that was deleted does: nothing more is charged. */
+function isEnding({ cancel_at, cancel_at_period_end, items }: Extract<Reading, { object: 'subscription' }>): boolean {
+  const ends = items.map(({ current_period_end }) => current_period_end ?? 0)
+  return cancel_at_period_end || (cancel_at !== null && cancel_at <= Math.min(...ends))
 }
 
 /** Somebody with our mark on it pays, and gets nothing here: the account is gone, or another customer is linked to it. */
 function isOwed(reading: Reading | undefined): boolean {
   if (reading?.object === 'subscription')
-    return reading.user_id !== null && !['canceled', 'incomplete', 'incomplete_expired'].includes(reading.status)
+    return (
+      reading.user_id !== null &&
+      !isEnding(reading) &&
+      !['canceled', 'incomplete', 'incomplete_expired'].includes(reading.status)
+    )
   return reading?.object === 'checkout_session' && reading.user_id !== null && reading.payment_status === 'paid'
 }

@@ -111,7 +111,7 @@ async function customerOf(
 }
 
 /** Stripe refuses some addresses that Auth takes, and asks for one itself when it has none. */
-async function setEmail(id: string, email: string, stripe: Stripe): Promise<void> {
+export async function setEmail(id: string, email: string, stripe: Stripe): Promise<void> {
   try {
     await stripe.customers.update(id, { email })
   } catch (error) {
@@ -176,7 +176,7 @@ async function openPlanSessions(customer: string, checkoutId: string, { stripe }
 }
 
 /** False for a session that was completed, which is applied then, and for one that Stripe is about to complete. */
-async function expireSession(id: string, world: ShopWorld): Promise<boolean> {
+export async function expireSession(id: string, world: ShopWorld): Promise<boolean> {
   try {
     await world.stripe.checkout.sessions.expire(id)
     return true

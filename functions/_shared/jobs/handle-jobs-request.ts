@@ -16,7 +16,7 @@ export type JobsWorld = ArchiveWorld &
     /** Syncs every portfolio that is due. */
     syncPortfolios: Job
     /** Undefined when this deployment has no Stripe account. */
-    billing: Record<'applyEvents' | 'reconcile', Job> | undefined
+    billing: Record<'applyEvents' | 'changeStripe' | 'reconcile', Job> | undefined
     newId(): string
   }
 
@@ -26,6 +26,7 @@ const jobs = new Map<string, (world: JobsWorld, requestId: string) => ReturnType
   ['/jobs/check-uploads', (world, requestId) => world.checkUploads(requestId)],
   ['/jobs/sync-portfolios', (world, requestId) => world.syncPortfolios(requestId)],
   ['/jobs/apply-stripe-events', ({ billing }, requestId) => configured(billing).applyEvents(requestId)],
+  ['/jobs/change-stripe', ({ billing }, requestId) => configured(billing).changeStripe(requestId)],
   ['/jobs/reconcile-stripe', ({ billing }, requestId) => configured(billing).reconcile(requestId)],
 ])
 
