@@ -563,6 +563,21 @@ end $$;
 comment on function private.open_plan_checkout(private.checkouts) is
   'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe, or be known to be over, before another begins. The caller holds the buyer''s lock.';
 
+create function private.refuse_second_subscription(user_id uuid) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_status text := private.plan_subscription_status(refuse_second_subscription.user_id);
+begin
+  if v_status = 'paused' then
+    perform private.raise_error('already_subscribed', 'You have a subscription already, and it is paused. POST /billing/resume goes on with it.',
+      private.setting('billing.pay_url') #>> '{}');
+  elsif v_status is not null then
+    perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
+  end if;
+end $$;
+comment on function private.refuse_second_subscription(uuid) is 'Raises already_subscribed for a user who has a subscription of a plan that has not ended.';
+
 create function private.prepare_checkout(
   user_id uuid, session_id uuid, plan_price text, credit_pack text, livemode boolean, return_urls jsonb
 ) returns jsonb
@@ -587,13 +602,7 @@ begin
   v_wanted.livemode := prepare_checkout.livemode;
   v_wanted.return_urls := coalesce(prepare_checkout.return_urls, '{}');
   if v_price.plan_price_id is not null then
-    if exists (
-      select from public.subscriptions s
-      where s.user_id = prepare_checkout.user_id
-        -- One of another product, sold to the same customer, is in nobody's way.
-        and s.plan_id is not null and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
-      perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
-    end if;
+    perform private.refuse_second_subscription(prepare_checkout.user_id);
     select o.* into v_open from private.open_plan_checkout(v_wanted) o;
     v_checkout := v_open.checkout;
     v_stale_sessions := v_open.stale_sessions;

@@ -1,4 +1,4 @@
--- What must change at Stripe because something changed here.
+-- What must change at Stripe because something changed here, and prices that were made at Stripe and not here.
 
 -- Changes =============================================================================================================
 -- A list of what is to be done at Stripe: a subscription that ends with its account, another address, a trial that goes on. Rows have no
@@ -280,3 +280,103 @@ create trigger tg_stripe_objects__resume after insert or update of reading on pr
   for each row when (
     new.object = 'checkout_session' and new.reading ->> 'mode' = 'setup' and new.reading ->> 'status' = 'complete')
   execute function private.tg_stripe_objects__resume();
+
+-- Prices of the dashboard ==============================================================================================
+-- A price that somebody made in Stripe's dashboard for a product of ours. It is paid, and nobody here knows for what.
+
+create function private.unknown_plan_items(kept private.stripe_objects) returns table (price_id text, product_id text)
+language sql stable security invoker set search_path = ''
+as $$
+  select distinct i.item ->> 'price_id', i.item ->> 'product_id'
+  from jsonb_path_query((kept).reading, '$.items[*]') i (item)
+  where (kept).object = 'subscription' and i.item ->> 'price_id' is not null
+    and not exists (select from private.stripe_prices s where s.id = i.item ->> 'price_id')
+    and exists (
+      select from private.stripe_prices s where s.product_id = i.item ->> 'product_id' and s.plan_price_id is not null)
+$$;
+comment on function private.unknown_plan_items(private.stripe_objects) is
+  'The prices of a subscription that are not known here although their product is that of a plan.';
+
+create function private.tg_stripe_objects__unknown_prices() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: as all that triggers do here.
+begin
+  perform private.note_stripe_unknown('price', i.price_id, new.id,
+    jsonb_build_object('product_id', i.product_id, 'subscription_id', new.id, 'customer_id', new.customer_id))
+  from private.unknown_plan_items(new) i;
+  return null;
+end $$;
+comment on function private.tg_stripe_objects__unknown_prices() is
+  'Says that somebody subscribed to a plan''s product at a price that is not known here: map_stripe_price says which of ours it is.';
+create trigger tg_stripe_objects__unknown_prices after insert or update of reading on private.stripe_objects
+  for each row when (new.object = 'subscription' and new.reading ->> 'status' not in ('canceled', 'incomplete_expired'))
+  execute function private.tg_stripe_objects__unknown_prices();
+
+create function private.plan_subscription_status(user_id uuid) returns text
+language sql stable security invoker set search_path = ''
+as $$
+  select s.status from public.subscriptions s
+  where s.user_id = plan_subscription_status.user_id and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')
+    -- One of another product, sold to the same customer, is in nobody's way.
+    and (s.plan_id is not null or exists (
+      select from private.stripe_objects o cross join lateral private.unknown_plan_items(o) i where o.id = s.id))
+  order by s.status = 'paused' desc limit 1
+$$;
+comment on function private.plan_subscription_status(uuid) is
+  'The status of a user''s subscription of a plan that has not ended, also of one at a price that is not known here; null without one.';
+
+create function private.map_price(stripe_price_id text, plan_price text) returns bigint
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: prices at Stripe are private; refuses all but admins and the service role.
+declare
+  v_known private.stripe_prices;
+  v_seen record;
+  v_customers text[];
+  v_customer_id text;
+  v_changed bigint := 0;
+begin
+  perform private.require_admin();
+  if not exists (select from public.plan_prices p where p.id = map_price.plan_price) then
+    perform private.raise_error('not_found', format('There is no plan_price %s.', map_price.plan_price));
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('stripe_prices', 0));
+  select s.* into v_known from private.stripe_prices s where s.id = map_price.stripe_price_id;
+  if v_known.id is not null then
+    if v_known.plan_price_id is distinct from map_price.plan_price then
+      perform private.raise_error('invalid_request_error', 'This price of Stripe''s is that of something else already.');
+    end if;
+    return 0;
+  end if;
+  -- Only what somebody has subscribed to: product and mode are those that Stripe said.
+  select min(i.item ->> 'product_id') as product_id, bool_or((o.reading ->> 'livemode')::boolean) as livemode,
+    array_agg(distinct o.customer_id) as customers
+  into v_seen
+  from private.stripe_objects o cross join lateral jsonb_path_query(o.reading, '$.items[*]') i (item)
+  where o.object = 'subscription' and i.item ->> 'price_id' = map_price.stripe_price_id and i.item ->> 'product_id' is not null;
+  if v_seen.product_id is null then
+    perform private.raise_error('not_found', 'No subscription was seen that has this price of Stripe''s.');
+  end if;
+  v_customers := v_seen.customers;
+  perform private.lock_stripe_objects(v_customers);
+  insert into private.stripe_prices (id, plan_price_id, product_id, livemode, is_current)
+  values (map_price.stripe_price_id, map_price.plan_price, v_seen.product_id, v_seen.livemode, false);
+  update private.stripe_unknowns u set handled_at = now()
+  where u.kind = 'price' and u.value = map_price.stripe_price_id and u.handled_at is null;
+  foreach v_customer_id in array array(select c from unnest(v_customers) c order by 1) loop
+    v_changed := v_changed + private.project_stripe_objects(v_customer_id);
+  end loop;
+  perform private.audit(action => 'stripe_price.map', resource_type => 'stripe_price', resource_id => left(map_price.stripe_price_id, 200),
+    details => jsonb_build_object('plan_price', map_price.plan_price, 'customers', cardinality(v_customers), 'changed', v_changed));
+  return v_changed;
+end $$;
+comment on function private.map_price(text, text) is 'Behind public.map_stripe_price.';
+grant execute on function private.map_price(text, text) to authenticated, service_role;
+
+create function public.map_stripe_price(stripe_price_id text, plan_price text) returns bigint
+language sql volatile security invoker set search_path = ''
+as $$ select private.map_price(map_stripe_price.stripe_price_id, map_stripe_price.plan_price) $$;
+comment on function public.map_stripe_price(text, text) is
+  'For admins and the service role: a price that was made at Stripe counts as this plan_price from now on, with its plan and its credits, also for what was paid already; nothing new is sold at it. 404 not_found when no subscription has that price, or there is no such plan_price. Answers of how many objects of Stripe''s something changed; a repeated call changes nothing.';
+grant execute on function public.map_stripe_price(text, text) to authenticated, service_role;

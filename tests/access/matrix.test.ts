@@ -222,6 +222,8 @@ const scene = (owner: string) => `
   values ('re_matrix', '${owner}', 'in_matrix', 1, 'usd', 'succeeded', now());
   insert into public.disputes (id, user_id, payment_id, amount, currency, status, created_at)
   values ('du_matrix', '${owner}', 'in_matrix', 1, 'usd', 'won', now());
+  insert into public.plan_prices (id, plan_id, interval, amount) values ('matrix_map', 'matrix_2', 'month', 1);
+  insert into private.stripe_prices (id, plan_price_id, product_id, livemode) values ('price_matrix', 'matrix_map', 'prod_matrix', false);
   insert into private.stripe_events (id, type, livemode, created_at, payload, state, finished_at)
   values ('evt_matrix_dead', 'x', false, now(), '{}', 'dead', now());
   insert into private.stripe_unknowns (id, kind, value) overriding system value values (${unknown}, 'matrix', 'x');
@@ -417,6 +419,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'link a customer': `select private.link_stripe_customer('${owner}', 'cus_matrix', false)`,
   'see dead events of Stripe': 'select count(*) from public.list_dead_stripe_events()',
   'try an event of Stripe again': "select public.retry_stripe_event('evt_matrix_dead')",
+  'map a price of Stripe': "select public.map_stripe_price('price_matrix', 'matrix_map')",
   'see what changes at Stripe': 'select from private.stripe_changes',
   'take what changes at Stripe': 'select * from private.claim_stripe_changes(false)',
   'read what is unknown of Stripe': 'select from private.stripe_unknowns',

@@ -130,7 +130,10 @@ describe('a subscription', () => {
     ...{ ended_at: null, trial_start: null, trial_end: null, started_at: nowSeconds, is_paused: false },
     latest_invoice_id: 'in_1',
     items: [
-      { id: 'si_1', price_id: 'price_1', quantity: 1, current_period_start: nowSeconds, current_period_end: end },
+      {
+        ...{ id: 'si_1', price_id: 'price_1', product_id: null, quantity: 1 },
+        ...{ current_period_start: nowSeconds, current_period_end: end },
+      },
     ],
   }
 

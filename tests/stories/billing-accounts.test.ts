@@ -1,7 +1,20 @@
-/** Accounts that change while somebody pays: deleted, reinstated, erased, moved to another address. */
+/** Accounts that change while somebody pays: deleted, reinstated, erased, moved to another address; and prices made at Stripe. */
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { buy, changed, customerOf, renewAtStripe, settled, stripeClient } from '../support/billing.ts'
+import {
+  balanceOf,
+  billing,
+  buy,
+  changed,
+  checkout,
+  control,
+  customerOf,
+  entitlementOf,
+  renewAtStripe,
+  returnUrls,
+  settled,
+  stripeClient,
+} from '../support/billing.ts'
 import { clientWith, newEmail, newUser, type TestUser } from '../support/users.ts'
 import { target } from '../target.ts'
 
@@ -76,5 +89,31 @@ describe.runIf(target().own)('an account that pays', () => {
     await changed(sql, user.id)
 
     expect(await stripeClient().customers.retrieve(customer)).toMatchObject({ email })
+  }, 60_000)
+})
+
+describe.runIf(target().own)('a price that was made at Stripe', () => {
+  test('is in the way of a second subscription, and counts once somebody says as what', async () => {
+    const user = await newUser()
+    await stripeClient().checkout.sessions.expire(await checkout(user, premium))
+    const customer = await customerOf(sql, user)
+    await control(`/customers/${customer}/card`, { outcome: 'ok' })
+    const [product] =
+      await sql`select product_id as id from private.stripe_prices where plan_price_id = 'premium_month'`
+    const { id: price } = await stripeClient().prices.create({
+      ...{ product: String(product?.id), currency: 'usd', unit_amount: 2000, recurring: { interval: 'month' } },
+    })
+    await stripeClient().subscriptions.create({ customer, items: [{ price }] })
+    await settled(sql)
+    const before = [await entitlementOf(user), await billing(user, 'checkout', { ...premium, ...returnUrls })]
+
+    await service().rpc('map_stripe_price', { stripe_price_id: price, plan_price: 'premium_month' }).throwOnError()
+
+    expect(before).toMatchObject([
+      { plan_id: 'free' },
+      { status: 409, body: { error: { code: 'already_subscribed' } } },
+    ])
+    expect(await entitlementOf(user)).toMatchObject({ plan_id: 'premium', state: 'active' })
+    expect(await balanceOf(user)).toBe(1100)
   }, 60_000)
 })

@@ -44,9 +44,13 @@ export function customerReading(raw: unknown, { read_at, deleted }: Origin, live
   }
 }
 
+/** A price with the product that it is of; by its id alone where an event of an older version has no more. */
+const price = z
+  .union([z.string().transform((id) => ({ id, product: null })), z.object({ id: z.string(), product: reference })])
+  .nullish()
 const item = z.object({
   id: z.string(),
-  price: reference,
+  price,
   plan: reference,
   quantity: z.int().nullish(),
   current_period_start: seconds,
@@ -89,7 +93,8 @@ export function subscriptionReading(raw: unknown, origin: Origin) {
     status,
     items: items.data.map(({ id, price, plan, quantity, current_period_start, current_period_end }) => ({
       id,
-      price_id: price ?? plan,
+      price_id: price?.id ?? plan,
+      product_id: price?.product ?? null,
       quantity: quantity ?? 1,
       current_period_start: current_period_start ?? read.current_period_start,
       current_period_end: current_period_end ?? read.current_period_end,
