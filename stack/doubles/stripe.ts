@@ -7,10 +7,15 @@
 import { Hono } from 'hono'
 import { priceRoutes, productRoutes } from './stripe/api-catalogue.ts'
 import { checkoutRoutes } from './stripe/api-checkout.ts'
+import { creditNoteRoutes } from './stripe/api-credit-notes.ts'
 import { customerRoutes } from './stripe/api-customers.ts'
+import { discountRoutes } from './stripe/api-discounts.ts'
 import { eventRoutes } from './stripe/api-events.ts'
+import { invoiceItemRoutes } from './stripe/api-invoice-items.ts'
 import { invoiceRoutes } from './stripe/api-invoices.ts'
+import { methodRoutes } from './stripe/api-payment-methods.ts'
 import { paymentRoutes } from './stripe/api-payments.ts'
+import { quoteRoutes } from './stripe/api-quotes.ts'
 import { subscriptionRoutes } from './stripe/api-subscriptions.ts'
 import { controlApi } from './stripe/control.ts'
 import { runDue } from './stripe/due.ts'
@@ -22,6 +27,8 @@ import { errorBody, Refusal } from './stripe/refusals.ts'
 import { dueHandlers } from './stripe/renew.ts'
 import { apiRoutes } from './stripe/routes.ts'
 import { createState, type State } from './stripe/state.ts'
+import { taxRateRoutes } from './stripe/tax-rates.ts'
+import { clockRoutes } from './stripe/test-clocks.ts'
 
 type StripeOptions = {
   /** The address under which browsers and clients reach it, without a slash at the end. */
@@ -83,6 +90,13 @@ function createApp(state: State, catchUp: () => void): Hono {
     invoiceRoutes,
     paymentRoutes,
     eventRoutes,
+    discountRoutes,
+    invoiceItemRoutes,
+    creditNoteRoutes,
+    quoteRoutes,
+    taxRateRoutes,
+    methodRoutes,
+    clockRoutes(dueHandlers),
   ])
     declare(route, state)
   checkoutPages(app, state)

@@ -1,10 +1,10 @@
 /** /v1/checkout/sessions. */
 import { z } from 'zod'
 import { newLineItem, newPrice } from './catalogue.ts'
-import { expireSession, newSession, planExpiry } from './checkout.ts'
+import { expireSession, newSession, planExpiry, takeOff } from './checkout.ts'
 import { livingCustomer } from './customers.ts'
 import { listOf, listPage } from './lists.ts'
-import { expand, ignored, integer, mergeMetadata, metadata, none, page, text } from './params.ts'
+import { boolean, expand, ignored, integer, mergeMetadata, metadata, none, page, text } from './params.ts'
 import { invalid, need } from './refusals.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
@@ -57,6 +57,8 @@ function createSession(state: State, given: NewParams): Session {
     throw invalid('The `expires_at` timestamp must be between 30 minutes and 24 hours from now.', {
       param: 'expires_at',
     })
+  if (given.discounts && given.allow_promotion_codes !== undefined)
+    throw invalid('You may only specify one of these parameters: allow_promotion_codes, discounts.')
   const customer = given.customer === undefined ? undefined : livingCustomer(state, given.customer, 'customer')
   const sum = items.reduce((total, { amount_total }) => total + amount_total, 0)
   const data = given.subscription_data
@@ -73,6 +75,7 @@ function createSession(state: State, given: NewParams): Session {
     expires_at,
     metadata: mergeMetadata({}, given.metadata),
     payment_method_collection: given.payment_method_collection,
+    allow_promotion_codes: given.allow_promotion_codes ?? null,
     customer_creation: customer
       ? null
       : (given.customer_creation ?? (given.mode === 'subscription' ? 'always' : 'if_required')),
@@ -80,6 +83,8 @@ function createSession(state: State, given: NewParams): Session {
   state.sessions.set(session.id, session)
   state.sessionItems.set(session.id, items)
   noteOrder(state, session, given)
+  const [discount] = given.discounts ?? []
+  if (discount) takeOff(state, session, discount)
   planExpiry(state, session)
   return session
 }
@@ -92,6 +97,10 @@ function noteOrder(state: State, { id }: Session, { subscription_data, payment_i
     subscription_metadata: mergeMetadata({}, subscription_data?.metadata),
     intent_metadata: mergeMetadata({}, payment_intent_data?.metadata),
     intent_description: payment_intent_data?.description ?? null,
+    discount: undefined,
+    billing_cycle_anchor: subscription_data?.billing_cycle_anchor,
+    proration_behavior: subscription_data?.proration_behavior ?? 'create_prorations',
+    tax_rates: subscription_data?.default_tax_rates ?? [],
   })
 }
 
@@ -166,6 +175,9 @@ const newParams = z.strictObject({
       trial_period_days: integer.pipe(z.number().min(1).max(730)).optional(),
       trial_end: integer.optional(),
       trial_settings,
+      default_tax_rates: z.array(text).optional(),
+      billing_cycle_anchor: integer.optional(),
+      proration_behavior: z.enum(['create_prorations', 'none']).optional(),
       description: ignored,
       billing_mode: ignored,
     })
@@ -179,7 +191,11 @@ const newParams = z.strictObject({
       statement_descriptor: ignored,
     })
     .optional(),
-  allow_promotion_codes: ignored,
+  allow_promotion_codes: boolean.optional(),
+  discounts: z
+    .array(z.strictObject({ coupon: text.optional(), promotion_code: text.optional() }))
+    .max(1)
+    .optional(),
   adaptive_pricing: ignored,
   branding_settings: ignored,
   name_collection: ignored,

@@ -1,18 +1,25 @@
 /** /v1/subscriptions and /v1/subscription_items. */
 import { z } from 'zod'
+import { nextBoundary } from './calendar.ts'
 import { changeItems, planEnd, resume } from './change-subscription.ts'
 import { livingCustomer } from './customers.ts'
-import { asOf } from './due.ts'
+import { discountsOf, end, type Wanted } from './discounts.ts'
+import { asOf, schedule } from './due.ts'
 import { change } from './events.ts'
+import { newInvoiceItem } from './invoice-items.ts'
 import { listOf, listPage } from './lists.ts'
-import { boolean, expand, ignored, integer, mergeMetadata, metadata, none, page, text, unset } from './params.ts'
+import { ignored, mergeMetadata, none, page, text } from './params.ts'
 import { cardOf } from './payments.ts'
-import { invalid, missing, need } from './refusals.ts'
+import { invalid, missing, need, Refusal } from './refusals.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
 import { subscribe } from './subscribe.ts'
+import { pricingOf } from './subscription-lines.ts'
+import { changedParams, ended, type extras, newParams, resumed } from './subscription-params.ts'
 import { endSubscription, isOver } from './subscription-status.ts'
-import type { Subscription } from './wire.ts'
+import { ratesOf } from './tax-rates.ts'
+import type { InvoiceItem, Price, Subscription } from './wire.ts'
+import { productName } from './words.ts'
 
 const path = '/v1/subscriptions'
 
@@ -35,6 +42,13 @@ export function subscriptionRoutes(route: Route, state: State): void {
     asOf(state, subscription.customer, () => resume(state, subscription))
     return subscription
   })
+  route('DELETE', `${path}/:id/discount`, none, (_, id) => {
+    const subscription = find(id)
+    const [first] = subscription.discounts
+    if (first === undefined) throw missing('discount', id)
+    changeDiscounts(state, subscription, [])
+    return { ...state.discounts.get(first), deleted: true }
+  })
   listRoutes(route, state)
 }
 
@@ -44,31 +58,150 @@ const priceOf = (state: State, id: string, i: number) => need(state.prices, 'pri
 function create(state: State, given: z.infer<typeof newParams>): Subscription {
   const { customer, items, metadata, trial_period_days: days, trial_end, trial_settings } = given
   livingCustomer(state, customer, 'customer')
+  const wanted = items.map(({ price, quantity = 1, tax_rates, discounts }, i) => ({
+    price: priceOf(state, price, i),
+    quantity,
+    tax_rates: ratesOf(state, tax_rates ?? []),
+    discounts: discounts ?? [],
+  }))
+  const method = given.default_payment_method && methodOfCustomer(state, given.default_payment_method, customer)
   const order = {
     customer,
-    items: items.map(({ price, quantity = 1 }, i) => ({ price: priceOf(state, price, i), quantity })),
+    items: wanted,
     trial_end: trial_end ?? (days === undefined ? undefined : state.now() + days * 86_400),
     missing_payment_method: trial_settings?.end_behavior.missing_payment_method ?? ('create_invoice' as const),
     metadata: mergeMetadata({}, metadata),
+    discounts: given.discounts ?? [],
+    billing_cycle_anchor: anchorOf(state, given.billing_cycle_anchor, wanted),
+    stub: given.proration_behavior,
+    default_tax_rates: ratesOf(state, given.default_tax_rates ?? []),
+    default_payment_method: method ?? null,
+    proration_discounts: given.billing_mode?.flexible?.proration_discounts,
+    extras: ({ id }: Subscription) => extrasOf(state, given.add_invoice_items ?? [], customer, id),
+    waits: given.payment_behavior === 'default_incomplete',
   }
-  return subscribe(state, order, cardOf(state, { customer })).subscription
+  const outcome = cardOf(state, { customer, default_payment_method: order.default_payment_method })
+  const isFree =
+    order.trial_end !== undefined || wanted.every(({ price, quantity }) => !price.unit_amount || quantity === 0)
+  if (given.payment_behavior === 'error_if_incomplete' && outcome !== 'ok' && !isFree)
+    throw new Refusal(402, 'Your card was declined.', { type: 'card_error', code: 'card_declined' })
+  const { subscription } = subscribe(state, order, outcome)
+  setThresholds(subscription, given.billing_thresholds)
+  return subscription
+}
+
+/** In the future, and before a period that began now would end. */
+export function anchorOf(state: State, anchor: number | undefined, items: { price: Price }[]): number | undefined {
+  if (anchor === undefined) return undefined
+  const now = state.now()
+  const natural = Math.min(...items.map(({ price }) => nextBoundary(now, now, price)))
+  if (anchor <= now || anchor > natural)
+    throw invalid('billing_cycle_anchor must be in the future and no later than the next natural billing date.', {
+      param: 'billing_cycle_anchor',
+    })
+  return anchor
+}
+
+function methodOfCustomer(state: State, id: string, customer: string): string {
+  const method = need(state.paymentMethods, 'PaymentMethod', id, 'default_payment_method')
+  if (method.customer !== customer)
+    throw invalid('The customer does not have a payment method with this id.', {
+      code: 'resource_missing',
+      param: 'default_payment_method',
+    })
+  return id
+}
+
+/** One-off lines of the next invoice. */
+function extrasOf(state: State, given: z.infer<typeof extras>, customer: string, subscription: string): InvoiceItem[] {
+  return given.map(({ price: id, quantity, tax_rates }, i) => {
+    const price = need(state.prices, 'price', id, `add_invoice_items[${i}][price]`)
+    if (price.recurring) throw invalid('The price has to be of the type `one_time`.', { param: 'add_invoice_items' })
+    return newInvoiceItem(state, {
+      amount: (price.unit_amount ?? 0) * quantity,
+      currency: price.currency,
+      customer,
+      description: productName(state, price),
+      discountable: true,
+      discounts: [],
+      invoice: null,
+      metadata: {},
+      parent: { subscription_details: { subscription }, type: 'subscription_details' },
+      period: { start: state.now(), end: state.now() },
+      pricing: pricingOf(price),
+      quantity,
+      tax_rates: ratesOf(state, tax_rates ?? []),
+    })
+  })
+}
+
+type Thresholds = z.infer<typeof newParams>['billing_thresholds']
+
+function setThresholds(subscription: Subscription, given: Thresholds): void {
+  if (given === undefined) return
+  subscription.billing_thresholds = given && {
+    amount_gte: given.amount_gte ?? null,
+    reset_billing_cycle_anchor: given.reset_billing_cycle_anchor ?? false,
+  }
 }
 
 function update(state: State, subscription: Subscription, given: z.infer<typeof changedParams>): Subscription {
-  const { pause_collection: pause, cancel_at, cancel_at_period_end } = given
+  const { cancel_at, cancel_at_period_end } = given
   if (cancel_at !== undefined && cancel_at !== null && cancel_at <= state.now())
     throw invalid('cancel_at must be in the future.', { param: 'cancel_at' })
-  const items = given.items?.map(({ price, ...item }, i) =>
-    price === undefined ? item : { ...item, price: priceOf(state, price, i) },
-  )
-  if (items) changeItems(state, subscription, items, given.proration_behavior)
+  if (given.payment_behavior === 'pending_if_incomplete') refuseBesideItems(given)
+  if (given.default_payment_method) methodOfCustomer(state, given.default_payment_method, subscription.customer)
+  changeDiscounts(state, subscription, given.discounts)
+  setThresholds(subscription, given.billing_thresholds)
+  if (given.default_tax_rates !== undefined)
+    subscription.default_tax_rates = ratesOf(state, given.default_tax_rates ?? [])
+  if (given.default_payment_method !== undefined) subscription.default_payment_method = given.default_payment_method
+  updateItems(state, subscription, given)
   if (cancel_at !== undefined) planEnd(state, subscription, { cancel_at })
   else if (cancel_at_period_end !== undefined) planEnd(state, subscription, { cancel_at_period_end })
-  const paused = pause && { behavior: pause.behavior, resumes_at: pause.resumes_at ?? null }
   return change(state, 'customer.subscription.updated', subscription, {
     metadata: mergeMetadata(subscription.metadata, given.metadata),
-    pause_collection: paused === undefined ? subscription.pause_collection : paused,
+    pause_collection: pauseOf(state, subscription, given.pause_collection),
   })
+}
+
+function updateItems(state: State, subscription: Subscription, given: z.infer<typeof changedParams>): void {
+  const items = given.items?.map(({ price, tax_rates, discounts, ...item }, i) => ({
+    ...item,
+    ...(price === undefined ? {} : { price: priceOf(state, price, i) }),
+    ...(tax_rates === undefined ? {} : { tax_rates: ratesOf(state, tax_rates ?? []) }),
+    ...(discounts === undefined ? {} : { discounts: discounts ?? [] }),
+  }))
+  const resets = given.billing_cycle_anchor === 'now'
+  const extras = extrasOf(state, given.add_invoice_items ?? [], subscription.customer, subscription.id)
+  if (!items && !resets && extras.length === 0) return
+  const how = { proration: given.proration_behavior, behavior: given.payment_behavior, resets, extras }
+  changeItems(state, subscription, items ?? [], how)
+}
+
+function pauseOf(state: State, subscription: Subscription, pause: z.infer<typeof changedParams>['pause_collection']) {
+  if (pause === undefined) return subscription.pause_collection
+  if (pause?.resumes_at !== undefined) schedule(state, pause.resumes_at, 'resume_collection', subscription.id)
+  return pause && { behavior: pause.behavior, resumes_at: pause.resumes_at ?? null }
+}
+
+/** A change that may have to wait is one of what is sold, and of nothing else. */
+function refuseBesideItems(given: z.infer<typeof changedParams>): void {
+  const allowed = ['items', 'proration_behavior', 'payment_behavior', 'billing_cycle_anchor', 'expand', 'off_session']
+  const other = Object.entries(given).find(([name, value]) => value !== undefined && !allowed.includes(name))
+  if (other)
+    throw invalid(`You cannot set \`payment_behavior=pending_if_incomplete\` together with ${other[0]}.`, {
+      param: other[0],
+    })
+}
+
+/** Those that are not named any more are gone. */
+function changeDiscounts(state: State, subscription: Subscription, given: Wanted[] | null | undefined): void {
+  if (given === undefined) return
+  const { discounts: before, currency, customer } = subscription
+  const after = discountsOf(state, given, { customer, subscription: subscription.id }, currency)
+  for (const id of before) if (!after.includes(id)) end(state, id)
+  change(state, 'customer.subscription.updated', subscription, { discounts: after })
 }
 
 function listRoutes(route: Route, state: State): void {
@@ -102,44 +235,3 @@ function fitsStatus(subscription: Subscription, status: string | undefined): boo
   if (status === 'ended') return isOver(subscription)
   return subscription.status === status
 }
-
-const quantity = integer.pipe(z.number().min(1)).optional()
-const proration_behavior = z.enum(['create_prorations', 'always_invoice', 'none']).default('create_prorations')
-const missing_payment_method = z.enum(['create_invoice', 'pause', 'cancel'])
-const trial_settings = z.strictObject({ end_behavior: z.strictObject({ missing_payment_method }) }).optional()
-const newParams = z.strictObject({
-  customer: text,
-  items: z
-    .array(z.strictObject({ price: text, quantity }))
-    .min(1)
-    .max(20),
-  metadata: metadata.optional(),
-  trial_period_days: integer.pipe(z.number().min(1).max(730)).optional(),
-  trial_end: integer.optional(),
-  trial_settings,
-  off_session: ignored,
-  payment_behavior: ignored,
-  expand,
-})
-const changedParams = z.strictObject({
-  items: z
-    .array(z.strictObject({ id: text.optional(), price: text.optional(), quantity, deleted: boolean.optional() }))
-    .optional(),
-  proration_behavior,
-  cancel_at_period_end: boolean.optional(),
-  cancel_at: unset.or(integer).optional(),
-  metadata: metadata.optional(),
-  pause_collection: unset
-    .or(
-      z.strictObject({
-        behavior: z.enum(['keep_as_draft', 'mark_uncollectible', 'void']),
-        resumes_at: integer.optional(),
-      }),
-    )
-    .optional(),
-  payment_behavior: ignored,
-  expand,
-})
-
-const ended = z.strictObject({ invoice_now: ignored, prorate: ignored, cancellation_details: ignored, expand })
-const resumed = z.strictObject({ billing_cycle_anchor: ignored, proration_behavior: ignored, expand })

@@ -1,6 +1,14 @@
 /** Products, prices and lines of a checkout, in full. */
 import type { State } from './state.ts'
-import { type LineItem, type Metadata, newId, type Price, type Product, type SubscriptionItem } from './wire.ts'
+import {
+  type LineItem,
+  type Metadata,
+  newId,
+  type Price,
+  type Product,
+  type SubscriptionItem,
+  type TaxRate,
+} from './wire.ts'
 
 export const newProduct = (
   state: State,
@@ -79,9 +87,11 @@ export const newLineItem = (price: Price, quantity: number, description: string,
 
 export type Period = { start: number; end: number }
 
+type NewItem = { subscription: string; price: Price; quantity: number; period: Period; tax_rates?: TaxRate[] }
+
 export const newSubscriptionItem = (
   state: State,
-  { subscription, price, quantity, period }: { subscription: string; price: Price; quantity: number; period: Period },
+  { subscription, price, quantity, period, tax_rates = [] }: NewItem,
 ): SubscriptionItem => ({
   id: newId('si', 14),
   object: 'subscription_item',
@@ -96,7 +106,7 @@ export const newSubscriptionItem = (
   price,
   quantity,
   subscription,
-  tax_rates: [],
+  tax_rates,
 })
 
 /** The older form of a price, which items still carry. */

@@ -1,14 +1,18 @@
 /** A checkout session: made, tried by the button on its page, completed with its payment or subscription, expired. */
 
+import { ofPercent, spread, sum } from './amounts.ts'
 import { newCustomer } from './customers.ts'
+import { discountsOf, redeemable, type Wanted } from './discounts.ts'
 import { asOf, schedule } from './due.ts'
 import { emit } from './events.ts'
+import { itemOfLine } from './invoice-items.ts'
 import { settleInvoiceDebit } from './pay-invoice.ts'
 import { cancelIntent, createIntent, failAuthentication, settleDebit, tryIntent, type Way, ways } from './payments.ts'
 import { invalid } from './refusals.ts'
 import type { State } from './state.ts'
 import { subscribe } from './subscribe.ts'
-import { type Customer, type Metadata, newId, type PaymentIntent, type Session } from './wire.ts'
+import { ratesOf } from './tax-rates.ts'
+import { type Customer, type Metadata, newId, nulls, type PaymentIntent, type Session } from './wire.ts'
 
 function assertOpen(session: Session): void {
   if (session.status !== 'open') throw invalid(`This checkout session is ${session.status}.`)
@@ -97,7 +101,8 @@ function complete(state: State, session: Session, way: Way, outcome: 'ok' | 'pro
   const customer = ensureCustomer(state, session)
   if (customer !== null) state.cards.set(customer, ways[way].later)
   if (session.mode === 'subscription') beginSubscription(state, session, customer ?? '', outcome)
-  else if ((session.amount_total ?? 0) > 0) {
+  else redeemForSession(state, session)
+  if (session.mode === 'payment' && (session.amount_total ?? 0) > 0) {
     const intent = pendingIntent(state, session)
     session.payment_intent = intent.id
     tryIntent(state, intent, outcome)
@@ -110,24 +115,81 @@ function complete(state: State, session: Session, way: Way, outcome: 'ok' | 'pro
   return 'complete'
 }
 
+function redeemForSession(state: State, session: Session): void {
+  const discount = state.sessionOrders.get(session.id)?.discount
+  const owner = { customer: session.customer, checkout_session: session.id }
+  if (discount) discountsOf(state, [wantedOf(discount)], owner, session.currency)
+}
+
 function beginSubscription(state: State, session: Session, customer: string, outcome: 'ok' | 'processing'): void {
   const tried = pendingOf(state, session)
   if (tried) cancelIntent(state, tried)
   const order = state.sessionOrders.get(session.id)
   const items = (state.sessionItems.get(session.id) ?? []).flatMap(({ price, quantity }) =>
-    price ? [{ price, quantity: quantity ?? 1 }] : [],
+    price?.recurring ? [{ price, quantity: quantity ?? 1 }] : [],
   )
+  const once = (state.sessionItems.get(session.id) ?? []).filter(({ price }) => !price?.recurring)
   const days = order?.trial_days
-  const trial_end = order?.trial_end ?? (days === undefined ? undefined : state.now() + days * 86_400)
-  const missing_payment_method = order?.missing_payment_method ?? 'create_invoice'
-  const metadata = order?.subscription_metadata ?? {}
+  const anchor = order?.billing_cycle_anchor
   const { subscription, invoice } = subscribe(
     state,
-    { customer, items, trial_end, missing_payment_method, metadata },
+    {
+      customer,
+      items,
+      trial_end: order?.trial_end ?? (days === undefined ? undefined : state.now() + days * 86_400),
+      missing_payment_method: order?.missing_payment_method ?? 'create_invoice',
+      metadata: order?.subscription_metadata ?? {},
+      discounts: order?.discount ? [wantedOf(order.discount)] : [],
+      default_tax_rates: ratesOf(state, order?.tax_rates ?? []),
+      // One that passed while the page was open begins in full.
+      billing_cycle_anchor: anchor !== undefined && anchor > state.now() ? anchor : undefined,
+      stub: order?.proration_behavior ?? 'create_prorations',
+      extras: ({ id }) => once.map((item) => itemOfLine(state, item, customer, id)),
+    },
     outcome,
   )
   session.subscription = subscription.id
   session.invoice = invoice.id
+}
+
+const wantedOf = ({ coupon, promotion_code }: { coupon: string; promotion_code: string | null }) =>
+  promotion_code === null ? { coupon } : { promotion_code }
+
+/** What somebody types on the page, where codes are allowed. */
+export function enterCode(state: State, session: Session, text: string): void {
+  assertOpen(session)
+  if (!session.allow_promotion_codes) throw invalid('This session takes no promotion codes.')
+  const code = [...state.promotionCodes.values()].find(
+    (one) => one.active && (one.id === text || one.code.toLowerCase() === text.toLowerCase()),
+  )
+  if (!code) throw invalid('This promotion code is invalid.', { param: 'promotion_code' })
+  takeOff(state, session, { promotion_code: code.id })
+}
+
+/** What a session costs less with that coupon. It is redeemed when the session completes. */
+export function takeOff(state: State, session: Session, wanted: Wanted): void {
+  const order = state.sessionOrders.get(session.id)
+  const { currency, customer } = session
+  const { coupon, code } = redeemable(state, wanted, { customer, currency })
+  const { minimum_amount: least } = code?.restrictions ?? { minimum_amount: null }
+  if (least !== null && (session.amount_subtotal ?? 0) < least)
+    throw invalid('This promotion code is for a larger amount.', { param: 'promotion_code' })
+  if (order) order.discount = { coupon: coupon.id, promotion_code: code?.id ?? null }
+  const items = state.sessionItems.get(session.id) ?? []
+  const covered = items.filter(({ price }) => coupon.applies_to?.products.includes(price?.product ?? '') ?? true)
+  const left = covered.map(({ amount_subtotal }) => amount_subtotal)
+  const off =
+    coupon.percent_off === null
+      ? spread(Math.min(coupon.amount_off ?? 0, sum(left)), left)
+      : left.map((amount) => ofPercent(amount, coupon.percent_off ?? 0))
+  for (const [i, item] of covered.entries()) {
+    item.amount_discount = off[i] ?? 0
+    item.amount_total = item.amount_subtotal - item.amount_discount + (item.amount_tax ?? 0)
+  }
+  session.discounts = [{ coupon: coupon.id, promotion_code: code?.id ?? null }]
+  if (session.amount_total === 0 && session.amount_subtotal === 0) return
+  session.amount_total = sum(items.map(({ amount_total }) => amount_total))
+  session.total_details = { amount_discount: sum(off), amount_shipping: 0, amount_tax: 0 }
 }
 
 /** A session without a customer makes one when its mode needs one, or when it was asked to. */
@@ -166,6 +228,7 @@ type NewSession = {
   metadata: Metadata
   payment_method_collection: 'always' | 'if_required'
   customer_creation: 'always' | 'if_required' | null
+  allow_promotion_codes: boolean | null
 }
 
 export function newSession(state: State, given: NewSession): Session {
@@ -174,6 +237,7 @@ export function newSession(state: State, given: NewSession): Session {
     ...unmodelledSession,
     id,
     object: 'checkout.session',
+    allow_promotion_codes: given.allow_promotion_codes,
     amount_subtotal: given.amount,
     amount_total: given.amount,
     cancel_url: given.cancel_url,
@@ -198,42 +262,19 @@ export function newSession(state: State, given: NewSession): Session {
 
 /** Most of a session is what the stand-in does not model. */
 const unmodelledSession = {
-  adaptive_pricing: null,
-  after_expiration: null,
-  allow_promotion_codes: null,
-  allowed_payment_method_types: null,
+  ...nulls('adaptive_pricing after_expiration allow_promotion_codes allowed_payment_method_types'),
+  ...nulls('billing_address_collection client_secret collected_information consent consent_collection'),
+  ...nulls('currency_conversion customer_account integration_identifier invoice invoice_creation locale'),
+  ...nulls('managed_payments origin_context payment_intent payment_link payment_method_configuration_details'),
+  ...nulls('permissions recovered_from saved_payment_method_options setup_intent shipping_address_collection'),
+  ...nulls('shipping_cost submit_type subscription wallet_options'),
   automatic_tax: { enabled: false, liability: null, provider: null, status: null },
-  billing_address_collection: null,
-  client_secret: null,
-  collected_information: null,
-  consent: null,
-  consent_collection: null,
-  currency_conversion: null,
   custom_fields: [],
   custom_text: { after_submit: null, shipping_address: null, submit: null, terms_of_service_acceptance: null },
-  customer_account: null,
   discounts: [],
-  integration_identifier: null,
-  invoice: null,
-  invoice_creation: null,
   livemode: false,
-  locale: null,
-  managed_payments: null,
-  origin_context: null,
-  payment_intent: null,
-  payment_link: null,
-  payment_method_configuration_details: null,
   payment_method_options: {},
   payment_method_types: ['card', 'sepa_debit'],
-  permissions: null,
-  recovered_from: null,
-  saved_payment_method_options: null,
-  setup_intent: null,
-  shipping_address_collection: null,
-  shipping_cost: null,
   shipping_options: [],
-  submit_type: null,
-  subscription: null,
   ui_mode: 'hosted_page',
-  wallet_options: null,
 } satisfies Partial<Session>

@@ -3,16 +3,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Hono } from 'hono'
 import { z } from 'zod'
-import { answerSession, paySession, settleSession } from './checkout.ts'
+import { answerSession, enterCode, paySession, settleSession } from './checkout.ts'
 import { livingCustomer } from './customers.ts'
-import { advanceCustomer, advanceTo, leadOf } from './due.ts'
+import { advanceCustomer, advanceTo, asOf, clockOf, leadOf } from './due.ts'
 import { attempt, emit, isBusy, note, shuffled } from './events.ts'
 import { defined } from './params.ts'
+import { settleInvoiceDebit } from './pay-invoice.ts'
 import { wayNames, ways } from './payments.ts'
 import { chargeOfIntent, dispute, moveDispute, moveRefund } from './refunds.ts'
-import { errorBody, need, Refusal } from './refusals.ts'
+import { errorBody, invalid, need, Refusal } from './refusals.ts'
 import { dueHandlers } from './renew.ts'
 import { cardOutcomes, type Delivery, deliveryModes, resetState, type State } from './state.ts'
+import { reachThreshold } from './threshold.ts'
 import type { Event } from './wire.ts'
 
 /** Declares a verb: what its body looks like, and what it does. */
@@ -31,6 +33,10 @@ const settings = z
     upcoming_days: z.int().min(0),
     portal_cancels: z.enum(['at_period_end', 'at']),
     refund_status: z.enum(['succeeded', 'pending', 'requires_action']),
+    proration_discounts: z.enum(['included', 'itemized']),
+    invoice_payments: z.enum(['payment_intent', 'charge']),
+    stub_is_proration: z.boolean(),
+    settlement: z.strictObject({ currency: z.string().length(3), rate: z.number().positive() }).nullable(),
     api_version: z.string().min(1),
   })
   .partial()
@@ -43,6 +49,13 @@ const failure = z
     saved: z.boolean().default(false),
   })
   .refine(({ status, saved }) => !saved || status !== 429, { path: ['saved'], message: 'Stripe never saves a 429.' })
+
+const finalizationFailure = z.strictObject({
+  next: z.int().min(1).default(1),
+  customer: z.string().optional(),
+  code: z.string().default('customer_tax_location_invalid'),
+  message: z.string().default("The customer's location is not known well enough to calculate taxes."),
+})
 
 export function controlApi(state: State) {
   const app = new Hono()
@@ -58,13 +71,17 @@ export function controlApi(state: State) {
   })
   verb('/advance', advance, ({ customer, ...by }) => {
     if (customer !== undefined) livingCustomer(state, customer)
+    if (clockOf(state, customer)) throw invalid('The time of this customer is moved by a test clock.')
     const now = () => state.now() + leadOf(state, customer)
     const seconds = 'to' in by ? Math.min(Math.max(0, by.to - now()), farAway) : by.seconds
     if (customer === undefined) advanceTo(state, state.now() + seconds, dueHandlers)
     else advanceCustomer(state, customer, seconds, dueHandlers)
     return { now: now() }
   })
-  app.get('/clock', (c) => c.json({ now: state.now() + leadOf(state, c.req.query('customer')) }))
+  app.get('/clock', (c) => {
+    const customer = c.req.query('customer')
+    return c.json({ now: clockOf(state, customer)?.frozen_time ?? state.now() + leadOf(state, customer) })
+  })
   verb('/settings', settings, (given) => Object.assign(state.settings, defined(given)))
   verb('/fail', failure, ({ next, ...how }) => {
     state.failures = state.failures.filter(({ left }) => left > 0)
@@ -72,6 +89,14 @@ export function controlApi(state: State) {
   })
   verb('/slow', z.strictObject({ ms: z.int().min(0).max(60_000) }), ({ ms }) => {
     state.slow_ms = ms
+  })
+  verb('/finalization', finalizationFailure, ({ next, ...how }) => {
+    state.finalizationFailures = state.finalizationFailures.filter(({ left }) => left > 0)
+    state.finalizationFailures.push({ left: next, ...how, customer: how.customer })
+  })
+  verb('/subscriptions/:id/threshold', z.strictObject({}), (_, id) => {
+    const subscription = need(state.subscriptions, 'subscription', id)
+    return asOf(state, subscription.customer, () => reachThreshold(state, subscription))
   })
   customerControl(state, verb)
   moneyControl(state, verb)
@@ -96,11 +121,13 @@ function customerControl(state: State, verb: Verb): void {
     },
   )
   const completion = z.strictObject({
+    promotion_code: z.string().optional(),
     card: z.enum(wayNames).default('ok'),
     authenticate: z.enum(['ok', 'failed']).optional(),
   })
-  verb('/complete/:id', completion, ({ card, authenticate }, id) => {
+  verb('/complete/:id', completion, ({ card, authenticate, promotion_code }, id) => {
     const session = need(state.sessions, 'checkout.session', id)
+    if (promotion_code !== undefined) enterCode(state, session, promotion_code)
     const asked = paySession(state, session, card)
     const isAnswered = asked === 'requires_action' && authenticate !== undefined
     const result = isAnswered ? answerSession(state, session, card, authenticate === 'ok') : asked
@@ -108,8 +135,11 @@ function customerControl(state: State, verb: Verb): void {
   })
   const outcome = z.enum(['succeeded', 'failed'])
   verb('/async/:id', z.strictObject({ outcome }), (given, id) => {
+    const ok = given.outcome === 'succeeded'
+    const invoice = state.invoices.get(id)
+    if (invoice) return asOf(state, invoice.customer, () => settleInvoiceDebit(state, invoice, ok)) ?? invoice
     const session = need(state.sessions, 'checkout.session', id)
-    settleSession(state, session, given.outcome === 'succeeded')
+    settleSession(state, session, ok)
     return session
   })
 }
@@ -122,14 +152,19 @@ function moneyControl(state: State, verb: Verb): void {
   )
   const open = z.enum(['needs_response', 'warning_needs_response', 'under_review', 'warning_under_review'])
   const newDispute = z.strictObject({
-    payment_intent: z.string(),
+    payment_intent: z.string().optional(),
+    charge: z.string().optional(),
     amount: z.int().positive().optional(),
+    currency: z.string().length(3).optional(),
+    charged: z.int().positive().optional(),
     reason: z.string().default('fraudulent'),
     status: open.default('needs_response'),
   })
-  verb('/disputes', newDispute, ({ payment_intent, ...given }) => {
-    need(state.intents, 'payment_intent', payment_intent)
-    return dispute(state, chargeOfIntent(state, payment_intent), { ...given, amount: given.amount })
+  verb('/disputes', newDispute, ({ payment_intent, charge, amount, currency, charged, reason, status }) => {
+    if (charge === undefined) need(state.intents, 'payment_intent', payment_intent ?? '')
+    const of =
+      charge === undefined ? chargeOfIntent(state, payment_intent ?? '') : need(state.charges, 'charge', charge)
+    return dispute(state, of, { amount, currency, charged, reason, status })
   })
   const moved = z.enum([...open.options, 'appeal_needs_response', 'appeal_under_review'])
   verb('/disputes/:id', z.strictObject({ status: moved }), ({ status }, id) =>

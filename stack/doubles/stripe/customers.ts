@@ -1,8 +1,11 @@
 /** Customers and portal sessions, in full; and the customer of an id, who may be gone. */
 
+import { asOf } from './due.ts'
+import { emit } from './events.ts'
 import { invalid, missing, need } from './refusals.ts'
 import type { State } from './state.ts'
-import { type Customer, type Metadata, newId, type Portal } from './wire.ts'
+import { endSubscription } from './subscription-status.ts'
+import { type Customer, type DeletedCustomer, type Metadata, newId, type Portal } from './wire.ts'
 
 export const newCustomer = (
   state: State,
@@ -61,4 +64,18 @@ export function customerOf(state: State, id: string): Customer {
   const customer = state.customers.get(id)
   if (!customer || customer.deleted) throw invalid(`No such customer: '${id}'`, { code: 'resource_missing' })
   return customer
+}
+
+/** Subscriptions end with their customer. */
+export function deleteCustomer(state: State, id: string): DeletedCustomer {
+  const customer = livingCustomer(state, id)
+  for (const subscription of state.subscriptions.values())
+    if (subscription.customer === id)
+      asOf(state, id, () => endSubscription(state, subscription, 'cancellation_requested'))
+  state.cards.delete(id)
+  state.waitingItems.delete(id)
+  const deleted: DeletedCustomer = { id, object: 'customer', deleted: true }
+  state.customers.set(id, deleted)
+  emit(state, 'customer.deleted', customer)
+  return deleted
 }

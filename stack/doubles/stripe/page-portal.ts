@@ -39,7 +39,10 @@ function act(state: State, { customer }: Portal, form: FormData): void {
   const price = state.prices.get(String(form.get('price')))
   const [item] = subscription.items.data
   if (wish === 'change' && price?.active && price.recurring && item && price.id !== item.price.id)
-    changeItems(state, subscription, [{ id: item.id, price }], 'always_invoice')
+    changeItems(state, subscription, [{ id: item.id, price }], {
+      proration: 'always_invoice',
+      behavior: 'allow_incomplete',
+    })
 }
 
 const nameOf = (state: State, price: Price) => {

@@ -6,12 +6,30 @@ export const integer = z
   .string()
   .regex(/^-?\d{1,15}$/, 'Invalid integer')
   .transform(Number)
+/** Numbers with a few decimals, as percentages are. */
+export const decimal = z
+  .string()
+  .regex(/^\d{1,9}(\.\d{1,4})?$/, 'Invalid decimal')
+  .transform(Number)
+export const currency = z
+  .string()
+  .regex(/^[a-z]{3}$/i, 'Invalid currency')
+  .toLowerCase()
 export const boolean = z.enum(['true', 'false']).transform((word) => word === 'true')
 export const metadata = z.union([
   z.literal('').transform(() => null),
   z.record(z.string().max(40), z.string().max(500)),
 ])
 export const unset = z.literal('').transform(() => null)
+/** One of the three ways to say what is taken off. */
+const wanted = z.strictObject({
+  coupon: z.string().optional(),
+  promotion_code: z.string().optional(),
+  discount: z.string().optional(),
+})
+/** An empty text takes them all away. */
+export const discounts = unset.or(z.array(wanted).max(20)).optional()
+export const rates = unset.or(z.array(z.string()).max(10)).optional()
 /** Taken and not acted on: it changes nothing that the stand-in shows. */
 export const ignored = z.unknown().optional()
 export const expand = z.array(z.string()).max(20).optional()

@@ -1,7 +1,9 @@
 /** Money that moves: a payment intent, tried with a card or a bank debit, and the charges of its tries. */
 import { emit } from './events.ts'
+import { settleMoney } from './money.ts'
+import { methodFor } from './payment-methods.ts'
 import type { CardOutcome, State } from './state.ts'
-import { type Charge, type Metadata, newId, type PaymentIntent, type Subscription } from './wire.ts'
+import { type Charge, type Metadata, newId, nulls, type PaymentIntent } from './wire.ts'
 
 /** `processing` is a bank debit: it says days later how it went. */
 export type Outcome = 'ok' | 'declined' | 'requires_action' | 'processing'
@@ -15,11 +17,26 @@ export function createIntent(state: State, given: NewIntent): PaymentIntent {
 
 /** Tries to pay it; the intent says afterwards how that went. */
 export function tryIntent(state: State, intent: PaymentIntent, outcome: Outcome): void {
-  intent.payment_method = newId('pm_1', 23)
+  intent.payment_method = methodFor(state, intent.customer, outcome).id
   if (outcome === 'ok') succeed(state, intent)
   else if (outcome === 'processing') startDebit(state, intent)
   else if (outcome === 'declined') decline(state, intent)
   else askForAuthentication(state, intent)
+}
+
+/** As before there were payment intents. */
+export function chargeWithoutIntent(
+  state: State,
+  given: Pick<PaymentIntent, 'amount' | 'currency' | 'customer'>,
+  ok: boolean,
+): Charge {
+  const payment_method = methodFor(state, given.customer, ok ? 'ok' : 'declined').id
+  const bill = { ...given, id: null, description: null, metadata: {}, payment_method }
+  const charge = newCharge(state, bill, ok ? 'succeeded' : 'failed')
+  if (ok) charge.balance_transaction = settleMoney(state, { ...charge, type: 'charge', source: charge.id }).id
+  state.charges.set(charge.id, charge)
+  emit(state, ok ? 'charge.succeeded' : 'charge.failed', charge)
+  return charge
 }
 
 function askForAuthentication(state: State, intent: PaymentIntent): void {
@@ -31,6 +48,7 @@ function askForAuthentication(state: State, intent: PaymentIntent): void {
 
 function succeed(state: State, intent: PaymentIntent): void {
   const charge = newCharge(state, intent, 'succeeded')
+  charge.balance_transaction = settleMoney(state, { ...charge, type: 'charge', source: charge.id }).id
   state.charges.set(charge.id, charge)
   markSucceeded(intent, charge.id)
   emit(state, 'charge.succeeded', charge)
@@ -93,6 +111,7 @@ export function settleDebit(state: State, intent: PaymentIntent, ok: boolean): v
   charge.status = ok ? 'succeeded' : 'failed'
   charge.paid = ok
   charge.amount_captured = ok ? charge.amount : 0
+  if (ok) charge.balance_transaction = settleMoney(state, { ...charge, type: 'payment', source: charge.id }).id
   if (ok) markSucceeded(intent, charge.id)
   else markFailed(intent, charge.id, 'card_declined', 'The bank returned the debit.')
   emit(state, ok ? 'charge.succeeded' : 'charge.failed', charge)
@@ -106,9 +125,11 @@ export function cancelIntent(state: State, intent: PaymentIntent): void {
   emit(state, 'payment_intent.canceled', intent)
 }
 
-/** How the customer's card answers now; without one it is as if it were declined. */
-export const cardOf = (state: State, { customer }: Pick<Subscription, 'customer'>) =>
-  state.cards.get(customer) ?? 'declined'
+type Payer = { customer: string; default_payment_method?: string | null }
+
+/** How the customer's card answers now, or the subscription's own one; without one it is as if it were declined. */
+export const cardOf = (state: State, { customer, default_payment_method }: Payer): CardOutcome =>
+  state.methodOutcomes.get(default_payment_method ?? '') ?? state.cards.get(customer) ?? 'declined'
 
 /** The ways to pay that the pages and /control offer. How the payment goes now, and how the card answers at later ones. */
 export const ways = {
@@ -125,7 +146,11 @@ export const ways = {
     later: 'requires_action',
   },
   declined_later: { label: 'Card 4000 0000 0000 0341: is paid now, declined later', outcome: 'ok', later: 'declined' },
-  bank_debit: { label: 'Bank debit: the money arrives days later, or does not', outcome: 'processing', later: 'ok' },
+  bank_debit: {
+    label: 'Bank debit: the money arrives days later, or does not',
+    outcome: 'processing',
+    later: 'processing',
+  },
 } as const satisfies Record<string, { label: string; outcome: Outcome; later: CardOutcome }>
 export type Way = keyof typeof ways
 export const wayNames = [
@@ -160,41 +185,25 @@ function newIntent(state: State, given: NewIntent): PaymentIntent {
 }
 
 const unmodelledIntent = {
-  allowed_payment_method_types: null,
+  ...nulls('allowed_payment_method_types application application_fee_amount automatic_payment_methods'),
+  ...nulls('canceled_at cancellation_reason customer_account excluded_payment_method_types'),
+  ...nulls('last_payment_error latest_charge managed_payments next_action on_behalf_of payment_method'),
+  ...nulls('payment_method_configuration_details payment_record processing receipt_email review'),
+  ...nulls('setup_future_usage shipping source statement_descriptor statement_descriptor_suffix'),
+  ...nulls('transfer_data transfer_group'),
   amount_capturable: 0,
-  application: null,
-  application_fee_amount: null,
-  automatic_payment_methods: null,
-  canceled_at: null,
-  cancellation_reason: null,
   capture_method: 'automatic_async',
   confirmation_method: 'automatic',
-  customer_account: null,
-  excluded_payment_method_types: null,
-  last_payment_error: null,
-  latest_charge: null,
   livemode: false,
-  managed_payments: null,
-  next_action: null,
-  on_behalf_of: null,
-  payment_method: null,
-  payment_method_configuration_details: null,
   payment_method_options: {},
   payment_method_types: ['card', 'sepa_debit'],
-  payment_record: null,
-  processing: null,
-  receipt_email: null,
-  review: null,
-  setup_future_usage: null,
-  shipping: null,
-  source: null,
-  statement_descriptor: null,
-  statement_descriptor_suffix: null,
-  transfer_data: null,
-  transfer_group: null,
 } satisfies Partial<PaymentIntent>
 
-const newCharge = (state: State, intent: PaymentIntent, status: 'succeeded' | 'pending' | 'failed'): Charge => ({
+type Bill = Pick<PaymentIntent, 'amount' | 'currency' | 'customer' | 'description' | 'metadata' | 'payment_method'> & {
+  id: string | null
+}
+
+const newCharge = (state: State, intent: Bill, status: 'succeeded' | 'pending' | 'failed'): Charge => ({
   ...unmodelledCharge,
   id: newId(status === 'pending' ? 'py_3' : 'ch_3', 23),
   object: 'charge',
@@ -213,32 +222,17 @@ const newCharge = (state: State, intent: PaymentIntent, status: 'succeeded' | 'p
   metadata: intent.metadata,
   paid: status === 'succeeded',
   payment_intent: intent.id,
+  payment_method: intent.payment_method,
   refunded: false,
   status,
 })
 
 const unmodelledCharge = {
-  application: null,
-  application_fee: null,
-  application_fee_amount: null,
-  balance_transaction: null,
+  ...nulls('application application_fee application_fee_amount balance_transaction'),
+  ...nulls('failure_balance_transaction on_behalf_of outcome payment_method_details'),
+  ...nulls('receipt_email receipt_number receipt_url review shipping source source_transfer'),
+  ...nulls('statement_descriptor statement_descriptor_suffix transfer_data transfer_group'),
   calculated_statement_descriptor: 'PALISADE',
-  failure_balance_transaction: null,
   fraud_details: {},
   livemode: false,
-  on_behalf_of: null,
-  outcome: null,
-  payment_method: null,
-  payment_method_details: null,
-  receipt_email: null,
-  receipt_number: null,
-  receipt_url: null,
-  review: null,
-  shipping: null,
-  source: null,
-  source_transfer: null,
-  statement_descriptor: null,
-  statement_descriptor_suffix: null,
-  transfer_data: null,
-  transfer_group: null,
 } satisfies Partial<Charge>

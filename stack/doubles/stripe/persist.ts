@@ -7,7 +7,7 @@ import { mapNames, type State } from './state.ts'
 const eventsKept = 1_000
 const everyMs = 10_000
 
-type Saved = Pick<State, 'clock' | 'counters' | 'due'> & {
+type Saved = Pick<State, 'clock' | 'counters' | 'due' | 'clockDue'> & {
   version: 1
   maps: Record<string, [string, unknown][]>
 }
@@ -41,13 +41,14 @@ export function persist(state: State, file: string, log: (line: string) => void 
   }
 }
 
-function written({ clock, counters, due, ...state }: State): string {
+function written({ clock, counters, due, clockDue, ...state }: State): string {
   const maps = Object.fromEntries(mapNames.map((name) => [name, [...state[name]]]))
   const saved: Saved = {
     version: 1,
     clock,
     counters,
     due,
+    clockDue,
     maps: { ...maps, events: [...state.events].slice(-eventsKept) },
   }
   return JSON.stringify(saved)
@@ -59,11 +60,12 @@ function load(state: State, file: string): void {
   try {
     const saved: Saved = JSON.parse(readFileSync(file, 'utf8'))
     if (saved.version !== 1) return
-    const { clock, counters, due } = saved
+    const { clock, counters, due, clockDue = [] } = saved
     Object.assign(state, {
       clock: { ...clock, moment: undefined, lead: 0 },
-      counters,
+      counters: { ...state.counters, ...counters },
       due,
+      clockDue,
     })
     for (const name of mapNames) fill(state[name], saved.maps[name] ?? [])
   } catch {

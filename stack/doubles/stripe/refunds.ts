@@ -1,9 +1,10 @@
 /** Money that goes back: refunds, which may fail later, and disputes, which the bank decides. */
 import { asOf } from './due.ts'
 import { change, emit } from './events.ts'
+import { settleMoney } from './money.ts'
 import { invalid } from './refusals.ts'
 import type { State } from './state.ts'
-import { type Charge, type Dispute, type Metadata, newId, type Refund } from './wire.ts'
+import { type Charge, type Dispute, type Metadata, newId, nulls, type Refund } from './wire.ts'
 
 type NewRefund = { amount: number | undefined; reason: Refund['reason']; metadata: Metadata }
 
@@ -22,6 +23,8 @@ export function refund(state: State, charge: Charge, given: NewRefund): Refund {
   if (amount <= 0 || amount > left)
     throw invalid(`A refund of ${amount} is not between 1 and what is left (${left}).`, { param: 'amount' })
   const made = asOf(state, charge.customer, () => newRefund(state, charge, { ...given, amount }))
+  const type = charge.payment_intent !== null && charge.id.startsWith('py_') ? 'payment_refund' : 'refund'
+  made.balance_transaction = settleMoney(state, { ...made, amount: -amount, type, source: made.id }).id
   state.refunds.set(made.id, made)
   emit(state, 'refund.created', made)
   moveCharge(state, charge, amount)
@@ -48,6 +51,8 @@ export function moveRefund(state: State, moved: Refund, status: NonNullable<Refu
   moved.status = status
   if (status === 'failed') moved.failure_reason = 'expired_or_canceled_card'
   const charge = state.charges.get(moved.charge ?? '')
+  if (isDead(moved))
+    moved.failure_balance_transaction = settleMoney(state, { ...moved, type: 'refund_failure', source: moved.id }).id
   if (charge && isDead(moved)) moveCharge(state, charge, -moved.amount)
   emit(state, 'refund.updated', moved, { previous })
   emit(state, 'charge.refund.updated', moved, { previous })
@@ -55,16 +60,47 @@ export function moveRefund(state: State, moved: Refund, status: NonNullable<Refu
   return moved
 }
 
-type NewDispute = { amount: number | undefined; reason: string; status: Dispute['status'] }
+type NewDispute = {
+  /** In the dispute's own currency, which may be another than the charge's. */
+  amount: number | undefined
+  currency: string | undefined
+  /** How much of the charge that is, where the currencies differ. */
+  charged: number | undefined
+  reason: string
+  status: Dispute['status']
+}
 
-export function dispute(state: State, charge: Charge, { amount = charge.amount, reason, status }: NewDispute): Dispute {
-  if (amount <= 0 || amount > charge.amount) throw invalid('The amount is more than was charged.', { param: 'amount' })
-  const made = asOf(state, charge.customer, () => newDispute(state, charge, { amount, reason, status }))
+const disputeFee = 1500
+
+export function dispute(state: State, charge: Charge, given: NewDispute): Dispute {
+  const { currency = charge.currency, reason, status } = given
+  const isForeign = currency !== charge.currency
+  if (isForeign && (given.amount === undefined || given.charged === undefined))
+    throw invalid('A dispute in another currency says its amount, and how much of the charge that is.', {
+      param: 'charged',
+    })
+  const amount = given.amount ?? charge.amount
+  const charged = isForeign ? (given.charged ?? 0) : amount
+  if (amount <= 0 || charged <= 0 || charged > charge.amount)
+    throw invalid('The amount is more than was charged.', { param: 'amount' })
+  const made = asOf(state, charge.customer, () => newDispute(state, charge, { amount, currency, reason, status }))
   charge.disputed = true
   state.disputes.set(made.id, made)
+  state.disputedParts.set(made.id, charged)
   emit(state, 'charge.dispute.created', made)
-  if (takesMoney(status)) emit(state, 'charge.dispute.funds_withdrawn', made)
+  if (takesMoney(status)) moveMoney(state, made, -1)
   return made
+}
+
+/** The bank takes the part of the charge, or brings it back. */
+function moveMoney(state: State, moved: Dispute, sign: 1 | -1): void {
+  const currency = state.charges.get(moved.charge)?.currency ?? moved.currency
+  const amount = sign * (state.disputedParts.get(moved.id) ?? moved.amount)
+  const fee = sign < 0 ? disputeFee : 0
+  const entry = settleMoney(state, { amount, currency, type: 'adjustment', source: moved.id, fee })
+  // The list holds the whole objects, as they stand.
+  moved.balance_transactions.push(entry)
+  emit(state, sign < 0 ? 'charge.dispute.funds_withdrawn' : 'charge.dispute.funds_reinstated', moved)
 }
 
 const isAppeal = (status: Dispute['status']) => status === 'appeal_needs_response' || status === 'appeal_under_review'
@@ -86,8 +122,8 @@ export function moveDispute(state: State, moved: Dispute, status: Dispute['statu
   const hadMoney = takesMoney(moved.status) || moved.status === 'lost'
   change(state, closed.includes(status) ? 'charge.dispute.closed' : 'charge.dispute.updated', moved, { status })
   moved.is_charge_refundable = status.startsWith('warning_')
-  if (!hadMoney && takesMoney(status)) emit(state, 'charge.dispute.funds_withdrawn', moved)
-  if (hadMoney && status === 'won') emit(state, 'charge.dispute.funds_reinstated', moved)
+  if (!hadMoney && takesMoney(status)) moveMoney(state, moved, -1)
+  if (hadMoney && status === 'won') moveMoney(state, moved, 1)
   return moved
 }
 
@@ -118,7 +154,7 @@ const newRefund = (
 const newDispute = (
   state: State,
   charge: Charge,
-  given: { amount: number; reason: string; status: Dispute['status'] },
+  given: { amount: number; currency: string; reason: string; status: Dispute['status'] },
 ): Dispute => ({
   id: newId('du_1', 23),
   object: 'dispute',
@@ -126,7 +162,7 @@ const newDispute = (
   balance_transactions: [],
   charge: charge.id,
   created: state.now(),
-  currency: charge.currency,
+  currency: given.currency,
   enhanced_eligibility_types: [],
   evidence: noEvidence,
   evidence_details: {
@@ -147,32 +183,12 @@ const newDispute = (
 })
 
 const noEvidence = {
-  access_activity_log: null,
-  billing_address: null,
-  cancellation_policy: null,
-  cancellation_policy_disclosure: null,
-  cancellation_rebuttal: null,
-  customer_communication: null,
-  customer_email_address: null,
-  customer_name: null,
-  customer_purchase_ip: null,
-  customer_signature: null,
-  duplicate_charge_documentation: null,
-  duplicate_charge_explanation: null,
-  duplicate_charge_id: null,
+  ...nulls('access_activity_log billing_address cancellation_policy cancellation_policy_disclosure'),
+  ...nulls('cancellation_rebuttal customer_communication customer_email_address customer_name'),
+  ...nulls('customer_purchase_ip customer_signature duplicate_charge_documentation'),
+  ...nulls('duplicate_charge_explanation duplicate_charge_id product_description receipt refund_policy'),
+  ...nulls('refund_policy_disclosure refund_refusal_explanation service_date service_documentation'),
+  ...nulls('shipping_address shipping_carrier shipping_date shipping_documentation shipping_tracking_number'),
+  ...nulls('uncategorized_file uncategorized_text'),
   enhanced_evidence: {},
-  product_description: null,
-  receipt: null,
-  refund_policy: null,
-  refund_policy_disclosure: null,
-  refund_refusal_explanation: null,
-  service_date: null,
-  service_documentation: null,
-  shipping_address: null,
-  shipping_carrier: null,
-  shipping_date: null,
-  shipping_documentation: null,
-  shipping_tracking_number: null,
-  uncategorized_file: null,
-  uncategorized_text: null,
 } satisfies Dispute['evidence']

@@ -1,14 +1,22 @@
 /** What happens to subscriptions and their invoices when its time has come. */
 
+import { fill } from './amounts.ts'
+import { nextBoundary } from './calendar.ts'
 import { expireDue } from './checkout.ts'
 import { customerOf } from './customers.ts'
-import { type DueHandlers, schedule } from './due.ts'
+import { runningDiscounts } from './discounts.ts'
+import type { DueHandlers } from './due.ts'
 import { change, emit } from './events.ts'
-import { draftInvoice, fill, finalize, newInvoice, voidInvoice, writeOff } from './invoices.ts'
+import { collect, finalize, finalizeLater, voidInvoice } from './finalize.ts'
+import { lineOfItem } from './invoice-items.ts'
+import { draftInvoice, newInvoice, waitingOf } from './invoices.ts'
 import { tryInvoice } from './pay-invoice.ts'
 import { cardOf } from './payments.ts'
+import { expireUpdate } from './pending-update.ts'
+import { expireQuote } from './quotes.ts'
 import type { State } from './state.ts'
-import { itemLine, nextBoundary, nextRenewal, planAhead } from './subscribe.ts'
+import { nextRenewal, planAhead } from './subscribe.ts'
+import { itemLine } from './subscription-lines.ts'
 import { endSubscription, isOver, subscriptionOf } from './subscription-status.ts'
 import type { Invoice, Subscription } from './wire.ts'
 
@@ -42,13 +50,14 @@ function roll(state: State, subscription: Subscription): void {
   const before = structuredClone(subscription.items)
   const wasTrial = subscription.status === 'trialing'
   const over = subscription.items.data.filter(({ current_period_end }) => current_period_end <= now)
+  const first = over[0] && { ...over[0] }
   for (const item of over) {
     item.current_period_start = item.current_period_end
     item.current_period_end = nextBoundary(subscription.billing_cycle_anchor, item.current_period_start, item.price)
   }
   if (wasTrial) subscription.status = 'active'
   const lines = over.map((item) => itemLine(state, subscription, item))
-  const period = { start: before.data[0]?.current_period_start ?? start, end: start }
+  const period = { start: first?.current_period_start ?? start, end: start }
   const latest_invoice = subscription.latest_invoice
   const invoice = draftInvoice(state, subscription, { reason: 'subscription_cycle', lines, period })
   const previous = { items: before, latest_invoice, ...(wasTrial ? { status: 'trialing' } : {}) }
@@ -56,36 +65,40 @@ function roll(state: State, subscription: Subscription): void {
   planAhead(state, subscription)
   // Drafts of a subscription that nobody pays for stay drafts.
   if (subscription.status === 'unpaid') invoice.auto_advance = false
-  else {
-    invoice.automatically_finalizes_at = now + state.settings.draft_seconds
-    schedule(state, invoice.automatically_finalizes_at, 'finalize_invoice', invoice.id)
-  }
+  else finalizeLater(state, invoice)
 }
 
 function finalizeDue(state: State, id: string): void {
   const invoice = state.invoices.get(id)
-  const subscription = invoice && subscriptionOf(state, invoice)
-  if (!invoice || !subscription || invoice.status !== 'draft' || customerIsGone(state, subscription)) return
-  const pause = subscription.pause_collection?.behavior
-  if (pause === 'keep_as_draft') {
+  if (invoice?.status !== 'draft' || invoice.auto_advance === false || customerIsGone(state, invoice)) return
+  const subscription = subscriptionOf(state, invoice)
+  if (subscription?.pause_collection?.behavior === 'keep_as_draft') {
     invoice.auto_advance = false
     return
   }
-  finalize(state, invoice)
-  if (invoice.amount_due === 0) return
-  if (pause === 'void') voidInvoice(state, invoice)
-  else if (pause === 'mark_uncollectible') writeOff(state, invoice)
-  else tryInvoice(state, invoice, cardOf(state, subscription))
+  if (finalize(state, invoice)) collect(state, invoice, cardFor(state, invoice))
 }
 
-const customerIsGone = (state: State, { customer }: Subscription) => state.customers.get(customer)?.deleted === true
+/** How the card of the subscription answers, or that of the customer who is billed by hand. */
+const cardFor = (state: State, invoice: Invoice) =>
+  cardOf(state, subscriptionOf(state, invoice) ?? { customer: invoice.customer ?? '' })
+
+const customerIsGone = (state: State, { customer }: Invoice) => state.customers.get(customer ?? '')?.deleted === true
 
 function retryDue(state: State, id: string): void {
   const invoice = state.invoices.get(id)
   const subscription = invoice && subscriptionOf(state, invoice)
-  if (!invoice || !subscription || isOver(subscription) || invoice.status !== 'open') return
+  if (invoice?.status !== 'open' || (subscription && isOver(subscription)) || customerIsGone(state, invoice)) return
   if (invoice.next_payment_attempt === null || invoice.next_payment_attempt > state.now()) return
-  tryInvoice(state, invoice, cardOf(state, subscription))
+  tryInvoice(state, invoice, cardFor(state, invoice))
+}
+
+/** A pause that was to last until now. */
+function resumeCollection(state: State, id: string): void {
+  const subscription = state.subscriptions.get(id)
+  const resumes_at = subscription?.pause_collection?.resumes_at ?? Number.POSITIVE_INFINITY
+  if (!subscription || isOver(subscription) || resumes_at > state.now()) return
+  change(state, 'customer.subscription.updated', subscription, { pause_collection: null })
 }
 
 function trialWillEnd(state: State, id: string): void {
@@ -99,15 +112,15 @@ function upcoming(state: State, id: string): void {
   if (!subscription || isOver(subscription) || subscription.cancel_at_period_end) return
   if (nextRenewal(subscription) - state.now() > state.settings.upcoming_days * 86_400) return
   const end = nextRenewal(subscription)
-  const preview: Invoice = newInvoice(state, {
-    subscription,
-    customer: customerOf(state, subscription.customer),
-    reason: 'upcoming',
-    period: { start: state.now(), end },
-  })
-  fill(preview, [
-    ...(state.pendingLines.get(id) ?? []),
-    ...subscription.items.data.map((item) => itemLine(state, subscription, item)),
+  const customer = customerOf(state, subscription.customer)
+  const { currency } = subscription
+  const period = { start: state.now(), end }
+  const preview: Invoice = newInvoice(state, { subscription, customer, currency, reason: 'upcoming', period })
+  preview.discounts = runningDiscounts(state, subscription, customer)
+  const renewing = subscription.items.data.filter(({ current_period_end }) => current_period_end <= end)
+  fill(state, preview, [
+    ...waitingOf(state, subscription).map(lineOfItem),
+    ...renewing.map((item) => itemLine(state, subscription, item)),
   ])
   const { id: _id, ...rest } = preview
   emit(state, 'invoice.upcoming', rest)
@@ -131,4 +144,7 @@ export const dueHandlers: DueHandlers = {
   finalize_invoice: finalizeDue,
   retry_invoice: retryDue,
   expire_incomplete: expireIncomplete,
+  expire_update: expireUpdate,
+  resume_collection: resumeCollection,
+  expire_quote: expireQuote,
 }

@@ -4,19 +4,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Context, Hono } from 'hono'
 import Stripe from 'stripe'
 import type { z } from 'zod'
-import { listOf } from './lists.ts'
+import { expanded } from './expand.ts'
 import { errorBody, invalid, Refusal } from './refusals.ts'
 import type { Answer, Failure, State } from './state.ts'
 import { newId } from './wire.ts'
 
 type Method = 'GET' | 'POST' | 'DELETE'
 type Input = { expand?: string[] | undefined }
-/** Declares an address: its parameters, and what to do with them and with the id in the path. */
+/** Declares an address: its parameters, and what to do with them and with the ids in the path, `:id` and `:sub`. */
 export type Route = <T extends Input>(
   method: Method,
   path: string,
   params: z.ZodType<T>,
-  act: (input: T, id: string) => unknown,
+  act: (input: T, id: string, sub: string) => unknown,
 ) => void
 
 export function apiRoutes(app: Hono, state: State): Route {
@@ -29,7 +29,8 @@ export function apiRoutes(app: Hono, state: State): Route {
       const call = { method, path: c.req.path, key: key ?? null, requestId }
       const { status, text, replayed } = await answer(state, c, call, (failure) => {
         const input = parse(params, form)
-        const run = () => perform(state, input, (given) => act(given, c.req.param('id') ?? ''), failure)
+        const run = () =>
+          perform(state, input, (given) => act(given, c.req.param('id') ?? '', c.req.param('sub') ?? ''), failure)
         return key === undefined
           ? later(state, run)
           : once(state, key, digest(`${method} ${c.req.path}\n${form}`), () => later(state, run))
@@ -199,90 +200,4 @@ function withLists(branch: Branch): Branch {
     branch[name] = Object.keys(inner).every((key) => /^\d+$/.test(key)) ? Object.values(inner) : inner
   }
   return branch
-}
-
-type Fields = Record<string, unknown>
-const isObject = (value: unknown): value is Fields => typeof value === 'object' && value !== null
-
-/** The `data` of lists counts. */
-const deepest = 4
-const tooDeep = (path: string) =>
-  invalid(`Properties cannot be expanded deeper than ${deepest} levels: ${path}`, {
-    code: 'property_expansion_max_depth',
-    param: 'expand',
-  })
-
-/**
- * `expand[]`: puts objects where their ids stand, and adds the lists that are only shown when asked for. A copy of the
- * answer with what was asked for; what is stored stays as it is.
- */
-function expanded(state: State, answer: unknown, paths: readonly string[]): unknown {
-  if (paths.length === 0) return answer
-  const copy = structuredClone(answer)
-  for (const path of paths) {
-    if (path.split('.').length > deepest) throw tooDeep(path)
-    expandPath(state, copy, path.split('.'), path)
-  }
-  return copy
-}
-
-function expandPath(state: State, branch: unknown, [name, ...rest]: string[], path: string): void {
-  if (name === undefined || branch === null || branch === undefined) return
-  if (!isObject(branch)) throw notExpandable(path)
-  if (name === 'data' && Array.isArray(branch.data)) {
-    for (const item of branch.data) expandPath(state, item, rest, path)
-    return
-  }
-  const value = name in branch ? branch[name] : hiddenList(state, branch, name, path)
-  const object = typeof value === 'string' ? findById(state, value) : value
-  if (typeof value === 'string' && object === undefined) throw notExpandable(path)
-  branch[name] = typeof value === 'string' ? structuredClone(object) : object
-  expandPath(state, branch[name], rest, path)
-}
-
-const notExpandable = (path: string) => invalid(`This property cannot be expanded (${path}).`, { param: 'expand' })
-
-/** What Stripe leaves out until somebody asks. */
-function hiddenList(state: State, { object, id }: Fields, name: string, path: string) {
-  const all = <T extends object>(items: Iterable<T>, field: keyof T) =>
-    structuredClone([...items].filter((item) => item[field] === id))
-  switch (`${object}.${name}`) {
-    case 'checkout.session.line_items':
-      return listOf(`/v1/checkout/sessions/${id}/line_items`, structuredClone(state.sessionItems.get(String(id)) ?? []))
-    case 'invoice.payments':
-      return listOf('/v1/invoice_payments', structuredClone(paymentsOf(state, String(id))))
-    case 'charge.refunds':
-      return listOf(`/v1/charges/${id}/refunds`, all(state.refunds.values(), 'charge').reverse())
-    case 'customer.subscriptions': {
-      const live = [...state.subscriptions.values()].filter(({ status }) => status !== 'canceled')
-      return listOf(`/v1/customers/${id}/subscriptions`, all(live, 'customer').reverse())
-    }
-    default:
-      throw notExpandable(path)
-  }
-}
-
-function paymentsOf(state: State, invoice: string) {
-  const payment = state.invoicePayments.get(state.paymentsOfInvoices.get(invoice) ?? '')
-  return payment ? [payment] : []
-}
-
-function findById(state: State, id: string): unknown {
-  const places: Record<string, Map<string, unknown>> = {
-    cus: state.customers,
-    prod: state.products,
-    price: state.prices,
-    cs: state.sessions,
-    sub: state.subscriptions,
-    in: state.invoices,
-    inpay: state.invoicePayments,
-    pi: state.intents,
-    ch: state.charges,
-    py: state.charges,
-    re: state.refunds,
-    du: state.disputes,
-    evt: state.events,
-  }
-  // A product may have an id of its owner's choice.
-  return places[id.split('_')[0] ?? '']?.get(id) ?? state.products.get(id)
 }

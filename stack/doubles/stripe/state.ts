@@ -1,50 +1,51 @@
 /** What the stand-in knows: one account, in memory. */
 
-import Stripe from 'stripe'
+import { freshSettings, type Settings } from './settings.ts'
 import type {
+  BalanceEntry,
   Charge,
+  Coupon,
+  CreditNote,
   Customer,
   DeletedCustomer,
+  Discount,
   Dispute,
   Endpoint,
   Event,
   Invoice,
-  InvoiceLine,
+  InvoiceItem,
   InvoicePayment,
   LineItem,
+  MoneyEntry,
   PaymentIntent,
+  PaymentMethod,
   Portal,
   Price,
   Product,
+  PromotionCode,
+  Quote,
   Refund,
   Session,
+  SetupIntent,
   Subscription,
+  SubscriptionItem,
+  TaxRate,
+  TestClock,
 } from './wire.ts'
 
 /** How a customer's card answers when nobody sits before it: at renewals and retries. */
-export const cardOutcomes = ['ok', 'declined', 'requires_action'] as const
+export const cardOutcomes = ['ok', 'declined', 'requires_action', 'processing'] as const
 export type CardOutcome = (typeof cardOutcomes)[number]
-
-type Settings = {
-  /** Days between one failed try of an invoice and the next; after the last one `after_dunning` happens. */
-  dunning_days: number[]
-  after_dunning: 'cancel' | 'unpaid' | 'past_due'
-  /** How long the invoice of a renewal stays a draft. */
-  draft_seconds: number
-  upcoming_days: number
-  /** How the portal writes down an end: both are seen at Stripe. */
-  portal_cancels: 'at_period_end' | 'at'
-  /** With which status a refund begins. */
-  refund_status: 'succeeded' | 'pending' | 'requires_action'
-  /** Of the events' payloads; objects keep the shape of the pinned version. */
-  api_version: string
-}
 
 /**
  * `after`: the work is done, and its answer is lost on the way. `saved`: the failure is the request's result, which its
  * idempotency key keeps; with both, one that did its work. Without either, nothing began.
  */
 export type Failure = { left: number; status: number; path_prefix: string; after: boolean; saved: boolean }
+
+export type FinalizationFailure = { left: number; customer: string | undefined; code: string; message: string }
+
+export type PendingUpdate = { invoice: string; items: SubscriptionItem[]; billing_cycle_anchor: number }
 
 export const deliveryModes = ['normal', 'hold', 'drop', 'duplicate', 'shuffle'] as const
 type DeliveryMode = (typeof deliveryModes)[number]
@@ -64,6 +65,9 @@ export type DueKind =
   | 'finalize_invoice'
   | 'retry_invoice'
   | 'expire_incomplete'
+  | 'expire_update'
+  | 'resume_collection'
+  | 'expire_quote'
 /** `at` is by the common clock, whoever's it is. */
 export type Due = { at: number; kind: DueKind; id: string }
 
@@ -93,8 +97,29 @@ export type State = {
   /** The payment intent of the tries before a session is complete. */
   sessionIntents: Map<string, string>
   subscriptions: Map<string, Subscription>
-  /** Prorations that wait for the next invoice. */
-  pendingLines: Map<string, InvoiceLine[]>
+  /** By the subscription: what of it changes once its invoice is paid. */
+  pendingUpdates: Map<string, PendingUpdate>
+  coupons: Map<string, Coupon>
+  promotionCodes: Map<string, PromotionCode>
+  discounts: Map<string, Discount>
+  taxRates: Map<string, TaxRate>
+  invoiceItems: Map<string, InvoiceItem>
+  /** By the customer: the invoice items that wait for an invoice. */
+  waitingItems: Map<string, string[]>
+  /** By the subscription item: the line or invoice item that charged its current period last; credit is a share of that. */
+  debits: Map<string, { invoice: string | null; id: string }>
+  balanceEntries: Map<string, BalanceEntry>
+  creditNotes: Map<string, CreditNote>
+  moneyEntries: Map<string, MoneyEntry>
+  quotes: Map<string, Quote>
+  quoteItems: Map<string, LineItem[]>
+  testClocks: Map<string, TestClock>
+  paymentMethods: Map<string, PaymentMethod>
+  /** By the payment method: how it answers. */
+  methodOutcomes: Map<string, CardOutcome>
+  /** By the customer and the type: what they pay with when they have chosen nothing. */
+  usualMethods: Map<string, string>
+  setupIntents: Map<string, SetupIntent>
   invoices: Map<string, Invoice>
   invoicePayments: Map<string, InvoicePayment>
   /** By the invoice: which payment pays it. */
@@ -103,10 +128,14 @@ export type State = {
   charges: Map<string, Charge>
   refunds: Map<string, Refund>
   disputes: Map<string, Dispute>
+  /** How much of its charge each dispute is about, in the charge's currency. */
+  disputedParts: Map<string, number>
   portals: Map<string, Portal>
   events: Map<string, Event>
   endpoints: Map<string, { endpoint: Endpoint; secrets: string[] }>
   due: Due[]
+  /** What falls due by a test clock, `at` by that clock. */
+  clockDue: (Due & { clock: string })[]
   deliveries: Delivery[]
   delivery: { mode: DeliveryMode; random: () => number; buffer: Delivery[]; running: number; waiting: Delivery[] }
   /** The API request that is being answered: events name it. */
@@ -114,8 +143,9 @@ export type State = {
   /** By idempotency key: what the answer was, or undefined while it is worked out. */
   answers: Map<string, { digest: string; answer: Answer | undefined }>
   failures: Failure[]
+  finalizationFailures: FinalizationFailure[]
   slow_ms: number
-  counters: { invoice: number }
+  counters: { invoice: number; quote: number }
   stopped: boolean
   /** Whether there is something that is not in the file yet. */
   isDirty: boolean
@@ -128,27 +158,25 @@ type SessionOrder = {
   subscription_metadata: Record<string, string>
   intent_metadata: Record<string, string>
   intent_description: string | null
+  discount: { coupon: string; promotion_code: string | null } | undefined
+  billing_cycle_anchor: number | undefined
+  proration_behavior: 'create_prorations' | 'none'
+  tax_rates: string[]
 }
 
 const fresh = () => ({
-  settings: {
-    dunning_days: [3, 5, 7],
-    after_dunning: 'cancel' as const,
-    draft_seconds: 3600,
-    upcoming_days: 3,
-    portal_cancels: 'at_period_end' as const,
-    refund_status: 'succeeded' as const,
-    api_version: Stripe.API_VERSION,
-  },
+  settings: freshSettings(),
   clock: { offset: 0, moment: undefined, lead: 0 },
   due: [],
+  clockDue: [],
   deliveries: [],
   delivery: { mode: 'normal' as const, random: Math.random, buffer: [], running: 0, waiting: [] },
   request: undefined,
   answers: new Map(),
   failures: [],
+  finalizationFailures: [],
   slow_ms: 0,
-  counters: { invoice: 0 },
+  counters: { invoice: 0, quote: 0 },
 })
 
 /** The collections that make up an account. */
@@ -163,7 +191,24 @@ export const mapNames = [
   'sessionOrders',
   'sessionIntents',
   'subscriptions',
-  'pendingLines',
+  'pendingUpdates',
+  'coupons',
+  'promotionCodes',
+  'discounts',
+  'taxRates',
+  'invoiceItems',
+  'waitingItems',
+  'debits',
+  'balanceEntries',
+  'creditNotes',
+  'moneyEntries',
+  'quotes',
+  'quoteItems',
+  'testClocks',
+  'paymentMethods',
+  'methodOutcomes',
+  'usualMethods',
+  'setupIntents',
   'invoices',
   'invoicePayments',
   'paymentsOfInvoices',
@@ -171,6 +216,7 @@ export const mapNames = [
   'charges',
   'refunds',
   'disputes',
+  'disputedParts',
   'portals',
   'events',
 ] as const
@@ -193,7 +239,24 @@ export function createState(options: { url: string; secretKey: string; now(): nu
     sessionOrders: new Map(),
     sessionIntents: new Map(),
     subscriptions: new Map(),
-    pendingLines: new Map(),
+    pendingUpdates: new Map(),
+    coupons: new Map(),
+    promotionCodes: new Map(),
+    discounts: new Map(),
+    taxRates: new Map(),
+    invoiceItems: new Map(),
+    waitingItems: new Map(),
+    debits: new Map(),
+    balanceEntries: new Map(),
+    creditNotes: new Map(),
+    moneyEntries: new Map(),
+    quotes: new Map(),
+    quoteItems: new Map(),
+    testClocks: new Map(),
+    paymentMethods: new Map(),
+    methodOutcomes: new Map(),
+    usualMethods: new Map(),
+    setupIntents: new Map(),
     invoices: new Map(),
     invoicePayments: new Map(),
     paymentsOfInvoices: new Map(),
@@ -201,6 +264,7 @@ export function createState(options: { url: string; secretKey: string; now(): nu
     charges: new Map(),
     refunds: new Map(),
     disputes: new Map(),
+    disputedParts: new Map(),
     portals: new Map(),
     events: new Map(),
     endpoints: new Map(),

@@ -1,5 +1,6 @@
 /** How a subscription follows its invoices, and how it ends. */
 import { change, emit } from './events.ts'
+import { dropProrations } from './invoice-items.ts'
 import type { State } from './state.ts'
 import type { Invoice, Subscription } from './wire.ts'
 
@@ -12,7 +13,8 @@ type Fate = 'paid' | 'processing' | 'failed' | 'given_up'
 
 export function followInvoice(state: State, invoice: Invoice, fate: Fate): void {
   const subscription = subscriptionOf(state, invoice)
-  if (!subscription || isOver(subscription)) return
+  // What a shop bills by hand is no matter of the plan.
+  if (!subscription || isOver(subscription) || invoice.billing_reason === 'manual') return
   const { status } = subscription
   const set = (next: Subscription['status']) =>
     change(state, 'customer.subscription.updated', subscription, { status: next })
@@ -47,6 +49,6 @@ export function endSubscription(state: State, subscription: Subscription, reason
   subscription.canceled_at ??= now
   subscription.ended_at = now
   subscription.cancellation_details = { comment: null, feedback: null, feedback_option: null, reason }
-  state.pendingLines.delete(subscription.id)
+  dropProrations(state, subscription.customer, subscription.id)
   emit(state, 'customer.subscription.deleted', subscription)
 }

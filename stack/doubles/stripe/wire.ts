@@ -30,6 +30,21 @@ export type Refund = Wire<Stripe.Refund>
 export type Dispute = Wire<Stripe.Dispute>
 export type Portal = Wire<Stripe.BillingPortal.Session>
 export type Endpoint = Wire<Stripe.WebhookEndpoint>
+export type Coupon = Wire<Stripe.Coupon>
+export type PromotionCode = Wire<Stripe.PromotionCode>
+export type Discount = Wire<Stripe.Discount>
+export type InvoiceItem = Wire<Stripe.InvoiceItem>
+/** What changes a customer's credit balance. */
+export type BalanceEntry = Wire<Stripe.CustomerBalanceTransaction>
+/** What moves on the account itself, in the currency that it is settled in. */
+export type MoneyEntry = Wire<Stripe.BalanceTransaction>
+export type CreditNote = Wire<Stripe.CreditNote>
+export type CreditNoteLine = Wire<Stripe.CreditNoteLineItem>
+export type Quote = Wire<Stripe.Quote>
+export type TaxRate = Wire<Stripe.TaxRate>
+export type TestClock = Wire<Stripe.TestHelpers.TestClock>
+export type PaymentMethod = Wire<Stripe.PaymentMethod>
+export type SetupIntent = Wire<Stripe.SetupIntent>
 export type Metadata = Record<string, string>
 
 type EventFrame = Pick<Stripe.EventBase, 'id' | 'object' | 'created' | 'livemode' | 'pending_webhooks' | 'request'>
@@ -39,6 +54,14 @@ export type Event = EventFrame & {
   api_version: string | null
   type: string
   data: { object: unknown; previous_attributes?: unknown }
+}
+
+type Words<Text extends string> = Text extends `${infer First} ${infer Rest}` ? First | Words<Rest> : Text
+
+/** These fields, each null: what Stripe shows and the stand-in has nothing to say of. */
+export function nulls<Names extends string>(names: Names): Record<Words<Names>, null>
+export function nulls(names: string): Record<string, null> {
+  return Object.fromEntries(names.split(' ').map((name) => [name, null]))
 }
 
 const letters = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'

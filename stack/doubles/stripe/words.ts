@@ -32,6 +32,7 @@ const words: Record<string, string> = {
   ok: 'Is paid',
   declined: 'Is declined',
   requires_action: 'Asks for 3-D Secure',
+  processing: 'Is a bank debit',
 }
 
 /** A status of a subscription or an invoice, or how a card answers. */
