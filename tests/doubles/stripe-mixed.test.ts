@@ -125,7 +125,7 @@ test('the cycle may begin anew today: the rest is given back, and a whole period
     const { id, items } = await begin({ items: [{ price: shop.monthly }] })
     await world.tell('/advance', { to: (items.data[0]?.current_period_start ?? 0) + 15 * day })
 
-    await world.stripe.subscriptions.update(id, { billing_cycle_anchor: 'now' })
+    await world.stripe.subscriptions.update(id, { billing_cycle_anchor: 'now' as const })
     const [invoice] = await invoices(id)
 
     expect(amounts(invoice)).toEqual([-1000, 2000])

@@ -1,7 +1,7 @@
 /** The one way in which the stand-in takes a share of an amount: of what is prorated, to the cent. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { shareOf } from '../../stack/doubles/stripe/amounts.ts'
+import { shareOf } from '../../stack/doubles/stripe/shares.ts'
 
 const amounts = fc.integer({ min: -1_000_000_000_000, max: 1_000_000_000_000 })
 /** So many of so many seconds. */

@@ -6,6 +6,7 @@ import { discountsOf } from './discounts.ts'
 import { asOf } from './due.ts'
 import { emit } from './events.ts'
 import { addItem, forget, lineOfItem, newInvoiceItem } from './invoice-items.ts'
+import { pricingOf } from './lines.ts'
 import { listPage } from './lists.ts'
 import {
   boolean,
@@ -24,7 +25,6 @@ import {
 import { invalid, need } from './refusals.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
-import { pricingOf } from './subscription-lines.ts'
 import { ratesOf } from './tax-rates.ts'
 import type { Invoice, InvoiceItem } from './wire.ts'
 

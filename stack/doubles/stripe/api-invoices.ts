@@ -8,6 +8,7 @@ import { asOf } from './due.ts'
 import { emit } from './events.ts'
 import { cannotFinalize, finalize, finalizeLater, voidInvoice, writeOff } from './finalize.ts'
 import { isOf, lineOfItem, take, waitingFor } from './invoice-items.ts'
+import { paymentOf } from './invoice-payments.ts'
 import { newInvoice } from './invoices.ts'
 import { listOf, listPage } from './lists.ts'
 import {
@@ -25,7 +26,7 @@ import {
   rates,
   text,
 } from './params.ts'
-import { markPaidElsewhere, paymentOf, tryInvoice } from './pay-invoice.ts'
+import { markPaidElsewhere, tryInvoice } from './pay-invoice.ts'
 import { cardOf } from './payments.ts'
 import { invalid, need, Refusal } from './refusals.ts'
 import type { Route } from './routes.ts'

@@ -1,6 +1,5 @@
 /** A checkout session: made, tried by the button on its page, completed with its payment or subscription, expired. */
 
-import { ofPercent, spread, sum } from './amounts.ts'
 import { newCustomer } from './customers.ts'
 import { discountsOf, redeemable, type Wanted } from './discounts.ts'
 import { asOf, schedule } from './due.ts'
@@ -9,6 +8,7 @@ import { itemOfLine } from './invoice-items.ts'
 import { settleInvoiceDebit } from './pay-invoice.ts'
 import { cancelIntent, createIntent, failAuthentication, settleDebit, tryIntent, type Way, ways } from './payments.ts'
 import { invalid } from './refusals.ts'
+import { ofPercent, spread, sum } from './shares.ts'
 import type { State } from './state.ts'
 import { subscribe } from './subscribe.ts'
 import { ratesOf } from './tax-rates.ts'

@@ -5,12 +5,13 @@ import { leastCharge, moveBalance } from './balance.ts'
 import { customerOf } from './customers.ts'
 import { schedule } from './due.ts'
 import { change, emit } from './events.ts'
-import { markPaid, paymentOf, tryInvoice } from './pay-invoice.ts'
+import { addPayment, paymentOf } from './invoice-payments.ts'
+import { markPaid, tryInvoice } from './pay-invoice.ts'
 import { cancelIntent, createIntent, type Outcome } from './payments.ts'
 import { invalid } from './refusals.ts'
 import type { FinalizationFailure, State } from './state.ts'
 import { subscriptionOf } from './subscription-status.ts'
-import { type Customer, type Invoice, type InvoicePayment, newId } from './wire.ts'
+import type { Customer, Invoice } from './wire.ts'
 
 /** Open from now on; what costs nothing is paid at once. Says whether it could be finalised. */
 export function finalize(state: State, invoice: Invoice): boolean {
@@ -61,28 +62,6 @@ function preparePayment(state: State, invoice: Invoice, customer: string): void 
   const intent = createIntent(state, { amount, currency, customer, description, metadata: {} })
   addPayment(state, invoice, { payment_intent: intent.id, type: 'payment_intent' })
 }
-
-export function addPayment(state: State, invoice: Invoice, by: InvoicePayment['payment']): InvoicePayment {
-  const payment = newInvoicePayment(state, invoice, by)
-  state.invoicePayments.set(payment.id, payment)
-  state.paymentsOfInvoices.set(invoice.id, payment.id)
-  return payment
-}
-
-const newInvoicePayment = (state: State, invoice: Invoice, payment: InvoicePayment['payment']): InvoicePayment => ({
-  id: newId('inpay_1', 23),
-  object: 'invoice_payment',
-  amount_paid: null,
-  amount_requested: invoice.amount_due,
-  created: state.now(),
-  currency: invoice.currency,
-  invoice: invoice.id,
-  is_default: true,
-  livemode: false,
-  payment,
-  status: 'open',
-  status_transitions: { canceled_at: null, paid_at: null },
-})
 
 /** The failure that was ordered for this customer, or for anybody; it is used up. */
 export function failureFor(state: State, customer: string | null): FinalizationFailure | undefined {

@@ -1,7 +1,7 @@
 /** Invoice items: prorations and what a shop adds by hand. They wait for an invoice, or are made for one that is a draft. */
-import { newLine } from './invoices.ts'
+
+import { newLine, pricingOf } from './lines.ts'
 import type { State } from './state.ts'
-import { pricingOf } from './subscription-lines.ts'
 import { type InvoiceItem, type InvoiceLine, type LineItem, newId } from './wire.ts'
 
 type NewItem = Pick<

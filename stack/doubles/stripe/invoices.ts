@@ -136,31 +136,3 @@ const unmodelledInvoice = {
   total_pretax_credit_amounts: [],
   total_taxes: [],
 } satisfies Partial<Invoice>
-
-type NewLine = Pick<
-  InvoiceLine,
-  | 'amount'
-  | 'currency'
-  | 'description'
-  | 'discount_amounts'
-  | 'discountable'
-  | 'discounts'
-  | 'metadata'
-  | 'parent'
-  | 'period'
-  | 'pricing'
-  | 'quantity'
-  | 'subscription'
->
-
-export const newLine = (given: NewLine): InvoiceLine => ({
-  ...given,
-  id: newId('il_1', 23),
-  object: 'line_item',
-  invoice: null,
-  livemode: false,
-  pretax_credit_amounts: [],
-  quantity_decimal: given.quantity === null ? null : String(given.quantity),
-  subtotal: given.amount,
-  taxes: [],
-})

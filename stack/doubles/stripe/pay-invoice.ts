@@ -1,7 +1,7 @@
 /** Tries to be paid, and what they mean for an invoice and its subscription. */
 import { schedule } from './due.ts'
 import { emit } from './events.ts'
-import { addPayment } from './finalize.ts'
+import { addPayment, paymentOf } from './invoice-payments.ts'
 import {
   cancelIntent,
   chargeWithoutIntent,
@@ -13,17 +13,7 @@ import {
 import { applyUpdate, isHeldBy } from './pending-update.ts'
 import type { State } from './state.ts'
 import { followInvoice, subscriptionOf } from './subscription-status.ts'
-import type { Invoice, InvoicePayment, PaymentIntent } from './wire.ts'
-
-/** What pays an invoice; nothing when nothing was due. */
-export function paymentOf(
-  state: State,
-  { id }: Invoice,
-): { payment: InvoicePayment; intent: PaymentIntent } | undefined {
-  const payment = state.invoicePayments.get(state.paymentsOfInvoices.get(id) ?? '')
-  const intent = state.intents.get(payment?.payment.payment_intent ?? '')
-  return payment && intent && { payment, intent }
-}
+import type { Invoice, PaymentIntent } from './wire.ts'
 
 /** One try to be paid. Whether the subscription goes on is decided by followInvoice. */
 export function tryInvoice(state: State, invoice: Invoice, outcome: Outcome): PaymentIntent['status'] {

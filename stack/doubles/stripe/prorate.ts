@@ -1,13 +1,15 @@
 /** Prorations: what is left of a period, given back or charged, net of discounts or with them listed. */
-import { discountOf, fill, shareOf } from './amounts.ts'
+import { discountOf, fill } from './amounts.ts'
 import { wholePeriod } from './calendar.ts'
 import type { Period } from './catalogue.ts'
 import { customerOf } from './customers.ts'
 import { runningDiscounts } from './discounts.ts'
 import { newInvoiceItem } from './invoice-items.ts'
 import { newInvoice } from './invoices.ts'
+import { pricingOf } from './lines.ts'
+import { shareOf } from './shares.ts'
 import type { State } from './state.ts'
-import { itemLine, periodOf, pricingOf } from './subscription-lines.ts'
+import { itemLine, periodOf } from './subscription-lines.ts'
 import type { InvoiceItem, Subscription, SubscriptionItem } from './wire.ts'
 import { productName } from './words.ts'
 

@@ -11,8 +11,9 @@ import { addItem } from './invoice-items.ts'
 import { draftInvoice } from './invoices.ts'
 import { listOf } from './lists.ts'
 import type { Outcome } from './payments.ts'
+import { planAhead } from './plan-ahead.ts'
 import type { State } from './state.ts'
-import { firstLine } from './subscription-lines.ts'
+import { firstLine, type Stub } from './subscription-lines.ts'
 import {
   type Invoice,
   type InvoiceItem,
@@ -24,16 +25,13 @@ import {
   type TaxRate,
 } from './wire.ts'
 
-export type Order = {
+type Order = Stub & {
   customer: string
   items: { price: Price; quantity: number; tax_rates?: TaxRate[]; discounts?: Wanted[] }[]
   trial_end: number | undefined
   missing_payment_method: 'create_invoice' | 'pause' | 'cancel'
   metadata: Metadata
   discounts?: Wanted[]
-  /** The first full period begins there; until then there is a stub, which is charged in part or not at all. */
-  billing_cycle_anchor?: number | undefined
-  stub?: 'create_prorations' | 'none'
   default_tax_rates?: TaxRate[]
   default_payment_method?: string | null
   proration_discounts?: 'included' | 'itemized' | undefined
@@ -97,17 +95,6 @@ function firstInvoice(state: State, subscription: Subscription, order: Order, ou
   if (isTrial)
     schedule(state, Math.max(state.now(), (subscription.trial_end ?? 0) - 3 * day), 'trial_will_end', subscription.id)
   return invoice
-}
-
-/** The end of the current period of the item whose turn comes first. */
-export const nextRenewal = ({ items }: Subscription) =>
-  Math.min(...items.data.map(({ current_period_end }) => current_period_end))
-
-export function planAhead(state: State, subscription: Subscription): void {
-  const at = Math.min(nextRenewal(subscription), subscription.cancel_at ?? Number.POSITIVE_INFINITY)
-  schedule(state, at, 'renew', subscription.id)
-  const upcoming = at - state.settings.upcoming_days * day
-  if (upcoming > state.now()) schedule(state, upcoming, 'upcoming', subscription.id)
 }
 
 function newSubscription(state: State, order: Order): Subscription {

@@ -1,19 +1,22 @@
 /** What the items of a subscription cost: a period, a trial, or the part of a period before the first full one. */
-import { shareOf } from './amounts.ts'
+
 import { previousBoundary } from './calendar.ts'
 import type { Period } from './catalogue.ts'
-import { newLine } from './invoices.ts'
+import { newLine, pricingOf } from './lines.ts'
+import { shareOf } from './shares.ts'
 import type { State } from './state.ts'
-import type { Order } from './subscribe.ts'
-import type { InvoiceLine, Price, Subscription, SubscriptionItem } from './wire.ts'
+import type { InvoiceLine, Subscription, SubscriptionItem } from './wire.ts'
 import { lineName, productName } from './words.ts'
+
+/** How a subscription begins: where its first full period does, and what the part before that costs. */
+export type Stub = { billing_cycle_anchor?: number | undefined; stub?: 'create_prorations' | 'none' }
 
 /** In full, as a trial, or the part of a period until the anchor. */
 export function firstLine(
   state: State,
   subscription: Subscription,
   item: SubscriptionItem,
-  order: Order,
+  order: Stub,
 ): InvoiceLine[] {
   const isTrial = subscription.status === 'trialing'
   const { start, end } = periodOf(item)
@@ -75,12 +78,6 @@ function recurringLine(subscription: Subscription, item: SubscriptionItem, { pro
     subscription: subscription.id,
   })
 }
-
-export const pricingOf = (price: Price): NonNullable<InvoiceLine['pricing']> => ({
-  price_details: { price: price.id, product: price.product },
-  type: 'price_details',
-  unit_amount_decimal: price.unit_amount_decimal,
-})
 
 export const periodOf = (item: SubscriptionItem): Period => ({
   start: item.current_period_start,

@@ -1,5 +1,5 @@
 /** Taxes by rates of one's own: those in the price, and those on top of it. */
-import { shareOf, sum } from './amounts.ts'
+import { shareOf, sum } from './shares.ts'
 import type { State } from './state.ts'
 import { type Invoice, type InvoiceLine, type Metadata, newId, nulls, type TaxRate } from './wire.ts'
 
