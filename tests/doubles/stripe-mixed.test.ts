@@ -125,10 +125,27 @@ test('the cycle may begin anew today: the rest is given back, and a whole period
     const { id, items } = await begin({ items: [{ price: shop.monthly }] })
     await world.tell('/advance', { to: (items.data[0]?.current_period_start ?? 0) + 15 * day })
 
-    await world.stripe.subscriptions.update(id, { billing_cycle_anchor: 'now' as const })
+    await world.stripe.subscriptions.update(id, { billing_cycle_anchor: { type: 'now' } })
     const [invoice] = await invoices(id)
 
     expect(amounts(invoice)).toEqual([-1000, 2000])
     expect((await read(id)).billing_cycle_anchor).toBe(invoice?.created)
+  })
+})
+
+test('who is cancelled at once may get the rest back on a last invoice', async () => {
+  await inAWorld('2027-04-01T00:00:00Z', async () => {
+    const { id, items } = await begin({ items: [{ price: shop.monthly }] })
+    await world.tell('/advance', { to: (items.data[0]?.current_period_start ?? 0) + 15 * day })
+
+    const ended = await world.stripe.subscriptions.cancel(id, { invoice_now: true, prorate: true })
+    const [last] = await invoices(id)
+
+    expect([ended.status, amounts(last), last?.status, last?.ending_balance]).toEqual([
+      'canceled',
+      [-1000],
+      'paid',
+      -1000,
+    ])
   })
 })

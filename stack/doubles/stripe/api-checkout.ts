@@ -1,5 +1,6 @@
 /** /v1/checkout/sessions. */
 import { z } from 'zod'
+import { previousBoundary } from './calendar.ts'
 import { newLineItem, newPrice } from './catalogue.ts'
 import { expireSession, newSession, planExpiry, takeOff } from './checkout.ts'
 import { livingCustomer } from './customers.ts'
@@ -7,7 +8,9 @@ import { listOf, listPage } from './lists.ts'
 import { boolean, expand, ignored, integer, mergeMetadata, metadata, none, page, text } from './params.ts'
 import { invalid, need } from './refusals.ts'
 import type { Route } from './routes.ts'
+import { shareOf, sum } from './shares.ts'
 import type { State } from './state.ts'
+import { anchorOf } from './subscribe.ts'
 import type { LineItem, Session } from './wire.ts'
 
 export function checkoutRoutes(route: Route, state: State): void {
@@ -60,12 +63,16 @@ function createSession(state: State, given: NewParams): Session {
   if (given.discounts && given.allow_promotion_codes !== undefined)
     throw invalid('You may only specify one of these parameters: allow_promotion_codes, discounts.')
   const customer = given.customer === undefined ? undefined : livingCustomer(state, given.customer, 'customer')
-  const sum = items.reduce((total, { amount_total }) => total + amount_total, 0)
+  const whole = sum(items.map(({ amount_total }) => amount_total))
   const data = given.subscription_data
+  const recurring = items.flatMap(({ price }) => (price?.recurring ? [price] : []))
+  const anchor = anchorOf(state, data?.billing_cycle_anchor, recurring)
+  if (anchor !== undefined && (data?.trial_period_days ?? data?.trial_end) !== undefined)
+    throw invalid('A trial has no billing_cycle_anchor.', { param: 'subscription_data[billing_cycle_anchor]' })
   const isTrial = data?.trial_period_days !== undefined || data?.trial_end !== undefined
   const session = newSession(state, {
     mode: given.mode,
-    amount: isTrial ? 0 : sum,
+    amount: isTrial ? 0 : anchor === undefined ? whole : untilAnchor(state, items, anchor, data?.proration_behavior),
     currency,
     customer,
     customer_email: given.customer_email ?? null,
@@ -87,6 +94,16 @@ function createSession(state: State, given: NewParams): Session {
   if (discount) takeOff(state, session, discount)
   planExpiry(state, session)
   return session
+}
+
+/** The part of each price before the anchor, and in full what does not recur. */
+function untilAnchor(state: State, items: LineItem[], anchor: number, stub: 'create_prorations' | 'none' | undefined) {
+  const parts = items.map(({ price, amount_total }) => {
+    if (!price?.recurring) return amount_total
+    const whole = anchor - previousBoundary(anchor, price)
+    return stub === 'none' ? 0 : shareOf(amount_total, anchor - state.now(), whole)
+  })
+  return sum(parts)
 }
 
 function noteOrder(state: State, { id }: Session, { subscription_data, payment_intent_data }: NewParams): void {

@@ -1,7 +1,6 @@
 /** /v1/subscriptions and /v1/subscription_items. */
 import { z } from 'zod'
-import { nextBoundary } from './calendar.ts'
-import { changeItems, planEnd, resume } from './change-subscription.ts'
+import { cancel, changeItems, planEnd, resume } from './change-subscription.ts'
 import { livingCustomer } from './customers.ts'
 import { discountsOf, end, type Wanted } from './discounts.ts'
 import { asOf, schedule } from './due.ts'
@@ -14,11 +13,11 @@ import { cardOf } from './payments.ts'
 import { invalid, missing, need, Refusal } from './refusals.ts'
 import type { Route } from './routes.ts'
 import type { State } from './state.ts'
-import { subscribe } from './subscribe.ts'
+import { anchorOf, subscribe } from './subscribe.ts'
 import { changedParams, ended, type extras, newParams, resumed } from './subscription-params.ts'
-import { endSubscription, isOver } from './subscription-status.ts'
+import { isOver } from './subscription-status.ts'
 import { ratesOf } from './tax-rates.ts'
-import type { InvoiceItem, Price, Subscription } from './wire.ts'
+import type { InvoiceItem, Subscription } from './wire.ts'
 import { productName } from './words.ts'
 
 const path = '/v1/subscriptions'
@@ -31,10 +30,10 @@ export function subscriptionRoutes(route: Route, state: State): void {
     return asOf(state, subscription.customer, () => update(state, subscription, given))
   })
   route('GET', `${path}/:id`, none, (_, id) => find(id))
-  route('DELETE', `${path}/:id`, ended, (_, id) => {
+  route('DELETE', `${path}/:id`, ended, (given, id) => {
     const subscription = find(id)
     if (isOver(subscription)) throw missing('subscription', id)
-    asOf(state, subscription.customer, () => endSubscription(state, subscription, 'cancellation_requested'))
+    asOf(state, subscription.customer, () => cancel(state, subscription, given))
     return subscription
   })
   route('POST', `${path}/:id/resume`, resumed, (_, id) => {
@@ -72,7 +71,11 @@ function create(state: State, given: z.infer<typeof newParams>): Subscription {
     missing_payment_method: trial_settings?.end_behavior.missing_payment_method ?? ('create_invoice' as const),
     metadata: mergeMetadata({}, metadata),
     discounts: given.discounts ?? [],
-    billing_cycle_anchor: anchorOf(state, given.billing_cycle_anchor, wanted),
+    billing_cycle_anchor: anchorOf(
+      state,
+      given.billing_cycle_anchor,
+      wanted.map(({ price }) => price),
+    ),
     stub: given.proration_behavior,
     default_tax_rates: ratesOf(state, given.default_tax_rates ?? []),
     default_payment_method: method ?? null,
@@ -88,18 +91,6 @@ function create(state: State, given: z.infer<typeof newParams>): Subscription {
   const { subscription } = subscribe(state, order, outcome)
   setThresholds(subscription, given.billing_thresholds)
   return subscription
-}
-
-/** In the future, and before a period that began now would end. */
-export function anchorOf(state: State, anchor: number | undefined, items: { price: Price }[]): number | undefined {
-  if (anchor === undefined) return undefined
-  const now = state.now()
-  const natural = Math.min(...items.map(({ price }) => nextBoundary(now, now, price)))
-  if (anchor <= now || anchor > natural)
-    throw invalid('billing_cycle_anchor must be in the future and no later than the next natural billing date.', {
-      param: 'billing_cycle_anchor',
-    })
-  return anchor
 }
 
 function methodOfCustomer(state: State, id: string, customer: string): string {
@@ -172,7 +163,7 @@ function updateItems(state: State, subscription: Subscription, given: z.infer<ty
     ...(tax_rates === undefined ? {} : { tax_rates: ratesOf(state, tax_rates ?? []) }),
     ...(discounts === undefined ? {} : { discounts: discounts ?? [] }),
   }))
-  const resets = given.billing_cycle_anchor === 'now'
+  const resets = given.billing_cycle_anchor?.type === 'now'
   const extras = extrasOf(state, given.add_invoice_items ?? [], subscription.customer, subscription.id)
   if (!items && !resets && extras.length === 0) return
   const how = { proration: given.proration_behavior, behavior: given.payment_behavior, resets, extras }

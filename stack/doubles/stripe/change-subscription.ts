@@ -16,7 +16,7 @@ import { invalid, Refusal } from './refusals.ts'
 import { sum } from './shares.ts'
 import type { State } from './state.ts'
 import { itemLine } from './subscription-lines.ts'
-import { isOver } from './subscription-status.ts'
+import { endSubscription, isOver } from './subscription-status.ts'
 import type { InvoiceItem, InvoiceLine, Price, Subscription, TaxRate } from './wire.ts'
 
 type ItemChange = {
@@ -27,7 +27,7 @@ type ItemChange = {
   tax_rates?: TaxRate[] | undefined
   discounts?: Wanted[] | undefined
 }
-export type How = {
+type How = {
   proration: 'create_prorations' | 'always_invoice' | 'none'
   /** What becomes of a change that has to be paid for and is not. */
   behavior: 'allow_incomplete' | 'default_incomplete' | 'error_if_incomplete' | 'pending_if_incomplete'
@@ -206,6 +206,22 @@ export function planEnd(state: State, subscription: Subscription, { cancel_at_pe
     },
   })
   planAhead(state, subscription)
+}
+
+/** Ends it now. The rest of its periods may be given back, on a last invoice or whenever the next one is made. */
+export function cancel(
+  state: State,
+  subscription: Subscription,
+  { invoice_now, prorate }: { invoice_now: boolean; prorate: boolean },
+): void {
+  const isCharged = prorate && subscription.status !== 'trialing'
+  const credits = isCharged ? subscription.items.data.map((item) => creditFor(state, subscription, item)) : []
+  if (invoice_now) {
+    for (const credit of credits) addItem(state, credit)
+    invoiceNow(state, subscription, [], { proration: 'always_invoice', behavior: 'allow_incomplete' })
+  }
+  endSubscription(state, subscription, 'cancellation_requested')
+  if (!invoice_now) for (const credit of credits) addItem(state, credit)
 }
 
 /** Goes on after a trial that ended without a card: a new period from now. */

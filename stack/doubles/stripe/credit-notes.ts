@@ -12,11 +12,11 @@ import type { State } from './state.ts'
 import { taxesOf, taxRatesOf } from './taxes.ts'
 import { type Charge, type CreditNote, type CreditNoteLine, type Invoice, type Metadata, newId, nulls } from './wire.ts'
 
-export type NewLine =
+type NewLine =
   | { type: 'invoice_line_item'; invoice_line_item: string; amount?: number | undefined; quantity?: number | undefined }
   | { type: 'custom_line_item'; description: string; quantity: number; unit_amount: number }
 
-export type NewNote = {
+type NewNote = {
   lines: NewLine[] | undefined
   amount: number | undefined
   refund_amount: number

@@ -45,7 +45,7 @@ export type Failure = { left: number; status: number; path_prefix: string; after
 
 export type FinalizationFailure = { left: number; customer: string | undefined; code: string; message: string }
 
-export type PendingUpdate = { invoice: string; items: SubscriptionItem[]; billing_cycle_anchor: number }
+type PendingUpdate = { invoice: string; items: SubscriptionItem[]; billing_cycle_anchor: number }
 
 export const deliveryModes = ['normal', 'hold', 'drop', 'duplicate', 'shuffle'] as const
 type DeliveryMode = (typeof deliveryModes)[number]

@@ -12,6 +12,7 @@ import { draftInvoice } from './invoices.ts'
 import { listOf } from './lists.ts'
 import type { Outcome } from './payments.ts'
 import { planAhead } from './plan-ahead.ts'
+import { invalid } from './refusals.ts'
 import type { State } from './state.ts'
 import { firstLine, type Stub } from './subscription-lines.ts'
 import {
@@ -67,6 +68,18 @@ export function subscribe(
 
 const firstBoundary = ({ billing_cycle_anchor: anchor }: Subscription, start: number, price: Price) =>
   anchor > start ? anchor : nextBoundary(start, start, price)
+
+/** In the future, and before a period that began now would end. */
+export function anchorOf(state: State, anchor: number | undefined, prices: Price[]): number | undefined {
+  if (anchor === undefined) return undefined
+  const now = state.now()
+  const natural = Math.min(...prices.map((price) => nextBoundary(now, now, price)))
+  if (anchor <= now || anchor > natural)
+    throw invalid('billing_cycle_anchor must be in the future and no later than the next natural billing date.', {
+      param: 'billing_cycle_anchor',
+    })
+  return anchor
+}
 
 function redeemOrder(state: State, subscription: Subscription, { customer, discounts = [], items }: Order): void {
   const owner = { customer, subscription: subscription.id }

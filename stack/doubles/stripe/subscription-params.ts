@@ -4,6 +4,7 @@ import { boolean, discounts, expand, ignored, integer, metadata, rates, text, un
 
 const quantity = integer.pipe(z.number().min(0)).optional()
 const proration_behavior = z.enum(['create_prorations', 'always_invoice', 'none']).default('create_prorations')
+const anchor = z.strictObject({ type: z.enum(['now', 'unchanged']) }).optional()
 const missing_payment_method = z.enum(['create_invoice', 'pause', 'cancel'])
 const trial_settings = z.strictObject({ end_behavior: z.strictObject({ missing_payment_method }) }).optional()
 export const extras = z
@@ -57,7 +58,7 @@ export const changedParams = z.strictObject({
   ...shared,
   items: z.array(changedItem).optional(),
   proration_behavior,
-  billing_cycle_anchor: z.enum(['now', 'unchanged']).optional(),
+  billing_cycle_anchor: anchor,
   cancel_at_period_end: boolean.optional(),
   cancel_at: unset.or(integer).optional(),
   default_payment_method: unset.or(text).optional(),
@@ -74,5 +75,10 @@ export const changedParams = z.strictObject({
     .default('allow_incomplete'),
 })
 
-export const ended = z.strictObject({ invoice_now: ignored, prorate: ignored, cancellation_details: ignored, expand })
-export const resumed = z.strictObject({ billing_cycle_anchor: ignored, proration_behavior: ignored, expand })
+export const ended = z.strictObject({
+  invoice_now: boolean.default(false),
+  prorate: boolean.default(false),
+  cancellation_details: ignored,
+  expand,
+})
+export const resumed = z.strictObject({ billing_cycle_anchor: anchor, proration_behavior, expand })
