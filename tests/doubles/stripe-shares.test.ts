@@ -1,7 +1,7 @@
 /** The one way in which the stand-in takes a share of an amount: of what is prorated, to the cent. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { shareOf } from '../../stack/doubles/stripe/shares.ts'
+import { shareOf, spread, sum } from '../../stack/doubles/stripe/shares.ts'
 
 const amounts = fc.integer({ min: -1_000_000_000_000, max: 1_000_000_000_000 })
 /** So many of so many seconds. */
@@ -27,6 +27,21 @@ test('the shares of an amount, one after the other, add up to it', () =>
       expect(shares.reduce((sum, share) => sum + share, 0)).toBe(amount)
       expect(shares.every((share) => share === 0 || Math.sign(share) === Math.sign(amount))).toBe(true)
     }),
+  ))
+
+test('what is divided in proportion to others adds up, and none gets more than a unit too much', () =>
+  fc.assert(
+    fc.property(
+      fc.nat({ max: 1_000_000 }),
+      fc.array(fc.nat({ max: 100_000 }), { minLength: 1, maxLength: 20 }),
+      (amount, over) => {
+        const parts = spread(amount, over)
+
+        expect(sum(parts)).toBe(sum(over) === 0 ? 0 : amount)
+        for (const [i, part] of parts.entries())
+          expect(Math.abs(part - (amount * (over[i] ?? 0)) / (sum(over) || 1))).toBeLessThanOrEqual(1)
+      },
+    ),
   ))
 
 test('a share is the exact one, to the nearest unit', () =>

@@ -4,6 +4,7 @@ import {
   type LineItem,
   type Metadata,
   newId,
+  nulls,
   type Price,
   type Product,
   type SubscriptionItem,
@@ -14,26 +15,20 @@ export const newProduct = (
   state: State,
   given: { id?: string | undefined; name: string; description: string | null; metadata: Metadata; active: boolean },
 ): Product => ({
+  ...nulls('default_price package_dimensions shippable statement_descriptor tax_code tax_details unit_label'),
+  ...nulls('url'),
   id: given.id ?? newId('prod', 14),
   object: 'product',
   active: given.active,
   created: state.now(),
-  default_price: null,
   description: given.description,
   images: [],
   livemode: false,
   marketing_features: [],
   metadata: given.metadata,
   name: given.name,
-  package_dimensions: null,
-  shippable: null,
-  statement_descriptor: null,
-  tax_code: null,
-  tax_details: null,
   type: 'service',
-  unit_label: null,
   updated: state.now(),
-  url: null,
 })
 
 type Interval = 'day' | 'week' | 'month' | 'year'
@@ -49,13 +44,13 @@ type NewPrice = {
 }
 
 export const newPrice = (state: State, given: NewPrice): Price => ({
+  ...nulls('custom_unit_amount tiers_mode transform_quantity'),
   id: newId('price_1', 23),
   object: 'price',
   active: given.active,
   billing_scheme: 'per_unit',
   created: state.now(),
   currency: given.currency,
-  custom_unit_amount: null,
   livemode: false,
   lookup_key: given.lookup_key,
   metadata: given.metadata,
@@ -63,8 +58,6 @@ export const newPrice = (state: State, given: NewPrice): Price => ({
   product: given.product,
   recurring: given.recurring && { ...given.recurring, meter: null, trial_period_days: null, usage_type: 'licensed' },
   tax_behavior: 'unspecified',
-  tiers_mode: null,
-  transform_quantity: null,
   type: given.recurring ? 'recurring' : 'one_time',
   unit_amount: given.unit_amount,
   unit_amount_decimal: String(given.unit_amount),
@@ -111,6 +104,7 @@ export const newSubscriptionItem = (
 
 /** The older form of a price, which items still carry. */
 export const planOf = (price: Price): SubscriptionItem['plan'] => ({
+  ...nulls('meter tiers_mode transform_usage trial_period_days'),
   id: price.id,
   object: 'plan',
   active: price.active,
@@ -123,11 +117,7 @@ export const planOf = (price: Price): SubscriptionItem['plan'] => ({
   interval_count: price.recurring?.interval_count ?? 1,
   livemode: false,
   metadata: price.metadata,
-  meter: null,
   nickname: price.nickname,
   product: price.product,
-  tiers_mode: null,
-  transform_usage: null,
-  trial_period_days: null,
   usage_type: 'licensed',
 })

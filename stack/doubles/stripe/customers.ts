@@ -5,23 +5,19 @@ import { emit } from './events.ts'
 import { invalid, missing, need } from './refusals.ts'
 import type { State } from './state.ts'
 import { endSubscription } from './subscription-status.ts'
-import { type Customer, type DeletedCustomer, type Metadata, newId, type Portal } from './wire.ts'
+import { type Customer, type DeletedCustomer, type Metadata, newId, nulls, type Portal } from './wire.ts'
 
 export const newCustomer = (
   state: State,
   given: { email: string | null; name: string | null; description: string | null; metadata: Metadata },
 ): Customer => ({
+  ...nulls('address currency customer_account default_source discount phone shipping test_clock'),
   id: newId('cus', 14),
   object: 'customer',
-  address: null,
   balance: 0,
   created: state.now(),
-  currency: null,
-  customer_account: null,
-  default_source: null,
   delinquent: false,
   description: given.description,
-  discount: null,
   email: given.email,
   invoice_prefix: newId('', 8).slice(1).toUpperCase(),
   invoice_settings: { custom_fields: null, default_payment_method: null, footer: null, rendering_options: null },
@@ -29,26 +25,20 @@ export const newCustomer = (
   metadata: given.metadata,
   name: given.name,
   next_invoice_sequence: 1,
-  phone: null,
   preferred_locales: [],
-  shipping: null,
   tax_exempt: 'none',
-  test_clock: null,
 })
 
 export function newPortal(state: State, customer: string, return_url: string | null): Portal {
   const id = newId('bps_1', 23)
   return {
+    ...nulls('customer_account flow locale on_behalf_of'),
     id,
     object: 'billing_portal.session',
     configuration: 'bpc_1PalisadeStandIn',
     created: state.now(),
     customer,
-    customer_account: null,
-    flow: null,
     livemode: false,
-    locale: null,
-    on_behalf_of: null,
     return_url,
     url: `${state.url}/p/session/${id}`,
   }

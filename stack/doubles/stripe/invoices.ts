@@ -69,6 +69,8 @@ export function newInvoice(state: State, given: NewInvoice): Invoice {
   const { subscription, customer } = given
   const id = newId('in_1', 23)
   return {
+    ...nulls('automatically_finalizes_at effective_at ending_balance hosted_invoice_url next_payment_attempt'),
+    ...nulls('number'),
     ...unmodelledInvoice,
     id,
     object: 'invoice',
@@ -78,7 +80,6 @@ export function newInvoice(state: State, given: NewInvoice): Invoice {
     attempt_count: 0,
     attempted: false,
     auto_advance: true,
-    automatically_finalizes_at: null,
     billing_reason: given.reason,
     collection_method: subscription?.collection_method ?? 'charge_automatically',
     created: state.now(),
@@ -90,13 +91,8 @@ export function newInvoice(state: State, given: NewInvoice): Invoice {
     customer_tax_exempt: customer.tax_exempt ?? 'none',
     default_tax_rates: subscription?.default_tax_rates ?? [],
     discounts: [],
-    effective_at: null,
-    ending_balance: null,
-    hosted_invoice_url: null,
     lines: listOf(`/v1/invoices/${id}/lines`, []),
     metadata: {},
-    next_payment_attempt: null,
-    number: null,
     parent: subscription
       ? {
           quote_details: null,

@@ -132,23 +132,19 @@ const newRefund = (
   charge: Charge,
   given: { amount: number; reason: Refund['reason']; metadata: Metadata },
 ): Refund => ({
+  ...nulls('balance_transaction customer_account payment_method receipt_number source_transfer_reversal'),
+  ...nulls('transfer_reversal'),
   id: newId('re_3', 23),
   object: 'refund',
   amount: given.amount,
-  balance_transaction: null,
   charge: charge.id,
   created: state.now(),
   currency: charge.currency,
   customer: charge.customer,
-  customer_account: null,
   metadata: given.metadata,
   payment_intent: charge.payment_intent,
-  payment_method: null,
   reason: given.reason,
-  receipt_number: null,
-  source_transfer_reversal: null,
   status: state.settings.refund_status,
-  transfer_reversal: null,
 })
 
 const newDispute = (

@@ -116,14 +116,13 @@ function newSubscription(state: State, order: Order): Subscription {
   const { customer, metadata, trial_end = null, billing_cycle_anchor, missing_payment_method } = order
   const proration_discounts = order.proration_discounts ?? state.settings.proration_discounts
   return {
+    ...nulls('cancel_at canceled_at ended_at latest_invoice pause_collection'),
     ...unmodelledSubscription,
     id,
     object: 'subscription',
     billing_cycle_anchor: billing_cycle_anchor ?? trial_end ?? now,
     billing_mode: { flexible: { proration_discounts }, type: 'flexible' },
-    cancel_at: null,
     cancel_at_period_end: false,
-    canceled_at: null,
     cancellation_details: { comment: null, feedback: null, feedback_option: null, reason: null },
     collection_method: 'charge_automatically',
     created: now,
@@ -132,12 +131,9 @@ function newSubscription(state: State, order: Order): Subscription {
     default_payment_method: order.default_payment_method ?? null,
     default_tax_rates: order.default_tax_rates ?? [],
     discounts: [],
-    ended_at: null,
     items: listOf(`/v1/subscription_items?subscription=${id}`, []),
-    latest_invoice: null,
     livemode: false,
     metadata,
-    pause_collection: null,
     start_date: now,
     status: trial_end === null ? 'incomplete' : 'trialing',
     test_clock: customerOf(state, customer).test_clock ?? null,
