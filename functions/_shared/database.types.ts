@@ -1382,8 +1382,10 @@ export type Database = {
           current_period_start: string | null
           ended_at: string | null
           id: string
+          is_begun: boolean
           is_collection_paused: boolean
           is_returned: boolean
+          is_unfinalized: boolean
           past_due_since: string | null
           plan_id: string | null
           plan_price_id: string | null
@@ -1404,8 +1406,10 @@ export type Database = {
           current_period_start?: string | null
           ended_at?: string | null
           id: string
+          is_begun?: boolean
           is_collection_paused?: boolean
           is_returned?: boolean
+          is_unfinalized?: boolean
           past_due_since?: string | null
           plan_id?: string | null
           plan_price_id?: string | null
@@ -1425,8 +1429,10 @@ export type Database = {
           current_period_start?: string | null
           ended_at?: string | null
           id?: string
+          is_begun?: boolean
           is_collection_paused?: boolean
           is_returned?: boolean
+          is_unfinalized?: boolean
           past_due_since?: string | null
           plan_id?: string | null
           plan_price_id?: string | null
@@ -1816,6 +1822,7 @@ export type Database = {
         }
         Returns: Json
       }
+      handle_stripe_unknown: { Args: { id: number }; Returns: string }
       limit_api_key: { Args: { amount: number; id: string; meter: string; period: string }; Returns: undefined }
       list_dead_stripe_events: {
         Args: { before?: string; page_size?: number }
@@ -1855,6 +1862,20 @@ export type Database = {
           user_agent: string
         }[]
       }
+      list_stripe_unknowns: {
+        Args: { before?: number; page_size?: number }
+        Returns: {
+          details: Json
+          first_seen_at: string
+          id: number
+          kind: string
+          last_seen_at: string
+          object_id: string
+          times: number
+          value: string
+        }[]
+      }
+      map_stripe_price: { Args: { plan_price: string; stripe_price_id: string }; Returns: number }
       record_guardian_consent: { Args: { note: string; user_id: string }; Returns: undefined }
       refund_credits: {
         Args: { amount: number; idempotency_key: string; reason: string; user_id: string }

@@ -1379,6 +1379,7 @@ comment on function private.replay_priced_trades(uuid) is
 
 insert into private.settings (key, value, rule, description) values
   ('billing.grace_days', '7', '{"type": "integer", "minimum": 0, "maximum": 365}', 'Days after the due date of an unpaid invoice for which a past_due subscription still entitles.'),
+  ('billing.first_payment_required', 'true', '{"type": "boolean"}', 'true: a subscription entitles to nothing before its first invoice is paid, or a trial began; false: as soon as Stripe says active, also while a bank debit is on its way.'),
   ('billing.pay_url', '"/billing"', '{"type": "string", "pattern": "^(https?://[^ ]+|/[^ ]*)$"}', 'Where people are sent to pay or to choose a plan: an absolute URL, or a path of the app.')
 on conflict (key) do nothing;
 
@@ -1512,18 +1513,24 @@ create table public.subscriptions (
   is_returned boolean not null default false,
   is_collection_paused boolean not null default false,
   started_at timestamptz not null,
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  is_begun boolean not null default true,
+  is_unfinalized boolean not null default false
 );
 comment on table public.subscriptions is 'The caller''s subscriptions as Stripe has them. Written by functions only; what they entitle to is said by get_my_entitlement.';
 comment on column public.subscriptions.id is 'Stripe''s id.';
-comment on column public.subscriptions.plan_id is 'The best plan among its items; null: none of its prices is known here.';
+comment on column public.subscriptions.plan_id is 'The best plan among its items, of those first whose money did not go back; null: none of its prices is known here.';
 comment on column public.subscriptions.status is 'Stripe''s word: trialing, active, past_due, unpaid, paused, canceled, incomplete, incomplete_expired, or a newer one.';
 comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
-comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here. Null unless past_due or unpaid.';
+comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here, or from the end of what is paid. Null unless past_due, unpaid or is_unfinalized.';
 comment on column public.subscriptions.is_returned is
   'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
 comment on column public.subscriptions.is_collection_paused is
   'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
+comment on column public.subscriptions.is_begun is
+  'False: its first invoice is there and is not paid, nor was there a trial. See billing.first_payment_required.';
+comment on column public.subscriptions.is_unfinalized is
+  'The invoice of its current period is a draft that Stripe cannot make final: it is active there, and nobody is asked to pay. Counts as past due.';
 create index subscriptions_user_id_idx on public.subscriptions (user_id);
 create index subscriptions_past_due_since_idx on public.subscriptions (past_due_since) where status = 'past_due';
 create index subscriptions_plan_id_idx on public.subscriptions (plan_id);
@@ -1603,7 +1610,74 @@ alter table public.disputes force row level security;
 revoke all on public.disputes from anon, authenticated, service_role;
 grant select on public.disputes to authenticated, service_role;
 
+create table private.paid_periods (
+  payment_id text not null references public.payments (id) on delete cascade,
+  line_id text not null check (length(line_id) between 1 and 255),
+  subscription_id text not null check (length(subscription_id) between 1 and 255),
+  plan_id text not null references public.plans (id) on delete cascade,
+  plan_price_id text not null references public.plan_prices (id) on delete cascade,
+  starts_at timestamptz not null,
+  ends_at timestamptz not null check (ends_at > starts_at),
+  is_proration boolean not null,
+  is_credit boolean not null,
+  is_returned boolean not null,
+  primary key (payment_id, line_id)
+);
+comment on table private.paid_periods is 'The lines of paid invoices that are a plan''s: which plan was paid for which time. Whether by card, balance, coupon or outside of Stripe makes no difference.';
+comment on column private.paid_periods.is_proration is 'Of a change in mid-period.';
+comment on column private.paid_periods.is_credit is 'Unused time that was given back: what was paid for it ends with its beginning.';
+comment on column private.paid_periods.is_returned is 'All the money that it cost is back with the customer.';
+create index paid_periods_subscription_id_idx on private.paid_periods (subscription_id);
+create index paid_periods_plan_id_idx on private.paid_periods (plan_id);
+create index paid_periods_plan_price_id_idx on private.paid_periods (plan_price_id);
+revoke all on private.paid_periods from anon, authenticated, service_role;
+
 -- What it entitles to --------------------------------------------------------------------------------------------------
+
+create function private.has_base(paid private.paid_periods, is_kept boolean default false) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return exists (
+    select from private.paid_periods b
+    where b.subscription_id = (paid).subscription_id and not b.is_proration and not b.is_credit
+      and b.starts_at < (paid).ends_at and b.ends_at > (paid).starts_at and not (has_base.is_kept and b.is_returned));
+end $$;
+comment on function private.has_base(private.paid_periods, boolean) is
+  'Whether a change in mid-period is of a period that was paid for, is_kept: and whose money did not go back; the piece of a period before the first whole one stands by itself.';
+
+create function private.paid_spans(subscription_id text) returns table (plan_id text, "position" integer, starts_at timestamptz, ends_at timestamptz)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select r.plan_id, p.position, r.starts_at, least(r.ends_at, c.starts_at)
+    from private.paid_periods r
+      join public.plans p on p.id = r.plan_id
+      -- What came back as unused time by a later invoice.
+      cross join lateral (
+        select min(u.starts_at) as starts_at from private.paid_periods u
+        where u.subscription_id = r.subscription_id and u.plan_price_id = r.plan_price_id and u.is_credit and not u.is_returned
+          and u.payment_id <> r.payment_id and u.starts_at >= r.starts_at and u.starts_at < r.ends_at) c
+    where r.subscription_id = paid_spans.subscription_id and not r.is_credit and not r.is_returned
+      and (not r.is_proration or not private.has_base(r) or private.has_base(r, is_kept => true))
+      and r.starts_at < coalesce(c.starts_at, 'infinity');
+end $$;
+comment on function private.paid_spans(text) is
+  'Which plans are paid for in which times, by a subscription''s lines that were paid and whose money did not go back.';
+
+create function private.grace_starts_at(subscription public.subscriptions) returns timestamptz
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_due_at timestamptz := coalesce((subscription).past_due_since, (subscription).current_period_start, (subscription).started_at);
+begin
+  -- A declined upgrade or seat takes nothing of what is paid for: grace is for what comes after it.
+  return coalesce((
+    select max(p.ends_at) from private.paid_spans((subscription).id) p where p.starts_at <= v_due_at and p.ends_at > v_due_at), v_due_at);
+end $$;
+comment on function private.grace_starts_at(public.subscriptions) is
+  'When the days of grace of what is owed begin: when it was due, or with the end of what is paid for at that time.';
 
 create function private.subscription_claims(user_id uuid)
 returns table (
@@ -1614,43 +1688,70 @@ as $$
 begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query
-  with known as (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_collection_paused, t.period_ends_at, t.slack_ends_at, c.cancels_at,
-      case when c.cancels_at is null then s.status else 'canceling' end as paid_state
+  with known as materialized (
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
+      l.plan_id as last_plan_id, l.position as last_position, s.past_due_since, t.period_ends_at, greatest(t.period_ends_at, t.slack_ends_at) as slack_ends_at,
+      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes
     from public.subscriptions s
       join public.plans p on p.id = s.plan_id
-      cross join (select make_interval(days => (private.setting('billing.grace_days'))::integer) as days) g
+      cross join (
+        select make_interval(days => (private.setting('billing.grace_days'))::integer) as days,
+          (private.setting('billing.first_payment_required'))::boolean as needs_payment) g
+      cross join lateral (select s.is_begun or not g.needs_payment as is_begun) b
+      cross join lateral (
+        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized as is_in_order,
+          s.status = 'past_due' or s.status in ('trialing', 'active') and s.is_unfinalized as owes) o
       cross join lateral (
         select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
-      -- The end of what is paid, and how long we wait for what comes after it. Who owes something has had the first already.
+      -- Who owes something has what is paid otherwise, and then the plan that was paid last for the days of grace.
+      left join lateral (
+        select x.plan_id, x.position, x.ends_at from private.paid_spans(s.id) x
+        where not o.is_in_order and x.starts_at <= coalesce(s.past_due_since, 'infinity')
+        order by x.ends_at desc, x.position desc limit 1) l on true
+      -- The end of what is paid, and how long we wait for what comes after it.
       cross join lateral (
-        select case when s.status = 'past_due' then '-infinity' else e.ends_at end as period_ends_at,
-          case when s.is_collection_paused then interval '0' else g.days end + case when s.status = 'past_due' then coalesce(s.past_due_since, s.current_period_start, s.started_at) else e.ends_at end
-            as slack_ends_at) t
+        select case when o.is_in_order then e.ends_at else coalesce(l.ends_at, '-infinity') end as period_ends_at,
+          case when o.is_in_order or o.owes and b.is_begun and not s.is_returned then
+            case when s.is_collection_paused then interval '0' else g.days end
+              + case when o.is_in_order then e.ends_at else private.grace_starts_at(s) end end as slack_ends_at) t
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
     where s.user_id = subscription_claims.user_id
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
-  from known k where k.status in ('trialing', 'active') and not k.is_returned
+  from known k where k.is_in_order
   union all
-  select k.id, k.started_at, k.position, case k.status when 'past_due' then 'past_due' else k.paid_state end, k.plan_id, k.period_ends_at,
+  -- The first from ever on, as all claims are: Stripe's clock may be ahead of ours.
+  select k.id, k.started_at, x.position, n.state, x.plan_id,
+    case when x.starts_at > min(x.starts_at) over (partition by k.id) then x.starts_at else '-infinity' end, least(x.ends_at, k.cancels_at),
+    least(k.slack_ends_at, k.cancels_at), case when n.state = 'past_due' then least(k.slack_ends_at, k.cancels_at) end
+  from known k cross join lateral private.paid_spans(k.id) x
+    cross join lateral (
+      select case when k.owes or k.status = 'unpaid' then 'past_due' when k.status = 'paused' then 'paused' else k.paid_state end as state) n
+  where k.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused') and not k.is_in_order
+    and x.starts_at < least(x.ends_at, k.cancels_at)
+    -- Nothing is paid for what comes after a debt.
+    and x.starts_at <= coalesce(k.past_due_since, 'infinity')
+  union all
+  select k.id, k.started_at, coalesce(k.last_position, k.position), case when k.owes then 'past_due' else k.paid_state end,
+    coalesce(k.last_plan_id, k.plan_id), k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k
-  where k.status in ('trialing', 'active', 'past_due') and not k.is_returned and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
   union all
   select k.id, k.started_at, k.position, case
+      when k.status in ('trialing', 'active', 'past_due') and not k.is_begun then 'incomplete'
       when k.status in ('trialing', 'active', 'past_due') and k.is_returned then 'unpaid'
       when k.status in ('trialing', 'active', 'past_due') and k.cancels_at <= k.slack_ends_at then 'canceled'
       when k.status in ('trialing', 'active') and k.is_collection_paused then 'paused'
+      when k.status in ('trialing', 'active') and k.is_unfinalized then 'unpaid'
       when k.status in ('trialing', 'active') then 'expired'
       else k.status
     end, null, '-infinity', 'infinity', null, null
   from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
 end $$;
 comment on function private.subscription_claims(uuid) is
-  'What each of a user''s subscriptions claims in which time: its plan while it is paid for; its plan for billing.grace_days more, counted from what is overdue, or from the end of the period while Stripe has not said what came after it (no days while it is not collected); and no plan (null) ever after, or at any time when the money of its period went back. Depends on rows only, not on the time it is asked.';
+  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
 
 create function private.refresh_entitlement(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -1709,9 +1810,9 @@ begin
   return null;
 end $$;
 comment on function private.tg__refresh_entitlements() is
-  'The days of grace and the order of plans are part of what is written in private.entitlements.';
+  'The days of grace, whether a first payment is needed and the order of plans are part of what is written in private.entitlements.';
 create trigger tg_settings__entitlements after update on private.settings
-  for each row when (new.key = 'billing.grace_days' and new.value <> old.value) execute function private.tg__refresh_entitlements();
+  for each row when (new.key in ('billing.grace_days', 'billing.first_payment_required') and new.value <> old.value) execute function private.tg__refresh_entitlements();
 create trigger tg_plans__entitlements after insert or update of position on public.plans
   for each statement execute function private.tg__refresh_entitlements();
 
@@ -1838,6 +1939,21 @@ end $$;
 comment on function private.open_plan_checkout(private.checkouts) is
   'The open checkout of a plan that is for exactly the same, if there is one; all others are closed, and their sessions must be expired at Stripe, or be known to be over, before another begins. The caller holds the buyer''s lock.';
 
+create function private.refuse_second_subscription(user_id uuid) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_status text := private.plan_subscription_status(refuse_second_subscription.user_id);
+begin
+  if v_status = 'paused' then
+    perform private.raise_error('already_subscribed', 'You have a subscription already, and it is paused. POST /billing/resume goes on with it.',
+      private.setting('billing.pay_url') #>> '{}');
+  elsif v_status is not null then
+    perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
+  end if;
+end $$;
+comment on function private.refuse_second_subscription(uuid) is 'Raises already_subscribed for a user who has a subscription of a plan that has not ended.';
+
 create function private.prepare_checkout(
   user_id uuid, session_id uuid, plan_price text, credit_pack text, livemode boolean, return_urls jsonb
 ) returns jsonb
@@ -1862,13 +1978,7 @@ begin
   v_wanted.livemode := prepare_checkout.livemode;
   v_wanted.return_urls := coalesce(prepare_checkout.return_urls, '{}');
   if v_price.plan_price_id is not null then
-    if exists (
-      select from public.subscriptions s
-      where s.user_id = prepare_checkout.user_id
-        -- One of another product, sold to the same customer, is in nobody's way.
-        and s.plan_id is not null and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')) then
-      perform private.raise_error('already_subscribed', 'You have a subscription already.', 'Change or pay it in the billing portal.');
-    end if;
+    perform private.refuse_second_subscription(prepare_checkout.user_id);
     select o.* into v_open from private.open_plan_checkout(v_wanted) o;
     v_checkout := v_open.checkout;
     v_stale_sessions := v_open.stale_sessions;
@@ -2345,6 +2455,7 @@ as $$
 declare
   v_warning jsonb := (event).payload #> '{data,object}';
   v_intent text := coalesce(v_warning #>> '{payment_intent,id}', v_warning ->> 'payment_intent');
+  v_charge text := coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge');
   v_user_id uuid;
 begin
   if exists (
@@ -2354,14 +2465,14 @@ begin
   end if;
   select c.user_id into v_user_id
   from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
-  where o.payment_intent_ids && array[v_intent] and o.payment_intent_ids <> '{}'
+  where o.payment_refs && array_remove(array[v_intent, v_charge], null) and o.payment_refs <> '{}'
   order by o.object in ('invoice', 'checkout_session') desc, o.id limit 1;
   -- Of the project, not of the user: who uses a stolen card need not know that it is noticed.
   perform private.raise_security_event(
     type => 'stripe_early_fraud_warning', severity => 'high', user_id => null, dedupe_key => left((event).object_id, 200),
     details => jsonb_build_object(
       'event_id', (event).id, 'warning_id', (event).object_id,
-      'charge_id', left(coalesce(v_warning #>> '{charge,id}', v_warning ->> 'charge'), 255), 'payment_intent_id', left(v_intent, 255),
+      'charge_id', left(v_charge, 255), 'payment_intent_id', left(v_intent, 255),
       'fraud_type', left(v_warning ->> 'fraud_type', 255), 'user_id', v_user_id));
 end $$;
 comment on function private.warn_of_fraud(private.stripe_events) is
@@ -2523,6 +2634,113 @@ end $$;
 comment on function private.retry_stripe_events(timestamptz) is
   'For database administrators, after an outage: lets all dead events of Stripe''s be tried again, or those that were given up since then, as often as new ones. Answers how many.';
 
+-- The unknown ----------------------------------------------------------------------------------------------------------
+
+create table private.stripe_unknowns (
+  id bigint generated always as identity primary key,
+  kind text not null check (kind ~ '^[a-z][a-z0-9_]{0,59}$'),
+  value text not null check (length(value) between 1 and 255),
+  object_id text check (length(object_id) <= 255),
+  details jsonb not null default '{}' check (jsonb_typeof(details) = 'object' and pg_column_size(details) <= 4000),
+  times bigint not null default 1 check (times > 0),
+  first_seen_at timestamptz not null default now(),
+  last_seen_at timestamptz not null default now(),
+  handled_at timestamptz,
+  unique (kind, value)
+);
+comment on table private.stripe_unknowns is
+  'What Stripe said that has no meaning here, such as a status that it added later: one row for each kind and value, until somebody acts on it.';
+comment on column private.stripe_unknowns.kind is 'What sort of thing it is, such as subscription_status, billing_reason or price.';
+comment on column private.stripe_unknowns.object_id is 'The first of Stripe''s objects that said so, as an example.';
+comment on column private.stripe_unknowns.details is 'Of that object; no addresses or names.';
+comment on column private.stripe_unknowns.times is 'How often it was read, also of the same object; whoever reads it at the same moment may not be counted.';
+comment on column private.stripe_unknowns.handled_at is 'When an operator closed it: it goes on being counted, and is told no more.';
+create index stripe_unknowns_open_idx on private.stripe_unknowns (id) where handled_at is null;
+revoke all on private.stripe_unknowns from anon, authenticated, service_role;
+
+create function private.note_stripe_unknown(kind text, value text, object_id text, details jsonb default '{}') returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_value text := left(coalesce(nullif(note_stripe_unknown.value, ''), 'none'), 255);
+begin
+  -- The row is not waited for: whoever notes has locks of customers, and others who have it may want one of these.
+  update private.stripe_unknowns u set times = u.times + 1, last_seen_at = now()
+  where u.id = (
+    select x.id from private.stripe_unknowns x where x.kind = note_stripe_unknown.kind and x.value = v_value for update skip locked);
+  if found or exists (select from private.stripe_unknowns u where u.kind = note_stripe_unknown.kind and u.value = v_value) then
+    return false;
+  end if;
+  insert into private.stripe_unknowns (kind, value, object_id, details)
+  values (note_stripe_unknown.kind, v_value, left(note_stripe_unknown.object_id, 255), coalesce(note_stripe_unknown.details, '{}'))
+  on conflict on constraint stripe_unknowns_kind_value_key do nothing;
+  if not found then
+    return false;
+  end if;
+  perform private.raise_security_event(
+    type => 'stripe_unknown', severity => 'medium', user_id => null,
+    dedupe_key => left(note_stripe_unknown.kind || ':' || v_value, 200),
+    details => coalesce(note_stripe_unknown.details, '{}')
+      || jsonb_build_object('kind', note_stripe_unknown.kind, 'value', v_value, 'object_id', left(note_stripe_unknown.object_id, 255)));
+  return true;
+end $$;
+comment on function private.note_stripe_unknown(text, text, text, jsonb) is
+  'Notes something of Stripe''s that has no meaning here. The first time that a value of a kind is seen it is a security event (stripe_unknown, medium) and a row that public.list_stripe_unknowns shows; after that it is counted. details hold no addresses or names. True for what is new.';
+
+create function private.open_stripe_unknowns(before bigint, page_size integer)
+returns table (id bigint, kind text, value text, object_id text, details jsonb, times bigint, first_seen_at timestamptz, last_seen_at timestamptz)
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the list is private; refuses all but admins and the service role.
+begin
+  perform private.require_admin();
+  return query
+    select u.id, u.kind, u.value, u.object_id, u.details, u.times, u.first_seen_at, u.last_seen_at
+    from private.stripe_unknowns u
+    where u.handled_at is null and (open_stripe_unknowns.before is null or u.id < open_stripe_unknowns.before)
+    order by u.id desc limit private.page_of(open_stripe_unknowns.page_size);
+end $$;
+comment on function private.open_stripe_unknowns(bigint, integer) is 'Behind public.list_stripe_unknowns.';
+grant execute on function private.open_stripe_unknowns(bigint, integer) to authenticated, service_role;
+
+create function public.list_stripe_unknowns(before bigint default null, page_size integer default 100)
+returns table (id bigint, kind text, value text, object_id text, details jsonb, times bigint, first_seen_at timestamptz, last_seen_at timestamptz)
+language sql stable security invoker set search_path = ''
+as $$ select * from private.open_stripe_unknowns(list_stripe_unknowns.before, list_stripe_unknowns.page_size) $$;
+comment on function public.list_stripe_unknowns(bigint, integer) is
+  'What Stripe said that has no meaning here and nobody has handled, the latest first, at most page_size (1 to 1000), and before: only those after this one, the last of the page before; for admins and the service role: its kind and value, the object that said it first, how often and when it was read.';
+grant execute on function public.list_stripe_unknowns(bigint, integer) to authenticated, service_role;
+
+create function private.close_stripe_unknown(id bigint) returns timestamptz
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the list is private; refuses all but admins and the service role.
+declare
+  v_unknown private.stripe_unknowns;
+begin
+  perform private.require_admin();
+  select u.* into v_unknown from private.stripe_unknowns u where u.id = close_stripe_unknown.id for no key update;
+  if not found then
+    perform private.raise_error('not_found', 'There is no such entry.');
+  end if;
+  if v_unknown.handled_at is not null then
+    return v_unknown.handled_at;
+  end if;
+  update private.stripe_unknowns u set handled_at = now() where u.id = v_unknown.id;
+  perform private.audit(action => 'stripe_unknown.handle', resource_type => 'stripe_unknown', resource_id => v_unknown.id::text,
+    details => jsonb_build_object('kind', v_unknown.kind, 'value', v_unknown.value, 'times', v_unknown.times));
+  return now();
+end $$;
+comment on function private.close_stripe_unknown(bigint) is 'Behind public.handle_stripe_unknown.';
+grant execute on function private.close_stripe_unknown(bigint) to authenticated, service_role;
+
+create function public.handle_stripe_unknown(id bigint) returns timestamptz
+language sql volatile security invoker set search_path = ''
+as $$ select private.close_stripe_unknown(handle_stripe_unknown.id) $$;
+comment on function public.handle_stripe_unknown(bigint) is
+  'For admins and the service role: closes an entry of list_stripe_unknowns, which is counted and told no more; 404 not_found when there is none. Answers when it was closed, also by an earlier call.';
+grant execute on function public.handle_stripe_unknown(bigint) to authenticated, service_role;
+
 -- The old --------------------------------------------------------------------------------------------------------------
 
 create function private.delete_old_stripe_events(batch_size integer default 50000) returns bigint
@@ -2558,10 +2776,10 @@ comment on function private.delete_old_stripe_events(integer) is
 
 create table private.stripe_objects (
   id text primary key check (length(id) between 1 and 255),
-  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute')),
+  object text not null check (object in ('customer', 'subscription', 'invoice', 'checkout_session', 'refund', 'dispute', 'credit_note')),
   customer_id text check (length(customer_id) <= 255),
   subscription_id text check (length(subscription_id) <= 255),
-  payment_intent_ids text[] not null default '{}',
+  payment_refs text[] not null default '{}',
   user_id text check (length(user_id) <= 255),
   reading jsonb not null check (jsonb_typeof(reading) = 'object'),
   read_at timestamptz not null,
@@ -2569,15 +2787,16 @@ create table private.stripe_objects (
 );
 comment on table private.stripe_objects is 'The newest reading of each object of Stripe''s; also of customers that are not known here (yet).';
 comment on column private.stripe_objects.subscription_id is 'Of an invoice.';
-comment on column private.stripe_objects.payment_intent_ids is 'What ties refunds and disputes to the invoice or session that was paid.';
+comment on column private.stripe_objects.payment_refs is
+  'What ties refunds, disputes and credit notes to the invoice or session that was paid: its payment intents, charges without one, records of payments, and the invoice''s own id.';
 comment on column private.stripe_objects.user_id is 'Our metadata: whom the object was made for. Kept when Stripe forgets it with a deleted customer.';
 comment on column private.stripe_objects.reading is 'Without read_at. Times are Unix seconds, amounts in the smallest unit.';
 comment on column private.stripe_objects.read_at is 'By the database''s clock, before the object was asked for: of two readings the later one is at least as new.';
 comment on column private.stripe_objects.deleted_at is 'The first time that it was read as deleted; null: it is there.';
 create index stripe_objects_customer_id_idx on private.stripe_objects (customer_id);
 create index stripe_objects_subscription_id_idx on private.stripe_objects (subscription_id) where subscription_id is not null;
-create index stripe_objects_payment_intent_ids_idx on private.stripe_objects using gin (payment_intent_ids) with (fastupdate = off)
-  where payment_intent_ids <> '{}';
+create index stripe_objects_payment_refs_idx on private.stripe_objects using gin (payment_refs) with (fastupdate = off)
+  where payment_refs <> '{}';
 revoke all on private.stripe_objects from anon, authenticated, service_role;
 
 create function private.stripe_time(reading jsonb, field text) returns timestamptz
@@ -2600,11 +2819,14 @@ begin
   v_object.object := reading ->> 'object';
   v_object.customer_id := case when v_object.object = 'customer' then v_object.id else reading ->> 'customer_id' end;
   v_object.subscription_id := case when v_object.object = 'invoice' then reading ->> 'subscription_id' end;
-  v_object.payment_intent_ids := array(
-    select reading ->> 'payment_intent_id' where reading ->> 'payment_intent_id' is not null
-    union
-    select p ->> 'payment_intent_id' from jsonb_path_query(reading, '$.payments[*]') p where p ->> 'payment_intent_id' is not null
-    order by 1);
+  v_object.payment_refs := array(
+    select r.ref from (
+      select case when v_object.object = 'invoice' then v_object.id else reading ->> 'invoice_id' end
+      union
+      select p.payment ->> f.field
+      from (select reading union all select i from jsonb_path_query(reading, '$.payments[*]') i) p (payment),
+        unnest(array['payment_intent_id', 'charge_id', 'payment_record_id']) f (field)) r (ref)
+    where r.ref is not null order by 1);
   v_object.user_id := reading ->> 'user_id';
   v_object.reading := reading - 'read_at';
   v_object.read_at := (reading ->> 'read_at')::timestamptz;
@@ -2633,7 +2855,7 @@ begin
   end loop;
 end $$;
 comment on function private.lock_stripe_objects(text[]) is
-  'One transaction at a time for each customer (or payment intent), until it ends, always in the same order. Taken before anything of theirs is read.';
+  'One transaction at a time for each customer (or payment), until it ends, always in the same order. Taken before anything of theirs is read.';
 
 create function private.store_stripe_object(kept private.stripe_objects, out stored private.stripe_objects, out outcome text)
 language plpgsql volatile security invoker set search_path = ''
@@ -2668,13 +2890,56 @@ begin
     else 'same' end;
   if stored is distinct from v_old then
     update private.stripe_objects o set
-      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_intent_ids = stored.payment_intent_ids,
+      customer_id = stored.customer_id, subscription_id = stored.subscription_id, payment_refs = stored.payment_refs,
       user_id = stored.user_id, reading = stored.reading, read_at = stored.read_at, deleted_at = stored.deleted_at
     where o.id = stored.id;
   end if;
 end $$;
 comment on function private.store_stripe_object(private.stripe_objects) is
   'Keeps a reading unless a newer one is there. Answers what is stored now, and same, changed or older. The caller holds the lock.';
+
+create function private.stripe_words(kind text) returns text[]
+language sql immutable security invoker set search_path = ''
+return case stripe_words.kind
+  when 'subscription_status' then
+    array['active', 'canceled', 'incomplete', 'incomplete_expired', 'past_due', 'paused', 'trialing', 'unpaid']
+  when 'invoice_status' then array['draft', 'open', 'paid', 'uncollectible', 'void']
+  when 'billing_reason' then
+    array['automatic_pending_invoice_item_invoice', 'manual', 'quote_accept', 'subscription', 'subscription_create', 'subscription_cycle',
+      'subscription_threshold', 'subscription_update', 'upcoming']
+  when 'checkout_status' then array['complete', 'expired', 'open']
+  when 'checkout_payment_status' then array['no_payment_required', 'paid', 'unpaid']
+  when 'refund_status' then array['canceled', 'failed', 'pending', 'requires_action', 'succeeded']
+  when 'dispute_status' then
+    array['appeal_needs_response', 'appeal_under_review', 'lost', 'needs_response', 'prevented', 'under_review', 'warning_closed',
+      'warning_needs_response', 'warning_under_review', 'won']
+  when 'credit_note_status' then array['issued', 'void'] end;
+comment on function private.stripe_words(text) is
+  'The words of the pinned version of Stripe''s API that a kind of private.stripe_unknowns may have; null for a kind that has no list.';
+
+create function private.note_stripe_unknowns_of(kept private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_reading jsonb := (kept).reading;
+begin
+  perform private.note_stripe_unknown(w.kind, w.value, (kept).id, jsonb_build_object('object', (kept).object))
+  from (
+    select case (kept).object when 'checkout_session' then 'checkout' else (kept).object end || '_status', v_reading ->> 'status'
+    union all
+    select 'checkout_payment_status', v_reading ->> 'payment_status' where (kept).object = 'checkout_session'
+    union all
+    -- Why an invoice was made decides what it brings, where it is paid and has a plan's line.
+    select 'billing_reason', v_reading ->> 'billing_reason'
+    where (kept).object = 'invoice' and v_reading ->> 'status' = 'paid' and exists (
+      select from jsonb_path_query(v_reading, '$.lines[*]') l (line) join private.stripe_prices s on s.id = l.line ->> 'price_id'
+      where s.plan_price_id is not null)
+    union all
+    select 'payment_type', p ->> 'unknown_type' from jsonb_path_query(v_reading, '$.payments[*]') p) w (kind, value)
+  where w.value is not null and w.value <> all (coalesce(private.stripe_words(w.kind), '{}'));
+end $$;
+comment on function private.note_stripe_unknowns_of(private.stripe_objects) is
+  'Notes what a stored object says in words that are not known here: statuses, why a paid invoice of a plan was made, by what kind of payment it was paid.';
 
 -- Whose ----------------------------------------------------------------------------------------------------------------
 
@@ -2769,10 +3034,10 @@ declare
 begin
   perform private.lock_stripe_objects(array(
     select o.customer_id from unnest(v_objects) o
-    union select unnest(o.payment_intent_ids) from unnest(v_objects) o
-    -- Whose payments these refunds and disputes are of: what they paid for may end with them.
+    union select unnest(o.payment_refs) from unnest(v_objects) o
+    -- Whose payments these refunds, disputes and credit notes are of: what they paid for may end with them.
     union select p.customer_id from private.stripe_objects p
-    where p.payment_intent_ids && array(select unnest(o.payment_intent_ids) from unnest(v_objects) o) and p.payment_intent_ids <> '{}'
+    where p.payment_refs && array(select unnest(o.payment_refs) from unnest(v_objects) o) and p.payment_refs <> '{}'
     union select o.id from unnest(v_objects) o where o.customer_id is null));
   -- Who is being erased at this moment is gone before anything is stored; who is not, waits to be until this is done.
   perform from auth.users u
@@ -2842,6 +3107,7 @@ begin
   if v_changed is null then
     return 'unknown_customer';
   end if;
+  perform private.note_stripe_unknowns_of(kept);
   perform private.tell_of_stripe_object(kept);
   return case when v_changed then 'changed' else outcome end;
 end $$;
@@ -2925,9 +3191,582 @@ $$;
 comment on function private.known_stripe_objects(text, timestamptz) is
   'The objects of a kind that Stripe must have, too, made since then (null: ever), and when they were read: of sessions the complete ones; none that are deleted.';
 
+-- sql/67_changes_at_stripe.sql ========================================================================================
+
+-- What must change at Stripe because something changed here, and prices that were made at Stripe and not here.
+
+-- Changes =============================================================================================================
+-- A list of what is to be done at Stripe: a subscription that ends with its account, another address, a trial that goes on. Rows have no
+-- foreign key: they outlive the user, whose subscription must not go on being charged.
+
+insert into private.settings (key, value, rule, description) values
+  ('billing.cancel_on_deletion', '"period_end"', '{"enum": ["period_end", "now"]}', 'When subscriptions of a deleted account end: "period_end" of what was paid for, which reinstate_account can take back, or "now".')
+on conflict (key) do nothing;
+
+create table private.stripe_changes (
+  customer_id text not null check (length(customer_id) between 1 and 255),
+  kind text not null check (kind in ('cancellation', 'email', 'resumption')),
+  wanted text check (wanted in ('now', 'period_end', 'undo')),
+  livemode boolean not null,
+  user_id uuid not null,
+  subscription_ids text[] not null default '{}',
+  turn bigint not null default 0,
+  is_disturbed boolean not null default false,
+  attempts integer not null default 0 check (attempts >= 0),
+  next_attempt_at timestamptz not null default now(),
+  error text check (length(error) <= 500),
+  created_at timestamptz not null default now(),
+  done_at timestamptz,
+  primary key (customer_id, kind),
+  check ((kind = 'cancellation') = (wanted is not null))
+);
+comment on table private.stripe_changes is
+  'What is to be done at Stripe for a customer: end their subscriptions (cancellation), tell their address (email), go on after a paused trial (resumption). Tried until it is done.';
+comment on column private.stripe_changes.wanted is 'Of a cancellation: now, at the period_end, or undo, when the account was reinstated.';
+comment on column private.stripe_changes.user_id is 'Whose customer it is, or was: no foreign key, because it must be done although the user is erased.';
+comment on column private.stripe_changes.subscription_ids is 'Subscriptions that it is about, as far as known, for whoever has to act by hand.';
+comment on column private.stripe_changes.turn is 'Whose turn it is: an answer of an earlier one is too late.';
+comment on column private.stripe_changes.is_disturbed is 'An earlier worker ended late and may have undone what a later one did: it is done once more.';
+create index stripe_changes_next_attempt_at_idx on private.stripe_changes (next_attempt_at) where done_at is null;
+create index stripe_changes_done_at_idx on private.stripe_changes (done_at) where done_at is not null;
+create index stripe_changes_user_id_idx on private.stripe_changes (user_id);
+revoke all on private.stripe_changes from anon, authenticated, service_role;
+
+create function private.note_stripe_change(customer private.stripe_customers, kind text, wanted text default null) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  insert into private.stripe_changes as c (customer_id, kind, wanted, livemode, user_id, subscription_ids)
+  values (
+    (customer).id, note_stripe_change.kind, note_stripe_change.wanted, (customer).livemode, (customer).user_id,
+    array(
+      select o.id from private.stripe_objects o
+      where o.customer_id = (customer).id and o.object = 'subscription' and o.deleted_at is null
+        and o.reading ->> 'status' not in ('canceled', 'incomplete_expired')
+      order by o.id))
+  on conflict on constraint stripe_changes_pkey do update set
+    wanted = excluded.wanted, user_id = excluded.user_id, subscription_ids = excluded.subscription_ids, turn = c.turn + 1, attempts = 0,
+    next_attempt_at = now(), error = null, created_at = now(), done_at = null;
+end $$;
+comment on function private.note_stripe_change(private.stripe_customers, text, text) is
+  'Notes what is to be done at Stripe for a customer, in the place of what was wanted of this kind before.';
+
+create function private.claim_stripe_changes(livemode boolean, batch_size integer default 10)
+returns table (customer_id text, kind text, wanted text, email text, turn bigint)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- This key cannot do them; who has the other mode's looks again in an hour.
+  update private.stripe_changes c set next_attempt_at = now() + interval '1 hour'
+  where c.done_at is null and c.next_attempt_at <= now() and c.livemode <> claim_stripe_changes.livemode;
+  return query
+    with due as (
+      select d.customer_id, d.kind from private.stripe_changes d
+      where d.done_at is null and d.next_attempt_at <= now() and d.livemode = claim_stripe_changes.livemode
+      order by d.next_attempt_at, d.customer_id limit least(claim_stripe_changes.batch_size, 100)
+      for update skip locked
+    )
+    update private.stripe_changes c set
+      turn = c.turn + 1, attempts = c.attempts + 1, is_disturbed = false,
+      next_attempt_at = now() + make_interval(secs => (private.setting('billing.lease_seconds'))::integer)
+    from due d where c.customer_id = d.customer_id and c.kind = d.kind
+    returning c.customer_id, c.kind, c.wanted, private.confirmed_email(c.user_id), c.turn;
+end $$;
+comment on function private.claim_stripe_changes(boolean, integer) is
+  'Takes what is due at Stripe in this mode, each for one worker and for billing.lease_seconds, with the user''s address where it is confirmed. End each with finish_stripe_change and its turn.';
+
+create function private.confirmed_email(user_id uuid) returns text
+language sql stable security invoker set search_path = ''
+as $$
+  select nullif(u.email, '') from auth.users u where u.id = confirmed_email.user_id and u.email_confirmed_at is not null
+$$;
+comment on function private.confirmed_email(uuid) is 'The address that a user has shown to be theirs; null without one. Stripe is told no other.';
+
+create function private.finish_stripe_change(
+  customer_id text, kind text, turn bigint, error text default null, subscription_ids text[] default null
+) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_change private.stripe_changes;
+begin
+  select c.* into v_change from private.stripe_changes c
+  where c.customer_id = finish_stripe_change.customer_id and c.kind = finish_stripe_change.kind
+  for no key update;
+  if not found then
+    return 'superseded';
+  elsif v_change.turn <> finish_stripe_change.turn then
+    -- What it did may have come after what was done since.
+    update private.stripe_changes c set
+      is_disturbed = true, done_at = null, next_attempt_at = case when c.done_at is null then c.next_attempt_at else now() end
+    where c.customer_id = v_change.customer_id and c.kind = v_change.kind;
+    return 'superseded';
+  end if;
+  update private.stripe_changes c set
+    error = left(finish_stripe_change.error, 500),
+    subscription_ids = coalesce(finish_stripe_change.subscription_ids, c.subscription_ids),
+    done_at = case when finish_stripe_change.error is null and not c.is_disturbed then now() end,
+    next_attempt_at = case when finish_stripe_change.error is null then now()
+      else now() + least(interval '1 minute' * power(2, least(c.attempts, 20) - 1), interval '1 hour') end
+  where c.customer_id = v_change.customer_id and c.kind = v_change.kind
+  returning c.* into v_change;
+  if finish_stripe_change.error is not null then
+    perform private.warn_of_stripe_change(v_change);
+  end if;
+  return case when v_change.done_at is null then 'waiting' else 'done' end;
+end $$;
+comment on function private.finish_stripe_change(text, text, bigint, text, text[]) is
+  'Ends a try: done, or with the reason, which must hold no secret, waiting for the next one after a minute, 2, 4, at most an hour, without end. superseded: something else is wanted by now, or another worker has it, and it is done once more because this one ended late.';
+
+create function private.warn_of_stripe_change(change private.stripe_changes) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- The fifth try in vain comes after a quarter of an hour; from then on once a day.
+  if (change).attempts = 5 or (change).attempts > 5 and (change).attempts % 24 = 0 then
+    perform private.raise_security_event(
+      type => case (change).kind when 'cancellation' then 'stripe_cancellation_failing' when 'email' then 'stripe_email_failing'
+        else 'stripe_resumption_failing' end,
+      severity => case (change).kind when 'cancellation' then 'high' else 'medium' end,
+      user_id => null, dedupe_key => left((change).customer_id, 200),
+      details => jsonb_build_object(
+        'customer_id', (change).customer_id, 'subscription_ids', to_jsonb((change).subscription_ids), 'wanted', (change).wanted,
+        'attempts', (change).attempts, 'error', (change).error, 'user_id', (change).user_id));
+  end if;
+end $$;
+comment on function private.warn_of_stripe_change(private.stripe_changes) is
+  'Says that something cannot be done at Stripe, with customer and subscriptions: at the fifth try in vain, then about once a day. A cancellation is high: somebody who left is charged.';
+
+create function private.call_change_stripe() returns bigint
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (select from private.stripe_changes c where c.done_at is null and c.next_attempt_at <= now()) then
+    return private.call_jobs_function('change-stripe');
+  end if;
+  return null;
+end $$;
+comment on function private.call_change_stripe() is 'Calls the worker of private.stripe_changes when one is due.';
+
+create function private.delete_old_stripe_changes() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.stripe_changes c where c.done_at < now() - make_interval(days => (private.setting('billing.event_days'))::integer);
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_stripe_changes() is 'Forgets what was done at Stripe billing.event_days ago. A job runs it. Answers how many.';
+
+-- An account that is deleted -------------------------------------------------------------------------------------------
+
+create function private.cancellation_wish() returns text
+language sql stable security invoker set search_path = ''
+-- Nobody's deletion fails because of a setting that is no word of ours.
+as $$ select case private.setting('billing.cancel_on_deletion') #>> '{}' when 'now' then 'now' else 'period_end' end $$;
+comment on function private.cancellation_wish() is 'When subscriptions of deleted accounts end, by billing.cancel_on_deletion: now or period_end.';
+
+create function private.tg_profiles__end_subscriptions() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: as all that triggers do here.
+begin
+  if new.status = 'deleted' then
+    perform private.note_stripe_change(c, 'cancellation', private.cancellation_wish())
+    from private.stripe_customers c where c.user_id = new.id and c.deleted_at is null;
+  else
+    perform private.note_stripe_change(c, 'cancellation', 'undo')
+    from private.stripe_customers c
+    where c.user_id = new.id and c.deleted_at is null and exists (
+      select from private.stripe_changes x where x.customer_id = c.id and x.kind = 'cancellation' and x.wanted <> 'undo');
+  end if;
+  return null;
+end $$;
+comment on function private.tg_profiles__end_subscriptions() is
+  'With an account that is deleted end its subscriptions; one that is reinstated keeps those that have not ended.';
+create trigger tg_profiles__end_subscriptions after update of status on public.profiles
+  for each row when (new.status <> old.status and 'deleted' in (new.status, old.status))
+  execute function private.tg_profiles__end_subscriptions();
+
+create function private.tg_stripe_customers__end_subscriptions() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: the Auth service erases users.
+begin
+  -- A row that is deleted by hand, with its user still there, ends nothing.
+  if old.deleted_at is null and not exists (select from auth.users u where u.id = old.user_id) then
+    delete from private.stripe_changes c where c.customer_id = old.id and c.kind <> 'cancellation';
+    perform private.note_stripe_change(old, 'cancellation', private.cancellation_wish());
+  end if;
+  return old;
+end $$;
+comment on function private.tg_stripe_customers__end_subscriptions() is
+  'With a user that is erased, by whatever way, end their subscriptions. Before the readings of the customer go, which name them.';
+create trigger tg_stripe_customers__end_subscriptions before delete on private.stripe_customers
+  for each row execute function private.tg_stripe_customers__end_subscriptions();
+
+create function private.end_subscriptions_of_deleted() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_customer private.stripe_customers;
+  v_noted integer := 0;
+begin
+  for v_customer in
+    select c.* from private.stripe_customers c join public.profiles p on p.id = c.user_id
+    where p.status = 'deleted' and c.deleted_at is null
+      and not exists (
+        select from private.stripe_changes x where x.customer_id = c.id and x.kind = 'cancellation' and x.done_at is null)
+      and exists (
+        select from private.stripe_objects o
+        where o.customer_id = c.id and o.object = 'subscription' and o.deleted_at is null
+          and o.reading ->> 'status' not in ('canceled', 'incomplete_expired')
+          and not coalesce((o.reading ->> 'cancel_at_period_end')::boolean, false)
+          and not coalesce((o.reading ->> 'cancel_at')::bigint <= (
+            select min((i.item ->> 'current_period_end')::bigint) from jsonb_path_query(o.reading, '$.items[*]') i (item)), false))
+    order by c.id
+  loop
+    perform private.note_stripe_change(v_customer, 'cancellation', private.cancellation_wish());
+    v_noted := v_noted + 1;
+  end loop;
+  return v_noted;
+end $$;
+comment on function private.end_subscriptions_of_deleted() is
+  'Notes subscriptions of deleted accounts that go on all the same: bought in the moment of the deletion, or started again at Stripe since. The nightly comparison calls it. Answers of how many customers.';
+
+-- Another address ------------------------------------------------------------------------------------------------------
+
+create function private.tg_users__tell_stripe() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.note_stripe_change(c, 'email') from private.stripe_customers c where c.user_id = new.id and c.deleted_at is null;
+  return null;
+end $$;
+comment on function private.tg_users__tell_stripe() is
+  'Stripe hears of an address once it is confirmed, for customers that there are; it sends invoices and receipts there.';
+create trigger palisade_tell_stripe after update of email, email_confirmed_at on auth.users
+  for each row when (
+    new.email_confirmed_at is not null and new.email <> ''
+    and (new.email is distinct from old.email or old.email_confirmed_at is null))
+  execute function private.tg_users__tell_stripe();
+
+-- A paused trial -------------------------------------------------------------------------------------------------------
+
+create function private.tg_stripe_objects__resume() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: as all that triggers do here.
+begin
+  if tg_op = 'UPDATE' and old.reading ->> 'status' = 'complete' then
+    return null;
+  end if;
+  perform private.note_stripe_change(c, 'resumption')
+  from private.stripe_customers c
+  where c.id = new.customer_id and c.deleted_at is null and c.user_id::text = new.user_id;
+  return null;
+end $$;
+comment on function private.tg_stripe_objects__resume() is
+  'A page that took a card for a paused subscription was completed: the subscription goes on, also when nobody came back from it.';
+create trigger tg_stripe_objects__resume after insert or update of reading on private.stripe_objects
+  for each row when (
+    new.object = 'checkout_session' and new.reading ->> 'mode' = 'setup' and new.reading ->> 'status' = 'complete')
+  execute function private.tg_stripe_objects__resume();
+
+-- Prices of the dashboard ==============================================================================================
+-- A price that somebody made in Stripe's dashboard for a product of ours. It is paid, and nobody here knows for what.
+
+create function private.unknown_plan_items(kept private.stripe_objects) returns table (price_id text, product_id text)
+language sql stable security invoker set search_path = ''
+as $$
+  select distinct i.item ->> 'price_id', i.item ->> 'product_id'
+  from jsonb_path_query((kept).reading, '$.items[*]') i (item)
+  where (kept).object = 'subscription' and i.item ->> 'price_id' is not null
+    and not exists (select from private.stripe_prices s where s.id = i.item ->> 'price_id')
+    and exists (
+      select from private.stripe_prices s where s.product_id = i.item ->> 'product_id' and s.plan_price_id is not null)
+$$;
+comment on function private.unknown_plan_items(private.stripe_objects) is
+  'The prices of a subscription that are not known here although their product is that of a plan.';
+
+create function private.tg_stripe_objects__unknown_prices() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: as all that triggers do here.
+begin
+  perform private.note_stripe_unknown('price', i.price_id, new.id,
+    jsonb_build_object('product_id', i.product_id, 'subscription_id', new.id, 'customer_id', new.customer_id))
+  from private.unknown_plan_items(new) i;
+  return null;
+end $$;
+comment on function private.tg_stripe_objects__unknown_prices() is
+  'Says that somebody subscribed to a plan''s product at a price that is not known here: map_stripe_price says which of ours it is.';
+create trigger tg_stripe_objects__unknown_prices after insert or update of reading on private.stripe_objects
+  for each row when (new.object = 'subscription' and new.reading ->> 'status' not in ('canceled', 'incomplete_expired'))
+  execute function private.tg_stripe_objects__unknown_prices();
+
+create function private.plan_subscription_status(user_id uuid) returns text
+language sql stable security invoker set search_path = ''
+as $$
+  select s.status from public.subscriptions s
+  where s.user_id = plan_subscription_status.user_id and s.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused')
+    -- One of another product, sold to the same customer, is in nobody's way.
+    and (s.plan_id is not null or exists (
+      select from private.stripe_objects o cross join lateral private.unknown_plan_items(o) i where o.id = s.id))
+  order by s.status = 'paused' desc limit 1
+$$;
+comment on function private.plan_subscription_status(uuid) is
+  'The status of a user''s subscription of a plan that has not ended, also of one at a price that is not known here; null without one.';
+
+create function private.map_price(stripe_price_id text, plan_price text) returns bigint
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: prices at Stripe are private; refuses all but admins and the service role.
+declare
+  v_known private.stripe_prices;
+  v_seen record;
+  v_customers text[];
+  v_customer_id text;
+  v_changed bigint := 0;
+begin
+  perform private.require_admin();
+  if not exists (select from public.plan_prices p where p.id = map_price.plan_price) then
+    perform private.raise_error('not_found', format('There is no plan_price %s.', map_price.plan_price));
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('stripe_prices', 0));
+  select s.* into v_known from private.stripe_prices s where s.id = map_price.stripe_price_id;
+  if v_known.id is not null then
+    if v_known.plan_price_id is distinct from map_price.plan_price then
+      perform private.raise_error('invalid_request_error', 'This price of Stripe''s is that of something else already.');
+    end if;
+    return 0;
+  end if;
+  -- Only what somebody has subscribed to: product and mode are those that Stripe said.
+  select min(i.item ->> 'product_id') as product_id, bool_or((o.reading ->> 'livemode')::boolean) as livemode,
+    array_agg(distinct o.customer_id) as customers
+  into v_seen
+  from private.stripe_objects o cross join lateral jsonb_path_query(o.reading, '$.items[*]') i (item)
+  where o.object = 'subscription' and i.item ->> 'price_id' = map_price.stripe_price_id and i.item ->> 'product_id' is not null;
+  if v_seen.product_id is null then
+    perform private.raise_error('not_found', 'No subscription was seen that has this price of Stripe''s.');
+  end if;
+  v_customers := v_seen.customers;
+  perform private.lock_stripe_objects(v_customers);
+  insert into private.stripe_prices (id, plan_price_id, product_id, livemode, is_current)
+  values (map_price.stripe_price_id, map_price.plan_price, v_seen.product_id, v_seen.livemode, false);
+  update private.stripe_unknowns u set handled_at = now()
+  where u.kind = 'price' and u.value = map_price.stripe_price_id and u.handled_at is null;
+  foreach v_customer_id in array array(select c from unnest(v_customers) c order by 1) loop
+    v_changed := v_changed + private.project_stripe_objects(v_customer_id);
+  end loop;
+  perform private.audit(action => 'stripe_price.map', resource_type => 'stripe_price', resource_id => left(map_price.stripe_price_id, 200),
+    details => jsonb_build_object('plan_price', map_price.plan_price, 'customers', cardinality(v_customers), 'changed', v_changed));
+  return v_changed;
+end $$;
+comment on function private.map_price(text, text) is 'Behind public.map_stripe_price.';
+grant execute on function private.map_price(text, text) to authenticated, service_role;
+
+create function public.map_stripe_price(stripe_price_id text, plan_price text) returns bigint
+language sql volatile security invoker set search_path = ''
+as $$ select private.map_price(map_stripe_price.stripe_price_id, map_stripe_price.plan_price) $$;
+comment on function public.map_stripe_price(text, text) is
+  'For admins and the service role: a price that was made at Stripe counts as this plan_price from now on, with its plan and its credits, also for what was paid already; nothing new is sold at it. 404 not_found when no subscription has that price, or there is no such plan_price. Answers of how many objects of Stripe''s something changed; a repeated call changes nothing.';
+grant execute on function public.map_stripe_price(text, text) to authenticated, service_role;
+
 -- sql/68_stripe_projection.sql ========================================================================================
 
 -- What follows from what Stripe says: credits, rows that their owner can read, and what users are told.
+
+-- Lines ===============================================================================================================
+-- What an invoice is for, line by line: which lines are a plan's, what each cost, and what of that came back.
+
+create type private.invoice_line as (
+  place integer, id text, plan_price_id text, plan_id text, quantity bigint, amount numeric, net numeric, cost numeric,
+  is_proration boolean, starts_at timestamptz, ends_at timestamptz);
+comment on type private.invoice_line is
+  'A line of an invoice. plan_id: a plan''s, by the price of the line and by nothing else; amount: as Stripe has it; net: without its discounts; cost: net with the tax that is added.';
+
+create function private.lines_of_invoice(reading jsonb) returns setof private.invoice_line
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    with lines as (
+      select l.place, l.line, (l.line ->> 'amount')::numeric as amount, (l.line ->> 'discount_amount')::numeric as discount,
+        coalesce((l.line ->> 'is_proration')::boolean, false) as is_proration
+      from jsonb_array_elements(reading -> 'lines') with ordinality l (line, place)
+    ), sums as (
+      -- Older readings do not say the discounts: they are what the lines are more than the total. Prorations had none then.
+      select case when count(l.discount) = 0 then greatest(sum(l.amount) - (reading ->> 'total')::numeric, 0) else 0 end as unsaid,
+        sum(l.amount) filter (where l.amount > 0 and not l.is_proration) as discountable
+      from lines l
+    ), priced as (
+      select l.*, l.amount - coalesce(l.discount,
+        case when l.amount > 0 and not l.is_proration then least(s.unsaid, s.discountable) * l.amount / s.discountable end, 0) as net
+      from lines l, sums s
+    )
+    select l.place::integer, l.line ->> 'id', pp.id, pp.plan_id, coalesce((l.line ->> 'quantity')::bigint, 1), l.amount, l.net,
+      l.net + coalesce((l.line ->> 'tax_amount')::numeric, 0), l.is_proration,
+      private.stripe_time(l.line, 'period_start'), private.stripe_time(l.line, 'period_end')
+    from priced l
+      left join private.stripe_prices s on s.id = l.line ->> 'price_id'
+      left join public.plan_prices pp on pp.id = s.plan_price_id
+    order by l.place;
+end $$;
+comment on function private.lines_of_invoice(jsonb) is
+  'The lines of an invoice''s reading. The one place that says which are a plan''s, and what a line cost: Stripe''s discount_amounts come off, whether it shows prorations before or after their discounts.';
+
+create function private.part_of_period(line private.invoice_line, reading jsonb, out part numeric, out whole numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_price public.plan_prices;
+  v_is_first boolean := coalesce(reading ->> 'billing_reason' in ('subscription_create', 'quote_accept'), false);
+  v_full_end timestamptz;
+begin
+  select p.* into v_price from public.plan_prices p where p.id = (line).plan_price_id;
+  v_full_end := (line).starts_at + case v_price.interval when 'year' then interval '1 year' else interval '1 month' end;
+  part := 1;
+  whole := 1;
+  if not v_is_first and (line).is_proration then
+    part := 0;
+  -- The piece until an anchor, or since a date before: by what it costs, or by its time where the price is of another currency.
+  elsif v_is_first and (line).amount > 0 and ((line).is_proration or (line).ends_at < v_full_end - interval '2 days') then
+    if v_price.currency = reading ->> 'currency' then
+      whole := v_price.amount * (line).quantity;
+      part := least((line).amount, whole);
+    else
+      whole := extract(epoch from v_full_end - (line).starts_at);
+      part := least(extract(epoch from (line).ends_at - (line).starts_at), whole);
+    end if;
+  end if;
+  if whole <= 0 then
+    part := 1;
+    whole := 1;
+  end if;
+end $$;
+comment on function private.part_of_period(private.invoice_line, jsonb) is
+  'How much of a period of its price a plan''s line is for, as part of whole: all of it; of a first invoice also less, as with an anchor of the billing cycle; nothing for a change in mid-period.';
+
+create type private.returned_line as (line private.invoice_line, part numeric, whole numeric);
+comment on type private.returned_line is 'A line of an invoice and the share of its money that came back, as part of whole; whole 0: it cost no money.';
+
+create function private.money_of_lines(reading jsonb) returns table (line private.invoice_line, kind integer, money numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    with lines as (
+      select l as line, greatest(l.cost, 0) as cost, case when l.plan_id is null then 0 when l.is_proration then 1 else 2 end as kind
+      from private.lines_of_invoice(reading) l
+    ), sums as (
+      select coalesce(sum(l.cost) filter (where l.kind = 0), 0) as other,
+        coalesce(sum((l.line).cost) filter (where l.kind = 1), 0) as steps, coalesce(sum(l.cost) filter (where l.kind = 2), 0) as periods
+      from lines l
+    ), kinds as (
+      -- Unused time pays for the step that comes with it, and what it is more pays for the period.
+      select k.kind, k.cost, sum(k.cost) over () as total,
+        greatest(least((reading ->> 'amount_paid')::numeric, (reading ->> 'total')::numeric), 0) as paid
+      from sums s cross join lateral (
+        values (0, s.other), (1, greatest(s.steps, 0)), (2, greatest(s.periods + least(s.steps, 0), 0))) k (kind, cost)
+    ), shared as (
+      select k.kind, case when k.total > 0 then round(k.paid * sum(k.cost) over (order by k.kind) / k.total)
+        - round(k.paid * (sum(k.cost) over (order by k.kind) - k.cost) / k.total) else 0 end as money
+      from kinds k
+    )
+    -- Differences of sums that are rounded, so that lines add up to their kind.
+    select l.line, l.kind, case when l.whole > 0
+      then round(s.money * l.so_far / l.whole) - round(s.money * (l.so_far - l.cost) / l.whole) else 0 end
+    from (
+      select x.*, sum(x.cost) over (partition by x.kind) as whole, sum(x.cost) over (partition by x.kind order by (x.line).place) as so_far
+      from lines x) l join shared s on s.kind = l.kind;
+end $$;
+comment on function private.money_of_lines(jsonb) is
+  'What was paid in money for each line of an invoice: of amount_paid, which balance and coupons are no part of, in proportion to what lines cost. kind 0: no plan''s; 1: a change of a plan in mid-period; 2: a plan''s period.';
+
+create type private.money_return as (amount numeric, lines jsonb);
+comment on type private.money_return is 'Money that came back at once. lines: {line id: amount} where it is said for what; null: not said.';
+
+create function private.money_returns(kept private.stripe_objects) returns setof private.money_return
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select r.amount, n.lines
+    from private.returns_of(kept) r
+      left join lateral (
+        -- A refund that a credit note made is for what the note is for, as much of it as was refunded.
+        select jsonb_object_agg(l.id, l.amount * least(r.amount / nullif(l.total, 0), 1)) as lines
+        from (
+          select x.line ->> 'invoice_line_id' as id, sum(a.amount) as amount, sum(sum(a.amount)) over () as total
+          from private.stripe_objects o cross join lateral jsonb_array_elements(o.reading -> 'lines') x (line)
+            cross join lateral (
+              select (x.line ->> 'amount')::numeric - coalesce((x.line ->> 'discount_amount')::numeric, 0)
+                + coalesce((x.line ->> 'tax_amount')::numeric, 0) as amount) a
+          where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
+            and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
+              and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+          group by 1) l
+        where l.id is not null) n on true
+    where r.is_out and r.amount > 0;
+end $$;
+comment on function private.money_returns(private.stripe_objects) is
+  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names.';
+
+create function private.returned_by_line(kept private.stripe_objects) returns setof private.returned_line
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_return private.money_return;
+  v_ids text[];
+  v_kinds integer[];
+  v_money numeric[];
+  v_back numeric[];
+  v_pool numeric := 0;
+  v_part numeric;
+  v_place integer;
+begin
+  select array_agg((m.line).id order by (m.line).place), array_agg(m.kind order by (m.line).place),
+    array_agg(m.money order by (m.line).place), array_agg(0::numeric)
+  into v_ids, v_kinds, v_money, v_back
+  from private.money_of_lines((kept).reading) m;
+  for v_return in select r.* from private.money_returns(kept) r order by r.lines is null, r.amount desc loop
+    -- Exactly one line, or all periods together, is what is most likely meant: of two that cost the same the one that is no plan's.
+    select p into v_place from generate_subscripts(v_money, 1) p
+    where v_return.lines is null and v_money[p] = v_return.amount and v_back[p] = 0 order by v_kinds[p], p limit 1;
+    if v_return.lines is not null then
+      for v_place in select p from generate_subscripts(v_ids, 1) p where v_return.lines ? v_ids[p] loop
+        v_part := least((v_return.lines ->> v_ids[v_place])::numeric, v_money[v_place] - v_back[v_place]);
+        v_back[v_place] := v_back[v_place] + v_part;
+        v_return.amount := v_return.amount - v_part;
+      end loop;
+      -- What a note is for beside the invoice's lines, and more than they cost.
+      v_pool := v_pool + greatest(v_return.amount, 0);
+    elsif v_place is not null then
+      v_back[v_place] := v_money[v_place];
+    elsif v_return.amount = (select sum(v_money[p]) from generate_subscripts(v_money, 1) p where v_kinds[p] = 2) then
+      v_back := array(select case when v_kinds[p] = 2 then v_money[p] else v_back[p] end from generate_subscripts(v_money, 1) p order by p);
+    else
+      v_pool := v_pool + v_return.amount;
+    end if;
+  end loop;
+  return query
+    with rest as (
+      select r.kind, r.money, least(greatest(v_pool - (sum(r.money) over (order by r.kind) - r.money), 0), r.money) as back
+      from (select v_kinds[p] as kind, sum(v_money[p] - v_back[p]) as money from generate_subscripts(v_money, 1) p group by 1) r
+    )
+    select l as line, case when v_back[l.place] = 0 then r.back
+        when r.money > 0 then v_back[l.place] + (v_money[l.place] - v_back[l.place]) * r.back / r.money
+        else v_back[l.place] end,
+      case when v_money[l.place] = 0 then 0 when v_back[l.place] = 0 then r.money else v_money[l.place] end
+    from private.lines_of_invoice((kept).reading) l join rest r on r.kind = v_kinds[l.place]
+    order by l.place;
+end $$;
+comment on function private.returned_by_line(private.stripe_objects) is
+  'What came back of an invoice, line by line: for the lines that a return names; else, when it is exactly what a line or the plan''s periods cost, for those; else for lines that are no plan''s first, then for changes in mid-period, and what is beyond them for the plan''s periods, in proportion.';
 
 -- Credits =============================================================================================================
 -- Credits that payments bring, and that refunds and disputes take back: each once, by what was bought, never by an event.
@@ -2935,23 +3774,43 @@ comment on function private.known_stripe_objects(text, timestamptz) is
 create type private.stripe_grant as (key text, amount bigint, reason text, lot_kind text, expires_at timestamptz);
 comment on type private.stripe_grant is 'Credits that a payment brings: key is the ledger''s, which makes them come once.';
 
+create function private.balance_applied(reading jsonb) returns numeric
+language plpgsql immutable security invoker set search_path = ''
+as $$
+declare
+  v_total numeric := (reading ->> 'total')::numeric;
+  v_before numeric := (reading ->> 'starting_balance')::numeric;
+  v_after numeric := (reading ->> 'ending_balance')::numeric;
+begin
+  if v_total is null or v_total <= 0 then
+    return 0;
+  end if;
+  -- Below zero is what the customer has with Stripe, above it what they owe.
+  return greatest(0, least(v_total, case
+    when v_before is null then v_total - (reading ->> 'amount_due')::numeric
+    when v_after is null then -v_before
+    else least(v_after, 0) - least(v_before, 0) end));
+end $$;
+comment on function private.balance_applied(jsonb) is
+  'What an invoice took from the customer''s balance, by that before and after it: amount_due is less than the total also where that is too little to charge, or a credit note came before the payment. Only a reading that does not say the balances is taken by amount_due.';
+
 create function private.paid_anew(reading jsonb, out part numeric, out whole numeric)
 language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   select
-    case when l.periods > 0 then least(greatest(l.total, 0), l.periods) else 1 end
-      * case when b.total > 0 then least(b.due, b.total) else 1 end,
+    case when l.periods > 0 then least(greatest(l.periods + l.prorations, 0), l.periods) else 1 end
+      * case when b.total > 0 then b.total - private.balance_applied(reading) else 1 end,
     case when l.periods > 0 then l.periods else 1 end * case when b.total > 0 then b.total else 1 end
   into part, whole
   from (
-    select sum((i.line ->> 'amount')::numeric) as total,
-      sum(greatest((i.line ->> 'amount')::numeric, 0)) filter (where not coalesce((i.line ->> 'is_proration')::boolean, false)) as periods
-    from jsonb_array_elements(reading -> 'lines') i (line)) l,
-    (select (reading ->> 'total')::numeric as total, (reading ->> 'amount_due')::numeric as due) b;
+    select sum(greatest(i.net, 0)) filter (where not i.is_proration) as periods,
+      coalesce(sum(i.net) filter (where i.is_proration), 0) as prorations
+    from private.lines_of_invoice(reading) i) l,
+    (select (reading ->> 'total')::numeric as total) b;
 end $$;
 comment on function private.paid_anew(jsonb) is
-  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. What lines cost is before coupons and taxes, so that these change no share; the balance is applied to what is left after them.';
+  'The share of an invoice''s periods that is new money, as part of whole: with unused time of a period before and with the customer''s balance came credits already. Both sides are what lines cost after discounts and before taxes, and a negative item by hand is a lower price as a coupon is: none of these changes a share.';
 
 create function private.stripe_grants_of(kept private.stripe_objects) returns setof private.stripe_grant
 language plpgsql stable security invoker set search_path = ''
@@ -2960,23 +3819,22 @@ declare
   v_reading jsonb := (kept).reading;
   v_paid record;
 begin
-  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid'
-    and v_reading ->> 'billing_reason' in ('subscription_create', 'subscription_cycle', 'subscription_update') then
+  if (kept).object = 'invoice' and v_reading ->> 'status' = 'paid' then
     select p.* into v_paid from private.paid_anew(v_reading) p;
     return query
-      select 'stripe:line:' || (l.line ->> 'id'), n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
-        case when pp.credits_expire then private.stripe_time(l.line, 'period_end') end
-      from jsonb_array_elements(v_reading -> 'lines') l (line)
-        join private.stripe_prices s on s.id = l.line ->> 'price_id'
-        join public.plan_prices pp on pp.id = s.plan_price_id
+      select 'stripe:line:' || l.id, n.credits, left(format('%s credits of the plan', p.name), 200), 'monthly',
+        case when pp.credits_expire then l.ends_at end
+      from private.lines_of_invoice(v_reading) l
+        join public.plan_prices pp on pp.id = l.plan_price_id
         join public.plans p on p.id = pp.plan_id
+        cross join lateral private.part_of_period(l, v_reading) s
         -- What costs nothing is paid by nothing.
         cross join lateral (
-          select trunc(private.exact_share(pp.credits * coalesce((l.line ->> 'quantity')::bigint, 1),
-            case when (l.line ->> 'amount')::bigint > 0 then v_paid.part else v_paid.whole end, v_paid.whole))::bigint) n (credits)
-      where n.credits > 0 and not coalesce((l.line ->> 'is_proration')::boolean, false)
+          select trunc(private.exact_share(pp.credits * l.quantity, s.part * case when l.amount > 0 then v_paid.part else v_paid.whole end,
+            s.whole * v_paid.whole))::bigint) n (credits)
+      where n.credits > 0
         -- The line of a trial costs nothing, though its price would. A coupon is not in the line's amount.
-        and ((l.line ->> 'amount')::bigint > 0 or pp.amount = 0)
+        and (l.amount > 0 or pp.amount = 0)
       order by 1;
   elsif (kept).object = 'checkout_session' and v_reading ->> 'mode' = 'payment' and v_reading ->> 'status' = 'complete'
     and v_reading ->> 'payment_status' in ('paid', 'no_payment_required') then
@@ -2993,7 +3851,7 @@ begin
   end if;
 end $$;
 comment on function private.stripe_grants_of(private.stripe_objects) is
-  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share that was paid anew, not for prorations and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
+  'What a paid object brings: for each line of an invoice that begins a period of a plan its price''s credits, in the share of the period that it is for and that was paid anew, whatever the reason of the invoice, not for changes in mid-period and trials; for a checkout the credits of its pack, as often as it was bought. By the prices that we know, never by metadata.';
 
 create function private.grant_stripe_credits(owner uuid, grants private.stripe_grant[]) returns private.stripe_grant[]
 language plpgsql volatile security invoker set search_path = ''
@@ -3018,28 +3876,75 @@ begin
 end $$;
 comment on function private.grant_stripe_credits(uuid, private.stripe_grant[]) is 'Sees to it that a user has been granted these. Answers them with the amounts in the ledger.';
 
-create function private.returned_money(payment_intent_ids text[], out refunded bigint, out disputed bigint)
+create function private.exchanged_amount(exchange jsonb, returned numeric) returns numeric
+language sql immutable security invoker set search_path = ''
+return round(private.exact_share((exchange ->> 'charge_amount')::numeric,
+  greatest(least(returned, (exchange ->> 'charged')::numeric), 0), (exchange ->> 'charged')::numeric));
+comment on function private.exchanged_amount(jsonb, numeric) is
+  'How much of a charge it is, in the charge''s currency, when so much of what it brought to our balance has left it again; at most all of it.';
+
+create function private.returns_of(kept private.stripe_objects)
+returns table (returned private.stripe_objects, is_out boolean, amount numeric)
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_currency text := coalesce((kept).reading ->> 'currency', 'usd');
+begin
+  return query
+  with found as (
+    select o, o.reading -> 'exchange' as exchange, case o.object
+        when 'refund' then o.reading ->> 'status' not in ('failed', 'canceled')
+        when 'credit_note' then o.reading ->> 'status' <> 'void'
+        -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
+        else o.reading ->> 'status' not in ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')
+      end as is_out
+    from private.stripe_objects o
+    where o.payment_refs && (kept).payment_refs and o.payment_refs <> '{}' and o.object in ('refund', 'dispute', 'credit_note')
+  ), summed as (
+    -- Parts of one charge are differences of shares of the whole, so that they add up to it.
+    select f.o, f.exchange, f.is_out, (f.exchange ->> 'returned')::numeric as own,
+      sum((f.exchange ->> 'returned')::numeric) filter (where f.is_out)
+        over (partition by (f.o).reading ->> 'charge_id' order by (f.o).reading -> 'created', (f.o).id) as so_far
+    from found f
+  )
+  select s.o, s.is_out, case
+    when (s.o).reading ->> 'currency' = v_currency then coalesce((s.o).reading ->> 'amount_returned', (s.o).reading ->> 'amount')::numeric
+    when s.is_out and s.exchange ->> 'charge_currency' = v_currency and (s.exchange ->> 'charged')::numeric > 0
+      then private.exchanged_amount(s.exchange, s.so_far) - private.exchanged_amount(s.exchange, s.so_far - s.own) end
+  from summed s;
+end $$;
+comment on function private.returns_of(private.stripe_objects) is
+  'What came back of an invoice or a checkout: each refund, dispute and credit note, whether the money is out, and how much of the payment it is, in the payment''s currency. In another currency it is the share that left our balance at Stripe of what the payment had brought to it; null: Stripe has not said, or not to our key. Currencies are never added. A bank''s inquiry (warning_*) moves no money. Of a credit note it is what went back outside of Stripe alone: refunds are said by themselves, what became the customer''s balance is still here and brings no credits when it pays, and what lowered an open invoice was never paid.';
+
+create function private.returned_money(kept private.stripe_objects, out refunded bigint, out disputed bigint)
 language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   select
-    coalesce(sum((o.reading ->> 'amount')::bigint) filter (where o.object = 'refund' and o.reading ->> 'status' not in ('failed', 'canceled')), 0),
-    coalesce(sum((o.reading ->> 'amount')::bigint) filter (
-      -- Any other, an appeal or what Stripe adds one day, says that the money is with the bank.
-      where o.object = 'dispute' and o.reading ->> 'status' not in
-        ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed', 'prevented')), 0)
+    coalesce(sum(r.amount) filter (where (r.returned).object <> 'dispute'), 0),
+    coalesce(sum(r.amount) filter (where (r.returned).object = 'dispute'), 0)
   into refunded, disputed
-  from private.stripe_objects o
-  where o.payment_intent_ids && returned_money.payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('refund', 'dispute');
+  from private.returns_of(kept) r where r.is_out;
 end $$;
-comment on function private.returned_money(text[]) is
-  'How much of a payment went back: refunds that did not fail, disputes that are open or lost. A bank''s inquiry (warning_*) moves no money.';
+comment on function private.returned_money(private.stripe_objects) is
+  'How much of an invoice or a checkout went back, in its currency: refunds that did not fail, and credit notes outside of Stripe; disputes that are open or lost.';
 
 create function private.clawback_target(credits bigint, returned bigint, paid bigint) returns bigint
 language sql immutable security invoker set search_path = ''
 return case when paid > 0 and returned > 0
   then round(private.exact_share(credits, least(returned, paid), paid))::bigint else 0 end;
 comment on function private.clawback_target(bigint, bigint, bigint) is 'The share of the credits whose money went back, to the nearest whole one, halves up.';
+
+create function private.clawback_of_lines(grants private.stripe_grant[], lines private.returned_line[]) returns bigint
+language sql immutable security invoker set search_path = ''
+return (
+  select coalesce(sum(private.clawback_target(l.credits, l.part, l.whole)), 0)::bigint
+  from (
+    -- Lines of which the same share came back are rounded together.
+    select sum(g.amount)::bigint as credits, round(b.part)::bigint as part, round(b.whole)::bigint as whole
+    from unnest(lines) b join unnest(grants) g on g.key = 'stripe:line:' || (b.line).id group by 2, 3) l);
+comment on function private.clawback_of_lines(private.stripe_grant[], private.returned_line[]) is
+  'The credits of an invoice whose money went back: of each line''s credits the share of its money.';
 
 create function private.project_returns(kept private.stripe_objects, owner uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -3048,29 +3953,54 @@ declare
   v_changed bigint;
   v_more bigint;
 begin
+  -- As of nearly all payments.
+  if not exists (select from private.returns_of(kept)) then
+    return false;
+  end if;
   insert into public.refunds as r (id, user_id, payment_id, amount, currency, status, created_at)
-  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+  select o.id, owner, (kept).id, coalesce(o.reading ->> 'amount_returned', o.reading ->> 'amount')::bigint, o.reading ->> 'currency',
+    left(case o.object when 'refund' then o.reading ->> 'status' else case when b.is_out then 'succeeded' else 'canceled' end end, 40),
     private.stripe_time(o.reading, 'created')
-  from private.stripe_objects o
-  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'refund' and o.deleted_at is null
+  from private.returns_of(kept) b cross join lateral (select (b.returned).*) o
+  where o.object <> 'dispute' and o.deleted_at is null and (o.object = 'refund' or (o.reading ->> 'amount_returned')::bigint > 0)
   on conflict on constraint refunds_pkey do update set
     user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
     status = excluded.status, created_at = excluded.created_at, updated_at = now()
   where to_jsonb(r) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   get diagnostics v_changed = row_count;
   insert into public.disputes as d (id, user_id, payment_id, amount, currency, status, reason, created_at)
-  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', o.reading ->> 'status',
+  select o.id, owner, (kept).id, (o.reading ->> 'amount')::bigint, o.reading ->> 'currency', left(o.reading ->> 'status', 40),
     left(o.reading ->> 'reason', 80), private.stripe_time(o.reading, 'created')
-  from private.stripe_objects o
-  where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object = 'dispute' and o.deleted_at is null
+  from private.returns_of(kept) b cross join lateral (select (b.returned).*) o
+  where o.object = 'dispute' and o.deleted_at is null
   on conflict on constraint disputes_pkey do update set
     user_id = excluded.user_id, payment_id = excluded.payment_id, amount = excluded.amount, currency = excluded.currency,
     status = excluded.status, reason = excluded.reason, created_at = excluded.created_at, updated_at = now()
   where to_jsonb(d) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   get diagnostics v_more = row_count;
+  perform private.warn_of_currency(kept, b.returned) from private.returns_of(kept) b where b.is_out and b.amount is null;
   return v_changed + v_more > 0;
 end $$;
-comment on function private.project_returns(private.stripe_objects, uuid) is 'The rows of the refunds and disputes of a payment.';
+comment on function private.project_returns(private.stripe_objects, uuid) is
+  'The rows of the refunds, disputes and credit notes of a payment: of credit notes those that gave money back outside of Stripe, as refunds. An alert for what cannot be compared with the payment.';
+
+create function private.warn_of_currency(paid private.stripe_objects, returned private.stripe_objects) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if exists (
+      select from public.security_events s
+      where s.type = 'stripe_currency_unknown' and s.user_id is null and s.dedupe_key = left((returned).id, 200)) then
+    return;
+  end if;
+  perform private.raise_security_event(
+    type => 'stripe_currency_unknown', severity => 'medium', user_id => null, dedupe_key => left((returned).id, 200),
+    details => jsonb_build_object(
+      'payment_id', (paid).id, 'currency', (paid).reading ->> 'currency', 'object', (returned).object, 'id', (returned).id,
+      'returned_amount', (returned).reading -> 'amount', 'returned_currency', (returned).reading ->> 'currency'));
+end $$;
+comment on function private.warn_of_currency(private.stripe_objects, private.stripe_objects) is
+  'Says once that money of a payment is back in another currency, and that nothing says what share of it: nothing was taken back for it.';
 
 create function private.move_clawback(owner uuid, payment_id text, target bigint, grants private.stripe_grant[]) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -3128,19 +4058,20 @@ as $$
 declare
   v_paid record;
   v_changed boolean := false;
+  v_is_paid_otherwise boolean;
 begin
-  if (kept).object in ('refund', 'dispute') then
+  if (kept).object in ('refund', 'dispute', 'credit_note') then
     -- They are the payment's business, and may not name the customer.
     for v_paid in
       select o as kept, c.user_id from private.stripe_objects o join private.stripe_customers c on c.id = o.customer_id
-      where o.payment_intent_ids && (kept).payment_intent_ids and o.payment_intent_ids <> '{}' and o.object in ('invoice', 'checkout_session')
+      where o.payment_refs && (kept).payment_refs and o.payment_refs <> '{}' and o.object in ('invoice', 'checkout_session')
     loop
       owner := v_paid.user_id;
       continue when private.is_stripe_mismatch(v_paid.kept, owner);
-      v_changed := private.project_payment(v_paid.kept, owner) or v_changed;
       -- One that does not name its customer has not brought the customer's lock, under which subscriptions are made.
       perform private.lock_stripe_objects(array[(v_paid.kept).customer_id]);
-      if private.project_subscription_of(v_paid.kept, owner) then
+      v_is_paid_otherwise := private.project_payment(v_paid.kept, owner);
+      if private.project_subscription_of(v_paid.kept, owner) or v_is_paid_otherwise then
         perform private.refresh_entitlement(owner);
         v_changed := true;
       end if;
@@ -3161,6 +4092,7 @@ begin
         and c.user_id = owner and c.closed_at is null and (kept).reading ->> 'status' in ('complete', 'expired');
       return private.project_payment(kept, owner);
     when 'invoice' then
+      perform private.warn_of_stuck_invoice(kept, owner);
       v_changed := private.project_payment(kept, owner);
       return private.project_subscription_of(kept, owner) or v_changed;
     else
@@ -3206,6 +4138,55 @@ end $$;
 comment on function private.forget_stripe_customer(text) is
   'For operators: as if Stripe had said that this customer is deleted, for one that Stripe will never know again. A later reading that says otherwise wins.';
 
+-- Paid periods ---------------------------------------------------------------------------------------------------------
+
+create function private.save_paid_periods(kept private.stripe_objects, lines private.returned_line[]) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_periods private.paid_periods[] := array(
+    select row((kept).id, (b.line).id, (kept).subscription_id, (b.line).plan_id, (b.line).plan_price_id, (b.line).starts_at,
+      (b.line).ends_at, (b.line).is_proration, (b.line).amount < 0,
+      case when (b.line).amount < 0
+        -- Unused time goes with what was bought in its place.
+        then coalesce((select bool_and(o.whole > 0 and o.part >= o.whole) from unnest(lines) o where (o.line).plan_id is not null and (o.line).amount > 0), false)
+        else b.whole > 0 and b.part >= b.whole end)::private.paid_periods
+    from unnest(lines) b join public.plan_prices pp on pp.id = (b.line).plan_price_id
+    where (kept).reading ->> 'status' = 'paid' and (b.line).ends_at > (b.line).starts_at
+      -- The line of a trial is no payment. A coupon is not in the line's amount.
+      and ((b.line).amount <> 0 or pp.amount = 0));
+  v_removed bigint;
+begin
+  delete from private.paid_periods p
+  where p.payment_id = (kept).id and not exists (select from unnest(v_periods) n where n.line_id = p.line_id);
+  get diagnostics v_removed = row_count;
+  insert into private.paid_periods as p select n.* from unnest(v_periods) n
+  on conflict on constraint paid_periods_pkey do update set
+    subscription_id = excluded.subscription_id, plan_id = excluded.plan_id, plan_price_id = excluded.plan_price_id,
+    starts_at = excluded.starts_at, ends_at = excluded.ends_at, is_proration = excluded.is_proration, is_credit = excluded.is_credit,
+    is_returned = excluded.is_returned
+  where p is distinct from excluded;
+  return found or v_removed > 0;
+end $$;
+comment on function private.save_paid_periods(private.stripe_objects, private.returned_line[]) is
+  'The rows of the plan''s lines of an invoice that is paid: none of any other. Answers whether they say something new.';
+
+create function private.is_item_returned(subscription_id text, item jsonb, plan_price_id text) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  -- By the periods of its own price; when it has none, as after a change, by those that it took the place of.
+  return coalesce((
+    select coalesce(bool_and(p.is_returned) filter (where p.plan_price_id = is_item_returned.plan_price_id), bool_and(p.is_returned))
+    from private.paid_periods p
+    where p.subscription_id = is_item_returned.subscription_id and not p.is_credit
+      and p.starts_at < private.stripe_time(item, 'current_period_end') and p.ends_at > private.stripe_time(item, 'current_period_start')
+      -- What a change in mid-period cost is no payment of the period, unless nothing else is.
+      and not (p.is_proration and private.has_base(p))), false);
+end $$;
+comment on function private.is_item_returned(text, jsonb, text) is
+  'Whether all that was paid for the current period of an item is back with the customer. Not when nothing was: a trial, a period that a coupon or the balance paid.';
+
 -- Subscriptions --------------------------------------------------------------------------------------------------------
 
 create function private.project_subscription(kept private.stripe_objects, owner uuid) returns boolean
@@ -3236,39 +4217,128 @@ begin
     v_row.canceled_at := coalesce(v_row.canceled_at, v_gone_at);
     v_row.ended_at := coalesce(v_row.ended_at, v_gone_at);
   end if;
-  select
-    (array_agg(pp.plan_id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
-    (array_agg(pp.id order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1],
-    coalesce((array_agg((i.item ->> 'quantity')::bigint order by p.position desc, pp.amount desc, pp.id) filter (where pp.id is not null))[1], 1),
-    (array_agg(private.stripe_time(i.item, 'current_period_start') order by pp.id is null, i.item -> 'current_period_end' desc))[1],
-    (array_agg(private.stripe_time(i.item, 'current_period_end') order by pp.id is null, i.item -> 'current_period_end' desc))[1]
-  into v_row.plan_id, v_row.plan_price_id, v_row.quantity, v_row.current_period_start, v_row.current_period_end
-  from jsonb_array_elements(v_reading -> 'items') i (item)
-    left join private.stripe_prices s on s.id = i.item ->> 'price_id'
-    left join public.plan_prices pp on pp.id = s.plan_price_id
-    left join public.plans p on p.id = pp.plan_id;
-  if v_row.status in ('past_due', 'unpaid') then
-    -- What was left open before a later one was paid is another debt, and had its grace.
-    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)), greatest(max(i.due_at), v_row.current_period_start),
-      v_row.started_at)
-    into v_row.past_due_since
-    from (
-      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
-        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
-        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
-      from private.stripe_objects o where o.subscription_id = (kept).id and o.object = 'invoice') i
-    where i.status = 'open' and i.deleted_at is null;
-  end if;
+  v_row := private.with_items(v_row, v_reading -> 'items');
   v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
+  v_row := private.with_debt(v_row);
   -- Stripe goes on to the next period all the same, and collects nothing for it.
-  if v_row.is_collection_paused and (private.invoice_of_period(v_row, is_paid => false)).reading ->> 'status' <> 'paid' then
+  if v_row.is_collection_paused and private.is_period_unpaid(v_row) then
     v_row.status := 'paused';
   end if;
-  v_row.is_returned := private.is_period_returned(v_row);
   return private.save_subscription(v_row);
 end $$;
 comment on function private.project_subscription(private.stripe_objects, uuid) is
   'The row of a subscription: the best plan among its items, the latest period that carries a plan, canceled when it or its customer is gone, paused when the invoice of its period is not collected.';
+
+create function private.with_items(subscription public.subscriptions, items jsonb) returns public.subscriptions
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  with known as (
+    select i.item, pp.id as plan_price_id, pp.plan_id, p.position, pp.amount,
+      pp.id is not null and private.is_item_returned((subscription).id, i.item, pp.id) as is_returned
+    from jsonb_array_elements(items) i (item)
+      left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+      left join public.plan_prices pp on pp.id = s.plan_price_id
+      left join public.plans p on p.id = pp.plan_id
+  )
+  select k.plan_id, k.plan_price_id, coalesce((k.item ->> 'quantity')::bigint, 1), k.is_returned
+  into subscription.plan_id, subscription.plan_price_id, subscription.quantity, subscription.is_returned
+  from known k where k.plan_price_id is not null order by k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
+  subscription.quantity := coalesce(subscription.quantity, 1);
+  subscription.is_returned := coalesce(subscription.is_returned, false);
+  select private.stripe_time(i.item, 'current_period_start'), private.stripe_time(i.item, 'current_period_end')
+  into subscription.current_period_start, subscription.current_period_end
+  from jsonb_array_elements(items) i (item) left join private.stripe_prices s on s.id = i.item ->> 'price_id'
+  order by s.plan_price_id is null, i.item -> 'current_period_end' desc limit 1;
+  return subscription;
+end $$;
+comment on function private.with_items(public.subscriptions, jsonb) is
+  'What the items say: the best plan among those whose money is not back with the customer, else among all; the latest period that carries a plan.';
+
+create function private.unpaid_invoices(subscription_id text)
+returns table (id text, status text, total bigint, billing_reason text, starts_at timestamptz, ends_at timestamptz, is_stuck boolean)
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return query
+    select o.id, o.reading ->> 'status', (o.reading ->> 'total')::bigint, o.reading ->> 'billing_reason', min(l.starts_at), max(l.ends_at),
+      private.is_stuck_invoice(o.reading)
+    from private.stripe_objects o cross join lateral private.lines_of_invoice(o.reading) l
+    where o.subscription_id = unpaid_invoices.subscription_id and o.object = 'invoice' and o.deleted_at is null
+      and o.reading ->> 'status' <> 'paid' and l.plan_id is not null and l.amount > 0
+    group by o.id
+    having bool_or(not l.is_proration) or o.reading ->> 'billing_reason' in ('subscription_create', 'quote_accept');
+end $$;
+comment on function private.unpaid_invoices(text) is
+  'The invoices of a subscription that are for periods of a plan and are not paid: draft, open, void and uncollectible alike; with the time that they are for.';
+
+create function private.is_stuck_invoice(reading jsonb) returns boolean
+language sql immutable security invoker set search_path = ''
+return reading ->> 'status' = 'draft'
+  and (reading ->> 'last_finalization_error' is not null or coalesce(reading ->> 'auto_advance' = 'false', false));
+comment on function private.is_stuck_invoice(jsonb) is 'A draft that Stripe could not make final, or that it is told to leave alone: nobody is asked to pay it.';
+
+create function private.is_period_unpaid(subscription public.subscriptions, is_stuck boolean default null) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return not exists (
+      select from private.paid_periods p
+      where p.subscription_id = (subscription).id and not p.is_credit and not p.is_proration
+        and p.starts_at < (subscription).current_period_end and p.ends_at > (subscription).current_period_start)
+    and exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.starts_at < (subscription).current_period_end and i.ends_at > (subscription).current_period_start
+        and i.is_stuck = coalesce(is_period_unpaid.is_stuck, i.is_stuck));
+end $$;
+comment on function private.is_period_unpaid(public.subscriptions, boolean) is
+  'Whether the current period of a subscription has an invoice, is_stuck: one that is stuck, and none that is paid.';
+
+create function private.with_debt(subscription public.subscriptions) returns public.subscriptions
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  subscription.is_begun := subscription.trial_start is not null
+    or exists (select from private.paid_periods p where p.subscription_id = (subscription).id and not p.is_credit)
+    or not exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.total > 0 and (i.billing_reason in ('subscription_create', 'quote_accept')
+        or i.starts_at <= (subscription).started_at + interval '1 day'));
+  subscription.is_unfinalized := subscription.status in ('active', 'trialing') and not subscription.is_collection_paused
+    and private.is_period_unpaid(subscription, is_stuck => true);
+  if subscription.status in ('past_due', 'unpaid') or subscription.is_unfinalized then
+    -- What was left open before a later one was paid is another debt, and had its grace.
+    select coalesce(min(i.due_at) filter (where i.created > coalesce(i.paid, 0)),
+      greatest(max(i.due_at), (subscription).current_period_start), (subscription).started_at)
+    into subscription.past_due_since
+    from (
+      select coalesce(private.stripe_time(o.reading, 'due_at'), private.stripe_time(o.reading, 'created')) as due_at,
+        (o.reading ->> 'created')::bigint as created, o.reading ->> 'status' as status, o.deleted_at,
+        max((o.reading ->> 'created')::bigint) filter (where o.reading ->> 'status' = 'paid') over () as paid
+      from private.stripe_objects o where o.subscription_id = (subscription).id and o.object = 'invoice') i
+    where (i.status = 'open' or (subscription).is_unfinalized and i.status = 'draft') and i.deleted_at is null;
+  end if;
+  return subscription;
+end $$;
+comment on function private.with_debt(public.subscriptions) is
+  'Whether anything was ever paid, or free; whether the invoice of its period is stuck; since when it owes what it owes.';
+
+create function private.warn_of_stuck_invoice(kept private.stripe_objects, owner uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if (kept).subscription_id is not null and (kept).deleted_at is null and (kept).reading ->> 'last_finalization_error' is not null
+    and private.is_stuck_invoice((kept).reading) and not exists (
+      select from public.security_events e
+      where e.type = 'stripe_invoice_unfinalized' and e.user_id is null and e.dedupe_key = left((kept).id, 200)) then
+    perform private.raise_security_event(
+      type => 'stripe_invoice_unfinalized', severity => 'medium', user_id => null, dedupe_key => left((kept).id, 200),
+      details => jsonb_build_object('invoice_id', (kept).id, 'subscription_id', (kept).subscription_id, 'user_id', owner,
+        'error', left((kept).reading ->> 'last_finalization_error', 200)));
+  end if;
+end $$;
+comment on function private.warn_of_stuck_invoice(private.stripe_objects, uuid) is
+  'Says once of an invoice that Stripe could not make final: nobody is asked to pay it, and its period is not paid.';
 
 create function private.project_subscription_of(invoice private.stripe_objects, owner uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -3285,41 +4355,6 @@ end $$;
 comment on function private.project_subscription_of(private.stripe_objects, uuid) is
   'The row of an invoice''s subscription again: the invoice says since when it is owed, and whether its period is paid for. Answers whether it says something new.';
 
-create function private.invoice_of_period(subscription public.subscriptions, is_paid boolean) returns private.stripe_objects
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_invoice private.stripe_objects;
-begin
-  select o.* into v_invoice
-  from private.stripe_objects o
-    cross join lateral (
-      select bool_or(not coalesce((l.line ->> 'is_proration')::boolean, false)) as is_whole, max((l.line ->> 'period_end')::bigint) as ends_at
-      from jsonb_array_elements(o.reading -> 'lines') l (line)
-      where (l.line ->> 'amount')::bigint > 0 and private.stripe_time(l.line, 'period_start') < (subscription).current_period_end
-        and private.stripe_time(l.line, 'period_end') > (subscription).current_period_start) p
-  where o.subscription_id = (subscription).id and o.object = 'invoice' and o.deleted_at is null and p.ends_at is not null
-    and (not invoice_of_period.is_paid or o.reading ->> 'status' = 'paid' and (o.reading ->> 'amount_paid')::bigint > 0)
-  -- What a change in mid-period costs is a part of it: only what is for the period itself counts, of that the last.
-  order by p.is_whole desc, p.ends_at desc, (o.reading ->> 'created')::bigint desc, o.id desc limit 1;
-  return v_invoice;
-end $$;
-comment on function private.invoice_of_period(public.subscriptions, boolean) is
-  'The invoice for a subscription''s current period; is_paid: only one that was paid with money. All null when there is none, as for a trial.';
-
-create function private.is_period_returned(subscription public.subscriptions) returns boolean
-language plpgsql stable security invoker set search_path = ''
-as $$
-declare
-  v_invoice private.stripe_objects := private.invoice_of_period(subscription, is_paid => true);
-begin
-  return v_invoice.id is not null and (
-    select m.refunded + m.disputed >= (v_invoice.reading ->> 'amount_paid')::bigint
-    from private.returned_money(v_invoice.payment_intent_ids) m);
-end $$;
-comment on function private.is_period_returned(public.subscriptions) is
-  'Whether the payment that covers a subscription''s current period went back, whole. A part that went back is none; a trial, or a period that cost nothing, has none.';
-
 create function private.save_subscription(subscription public.subscriptions) returns boolean
 language plpgsql volatile security invoker set search_path = ''
 as $$
@@ -3333,6 +4368,7 @@ begin
     cancel_at = excluded.cancel_at, cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at,
     ended_at = excluded.ended_at, past_due_since = excluded.past_due_since,
     is_returned = excluded.is_returned, is_collection_paused = excluded.is_collection_paused, started_at = excluded.started_at,
+    is_begun = excluded.is_begun, is_unfinalized = excluded.is_unfinalized,
     updated_at = excluded.updated_at
   where to_jsonb(s) - 'updated_at' <> to_jsonb(excluded) - 'updated_at';
   return found;
@@ -3367,11 +4403,10 @@ begin
   v_row.paid_at := private.stripe_time(v_reading, 'paid_at');
   v_row.created_at := private.stripe_time(v_reading, 'created');
   select left(format('%s (%s)', p.name, pp.interval), 200) into v_row.description
-  from jsonb_path_query(v_reading, '$.lines[*]') l (line)
-    join private.stripe_prices s on s.id = l.line ->> 'price_id'
-    join public.plan_prices pp on pp.id = s.plan_price_id
+  from private.lines_of_invoice(v_reading) l
+    join public.plan_prices pp on pp.id = l.plan_price_id
     join public.plans p on p.id = pp.plan_id
-  order by (l.line ->> 'is_proration')::boolean, p.position desc, pp.id limit 1;
+  order by l.is_proration, p.position desc, pp.id limit 1;
   v_row.description := coalesce(v_row.description, 'Subscription');
   return v_row;
 end $$;
@@ -3416,6 +4451,7 @@ declare
   v_row public.payments := case (kept).object when 'invoice' then private.payment_of_invoice(kept) else private.payment_of_session(kept) end;
   v_returned record;
   v_grants private.stripe_grant[];
+  v_lines private.returned_line[] := '{}';
   v_changed boolean;
 begin
   if v_row.id is null then
@@ -3424,12 +4460,17 @@ begin
   v_grants := private.grant_stripe_credits(owner, array(select g from private.stripe_grants_of(kept) g));
   v_row.user_id := owner;
   v_row.credits := (select coalesce(sum(g.amount), 0) from unnest(v_grants) g);
-  select r.* into v_returned from private.returned_money((kept).payment_intent_ids) r;
+  select r.* into v_returned from private.returned_money(kept) r;
   v_row.amount_refunded := v_returned.refunded;
   v_row.amount_disputed := v_returned.disputed;
-  v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed,
-    case (kept).object when 'invoice' then ((kept).reading ->> 'amount_paid')::bigint else v_row.amount end);
+  if (kept).object = 'invoice' then
+    v_lines := array(select l from private.returned_by_line(kept) l);
+    v_row.credits_clawed_back := private.clawback_of_lines(v_grants, v_lines);
+  else
+    v_row.credits_clawed_back := private.clawback_target(v_row.credits, v_returned.refunded + v_returned.disputed, v_row.amount);
+  end if;
   v_changed := private.save_payment(v_row);
+  v_changed := private.save_paid_periods(kept, v_lines) or v_changed;
   v_changed := private.project_returns(kept, owner) or v_changed;
   perform private.move_clawback(owner, v_row.id, v_row.credits_clawed_back, v_grants);
   return v_changed;
@@ -3570,23 +4611,26 @@ declare
   v_sent integer := 0;
 begin
   for v_due in
-    select s.id, s.user_id, s.past_due_since, p.name as plan, d.position, d.notice
+    select s.id, s.user_id, o.since, p.name as plan, d.position, d.notice
     from public.subscriptions s
       left join public.plans p on p.id = s.plan_id
+      cross join lateral (select private.grace_starts_at(s) as since) o
       -- The latest step alone: who missed some, because nothing ran, is not told all of them at once.
       cross join lateral (
         select x.position, x.notice from private.dunning_steps x
-        where s.past_due_since + make_interval(days => x.after_days) <= now()
+        where o.since + make_interval(days => x.after_days) <= now()
         order by x.after_days desc, x.position desc limit 1) d
-    where s.status = 'past_due' and not exists (
+    where (s.status = 'past_due' or s.is_unfinalized) and s.past_due_since is not null
+      -- Who never paid has nothing to keep.
+      and (s.is_begun or d.notice = 'dunning_access_ended') and not exists (
       select from private.billing_notices_sent n
-      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, s.past_due_since, d.position))
+      where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, o.since, d.position))
     order by s.user_id, s.id
   loop
     begin
-      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.past_due_since, v_due.position),
+      if private.notify_billing(v_due.user_id, v_due.notice, private.dunning_key(v_due.id, v_due.since, v_due.position),
           jsonb_build_object('subscription_id', v_due.id, 'plan', v_due.plan,
-            'date', to_char((v_due.past_due_since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
+            'date', to_char((v_due.since + make_interval(days => v_days)) at time zone 'UTC', 'YYYY-MM-DD'))) then
         v_sent := v_sent + 1;
       end if;
     exception when others then
@@ -3686,7 +4730,8 @@ create function private.call_reconcile_stripe() returns bigint
 language plpgsql volatile security invoker set search_path = ''
 as $$
 begin
-  if exists (select from private.stripe_customers) then
+  -- Also when the last customer's user is gone: their subscription may be there.
+  if exists (select from private.stripe_customers) or exists (select from private.stripe_changes) then
     return private.call_jobs_function('reconcile-stripe');
   end if;
   return null;
@@ -3696,14 +4741,23 @@ comment on function private.call_reconcile_stripe() is 'Calls the comparison wit
 -- Who is told of what =================================================================================================
 -- What users are told of their payments: from what was read, each thing once. What is told, and how, is in private.billing_notices.
 
+create function private.currency_exponent(currency text) returns integer
+language sql immutable security invoker set search_path = ''
+return case
+  when currency_exponent.currency in (
+    'bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'vnd', 'vuv', 'xaf', 'xof', 'xpf') then 0
+  when currency_exponent.currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then 3
+  else 2 end;
+comment on function private.currency_exponent(text) is
+  'How many digits of an amount of Stripe''s are after the point: the one list of them. ISK and UGX have none in truth, and two at Stripe, which are always 00 (docs.stripe.com/currencies, special cases); HUF and TWD have two, but for payouts.';
+
 create function private.money_text(amount bigint, currency text) returns text
 language sql immutable security invoker set search_path = ''
-return (case
-  when currency in ('bif', 'clp', 'djf', 'gnf', 'jpy', 'kmf', 'krw', 'mga', 'pyg', 'rwf', 'ugx', 'vnd', 'vuv', 'xaf', 'xof', 'xpf')
-    then amount::text
-  when currency in ('bhd', 'jod', 'kwd', 'omr', 'tnd') then round(amount / 1000.0, 3)::text
-  else round(amount / 100.0, 2)::text end) || ' ' || upper(currency);
-comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD.';
+return case
+  when money_text.currency in ('isk', 'ugx') and amount % 100 = 0 then (amount / 100)::text
+  else round(amount / power(10::numeric, private.currency_exponent(money_text.currency)), private.currency_exponent(money_text.currency))::text
+  end || ' ' || upper(money_text.currency);
+comment on function private.money_text(bigint, text) is 'An amount of the smallest unit as people write it, such as 12.00 USD, 1200 JPY or 5 ISK.';
 
 create function private.tell_of_subscription(subscription_id text) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -3722,14 +4776,16 @@ begin
   elsif v_row.status = 'canceled' and v_row.ended_at > now() - interval '7 days' then
     perform private.notify_billing(v_row.user_id, 'subscription_ended', format('subscription:%s:ended', v_row.id),
       v_data || jsonb_build_object('date', to_char(v_row.ended_at at time zone 'UTC', 'YYYY-MM-DD')));
-  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days' and not exists (
+  elsif v_row.status = 'unpaid' and v_row.past_due_since > now() - interval '60 days'
+    -- What is paid otherwise goes on.
+    and not exists (select from private.paid_spans(v_row.id) p where p.ends_at > now()) and not exists (
       -- The end of the grace may have told them of this debt.
       select from private.billing_notices_sent n
       where n.user_id = v_row.user_id and n.notice = 'dunning_access_ended' and starts_with(n.dedupe_key, format('dunning:%s:', v_row.id))
         and n.sent_at >= v_row.past_due_since) then
     -- The key of the step that says so at the end of the grace, which then has nothing more to say.
     perform private.notify_billing(v_row.user_id, 'dunning_access_ended',
-      private.dunning_key(v_row.id, v_row.past_due_since,
+      private.dunning_key(v_row.id, private.grace_starts_at(v_row),
         coalesce((select min(d.position) from private.dunning_steps d where d.notice = 'dunning_access_ended'), 0)),
       v_data || jsonb_build_object('date', to_char(now() at time zone 'UTC', 'YYYY-MM-DD')));
   end if;
@@ -3770,7 +4826,7 @@ end $$;
 comment on function private.tell_of_payment(private.stripe_objects) is
   'Each failed try to collect an invoice, with where to pay it; that it was paid after all, to those who were told that it was not; a delayed payment of a pack that failed.';
 
-create function private.tell_of_returns(payment_intent_ids text[]) returns void
+create function private.tell_of_returns(payment_refs text[]) returns void
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
@@ -3784,13 +4840,13 @@ begin
       left join public.refunds r on r.id = o.id
       left join public.disputes d on d.id = o.id
       join public.payments p on p.id = coalesce(r.payment_id, d.payment_id)
-    where o.payment_intent_ids && tell_of_returns.payment_intent_ids and o.payment_intent_ids <> '{}'
+    where o.payment_refs && tell_of_returns.payment_refs and o.payment_refs <> '{}'
       and coalesce(r.created_at, d.created_at) > now() - interval '120 days'
     order by o.id
   loop
     v_data := jsonb_build_object('payment_id', v_row.payment_id, 'description', v_row.description,
       'amount', private.money_text(v_row.amount, v_row.currency));
-    if v_row.object = 'refund' then
+    if v_row.object <> 'dispute' then
       if v_row.status = 'succeeded' then
         perform private.notify_billing(v_row.user_id, 'refunded', 'refund:' || v_row.id, v_data);
       end if;
@@ -3806,7 +4862,7 @@ begin
   end loop;
 end $$;
 comment on function private.tell_of_returns(text[]) is
-  'Money that went back, disputes that were opened (a security event, too), won or lost, of the payments of these intents, within 120 days.';
+  'Money that went back, also by a credit note; disputes that were opened (a security event, too), won or lost, of these payments, within 120 days.';
 
 create function private.tell_of_stripe_object(kept private.stripe_objects) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -3824,7 +4880,7 @@ begin
       if (kept).object in ('invoice', 'checkout_session') then
         perform private.tell_of_payment(kept);
       end if;
-      perform private.tell_of_returns((kept).payment_intent_ids);
+      perform private.tell_of_returns((kept).payment_refs);
   end case;
 end $$;
 comment on function private.tell_of_stripe_object(private.stripe_objects) is

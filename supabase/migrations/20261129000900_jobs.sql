@@ -48,11 +48,13 @@ select private.schedule_job('sync-portfolios', '* * * * *', 'select private.call
 select private.schedule_job('create-portfolio-partitions', '18 0 * * *', 'select private.create_portfolio_partitions()');
 select private.schedule_job('downsample-portfolio-snapshots', '10 2 * * *', 'select private.downsample_portfolio_snapshots()');
 select private.schedule_job('apply-stripe-events', '15 seconds', 'select private.call_apply_stripe_events()');
+select private.schedule_job('change-stripe', '15 seconds', 'select private.call_change_stripe()');
 select private.schedule_job('reconcile-stripe', '20 3 * * *', 'select private.call_reconcile_stripe()');
 select private.schedule_job('send-dunning', '*/15 * * * *', 'select private.send_dunning()');
 select private.schedule_job('start-retention-clocks', '*/5 * * * *', 'select private.start_retention_clocks()');
 select private.schedule_job('delete-old-stripe-events', '30 * * * *', 'select private.delete_old_stripe_events()');
 select private.schedule_job('delete-old-checkouts', '32 0 * * *', 'select private.delete_old_checkouts()');
+select private.schedule_job('delete-old-stripe-changes', '34 0 * * *', 'select private.delete_old_stripe_changes()');
 
 -- sql/95_start.sql ====================================================================================================
 
