@@ -2,6 +2,7 @@
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
+  advance,
   balanceOf,
   billing,
   buy,
@@ -115,5 +116,30 @@ describe.runIf(target().own)('a price that was made at Stripe', () => {
     ])
     expect(await entitlementOf(user)).toMatchObject({ plan_id: 'premium', state: 'active' })
     expect(await balanceOf(user)).toBe(1100)
+  }, 60_000)
+})
+
+describe.runIf(target().own)('a trial that ended without a card and is paused', () => {
+  test('goes on with the card that its owner has given since, paid from that moment', async () => {
+    const user = await newUser()
+    await stripeClient().checkout.sessions.expire(await checkout(user, premium))
+    const customer = await customerOf(sql, user)
+    const [price] = await sql`select id from private.stripe_prices where plan_price_id = 'premium_month' and is_current`
+    await stripeClient().subscriptions.create({
+      ...{ customer, items: [{ price: String(price?.id) }], trial_period_days: 7 },
+      trial_settings: { end_behavior: { missing_payment_method: 'pause' } },
+    })
+    await advance(sql, user, 8)
+    const refused = await billing(user, 'checkout', { ...premium, ...returnUrls })
+    const card = await stripeClient().paymentMethods.attach('pm_card_visa', { customer })
+    await stripeClient().customers.update(customer, { invoice_settings: { default_payment_method: card.id } })
+
+    const { body } = await billing(user, 'resume', returnUrls)
+    await settled(sql)
+
+    expect(refused.body.error?.message).toContain('POST /billing/resume')
+    expect(body).toEqual({ state: 'active', url: null })
+    expect(await entitlementOf(user)).toMatchObject({ plan_id: 'premium', state: 'active' })
+    expect([await balanceOf(user), await paidAtStripe(customer)]).toEqual([1100, 1200])
   }, 60_000)
 })

@@ -43,7 +43,7 @@ export async function control(path: string, body: object = {}): Promise<unknown>
 }
 
 const answered = z.looseObject({
-  url: z.string().optional(),
+  url: z.string().nullable().optional(),
   error: z.looseObject({ code: z.string(), message: z.string(), param: z.string().nullable() }).optional(),
 })
 
@@ -66,7 +66,7 @@ export async function checkout(user: TestUser, item: Item) {
   return sessionOf(body.url)
 }
 
-export const sessionOf = (url = '') => /\/c\/pay\/(cs_[A-Za-z0-9_]+)/.exec(url)?.[1] ?? ''
+export const sessionOf = (url?: string | null) => /\/c\/pay\/(cs_[A-Za-z0-9_]+)/.exec(url ?? '')?.[1] ?? ''
 
 /** What the pay button of the checkout page does, and the page of 3-D Secure after it. */
 export const pay = (session: string, card = 'ok') => control(`/complete/${session}`, { card, authenticate: 'ok' })

@@ -36,9 +36,11 @@ export function subscriptionRoutes(route: Route, state: State): void {
     asOf(state, subscription.customer, () => cancel(state, subscription, given))
     return subscription
   })
-  route('POST', `${path}/:id/resume`, resumed, (_, id) => {
+  route('POST', `${path}/:id/resume`, resumed, ({ payment_behavior }, id) => {
     const subscription = find(id)
-    asOf(state, subscription.customer, () => resume(state, subscription))
+    asOf(state, subscription.customer, () =>
+      resume(state, subscription, payment_behavior === 'resume_on_payment_success'),
+    )
     return subscription
   })
   route('DELETE', `${path}/:id/discount`, none, (_, id) => {

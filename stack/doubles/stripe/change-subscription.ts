@@ -225,8 +225,11 @@ export function cancel(
 }
 
 /** Goes on after a trial that ended without a card: a new period from now. */
-export function resume(state: State, subscription: Subscription): void {
+export function resume(state: State, subscription: Subscription, isOnceItIsPaid = false): void {
   if (subscription.status !== 'paused') throw invalid('Only a paused subscription can be resumed.')
+  // At Stripe it would stay paused, with an invoice that can be paid by hand.
+  if (isOnceItIsPaid && cardOf(state, subscription) !== 'ok')
+    throw invalid('The stand-in resumes only with a card that pays.', { param: 'payment_behavior' })
   const now = state.now()
   subscription.billing_cycle_anchor = now
   for (const item of subscription.items.data) {

@@ -81,4 +81,9 @@ export const ended = z.strictObject({
   cancellation_details: ignored,
   expand,
 })
-export const resumed = z.strictObject({ billing_cycle_anchor: anchor, proration_behavior, expand })
+export const resumed = z.strictObject({
+  billing_cycle_anchor: anchor,
+  proration_behavior,
+  payment_behavior: z.enum(['resume_on_payment_attempt', 'resume_on_payment_success']).optional(),
+  expand,
+})
