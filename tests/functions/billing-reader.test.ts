@@ -1,9 +1,18 @@
 /** What is asked of Stripe for refunds, disputes and credit notes: no more than is needed, and whole. */
 import { afterEach, expect, test } from 'vitest'
+import { invoiceReading } from '../../functions/_shared/billing/read-payments.ts'
 import { disputeReading, refundReading } from '../../functions/_shared/billing/read-returns.ts'
 import { createStripeReader, listings } from '../../functions/_shared/billing/stripe-reader.ts'
 import { type Answers, failure, list, startStripe } from './billing-stripe.ts'
-import { balanceTransaction, creditNote, dispute, exchangedCharge, refund } from './billing-world.ts'
+import {
+  balanceTransaction,
+  creditNote,
+  dispute,
+  exchangedCharge,
+  invoice,
+  invoicePayment,
+  refund,
+} from './billing-world.ts'
 
 let small: Awaited<ReturnType<typeof startStripe>> | undefined
 afterEach(() => small?.stop())
@@ -86,4 +95,20 @@ test('a credit note of many lines is read with all of them, alone and in a list'
   expect(await reader.creditNote('cn_1')).toMatchObject({ lines: { data: lines } })
   expect(listed).toMatchObject({ objects: [{ lines: { data: lines } }], failed: [] })
   expect(await reader.creditNote('cn_gone')).toBeUndefined()
+})
+
+test('an invoice that a charge paid is read, also where an intent that is not there cannot be expanded', async () => {
+  const payments = { data: [{ ...invoicePayment(), payment: { type: 'charge', charge: 'ch_1' } }], has_more: false }
+  const { reader, expanded } = await ask({
+    'GET /invoices/in_1': ({ params }) =>
+      [...params.values()].includes('payments.data.payment.payment_intent')
+        ? failure(400, { message: 'This property cannot be expanded (payments.data.payment.payment_intent).' })
+        : invoice({ payments }),
+  })
+
+  const read = invoiceReading(await reader.invoice('in_1'), origin)
+
+  expect(expanded()).toEqual([['payments', 'payments.data.payment.payment_intent'], ['payments']])
+  expect(read.payments).toMatchObject([{ charge_id: 'ch_1', payment_intent_id: null }])
+  expect(await reader.invoice('in_gone')).toBeUndefined()
 })

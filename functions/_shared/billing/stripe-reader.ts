@@ -41,11 +41,21 @@ async function orMissing(asked: Promise<unknown>): Promise<unknown> {
   }
 }
 
-/** With how each payment stands: a list of invoices cannot be asked for that much. */
+/**
+ * With how each payment stands: a list of invoices cannot be asked for that much. A payment of the type charge has no intent, and
+ * what is not there may be refused: then the payments are read as they are.
+ */
 async function readInvoice(stripe: Stripe, id: string): Promise<Stripe.Invoice> {
   const expand = ['payments', 'payments.data.payment.payment_intent']
-  return completeInvoice(stripe, await stripe.invoices.retrieve(id, { expand }))
+  const asked = stripe.invoices.retrieve(id, { expand }).catch((error: unknown) => {
+    if (!isUnexpandable(error)) throw error
+    return stripe.invoices.retrieve(id, { expand: ['payments'] })
+  })
+  return completeInvoice(stripe, await asked)
 }
+
+const isUnexpandable = (error: unknown): boolean =>
+  error instanceof Stripe.errors.StripeInvalidRequestError && error.statusCode === 400
 
 async function readSession(stripe: Stripe, id: string): Promise<Stripe.Checkout.Session> {
   const expand = ['line_items', 'payment_intent', 'payment_intent.latest_charge']
