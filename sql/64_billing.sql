@@ -313,7 +313,7 @@ begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query
   with known as materialized (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
+    select s.id, s.status, s.plan_id, p.position, s.started_at, s.current_period_start, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
       l.plan_id as last_plan_id, l.position as last_position, s.past_due_since, t.period_ends_at, greatest(t.period_ends_at, t.slack_ends_at) as slack_ends_at,
       c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes
     from public.subscriptions s
@@ -329,12 +329,15 @@ begin
         select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
       -- Who owes something has what is paid otherwise, and then the plan that was paid last for the days of grace.
       left join lateral (
-        select x.plan_id, x.position, x.ends_at from private.paid_spans(s.id) x
+        select x.plan_id, x.position from private.paid_spans(s.id) x
         where not o.is_in_order and x.starts_at <= coalesce(s.past_due_since, 'infinity')
         order by x.ends_at desc, x.position desc limit 1) l on true
       -- The end of what is paid, and how long we wait for what comes after it.
       cross join lateral (
-        select case when o.is_in_order then e.ends_at else coalesce(l.ends_at, '-infinity') end as period_ends_at,
+        select case when o.is_in_order then e.ends_at else coalesce((
+            select max(x.ends_at) from private.paid_spans(s.id) x
+            where x.starts_at <= coalesce(s.past_due_since, 'infinity') and x.ends_at > coalesce(s.current_period_start, '-infinity')),
+            '-infinity') end as period_ends_at,
           case when o.is_in_order or o.owes and b.is_begun and not s.is_returned then
             case when s.is_collection_paused then interval '0' else g.days end
               + case when o.is_in_order then e.ends_at else private.grace_starts_at(s) end end as slack_ends_at) t
@@ -355,8 +358,8 @@ begin
       select case when k.owes or k.status = 'unpaid' then 'past_due' when k.status = 'paused' then 'paused' else k.paid_state end as state) n
   where k.status in ('trialing', 'active', 'past_due', 'unpaid', 'paused') and not k.is_in_order
     and x.starts_at < least(x.ends_at, k.cancels_at)
-    -- Nothing is paid for what comes after a debt.
-    and x.starts_at <= coalesce(k.past_due_since, 'infinity')
+    -- Nothing is paid for what comes after a debt; and what ended before Stripe's present period is over, whatever our clock says.
+    and x.starts_at <= coalesce(k.past_due_since, 'infinity') and x.ends_at > coalesce(k.current_period_start, '-infinity')
   union all
   select k.id, k.started_at, coalesce(k.last_position, k.position), case when k.owes then 'past_due' else k.paid_state end,
     coalesce(k.last_plan_id, k.plan_id), k.period_ends_at,

@@ -91,6 +91,14 @@ async function addSeat({ id, items }: Stripe.Subscription): Promise<Stripe.Invoi
   return latest(id)
 }
 
+/** After the days of grace, when nothing more has happened. */
+async function planIn8Days({ id }: TestUser): Promise<unknown> {
+  const [row] = await sql`
+    select plan_id from private.entitlements
+    where user_id = ${id} and starts_at <= now() + interval '8 days' and ends_at > now() + interval '8 days'`
+  return row?.plan_id
+}
+
 const stands = async (user: TestUser) => expect(await entitlementOf(user)).toMatchObject(premium)
 
 describe.runIf(target().own)('a plan follows the money', () => {
@@ -199,9 +207,7 @@ describe.runIf(target().own)('a plan follows the money', () => {
       const seat = await addSeat(made)
 
       expect(seat).toMatchObject({ status: 'open', billing_reason: 'subscription_update' })
-      await sql`update public.subscriptions set past_due_since = now() - interval '8 days' where id = ${made.id}`
-      await sql`select private.refresh_entitlement(${user.id})`
-      expect(await entitlementOf(user)).toMatchObject({ plan_id: 'premium', is_paid: true })
+      expect(await planIn8Days(user)).toBe('premium')
     },
     minutes,
   )
@@ -218,9 +224,7 @@ describe.runIf(target().own)('a plan follows the money', () => {
       await stripeClient().subscriptions.update(id, { items: [{ id: item?.id ?? '', price }] })
       await settled(sql)
 
-      await sql`update public.subscriptions set past_due_since = now() - interval '8 days' where id = ${id}`
-      await sql`select private.refresh_entitlement(${user.id})`
-      expect(await entitlementOf(user)).toMatchObject({ plan_id: 'premium', is_paid: true })
+      expect(await planIn8Days(user)).toBe('premium')
     },
     minutes,
   )

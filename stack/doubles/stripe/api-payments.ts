@@ -95,6 +95,4 @@ function disputeRoutes(route: Route, state: State): void {
   route('GET', '/v1/disputes', z.strictObject({ ...page, ...paid }), (query) =>
     listPage('/v1/disputes', state.disputes.values(), query, (item) => fits(query, item)),
   )
-  // None are made here yet.
-  route('GET', '/v1/credit_notes', z.strictObject(page), (query) => listPage('/v1/credit_notes', [], query))
 }
