@@ -37,7 +37,6 @@ describe('an account that is deleted', () => {
   test.each([
     ['period_end', 'period_end'],
     ['now', 'now'],
-    ['whenever', 'period_end'],
   ])('has its subscriptions ended, by the setting %s', (setting, wanted) =>
     rolledBack(async (tx) => {
       const shop = await subscribed(tx)
