@@ -371,9 +371,11 @@ end $$;
 comment on function private.spend_cap_micros() is 'The cap of a month in micro-dollars; null: none.';
 
 create function private.moment_of_month(began timestamptz, moment timestamptz) returns timestamptz
-language sql immutable security invoker
--- No search_path is set, or it could not be written into the statements that call it: the body is parsed when it is made.
-return least(moment, (date_trunc('month', began at time zone 'UTC') + interval '1 month') at time zone 'UTC' - interval '1 millisecond');
+language plpgsql immutable security invoker set search_path = ''
+as $$
+begin
+  return least(moment, (date_trunc('month', began at time zone 'UTC') + interval '1 month') at time zone 'UTC' - interval '1 millisecond');
+end $$;
 comment on function private.moment_of_month(timestamptz, timestamptz) is
   'A moment, or the last one of the month (UTC) in which something began: what began before midnight belongs to the month of which it took.';
 
