@@ -170,6 +170,25 @@ test.each([0, 1, 2])('usage that stands in choice %i of a whole answer alone cou
   expect(outcome).toMatchObject({ usage_source: 'provider', usage: plain })
 })
 
+const used = (prompt_tokens: number, completion_tokens: number) => ({ usage: { prompt_tokens, completion_tokens } })
+const completionAlone = { choices: [], usage: { output_tokens: 500 } }
+const words = 'word '.repeat(300)
+
+test.each<[string, unknown[], object]>([
+  ['one token before all that is said', [{ ...delta(''), ...used(100, 1) }, delta(words)], used(100, 375)],
+  ['zeros in every chunk but the last', [{ ...delta(words), ...used(0, 0) }, delta('more')], used(16, 376)],
+  ['all tokens before they are said', [{ ...delta(''), ...used(100, 900) }, delta(words)], used(100, 900)],
+  [
+    'the prompt first, and the completion alone',
+    [{ ...delta('Hi'), ...used(100, 1) }, completionAlone],
+    used(100, 500),
+  ],
+])('a stream that reports %s is charged no less than what it said', async (_name, said, most) => {
+  const { outcome } = await outcomeOf(chunks(...said, finish, '[DONE]'))
+
+  expect(outcome).toMatchObject({ result: 'succeeded', implausible: null, ...most })
+})
+
 test('usage that comes after [DONE], a while later, is waited for', async () => {
   const bytes = new TextEncoder()
   let send = (_text: string) => {}
@@ -256,12 +275,24 @@ test('costs are a number or a total', async () => {
 test.each([
   ['a text in a choice', (content: string) => ({ choices: [{ index: 0, text: content, finish_reason: null }] })],
   ['a message', (content: string) => ({ choices: [{ index: 0, message: { role: 'assistant', content } }] })],
+  ['a text beside a delta of null', (text: string) => ({ choices: [{ index: 0, text, delta: null }] })],
+  [
+    'a message beside an empty delta',
+    (content: string) => ({ choices: [{ index: 0, delta: {}, message: { content } }] }),
+  ],
 ])('%s inside a stream without usage is estimated by what it says', async (_name, chunkOf) => {
   const text = 'said \\"so\\" '.repeat(40)
   const { outcome } = await outcomeOf(chunks(chunkOf(text), chunkOf(text), finish, '[DONE]'))
 
   expect(outcome.usage_source).toBe('estimated')
   expect(outcome.usage?.completion_tokens).toBeGreaterThanOrEqual((2 * text.length) / 4)
+})
+
+test('what a delta has said is not estimated again as the message at the end', async () => {
+  const whole = { choices: [{ index: 0, delta: {}, message: { content: words }, finish_reason: 'stop' }] }
+  const { outcome } = await outcomeOf(chunks(delta(words), whole, '[DONE]'))
+
+  expect(outcome.usage?.completion_tokens).toBe(words.length / 4)
 })
 
 test('a picture in an answer is not estimated as text, and neither disproves a report', async () => {

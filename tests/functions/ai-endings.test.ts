@@ -260,7 +260,10 @@ test('an error that comes after the role, by itself, is a status of its own, too
   expect(await answer.text()).toBe(chunks(role) + good.true)
 })
 
-test('a role alone does not hold the caller up for long, and an error after it is free', async () => {
+test.each([
+  ['a role', {}],
+  ['a role with a usage', { usage: { prompt_tokens: 9, completion_tokens: 3 } }],
+])('%s alone does not hold the caller up for long, and an error after it is free', async (_name, more) => {
   let tell = () => {}
   const silent = new Promise<void>((done) => {
     tell = done
@@ -269,7 +272,7 @@ test('a role alone does not hold the caller up for long, and an error after it i
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
       if (!isFirst) await silent
-      controller.enqueue(new TextEncoder().encode(chunks(isFirst ? role : serverError)))
+      controller.enqueue(new TextEncoder().encode(chunks(isFirst ? { ...role, ...more } : serverError)))
       if (!isFirst) controller.close()
       isFirst = false
     },

@@ -272,6 +272,32 @@ test('who leaves when all was said pays for all of it, also where a provider sto
     .toMatchObject([{ result: 'cancelled', usage_source: 'provider', usage: { completion_tokens: 400 } }])
 })
 
+test.each([
+  ['zeros', { prompt_tokens: 0, completion_tokens: 0 }, 16],
+  ['the prompt alone', { prompt_tokens: 7, completion_tokens: 0 }, 7],
+])('who leaves a stream that reports %s until its end pays for the time', async (_name, usage, prompt_tokens) => {
+  let now = 0
+  const chunk = { choices: [{ index: 0, delta: { content: 'Hi' } }], usage }
+  const { seen, chat } = createWorld(provider.url, {
+    fetch: async () =>
+      new Response(
+        new ReadableStream({
+          start: (to) => to.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(chunk)}\n\n`)),
+        }),
+      ),
+    ticks: () => now,
+  })
+  const reader = (await chat(request)).body?.getReader()
+
+  await reader?.read()
+  now += 4_000
+  await reader?.cancel()
+
+  expect(seen.outcomes).toMatchObject([
+    { result: 'cancelled', usage_source: 'estimated', usage: { prompt_tokens, completion_tokens: 200 } },
+  ])
+})
+
 test('images of a caller who has left are charged as many as were asked for', async () => {
   const gone = new AbortController()
   const { seen, send } = createWorld(provider.url, {

@@ -13,6 +13,8 @@ type Observed = {
   /** The one that counts of those that came. */
   report: Report | null
   said: Said
+  /** Bytes that had been said when the report came. */
+  saidAtReport: number
   /** There is an answer: something was said, or a choice ended well. */
   isAnswer: boolean
   /** The provider said that it is finished, in whatever way. Decides about an error at the end, never about money. */
@@ -140,6 +142,7 @@ function lookAt(event: Bytes) {
 const nothingYet = (): Observed => ({
   report: null,
   said: { text: 0, media: 0 },
+  saidAtReport: 0,
   isAnswer: false,
   finished: false,
   failure: undefined,
@@ -167,8 +170,23 @@ function noteFinish(observed: Observed, { choices = [] }: ProviderAnswer, finish
 /** Whether the chunk's report counts from now on: zeros after real numbers do not, and callers are not told them. */
 function noteReport(observed: Observed, { report }: ProviderAnswer): boolean {
   if (!report) return true
-  observed.report = laterReport(observed.report, report)
-  return observed.report === report
+  const before = observed.report
+  observed.report = laterReport(before, report)
+  if (observed.report === before) return false
+  observed.saidAtReport = bytesIn(observed.said)
+  return true
+}
+
+const bytesIn = ({ text, media }: Said) => text + media
+
+/**
+ * Whether the report is of a part: more was said after it, or it came before all that counts, as with who tells the prompt at once and
+ * the rest at the end.
+ */
+export function isPartial({ report, said, saidAtReport, finished }: Observed): boolean {
+  if (!report?.counts) return false
+  if (bytesIn(said) > saidAtReport) return true
+  return !finished && (bytesIn(said) === 0 || report.counts.completion_tokens === 0)
 }
 
 /** The first error counts. */

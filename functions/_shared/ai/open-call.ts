@@ -162,6 +162,8 @@ export type Ending = {
   error: AppError | undefined
   /** As the provider reported it. */
   usage: Usage | null
+  /** The report is older than some of the answer: the estimate counts where it is more. */
+  isPartial?: boolean
   /** Why a report of the provider was not believed: then `usage` is null. */
   implausible?: string | null
   /** Bytes of text that the model said and that were delivered. */
@@ -241,7 +243,7 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const error = !ending.error && isLeft ? new AppError('client_closed_request') : ending.error
   const isLate = error?.code === 'upstream_timeout'
   const hungUp = error?.code === 'client_closed_request' || (isLate && isLeft)
-  const isDelivered = responseBytes > 0 && (contentBytes > 0 || usage !== null)
+  const isDelivered = responseBytes > 0 && (contentBytes > 0 || (usage !== null && !ending.isPartial))
   const isAsking = call.askedAt !== undefined && (hungUp || isLate)
   const isTooMuch = error?.details.isTooMuch === true
   const isLateAlone = call.late.attempts > 0 && !call.answered
@@ -254,19 +256,30 @@ function describeOutcome(ending: Ending, call: OpenCall, ticks: number): Describ
   const seen = isTooMuch ? { ...ending, contentBytes: Number.POSITIVE_INFINITY } : ending
   // Whoever is asked or answers now; else the last that was too slow, and not one that never worked.
   const worker = call.answered || call.askedAt !== undefined || isTooMuch ? call.route : (call.late.route ?? call.route)
-  const used = usage ? { ...usage, images } : estimateUsage(seen, call, worker, hasWorked ? ticks : undefined)
+  const reported = usage && { ...usage, images }
+  const estimate = () => estimateUsage(seen, call, worker, hasWorked ? ticks : undefined)
+  const used = reported && !ending.isPartial ? reported : atLeast(reported, estimate())
   return {
     result: !error ? 'succeeded' : hungUp && isCharged ? 'cancelled' : 'failed',
     http_status: error?.status ?? 200,
     error_code: error?.code ?? null,
     usage: isCharged ? used : null,
-    usage_source: !isCharged ? 'none' : isProjects ? 'project' : usage ? 'provider' : 'estimated',
+    usage_source: !isCharged ? 'none' : isProjects ? 'project' : used === reported ? 'provider' : 'estimated',
     implausible,
     late: call.late.attempts > 0 && call.answered ? estimateLate(call) : null,
     model: isCharged && (call.answered || hasWorked) ? (worker?.model ?? null) : null,
     response_bytes: responseBytes,
     response,
   }
+}
+
+/** Of a report of a part: a prompt is in it whole or not at all, and what the part cost says nothing of the whole. */
+function atLeast(reported: Usage | null, estimated: Usage): Usage {
+  if (!reported) return estimated
+  const prompt_tokens = reported.prompt_tokens || estimated.prompt_tokens
+  const completion_tokens = Math.max(reported.completion_tokens, estimated.completion_tokens)
+  const isSame = prompt_tokens === reported.prompt_tokens && completion_tokens === reported.completion_tokens
+  return isSame ? reported : { ...reported, prompt_tokens, completion_tokens, cost_usd: null }
 }
 
 /**

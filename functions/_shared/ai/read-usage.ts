@@ -10,6 +10,8 @@ export type Report = {
   /** Null: nothing of the counts makes sense. Images are not reported, they are counted. */
   counts: Omit<Usage, 'images' | 'cost_usd'> | null
   cost_usd: number | null
+  /** A completion without a prompt: what was missing in a report before it. */
+  completion?: number | undefined
   /** What was left out because it makes no sense, for the operator. */
   doubt: string | null
 }
@@ -67,7 +69,8 @@ function readDialect(usage: Fields): Report {
   const whole = wholeOf(prompt, completion, total)
   const cost_usd = readCost(usage.cost, doubts)
   const doubt = () => (doubts.length > 0 ? doubts.join(', ').slice(0, 200) : null)
-  if (isSenseless || !whole) return { counts: null, cost_usd, doubt: doubt() }
+  if (isSenseless) return { counts: null, cost_usd, doubt: doubt() }
+  if (!whole) return { counts: null, cost_usd, completion, doubt: doubt() }
 
   const parts = {
     ...readCache(read, usage, ofPrompt),
@@ -166,8 +169,17 @@ const hasCounts = ({ counts }: Report): boolean =>
  */
 export function laterReport(before: Report | null, report: Report | null): Report | null {
   if (!report || !before?.counts) return report ?? before
+  if (report.completion !== undefined) return withCompletion(before, before.counts, report)
   if (!report.counts || (hasCounts(before) && !hasCounts(report))) return before
   return before.counts.completion_tokens > 0 && report.counts.completion_tokens === 0 ? before : report
+}
+
+/** Some tell the prompt at once, and at the end nothing but the completion. */
+function withCompletion(before: Report, counts: NonNullable<Report['counts']>, later: Report): Report {
+  const { completion = 0, cost_usd, doubt } = later
+  if (completion <= counts.completion_tokens) return before
+  const told = { cost_usd: cost_usd ?? before.cost_usd, doubt: doubt ?? before.doubt }
+  return { ...told, counts: { ...counts, completion_tokens: completion } }
 }
 
 /** What can be true of a call. */
@@ -181,7 +193,12 @@ export type Bounds = {
 }
 
 /** Bytes of what was seen of an answer; `media` are pictures and sound as base64. */
-export type Said = { text: number; media: number }
+export type Said = {
+  text: number
+  media: number
+  /** A `delta` has said some of it. */
+  isInDeltas?: true
+}
 /** What was seen of a call for images: their number. */
 export type Seen = Said & { images?: number }
 

@@ -14,9 +14,12 @@ const colon = 58
  * `events` is one character per byte. Escapes count as they are written, so the number is never too small.
  */
 export function addSaid(events: string, said: Said): void {
+  const before = said.text + said.media
   let at = events.indexOf('"delta"')
-  if (at < 0 && events.includes('"choices"')) addOtherwiseSaid(events, said)
   while (at >= 0) at = events.indexOf('"delta"', addStrings(events, at + '"delta"'.length, said))
+  // Some send one that is empty beside it; whoever uses both says the same in both.
+  if (said.text + said.media > before) said.isInDeltas = true
+  else if (!said.isInDeltas && events.includes('"choices"')) addOtherwiseSaid(events, said)
 }
 
 const otherwise = /"(message|text)"\s*:\s*(?=["{])/g

@@ -8,7 +8,7 @@ import type { AnswerBody } from './answer-body.ts'
 import { notWhatWasAsked } from './answer-json.ts'
 import type { Answer } from './call-provider.ts'
 import type { Settlement } from './ledger.ts'
-import { createStreamObserver, hasData, isEvents, type Passage, withCost } from './observe-stream.ts'
+import { createStreamObserver, hasData, isEvents, isPartial, type Passage, withCost } from './observe-stream.ts'
 import { type OpenCall, usedBy } from './open-call.ts'
 import type { KeySent } from './provider-refusal.ts'
 import type { UsageWish } from './read-request.ts'
@@ -227,7 +227,10 @@ function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
   const { observed, takeUsage } = opening.observer
   let responseBytes = 0
   const close = (error?: AppError) =>
-    call.close({ error, ...usedBy(call, observed.report, observed.said), images: 0, responseBytes })
+    call.close({
+      ...{ error, ...usedBy(call, observed.report, observed.said), isPartial: isPartial(observed) },
+      ...{ images: 0, responseBytes },
+    })
 
   const deliver = (parts: Bytes[]) => {
     if (call.firstTokenAt === undefined && parts.some(hasData)) call.firstTokenAt = world.now()
