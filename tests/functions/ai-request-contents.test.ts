@@ -68,6 +68,20 @@ test.each([
   expect(tokensOf(JSON.stringify(tools, null, 4))).toBeLessThanOrEqual(held)
 })
 
+const html = "<b>it's</b> & more ".repeat(200)
+test.each([
+  ['a tool', { ...valid, tools: [{ type: 'function', function: { name: 'f', description: html } }] }],
+  ['a call', { ...valid, messages: [{ role: 'assistant', tool_calls: [{ function: { arguments: html } }] }] }],
+])('%s that is full of the letters of HTML is held as templates write them, six for one', async (_name, body) => {
+  const escaped = (letter: string) => `\\u00${letter.charCodeAt(0).toString(16)}`
+  const written = JSON.stringify(html).replace(/[<>&']/g, escaped)
+
+  const held = promptTokensAtMost((await parse(body)).contents, model)
+
+  expect(tokensOf(written)).toBeLessThanOrEqual(held)
+  expect(held).toBeLessThanOrEqual(written.length + 200)
+})
+
 describe('a picture, sound or file as base64 or address', () => {
   const pdf = Buffer.concat([Buffer.from('%PDF-1.7 '), Buffer.alloc(90_000)]).toString('base64')
   const mp4 = Buffer.concat([Buffer.from('\0\0\0\x18ftypmp42'), Buffer.alloc(90_000)]).toString('base64')

@@ -19,7 +19,10 @@ export function readContents(field: string, messages: readonly Message[], text: 
   const media: Media[] = []
   const said = messages.map((message, at) => withoutMedia(message, `${field}.${at}`, media))
   if (media.length > mostMedia) throw invalid(field, `has more than ${mostMedia} pictures, sounds and files`)
-  return { ...bytesOfText({ ...text, [field]: said }), media }
+  const { plainBytes, textBytes } = bytesOfText({ ...text, [field]: said })
+  // Templates write what was called anew as well, from its JSON in a text.
+  const around = messages.reduce((sum, one) => sum + aroundJson(one.tool_calls) + aroundJson(one.function_call), 0)
+  return { plainBytes, textBytes: textBytes + around, media }
 }
 
 /** The bytes of text without media. */
@@ -32,9 +35,11 @@ export function bytesOfText(text: Record<string, unknown>): Pick<Read, 'textByte
 /** Fields that providers write anew for the model, in a form of their own. */
 const structures = ['tools', 'functions', 'response_format']
 
+const lettersOfHtml = new Set([..."<>&'"].map((letter) => letter.charCodeAt(0)))
+
 /**
- * What JSON may gain when it is written anew: lines with indents, spaces after colons, and letters as \uXXXX. In bytes that count as
- * tokens: four levels of an indent are one, since every tokenizer has one for that many spaces.
+ * What JSON may gain when it is written anew: lines with indents, spaces after colons, and letters as \uXXXX, which templates do to those
+ * of HTML, too. In bytes that count as tokens: four levels of an indent are one, since every tokenizer has one for that many spaces.
  */
 function aroundJson(value: unknown): number {
   if (value === undefined || value === null) return 0
@@ -43,6 +48,7 @@ function aroundJson(value: unknown): number {
   for (let at = 0; at < json.length; at += 1) {
     const code = json.charCodeAt(at)
     if (code > 0x7f) gain += 4
+    else if (lettersOfHtml.has(code)) gain += 5
     else if (code === 0x22) isText = !isText
     else if (isText) at += code === 0x5c ? 1 : 0
     else if (code === 0x3a) gain += 1
