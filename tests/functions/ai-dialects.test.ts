@@ -18,9 +18,9 @@ function worldWith(body: string, changes: Changes = {}) {
 }
 
 /** How the call ended when the provider's answer is this. */
-async function outcomeOf(body: string): Promise<{ outcome: Outcome; text: string }> {
+async function outcomeOf(body: string, more: object = {}): Promise<{ outcome: Outcome; text: string }> {
   const { chat, seen } = worldWith(body)
-  const answer = await chat({ model: 'm', messages, stream: !body.startsWith('{') })
+  const answer = await chat({ model: 'm', messages, stream: !body.startsWith('{'), ...more })
   const text = await answer.text()
   const [outcome] = seen.outcomes
   if (answer.status !== 200 || !outcome) throw new Error(`${answer.status} ${text}`)
@@ -141,6 +141,16 @@ test('parts are told by themselves, each token in one of them at most', async ()
     searches: 0,
     cost_usd: 0.25,
   })
+})
+
+test.each<[string, object, object | undefined, number]>([
+  ['nothing is said of it', { web_search_options: {} }, plain, 1],
+  ['nothing is said at all', { web_search_options: {} }, undefined, 1],
+  ['none was made', { web_search_options: {} }, { ...plain, server_tool_use: { web_search_requests: 0 } }, 0],
+  ['nothing is said of one that the model may make', { tools: [{ type: 'web_search' }] }, plain, 0],
+])('a search is charged where %s as it must have been', async (_name, asked, usage, searches) => {
+  for (const body of [asJson(usage), asStream(usage)])
+    expect((await outcomeOf(body, asked)).outcome).toMatchObject({ implausible: null, usage: { searches } })
 })
 
 const chunks = (...all: unknown[]) => all.map(event).join('')

@@ -10,6 +10,8 @@ export type Asks = {
   variant?: string | undefined
   /** How often server tools may be used. */
   searches?: number | undefined
+  /** As many of them as are taken to be made whatever the model likes, where a provider reports nothing of searches. */
+  sureSearches?: number | undefined
   /** The provider adds to the prompt what it finds, and how much that is nobody here knows. */
   findsMore?: boolean | undefined
   /** The longest time to live of what is written to a cache. */
@@ -375,7 +377,7 @@ const chat = table({
   prediction: closed('words that were predicted wrongly are charged beside the answer'),
   image_config: closed('the size of a picture has a price'),
   web_search_options: closed('searches have a price of their own', {
-    asks: (value) => (hasOnly(value, sameFindings) ? { searches: 1 } : { searches: 1, findsMore: true }),
+    asks: (value) => ({ searches: 1, sureSearches: 1, ...(!hasOnly(value, sameFindings) && { findsMore: true }) }),
   }),
   search_parameters: closed('searches have a price of their own', {
     unless: isNoSearch,

@@ -191,6 +191,7 @@ function boundsOf({ request, route }: Pick<OpenCall, 'request' | 'route'>): Boun
     promptTokens: route?.context_tokens ?? 0,
     completionTokens: most > 0 ? most : null,
     searches: request.asks.searches ?? 0,
+    sureSearches: request.asks.sureSearches ?? 0,
   }
 }
 
@@ -309,7 +310,7 @@ function estimateUsage(
       outputAtMost(request, route),
     ),
     images: made,
-    searches: hasWorked ? (request.asks.searches ?? 0) : 0,
+    searches: (hasWorked ? request.asks.searches : request.asks.sureSearches) ?? 0,
   }
 }
 

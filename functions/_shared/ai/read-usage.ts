@@ -10,6 +10,8 @@ export type Report = {
   /** Null: nothing of the counts makes sense. Images are not reported, they are counted. */
   counts: Omit<Usage, 'images' | 'cost_usd'> | null
   cost_usd: number | null
+  /** It says nothing of searches. */
+  isWithoutSearches?: boolean
   /** A completion without a prompt: what was missing in a report before it. */
   completion?: number | undefined
   /** What was left out because it makes no sense, for the operator. */
@@ -85,7 +87,7 @@ function readDialect(usage: Fields): Report {
     [usage, ['num_search_queries', 'num_server_side_tools_used', 'num_sources_used']],
   )
   const counts = { ...putTogether(whole, total, parts, isCacheOutside(usage)), searches: searches ?? 0 }
-  return { counts, cost_usd, doubt: doubt() }
+  return { counts, cost_usd, isWithoutSearches: searches === undefined, doubt: doubt() }
 }
 
 type Whole = { prompt: number; completion: number }
@@ -190,6 +192,8 @@ export type Bounds = {
   completionTokens: number | null
   /** Uses of the provider's own tools that were asked for, and held. */
   searches: number
+  /** Of these as many as were made for sure. */
+  sureSearches?: number
 }
 
 /** Bytes of what was seen of an answer; `media` are pictures and sound as base64. */
@@ -237,7 +241,7 @@ export function judgeReport(
   const made = bounds.completionTokens === null ? nothingMade : {}
   // What nobody asked for was held by nobody; the rest of the report is true all the same.
   const unasked = `${counts.searches} searches, of which ${bounds.searches} were asked for`
-  const searches = Math.min(counts.searches, bounds.searches)
+  const searches = report.isWithoutSearches ? (bounds.sureSearches ?? 0) : Math.min(counts.searches, bounds.searches)
   const doubts = searches < counts.searches ? unasked : doubt
   return { usage: { ...counts, ...made, searches, images: 0, cost_usd }, implausible: doubts }
 }

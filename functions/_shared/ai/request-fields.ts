@@ -151,6 +151,7 @@ function find(field: FoundField, { fields }: Look): void {
 /** Uses add up, of two times to live the longer one counts, and a size and a quality are one variant. */
 function ask(asks: Asks, { asks: all }: Look): void {
   if (asks.searches) all.searches = (all.searches ?? 0) + asks.searches
+  if (asks.sureSearches) all.sureSearches = (all.sureSearches ?? 0) + asks.sureSearches
   if (asks.cacheWrites && all.cacheWrites !== '1h') all.cacheWrites = asks.cacheWrites
   if (asks.findsMore) all.findsMore = true
   if (asks.audioOut) all.audioOut = true
