@@ -89,6 +89,14 @@ test('a page of which nothing can be read is told, and the next ones are read', 
   expect(skipped).toEqual(['t1 not_readable', 't2 not_readable', 't3 not_readable'])
 })
 
+test('rows without an id are told each by itself', async () => {
+  const bad = [0, 1].map((n) => row(n, 20 + n, { id: undefined }))
+
+  const { skipped } = await readOn(exchangeByTime([...bad, row(2, 30)]))
+
+  expect(new Set(skipped).size).toBe(2)
+})
+
 test('a page of nothing but derivatives ends no reading', async () => {
   const others = [0, 1, 2].map((n) => row(n, 10 + n, { symbol: 'BTC/USD:USD' }))
 

@@ -29,6 +29,7 @@ test.each<[Name, string, string]>([
   ['kraken', 'NEW.F', 'NEW'],
   ['binance', 'LDBTC', 'BTC'],
   ['binance', 'LDUSDT', 'USDT'],
+  ['binance', 'LDSOL2', 'SOL'],
   ['binance', 'LDLDO', 'LDO'],
   ['binance', 'LD币安人生', '币安人生'],
   ['coinbase', 'ETH2', 'ETH'],

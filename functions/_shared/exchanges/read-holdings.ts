@@ -66,7 +66,9 @@ const krakenNames: Record<string, string> = { XBT: 'BTC', XDG: 'DOGE' }
 function unwrapAsset(exchange: string, name: string, listed: ReadonlySet<string>): string {
   // LDO is a coin, and no O that earns.
   const inside = exchange === 'binance' && !listed.has(name) ? /^LD(.+)$/.exec(name)?.[1] : undefined
-  if (inside !== undefined && listed.has(inside)) return inside
+  // Of a coin whose name has had another meaning once, as LDSHIB2, the name ends with a number.
+  const earning = inside && [inside, inside.replace(/\d$/, '')].find((asset) => listed.has(asset))
+  if (earning) return earning
   if (exchange !== 'kraken' && exchange !== 'coinbase') return name
   const wrapped = (exchange === 'kraken' ? krakenWrapper.exec(name)?.[1] : undefined) ?? name
   // Ether that was staked before it could be taken back.

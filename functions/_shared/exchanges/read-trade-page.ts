@@ -107,7 +107,8 @@ const textOf = (value: unknown): string | null =>
     ? String(value).slice(0, 100).toWellFormed().replaceAll('\0', '')
     : null
 
-const idOf = (row: Row): string => textOf(row.id) || 'without an id'
+/** Rows without one are told apart by what they say, or all of them would be one skipped row. */
+const idOf = (row: Row): string => textOf(row.id) || `without an id ${JSON.stringify(contentOf(row))}`.slice(0, 200)
 
 function contentOf(row: Row): object {
   const { symbol, side, amount, price, timestamp } = row
