@@ -124,6 +124,21 @@ describe('a provider that does not stop when it is left', () => {
     expect(seen.reports).toEqual([])
   })
 
+  test('is charged for all that it worked, whoever leaves: thirty after the first chunk', async () => {
+    const { seen, chat } = worksOn()
+    const leave = async () => {
+      const reader = (await chat(request)).body?.getReader()
+      await reader?.read()
+      await reader?.cancel()
+    }
+
+    await Promise.all(Array.from({ length: 30 }, leave))
+    await expect.poll(() => seen.outcomes.length, { timeout: 10_000 }).toBe(30)
+
+    const tokens = seen.outcomes.map(({ usage }) => usage?.completion_tokens ?? 0)
+    expect(tokens.reduce((sum, one) => sum + one)).toBe(30 * 8)
+  })
+
   test.each([true, false])('is heard out when nothing had come yet, too (stream: %s)', async (stream) => {
     const gone = new AbortController()
     const { seen, chat } = worksOn('echo', {

@@ -448,6 +448,18 @@ describe('pictures, sound, files', () => {
     )
   })
 
+  test('of 350, each at an address, hold what 350 of them cost, as far as the context goes', () => {
+    const media = Array.from({ length: 350 }, () => ({ kind: 'image' as const, isUnseen: true as const }))
+    const held = (context_tokens: number) => {
+      const rules = { image: { rule: 'pixels', per: 750, max: 1_600 } }
+      return plan(known({ asked: { media: rules, context_tokens } }), { contents: { ...wish.contents, media } })
+    }
+
+    expect(held(10_000_000).promptTokens).toBe(350 * 1_600 + wish.contents.textBytes)
+    expect(held(128_000).promptTokens).toBe(128_000)
+    expect(held(128_000).micros).toBeGreaterThanOrEqual(128_000n)
+  })
+
   test('are counted by the rule of the model, and a fallback without one is none', () => {
     const planned = plan(known({ asked: { ...sees, fallbacks: ['blind'] }, blind: {} }), picture)
 
