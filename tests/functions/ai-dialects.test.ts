@@ -182,11 +182,11 @@ test.each([0, 1, 2])('usage that stands in choice %i of a whole answer alone cou
 
 const used = (prompt_tokens: number, completion_tokens: number) => ({ usage: { prompt_tokens, completion_tokens } })
 const completionAlone = { choices: [], usage: { output_tokens: 500 } }
-const words = 'word '.repeat(300)
+const words = 'word '.repeat(600)
 
 test.each<[string, unknown[], object]>([
-  ['one token before all that is said', [{ ...delta(''), ...used(100, 1) }, delta(words)], used(100, 375)],
-  ['zeros in every chunk but the last', [{ ...delta(words), ...used(0, 0) }, delta('more')], used(16, 376)],
+  ['one token before all that is said', [{ ...delta(''), ...used(100, 1) }, delta(words)], used(100, 750)],
+  ['zeros in every chunk but the last', [{ ...delta(words), ...used(0, 0) }, delta('more')], used(16, 751)],
   ['all tokens before they are said', [{ ...delta(''), ...used(100, 900) }, delta(words)], used(100, 900)],
   [
     'the prompt first, and the completion alone',

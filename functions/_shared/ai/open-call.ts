@@ -206,11 +206,11 @@ export function usedBy(
   call: Pick<OpenCall, 'request' | 'route'>,
   report: Report | null,
   said: Seen,
-): Pick<Ending, 'usage' | 'implausible' | 'contentBytes'> {
+): Pick<Ending, 'usage' | 'implausible' | 'contentBytes' | 'isPartial'> {
   const bounds = boundsOf(call)
   // As base64, pictures and sound are far more bytes than tokens.
   const media = Math.min(said.media, bytesPerToken * (bounds.completionTokens ?? 0))
-  return { ...judgeReport(report, said, bounds), contentBytes: said.text + media }
+  return { ...judgeReport(report, said, bounds), contentBytes: said.text + media, isPartial: said.isPartial ?? false }
 }
 
 const undelivered = (error: AppError) => ({

@@ -203,8 +203,12 @@ export type Said = {
   /** A `delta` has said some of it. */
   isInDeltas?: true
 }
-/** What was seen of a call for images: their number. */
-export type Seen = Said & { images?: number }
+export type Seen = Said & {
+  /** Of a call for images their number. */
+  images?: number
+  /** The report is older than some of this, which says nothing against it. */
+  isPartial?: boolean
+}
 
 /** A token may be some words long, and escapes take up to six bytes for one. Up to the first, there may be no tokens at all. */
 const freeBytes = 2_000
@@ -219,7 +223,7 @@ function whyNot(counts: NonNullable<Report['counts']>, said: Seen, bounds: Bound
   // A provider may go beyond the limit: what was seen is believed, with a byte or more a token.
   const most = bounds.completionTokens + said.text
   if (completion_tokens > most) return `${completion_tokens} completion tokens, of which ${most} are possible`
-  if (said.text > freeBytes + completion_tokens * mostBytesPerToken)
+  if (!said.isPartial && said.text > freeBytes + completion_tokens * mostBytesPerToken)
     return `${completion_tokens} completion tokens for ${said.text} bytes of text`
   if (said.images && completion_tokens === 0) return `0 completion tokens for ${said.images} images`
   return undefined

@@ -226,11 +226,10 @@ function nextPassage({ events, observer }: StreamOpening): Passage | undefined {
 function createRelay(opening: StreamOpening, call: OpenCall, world: AiWorld) {
   const { observed, takeUsage } = opening.observer
   let responseBytes = 0
-  const close = (error?: AppError) =>
-    call.close({
-      ...{ error, ...usedBy(call, observed.report, observed.said), isPartial: isPartial(observed) },
-      ...{ images: 0, responseBytes },
-    })
+  const close = (error?: AppError) => {
+    const seen = { ...observed.said, isPartial: isPartial(observed) }
+    return call.close({ error, ...usedBy(call, observed.report, seen), images: 0, responseBytes })
+  }
 
   const deliver = (parts: Bytes[]) => {
     if (call.firstTokenAt === undefined && parts.some(hasData)) call.firstTokenAt = world.now()
