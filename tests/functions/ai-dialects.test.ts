@@ -58,6 +58,7 @@ test.each<[string, object, number]>([
   ['no completion, but a total', { prompt_tokens: 100, total_tokens: 600 }, 5100],
   ['a completion of null', { prompt_tokens: 100, completion_tokens: null, total_tokens: 600 }, 5100],
   ['no prompt, but a total', { completion_tokens: 500, total_tokens: 600 }, 5100],
+  ['a prompt of zero, but a total', { prompt_tokens: 0, completion_tokens: 500, total_tokens: 600 }, 5100],
   ['DeepSeek', { ...plain, prompt_cache_hit_tokens: 400, prompt_cache_miss_tokens: 600 }, 5640],
   [
     'DeepSeek, twice in one report',
@@ -386,16 +387,19 @@ test('zeros after a real report are told to nobody', async () => {
   expect(text.match(/prompt_tokens":\d+/g)).toEqual(['prompt_tokens":1000'])
 })
 
-test('embeddings are charged by a total alone, and made of no tokens', async () => {
-  const data = [{ object: 'embedding', index: 0, embedding: [0.5] }]
-  const { send, seen } = worldWith(JSON.stringify({ data, usage: { total_tokens: 12 } }))
+test.each([{ total_tokens: 12 }, { prompt_tokens: 0, total_tokens: 12 }])(
+  'embeddings are charged by a total alone, and made of no tokens: %j',
+  async (usage) => {
+    const data = [{ object: 'embedding', index: 0, embedding: [0.5] }]
+    const { send, seen } = worldWith(JSON.stringify({ data, usage }))
 
-  await send('/embeddings', { method: 'POST', body: JSON.stringify({ model: 'm', input: 'x' }) })
+    await send('/embeddings', { method: 'POST', body: JSON.stringify({ model: 'm', input: 'x' }) })
 
-  expect(seen.outcomes).toMatchObject([
-    { usage: { prompt_tokens: 12, completion_tokens: 0 }, usage_source: 'provider' },
-  ])
-})
+    expect(seen.outcomes).toMatchObject([
+      { usage: { prompt_tokens: 12, completion_tokens: 0 }, usage_source: 'provider' },
+    ])
+  },
+)
 
 test('no more images are charged than were asked for', async () => {
   const { send, seen } = worldWith(JSON.stringify({ data: Array(9).fill({ b64_json: 'AAAA' }) }))

@@ -64,10 +64,12 @@ function readDialect(usage: Fields): Report {
   const read = createRead(doubts)
   const ofPrompt = usage.prompt_tokens_details ?? usage.input_tokens_details
   const ofCompletion = usage.completion_tokens_details ?? usage.output_tokens_details
-  const prompt = first(read, [usage, ['prompt_tokens', 'input_tokens']])
+  const told = first(read, [usage, ['prompt_tokens', 'input_tokens']])
   const completion = first(read, [usage, ['completion_tokens', 'output_tokens']])
   const isSenseless = doubts.length > 0
   const total = read(usage, 'total_tokens')
+  // No prompt is nothing: beside a total that has one, a zero is a number that was left out. What came from a cache may be all of it.
+  const prompt = told === 0 && !isCacheOutside(usage) && total !== undefined ? undefined : told
   const whole = wholeOf(prompt, completion, total)
   const cost_usd = readCost(usage.cost, doubts)
   const doubt = () => (doubts.length > 0 ? doubts.join(', ').slice(0, 200) : null)
