@@ -1,5 +1,6 @@
-/** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a secret key. */
+/** The Edge Function `jobs`: what needs more than SQL, called by pg_cron through pg_net with a token, or with a secret key. */
 import { hasSecretKey } from '../_shared/auth/identify-caller.ts'
+import { isJobToken } from '../_shared/auth/job-token.ts'
 import { createBillingJobs } from '../_shared/billing/billing-jobs.ts'
 import { connectDatabase } from '../_shared/db.ts'
 import { readEnv, variables } from '../_shared/env.ts'
@@ -49,6 +50,7 @@ const portfolios: PortfolioWorld = {
 
 const world: JobsWorld = {
   hasSecretKey: (headers) => hasSecretKey(headers, env.SUPABASE_SECRET_KEYS),
+  isJobToken: (token, job) => isJobToken(token, job, env.SUPABASE_SECRET_KEYS, Date.now()),
   database: createJobDatabase(sql),
   archive: createArchive(env.SUPABASE_URL, secretKey),
   checkUploads: () => checkUploads(uploads),

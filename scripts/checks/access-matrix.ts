@@ -384,6 +384,7 @@ export const functions = {
   'private.delete_old_messages()': 'invoker; -',
   'private.drop_archived_audit_month(date)': 'invoker; -',
   'private.finish_mail(uuid, integer, text)': 'invoker; -',
+  'private.job_token(text)': 'invoker; -',
   'private.next_audit_archive()': 'invoker; -',
   'private.read_audit_entries(date, bigint, bigint)': 'invoker; -',
   'private.record_audit_archive(jsonb, text, text)': 'invoker; -',

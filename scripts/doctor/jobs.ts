@@ -182,8 +182,8 @@ type Answer = { error: string } | { status: number; isOurs: boolean }
 /** Committed, since the worker sees nothing else: one request to an address without effect. */
 async function askThroughDatabase({ sql }: World, url: string): Promise<Answer | undefined> {
   const [asked] = await sql<{ id: string }[]>`
-    select net.http_get(url => rtrim(${url}, '/') || '/jobs/doctor', headers => jsonb_build_object('apikey', s.decrypted_secret),
-      timeout_milliseconds => 10000)::text as id from vault.decrypted_secrets s where s.name = 'palisade_secret_key'`
+    select net.http_get(url => rtrim(${url}, '/') || '/jobs/doctor',
+      headers => jsonb_build_object('x-job-token', private.job_token('doctor')), timeout_milliseconds => 10000)::text as id`
   for (let waited = 0; waited < answerMs; waited += 250) {
     const [row] = await sql<{ status: number | null; error: string | null; content: string | null }[]>`
       select status_code as status, coalesce(error_msg, case when timed_out then 'no answer in time' end) as error, content

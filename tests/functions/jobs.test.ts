@@ -1,7 +1,9 @@
 /** The function `jobs` with a world of its own: what a caller gets, and what a crash at each step leaves behind. */
+import { createHmac } from 'node:crypto'
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { hasSecretKey } from '../../functions/_shared/auth/identify-caller.ts'
+import { isJobToken } from '../../functions/_shared/auth/job-token.ts'
 import { AppError } from '../../functions/_shared/errors.ts'
 import { handleJobsRequest, type JobsWorld } from '../../functions/_shared/jobs/handle-jobs-request.ts'
 import type { ArchivePart, JobDatabase, Mail } from '../../functions/_shared/jobs/job-database.ts'
@@ -25,6 +27,7 @@ function createWorld({ database = {}, archive = {}, ...changes }: Changes = {}) 
   const state = { isDropped: false, uploads: 0, waiting: [mail] }
   const world: JobsWorld = {
     hasSecretKey: (headers) => hasSecretKey(headers, keys),
+    isJobToken: (token, job) => isJobToken(token, job, keys, changes.now?.() ?? 0),
     database: {
       claimMails: async () => state.waiting.splice(0),
       finishMail: async (_mail, error) => void finished.push(error),
@@ -95,6 +98,52 @@ describe('who may call', () => {
     expect(await status(post('send-mails', keys.spare))).toBe(200)
     expect(await status(post('nothing'))).toBe(404)
     expect(await status(post('send-mails', keys.default, 'GET'))).toBe(405)
+  })
+})
+
+describe("the clock's token", () => {
+  const at = 1_800_000_000
+  const tokenOf = (job: string, key = keys.default, seconds = at) =>
+    `${seconds}.${createHmac('sha256', key).update(`palisade job ${job} ${seconds}`).digest('hex')}`
+  const call = async (job: string, token: string, now = at) => {
+    const { world, state } = createWorld({ now: () => now * 1000 })
+    const headers = { 'x-job-token': token }
+    const { status } = await handleJobsRequest(
+      new Request(`http://127.0.0.1/jobs/${job}`, { method: 'POST', headers }),
+      world,
+    )
+    return { status, ran: state.waiting.length === 0 }
+  }
+
+  test('opens its job by any of the keys: while one is rotated, both do', async () => {
+    expect(await call('send-mails', tokenOf('send-mails'))).toEqual({ status: 200, ran: true })
+    expect(await call('send-mails', tokenOf('send-mails', keys.spare))).toEqual({ status: 200, ran: true })
+    expect(await call('send-mails', tokenOf('send-mails'), at + 300)).toEqual({ status: 200, ran: true })
+  })
+
+  test.each([
+    ['of another job', tokenOf('archive-audit')],
+    ['by a key that was deleted', tokenOf('send-mails', 'sb_secret_gone')],
+    ['by an empty key', tokenOf('send-mails', ' ').replace(/[^.]*$/, '')],
+    ['older than five minutes', tokenOf('send-mails', keys.default, at - 301)],
+    ['from more than five minutes ahead', tokenOf('send-mails', keys.default, at + 301)],
+    ['with a later time than was signed', tokenOf('send-mails', keys.default, at - 301).replace(/^\d+/, `${at}`)],
+    ['cut short', tokenOf('send-mails').slice(0, -1)],
+    ['with more behind it', `${tokenOf('send-mails')}0`],
+    [
+      'of other letters',
+      tokenOf('send-mails')
+        .toUpperCase()
+        .replace(/[0-9](?=[^.]*$)/g, 'G'),
+    ],
+  ])('does not open one %s', async (_what, token) => {
+    expect(await call('send-mails', token)).toEqual({ status: 401, ran: false })
+  })
+
+  test('is none where the environment has an empty key: who knows no key signs with nothing', async () => {
+    const empty = `${at}.${createHmac('sha256', '').update(`palisade job send-mails ${at}`).digest('hex')}`
+
+    expect(await isJobToken(empty, 'send-mails', { default: '' }, at * 1000)).toBe(false)
   })
 })
 

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { isJobToken } from '../../functions/_shared/auth/job-token.ts'
 import { asUser, newAccount, racing, refusal, rolledBack, type Sql, type Tx } from './support.ts'
 
 const notify = (sql: Sql | Tx, userId: string | null, type: string, title = 'Title') => sql`
@@ -124,8 +125,7 @@ describe('the outbox', () => {
 })
 
 describe('the clock', () => {
-  const queue = (tx: Tx) =>
-    tx`select url, headers ->> 'apikey' as key from net.http_request_queue where url like '%functions.test%'`
+  const queue = (tx: Tx) => tx`select url, headers from net.http_request_queue where url like '%functions.test%'`
   const forget = (tx: Tx) => tx`
     select vault.update_secret(id, null, 'palisade_secret_key_before') from vault.secrets where name = 'palisade_secret_key'`
   const events = (tx: Tx) => tx`
@@ -143,7 +143,7 @@ describe('the clock', () => {
       expect(await events(tx)).toEqual([{ severity: 'low', occurrences: 1 }])
     }))
 
-  test('calls the function with the secret key when a mail is due, and only then', () =>
+  test('calls the function when a mail is due, and only then, with a token that opens this job and holds no key', () =>
     rolledBack(async (tx) => {
       const { id } = await newAccount(tx)
       await forget(tx)
@@ -156,7 +156,12 @@ describe('the clock', () => {
 
       await notify(tx, id, 'new_device')
       await tx`select private.call_send_mails()`
-      expect(await queue(tx)).toEqual([{ url: 'https://functions.test/jobs/send-mails', key: 'the-key' }])
+      const [call, ...others] = await queue(tx)
+      const opens = (job: string) => isJobToken(call?.headers['x-job-token'], job, { a: 'the-key' }, Date.now())
+      expect(others).toEqual([])
+      expect(call?.url).toBe('https://functions.test/jobs/send-mails')
+      expect(JSON.stringify(call)).not.toContain('the-key')
+      expect([await opens('send-mails'), await opens('archive-audit')]).toEqual([true, false])
     }))
 
   test('deletes old notifications, events and finished mails, and no mail that still waits', () =>
