@@ -25,3 +25,7 @@ create policy "owners delete their files"
 create policy "only live, active and fully signed-in callers"
   on storage.objects as restrictive for all to authenticated
   using ((select private.my_user_id()) is not null);
+
+create policy "callers sign addresses where the setting lets them"
+  on storage.objects as restrictive for select to authenticated
+  using ((select private.may_sign_addresses()));

@@ -8,6 +8,22 @@ insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_typ
   ('images', 'images', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}')
 on conflict (id) do nothing;
 
+insert into private.settings (key, value, rule, description) values
+  ('storage.users_sign_addresses', 'true', '{"type": "boolean"}', 'Whether users may make signed addresses to download their files. Hosted Storage takes any time for them and tells SQL none of it; with false only a secret key signs, for as long as your own code says.')
+on conflict (key) do nothing;
+
+create function private.may_sign_addresses() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: settings are private.
+begin
+  return coalesce(storage.operation() not in ('storage.object.sign', 'storage.object.sign_many'), true)
+    or (private.setting('storage.users_sign_addresses'))::boolean;
+end $$;
+comment on function private.may_sign_addresses() is
+  'False while the Storage service signs an address to download for a user and the setting storage.users_sign_addresses forbids that; everything else it does is none of this function''s business.';
+grant execute on function private.may_sign_addresses() to authenticated;
+
 create table private.uploads_to_check (
   object_id uuid primary key,
   user_id uuid not null references auth.users (id) on delete cascade,

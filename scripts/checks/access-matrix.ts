@@ -455,6 +455,7 @@ export const functions = {
   'private.delete_old_networks()': 'invoker; -',
   'private.delete_old_sign_in_failures()': 'invoker; -',
   'private.has_aal2()': 'definer; authenticated',
+  'private.may_sign_addresses()': 'definer; authenticated',
   'private.my_user_id(boolean, boolean)': 'definer; authenticated service_role',
   'private.hook_network(jsonb)': 'invoker; -',
   'private.is_admin()': 'definer; authenticated',
@@ -738,6 +739,7 @@ export const policies = {
   // No policy lets an API role insert: only the server sends to a user's topic.
   'realtime.messages: only live, active and fully signed-in callers': 'restrictive all to authenticated, live',
   'realtime.messages: owners receive what is sent to their own topic': 'select to authenticated',
+  'storage.objects: callers sign addresses where the setting lets them': 'restrictive select to authenticated',
   'storage.objects: only live, active and fully signed-in callers': 'restrictive all to authenticated, live',
   'storage.objects: owners delete their files': 'delete to authenticated',
   'storage.objects: owners replace and move their files': 'update to authenticated',

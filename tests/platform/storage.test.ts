@@ -243,6 +243,15 @@ describe('a signed address', () => {
       json: { code: 'InvalidRequest' },
     })
   })
+
+  test('lives for a day and not for longer, alone or among others', async () => {
+    const [one, many] = [`/object/sign/${bucket}/${name}`, `/object/sign/${bucket}`]
+    const status = async (path: string, expiresIn: number) =>
+      (await ask('POST', path, { body: { expiresIn, paths: [name] } })).status
+
+    expect([await status(one, 86_400), await status(many, 86_400)]).toEqual([200, 200])
+    expect([await status(one, 86_401), await status(many, 86_401)]).toEqual([400, 400])
+  })
 })
 
 describe('what is not there, or not theirs', () => {

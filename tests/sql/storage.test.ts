@@ -51,6 +51,30 @@ describe('the buckets', () => {
   })
 })
 
+describe('signed addresses', () => {
+  const visible = (tx: Tx, owner: Account, operation: string) =>
+    inSession(tx, owner, async (as) => {
+      await as`select set_config('storage.operation', ${operation}, true)`
+      return (await as`select from storage.objects`).length
+    })
+
+  test('are made by users, or by nobody but a secret key where the setting says so; reading stays as it is', () =>
+    rolledBack(async (tx) => {
+      const owner = await newAccount(tx)
+      await upload(tx, owner)
+      const seen = async () => [
+        await visible(tx, owner, 'storage.object.sign'),
+        await visible(tx, owner, 'storage.object.sign_many'),
+        await visible(tx, owner, 'storage.object.get_authenticated'),
+        await visible(tx, owner, ''),
+      ]
+
+      expect(await seen()).toEqual([1, 1, 1, 1])
+      await tx`update private.settings set value = 'false' where key = 'storage.users_sign_addresses'`
+      expect(await seen()).toEqual([0, 0, 1, 1])
+    }))
+})
+
 describe('files of others', () => {
   test('nobody uploads below another’s id, a name that only begins like it, or no id', () =>
     rolledBack(async (tx) => {

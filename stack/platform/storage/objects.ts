@@ -200,7 +200,9 @@ export async function removeObjects(world: StorageWorld, call: StorageCall, buck
   return Response.json(removed)
 }
 
-const seconds = z.number().int().min(1)
+/** The real service takes any time: what asks for more than a day here would hold an address there that outlives its reason. */
+const day = 86_400
+const seconds = z.number().int().min(1).max(day)
 const signed = z.object({ expiresIn: seconds })
 const signedMany = z.object({ expiresIn: seconds, paths: z.array(z.string()).min(1).max(1000) })
 
