@@ -22,7 +22,7 @@ export async function loadKeys(file: string): Promise<StackKeys> {
     demoPassword: `Demo1${randomBytes(9).toString('base64url')}`,
     stripe: stripeKeys(),
   })
-  mkdirSync(dirname(file), { recursive: true })
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
   writeFileSync(`${file}.new`, `${JSON.stringify(keys, null, 2)}\n`, { mode: 0o600 })
   renameSync(`${file}.new`, file)
   return keys

@@ -1,5 +1,15 @@
 /** What a running stack leaves in its data folder, so that status, stop and a second start find it. */
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { readConfig, type StackConfig, StackError } from './config.ts'
@@ -54,7 +64,8 @@ function parseJson(text: string): unknown {
 
 /** Takes the data folder for this process; an error when another stack has it. */
 export function claimDataFolder(config: StackConfig): void {
-  mkdirSync(config.data, { recursive: true })
+  mkdirSync(config.data, { recursive: true, mode: 0o700 })
+  refuseOpenFolder(config.data)
   // Keys will lie in it, and not every name of it is in the project's .gitignore.
   if (readdirSync(config.data).length === 0) writeFileSync(join(config.data, '.gitignore'), '*\n')
   const other = runningStack(config)
@@ -72,6 +83,12 @@ export function claimDataFolder(config: StackConfig): void {
   } finally {
     rmSync(whole, { force: true })
   }
+}
+
+/** Not closed in silence: whoever opened it may rely on that, and has to know that what lies in it was readable. Windows has other rights. */
+function refuseOpenFolder(folder: string): void {
+  if (process.platform !== 'win32' && (statSync(folder).mode & 0o077) !== 0)
+    throw new StackError(`Others may enter ${folder}, which holds keys and all data. Mend it: chmod 700 ${folder}`)
 }
 
 /** Keeps the note true, whichever functions run. What cannot be written now, as on a full disk, is written when it can. */

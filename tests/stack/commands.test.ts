@@ -1,6 +1,7 @@
 /** start, status, stop, reset as a person meets them, on free ports and in folders of the tests' own. */
 import { execFile, spawn } from 'node:child_process'
 import {
+  chmodSync,
   closeSync,
   existsSync,
   mkdirSync,
@@ -8,6 +9,7 @@ import {
   readdirSync,
   readFileSync,
   rmdirSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -18,6 +20,7 @@ import { promisify } from 'node:util'
 import postgres from 'postgres'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, root } from '../../stack/config.ts'
+import { loadKeys } from '../../stack/keys.ts'
 import { noteProcess } from '../../stack/platform/processes.ts'
 import { claimDataFolder, dropState, findStack, keepState, readState } from '../../stack/state.ts'
 import { runScript } from '../support/run-script.ts'
@@ -417,6 +420,35 @@ test('whoever reads the state while it is written finds it whole', async () => {
   expect(JSON.parse(readFileSync(config.files.state, 'utf8'))).toMatchObject({ ready: true })
   expect(readdirSync(config.data).filter((name) => name.endsWith('.new'))).toEqual([])
   dropState(config)
+})
+
+describe('a data folder', () => {
+  const modeOf = (path: string) => (statSync(path).mode & 0o777).toString(8)
+
+  test('is made for its owner alone, also when the keys are the first in it', async () => {
+    const { data, env } = await usedPlace()
+    const claimed = readConfig({ ...env, PALISADE_DATA: join(data, 'claimed') })
+    const keyed = readConfig({ ...env, PALISADE_DATA: join(data, 'keyed') })
+
+    claimDataFolder(claimed)
+    await loadKeys(keyed.files.keys)
+
+    expect([modeOf(claimed.data), modeOf(keyed.data), modeOf(keyed.files.keys)]).toEqual(['700', '700', '600'])
+  })
+
+  test.each([0o755, 0o710, 0o704])(
+    'that others may enter (%i) is refused, in words that close it, and not touched',
+    async (mode) => {
+      const { data, env } = await usedPlace()
+      chmodSync(data, mode)
+
+      expect(() => claimDataFolder(readConfig(env))).toThrow(`chmod 700 ${data}`)
+      expect(readdirSync(data)).toEqual([])
+      chmodSync(data, 0o700)
+      claimDataFolder(readConfig(env))
+      expect(existsSync(readConfig(env).files.state)).toBe(true)
+    },
+  )
 })
 
 test('a data folder is none of git, under any name; a folder that is in use is left as it is', async () => {
