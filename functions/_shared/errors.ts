@@ -80,6 +80,11 @@ export const catalogue = {
     message:
       'This key may withdraw, and nothing here needs that. Make one at the exchange that may only read, and add that.',
   },
+  key_not_accepted: {
+    status: 422,
+    type: request,
+    message: 'Whose key this should be does not accept it. It was not kept.',
+  },
   idempotency_key_reused: {
     status: 422,
     type: request,

@@ -127,9 +127,9 @@ test('a credential is in no log, no error, no answer, no statistics and no file 
     expect(await ask('POST', '/credentials', { exchange: 'coinbase', name: 'Mine', ...greedy })).toMatchObject({
       status: 422,
     })
-    expect(await ask('POST', `/credentials/${exchangeId}/rotate`, other)).toMatchObject({ status: 200 })
-    // Active by force, so that a sync meets a key that its exchange does not know.
-    await admin`update public.credentials set status = 'active' where id = ${exchangeId}`
+    expect(await ask('POST', `/credentials/${exchangeId}/rotate`, other)).toMatchObject({ status: 422 })
+    // So that a sync meets a key that its exchange does not know any more.
+    await exchanges.changeKey('kraken', good.api_key, { revoked: true })
     await ask('POST', '/portfolio/sync', {})
     // Errors of every kind, with the secret in all of them.
     await ask('POST', '/credentials', { provider: 'nobody', name: 'x', api_key: first })

@@ -117,7 +117,8 @@ async function targetOf(id: string, userId: string, world: CredentialsWorld): Pr
 
 /**
  * The transfer is started for the asker, which decides whether the caller may; what follows trusts its user. The
- * key is tried before it is kept, so that one that may withdraw never is, and an older one stays where it would have gone.
+ * key is tried before it is kept, so that one that may withdraw or that nobody knows never is, and an older one stays where it would
+ * have gone. What may pass, as a service that does not answer, is kept: its owner need not enter the key again.
  */
 async function keep(
   asker: Asker,
@@ -130,6 +131,11 @@ async function keep(
   const transfer = await world.database.startTransfer(asker)
   const tested = await testKey(target, secrets, world)
   if (tested.reason === 'can_withdraw') throw new AppError('key_can_withdraw')
+  if (tested.reason === 'wrong_key')
+    throw new AppError(
+      'key_not_accepted',
+      tested.message === null ? {} : { message: `${tested.message} It was not kept.` },
+    )
   const { id, version } = await world.database.save(transfer, secrets, place)
   await world.database.noteTest(id, version, tested)
   return describe(id, tested)
