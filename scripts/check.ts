@@ -13,6 +13,7 @@ import { findBrokenLinks } from './checks/docs/links.ts'
 import { findUnknownNames } from './checks/docs/names.ts'
 import { findUnknownLanguages } from './checks/docs/pages.ts'
 import { findWrongSql } from './checks/docs/sql.ts'
+import { findUnlockedPackages } from './checks/function-packages.ts'
 import { findImportCircles } from './checks/import-circles.ts'
 import { findImportViolations } from './checks/imports.ts'
 import { findNewerSql } from './checks/newer-postgres.ts'
@@ -26,7 +27,8 @@ import { onDatabase } from './shared/run-vitest.ts'
 
 const help = `Usage: npm run check
 
-Code: format and lint (biome), types (tsc), what nobody uses (knip), import direction and circles, secrets.
+Code: format and lint (biome), types (tsc), what nobody uses (knip), import direction and circles,
+locked packages of functions, secrets.
 Schema: migrations (squawk), SQL that PostgreSQL 15 lacks, drift, generated types, UPDATE/DELETE without WHERE, Supabase's
 advisors, the access matrix.
 Pages: links, names of the database, settings, variables, commands and files, examples in TypeScript and SQL.
@@ -76,6 +78,7 @@ const ofCode: Check[] = [
   ['and not by tests alone', run('knip', [...knip, '--production'])],
   ['import direction', findImportViolations],
   ['no import circles', findImportCircles],
+  ['packages of functions are locked', findUnlockedPackages],
   ['secrets', findSecrets],
   ['SQL that PostgreSQL 15 has', findNewerSql],
   ['pages: links, and what README leads to', findBrokenLinks],

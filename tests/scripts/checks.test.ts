@@ -11,6 +11,7 @@ import { wrongCodeIn } from '../../scripts/checks/docs/code.ts'
 import { brokenLinksIn, missingInReadme } from '../../scripts/checks/docs/links.ts'
 import { type Known, unknownNamesIn } from '../../scripts/checks/docs/names.ts'
 import { readPage, unknownLanguagesIn } from '../../scripts/checks/docs/pages.ts'
+import { findUnlockedPackages, unlockedIn } from '../../scripts/checks/function-packages.ts'
 import { circlesIn } from '../../scripts/checks/import-circles.ts'
 import { namesOfOursIn, unreadIn, violationsIn } from '../../scripts/checks/imports.ts'
 import { newer, newerIn } from '../../scripts/checks/newer-postgres.ts'
@@ -18,6 +19,57 @@ import { importsOf } from '../../scripts/checks/read-imports.ts'
 import { secretsIn } from '../../scripts/checks/secrets.ts'
 import { root } from '../../stack/config.ts'
 import { newerSql } from '../support/newer-sql.ts'
+
+describe('packages of functions', () => {
+  const clean = () => ({
+    denoJson: { imports: { '@a/b/': 'npm:/@a/b@1.0.0/', ccxt: '../node_modules/ccxt/x.js' } },
+    denoLock: {
+      specifiers: { 'npm:@a/b@1.0.0': '1.0.0' } as Record<string, string>,
+      npm: {
+        '@a/b@1.0.0': { integrity: 'sha512-b', dependencies: ['c'] },
+        'c@2.0.0': { integrity: 'sha512-c' },
+      } as Record<string, { integrity: string; dependencies?: string[] }>,
+    },
+    packageLock: {
+      packages: {
+        '': {},
+        'node_modules/@a/b': { version: '1.0.0', integrity: 'sha512-b' },
+        'node_modules/x/node_modules/c': { version: '2.0.0', integrity: 'sha512-c' },
+      },
+    },
+  })
+  type Files = ReturnType<typeof clean>
+
+  test('are locked as they are tested', async () => {
+    expect(unlockedIn(clean())).toEqual([])
+    expect(await findUnlockedPackages()).toEqual([])
+  })
+
+  test.each<[string, (files: Files) => unknown, string]>([
+    [
+      'one that is not locked',
+      ({ denoLock }) => delete denoLock.specifiers['npm:@a/b@1.0.0'],
+      'does not lock @a/b@1.0.0',
+    ],
+    [
+      'one that another needs and nobody locked',
+      ({ denoLock }) => delete denoLock.npm['c@2.0.0'],
+      '@a/b@1.0.0 needs c',
+    ],
+    ['other bytes', ({ denoLock }) => (denoLock.npm['c@2.0.0'] = { integrity: 'sha512-x' }), 'another integrity'],
+    ['what nobody needs', ({ denoLock }) => (denoLock.npm['d@1.0.0'] = { integrity: 'sha512-d' }), 'nothing needs'],
+    [
+      'another version than is tested',
+      ({ packageLock }) => (packageLock.packages['node_modules/@a/b'].version = '1.0.1'),
+      'not in package-lock.json',
+    ],
+  ])('with %s are reported', (_what, change, said) => {
+    const files = clean()
+    change(files)
+
+    expect(unlockedIn(files)).toEqual([expect.stringContaining(said)])
+  })
+})
 
 describe('imports', () => {
   test('an endpoint that imports another, and a domain that imports an endpoint', () => {

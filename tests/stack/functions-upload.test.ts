@@ -98,7 +98,9 @@ async function unpack({ slug, files }: DeployedFunction): Promise<string> {
   return home
 }
 
-const config = (home: string) => ['--no-lock', '--node-modules-dir=none', '--config', join(home, 'functions/deno.json')]
+/** Frozen: a package that the lock does not have, or has with other bytes, ends it. */
+const locked = ['--frozen', '--lock', join(root, 'functions/deno.lock')]
+const config = (home: string) => [...locked, '--node-modules-dir=none', '--config', join(home, 'functions/deno.json')]
 
 /** Everything that the function can reach is resolved and downloaded: what is missing is said here. */
 async function download(home: string, slug: string): Promise<void> {
