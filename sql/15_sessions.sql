@@ -532,6 +532,22 @@ comment on function private.tg_sessions__limit() is
 create trigger palisade_limit_sessions after insert on auth.sessions
   for each row execute function private.tg_sessions__limit();
 
+create function private.tg_sessions__tell_end() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as whoever ends a session, the Auth service or a user.
+begin
+  perform realtime.send(jsonb_build_object('session_id', old.id), 'session_ended', 'user:' || old.user_id, true);
+  return null;
+exception when others then
+  raise warning 'the end of session % was not told: %', old.id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_sessions__tell_end() is
+  'Tells the devices of a user on their channel that a session ended, and which: hosted Realtime asks no policy until its token changes, so an app leaves by itself when the session is its own.';
+create trigger palisade_tell_end after delete on auth.sessions
+  for each row execute function private.tg_sessions__tell_end();
+
 create function private.tg_sessions__network() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$

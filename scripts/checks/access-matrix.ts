@@ -483,6 +483,7 @@ export const functions = {
   'private.tg_refresh_tokens__reuse()': 'definer; -',
   'private.tg_sessions__limit()': 'definer; -',
   'private.tg_sessions__network()': 'definer; -',
+  'private.tg_sessions__tell_end()': 'definer; -',
   'private.tg_users__password_changed()': 'definer; -',
   'private.use_recovery_code(text)': 'definer; authenticated',
   'private.warn_of_price_drift()': 'invoker; -',

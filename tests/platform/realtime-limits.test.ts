@@ -18,6 +18,7 @@ const limits = {
   messageBytes: 10_000,
   unreadBytes: 100_000,
   idleMs: 1_500,
+  recheckMs: 100,
 }
 
 let scratch: Scratch
@@ -78,6 +79,28 @@ const broadcastFrame = (topic: string, payload: unknown) =>
   JSON.stringify(['1', null, `realtime:${topic}`, 'broadcast', { type: 'broadcast', event: 'e', payload }])
 const send = (topic: string, event: string, payload = {}) =>
   sql`select realtime.send(${sql.json(payload)}, ${event}, ${topic})`
+
+test('a private channel whose policies let it in no more ends by itself, and others go on', async () => {
+  const { socket, received } = await bareSocket()
+  const join = (topic: string) =>
+    socket.send(JSON.stringify([topic, topic, `realtime:${topic}`, 'phx_join', { config: { private: true } }]))
+  const beat = setInterval(() => socket.send(heartbeat), 200)
+  const heard = (topic: string, event: string) =>
+    received.filter((frame) => frame.includes(`"realtime:${topic}"`) && frame.includes(`"${event}"`)).length
+  for (const topic of ['ends', 'lasts']) join(topic)
+  await expect.poll(() => [heard('ends', 'phx_reply'), heard('lasts', 'phx_reply')]).toEqual([1, 1])
+
+  await sql`create policy "closed" on realtime.messages as restrictive for select to anon using (topic <> 'ends')`
+  await expect.poll(() => heard('ends', 'phx_close'), { timeout: 10_000 }).toBe(1)
+  await sql`drop policy "closed" on realtime.messages`
+  for (const topic of ['ends', 'lasts']) await send(topic, 'later')
+  await expect.poll(() => heard('lasts', 'later')).toBe(1)
+
+  expect(received.join()).toContain('You do not have permissions to read from this Channel topic: ends')
+  expect([heard('ends', 'later'), heard('lasts', 'phx_close')]).toEqual([0, 0])
+  clearInterval(beat)
+  socket.close()
+})
 
 describe('a connection is closed', () => {
   test('when it says nothing for a while; a heartbeat keeps it', async () => {

@@ -22,6 +22,21 @@ const newSession = (tx: Tx, userId: string, ip: string | null = null, userAgent:
 const isThere = async (tx: Tx, sessionId: string) =>
   (await tx`select from auth.sessions where id = ${sessionId}`).length === 1
 
+describe('the end of a session', () => {
+  const told = (tx: Tx, userId: string) => tx`
+    select event, payload ->> 'session_id' as id, private from realtime.messages where topic = ${`user:${userId}`}`
+
+  test('is told on the channel of its user, by the id of that session', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      const [ends, lasts] = [await newSession(tx, id), await newSession(tx, id)]
+
+      await asUser(tx, id, (as) => as`select public.revoke_my_session(${ends})`, { session_id: lasts })
+
+      expect(await told(tx, id)).toEqual([{ event: 'session_ended', id: ends, private: true }])
+    }))
+})
+
 describe('a session that does not count', () => {
   const endings: [string, (tx: Tx, id: string) => PromiseLike<unknown>][] = [
     ['was deleted', (tx, id) => tx`delete from auth.sessions where id = ${id}`],

@@ -30,6 +30,8 @@ const longestTimerMs = 3_600_000
 export const noReading = (topic: string) => `You do not have permissions to read from this Channel topic: ${topic}`
 const noWriting = (topic: string) => `You do not have permissions to write to this Channel topic: ${topic}`
 
+const describe = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
 export function openChannel(world: World, connection: Connection, config: ChannelConfig, firstPass: Pass): Channel {
   const { topic, joinRef } = config
   const address = `realtime:${topic.name}`
@@ -47,6 +49,7 @@ export function openChannel(world: World, connection: Connection, config: Channe
   const end = () => {
     hasEnded = true
     clearTimeout(expiry)
+    clearInterval(recheck)
     world.topics.remove(topic, listener)
   }
   const close = () => {
@@ -67,6 +70,18 @@ export function openChannel(world: World, connection: Connection, config: Channe
     const expire = () => (world.now() < expiresAt ? watchExpiry() : shutDown('Token has expired'))
     expiry = setTimeout(expire, Math.min(Math.max(leftMs, 0), longestTimerMs))
   }
+  /** A session that ended, an account that was suspended: the policies know, the token does not. */
+  const askAgain = async () => {
+    const asked = pass
+    const mayReceive = await world.permissions.mayReceive(topic.name, asked.subject)
+    if (!mayReceive && !hasEnded && pass === asked) shutDown(noReading(topic.name))
+  }
+  const recheck = topic.isPrivate
+    ? setInterval(
+        () => void askAgain().catch((error: unknown) => world.log(`realtime: ${topic.name}: ${describe(error)}`)),
+        world.limits.recheckMs,
+      )
+    : undefined
   const listener: { version: Version; write(data: string | Buffer): void } = {
     version: connection.version,
     write: connection.write,

@@ -11,6 +11,8 @@ export type Limits = {
   unreadBytes: number
   /** Without any message for so long, a heartbeat included, a connection is closed. */
   idleMs: number
+  /** How often policies are asked again whether a private channel may still be heard. */
+  recheckMs: number
 }
 
 export const hostedLimits: Limits = {
@@ -21,6 +23,8 @@ export const hostedLimits: Limits = {
   messageBytes: 256 * 1024,
   unreadBytes: 4 * 1024 * 1024,
   idleMs: 60_000,
+  // The real service asks when the token changes, and never else: what ends there with the token ends here within half a minute.
+  recheckMs: 30_000,
 }
 
 /** Counts events of the present second; answers whether one more is allowed. */
