@@ -111,7 +111,23 @@ export async function migrate(
     options.progress(`Applying ${pending.length} migration${pending.length === 1 ? '' : 's'}`)
     await (config.real.db ? pushMigrations(url, { seed: false }) : applyMigrations(url, pending))
   }
-  if (!config.real.db) await pointToStack(config, keys, url, gatewayPassword)
+  if (config.real.db) return
+  await pointToStack(config, keys, url, gatewayPassword)
+  await checkSessions(localDbUrl(config.ports.db, keys, 'supabase_admin'))
+}
+
+/**
+ * What supautils lets a migration say on hosted, and plain PostgreSQL only a superuser.
+ * @internal For tests: they are the operator of a database that is not the stack's own.
+ */
+export async function checkSessions(superuserUrl: string): Promise<void> {
+  const sql = postgres(superuserUrl, { max: 1, onnotice: () => {} })
+  try {
+    await sql`alter role authenticator set pgrst.db_pre_request = 'public.check_session'`
+    await sql`notify pgrst, 'reload config'`
+  } finally {
+    await sql.end()
+  }
 }
 
 /**

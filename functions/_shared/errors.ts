@@ -243,6 +243,8 @@ export function renderError(error: AppError, now: number): Response {
   const answer = Response.json(errorBody(error), { status: error.status, headers })
   // Whoever is told not to try again needs no time for it; only a limit of requests says both, since it starts anew by itself.
   const isAskedAgain = shouldRetry !== false || error.status === 429
+  // As the Data API says it, and RFC 6750: this token opens nothing any more.
+  if (error.status === 401) answer.headers.set('www-authenticate', 'Bearer error="invalid_token"')
   if (seconds !== undefined && isAskedAgain) answer.headers.set('retry-after', String(Math.ceil(seconds)))
   if (shouldRetry === false) answer.headers.set('x-should-retry', 'false')
   return answer

@@ -173,6 +173,7 @@ export const functions = {
 
   // Accounts: the user's own choices, and what admins and the service role do; private.require_admin tells them apart.
   'public.accept_terms()': 'invoker; authenticated',
+  'public.check_session()': 'invoker; anon authenticated service_role',
   'public.complete_registration(text, boolean)': 'invoker; authenticated',
   'public.create_invite(text, integer, timestamp with time zone)': 'invoker; authenticated service_role',
   'public.delete_account(uuid, text)': 'invoker; authenticated service_role',
@@ -455,6 +456,7 @@ export const functions = {
   'private.delete_old_networks()': 'invoker; -',
   'private.delete_old_sign_in_failures()': 'invoker; -',
   'private.has_aal2()': 'definer; authenticated',
+  'private.require_live_session()': 'definer; authenticated',
   'private.may_sign_addresses()': 'definer; authenticated',
   'private.my_user_id(boolean, boolean)': 'definer; authenticated service_role',
   'private.hook_network(jsonb)': 'invoker; -',

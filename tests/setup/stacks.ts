@@ -15,7 +15,7 @@ import { connectDatabase, runSql } from '../../scripts/shared/connect-database.t
 import { startPgBouncer } from '../../scripts/shared/pgbouncer.ts'
 import { statusLines } from '../../scripts/shared/status-lines.ts'
 import { readConfig, root, type StackConfig } from '../../stack/config.ts'
-import { pointToStack } from '../../stack/database.ts'
+import { checkSessions, pointToStack } from '../../stack/database.ts'
 import { loadKeys, type StackKeys } from '../../stack/keys.ts'
 import { localDbUrl } from '../../stack/platform/bootstrap.ts'
 import { freeRange } from '../support/ports.ts'
@@ -116,6 +116,7 @@ function gatewayAddress(databaseUrl: string | undefined, password: string): { AI
 async function operate(config: StackConfig, keys: StackKeys, url: string, gatewayPassword: string): Promise<void> {
   await runSql(url, readFileSync(join(root, 'supabase', 'seed.sql'), 'utf8'))
   await pointToStack(config, keys, url, gatewayPassword)
+  if (process.env.SUPERUSER_URL) await checkSessions(process.env.SUPERUSER_URL)
   const sql = connectDatabase(url, { max: 2 })
   try {
     const database = createBillingDatabase(sql, false)

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { AppError, renderError } from '../../functions/_shared/errors.ts'
 import { asRole, asUser, newAccount, refusal, rolledBack, type Tx } from './support.ts'
 
 const nobody = '00000000-0000-4000-8000-000000000000'
@@ -149,6 +150,20 @@ describe('errors', () => {
         expect(JSON.parse(message)).toEqual({ code: 'insufficient_credits', message: 'No "credits".', hint: 'Buy.' })
         expect(JSON.parse(detail)).toEqual({ status: 402, headers: {} })
       })
+    }))
+
+  test('a 401 says by the header of RFC 6750, as functions do, that the token opens nothing any more', () =>
+    rolledBack(async (tx) => {
+      const raised = tx.savepoint((sp) => sp`select private.raise_error('invalid_api_key', 'Gone.')`)
+
+      await raised.catch(({ detail }) => {
+        const headers = { 'WWW-Authenticate': 'Bearer error="invalid_token"' }
+        expect(JSON.parse(detail)).toEqual({ status: 401, headers })
+      })
+      expect(renderError(new AppError('invalid_api_key'), 0).headers.get('www-authenticate')).toBe(
+        'Bearer error="invalid_token"',
+      )
+      await expect(raised).rejects.toMatchObject({ code: 'PGRST' })
     }))
 
   test.each([

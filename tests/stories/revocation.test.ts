@@ -141,6 +141,41 @@ describe('what ends one session leaves others alone', () => {
   })
 })
 
+describe('an app notices that its session has ended', () => {
+  const ended = { code: 'invalid_api_key', message: expect.stringContaining('session has ended') }
+
+  test('by the same code and status from tables, RPCs and functions, and by the same header', async () => {
+    const user = await newUser()
+    const client = holding(user.accessToken)
+    const raw = (path: string) =>
+      fetch(`${target().apiUrl}${path}`, {
+        headers: { apikey: target().publishableKey, authorization: `Bearer ${user.accessToken}` },
+      }).then(({ status, headers }) => [status, headers.get('www-authenticate')])
+    expect((await client.from('chats').select('id')).data).toEqual([])
+    expect((await client.rpc('check_session')).error).toBeNull()
+
+    await user.client.auth.signOut({ scope: 'local' })
+
+    for (const { error, status } of [
+      await client.from('chats').select('id'),
+      await client.from('chats').insert({ title: 'late' }),
+      await client.from('plans').select('id'),
+      await client.rpc('get_my_credits'),
+      await client.rpc('check_session'),
+    ])
+      expect({ status, error }).toMatchObject({ status: 401, error: ended })
+    const header = [401, 'Bearer error="invalid_token"']
+    expect([await raw('/rest/v1/chats?select=id'), await raw('/functions/v1/ai/v1/models')]).toEqual([header, header])
+  })
+
+  test('and nobody else does: who is not signed in, a secret key and a live session go on', async () => {
+    const user = await newUser()
+
+    for (const client of [clientWith(target().publishableKey), service(), user.client])
+      expect((await client.rpc('check_session')).error).toBeNull()
+  })
+})
+
 describe('refresh tokens', () => {
   test('a rotated token that is used again ends the session, tells the owner and leaves a security event', async () => {
     const user = await newUser()

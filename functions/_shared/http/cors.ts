@@ -5,6 +5,7 @@
 const exposed = [
   'idempotency-replayed',
   'retry-after',
+  'www-authenticate',
   'x-attempts',
   'x-cost-micros',
   'x-credits-remaining',

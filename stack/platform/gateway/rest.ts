@@ -23,27 +23,53 @@ export async function restService({ keys, settings, dbUrl }: Parts): Promise<Ser
   // PostgREST tells SQL about every request (request.headers, request.method, request.path); lite does so for RPC only.
   const requests = new AsyncLocalStorage<Request>()
   const withContext = connection.withContext.bind(connection)
+  // PostgREST asks it before everything else of a request, with the rights of the caller.
+  let preRequest: string | undefined
   connection.withContext = (context, run, options) => {
     const request = requests.getStore()
-    if (options?.rpc) return withContext(context, (db) => run(db.withPlugin(quotesArguments)), options)
+    const runAfter: typeof run = async (db) => {
+      const asked = preRequest
+      if (asked) await db.selectNoFrom((select) => select.fn(asked, []).as('asked')).execute()
+      return run(options?.rpc ? db.withPlugin(quotesArguments) : db)
+    }
+    if (options?.rpc) return withContext(context, runAfter, options)
     if (!request || options?.transaction) return withContext(context, run, options)
     const { method, url: address, headers } = request
     const path = new URL(address).pathname.replace(/^\/rest\/v1/, '')
     const rpc = { method, path, readOnly: false, requestHeaders: Object.fromEntries(headers) }
-    return withContext(context, run, { ...options, rpc })
+    return withContext(context, runAfter, { ...options, rpc })
   }
   const listener = postgres(url, { max: 1, onnotice: () => {} })
   const forget = () => void catalogue.clearSchemaCache()
+  const readSettings = async () => {
+    preRequest = await readPreRequest(listener)
+  }
   const heard = (payload: string) => {
     if (payload === 'reload schema' || payload === '') forget()
+    if (payload === 'reload config' || payload === '') void readSettings().catch(() => {})
   }
   // Listening anew, it may have missed something.
-  await listener.listen('pgrst', heard, forget)
+  await listener.listen('pgrst', heard, () => {
+    forget()
+    void readSettings().catch(() => {})
+  })
+  await readSettings()
   const close = async () => {
     await Promise.all([listener.end({ timeout: 1 }), catalogue.close(), connection.close()])
   }
   const fetch = fetchAs(app)
   return { fetch: (request, claims) => requests.run(request, () => fetch(request, claims)), close }
+}
+
+/** Of the settings that PostgREST takes from its role: the function before each request. */
+async function readPreRequest(sql: postgres.Sql): Promise<string | undefined> {
+  const [row] = await sql<{ name: string }[]>`
+    select substring(o.setting from '=(.*)$') as name
+    from pg_db_role_setting s cross join unnest(s.setconfig) o (setting)
+    where s.setrole = 'authenticator'::regrole and o.setting like 'pgrst.db_pre_request=_%'
+      and s.setdatabase in (0, (select d.oid from pg_database d where d.datname = current_database()))
+    order by s.setdatabase desc limit 1`
+  return row?.name
 }
 
 /**
