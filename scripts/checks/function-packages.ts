@@ -30,7 +30,10 @@ export async function findUnlockedPackages(): Promise<string[]> {
   return found.length === 0 ? [] : [...found, mend]
 }
 
-/** What is wrong with functions/deno.lock, a sentence each. */
+/**
+ * What is wrong with functions/deno.lock, a sentence each.
+ * @internal For tests: files that are wrong.
+ */
 export function unlockedIn(files: Files): string[] {
   const { imports } = denoJson.parse(files.denoJson)
   const { specifiers, npm } = denoLock.parse(files.denoLock)
