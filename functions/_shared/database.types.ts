@@ -1638,6 +1638,7 @@ export type Database = {
           isSetofReturn: true
         }
       }
+      check_session: { Args: Record<PropertyKey, never>; Returns: undefined }
       claw_back_credits: {
         Args: { amount: number; idempotency_key: string; reason: string; user_id: string }
         Returns: Json

@@ -161,7 +161,8 @@ begin
   end if;
   raise sqlstate 'PGRST' using
     message = jsonb_build_object('code', raise_error.code, 'message', raise_error.message, 'hint', raise_error.hint)::text,
-    detail = jsonb_build_object('status', v_status, 'headers', '{}'::jsonb)::text;
+    detail = jsonb_build_object('status', v_status, 'headers', case v_status
+      when 401 then jsonb_build_object('WWW-Authenticate', 'Bearer error="invalid_token"') else '{}' end)::text;
 end $$;
 comment on function private.raise_error(text, text, text) is
   'Raises an error for the caller: PostgREST answers with the code''s HTTP status and {code, message, hint}.';

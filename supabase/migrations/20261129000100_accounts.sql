@@ -1315,6 +1315,46 @@ end $$;
 comment on function private.require_user(boolean, boolean) is
   'The signed-in caller''s id; an error for everybody else, for ended sessions, for accounts that are not active and, when the account has a second factor, for sessions without it. The options let in what must work before: allow_pending an unverified account, allow_aal1 a session without the second factor.';
 
+create function private.require_live_session() returns void
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the Auth service's tables, and how errors are raised.
+declare
+  v_claims json := nullif(current_setting('request.jwt.claims', true), '');
+  v_user_id uuid := nullif(v_claims ->> 'sub', '');
+  v_session_id uuid := nullif(v_claims ->> 'session_id', '');
+begin
+  perform from private.live_sessions s where s.id = v_session_id and s.user_id = v_user_id;
+  if not found then
+    perform private.raise_error('invalid_api_key', 'This session has ended. Sign in again.');
+  end if;
+end $$;
+comment on function private.require_live_session() is 'Refuses a token whose session has ended, whatever its account and its second factor allow.';
+grant execute on function private.require_live_session() to authenticated;
+
+create function public.check_session() returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  -- In two steps: anon may not so much as name what is in private.
+  if current_user = 'authenticated' then
+    perform private.require_live_session();
+  end if;
+end $$;
+comment on function public.check_session() is
+  'The Data API asks it before every request: a user''s token whose session has ended is answered with 401 and invalid_api_key, as functions answer it, where policies alone would show an empty list. An app may ask it, too, when it wakes up.';
+grant execute on function public.check_session() to anon, authenticated, service_role;
+
+-- supautils lets role postgres say this of authenticator, hosted and self-hosted. Plain PostgreSQL lets only a superuser: the local
+-- stack does it as one, and whoever runs a Data API of their own names the function in PGRST_DB_PRE_REQUEST.
+do $$
+begin
+  alter role authenticator set pgrst.db_pre_request = 'public.check_session';
+  notify pgrst, 'reload config';
+exception when insufficient_privilege then
+  raise notice 'the Data API is not told to ask public.check_session before each request';
+end $$;
+
 create function private.require_aal2() returns void
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -1703,6 +1743,22 @@ comment on function private.tg_sessions__limit() is
   'A user has at most sessions.max_per_user sessions: the oldest ends.';
 create trigger palisade_limit_sessions after insert on auth.sessions
   for each row execute function private.tg_sessions__limit();
+
+create function private.tg_sessions__tell_end() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as whoever ends a session, the Auth service or a user.
+begin
+  perform realtime.send(jsonb_build_object('session_id', old.id), 'session_ended', 'user:' || old.user_id, true);
+  return null;
+exception when others then
+  raise warning 'the end of session % was not told: %', old.id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_sessions__tell_end() is
+  'Tells the devices of a user on their channel that a session ended, and which: hosted Realtime asks no policy until its token changes, so an app leaves by itself when the session is its own.';
+create trigger palisade_tell_end after delete on auth.sessions
+  for each row execute function private.tg_sessions__tell_end();
 
 create function private.tg_sessions__network() returns trigger
 language plpgsql volatile security definer set search_path = ''

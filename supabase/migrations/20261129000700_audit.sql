@@ -781,14 +781,27 @@ comment on function private.drop_archived_audit_month(date) is
 
 -- What the clock starts --------------------------------------------------------------------------------------------------
 
+create function private.job_token(job text) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_seconds text := floor(extract(epoch from clock_timestamp()));
+  v_key text := (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'palisade_secret_key');
+begin
+  return v_seconds || '.' || encode(extensions.hmac(
+    convert_to('palisade job ' || job_token.job || ' ' || v_seconds, 'UTF8'), convert_to(v_key, 'UTF8'), 'sha256'), 'hex');
+end $$;
+comment on function private.job_token(text) is
+  'What opens one job of the function jobs for five minutes: the time and an HMAC of job and time by the Vault secret palisade_secret_key, which the function has, too. pg_net''s queue may be read by every role, so the key itself is never in it. Null without the secret.';
+
 create function private.call_jobs_function(path text) returns bigint
 language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_url text := nullif(private.setting('jobs.functions_url') #>> '{}', '');
-  v_key text := (select s.decrypted_secret from vault.decrypted_secrets s where s.name = 'palisade_secret_key');
+  v_token text := private.job_token(call_jobs_function.path);
 begin
-  if v_url is null or v_key is null then
+  if v_url is null or v_token is null then
     if not exists (
       select from public.security_events e
       where e.user_id is null and e.type = 'jobs_not_configured' and e.last_seen_at > now() - interval '1 day') then
@@ -800,11 +813,11 @@ begin
   end if;
   return net.http_post(
     url => rtrim(v_url, '/') || '/jobs/' || call_jobs_function.path,
-    headers => jsonb_build_object('content-type', 'application/json', 'apikey', v_key),
+    headers => jsonb_build_object('content-type', 'application/json', 'x-job-token', v_token),
     timeout_milliseconds => 60000);
 end $$;
 comment on function private.call_jobs_function(text) is
-  'Has pg_net call an endpoint of the function jobs with the project''s secret key. Without address or key it calls nothing and raises one low security event a day.';
+  'Has pg_net call an endpoint of the function jobs with private.job_token. Without address or key it calls nothing and raises one low security event a day.';
 
 create function private.call_send_mails() returns bigint
 language sql volatile security invoker set search_path = ''

@@ -223,6 +223,22 @@ insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_typ
   ('images', 'images', false, 16777216, '{image/png,image/jpeg,image/gif,image/webp}')
 on conflict (id) do nothing;
 
+insert into private.settings (key, value, rule, description) values
+  ('storage.users_sign_addresses', 'true', '{"type": "boolean"}', 'Whether users may make signed addresses to download their files. Hosted Storage takes any time for them and tells SQL none of it; with false only a secret key signs, for as long as your own code says.')
+on conflict (key) do nothing;
+
+create function private.may_sign_addresses() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: settings are private.
+begin
+  return coalesce(storage.operation() not in ('storage.object.sign', 'storage.object.sign_many'), true)
+    or (private.setting('storage.users_sign_addresses'))::boolean;
+end $$;
+comment on function private.may_sign_addresses() is
+  'False while the Storage service signs an address to download for a user and the setting storage.users_sign_addresses forbids that; everything else it does is none of this function''s business.';
+grant execute on function private.may_sign_addresses() to authenticated;
+
 create table private.uploads_to_check (
   object_id uuid primary key,
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -592,12 +608,17 @@ create policy "only live, active and fully signed-in callers"
   on storage.objects as restrictive for all to authenticated
   using ((select private.my_user_id()) is not null);
 
+create policy "callers sign addresses where the setting lets them"
+  on storage.objects as restrictive for select to authenticated
+  using ((select private.may_sign_addresses()));
+
 -- policies/88_realtime.sql ============================================================================================
 
 -- Live updates. Realtime asks these policies when somebody joins a private channel, with a probe row that it rolls back.
 -- The topic `user:<id>` is that user's alone, and only the server writes there (realtime.send, from functions that bypass
 -- these policies): no policy lets an API role insert. The row's own topic is compared, not realtime.topic(), which any SQL
--- session can set. Realtime asks again only when a channel's token changes: an ended session hears on until its token expires.
+-- session can set. Hosted Realtime asks again only when a channel's token changes: an ended session hears on until its token expires,
+-- and is told session_ended.
 
 create policy "owners receive what is sent to their own topic"
   on realtime.messages for select to authenticated
