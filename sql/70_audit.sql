@@ -3,6 +3,8 @@
 insert into private.settings (key, value, rule, description) values
   ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"}}', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
   ('audit.online_days', '90', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'Days that audit entries stay in the database; older months are archived to Storage.'),
+  ('audit.entries_per_hour', '100', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Audit entries of one action that users cause for themselves within an hour (UTC); what more there is becomes one entry, audit.held_back.'),
+  ('security.events_per_window', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Security events of one type about one account within security.dedupe_minutes; what more there is counts up one of them.'),
   ('security.dedupe_minutes', '60', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Window within which the same security event counts up instead of piling up.'),
   ('security.keep_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that security events are kept.')
 on conflict (key) do nothing;
@@ -241,6 +243,62 @@ end $$;
 comment on function private.create_audit_partitions() is
   'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
 
+-- What a user repeats at will would fill the log. Only what they do to their own account is counted so: what the team, the Auth service
+-- and jobs do is always an entry.
+create table private.audit_repeats (
+  user_id uuid not null,
+  action text not null check (length(action) <= 80),
+  hour timestamptz not null,
+  entries integer not null check (entries > 0),
+  held_back integer not null default 0 check (held_back >= 0),
+  primary key (user_id, action, hour)
+) with (fillfactor = 70);
+comment on table private.audit_repeats is 'How often a user did the same to their own account within an hour (UTC), until private.tell_of_audit_repeats has said it in the log.';
+comment on column private.audit_repeats.held_back is 'How many of them have no entry of their own.';
+create index audit_repeats_hour_idx on private.audit_repeats (hour);
+revoke all on private.audit_repeats from anon, authenticated, service_role;
+
+create function private.is_audit_repeat(action text, user_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_is_held boolean;
+  v_max integer := (private.setting('audit.entries_per_hour'))::integer;
+begin
+  if (auth.role() = 'authenticated' and auth.uid() = is_audit_repeat.user_id) is not true then
+    return false;
+  end if;
+  insert into private.audit_repeats as r (user_id, action, hour, entries)
+  values (is_audit_repeat.user_id, is_audit_repeat.action, date_trunc('hour', now(), 'UTC'), 1)
+  on conflict on constraint audit_repeats_pkey do update set
+    entries = r.entries + 1, held_back = r.held_back + case when r.entries >= v_max then 1 else 0 end
+  returning r.held_back > 0 into v_is_held;
+  return v_is_held;
+end $$;
+comment on function private.is_audit_repeat(text, uuid) is
+  'Whether a user has done the same to their own account audit.entries_per_hour times within the hour, so that once more is counted and has no entry.';
+
+create function private.tell_of_audit_repeats() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_repeat private.audit_repeats;
+  v_told integer := 0;
+begin
+  for v_repeat in
+    delete from private.audit_repeats r where r.hour < date_trunc('hour', now(), 'UTC') returning r.*
+  loop
+    continue when v_repeat.held_back = 0;
+    v_told := v_told + 1;
+    perform private.audit(action => 'audit.held_back', resource_type => 'account', resource_id => v_repeat.user_id::text,
+      user_id => v_repeat.user_id,
+      details => jsonb_build_object('action', v_repeat.action, 'entries', v_repeat.held_back, 'hour', v_repeat.hour));
+  end loop;
+  return v_told;
+end $$;
+comment on function private.tell_of_audit_repeats() is
+  'Writes one entry, audit.held_back, for each user, action and hour that had more than audit.entries_per_hour: {action, entries, hour}. A job runs it. Answers how many.';
+
 create function private.audit(
   action text, resource_type text, resource_id text, user_id uuid default null,
   details jsonb default '{}', result text default 'success', ip inet default null
@@ -249,6 +307,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: no role may write the log.
 begin
+  if private.is_audit_repeat(audit.action, audit.user_id) then
+    return;
+  end if;
   insert into private.audit_log (
     actor_id, actor_role, user_id, action, resource_type, resource_id, result, ip, user_agent, request_id, details)
   values (
@@ -257,7 +318,7 @@ begin
     private.request_id(), coalesce(audit.details, '{}'));
 end $$;
 comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
-  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given.';
+  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. What a user does to their own account more than audit.entries_per_hour times has one entry together. Actor, user agent and request id come from the request, the IP too unless given.';
 
 create function private.verify_audit_chain(from_month date default null, to_month date default null)
 returns table (month date, seq bigint, id uuid, problem text)
@@ -468,13 +529,26 @@ as $$
 -- Definer: no role may write events.
 declare
   v_event private.security_events;
+  v_window interval := make_interval(mins => (private.setting('security.dedupe_minutes'))::integer);
+  v_number bigint := floor(extract(epoch from now()) / extract(epoch from v_window));
+  v_key text := coalesce(raise_security_event.dedupe_key, '');
 begin
+  -- A key that somebody makes up, as the id of a device, would make as many rows as they like.
+  if v_key <> '' and not exists (
+      select from private.security_events e
+      where e.user_id = raise_security_event.user_id and e.type = raise_security_event.type
+        and e.dedupe_key = v_key and e.dedupe_window = v_number)
+    and (
+      select count(*) from private.security_events e
+      where e.user_id = raise_security_event.user_id and e.type = raise_security_event.type
+        and e.dedupe_window = v_number and e.created_at > now() - v_window) >= (private.setting('security.events_per_window'))::integer then
+    v_key := '(others)';
+  end if;
   insert into private.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
   values (
     raise_security_event.user_id, raise_security_event.type, raise_security_event.severity,
     coalesce(raise_security_event.details, '{}'), coalesce(raise_security_event.ip, private.request_ip()),
-    private.request_user_agent(), coalesce(raise_security_event.dedupe_key, ''),
-    floor(extract(epoch from now()) / (60 * (private.setting('security.dedupe_minutes'))::integer)))
+    private.request_user_agent(), v_key, v_number)
   on conflict on constraint security_events_user_id_type_dedupe_key_dedupe_window_key do update set
     occurrences = e.occurrences + 1, last_seen_at = now()
   returning e.* into v_event;
@@ -486,4 +560,4 @@ begin
   return v_event.id;
 end $$;
 comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
-  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id.';
+  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row, and beyond security.events_per_window any of the type does. Answers its id.';

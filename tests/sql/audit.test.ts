@@ -343,6 +343,51 @@ describe('who reads it', () => {
     }))
 })
 
+describe('what a user repeats', () => {
+  const most = 100
+  const entries = (tx: Tx, action: string) =>
+    tx`select details from private.audit_log where action = ${action} and created_at = now()`
+  const repeat = (tx: Tx, actor: string, owner: string | null, times: number) =>
+    asUser(tx, actor, async (as) => {
+      await as`select set_config('role', 'postgres', true)`
+      for (let index = 0; index < times; index++) await audit(as, 'test.again', owner)
+    })
+
+  test('within an hour has so many entries, and one that tells of the rest', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await repeat(tx, id, id, most + 7)
+      expect(await entries(tx, 'test.again')).toHaveLength(most)
+      expect((await tx`select private.tell_of_audit_repeats() as told`)[0]?.told).toBe(0)
+      await tx`update private.audit_repeats set hour = hour - interval '1 hour' where user_id = ${id}`
+
+      const [first] = await tx`select private.tell_of_audit_repeats() as told`
+      const [again] = await tx`select private.tell_of_audit_repeats() as told`
+
+      expect([first?.told, again?.told]).toEqual([1, 0])
+      expect(await entries(tx, 'audit.held_back')).toMatchObject([{ details: { action: 'test.again', entries: 7 } }])
+    }))
+
+  test('to accounts of others, or to none, always has its entry', () =>
+    rolledBack(async (tx) => {
+      const [admin, other] = [(await newAccount(tx)).id, (await newAccount(tx)).id]
+
+      await repeat(tx, admin, other, most + 1)
+      await repeat(tx, admin, null, most + 1)
+
+      expect(await entries(tx, 'test.again')).toHaveLength(2 * most + 2)
+    }))
+
+  test('by the service or a job always has its entry', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+
+      for (let index = 0; index <= most; index++) await audit(tx, 'test.again', id)
+
+      expect(await entries(tx, 'test.again')).toHaveLength(most + 1)
+    }))
+})
+
 describe('security events', () => {
   const raise = (sql: Sql | Tx, userId: string | null, key: string | null = null) => sql`
     select private.raise_security_event('test_event', 'high', ${userId}::uuid, '{}', ${key}) as id`
@@ -378,6 +423,24 @@ describe('security events', () => {
       const [row] = await tx`
         select count(*)::int as n from public.security_events where type = 'test_event' and created_at = now()`
       expect(row?.n).toBe(5)
+    }))
+
+  test('of one type about one account are so many rows, whatever keys somebody makes up', () =>
+    rolledBack(async (tx) => {
+      const [id, other] = [(await newAccount(tx)).id, (await newAccount(tx)).id]
+      for (let index = 0; index < 60; index++) await raise(tx, id, `made up ${index}`)
+      await raise(tx, id, 'made up 0')
+      await raise(tx, other, 'made up 0')
+
+      const rows = await tx`
+        select user_id, dedupe_key, occurrences from public.security_events
+        where type = 'test_event' and user_id in (${id}, ${other}) and (occurrences > 1 or user_id = ${other}) order by occurrences`
+
+      expect(rows).toEqual([
+        { user_id: other, dedupe_key: 'made up 0', occurrences: 1 },
+        { user_id: id, dedupe_key: 'made up 0', occurrences: 2 },
+        { user_id: id, dedupe_key: '(others)', occurrences: 40 },
+      ])
     }))
 
   test('of an unknown severity is an error', () =>
