@@ -997,10 +997,8 @@ begin
   end if;
   v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
   v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
-  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
-  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
-    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
-  end if;
+  perform private.tell_user(notify_billing.user_id, v_type, v_title, v_body, v_data,
+    v_notice.is_mailed or private.setting('notifications.mail_types') ? v_type);
   return true;
 end $$;
 comment on function private.notify_billing(uuid, text, text, jsonb) is

@@ -144,10 +144,11 @@ comment on function private.call_jobs_function(text) is
 create function private.call_send_mails() returns bigint
 language sql volatile security invoker set search_path = ''
 as $$
+  select private.write_mail_digests();
   select private.call_jobs_function('send-mails')
   where exists (select from private.mails m where m.state = 'waiting' and m.next_attempt_at <= now())
 $$;
-comment on function private.call_send_mails() is 'Calls the sender of mails when one is due.';
+comment on function private.call_send_mails() is 'Writes the digests that are due, and calls the sender of mails when there is one to send.';
 
 create function private.call_archive_audit() returns bigint
 language sql volatile security invoker set search_path = ''
@@ -169,8 +170,9 @@ begin
   where m.state in ('sent', 'dead') and m.created_at < now() - make_interval(days => (private.setting('mail.keep_days'))::integer);
   delete from public.notifications n
   where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
+  delete from private.notice_counts n where n.hour_ends_at < now() - interval '1 day' and n.mails_held = 0;
   delete from private.security_events e
   where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
 end $$;
 comment on function private.delete_old_messages() is
-  'Deletes finished mails, notifications and security events that are older than their settings say.';
+  'Deletes finished mails, notifications and security events that are older than their settings say, and counts of hours that are over.';

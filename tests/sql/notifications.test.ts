@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { isJobToken } from '../../functions/_shared/auth/job-token.ts'
-import { asUser, newAccount, racing, refusal, rolledBack, type Sql, type Tx } from './support.ts'
+import { asUser, newAccount, racing, refusal, rolledBack, type Sql, setLimit, type Tx } from './support.ts'
 
 const notify = (sql: Sql | Tx, userId: string | null, type: string, title = 'Title') => sql`
   select private.notify_user(user_id => ${userId}::uuid, type => ${type}, title => ${title}, body => 'Body') as id`
@@ -65,7 +65,9 @@ describe('the outbox', () => {
   test('gives each mail to one of many workers', () =>
     racing(10, async (sql, accounts) => {
       const { id } = await accounts()
+      await sql`update private.settings set value = '30' where key = 'mail.max_per_hour'`
       await Promise.all(Array.from({ length: 30 }, () => notify(sql, id, 'new_device')))
+      await sql`update private.settings set value = '3' where key = 'mail.max_per_hour'`
 
       const claims = await Promise.all(
         Array.from({ length: 10 }, () => sql`select id, address from private.claim_mails(50)`),
@@ -121,6 +123,100 @@ describe('the outbox', () => {
 
       expect(await mailsOf(tx, id)).toMatchObject([{ state: 'dead', error: 'nobody came back from the last try' }])
       expect(await mailsOf(tx, silent)).toMatchObject([{ state: 'dead', error: 'the account has no e-mail address' }])
+    }))
+})
+
+describe('too many', () => {
+  const many = async (tx: Tx, userId: string, type: string, times: number) => {
+    for (let index = 1; index <= times; index++) await notify(tx, userId, type, `${type} ${index}`)
+  }
+  /** What happened so far happened before that. */
+  const ago = (tx: Tx, userId: string, interval: string) => tx`
+    with counts as (update private.notice_counts set hour_ends_at = hour_ends_at - ${interval}::interval where user_id = ${userId})
+    update private.mails set created_at = created_at - ${interval}::interval where user_id = ${userId}`
+  const digests = async (tx: Tx) => (await tx`select private.write_mail_digests() as written`)[0]?.written
+
+  test('mails of a type within an hour become one that tells how many there were', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await many(tx, id, 'account_locked', 200)
+      await many(tx, id, 'new_device', 5)
+      expect(await mailsOf(tx, id)).toHaveLength(6)
+      expect(await digests(tx)).toBe(0)
+
+      await ago(tx, id, '1 hour')
+      expect([await digests(tx), await digests(tx)]).toEqual([1, 0])
+
+      const [digest] = (await mailsOf(tx, id)).filter(
+        ({ subject }) => subject === '199 more notices about your account',
+      )
+      expect(digest?.body).toMatch(/\n197 x account_locked 200, last at .* UTC\n2 x new_device 5, last at /)
+    }))
+
+  test('digests come once an hour, however many types there are', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await many(tx, id, 'new_device', 4)
+      await ago(tx, id, '1 hour')
+      await digests(tx)
+      await many(tx, id, 'new_network', 4)
+      await tx`update private.notice_counts set hour_ends_at = now() where user_id = ${id}`
+
+      expect(await digests(tx)).toBe(0)
+      await ago(tx, id, '1 hour')
+      expect(await digests(tx)).toBe(1)
+    }))
+
+  test('notifications of a type within an hour write the last one anew, unread', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await many(tx, id, 'plain', 20)
+      await tx`update public.notifications set read_at = now() where user_id = ${id}`
+
+      await many(tx, id, 'plain', 7)
+
+      const rows = await tx`
+        select title, occurrences, read_at is null as is_new from public.notifications where user_id = ${id} and occurrences > 1`
+      expect(rows).toEqual([{ title: 'plain 7', occurrences: 8, is_new: true }])
+      expect(await tx`select from public.notifications where user_id = ${id}`).toHaveLength(20)
+    }))
+
+  test('notifications in all are as many as the plan keeps, and the oldest go', () =>
+    rolledBack(async (tx) => {
+      const { id } = await newAccount(tx)
+      await setLimit(tx, id, 'notifications', 'total', 3)
+      for (const type of ['a', 'b', 'c', 'd', 'e']) await notify(tx, id, type)
+
+      const kept = await tx`select type from public.notifications where user_id = ${id} order by type`
+
+      expect(kept.map(({ type }) => type)).toEqual(['c', 'd', 'e'])
+    }))
+
+  test('of 40 mails at the same time no more go out than may', () =>
+    racing(20, async (sql, accounts) => {
+      const { id } = await accounts()
+
+      await Promise.all(Array.from({ length: 40 }, () => notify(sql, id, 'new_device')))
+
+      expect(await mailsOf(sql, id)).toHaveLength(3)
+      expect(await sql`select mails_held from private.notice_counts where user_id = ${id}`).toEqual([
+        { mails_held: 37 },
+      ])
+    }))
+
+  test('mails to one keep nobody waiting', () =>
+    rolledBack(async (tx) => {
+      const [flooded, other] = [(await newAccount(tx)).id, (await newAccount(tx)).id]
+      for (const type of ['new_device', 'new_network', 'password_changed', 'mfa_removed'])
+        await many(tx, flooded, type, 3)
+      await notify(tx, other, 'new_device')
+      await tx`update private.mails set next_attempt_at = now() - interval '1 minute' where user_id = ${flooded}`
+
+      const claimed = await tx`select address from private.claim_mails(2)`
+
+      expect(claimed.map(({ address }) => address).toSorted()).toEqual(
+        [`sql-${flooded}@example.com`, `sql-${other}@example.com`].toSorted(),
+      )
     }))
 })
 
