@@ -17,6 +17,27 @@ comment on table private.ai_idempotency_keys is
 create index ai_idempotency_keys_created_at_idx on private.ai_idempotency_keys (created_at);
 revoke all on private.ai_idempotency_keys from anon, authenticated, service_role;
 
+insert into private.settings (key, value, rule, description) values
+  ('ai.refused_calls_per_hour', '20', '{"type": "integer", "minimum": 0, "maximum": 1000000}', 'Refused AI calls of a user within an hour (UTC) that are rows of ai_calls; what more there is is only counted, in get_my_usage.')
+on conflict (key) do nothing;
+
+create table private.ai_refusals (
+  -- As above.
+  user_id uuid not null references private.accounts (user_id) on delete cascade,
+  hour timestamptz not null,
+  endpoint text not null check (length(endpoint) <= 40),
+  error_code text not null check (length(error_code) <= 80),
+  noted bigint not null,
+  counted bigint not null,
+  primary key (user_id, hour, endpoint, error_code),
+  check (noted >= 0 and counted >= 0)
+);
+comment on table private.ai_refusals is 'Refused AI calls of a user by hour (UTC): so that who makes many is seen, and fills nothing.';
+comment on column private.ai_refusals.noted is 'Those that have a row in ai_calls: ai.refused_calls_per_hour of a user at most.';
+comment on column private.ai_refusals.counted is 'Those that have none. ai_usage_daily has them under the model (refused).';
+create index ai_refusals_hour_idx on private.ai_refusals (hour);
+revoke all on private.ai_refusals from anon, authenticated, service_role;
+
 create type private.ai_request as (
   request_id text, user_id uuid, session_id uuid, key_hash bytea, ip inet, signature jsonb,
   endpoint text, model_id text, price_refs integer[], plans bigint, probes boolean,
@@ -447,11 +468,21 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_code text := refusal ->> 'code';
+  v_hour timestamptz := date_trunc('hour', now(), 'UTC');
+  v_is_noted boolean;
 begin
   -- Nobody's call, somebody's earlier answer, one that the gateway tries again, or one of many that come too fast, for which a row each
   -- would be the attack.
   if user_id is null or v_code like 'idempotency%'
     or v_code in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit', 'other_plan', 'probe_taken') then
+    return;
+  end if;
+  select coalesce(sum(r.noted), 0) < (private.setting('ai.refused_calls_per_hour'))::integer into v_is_noted
+  from private.ai_refusals r where r.user_id = refuse_ai_call.user_id and r.hour = v_hour;
+  insert into private.ai_refusals as r (user_id, hour, endpoint, error_code, noted, counted)
+  values (refuse_ai_call.user_id, v_hour, request.endpoint, v_code, v_is_noted::integer, (not v_is_noted)::integer)
+  on conflict on constraint ai_refusals_pkey do update set noted = r.noted + excluded.noted, counted = r.counted + excluded.counted;
+  if not v_is_noted then
     return;
   end if;
   call_id := private.uuid_v7();
@@ -464,7 +495,7 @@ begin
       private.error_status(v_code), v_code, request.request_bytes, now());
 end $$;
 comment on function private.refuse_ai_call(private.ai_request, uuid, uuid, jsonb) is
-  'Remembers a refused call and its reason, unless it is one of a flood; takes nothing from the account.';
+  'Remembers a refused call and its reason, and only counts it when there were ai.refused_calls_per_hour or it is one of a flood; takes nothing from the account. The caller holds the account''s lock.';
 
 -- One call with all that there can be to it -----------------------------------------------------------------------------
 

@@ -29,8 +29,8 @@ create table public.ai_usage_daily (
 comment on table public.ai_usage_daily is
   'AI calls of a day (UTC) by user, model and endpoint. Written once when the day is over and all its calls have ended; get_my_usage adds what is newer.';
 comment on column public.ai_usage_daily.model_id is
-  'The model that answered, or that worked in vain at the project''s cost; the one that was asked for when none did.';
-comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls.';
+  'The model that answered, or that worked in vain at the project''s cost; the one that was asked for when none did; (refused) for refused calls beyond ai.refused_calls_per_hour, which are not in ai_calls.';
+comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls, or counted under (refused).';
 comment on column public.ai_usage_daily.failed_calls is 'Those of them that were not charged.';
 comment on column public.ai_usage_daily.cost_micros is 'Micro-dollars at our price.';
 comment on column public.ai_usage_daily.project_micros is
@@ -63,10 +63,16 @@ begin
       sum(c.credits_charged)::bigint, coalesce(sum(c.project_micros), 0)::bigint
     from public.ai_calls c left join private.price_refs p on p.ref = c.price_ref and c.project_micros is not null
     where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
-    group by 1, 2, 3, 4;
+    group by 1, 2, 3, 4
+    union all
+    select r.user_id, (r.hour at time zone 'UTC')::date, '(refused)', r.endpoint, sum(r.counted)::bigint, sum(r.counted)::bigint,
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    from private.ai_refusals r
+    where r.hour >= from_time and r.hour < to_time and r.counted > 0 and (of_user is null or r.user_id = of_user)
+    group by 1, 2, 4;
 end $$;
 comment on function private.usage_of_calls(timestamptz, timestamptz, uuid) is
-  'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint; of one user, or of all.';
+  'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint, and the refused ones that were only counted; of one user, or of all.';
 
 create function private.add_up_ai_usage() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -91,6 +97,7 @@ begin
     v_done := v_done + 1;
     v_day := v_day + 1;
   end loop;
+  delete from private.ai_refusals r where r.hour < (select max(d.day)::timestamp at time zone 'UTC' from private.ai_usage_days d);
   return v_done;
 end $$;
 comment on function private.add_up_ai_usage() is

@@ -201,6 +201,41 @@ describe('calls that are refused and remembered', () => {
     }),
   )
 
+  test('calls refused beyond ai.refused_calls_per_hour are counted and are no rows', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await newModel(tx)
+      await tx`update private.settings set value = '3' where key = 'ai.refused_calls_per_hour'`
+      const refuse = async (model: string, times: number) => {
+        for (let index = 0; index < times; index++) await admit(tx, account, { model })
+      }
+
+      await refuse('no/such-model', 40)
+      await refuse('sql/model', 1)
+
+      expect((await callsOf(tx, account.id)).map(({ state }) => state).toSorted()).toEqual([
+        'held',
+        'refused',
+        'refused',
+        'refused',
+      ])
+      expect(
+        await tx`select error_code, noted::int, counted::int from private.ai_refusals where user_id = ${account.id}`,
+      ).toEqual([{ error_code: 'model_not_found', noted: 3, counted: 37 }])
+    }))
+
+  test('the next hour has rows of its own', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await tx`update private.settings set value = '1' where key = 'ai.refused_calls_per_hour'`
+      for (let index = 0; index < 2; index++) await admit(tx, account, { model: 'no/such-model' })
+      await tx`update private.ai_refusals set hour = hour - interval '1 hour' where user_id = ${account.id}`
+
+      await admit(tx, account, { model: 'no/such-model' })
+
+      expect(await callsOf(tx, account.id)).toHaveLength(2)
+    }))
+
   test.each([
     ['ai_calls', 'day', 50, 0, { resets_at: expect.any(String), retry_after_s: 3600 }],
     ['ai_calls', 'day', 0, 50, { retry_after_s: 1 }],
@@ -488,7 +523,11 @@ describe('60 calls at the same time', { timeout: 120_000 }, () => {
       const codes = new Set(answers.flatMap((answer) => answer.code ?? []))
       const states = (await callsOf(sql, account.id)).map((call) => call.state)
       expect(states.filter((state) => state === 'held').length).toBe(admitted)
-      expect(states.filter((state) => state === 'refused').length).toBe(60 - admitted)
+      // Refused calls have a row each until there are too many of them within the hour, and all of them are counted.
+      const [refused] = await sql`
+        select sum(noted)::int as noted, sum(noted + counted)::int as all from private.ai_refusals where user_id = ${account.id}`
+      expect(states.filter((state) => state === 'refused').length).toBe(refused?.noted)
+      expect(refused).toEqual({ noted: Math.min(60 - admitted, 20), all: 60 - admitted })
       const wrong = await sql`select from private.verify_accounts() where user_id = ${account.id}`
       expect(wrong.length).toBe(0)
       return {

@@ -128,6 +128,24 @@ describe('usage by day', () => {
       expect(await losses()).toEqual(before)
     }))
 
+  test('has refused calls that are only counted, before and after the day is added up, and then forgets their hours', () =>
+    rolledBack(async (tx) => {
+      const account = await withPast(tx)
+      await tx`update private.settings set value = '1' where key = 'ai.refused_calls_per_hour'`
+      for (let index = 0; index < 5; index++) await admit(tx, account, { model: 'no/such-model' })
+      await moveTo(tx, account, '2000-03-02')
+      await tx`update private.ai_refusals set hour = '2000-03-02T11:00:00Z' where user_id = ${account.id}`
+      const refused = async () =>
+        (await usage(tx, account, '2000-03-02', '2000-03-02')).filter(({ model_id }) => model_id === '(refused)')
+
+      const before = await refused()
+      await tx`select private.add_up_ai_usage()`
+
+      expect(before).toMatchObject([{ calls: 4, failed: 4, credits: 0, cost: 0 }])
+      expect(await refused()).toEqual(before)
+      expect(await tx`select from private.ai_refusals where user_id = ${account.id}`).toHaveLength(0)
+    }))
+
   test('of today is there at once', () =>
     rolledBack(async (tx) => {
       const account = await withPast(tx)
