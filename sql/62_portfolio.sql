@@ -493,14 +493,21 @@ begin
     perform private.require_feature(of_user, 'portfolio_sync');
   end if;
   return query
-    with due as (
+    with turns as (
+      -- Everybody's first, then everybody's second: who has many waits for them, and nobody else does.
+      select t.credential_id, row_number() over (partition by t.user_id order by t.next_sync_at, t.credential_id) as turn
+      from private.portfolio_syncs t
+      where (t.leased_until is null or t.leased_until <= now()) and (t.next_sync_at <= now() or t.user_id = of_user)
+        and (of_user is null or t.user_id = of_user)
+    ), due as (
       select a.* from private.portfolio_syncs s join private.portfolio_syncs_allowed a on a.credential_id = s.credential_id
+        join turns t on t.credential_id = s.credential_id
       where (s.leased_until is null or s.leased_until <= now()) and a.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
         -- Somebody who asks does not wait for the next time, but for the rest after a failure.
         and (s.next_sync_at <= now()
           or (of_user is not null and s.attempts = 0 and s.last_synced_at <= now() - interval '1 minute'))
-      order by s.next_sync_at limit least(max_syncs, 100)
+      order by t.turn, s.next_sync_at limit least(max_syncs, 100)
       for update of s skip locked
     )
     update private.portfolio_syncs s set
@@ -514,7 +521,7 @@ begin
       private.portfolio_assets_of(s.credential_id);
 end $$;
 comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[], jsonb) is
-  'Gives up to max_syncs (at most 100) due syncs of private.portfolio_syncs_allowed to one worker each, for portfolio.lease_seconds. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+  'Gives up to max_syncs (at most 100) due syncs of private.portfolio_syncs_allowed, users in turn, to one worker each, for portfolio.lease_seconds. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''

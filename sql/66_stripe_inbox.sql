@@ -115,15 +115,21 @@ begin
     perform private.bury_stripe_event(v_event, coalesce(v_event.error, 'nobody came back from the last try'));
   end loop;
   return query
-    with due as (
-      select e.id, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
-      from private.stripe_events e
+    with turns as (
+      -- Of those that wait longest, every customer's first, then every customer's second. An event without one is its own.
+      select w.id, row_number() over (partition by coalesce(w.customer_id, w.id) order by w.next_attempt_at, w.id) as turn
+      from (
+        select x.id, x.customer_id, x.next_attempt_at from private.stripe_events x
+        where x.state = 'waiting' and x.next_attempt_at <= now() order by x.next_attempt_at, x.id limit 10000) w
+    ), due as (
+      select e.id, t.turn, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
+      from private.stripe_events e join turns t on t.id = e.id
       where e.state = 'waiting' and e.next_attempt_at <= now()
-      order by e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
-      for update skip locked
+      order by t.turn, e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
+      for update of e skip locked
     ), claimed as (
       -- One from whose last try nobody came back may be what ended the worker: alone it takes no other with it.
-      select d.id from due d, (select f.id, f.is_lost from due f order by f.next_attempt_at, f.id limit 1) first
+      select d.id from due d, (select f.id, f.is_lost from due f order by f.turn, f.next_attempt_at, f.id limit 1) first
       where case when first.is_lost then d.id = first.id else not d.is_lost end
     )
     update private.stripe_events e set
@@ -135,7 +141,7 @@ begin
     returning e.id, e.type, e.attempts, e.object, e.object_id, e.account, e.payload;
 end $$;
 comment on function private.claim_stripe_events(integer) is
-  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_events or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+  'Takes waiting events, customers in turn and the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_events or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
 
 create function private.warn_of_fraud(event private.stripe_events) returns void
 language plpgsql volatile security invoker set search_path = ''

@@ -58,6 +58,17 @@ describe('a worker', () => {
       expect(await claim(tx)).toEqual([{ id: early, attempt: 2 }])
     }))
 
+  test('gets the events of customers in turn, so that many of one keep no other waiting', () =>
+    rolledBack(async (tx) => {
+      const [flooding, other] = [await newShop(tx), await newShop(tx)]
+      for (let index = 0; index < 20; index++) await pass(tx, await receive(tx, flooding), '1 day')
+      const event = await receive(tx, other)
+
+      const claimed = await claim(tx, 2)
+
+      expect(claimed.map(({ id }) => id)).toContain(event)
+    }))
+
   test('applies what it read and finishes the event', () =>
     rolledBack(async (tx) => {
       const shop = await newShop(tx)

@@ -161,6 +161,19 @@ describe('a lease', () => {
       expect(await take(tx, connection)).toHaveLength(1)
     }))
 
+  test('goes to users in turn, so that many credentials of one keep no other waiting', () =>
+    rolledBack(async (tx) => {
+      const first = await newConnection(tx)
+      for (let index = 0; index < 9; index++) await newConnection(tx, first)
+      await tx`update private.portfolio_syncs set next_sync_at = now() - interval '100 years' where user_id = ${first.account.id}`
+      const other = await newConnection(tx)
+      await tx`update private.portfolio_syncs set next_sync_at = now() - interval '99 years' where user_id = ${other.account.id}`
+
+      const leased = await tx`select user_id from private.lease_portfolio_sync(2)`
+
+      expect(leased.map(({ user_id }) => user_id).toSorted()).toEqual([first.account.id, other.account.id].toSorted())
+    }))
+
   test('goes to exactly one of many workers at the same time', () =>
     racing(8, async (sql, accounts) => {
       const account = await accounts()
