@@ -509,6 +509,11 @@ begin
   select c.granted into v_before from public.consents c
   where c.user_id = v_user_id and c.kind = 'do_not_sell' order by c.created_at desc, c.id desc limit 1;
   if v_before is distinct from value then
+    -- Consents are never removed, so there is an end to them. It is for allowing again: forbidding is never refused, and each but the
+    -- first comes after that.
+    if not value then
+      perform private.count_rows(v_user_id, 'consents', 1, 0);
+    end if;
     insert into public.consents (user_id, kind, granted, ip, user_agent)
     values (v_user_id, 'do_not_sell', value, private.request_ip(), left(private.request_user_agent(), 500));
     update public.profiles p set do_not_sell = value where p.id = v_user_id;

@@ -106,7 +106,7 @@ begin
       v_failures, (lock).network, round(extract(epoch from v_duration) / 60)),
     jsonb_build_object('network', (lock).network, 'failures', v_failures, 'locks', v_locks + 1,
       'minutes', round(extract(epoch from v_duration) / 60)),
-    (lock).network || ' ' || gen_random_uuid());
+    (lock).network::text);
 end $$;
 comment on function private.note_sign_in_failure(private.sign_in_locks) is
   'Counts one wrong password and locks the account for the network when it was one too many. The caller holds the row''s lock.';

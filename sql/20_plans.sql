@@ -31,10 +31,10 @@ create table public.plan_limits (
   primary key (plan_id, meter, period)
 );
 comment on table public.plan_limits is
-  'How much of a meter a plan allows in a period. Amount null: no limit. No row: what private.meters.is_open_without_row says, none of it for most.';
+  'How much of a meter a plan allows in a period. Amount null: no limit. No row: what private.meters says, none of it for most of AI, an amount for rows.';
 comment on column public.plan_limits.period is
   'minute: 60 seconds from the first unit on (of AI calls: from the first request, of whatever endpoint); day: from midnight to midnight in the account''s quota_time_zone; month: between anniversaries of the sign-up; total: ever.';
-comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, micro-dollars, chats, tests, bytes.';
+comment on column public.plan_limits.amount is 'Units of the meter: calls, tokens, micro-dollars, chats, tests, rows, files, bytes.';
 alter table public.plan_limits enable row level security;
 alter table public.plan_limits force row level security;
 revoke all on public.plan_limits from anon, authenticated, service_role;
@@ -148,13 +148,17 @@ create table private.meters (
   period text not null check (period in ('minute', 'day', 'month', 'total')),
   is_held boolean not null,
   is_open_without_row boolean not null,
-  primary key (meter, period)
+  amount_without_row bigint check (amount_without_row >= 0),
+  primary key (meter, period),
+  check (amount_without_row is null or is_open_without_row)
 );
 comment on table private.meters is
   'What is counted for every account. Those of AI calls are columns of accounts, api_key_usage and limit_sets, the others rows of usage_counts.';
 comment on column private.meters.is_held is
   'True: units are held when a call is admitted, and become used, or free, when it is settled. False: they are used at once.';
-comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: no limit; false: none of it.';
+comment on column private.meters.is_open_without_row is 'What no row in plan_limits or limit_overrides means: true: amount_without_row; false: none of it.';
+comment on column private.meters.amount_without_row is
+  'Null: no limit. The rows that users can make have an amount here, so that a plan that says nothing of them is not an open door.';
 revoke all on private.meters from anon, authenticated, service_role;
 insert into private.meters (meter, period, is_held, is_open_without_row) values
   ('ai_requests', 'minute', false, true),
@@ -400,6 +404,13 @@ begin
         and not exists (
           select from public.plan_limits pl
           where pl.plan_id = p.plan_id and pl.meter = lo.meter and pl.period = lo.period)
+      union all
+      select m.meter, m.period, m.amount_without_row from private.meters m
+      where m.amount_without_row is not null
+        and not exists (
+          select from public.plan_limits pl where pl.plan_id = p.plan_id and pl.meter = m.meter and pl.period = m.period)
+        and not exists (
+          select from public.limit_overrides lo where lo.user_id = p.id and lo.meter = m.meter and lo.period = m.period)
     ) l
     left join public.limit_overrides o on o.user_id = p.id and o.meter = l.meter and o.period = l.period
     left join private.usage_counters c on c.user_id = limits_of.user_id and c.meter = l.meter and c.period = l.period
@@ -434,6 +445,8 @@ begin
             select coalesce(sum((o.metadata ->> 'size')::bigint), 0)::bigint
             from storage.objects o
             where o.name ~>=~ (v_user_id || '/') and o.name ~<~ (v_user_id || '0'))
+          when l.meter = 'storage_files' then (
+            select count(*) from storage.objects o where o.name ~>=~ (v_user_id || '/') and o.name ~<~ (v_user_id || '0'))
           else l.used
         end as used
       ) u
@@ -452,6 +465,22 @@ grant execute on function public.get_my_limits() to authenticated;
 
 -- Counting -------------------------------------------------------------------------------------------------------------
 
+create view private.meter_amounts with (security_invoker = true) as
+select p.id as user_id, p.quota_time_zone, p.signed_up_at, m.meter, m.period,
+  case
+    when o.user_id is not null then o.amount
+    when l.plan_id is not null then l.amount
+    when m.is_open_without_row then m.amount_without_row
+    else -1
+  end as amount
+from private.entitled_profiles p
+  cross join private.meters m
+  left join public.plan_limits l on l.plan_id = p.plan_id and l.meter = m.meter and l.period = m.period
+  left join public.limit_overrides o on o.user_id = p.id and o.meter = m.meter and o.period = m.period;
+comment on view private.meter_amounts is
+  'What every account may use of every meter: its own limit before the plan''s, and without either what the meter says. Null: no limit; -1: none of it.';
+revoke all on private.meter_amounts from anon, authenticated, service_role;
+
 create function private.consume(user_id uuid, meter text, period text, units bigint) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -461,14 +490,10 @@ declare
   v_resets_at timestamptz;
 begin
   -- One row for a meter that there is; amount null: no limit.
-  select case when o.user_id is not null then o.amount when l.plan_id is not null then l.amount when not m.is_open_without_row then -1 end as amount,
-    private.period_resets_at(m.period, p.quota_time_zone, p.signed_up_at, now()) as resets_at, p.quota_time_zone, p.signed_up_at
+  select a.amount, private.period_resets_at(a.period, a.quota_time_zone, a.signed_up_at, now()) as resets_at, a.quota_time_zone, a.signed_up_at
   into strict v
-  from private.entitled_profiles p
-    join private.meters m on m.meter = consume.meter and m.period = consume.period
-    left join public.plan_limits l on l.plan_id = p.plan_id and l.meter = m.meter and l.period = m.period
-    left join public.limit_overrides o on o.user_id = p.id and o.meter = m.meter and o.period = m.period
-  where p.id = consume.user_id;
+  from private.meter_amounts a
+  where a.user_id = consume.user_id and a.meter = consume.meter and a.period = consume.period;
   v_resets_at := v.resets_at;
   -- The row's newest version decides, so exactly as many pass as fit, however many race.
   if coalesce(consume.units <= v.amount, true) then
@@ -487,8 +512,8 @@ begin
   end if;
   perform private.raise_error(
     case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
-    format('The limit of %s %s per %s is reached.', greatest(v.amount, 0), consume.meter, consume.period),
-    format('It resets at %s.', v_resets_at));
+    format('The limit of %s %s%s is reached.', greatest(v.amount, 0), consume.meter, case when consume.period <> 'total' then ' per ' || consume.period end),
+    case consume.period when 'total' then 'Delete what you no longer need, or take a larger plan.' else format('It resets at %s.', v_resets_at) end);
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
   'Counts units of a meter that is not of AI calls, or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race.';

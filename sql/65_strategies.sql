@@ -18,6 +18,10 @@ alter table public.trade_tag_rules enable row level security;
 alter table public.trade_tag_rules force row level security;
 revoke all on public.trade_tag_rules from anon, authenticated, service_role;
 grant select on public.trade_tag_rules to authenticated, service_role;
+create trigger tg_trade_tag_rules__limit_added after insert on public.trade_tag_rules referencing new table as added
+  for each statement execute function private.tg__limit_rows('trade_tag_rules');
+create trigger tg_trade_tag_rules__limit_removed after delete on public.trade_tag_rules referencing old table as removed
+  for each statement execute function private.tg__limit_rows('trade_tag_rules');
 
 create function private.tag_market(credential public.credentials, symbol text, tag text) returns integer
 language plpgsql volatile security invoker set search_path = ''

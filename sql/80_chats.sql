@@ -19,6 +19,10 @@ grant insert (id, user_id, title, model_id), update (title, model_id) on public.
 grant select on public.chats to service_role;
 create trigger tg_chats__timestamps before insert or update on public.chats
   for each row execute function private.tg__timestamps();
+create trigger tg_chats__limit_added after insert on public.chats referencing new table as added
+  for each statement execute function private.tg__limit_rows('chats');
+create trigger tg_chats__limit_removed after delete on public.chats referencing old table as removed
+  for each statement execute function private.tg__limit_rows('chats');
 
 create function private.tg_chats__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -54,3 +58,9 @@ revoke all on public.messages from anon, authenticated, service_role;
 grant select, delete on public.messages to authenticated;
 grant insert (id, chat_id, user_id, role, content, ai_call_id) on public.messages to authenticated;
 grant select on public.messages to service_role;
+create trigger tg_messages__limit_added after insert on public.messages referencing new table as added
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');
+create trigger tg_messages__limit_changed after update on public.messages referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');
+create trigger tg_messages__limit_removed after delete on public.messages referencing old table as removed
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');

@@ -22,6 +22,12 @@ grant insert (id, user_id, title, kind, content), update (title, kind, content) 
 grant select on public.documents to service_role;
 create trigger tg_documents__timestamps before insert or update on public.documents
   for each row execute function private.tg__timestamps();
+create trigger tg_documents__limit_added after insert on public.documents referencing new table as added
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
+create trigger tg_documents__limit_changed after update on public.documents referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
+create trigger tg_documents__limit_removed after delete on public.documents referencing old table as removed
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
 
 create table public.images (
   id uuid primary key,

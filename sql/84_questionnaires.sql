@@ -67,16 +67,9 @@ end $$;
 comment on function private.tg_psychology_tests__times() is 'Keeps the times of a run true, whatever a client sends.';
 create trigger tg_psychology_tests__times before insert or update on public.psychology_tests
   for each row execute function private.tg_psychology_tests__times();
-
-create function private.tg_psychology_tests__count() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: counters are private.
-begin
-  perform private.consume(new.user_id, 'psychology_tests', 'month', 1);
-  return null;
-end $$;
-comment on function private.tg_psychology_tests__count() is
-  'Counts a new run against the monthly limit, after the policies let it in.';
-create trigger tg_psychology_tests__count after insert on public.psychology_tests
-  for each row execute function private.tg_psychology_tests__count();
+create trigger tg_psychology_tests__limit_added after insert on public.psychology_tests referencing new table as added
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');
+create trigger tg_psychology_tests__limit_changed after update on public.psychology_tests referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');
+create trigger tg_psychology_tests__limit_removed after delete on public.psychology_tests referencing old table as removed
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');

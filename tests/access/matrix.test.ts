@@ -3,6 +3,7 @@ import type postgres from 'postgres'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { type AccessDifference, accessDifferences, isPartitionByTheClock } from '../../scripts/checks/access.ts'
 import { behaviour, functions, relations } from '../../scripts/checks/access-matrix.ts'
+import { growthFaults } from '../../scripts/checks/growth.ts'
 import { type Actor, type Db, withRollback } from '../support/sql.ts'
 
 // The catalogue --------------------------------------------------------------------------------------------------------
@@ -162,6 +163,59 @@ describe('grants, policies and functions', () => {
 
       await sql`rollback to savepoint clean`
       expect(await findDifferences(sql)).toEqual([])
+    })
+  })
+})
+
+describe('growth', () => {
+  test('of every table that users can make grow has a limit that there is', async () => {
+    expect((await withRollback(({ sql }) => growthFaults(sql))).join('\n')).toBe('')
+  })
+
+  const holes: [hole: string, statement: string, report: RegExp][] = [
+    [
+      'a table that users may insert into',
+      'create table public.hole (id integer); grant insert (id) on public.hole to authenticated',
+      /^public\.hole can be made to grow by users \(a grant\)/,
+    ],
+    [
+      'a function for users that inserts',
+      `create table private.hole (id integer);
+      create function private.fill() returns void language sql security definer as 'insert into private.hole values (1)';
+      create function public.fill() returns void language sql as 'select private.fill()';
+      grant execute on function public.fill() to authenticated`,
+      /^private\.hole can be made to grow by users \(private\.fill\)/,
+    ],
+    [
+      'a trigger on a table of users',
+      `create table private.hole (id integer);
+      create function private.tg_hole() returns trigger language plpgsql as 'begin insert into private.hole values (1); return null; end';
+      create trigger tg_hole after update on public.documents for each row execute function private.tg_hole()`,
+      /^private\.hole can be made to grow by users \(private\.tg_hole\)/,
+    ],
+    [
+      'a function that Edge Functions call for a user',
+      `create table private.hole (id integer);
+      create function private.fill(user_id uuid, session_id uuid) returns void language sql as 'insert into private.hole values (1)'`,
+      /^private\.hole can be made to grow by users \(private\.fill\)/,
+    ],
+    [
+      'a plan without an end',
+      "update public.plan_limits set amount = null where meter = 'documents' and period = 'total' and plan_id = 'free'",
+      /^public\.documents: there is no limit documents\/total\.$/,
+    ],
+    [
+      'a job that no longer runs',
+      "select cron.unschedule('delete-old-checkouts')",
+      /^private\.checkouts: there is no limit job delete-old-checkouts\.$/,
+    ],
+  ]
+
+  test.each(holes)('%s is a hole, and it is found', async (_hole, statement, report) => {
+    await withRollback(async ({ sql }) => {
+      await sql.unsafe(statement)
+
+      expect(await growthFaults(sql)).toEqual([expect.stringMatching(report)])
     })
   })
 })

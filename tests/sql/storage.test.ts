@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { inSession, shutOut } from './in-session.ts'
 import {
   type Account,
+  asUser,
   db,
   newAccount,
   racing,
@@ -372,6 +373,53 @@ describe('images follow their files', () => {
     }))
 })
 
+describe('the number', () => {
+  test('of files has a limit, and one that goes makes room', () =>
+    rolledBack(async (tx) => {
+      const owner = await newAccount(tx)
+      await setLimit(tx, owner.id, 'storage_files', 'total', 2)
+      const [first = ''] = [await upload(tx, owner), await upload(tx, owner)]
+
+      const refused = await refusal(tx, (sp) => upload(sp, owner))
+      await tx`set local storage.allow_delete_query = 'true'`
+      await tx`delete from storage.objects where id = ${first}`
+      await upload(tx, owner)
+
+      expect(refused).toMatchObject({ sqlstate: '42501', message: 'The limit of 2 files is reached.' })
+    }))
+
+  test('of uploads in a minute has a limit, also of those in the place of others', () =>
+    rolledBack(async (tx) => {
+      const owner = await newAccount(tx)
+      await setLimit(tx, owner.id, 'uploads', 'minute', 2)
+      const file = await upload(tx, owner)
+      const again = (sp: Tx) => sp`update storage.objects set version = gen_random_uuid()::text where id = ${file}`
+      await again(tx)
+
+      const refused = await refusal(tx, again)
+
+      expect(refused).toMatchObject({ sqlstate: '42501', message: 'The limit of 2 uploads per minute is reached.' })
+    }))
+
+  test('of files and uploads is among the limits that their owner sees', () =>
+    rolledBack(async (tx) => {
+      const owner = await newAccount(tx)
+      await upload(tx, owner)
+
+      const limits = await asUser(
+        tx,
+        owner.id,
+        (as) => as`
+        select meter, used::int from public.get_my_limits() where meter in ('storage_files', 'uploads') order by meter`,
+      )
+
+      expect(limits).toEqual([
+        { meter: 'storage_files', used: 1 },
+        { meter: 'uploads', used: 1 },
+      ])
+    }))
+})
+
 describe('the look at the bytes', () => {
   const claim = async (tx: Tx | Sql) =>
     tx<{ object_id: string; rejected: boolean }[]>`select object_id, rejected from private.claim_uploads_to_check(100)`
@@ -399,6 +447,32 @@ describe('the look at the bytes', () => {
       )
       expect(left.filter((row) => taken.includes(row.object_id) && row.attempts !== 1)).toEqual([])
       await removeFiles(sql, owner)
+    }))
+
+  test('goes to users in turn, so that many files of one keep no other waiting', () =>
+    rolledBack(async (tx) => {
+      const [flooding, other] = [await newAccount(tx), await newAccount(tx)]
+      for (let index = 0; index < 30; index++) await upload(tx, flooding)
+      const file = await upload(tx, other)
+      await tx`update private.uploads_to_check set due_at = now() - interval '1 minute' where user_id = ${flooding.id}`
+
+      const claimed = await tx`select object_id from private.claim_uploads_to_check(2)`
+
+      expect(claimed.map(({ object_id }) => object_id)).toContain(file)
+    }))
+
+  test('keeps so many rejected images of a user, the newest', () =>
+    rolledBack(async (tx) => {
+      const owner = await newAccount(tx)
+      await tx`update private.settings set value = '2' where key = 'storage.rejected_images_kept'`
+      const files = [await upload(tx, owner), await upload(tx, owner), await upload(tx, owner)]
+
+      for (const id of files) {
+        const [row] = await tx`select version from private.uploads_to_check where object_id = ${id}`
+        await finish(tx, id, row?.version, 'rejected')
+      }
+
+      expect(await tx`select from public.images where user_id = ${owner.id}`).toHaveLength(2)
     }))
 
   test('who claims and never answers leaves it to the next after two minutes, then four', () =>
