@@ -14,6 +14,7 @@ import { findUnknownNames } from './checks/docs/names.ts'
 import { findUnknownLanguages } from './checks/docs/pages.ts'
 import { findWrongSql } from './checks/docs/sql.ts'
 import { findUnlockedPackages } from './checks/function-packages.ts'
+import { findUnlimitedGrowth } from './checks/growth.ts'
 import { findImportCircles } from './checks/import-circles.ts'
 import { findImportViolations } from './checks/imports.ts'
 import { findNewerSql } from './checks/newer-postgres.ts'
@@ -30,7 +31,7 @@ const help = `Usage: npm run check
 Code: format and lint (biome), types (tsc), what nobody uses (knip), import direction and circles,
 locked packages of functions, secrets.
 Schema: migrations (squawk), SQL that PostgreSQL 15 lacks, drift, generated types, UPDATE/DELETE without WHERE, Supabase's
-advisors, the access matrix.
+advisors, the access matrix, limits of what users make grow.
 Pages: links, names of the database, settings, variables, commands and files, examples in TypeScript and SQL.
 Exits 1 when any of them fails.`
 
@@ -90,6 +91,7 @@ const ofCode: Check[] = [
 const ofSchema = (url: string): Check[] => [
   ['generated types', () => checkTypes(url)],
   ['advisors', () => reviewAdvisors(url)],
+  ['what users make grow has a limit', () => findUnlimitedGrowth(url)],
   ['UPDATE and DELETE have a WHERE', () => findUnguardedStatements(url)],
   ['pages: names', () => findUnknownNames(url)],
   ['pages: examples in SQL', () => findWrongSql(url)],

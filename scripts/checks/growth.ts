@@ -1,5 +1,5 @@
 /** Which tables a user can make grow, read from the database's catalogue, and what limits each by access-matrix.ts. */
-import type postgres from 'postgres'
+import postgres from 'postgres'
 import { growth } from './access-matrix.ts'
 
 type Sql = postgres.Sql | postgres.TransactionSql
@@ -81,6 +81,16 @@ async function readLimits(sql: Sql): Promise<Set<string>> {
 }
 
 /** What is wrong with the lines of growth: a table without one, one without such a table, a limit that there is not. */
+export async function findUnlimitedGrowth(url: string): Promise<string[]> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  try {
+    return await growthFaults(sql)
+  } finally {
+    await sql.end()
+  }
+}
+
+/** @internal For tests: what an open transaction has. */
 export async function growthFaults(sql: Sql): Promise<string[]> {
   const [tables, limits] = [await growing(sql), await readLimits(sql)]
   const lines = new Map(Object.entries<string>(growth))
