@@ -513,7 +513,8 @@ begin
   perform private.raise_error(
     case consume.period when 'day' then 'daily_quota_exceeded' when 'minute' then 'rate_limit_exceeded' else 'insufficient_quota' end,
     format('The limit of %s %s%s is reached.', greatest(v.amount, 0), consume.meter, case when consume.period <> 'total' then ' per ' || consume.period end),
-    case consume.period when 'total' then 'Delete what you no longer need, or take a larger plan.' else format('It resets at %s.', v_resets_at) end);
+    case consume.period when 'total' then 'Delete what you no longer need, or take a larger plan.' else format('It resets at %s.', v_resets_at) end,
+    case when consume.period in ('minute', 'day') then v_resets_at - now() end);
 end $$;
 comment on function private.consume(uuid, text, text, bigint) is
   'Counts units of a meter that is not of AI calls, or raises daily_quota_exceeded, rate_limit_exceeded (a minute) or insufficient_quota; exact however many race.';

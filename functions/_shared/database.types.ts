@@ -855,6 +855,7 @@ export type Database = {
           created_at: string
           data: NonNullable<Json>
           id: string
+          occurrences: number
           read_at: string | null
           title: string
           type: string
@@ -866,6 +867,7 @@ export type Database = {
           created_at?: string
           data?: NonNullable<Json>
           id?: string
+          occurrences?: number
           read_at?: string | null
           title: string
           type: string
@@ -876,6 +878,7 @@ export type Database = {
           created_at?: string
           data?: NonNullable<Json>
           id?: string
+          occurrences?: number
           read_at?: string | null
           title?: string
           type?: string

@@ -519,7 +519,7 @@ export const functions = {
   'private.is_running(text, timestamp with time zone, text, timestamp with time zone)': 'invoker; -',
   'private.start_of_day(timestamp without time zone, text)': 'invoker; -',
   'private.period_resets_at(text, text, timestamp with time zone, timestamp with time zone)': 'invoker; -',
-  'private.raise_error(text, text, text)': 'invoker; -',
+  'private.raise_error(text, text, text, interval)': 'invoker; -',
   'private.refuse_file(text)': 'invoker; -',
   'private.remaining(bigint, bigint)': 'invoker; -',
   'private.require_service()': 'invoker; -',

@@ -150,7 +150,7 @@ end;
 comment on function private.error_status(text) is
   'HTTP status of an error code that SQL can raise or return. The same catalogue as functions/_shared/errors.ts and docs/errors.md.';
 
-create function private.raise_error(code text, message text, hint text default null) returns void
+create function private.raise_error(code text, message text, hint text default null, retry_after interval default null) returns void
 language plpgsql stable security invoker set search_path = ''
 as $$
 declare
@@ -161,11 +161,13 @@ begin
   end if;
   raise sqlstate 'PGRST' using
     message = jsonb_build_object('code', raise_error.code, 'message', raise_error.message, 'hint', raise_error.hint)::text,
-    detail = jsonb_build_object('status', v_status, 'headers', case v_status
-      when 401 then jsonb_build_object('WWW-Authenticate', 'Bearer error="invalid_token"') else '{}' end)::text;
+    detail = jsonb_build_object('status', v_status, 'headers', case
+      when v_status = 401 then jsonb_build_object('WWW-Authenticate', 'Bearer error="invalid_token"')
+      when raise_error.retry_after is null then '{}'
+      else jsonb_build_object('Retry-After', greatest(ceil(extract(epoch from raise_error.retry_after)), 1)::text) end)::text;
 end $$;
-comment on function private.raise_error(text, text, text) is
-  'Raises an error for the caller: PostgREST answers with the code''s HTTP status and {code, message, hint}.';
+comment on function private.raise_error(text, text, text, interval) is
+  'Raises an error for the caller: PostgREST answers with the code''s HTTP status and {code, message, hint}, and with Retry-After in seconds when it says so.';
 
 create function private.require_service() returns void
 language plpgsql stable security invoker set search_path = ''

@@ -718,6 +718,11 @@ begin
   select c.granted into v_before from public.consents c
   where c.user_id = v_user_id and c.kind = 'do_not_sell' order by c.created_at desc, c.id desc limit 1;
   if v_before is distinct from value then
+    -- Consents are never removed, so there is an end to them. It is for allowing again: forbidding is never refused, and each but the
+    -- first comes after that.
+    if not value then
+      perform private.count_rows(v_user_id, 'consents', 1, 0);
+    end if;
     insert into public.consents (user_id, kind, granted, ip, user_agent)
     values (v_user_id, 'do_not_sell', value, private.request_ip(), left(private.request_user_agent(), 500));
     update public.profiles p set do_not_sell = value where p.id = v_user_id;
@@ -1177,6 +1182,7 @@ insert into private.settings (key, value, rule, description) values
   ('sessions.absolute_hours', '720', '{"type": "integer", "minimum": 1, "maximum": 87600}', 'A session ends this many hours after its sign-in, on every plan of the platform.'),
   ('sessions.max_per_user', '20', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many sessions a user can have; a further sign-in ends the oldest.'),
   ('sessions.max_devices_per_user', '50', '{"type": "integer", "minimum": 1, "maximum": 10000}', 'How many devices are remembered for a user; the longest unused is forgotten.'),
+  ('sessions.max_networks_per_user', '200', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How many networks are remembered from which a user signed in; the one longest unseen is forgotten.'),
   ('sessions.country_header', 'null', '{"type": ["string", "null"], "pattern": "^[a-z0-9-]{1,100}$"}', 'Name (lower case) of a request header in which the platform itself puts the country, such as "cf-ipcountry"; null: none.')
 on conflict (key) do nothing;
 
@@ -1766,9 +1772,16 @@ as $$
 -- Definer: it runs as the Auth service.
 declare
   v_network cidr := private.network_of(new.ip, 24, 48);
+  v_is_new boolean;
 begin
   insert into private.known_networks (user_id, network) values (new.user_id, v_network) on conflict do nothing;
-  if not found then
+  v_is_new := found;
+  if v_is_new then
+    delete from private.known_networks n where n.user_id = new.user_id and n.network in (
+      select o.network from private.known_networks o where o.user_id = new.user_id and o.network <> v_network
+      order by o.last_seen_at desc, o.network offset (private.setting('sessions.max_networks_per_user'))::integer - 1);
+  end if;
+  if not v_is_new then
     update private.known_networks n set last_seen_at = now() where n.user_id = new.user_id and n.network = v_network;
   elsif exists (select from private.known_networks n where n.user_id = new.user_id and n.network <> v_network) then
     perform private.warn_user(new.user_id, 'new_network', 'medium', 'Sign-in from a new network',
@@ -1973,7 +1986,7 @@ begin
       v_failures, (lock).network, round(extract(epoch from v_duration) / 60)),
     jsonb_build_object('network', (lock).network, 'failures', v_failures, 'locks', v_locks + 1,
       'minutes', round(extract(epoch from v_duration) / 60)),
-    (lock).network || ' ' || gen_random_uuid());
+    (lock).network::text);
 end $$;
 comment on function private.note_sign_in_failure(private.sign_in_locks) is
   'Counts one wrong password and locks the account for the network when it was one too many. The caller holds the row''s lock.';

@@ -785,6 +785,27 @@ comment on table private.ai_idempotency_keys is
 create index ai_idempotency_keys_created_at_idx on private.ai_idempotency_keys (created_at);
 revoke all on private.ai_idempotency_keys from anon, authenticated, service_role;
 
+insert into private.settings (key, value, rule, description) values
+  ('ai.refused_calls_per_hour', '20', '{"type": "integer", "minimum": 0, "maximum": 1000000}', 'Refused AI calls of a user within an hour (UTC) that are rows of ai_calls; what more there is is only counted, in get_my_usage.')
+on conflict (key) do nothing;
+
+create table private.ai_refusals (
+  -- As above.
+  user_id uuid not null references private.accounts (user_id) on delete cascade,
+  hour timestamptz not null,
+  endpoint text not null check (length(endpoint) <= 40),
+  error_code text not null check (length(error_code) <= 80),
+  noted bigint not null,
+  counted bigint not null,
+  primary key (user_id, hour, endpoint, error_code),
+  check (noted >= 0 and counted >= 0)
+);
+comment on table private.ai_refusals is 'Refused AI calls of a user by hour (UTC): so that who makes many is seen, and fills nothing.';
+comment on column private.ai_refusals.noted is 'Those that have a row in ai_calls: ai.refused_calls_per_hour of a user at most.';
+comment on column private.ai_refusals.counted is 'Those that have none. ai_usage_daily has them under the model (refused).';
+create index ai_refusals_hour_idx on private.ai_refusals (hour);
+revoke all on private.ai_refusals from anon, authenticated, service_role;
+
 create type private.ai_request as (
   request_id text, user_id uuid, session_id uuid, key_hash bytea, ip inet, signature jsonb,
   endpoint text, model_id text, price_refs integer[], plans bigint, probes boolean,
@@ -1215,11 +1236,21 @@ language plpgsql volatile security invoker set search_path = ''
 as $$
 declare
   v_code text := refusal ->> 'code';
+  v_hour timestamptz := date_trunc('hour', now(), 'UTC');
+  v_is_noted boolean;
 begin
   -- Nobody's call, somebody's earlier answer, one that the gateway tries again, or one of many that come too fast, for which a row each
   -- would be the attack.
   if user_id is null or v_code like 'idempotency%'
     or v_code in ('invalid_api_key', 'invalid_signature', 'rate_limit_exceeded', 'concurrency_limit', 'other_plan', 'probe_taken') then
+    return;
+  end if;
+  select coalesce(sum(r.noted), 0) < (private.setting('ai.refused_calls_per_hour'))::integer into v_is_noted
+  from private.ai_refusals r where r.user_id = refuse_ai_call.user_id and r.hour = v_hour;
+  insert into private.ai_refusals as r (user_id, hour, endpoint, error_code, noted, counted)
+  values (refuse_ai_call.user_id, v_hour, request.endpoint, v_code, v_is_noted::integer, (not v_is_noted)::integer)
+  on conflict on constraint ai_refusals_pkey do update set noted = r.noted + excluded.noted, counted = r.counted + excluded.counted;
+  if not v_is_noted then
     return;
   end if;
   call_id := private.uuid_v7();
@@ -1232,7 +1263,7 @@ begin
       private.error_status(v_code), v_code, request.request_bytes, now());
 end $$;
 comment on function private.refuse_ai_call(private.ai_request, uuid, uuid, jsonb) is
-  'Remembers a refused call and its reason, unless it is one of a flood; takes nothing from the account.';
+  'Remembers a refused call and its reason, and only counts it when there were ai.refused_calls_per_hour or it is one of a flood; takes nothing from the account. The caller holds the account''s lock.';
 
 -- One call with all that there can be to it -----------------------------------------------------------------------------
 
@@ -2030,8 +2061,8 @@ create table public.ai_usage_daily (
 comment on table public.ai_usage_daily is
   'AI calls of a day (UTC) by user, model and endpoint. Written once when the day is over and all its calls have ended; get_my_usage adds what is newer.';
 comment on column public.ai_usage_daily.model_id is
-  'The model that answered, or that worked in vain at the project''s cost; the one that was asked for when none did.';
-comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls.';
+  'The model that answered, or that worked in vain at the project''s cost; the one that was asked for when none did; (refused) for refused calls beyond ai.refused_calls_per_hour, which are not in ai_calls.';
+comment on column public.ai_usage_daily.calls is 'All calls, also those that failed or were refused for a reason that is noted in ai_calls, or counted under (refused).';
 comment on column public.ai_usage_daily.failed_calls is 'Those of them that were not charged.';
 comment on column public.ai_usage_daily.cost_micros is 'Micro-dollars at our price.';
 comment on column public.ai_usage_daily.project_micros is
@@ -2064,10 +2095,16 @@ begin
       sum(c.credits_charged)::bigint, coalesce(sum(c.project_micros), 0)::bigint
     from public.ai_calls c left join private.price_refs p on p.ref = c.price_ref and c.project_micros is not null
     where c.created_at >= from_time and c.created_at < to_time and (of_user is null or c.user_id = of_user)
-    group by 1, 2, 3, 4;
+    group by 1, 2, 3, 4
+    union all
+    select r.user_id, (r.hour at time zone 'UTC')::date, '(refused)', r.endpoint, sum(r.counted)::bigint, sum(r.counted)::bigint,
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    from private.ai_refusals r
+    where r.hour >= from_time and r.hour < to_time and r.counted > 0 and (of_user is null or r.user_id = of_user)
+    group by 1, 2, 4;
 end $$;
 comment on function private.usage_of_calls(timestamptz, timestamptz, uuid) is
-  'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint; of one user, or of all.';
+  'Calls that began in [from_time, to_time), added up by user, day (UTC), model and endpoint, and the refused ones that were only counted; of one user, or of all.';
 
 create function private.add_up_ai_usage() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -2092,6 +2129,7 @@ begin
     v_done := v_done + 1;
     v_day := v_day + 1;
   end loop;
+  delete from private.ai_refusals r where r.hour < (select max(d.day)::timestamp at time zone 'UTC' from private.ai_usage_days d);
   return v_done;
 end $$;
 comment on function private.add_up_ai_usage() is

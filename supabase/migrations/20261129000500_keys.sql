@@ -9,6 +9,7 @@ set statement_timeout = '60s';
 
 insert into private.settings (key, value, rule, description) values
   ('api_keys.environment', '"live"', '{"type": "string", "pattern": "^[a-z]{1,20}$"}', 'The part of a new API key after pal_: lower-case letters, such as live, test or local, by which people and scanners know where it belongs.'),
+  ('api_keys.keep_days', '90', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that API keys are kept that were revoked or have expired; their places are free then.'),
   ('api_keys.max_per_user', '20', '{"type": "integer", "minimum": 0, "maximum": 10000}', 'How many API keys that are neither revoked nor expired a user can have.'),
   ('api_keys.last_used_minutes', '5', '{"type": "integer", "minimum": 0, "maximum": 10080}', 'How old the noted last use of an API key may be; fewer minutes mean more writes.'),
   ('api_keys.signature_window_seconds', '300', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How far the time of a signed request may be from ours, in seconds.')
@@ -40,6 +41,10 @@ alter table public.api_keys enable row level security;
 alter table public.api_keys force row level security;
 revoke all on public.api_keys from anon, authenticated, service_role;
 grant select on public.api_keys to authenticated, service_role;
+create trigger tg_api_keys__limit_added after insert on public.api_keys referencing new table as added
+  for each statement execute function private.tg__limit_rows('api_keys');
+create trigger tg_api_keys__limit_removed after delete on public.api_keys referencing old table as removed
+  for each statement execute function private.tg__limit_rows('api_keys');
 
 create table private.api_key_secrets (
   secret_hash bytea primary key check (octet_length(secret_hash) = 32),
@@ -142,6 +147,7 @@ declare
 begin
   insert into private.api_key_secrets (secret_hash, api_key_id)
   values (sha256(convert_to(v_secret, 'UTF8')), add_api_key_secret.api_key_id);
+  perform private.count_rows(k.user_id, 'api_key_secrets', 1, 0) from public.api_keys k where k.id = add_api_key_secret.api_key_id;
   update public.api_keys k set prefix = left(v_secret, -32) where k.id = add_api_key_secret.api_key_id;
   return v_secret;
 end $$;
@@ -556,6 +562,20 @@ begin
   return v_deleted;
 end $$;
 comment on function private.delete_old_signatures() is 'Forgets signatures whose time has passed. A job runs it. Answers how many.';
+
+create function private.delete_old_api_keys() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from public.api_keys k
+  where least(k.revoked_at, k.expires_at) < now() - make_interval(days => (private.setting('api_keys.keep_days'))::integer);
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_api_keys() is
+  'Forgets API keys that were revoked or expired api_keys.keep_days ago; their calls stay in ai_calls. A job runs it. Answers how many.';
 
 -- sql/54_credentials.sql ==============================================================================================
 

@@ -500,14 +500,21 @@ begin
     perform private.require_feature(of_user, 'portfolio_sync');
   end if;
   return query
-    with due as (
+    with turns as (
+      -- Everybody's first, then everybody's second: who has many waits for them, and nobody else does.
+      select t.credential_id, row_number() over (partition by t.user_id order by t.next_sync_at, t.credential_id) as turn
+      from private.portfolio_syncs t
+      where (t.leased_until is null or t.leased_until <= now()) and (t.next_sync_at <= now() or t.user_id = of_user)
+        and (of_user is null or t.user_id = of_user)
+    ), due as (
       select a.* from private.portfolio_syncs s join private.portfolio_syncs_allowed a on a.credential_id = s.credential_id
+        join turns t on t.credential_id = s.credential_id
       where (s.leased_until is null or s.leased_until <= now()) and a.provider <> all (not_of)
         and (of_user is null or s.user_id = of_user)
         -- Somebody who asks does not wait for the next time, but for the rest after a failure.
         and (s.next_sync_at <= now()
           or (of_user is not null and s.attempts = 0 and s.last_synced_at <= now() - interval '1 minute'))
-      order by s.next_sync_at limit least(max_syncs, 100)
+      order by t.turn, s.next_sync_at limit least(max_syncs, 100)
       for update of s skip locked
     )
     update private.portfolio_syncs s set
@@ -521,7 +528,7 @@ begin
       private.portfolio_assets_of(s.credential_id);
 end $$;
 comment on function private.lease_portfolio_sync(integer, uuid, uuid, text[], jsonb) is
-  'Gives up to max_syncs (at most 100) due syncs of private.portfolio_syncs_allowed to one worker each, for portfolio.lease_seconds. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
+  'Gives up to max_syncs (at most 100) due syncs of private.portfolio_syncs_allowed, users in turn, to one worker each, for portfolio.lease_seconds. With of_user that user''s only, if the user and of_session may by this request (require_portfolio, entitlement_required), and before they are due: at most once a minute, and not while they rest after a failure. not_of: exchanges that the worker reads from already. held: every asset that was ever seen in the account. End with record_portfolio_sync, pause_portfolio_sync or fail_portfolio_sync.';
 
 create function private.pause_portfolio_sync(lease_id uuid) returns boolean
 language plpgsql volatile security invoker set search_path = ''
@@ -2131,6 +2138,10 @@ alter table public.trade_tag_rules enable row level security;
 alter table public.trade_tag_rules force row level security;
 revoke all on public.trade_tag_rules from anon, authenticated, service_role;
 grant select on public.trade_tag_rules to authenticated, service_role;
+create trigger tg_trade_tag_rules__limit_added after insert on public.trade_tag_rules referencing new table as added
+  for each statement execute function private.tg__limit_rows('trade_tag_rules');
+create trigger tg_trade_tag_rules__limit_removed after delete on public.trade_tag_rules referencing old table as removed
+  for each statement execute function private.tg__limit_rows('trade_tag_rules');
 
 create function private.tag_market(credential public.credentials, symbol text, tag text) returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -2430,15 +2441,21 @@ begin
     perform private.bury_stripe_event(v_event, coalesce(v_event.error, 'nobody came back from the last try'));
   end loop;
   return query
-    with due as (
-      select e.id, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
-      from private.stripe_events e
+    with turns as (
+      -- Of those that wait longest, every customer's first, then every customer's second. An event without one is its own.
+      select w.id, row_number() over (partition by coalesce(w.customer_id, w.id) order by w.next_attempt_at, w.id) as turn
+      from (
+        select x.id, x.customer_id, x.next_attempt_at from private.stripe_events x
+        where x.state = 'waiting' and x.next_attempt_at <= now() order by x.next_attempt_at, x.id limit 10000) w
+    ), due as (
+      select e.id, t.turn, e.next_attempt_at, e.error is null and e.attempts > e.attempts_before_retry as is_lost
+      from private.stripe_events e join turns t on t.id = e.id
       where e.state = 'waiting' and e.next_attempt_at <= now()
-      order by e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
-      for update skip locked
+      order by t.turn, e.next_attempt_at, e.id limit least(claim_stripe_events.batch_size, 1000)
+      for update of e skip locked
     ), claimed as (
       -- One from whose last try nobody came back may be what ended the worker: alone it takes no other with it.
-      select d.id from due d, (select f.id, f.is_lost from due f order by f.next_attempt_at, f.id limit 1) first
+      select d.id from due d, (select f.id, f.is_lost from due f order by f.turn, f.next_attempt_at, f.id limit 1) first
       where case when first.is_lost then d.id = first.id else not d.is_lost end
     )
     update private.stripe_events e set
@@ -2450,7 +2467,7 @@ begin
     returning e.id, e.type, e.attempts, e.object, e.object_id, e.account, e.payload;
 end $$;
 comment on function private.claim_stripe_events(integer) is
-  'Takes waiting events, the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_events or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
+  'Takes waiting events, customers in turn and the longest waiting first, each for one worker and for billing.lease_seconds; one from whose last try nobody came back is taken alone. Answers fewer than batch_size while more may wait, and none when none is due. End each with apply_stripe_events or fail_stripe_event and its attempt. One that nobody came back from billing.max_attempts times is dead.';
 
 create function private.warn_of_fraud(event private.stripe_events) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -4580,10 +4597,8 @@ begin
   end if;
   v_title := left(private.fill_placeholders(v_notice.title, v_data), 200);
   v_body := left(private.fill_placeholders(v_notice.body, v_data), 2000);
-  perform private.notify_user(notify_billing.user_id, v_type, v_title, v_body, v_data);
-  if v_notice.is_mailed and not private.setting('notifications.mail_types') ? v_type then
-    insert into private.mails (user_id, subject, body) values (notify_billing.user_id, v_title, v_body);
-  end if;
+  perform private.tell_user(notify_billing.user_id, v_type, v_title, v_body, v_data,
+    v_notice.is_mailed or private.setting('notifications.mail_types') ? v_type);
   return true;
 end $$;
 comment on function private.notify_billing(uuid, text, text, jsonb) is

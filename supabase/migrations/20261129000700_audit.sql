@@ -10,6 +10,8 @@ set statement_timeout = '60s';
 insert into private.settings (key, value, rule, description) values
   ('http.client_ip_header', '["cf-connecting-ip", "x-forwarded-for"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"}}', 'Request headers that tell the client''s address: the first that is there counts, its last address. Hosted Supabase sets cf-connecting-ip. Name only headers that your outermost proxy overwrites.'),
   ('audit.online_days', '90', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'Days that audit entries stay in the database; older months are archived to Storage.'),
+  ('audit.entries_per_hour', '100', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Audit entries of one action that users cause for themselves within an hour (UTC); what more there is becomes one entry, audit.held_back.'),
+  ('security.events_per_window', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Security events of one type about one account within security.dedupe_minutes; what more there is counts up one of them.'),
   ('security.dedupe_minutes', '60', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'Window within which the same security event counts up instead of piling up.'),
   ('security.keep_days', '365', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that security events are kept.')
 on conflict (key) do nothing;
@@ -248,6 +250,62 @@ end $$;
 comment on function private.create_audit_partitions() is
   'Makes the partitions of this month and the next two (UTC months); run daily. Answers how many it made.';
 
+-- What a user repeats at will would fill the log. Only what they do to their own account is counted so: what the team, the Auth service
+-- and jobs do is always an entry.
+create table private.audit_repeats (
+  user_id uuid not null,
+  action text not null check (length(action) <= 80),
+  hour timestamptz not null,
+  entries integer not null check (entries > 0),
+  held_back integer not null default 0 check (held_back >= 0),
+  primary key (user_id, action, hour)
+) with (fillfactor = 70);
+comment on table private.audit_repeats is 'How often a user did the same to their own account within an hour (UTC), until private.tell_of_audit_repeats has said it in the log.';
+comment on column private.audit_repeats.held_back is 'How many of them have no entry of their own.';
+create index audit_repeats_hour_idx on private.audit_repeats (hour);
+revoke all on private.audit_repeats from anon, authenticated, service_role;
+
+create function private.is_audit_repeat(action text, user_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_is_held boolean;
+  v_max integer := (private.setting('audit.entries_per_hour'))::integer;
+begin
+  if (auth.role() = 'authenticated' and auth.uid() = is_audit_repeat.user_id) is not true then
+    return false;
+  end if;
+  insert into private.audit_repeats as r (user_id, action, hour, entries)
+  values (is_audit_repeat.user_id, is_audit_repeat.action, date_trunc('hour', now(), 'UTC'), 1)
+  on conflict on constraint audit_repeats_pkey do update set
+    entries = r.entries + 1, held_back = r.held_back + case when r.entries >= v_max then 1 else 0 end
+  returning r.held_back > 0 into v_is_held;
+  return v_is_held;
+end $$;
+comment on function private.is_audit_repeat(text, uuid) is
+  'Whether a user has done the same to their own account audit.entries_per_hour times within the hour, so that once more is counted and has no entry.';
+
+create function private.tell_of_audit_repeats() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_repeat private.audit_repeats;
+  v_told integer := 0;
+begin
+  for v_repeat in
+    delete from private.audit_repeats r where r.hour < date_trunc('hour', now(), 'UTC') returning r.*
+  loop
+    continue when v_repeat.held_back = 0;
+    v_told := v_told + 1;
+    perform private.audit(action => 'audit.held_back', resource_type => 'account', resource_id => v_repeat.user_id::text,
+      user_id => v_repeat.user_id,
+      details => jsonb_build_object('action', v_repeat.action, 'entries', v_repeat.held_back, 'hour', v_repeat.hour));
+  end loop;
+  return v_told;
+end $$;
+comment on function private.tell_of_audit_repeats() is
+  'Writes one entry, audit.held_back, for each user, action and hour that had more than audit.entries_per_hour: {action, entries, hour}. A job runs it. Answers how many.';
+
 create function private.audit(
   action text, resource_type text, resource_id text, user_id uuid default null,
   details jsonb default '{}', result text default 'success', ip inet default null
@@ -256,6 +314,9 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: no role may write the log.
 begin
+  if private.is_audit_repeat(audit.action, audit.user_id) then
+    return;
+  end if;
   insert into private.audit_log (
     actor_id, actor_role, user_id, action, resource_type, resource_id, result, ip, user_agent, request_id, details)
   values (
@@ -264,7 +325,7 @@ begin
     private.request_id(), coalesce(audit.details, '{}'));
 end $$;
 comment on function private.audit(text, text, text, uuid, jsonb, text, inet) is
-  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. Actor, user agent and request id come from the request, the IP too unless given.';
+  'Adds an entry to the audit log in the caller''s transaction: both happen or neither. action such as account.suspend, resource_type such as account, user_id whose account it concerns, result success | refused | failed; details hold no secrets, at most 16,000 characters. What a user does to their own account more than audit.entries_per_hour times has one entry together. Actor, user agent and request id come from the request, the IP too unless given.';
 
 create function private.verify_audit_chain(from_month date default null, to_month date default null)
 returns table (month date, seq bigint, id uuid, problem text)
@@ -475,13 +536,26 @@ as $$
 -- Definer: no role may write events.
 declare
   v_event private.security_events;
+  v_window interval := make_interval(mins => (private.setting('security.dedupe_minutes'))::integer);
+  v_number bigint := floor(extract(epoch from now()) / extract(epoch from v_window));
+  v_key text := coalesce(raise_security_event.dedupe_key, '');
 begin
+  -- A key that somebody makes up, as the id of a device, would make as many rows as they like.
+  if v_key <> '' and not exists (
+      select from private.security_events e
+      where e.user_id = raise_security_event.user_id and e.type = raise_security_event.type
+        and e.dedupe_key = v_key and e.dedupe_window = v_number)
+    and (
+      select count(*) from private.security_events e
+      where e.user_id = raise_security_event.user_id and e.type = raise_security_event.type
+        and e.dedupe_window = v_number and e.created_at > now() - v_window) >= (private.setting('security.events_per_window'))::integer then
+    v_key := '(others)';
+  end if;
   insert into private.security_events as e (user_id, type, severity, details, ip, user_agent, dedupe_key, dedupe_window)
   values (
     raise_security_event.user_id, raise_security_event.type, raise_security_event.severity,
     coalesce(raise_security_event.details, '{}'), coalesce(raise_security_event.ip, private.request_ip()),
-    private.request_user_agent(), coalesce(raise_security_event.dedupe_key, ''),
-    floor(extract(epoch from now()) / (60 * (private.setting('security.dedupe_minutes'))::integer)))
+    private.request_user_agent(), v_key, v_number)
   on conflict on constraint security_events_user_id_type_dedupe_key_dedupe_window_key do update set
     occurrences = e.occurrences + 1, last_seen_at = now()
   returning e.* into v_event;
@@ -493,7 +567,7 @@ begin
   return v_event.id;
 end $$;
 comment on function private.raise_security_event(text, text, uuid, jsonb, text, inet) is
-  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row. Answers its id.';
+  'Notes a security event: severity low | medium | high | critical; user_id null concerns the project. The same type, user and dedupe_key within security.dedupe_minutes count up one row, and beyond security.events_per_window any of the type does. Answers its id.';
 
 -- sql/71_operator_changes.sql =========================================================================================
 
@@ -568,6 +642,8 @@ create trigger tg_dunning_steps__operator_change after insert or update or delet
 insert into private.settings (key, value, rule, description) values
   ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9_]{1,80}$"}}', 'Types of notifications that are also sent by mail.'),
   ('notifications.keep_days', '180', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that notifications are kept.'),
+  ('notifications.max_per_hour', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Notifications of one type that a user gets within an hour; what more there is counts up the last of them.'),
+  ('mail.max_per_hour', '3', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Mails of one type that a user gets within an hour; what more there is comes as one mail when the hour is over.'),
   ('mail.keep_days', '30', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that mails are kept that were sent or given up.'),
   ('mail.max_attempts', '6', '{"type": "integer", "minimum": 1, "maximum": 1000}', 'Tries after which a mail is given up.')
 on conflict (key) do nothing;
@@ -579,10 +655,14 @@ create table public.notifications (
   title text not null check (length(title) between 1 and 200),
   body text not null check (length(body) <= 2000),
   data jsonb not null default '{}' check (jsonb_typeof(data) = 'object' and length(data::text) <= 16000),
+  occurrences integer not null default 1 check (occurrences > 0),
   read_at timestamptz,
   created_at timestamptz not null default now()
 );
-comment on table public.notifications is 'One message for one user. Its owner marks it as read or deletes it.';
+comment on table public.notifications is
+  'One message for one user. Its owner marks it as read or deletes it. The oldest go when there are more than notifications/total.';
+comment on column public.notifications.occurrences is
+  'For how many of its type it stands, of which it tells the last: above 1 when there were more than notifications.max_per_hour.';
 create index notifications_user_id_created_at_idx on public.notifications (user_id, created_at desc);
 alter table public.notifications enable row level security;
 alter table public.notifications force row level security;
@@ -596,6 +676,7 @@ create table private.mails (
   user_id uuid not null references auth.users (id) on delete cascade,
   subject text not null check (length(subject) between 1 and 200),
   body text not null check (length(body) <= 2000),
+  type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
   state text not null default 'waiting' check (state in ('waiting', 'sent', 'dead')),
   attempts integer not null default 0 check (attempts >= 0),
   next_attempt_at timestamptz not null default now(),
@@ -604,28 +685,150 @@ create table private.mails (
   sent_at timestamptz
 );
 comment on table private.mails is 'Mails to send, in the transaction that had the reason. The address is looked up when it is sent.';
+comment on column private.mails.type is 'That of the notification; digest: tells of what was held back.';
 comment on column private.mails.next_attempt_at is 'Not before; while a worker has the mail, when another may take it.';
-create index mails_user_id_idx on private.mails (user_id);
+create index mails_user_id_idx on private.mails (user_id, created_at);
 create index mails_next_attempt_at_idx on private.mails (next_attempt_at) where state = 'waiting';
 revoke all on private.mails from anon, authenticated, service_role;
+
+-- What comes too often ---------------------------------------------------------------------------------------------------
+
+create table private.notice_counts (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  type text not null check (length(type) <= 80),
+  hour_ends_at timestamptz not null,
+  notices integer not null check (notices > 0),
+  mails_held integer not null default 0 check (mails_held >= 0),
+  last_title text not null check (length(last_title) <= 200),
+  last_at timestamptz not null,
+  primary key (user_id, type)
+) with (fillfactor = 70);
+comment on table private.notice_counts is
+  'How often a user was told of something within an hour that began with the first time, and what is still to be mailed of it.';
+comment on column private.notice_counts.mails_held is 'Mails that were not sent, since there had been mail.max_per_hour; the next digest tells of them.';
+create index notice_counts_mails_held_idx on private.notice_counts (hour_ends_at) where mails_held > 0;
+create index notice_counts_hour_ends_at_idx on private.notice_counts (hour_ends_at);
+revoke all on private.notice_counts from anon, authenticated, service_role;
+
+create function private.count_notice(user_id uuid, type text, title text, is_mailed boolean, out notices integer, out is_held boolean)
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_max_mails integer := (private.setting('mail.max_per_hour'))::integer;
+begin
+  -- The row's newest version decides, so that as many pass as may, however many race.
+  insert into private.notice_counts as n (user_id, type, hour_ends_at, notices, last_title, last_at)
+  values (count_notice.user_id, count_notice.type, now() + interval '1 hour', 1, count_notice.title, now())
+  on conflict on constraint notice_counts_pkey do update set
+    -- One that ends later than in an hour is of a clock that was wrong.
+    notices = case when n.hour_ends_at > now() and n.hour_ends_at <= clock_timestamp() + interval '1 hour' then n.notices + 1 else 1 end,
+    hour_ends_at = case
+      when n.hour_ends_at > now() and n.hour_ends_at <= clock_timestamp() + interval '1 hour' then n.hour_ends_at else excluded.hour_ends_at end,
+    last_title = excluded.last_title, last_at = excluded.last_at
+  returning n.notices into notices;
+  is_held := is_mailed and notices > v_max_mails;
+  if is_held then
+    update private.notice_counts n set mails_held = n.mails_held + 1
+    where n.user_id = count_notice.user_id and n.type = count_notice.type;
+  end if;
+end $$;
+comment on function private.count_notice(uuid, text, text, boolean) is
+  'Counts that a user is told of something: the how manieth it is within an hour, and whether its mail is held for the digest.';
+
+create function private.leave_notification(user_id uuid, type text, title text, body text, data jsonb, notices integer) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_id uuid;
+begin
+  if notices > (private.setting('notifications.max_per_hour'))::integer then
+    update public.notifications n set
+      title = leave_notification.title, body = leave_notification.body, data = leave_notification.data,
+      occurrences = n.occurrences + 1, read_at = null
+    where n.id = (
+      select l.id from public.notifications l where l.user_id = leave_notification.user_id and l.type = leave_notification.type
+      order by l.created_at desc, l.id desc limit 1)
+    returning n.id into v_id;
+  end if;
+  if v_id is null then
+    insert into public.notifications (user_id, type, title, body, data)
+    values (leave_notification.user_id, leave_notification.type, leave_notification.title, leave_notification.body, leave_notification.data)
+    returning id into v_id;
+    delete from public.notifications n where n.id in (
+      select o.id from public.notifications o where o.user_id = leave_notification.user_id
+      order by o.created_at desc, o.id desc
+      offset (
+        select coalesce(a.amount, 9223372036854775807) from private.meter_amounts a
+        where a.user_id = leave_notification.user_id and a.meter = 'notifications' and a.period = 'total'));
+  end if;
+  return v_id;
+end $$;
+comment on function private.leave_notification(uuid, text, text, text, jsonb, integer) is
+  'Writes a notification, or the last of its type anew when it is the how manieth (notices) of too many within an hour; the oldest go beyond notifications/total. Answers its id.';
+
+create function private.tell_user(user_id uuid, type text, title text, body text, data jsonb, is_mailed boolean) returns uuid
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_count record;
+begin
+  select c.notices, c.is_held into v_count
+  from private.count_notice(tell_user.user_id, tell_user.type, tell_user.title, tell_user.is_mailed) c;
+  if is_mailed and not v_count.is_held then
+    insert into private.mails (user_id, type, subject, body) values (tell_user.user_id, tell_user.type, tell_user.title, tell_user.body);
+  end if;
+  return private.leave_notification(
+    tell_user.user_id, tell_user.type, tell_user.title, tell_user.body, coalesce(tell_user.data, '{}'), v_count.notices);
+end $$;
+comment on function private.tell_user(uuid, text, text, text, jsonb, boolean) is
+  'Leaves a notification for a user, and when it is mailed a mail, as many as may come within an hour. The one way to either. Answers the notification''s id.';
 
 create function private.notify_user(user_id uuid, type text, title text, body text, data jsonb default '{}') returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: no role may write notifications.
-declare
-  v_id uuid;
 begin
-  insert into public.notifications (user_id, type, title, body, data)
-  values (notify_user.user_id, notify_user.type, notify_user.title, notify_user.body, coalesce(notify_user.data, '{}'))
-  returning id into v_id;
-  if private.setting('notifications.mail_types') ? notify_user.type then
-    insert into private.mails (user_id, subject, body) values (notify_user.user_id, notify_user.title, notify_user.body);
-  end if;
-  return v_id;
+  return private.tell_user(notify_user.user_id, notify_user.type, notify_user.title, notify_user.body, notify_user.data,
+    private.setting('notifications.mail_types') ? notify_user.type);
 end $$;
 comment on function private.notify_user(uuid, text, text, text, jsonb) is
-  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Answers the notification''s id.';
+  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Of more than notifications.max_per_hour of a type the last is written anew; of more mails than mail.max_per_hour one digest tells. Answers the notification''s id.';
+
+create function private.write_mail_digests() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user_id uuid;
+  v_digest record;
+  v_written integer := 0;
+begin
+  for v_user_id in
+    select distinct n.user_id from private.notice_counts n
+    where n.mails_held > 0 and n.hour_ends_at <= now()
+      and not exists (
+        select from private.mails m where m.user_id = n.user_id and m.created_at > now() - interval '1 hour' and m.type = 'digest')
+    limit 1000
+  loop
+    with held as (
+      select n.type, n.mails_held, n.last_title, n.last_at from private.notice_counts n
+      where n.user_id = v_user_id and n.mails_held > 0 order by n.type for update
+    ), told as (
+      update private.notice_counts n set mails_held = 0 from held h where n.user_id = v_user_id and n.type = h.type
+    )
+    select sum(h.mails_held) as mails, string_agg(format('%s x %s, last at %s UTC', h.mails_held, h.last_title,
+      to_char(h.last_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI')), e'\n' order by h.mails_held desc, h.type) as lines
+    into v_digest from held h;
+    -- Another may have told it meanwhile.
+    continue when v_digest.mails is null;
+    insert into private.mails (user_id, type, subject, body)
+    values (v_user_id, 'digest', format('%s more notices about your account', v_digest.mails),
+      left(format(e'So much happened within an hour that not all of it was mailed one by one:\n\n%s\n\nThe app has the list.', v_digest.lines), 2000));
+    v_written := v_written + 1;
+  end loop;
+  return v_written;
+end $$;
+comment on function private.write_mail_digests() is
+  'Writes one mail to each user whose hour of too many mails is over, at most one an hour, which tells how many of each kind were not sent. A job runs it. Answers how many.';
 
 create function private.claim_mails(batch_size integer default 20)
 returns table (id uuid, address text, subject text, body text, attempt integer)
@@ -642,10 +845,13 @@ begin
     and (m.attempts >= v_max or nullif(u.email, '') is null);
   return query
     with claimed as (
-      select m.id from private.mails m
+      select m.id from private.mails m join (
+        -- Everybody's first, then everybody's second: who gets many waits for them, and nobody else does.
+        select t.id, row_number() over (partition by t.user_id order by t.next_attempt_at, t.id) as turn from private.mails t
+        where t.state = 'waiting' and t.next_attempt_at <= now()) t on t.id = m.id
       where m.state = 'waiting' and m.next_attempt_at <= now()
-      order by m.next_attempt_at limit claim_mails.batch_size
-      for update skip locked
+      order by t.turn, m.next_attempt_at limit claim_mails.batch_size
+      for update of m skip locked
     )
     update private.mails m set
       attempts = m.attempts + 1,
@@ -656,7 +862,7 @@ begin
     returning m.id, u.email::text, m.subject, m.body, m.attempts;
 end $$;
 comment on function private.claim_mails(integer) is
-  'Takes waiting mails for sending, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once.';
+  'Takes waiting mails for sending, users in turn, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once.';
 
 create function private.finish_mail(mail_id uuid, attempt integer, error text default null) returns text
 language sql volatile security invoker set search_path = ''
@@ -822,10 +1028,11 @@ comment on function private.call_jobs_function(text) is
 create function private.call_send_mails() returns bigint
 language sql volatile security invoker set search_path = ''
 as $$
+  select private.write_mail_digests();
   select private.call_jobs_function('send-mails')
   where exists (select from private.mails m where m.state = 'waiting' and m.next_attempt_at <= now())
 $$;
-comment on function private.call_send_mails() is 'Calls the sender of mails when one is due.';
+comment on function private.call_send_mails() is 'Writes the digests that are due, and calls the sender of mails when there is one to send.';
 
 create function private.call_archive_audit() returns bigint
 language sql volatile security invoker set search_path = ''
@@ -847,11 +1054,12 @@ begin
   where m.state in ('sent', 'dead') and m.created_at < now() - make_interval(days => (private.setting('mail.keep_days'))::integer);
   delete from public.notifications n
   where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
+  delete from private.notice_counts n where n.hour_ends_at < now() - interval '1 day' and n.mails_held = 0;
   delete from private.security_events e
   where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
 end $$;
 comment on function private.delete_old_messages() is
-  'Deletes finished mails, notifications and security events that are older than their settings say.';
+  'Deletes finished mails, notifications and security events that are older than their settings say, and counts of hours that are over.';
 
 -- policies/70_audit.sql ===============================================================================================
 

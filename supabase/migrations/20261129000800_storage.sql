@@ -26,6 +26,10 @@ grant insert (id, user_id, title, model_id), update (title, model_id) on public.
 grant select on public.chats to service_role;
 create trigger tg_chats__timestamps before insert or update on public.chats
   for each row execute function private.tg__timestamps();
+create trigger tg_chats__limit_added after insert on public.chats referencing new table as added
+  for each statement execute function private.tg__limit_rows('chats');
+create trigger tg_chats__limit_removed after delete on public.chats referencing old table as removed
+  for each statement execute function private.tg__limit_rows('chats');
 
 create function private.tg_chats__count() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -61,6 +65,12 @@ revoke all on public.messages from anon, authenticated, service_role;
 grant select, delete on public.messages to authenticated;
 grant insert (id, chat_id, user_id, role, content, ai_call_id) on public.messages to authenticated;
 grant select on public.messages to service_role;
+create trigger tg_messages__limit_added after insert on public.messages referencing new table as added
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');
+create trigger tg_messages__limit_changed after update on public.messages referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');
+create trigger tg_messages__limit_removed after delete on public.messages referencing old table as removed
+  for each statement execute function private.tg__limit_rows('messages', 'octet_length(content)');
 
 -- sql/82_documents.sql ================================================================================================
 
@@ -88,6 +98,12 @@ grant insert (id, user_id, title, kind, content), update (title, kind, content) 
 grant select on public.documents to service_role;
 create trigger tg_documents__timestamps before insert or update on public.documents
   for each row execute function private.tg__timestamps();
+create trigger tg_documents__limit_added after insert on public.documents referencing new table as added
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
+create trigger tg_documents__limit_changed after update on public.documents referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
+create trigger tg_documents__limit_removed after delete on public.documents referencing old table as removed
+  for each statement execute function private.tg__limit_rows('documents', 'octet_length(content::text)');
 
 create table public.images (
   id uuid primary key,
@@ -197,19 +213,12 @@ end $$;
 comment on function private.tg_psychology_tests__times() is 'Keeps the times of a run true, whatever a client sends.';
 create trigger tg_psychology_tests__times before insert or update on public.psychology_tests
   for each row execute function private.tg_psychology_tests__times();
-
-create function private.tg_psychology_tests__count() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: counters are private.
-begin
-  perform private.consume(new.user_id, 'psychology_tests', 'month', 1);
-  return null;
-end $$;
-comment on function private.tg_psychology_tests__count() is
-  'Counts a new run against the monthly limit, after the policies let it in.';
-create trigger tg_psychology_tests__count after insert on public.psychology_tests
-  for each row execute function private.tg_psychology_tests__count();
+create trigger tg_psychology_tests__limit_added after insert on public.psychology_tests referencing new table as added
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');
+create trigger tg_psychology_tests__limit_changed after update on public.psychology_tests referencing old table as removed new table as added
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');
+create trigger tg_psychology_tests__limit_removed after delete on public.psychology_tests referencing old table as removed
+  for each statement execute function private.tg__limit_rows('psychology_tests', 'octet_length(answers::text) + coalesce(octet_length(result::text), 0)');
 
 -- sql/85_storage.sql ==================================================================================================
 
@@ -224,7 +233,8 @@ insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_typ
 on conflict (id) do nothing;
 
 insert into private.settings (key, value, rule, description) values
-  ('storage.users_sign_addresses', 'true', '{"type": "boolean"}', 'Whether users may make signed addresses to download their files. Hosted Storage takes any time for them and tells SQL none of it; with false only a secret key signs, for as long as your own code says.')
+  ('storage.users_sign_addresses', 'true', '{"type": "boolean"}', 'Whether users may make signed addresses to download their files. Hosted Storage takes any time for them and tells SQL none of it; with false only a secret key signs, for as long as your own code says.'),
+  ('storage.rejected_images_kept', '100', '{"type": "integer", "minimum": 0, "maximum": 100000}', 'How many rejected images of a user are kept, so that their owner can see why.')
 on conflict (key) do nothing;
 
 create function private.may_sign_addresses() returns boolean
@@ -318,29 +328,32 @@ declare
     when v_bytes is null then greatest((check_stored_bytes.metadata ->> 'contentLength')::bigint - 65536, 1)
     else 0
   end;
-  v_limit bigint;
+  v_limits bigint[];
   v_used bigint;
+  v_files bigint;
 begin
   if coalesce(v_bytes, 0) + v_announced <= check_stored_bytes.bytes_before then
     return;
   end if;
   -- Parallel uploads queue here; each sees in the next statement what the one before it has committed.
   perform private.lock_account(check_stored_bytes.user_id);
-  select l.amount into v_limit from private.limits_of(check_stored_bytes.user_id) l
-  where l.meter = 'storage_bytes' and l.period = 'total';
-  if found and v_limit is null then
-    return;
-  end if;
+  -- No row is none of it, and null no limit.
+  select array[coalesce(max(coalesce(l.amount, 9223372036854775807)) filter (where l.meter = 'storage_bytes'), 0),
+    coalesce(max(coalesce(l.amount, 9223372036854775807)) filter (where l.meter = 'storage_files'), 0)]
+  into v_limits from private.limits_of(check_stored_bytes.user_id) l
+  where l.meter in ('storage_bytes', 'storage_files') and l.period = 'total';
   -- The row itself is written already, so the sum has it.
-  select coalesce(sum((o.metadata ->> 'size')::bigint), 0) + v_announced into v_used from storage.objects o
+  select coalesce(sum((o.metadata ->> 'size')::bigint), 0) + v_announced, count(*) into v_used, v_files from storage.objects o
   where o.name ~>=~ (check_stored_bytes.user_id || '/') and o.name ~<~ (check_stored_bytes.user_id || '0');
-  if v_used > coalesce(v_limit, 0) then
+  if v_used > v_limits[1] then
     perform private.refuse_file(
-      format('The storage limit of %s bytes is reached: this file would make it %s.', coalesce(v_limit, 0), v_used));
+      format('The storage limit of %s bytes is reached: this file would make it %s.', v_limits[1], v_used));
+  elsif v_files > v_limits[2] and bytes_before = 0 then
+    perform private.refuse_file(format('The limit of %s files is reached.', v_limits[2]));
   end if;
 end $$;
 comment on function private.check_stored_bytes(uuid, jsonb, bigint) is
-  'Refuses a file that grew from bytes_before when the account''s files are now above storage_bytes/total. A move, or a smaller file in the place of a larger one, always passes.';
+  'Refuses a file that grew from bytes_before when the account''s files are now above storage_bytes/total, or, when it is new, more than storage_files/total. A move, or a smaller file in the place of a larger one, always passes.';
 
 create function private.tg_objects__check() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -378,12 +391,24 @@ begin
   end if;
   perform private.check_stored_bytes(v_user_id, new.metadata, v_before);
   if v_bytes is not null and new.bucket_id in ('avatars', 'images') then
+    perform private.count_upload(v_user_id);
     perform private.note_upload(new, v_user_id);
   end if;
   return null;
 end $$;
 comment on function private.tg_objects__check() is
   'Holds every write of a user''s file to the rules: path, type, account, bytes.';
+
+create function private.count_upload(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.count_rows(count_upload.user_id, 'uploads', 1, 0);
+exception when sqlstate 'PGRST' then
+  -- The service passes the words of its own code on, and no others.
+  perform private.refuse_file(sqlerrm::jsonb ->> 'message');
+end $$;
+comment on function private.count_upload(uuid) is 'Counts a complete upload against uploads/minute, also one in the place of another, or refuses it.';
 
 create function private.note_upload(file storage.objects, user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -432,9 +457,14 @@ create function private.claim_uploads_to_check(max integer)
 returns table (object_id uuid, bucket_id text, name text, version text, content_type text, rejected boolean)
 language sql volatile security invoker set search_path = ''
 as $$
-  with due as (
-    select u.object_id from private.uploads_to_check u where u.due_at <= now()
-    order by u.due_at limit claim_uploads_to_check.max for update skip locked
+  with turns as (
+    -- Everybody's first, then everybody's second: who has many waits for them, and nobody else does.
+    select t.object_id, row_number() over (partition by t.user_id order by t.due_at, t.object_id) as turn
+    from private.uploads_to_check t where t.due_at <= now()
+  ), due as (
+    select u.object_id from private.uploads_to_check u join turns t on t.object_id = u.object_id
+    where u.due_at <= now()
+    order by t.turn, u.due_at limit claim_uploads_to_check.max for update of u skip locked
   )
   update private.uploads_to_check u set
     attempts = u.attempts + 1,
@@ -443,7 +473,7 @@ as $$
   returning u.object_id, u.bucket_id, u.name, u.version, u.content_type, u.rejected
 $$;
 comment on function private.claim_uploads_to_check(integer) is
-  'Uploads whose bytes are to be looked at, each handed out once; who does not finish it leaves it to another after 2 minutes, then 4, up to 6 hours.';
+  'Uploads whose bytes are to be looked at, users in turn, each handed out once; who does not finish it leaves it to another after 2 minutes, then 4, up to 6 hours.';
 
 create function private.finish_upload_check(object_id uuid, version text, verdict text, found_type text default null)
 returns boolean
@@ -465,6 +495,10 @@ begin
     when 'rejected' then
       update private.uploads_to_check u set rejected = true where u.object_id = v_upload.object_id;
       update public.images i set status = 'rejected' where i.id = v_upload.object_id;
+      -- Their files are gone and count no more; the newest tell enough.
+      delete from public.images i where i.id in (
+        select r.id from public.images r where r.user_id = v_upload.user_id and r.status = 'rejected'
+        order by r.updated_at desc, r.id desc offset (private.setting('storage.rejected_images_kept'))::integer);
       perform private.raise_security_event(
         type => 'upload_type_mismatch', severity => 'medium', user_id => v_upload.user_id,
         details => jsonb_build_object('bucket_id', v_upload.bucket_id, 'name', v_upload.name,

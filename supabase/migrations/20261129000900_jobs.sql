@@ -27,12 +27,15 @@ select private.schedule_job('create-ai-call-partitions', '10 0 * * *', 'select p
 select private.schedule_job('delete-old-job-runs', '20 0 * * *', $$delete from cron.job_run_details where end_time < now() - interval '7 days'$$);
 select private.schedule_job('add-up-ai-usage', '30 1 * * *', 'select private.add_up_ai_usage()');
 select private.schedule_job('warn-of-wrong-gates', '45 1 * * *', 'select private.warn_of_wrong_gates()');
+select private.schedule_job('warn-of-wrong-row-counts', '50 1 * * *', 'select private.warn_of_wrong_row_counts()');
+select private.schedule_job('tell-of-audit-repeats', '2 * * * *', 'select private.tell_of_audit_repeats()');
 select private.schedule_job('warn-of-price-drift', '40 1 * * *', 'select private.warn_of_price_drift()');
 select private.schedule_job('warn-of-ai-surprises', '15 seconds', 'select private.warn_of_ai_surprises()');
 select private.schedule_job('warn-of-spend', '15 seconds', 'select private.warn_of_spend()');
 select private.schedule_job('expire-credits', '5 * * * *', 'select private.expire_due_credits()');
 select private.schedule_job('delete-old-idempotency-keys', '35 * * * *', 'select private.delete_old_idempotency_keys()');
 select private.schedule_job('delete-old-signatures', '55 * * * *', 'select private.delete_old_signatures()');
+select private.schedule_job('delete-old-api-keys', '58 0 * * *', 'select private.delete_old_api_keys()');
 select private.schedule_job('delete-old-anonymous-requests', '45 * * * *', 'select private.delete_old_anonymous_requests()');
 select private.schedule_job('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
 select private.schedule_job('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');

@@ -1,4 +1,5 @@
 /** What an account may keep, how fast and how much of it, in every table that its user makes grow. */
+import type postgres from 'postgres'
 import { describe, expect, test } from 'vitest'
 import { inSession } from './in-session.ts'
 import { type Account, newAccount, racing, refusal, rolledBack, setLimit, type Tx, together } from './support.ts'
@@ -94,6 +95,22 @@ describe('bytes', () => {
         { meter: 'documents', used: 2 },
         { meter: 'documents_bytes', used: 6 },
       ])
+    }))
+})
+
+describe('a minute that is full', () => {
+  test('says when to try again, as a header that clients know', () =>
+    rolledBack(async (tx) => {
+      const account = await newAccount(tx)
+      await setLimit(tx, account.id, 'documents', 'minute', 1)
+      await addTo(tx, account, 'documents', 1)
+
+      const raised = await tx
+        .savepoint((sp) => addTo(sp, account, 'documents', 1))
+        .catch((error: postgres.PostgresError) => error)
+
+      const detail = raised && JSON.parse(raised.detail ?? '{}')
+      expect(detail).toEqual({ status: 429, headers: { 'Retry-After': '60' } })
     }))
 })
 

@@ -142,7 +142,15 @@ describe('reading', () => {
       expect([name, theirs.includes(owner.id), theirs.includes(secret)]).toEqual([name, false, false])
       if ((await (await rest(owner, `/${name}?select=*&limit=1000`)).text()).includes(secret)) shown.push(name)
     }
-    expect(shown).toEqual(['audit_log', 'chats', 'documents', 'images', 'limit_overrides', 'messages', 'psychology_tests'])
+    expect(shown).toEqual([
+      'audit_log',
+      'chats',
+      'documents',
+      'images',
+      'limit_overrides',
+      'messages',
+      'psychology_tests',
+    ])
   })
 
   test('no filter, no count header and no HEAD request tells that a row is there', async () => {

@@ -54,6 +54,10 @@ describe('one account', () => {
     const write = () => user.client.from('messages').insert({ chat_id: chat, role: 'user', content: 'x' })
 
     expect(tally(await flood(10, write))).toEqual({ done: 4, '429 rate_limit_exceeded': 6 })
+    const headers = { apikey: target().publishableKey, authorization: `Bearer ${user.accessToken}` }
+    const body = new URLSearchParams({ chat_id: chat, role: 'user', content: 'x' })
+    const answer = await fetch(`${target().restUrl}/messages`, { method: 'POST', headers, body })
+    expect([answer.status, Number(answer.headers.get('retry-after')) > 0]).toEqual([429, true])
   })
 
   test('changes its mind about selling only so often, and ends at forbidding it when it wants', async () => {
