@@ -6,7 +6,8 @@ insert into private.settings (key, value, rule, description) values
   ('lock_out.minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'How long the first lock lasts; every further one twice as long.'),
   ('lock_out.max_minutes', '1440', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
   ('lock_out.alert_failures', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
-  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.')
+  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.'),
+  ('lock_out.alert_codes', '10', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Codes and links mailed for one account within an hour that raise mailed_codes.')
 on conflict (key) do nothing;
 
 create table private.sign_in_failures (
@@ -151,10 +152,45 @@ begin
     and not exists (
       select from private.sign_in_failures f where f.user_id = l.user_id and f.network = l.network);
   delete from private.mfa_failures f where f.failed_at < now() - interval '1 day';
+  delete from private.mailed_codes c where c.hour < now() - interval '1 day';
   return v_deleted;
 end $$;
 comment on function private.delete_old_sign_in_failures() is
   'Forgets failures of more than a day ago and locks that are long over; run hourly. Answers how many failures went.';
+
+-- Mailed codes ---------------------------------------------------------------------------------------------------------
+
+create table private.mailed_codes (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  hour timestamptz not null,
+  codes integer not null check (codes > 0),
+  primary key (user_id, hour)
+);
+comment on table private.mailed_codes is
+  'How many codes and links were made for an account in an hour of the last day. Wrong tries are not counted: Auth tells nobody of them, and a guess of a link names no account.';
+revoke all on private.mailed_codes from anon, authenticated, service_role;
+
+create function private.tg_one_time_tokens__count() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_codes integer;
+begin
+  insert into private.mailed_codes as c (user_id, hour, codes)
+  values (new.user_id, date_trunc('hour', now(), 'UTC'), 1)
+  on conflict (user_id, hour) do update set codes = c.codes + 1
+  returning c.codes into v_codes;
+  if v_codes >= (private.setting('lock_out.alert_codes'))::integer then
+    perform private.raise_security_event(type => 'mailed_codes', severity => 'medium', user_id => new.user_id,
+      details => jsonb_build_object('codes', v_codes));
+  end if;
+  return null;
+end $$;
+comment on function private.tg_one_time_tokens__count() is
+  'Whoever guesses codes needs many of them, since each lives for minutes: an account for which many are made raises mailed_codes.';
+create trigger palisade_count_codes after insert on auth.one_time_tokens
+  for each row execute function private.tg_one_time_tokens__count();
 
 -- Tokens ---------------------------------------------------------------------------------------------------------------
 

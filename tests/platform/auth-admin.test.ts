@@ -381,7 +381,7 @@ describe('a link', () => {
       expect(auth.mails).toHaveLength(before)
       expect(data.properties).toMatchObject({
         verification_type: type === 'magiclink' ? 'signup' : type,
-        email_otp: expect.stringMatching(/^\d{6}$/),
+        email_otp: expect.stringMatching(/^\d{8}$/),
       })
       expect(data.user).toMatchObject({ email })
       expect(new URLSearchParams(target.hash.slice(1)).get('access_token')).not.toBeNull()

@@ -99,6 +99,23 @@ describe('an address', () => {
     expect([other.status, elsewhere.status]).toEqual([400, 400])
   })
 
+  test('guesses a mailed code with a chance of one in a hundred thousand at the most while that lives', async () => {
+    const { otp_length, otp_expiry } = auth.settings.email
+    const address = newAddress()
+    const guess = { type: 'email', email: newEmail(), token: '0'.repeat(otp_length) }
+    const byCode = () => send(address, '/verify', { body: guess })
+    const byLink = () => send(address, '/verify?type=email&token=x', { method: 'GET' })
+
+    let tries = 0
+    for (let second = 0; second <= otp_expiry; second += 60) {
+      auth.clock.offsetMs = second * 1000
+      tries += (await admitted(31, byCode)) + (await admitted(31, byLink))
+    }
+
+    expect(tries).toBeGreaterThan(60)
+    expect(tries / 10 ** otp_length).toBeLessThan(1 / 100_000)
+  })
+
   test('is not counted where there is no limit', async () => {
     const address = newAddress()
 

@@ -179,6 +179,47 @@ describe('an attack', () => {
   })
 })
 
+describe('mailed codes', () => {
+  const issue = (tx: Tx, userId: string) => tx`
+    insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to)
+    values (gen_random_uuid(), ${userId}, 'recovery_token', ${crypto.randomUUID()}, 'somebody@example.com')`
+  const renew = async (tx: Tx, userId: string, times: number) => {
+    for (let time = 0; time < times; time += 1) {
+      await tx`delete from auth.one_time_tokens where user_id = ${userId}`
+      await issue(tx, userId)
+    }
+  }
+
+  test('that are made again and again for one account raise an event, at the number that the setting says', async () => {
+    await rolledBackWithHooks(async (tx) => {
+      await tx`update private.settings set value = '4' where key = 'lock_out.alert_codes'`
+      const [{ id }, other] = [await newAccount(tx), await newAccount(tx)]
+      await renew(tx, id, 3)
+      await renew(tx, other.id, 3)
+
+      expect(await eventsOf(tx, id)).toEqual([])
+      await renew(tx, id, 1)
+
+      expect(await eventsOf(tx, id)).toEqual(['mailed_codes medium'])
+      expect(await eventsOf(tx, other.id)).toEqual([])
+    })
+  })
+
+  test('of hours that are over count no more, and are forgotten after a day', async () => {
+    await rolledBackWithHooks(async (tx) => {
+      const { id } = await newAccount(tx)
+      await renew(tx, id, 9)
+      await tx`update private.mailed_codes set hour = hour - interval '25 hours' where user_id = ${id}`
+
+      await renew(tx, id, 9)
+      await tx`select private.delete_old_sign_in_failures()`
+
+      expect(await eventsOf(tx, id)).toEqual([])
+      expect(await tx`select codes from private.mailed_codes where user_id = ${id}`).toEqual([{ codes: 9 }])
+    })
+  })
+})
+
 describe('the hook', () => {
   test('is executable by the Auth service only', async () => {
     await rolledBackWithHooks(async (tx) => {
