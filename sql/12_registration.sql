@@ -9,7 +9,8 @@ insert into private.settings (key, value, rule, description) values
   ('registration.under_age', '"refuse"', '{"enum": ["refuse", "park"]}', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
   ('registration.require_terms', 'true', '{"type": "boolean"}', 'Whether a sign-up must accept the current terms and privacy policy.'),
   ('registration.require_birth_date', 'true', '{"type": "boolean"}', 'Whether a sign-up must give a birth date.'),
-  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
+  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.'),
+  ('registration.max_data_bytes', '8192', '{"type": "integer", "minimum": 1024, "maximum": 1000000}', 'Bytes that a sign-up''s data may have, and what a user stores as metadata later on; what Auth adds itself is not counted.')
 on conflict (key) do nothing;
 
 -- Documents and consents -----------------------------------------------------------------------------------------------
@@ -259,6 +260,9 @@ begin
   if coalesce(v_phase not in ('open', 'invite', 'capped'), true) and not v_is_invited then
     return 'Sign-up is closed at the moment.';
   end if;
+  if octet_length(data::text) > (private.setting('registration.max_data_bytes'))::integer then
+    return format('Sign-up data may have at most %s bytes.', private.setting('registration.max_data_bytes'));
+  end if;
   if not is_anonymous then
     v_refusal := private.age_refusal(data ->> 'birth_date', origin = 'sign_up');
     if v_refusal is not null then
@@ -297,7 +301,7 @@ begin
   return null;
 end $$;
 comment on function private.reserve_registration(uuid, jsonb, boolean, inet, text) is
-  'Every gate in order: phase, age, terms, invite, cap. Answers why not, or null and has reserved the place. Forgets reservations whose user never came.';
+  'Every gate in order: phase, size of the data, age, terms, invite, cap. Answers why not, or null and has reserved the place. Forgets reservations whose user never came.';
 
 create function private.before_user_created(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -325,6 +329,26 @@ comment on function private.before_user_created(jsonb) is
   'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason.';
 grant usage on schema private to supabase_auth_admin;
 grant execute on function private.before_user_created(jsonb) to supabase_auth_admin;
+
+create function private.tg_users__bound_data() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_bytes integer := coalesce(octet_length(new.raw_user_meta_data::text), 0);
+begin
+  -- The Auth service adds id, address and what is verified. What was larger before may stay, or nobody could make it smaller.
+  if v_bytes > (private.setting('registration.max_data_bytes'))::integer + 1024
+    and v_bytes > coalesce(octet_length(old.raw_user_meta_data::text), 0) then
+    raise exception using errcode = 'P0001',
+      message = format('User metadata may have at most %s bytes.', private.setting('registration.max_data_bytes'));
+  end if;
+  return new;
+end $$;
+comment on function private.tg_users__bound_data() is
+  'Metadata of users is bounded on every way: sign-up, a user''s own change, sign-in by a provider, admin API. It is stored before any address is confirmed, and every token carries it.';
+create trigger palisade_bound_data before insert or update of raw_user_meta_data on auth.users
+  for each row execute function private.tg_users__bound_data();
 
 create function private.confirm_registration(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''

@@ -58,6 +58,46 @@ describe('the phase', () => {
     }))
 })
 
+describe('the data', () => {
+  const large = (bytes: number) => ({ ...adult, note: 'x'.repeat(bytes) })
+  const store = (tx: Tx, id: string, data: object) =>
+    tx`update auth.users set raw_user_meta_data = ${JSON.stringify(data)}::text::jsonb where id = ${id}`
+  const words = { message: expect.stringMatching(/metadata may have at most 8192 bytes/) }
+
+  test('of a sign-up may be 8 kB, as the setting says, and not more', () =>
+    rolledBack(async (tx) => {
+      expect(await askHook(tx, newcomer({ data: large(8000) }))).toBeNull()
+      expect(await askHook(tx, newcomer({ data: large(8192) }))).toEqual({
+        http_code: 403,
+        message: 'Sign-up data may have at most 8192 bytes.',
+      })
+      await setSetting(tx, 'registration.max_data_bytes', 20_000)
+      expect(await askHook(tx, newcomer({ data: large(8192) }))).toBeNull()
+    }))
+
+  test('are no larger when no hook is asked, nor when a user changes them later', () =>
+    rolledBack(async (tx) => {
+      const user = newcomer()
+      await signUp(tx, user)
+
+      expect(await refusal(tx, (sp) => insertUser(sp as Tx, newcomer({ data: large(900_000) })))).toMatchObject(words)
+      expect(await refusal(tx, (sp) => store(sp as Tx, user.id, large(10_000)))).toMatchObject(words)
+      await store(tx, user.id, large(8000))
+    }))
+
+  test('at the limit leave room for what Auth adds at confirmation, and what was larger before may become smaller', () =>
+    rolledBack(async (tx) => {
+      const user = newcomer({ data: large(8130) })
+      expect(await signUp(tx, user)).toBeNull()
+      await store(tx, user.id, { ...large(8130), sub: user.id, email: `${'e'.repeat(255)}@x`, email_verified: true })
+      await setSetting(tx, 'registration.max_data_bytes', 100_000)
+      await store(tx, user.id, large(90_000))
+      await setSetting(tx, 'registration.max_data_bytes', 8192)
+
+      await store(tx, user.id, large(80_000))
+    }))
+})
+
 describe('the age', () => {
   test.each([
     undefined,
@@ -274,7 +314,7 @@ describe('invites', () => {
     }),
   )
 
-  test.each(['0000-0000-0000-0000', '-', 'x'.repeat(100_000), "' or true --", ['a'], { a: 1 }, 12, true])(
+  test.each(['0000-0000-0000-0000', '-', 'x'.repeat(8000), "' or true --", ['a'], { a: 1 }, 12, true])(
     'a code that was never made is refused',
     (code) =>
       rolledBack(async (tx) => {

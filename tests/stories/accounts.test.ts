@@ -34,6 +34,7 @@ describe('a sign-up is refused with 403 and the reason', () => {
     ['with a birth date that is none', { ...adult, birth_date: '2001-02-29' }, /birth_date/],
     ['by a child', { ...adult, birth_date: years(9) }, /at least 13/],
     ['without the terms', { birth_date: '1990-12-10' }, /accept_terms/],
+    ['with 900 kB of data', { ...adult, note: 'x'.repeat(900_000) }, /at most 8192 bytes/],
   ])('%s', async (_case, data, reason) => {
     const { data: answer, error } = await signUp(data)
 
