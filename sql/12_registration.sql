@@ -60,8 +60,21 @@ alter table public.consents enable row level security;
 alter table public.consents force row level security;
 revoke all on public.consents from anon, authenticated, service_role;
 grant select on public.consents to authenticated, service_role;
+create function private.tg_consents__append_only() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it looks into auth.users and at sign-ups, which callers cannot read.
+begin
+  if tg_op = 'DELETE' and (
+    not exists (select from auth.users u where u.id = old.user_id) or private.is_voiding_sign_ups(old.user_id)) then
+    return old;
+  end if;
+  raise exception using errcode = '42501', message = 'consents is append-only';
+end $$;
+comment on function private.tg_consents__append_only() is
+  'Refuses update and delete, for the table''s owner too, but for accounts that are erased and consents that others gave: see private.void_sign_ups.';
 create trigger tg_consents__append_only before update or delete on public.consents
-  for each row execute function private.tg__append_only();
+  for each row execute function private.tg_consents__append_only();
 create trigger tg_consents__no_truncate before truncate on public.consents
   for each statement execute function private.tg__append_only();
 

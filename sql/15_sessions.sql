@@ -651,7 +651,7 @@ comment on function private.tg_users__password_changed() is
   'Warns the user of a new password; ending the other sessions is the Auth service''s.';
 create trigger palisade_password_changed after update of encrypted_password on auth.users
   for each row when (
-    old.encrypted_password <> '' and old.encrypted_password is distinct from new.encrypted_password)
+    old.encrypted_password <> '' and new.encrypted_password <> '' and old.encrypted_password <> new.encrypted_password)
   execute function private.tg_users__password_changed();
 
 create function private.tg_profiles__role_changed() returns trigger

@@ -720,6 +720,90 @@ describe('the hook', () => {
     }))
 })
 
+describe('an address that is confirmed', () => {
+  const [first, later] = ['2027-01-01T10:00:00Z', '2027-01-01T10:05:00Z']
+  /** As Auth does it: the first sign-up makes the user, each one sends a mail. */
+  const attempt = async (tx: Tx, id: string, sentAt: string) =>
+    tx`update auth.users set confirmation_sent_at = ${sentAt} where id = ${id}`
+  const signUpWithPassword = async (tx: Tx, data: object = { ...adult, first_name: 'Mallory' }) => {
+    const user = newcomer({ data })
+    await signUp(tx, user)
+    await tx`update auth.users set encrypted_password = 'hash of the first' where id = ${user.id}`
+    await attempt(tx, user.id, first)
+    return user.id
+  }
+  const confirm = async (tx: Tx, id: string) => {
+    await confirmEmail(tx, id)
+    await tx`update auth.users set raw_user_meta_data = raw_user_meta_data || '{"email_verified": true}' where id = ${id}`
+    await tx`set constraints all immediate`
+    await tx`set constraints all deferred`
+  }
+  const accountOf = async (tx: Tx, id: string) => {
+    const [user] = await tx`select encrypted_password as password, raw_user_meta_data as data from auth.users where id = ${id}`
+    const { status, parked_reason, first_name, birth_date } = (await profileOf(tx, id)) ?? {}
+    return { ...user, status, parked_reason, first_name, birth_date, consents: (await consentsOf(tx, id)).length }
+  }
+
+  test('after two sign-ups has no password, name, birth date, terms or session of either, and says so', () =>
+    rolledBack(async (tx) => {
+      const id = await signUpWithPassword(tx)
+      await attempt(tx, id, later)
+      await tx`insert into auth.sessions (id, user_id, created_at) values (gen_random_uuid(), ${id}, now() - interval '1 hour')`
+
+      await confirm(tx, id)
+
+      expect(await accountOf(tx, id)).toEqual({
+        ...{ password: null, data: { email_verified: true }, status: 'pending', parked_reason: 'incomplete' },
+        ...{ first_name: null, birth_date: null, consents: 0 },
+      })
+      expect(await tx`select from auth.sessions where user_id = ${id}`).toHaveLength(0)
+      const told = await tx`select type from public.notifications where user_id = ${id}`
+      expect(told).toEqual([{ type: 'sign_ups_voided' }])
+      const [entry] = await tx`select details from private.audit_log where user_id = ${id} and action = 'account.sign_ups_voided'`
+      expect(entry?.details).toMatchObject({ attempts: 2, consents: [{ kind: 'privacy' }, { kind: 'terms' }] })
+    }))
+
+  test('is completed by its owner, whose acceptance counts from then on', () =>
+    rolledBack(async (tx) => {
+      const id = await signUpWithPassword(tx)
+      await attempt(tx, id, later)
+      await confirm(tx, id)
+
+      await asAccount(tx, id, (as) => as`select public.complete_registration('1985-05-05', true)`)
+
+      expect(await accountOf(tx, id)).toMatchObject({ status: 'active', birth_date: '1985-05-05', consents: 2 })
+    }))
+
+  test('after one sign-up keeps all of it, as after an invitation that was sent twice', () =>
+    rolledBack(async (tx) => {
+      const id = await signUpWithPassword(tx)
+      const invited = newcomer({ data: { ...adult, first_name: 'Ada' } })
+      await signUp(tx, invited)
+      for (const sentAt of [first, later]) await attempt(tx, invited.id, sentAt)
+
+      await confirm(tx, id)
+      await confirm(tx, invited.id)
+
+      const kept = { password: 'hash of the first', status: 'active', first_name: 'Mallory', consents: 2 }
+      expect(await accountOf(tx, id)).toMatchObject(kept)
+      expect(await accountOf(tx, invited.id)).toMatchObject({ status: 'active', first_name: 'Ada', consents: 2 })
+    }))
+
+  test('stays suspended, and consents are append-only again afterwards', () =>
+    rolledBack(async (tx) => {
+      const id = await signUpWithPassword(tx)
+      await attempt(tx, id, later)
+      await tx`update public.profiles set status = 'suspended' where id = ${id}`
+      await confirm(tx, id)
+      const other = newcomer()
+      await signUp(tx, other)
+
+      expect(await profileOf(tx, id)).toMatchObject({ status: 'suspended' })
+      const refused = await refusal(tx, (sp) => sp`delete from public.consents where user_id = ${other.id}`)
+      expect(refused.sqlstate).toBe('42501')
+    }))
+})
+
 describe('many at the same time', { timeout: 60_000 }, () => {
   /** Runs sign-ups on connections of their own; settings and users are as before when it is over. */
   const race = async (settings: Record<string, unknown>, run: (sql: Sql, made: string[]) => Promise<void>) => {

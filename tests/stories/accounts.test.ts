@@ -21,6 +21,10 @@ afterEach(() => set(defaults))
 const signUp = (data: object, email = newEmail()) => anybody().auth.signUp({ email, password, options: { data } })
 const years = (count: number) => `${new Date().getUTCFullYear() - count}-01-01`
 
+/** The user whose access token this is. */
+const idIn = (token: string | null) =>
+  String(JSON.parse(Buffer.from(token?.split('.')[1] ?? '', 'base64url').toString()).sub)
+
 async function accountsTaken(): Promise<number> {
   const sql = connect()
   const [row] = await sql`select count(*)::int as n from public.profiles where status <> 'deleted'`
@@ -57,6 +61,27 @@ describe('a sign-up is refused with 403 and the reason', () => {
 
     expect(errors.map(({ error }) => error?.status)).toEqual([403, 403])
   })
+})
+
+test('who signed up with an address before its owner cannot sign in once the owner has confirmed it', async () => {
+  const email = newEmail()
+  const theirs = { email, password: 'Mallorys1Password' }
+  await anybody().auth.signUp({ ...theirs, options: { data: { ...adult, first_name: 'Mallory' } } })
+  const first = await confirmationLink(target().mailUrl, email)
+  // Auth sends no two mails within a second.
+  await expect
+    .poll(async () => (await anybody().auth.signUp({ email, password, options: { data: adult } })).error?.code ?? 'sent')
+    .toBe('sent')
+  await expect.poll(() => confirmationLink(target().mailUrl, email)).not.toBe(first)
+
+  const opened = await fetch(await confirmationLink(target().mailUrl, email), { redirect: 'manual' })
+
+  const token = new URLSearchParams(new URL(opened.headers.get('location') ?? '').hash.slice(1)).get('access_token')
+  expect(token).not.toBeNull()
+  for (const secret of [theirs.password, password])
+    expect((await anybody().auth.signInWithPassword({ email, password: secret })).error?.code).toBe('invalid_credentials')
+  const { data: known } = await service().from('profiles').select('first_name, status, parked_reason').eq('id', idIn(token)).single()
+  expect(known).toEqual({ first_name: null, status: 'pending', parked_reason: 'incomplete' })
 })
 
 test('metadata that asks for role, plan, status or credits gives none of them', async () => {
