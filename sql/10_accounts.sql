@@ -137,7 +137,6 @@ declare
   v_user auth.users;
   v_data jsonb;
   v_birth_date date;
-  v_credits bigint;
 begin
   select u.* into strict v_user from auth.users u where u.id = create_account.user_id;
   v_data := coalesce(v_user.raw_user_meta_data, '{}');
@@ -156,19 +155,16 @@ begin
     private.time_zone_or_default(v_data ->> 'time_zone'),
     private.time_zone_or_default(v_data ->> 'time_zone'))
   on conflict (id) do nothing;
-  v_credits := (private.setting(
-    case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
   insert into private.accounts (user_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
   select g.user_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
   from private.account_gates g join private.account_limits l on l.user_id = g.user_id where g.user_id = v_user.id
   on conflict do nothing;
-  if found and v_credits > 0 then
-    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
-      case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);
+  if found then
+    perform private.grant_sign_up_credits(v_user.id);
   end if;
 end $$;
 comment on function private.create_account(uuid) is
-  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
+  'Gives a user profile and account, and credits when the address is confirmed; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
 
 create function private.tg_users__create_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -179,7 +175,7 @@ begin
   return new;
 end $$;
 comment on function private.tg_users__create_account() is
-  'Every user has its profile, credits and limits, whoever made the user.';
+  'Every user has its profile, account and limits, whoever made the user.';
 create trigger palisade_create_account after insert on auth.users
   for each row execute function private.tg_users__create_account();
 
@@ -189,11 +185,12 @@ as $$
 -- Definer: it runs as the Auth service.
 begin
   perform private.complete_anonymous_account(new.id);
+  perform private.grant_sign_up_credits(new.id);
   update public.profiles set status = 'active' where id = new.id and status = 'pending' and parked_reason is null;
   return new;
 end $$;
 comment on function private.tg_users__activate_account() is
-  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended.';
+  'A verified e-mail brings the credits on sign-up and makes a pending account active, unless it is parked; a suspended one stays suspended.';
 create trigger palisade_activate_account after update of email_confirmed_at on auth.users
   for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
   execute function private.tg_users__activate_account();

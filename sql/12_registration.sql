@@ -445,7 +445,6 @@ as $$
 -- Definer: runs in the Auth service's transaction.
 declare
   v_data jsonb;
-  v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
 begin
   if not exists (
     select from private.registrations r where r.user_id = complete_anonymous_account.user_id and r.is_anonymous) then
@@ -457,14 +456,9 @@ begin
     perform private.record_terms(complete_anonymous_account.user_id, null, null);
   end if;
   perform private.complete_account(complete_anonymous_account.user_id, private.birth_date_or_null(v_data ->> 'birth_date'));
-  if v_credits > 0 and not exists (
-    select from private.credit_bookings e
-    where e.user_id = complete_anonymous_account.user_id and e.idempotency_key = 'sign_up') then
-    perform private.add_credit_entry(complete_anonymous_account.user_id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
-  end if;
 end $$;
 comment on function private.complete_anonymous_account(uuid) is
-  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others.';
+  'An anonymous user has verified an e-mail address: age and terms count from now on. Nothing for others.';
 
 -- Functions of the API -------------------------------------------------------------------------------------------------
 

@@ -263,6 +263,23 @@ describe('prepare_checkout', () => {
       expect(await prepare(tx, other)).toMatchObject({ trial_days: 7 })
     }))
 
+  test('gives a trial once to a mailbox, however its address is written and whoever was erased, or as often as the setting says', () =>
+    rolledBack(async (tx) => {
+      await synced(tx)
+      const [first, second, third] = [await newAccount(tx), await newAccount(tx), await newAccount(tx)]
+      const name = crypto.randomUUID()
+      for (const [place, { id }] of [first, second, third].entries())
+        await tx`update auth.users set email = ${`${name}+${place}@outlook.com`} where id = ${id}`
+
+      expect(await prepare(tx, first)).toMatchObject({ trial_days: 7 })
+      expect(await prepare(tx, second)).toMatchObject({ trial_days: 0 })
+      expect(await prepare(tx, first)).toMatchObject({ trial_days: 7 })
+      await tx`delete from auth.users where id = ${first.id}`
+      expect(await prepare(tx, second)).toMatchObject({ trial_days: 0 })
+      await tx`update private.settings set value = '2' where key = 'billing.trials_per_mailbox'`
+      expect(await prepare(tx, third)).toMatchObject({ trial_days: 7 })
+    }))
+
   test('gives no trial with a price that has none', () =>
     rolledBack(async (tx) => {
       await synced(tx)

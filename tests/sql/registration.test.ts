@@ -693,6 +693,8 @@ describe('the hook', () => {
       await signUp(tx, user)
 
       expect(await profileOf(tx, user.id)).toMatchObject({ role: 'user', plan_id: 'free', status: 'pending' })
+      expect(await creditsOf(tx, user.id)).toEqual({ balance: 0, held: 0 })
+      await confirmEmail(tx, user.id)
       expect(await creditsOf(tx, user.id)).toEqual({ balance: 100, held: 0 })
     }))
 
