@@ -10,7 +10,11 @@ const mailboxOf = async (tx: Tx, address: string | null) => {
 }
 
 /** An account with an address, confirmed from the start or not yet. */
-async function account(sql: Sql | Tx, email: string | null, { confirmed = true, anonymous = false } = {}): Promise<string> {
+async function account(
+  sql: Sql | Tx,
+  email: string | null,
+  { confirmed = true, anonymous = false } = {},
+): Promise<string> {
   const id = crypto.randomUUID()
   await sql`
     insert into auth.users (id, email, email_confirmed_at, is_anonymous, aud, role, created_at, updated_at)
@@ -113,7 +117,11 @@ describe('credits on sign-up', () => {
     rolledBack(async (tx) => {
       await tx`update private.settings set value = '7' where key = 'credits.on_anonymous_sign_up'`
 
-      const made = [await account(tx, null, { anonymous: true, confirmed: false }), await account(tx, null), await account(tx, null)]
+      const made = [
+        await account(tx, null, { anonymous: true, confirmed: false }),
+        await account(tx, null),
+        await account(tx, null),
+      ]
 
       expect(await Promise.all(made.map((id) => balance(tx, id)))).toEqual([7, 100, 100])
     }))

@@ -741,7 +741,8 @@ describe('an address that is confirmed', () => {
     await tx`set constraints all deferred`
   }
   const accountOf = async (tx: Tx, id: string) => {
-    const [user] = await tx`select encrypted_password as password, raw_user_meta_data as data from auth.users where id = ${id}`
+    const [user] =
+      await tx`select encrypted_password as password, raw_user_meta_data as data from auth.users where id = ${id}`
     const { status, parked_reason, first_name, birth_date } = (await profileOf(tx, id)) ?? {}
     return { ...user, status, parked_reason, first_name, birth_date, consents: (await consentsOf(tx, id)).length }
   }
@@ -761,7 +762,8 @@ describe('an address that is confirmed', () => {
       expect(await tx`select from auth.sessions where user_id = ${id}`).toHaveLength(0)
       const told = await tx`select type from public.notifications where user_id = ${id}`
       expect(told).toEqual([{ type: 'sign_ups_voided' }])
-      const [entry] = await tx`select details from private.audit_log where user_id = ${id} and action = 'account.sign_ups_voided'`
+      const [entry] =
+        await tx`select details from private.audit_log where user_id = ${id} and action = 'account.sign_ups_voided'`
       expect(entry?.details).toMatchObject({ attempts: 2, consents: [{ kind: 'privacy' }, { kind: 'terms' }] })
     }))
 
@@ -803,6 +805,83 @@ describe('an address that is confirmed', () => {
       expect(await profileOf(tx, id)).toMatchObject({ status: 'suspended' })
       const refused = await refusal(tx, (sp) => sp`delete from public.consents where user_id = ${other.id}`)
       expect(refused.sqlstate).toBe('42501')
+    }))
+})
+
+describe('an address that nobody confirms', () => {
+  const expire = async (tx: Tx, batchSize = 1000) => {
+    const [row] = await tx`select private.delete_unconfirmed_accounts(${batchSize}) as deleted`
+    return row?.deleted
+  }
+  const registered = (tx: Tx, id: string, hours: number) => tx`
+    update private.registrations set confirmed_at = now() - make_interval(hours => ${hours}) where user_id = ${id}`
+  const made = async (tx: Tx, hours: number, given: Parameters<typeof newcomer>[0] = {}) => {
+    const user = newcomer(given)
+    expect(await signUp(tx, user)).toBeNull()
+    await registered(tx, user.id, hours)
+    return user.id
+  }
+
+  test('holds a place under the cap for a day, then the next has it', () =>
+    rolledBack(async (tx) => {
+      const id = await made(tx, 23)
+      await setSetting(tx, 'launch.phase', 'capped')
+      await setSetting(tx, 'launch.user_cap', await takenPlaces(tx))
+
+      expect(await expire(tx)).toBe(0)
+      expect(await askHook(tx, newcomer())).toMatchObject({ message: 'All places are taken for now.' })
+      await registered(tx, id, 25)
+      expect(await expire(tx)).toBe(1)
+
+      expect(await profileOf(tx, id)).toBeUndefined()
+      expect(await signUp(tx, newcomer())).toBeNull()
+    }))
+
+  test('holds its use of an invite no longer, and the time is a setting', () =>
+    rolledBack(async (tx) => {
+      await setSetting(tx, 'launch.phase', 'invite')
+      await setSetting(tx, 'registration.unconfirmed_hours', 2)
+      const data = { ...adult, invite_code: (await createInvite(tx)).code }
+      await made(tx, 3, { data })
+      expect(await askHook(tx, newcomer({ data }))).toMatchObject({ message: expect.stringMatching(/used up/) })
+
+      await expire(tx)
+
+      expect(await signUp(tx, newcomer({ data }))).toBeNull()
+    }))
+
+  test.each<[string, Parameters<typeof newcomer>[0], (tx: Tx, id: string) => unknown]>([
+    ['is confirmed', { confirmed: true }, () => {}],
+    ['an import brought', {}, (tx, id) => tx`update private.registrations set origin = 'import' where user_id = ${id}`],
+    [
+      'came without the hook',
+      {},
+      (tx, id) => tx`update private.registrations set origin = 'unannounced' where user_id = ${id}`,
+    ],
+    ['was invited', {}, (tx, id) => tx`update auth.users set invited_at = now() where id = ${id}`],
+    ['has signed in', {}, (tx, id) => tx`update auth.users set last_sign_in_at = now() where id = ${id}`],
+    ['is suspended', {}, (tx, id) => tx`update public.profiles set status = 'suspended' where id = ${id}`],
+    ['there is none, for an anonymous user', { isAnonymous: true }, () => {}],
+  ])('goes, but one that %s stays', (_which, given, change) =>
+    rolledBack(async (tx) => {
+      const [gone, stays] = [await made(tx, 1000), await made(tx, 1000, given)]
+      await change(tx, stays)
+
+      expect(await expire(tx)).toBe(1)
+
+      expect([await profileOf(tx, gone), (await profileOf(tx, stays))?.id]).toEqual([undefined, stays])
+    }),
+  )
+
+  test('goes in batches, the oldest first, and a run that erased some is in the audit log', () =>
+    rolledBack(async (tx) => {
+      const [younger, older] = [await made(tx, 100), await made(tx, 200)]
+
+      expect(await expire(tx, 1)).toBe(1)
+
+      expect([(await profileOf(tx, younger))?.id, await profileOf(tx, older)]).toEqual([younger, undefined])
+      const [entry] = await tx`select details from private.audit_log where action = 'registration.expire'`
+      expect(entry?.details).toEqual({ accounts: 1 })
     }))
 })
 

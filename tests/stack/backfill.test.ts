@@ -53,7 +53,8 @@ test('users who were there before Palisade have profile, credits and limits afte
         status: expect.any(String),
         parked_reason: expect.toBeOneOf([null, 'guardian_consent']),
       },
-      { ...complete, name: 'unverified', status: 'pending' },
+      // The credits come with the confirmation.
+      { ...complete, balance: 0, booked: null, name: 'unverified', status: 'pending' },
       { ...complete, name: 'verified', status: 'active' },
       { ...complete, name: 'with-metadata-that-is-no-object', status: 'active' },
       { ...complete, name: 'without-metadata', status: 'active' },

@@ -70,7 +70,9 @@ test('who signed up with an address before its owner cannot sign in once the own
   const first = await confirmationLink(target().mailUrl, email)
   // Auth sends no two mails within a second.
   await expect
-    .poll(async () => (await anybody().auth.signUp({ email, password, options: { data: adult } })).error?.code ?? 'sent')
+    .poll(
+      async () => (await anybody().auth.signUp({ email, password, options: { data: adult } })).error?.code ?? 'sent',
+    )
     .toBe('sent')
   await expect.poll(() => confirmationLink(target().mailUrl, email)).not.toBe(first)
 
@@ -79,8 +81,14 @@ test('who signed up with an address before its owner cannot sign in once the own
   const token = new URLSearchParams(new URL(opened.headers.get('location') ?? '').hash.slice(1)).get('access_token')
   expect(token).not.toBeNull()
   for (const secret of [theirs.password, password])
-    expect((await anybody().auth.signInWithPassword({ email, password: secret })).error?.code).toBe('invalid_credentials')
-  const { data: known } = await service().from('profiles').select('first_name, status, parked_reason').eq('id', idIn(token)).single()
+    expect((await anybody().auth.signInWithPassword({ email, password: secret })).error?.code).toBe(
+      'invalid_credentials',
+    )
+  const { data: known } = await service()
+    .from('profiles')
+    .select('first_name, status, parked_reason')
+    .eq('id', idIn(token))
+    .single()
   expect(known).toEqual({ first_name: null, status: 'pending', parked_reason: 'incomplete' })
 })
 
