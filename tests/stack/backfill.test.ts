@@ -84,7 +84,7 @@ test('an account of which a half was lost is completed, and what is there stays'
     const accounts = await accountsOf(sql)
     expect(accounts.map(({ name, status, balance }) => [name, status, balance])).toEqual([
       ['too-young', 'pending', 100],
-      ['unverified', 'pending', 100],
+      ['unverified', 'pending', 0],
       ['verified', 'suspended', 100],
       ['with-metadata-that-is-no-object', 'active', 100],
       ['without-metadata', 'active', 100],
