@@ -144,7 +144,6 @@ declare
   v_user auth.users;
   v_data jsonb;
   v_birth_date date;
-  v_credits bigint;
 begin
   select u.* into strict v_user from auth.users u where u.id = create_account.user_id;
   v_data := coalesce(v_user.raw_user_meta_data, '{}');
@@ -163,19 +162,16 @@ begin
     private.time_zone_or_default(v_data ->> 'time_zone'),
     private.time_zone_or_default(v_data ->> 'time_zone'))
   on conflict (id) do nothing;
-  v_credits := (private.setting(
-    case when v_user.is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
   insert into private.accounts (user_id, account_state, is_active, has_factor, banned_until, limits_id, entitled_until)
   select g.user_id, g.account_state, g.is_active, g.has_factor, g.banned_until, l.limits_id, l.entitled_until
   from private.account_gates g join private.account_limits l on l.user_id = g.user_id where g.user_id = v_user.id
   on conflict do nothing;
-  if found and v_credits > 0 then
-    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up',
-      case when v_user.is_anonymous then 'anonymous_sign_up' else 'sign_up' end);
+  if found then
+    perform private.grant_sign_up_credits(v_user.id);
   end if;
 end $$;
 comment on function private.create_account(uuid) is
-  'Gives a user profile and credits; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
+  'Gives a user profile and account, and credits when the address is confirmed; harmless when they are there. What the user typed at sign-up is cut to size or dropped, never an error; somebody under the minimum age is parked.';
 
 create function private.tg_users__create_account() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -186,7 +182,7 @@ begin
   return new;
 end $$;
 comment on function private.tg_users__create_account() is
-  'Every user has its profile, credits and limits, whoever made the user.';
+  'Every user has its profile, account and limits, whoever made the user.';
 create trigger palisade_create_account after insert on auth.users
   for each row execute function private.tg_users__create_account();
 
@@ -196,11 +192,12 @@ as $$
 -- Definer: it runs as the Auth service.
 begin
   perform private.complete_anonymous_account(new.id);
+  perform private.grant_sign_up_credits(new.id);
   update public.profiles set status = 'active' where id = new.id and status = 'pending' and parked_reason is null;
   return new;
 end $$;
 comment on function private.tg_users__activate_account() is
-  'A verified e-mail makes a pending account active, unless it is parked; a suspended one stays suspended.';
+  'A verified e-mail brings the credits on sign-up and makes a pending account active, unless it is parked; a suspended one stays suspended.';
 create trigger palisade_activate_account after update of email_confirmed_at on auth.users
   for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
   execute function private.tg_users__activate_account();
@@ -218,7 +215,8 @@ insert into private.settings (key, value, rule, description) values
   ('registration.under_age', '"refuse"', '{"enum": ["refuse", "park"]}', 'What happens to a sign-up below the minimum age: "refuse", or "park" until a guardian''s consent is recorded.'),
   ('registration.require_terms', 'true', '{"type": "boolean"}', 'Whether a sign-up must accept the current terms and privacy policy.'),
   ('registration.require_birth_date', 'true', '{"type": "boolean"}', 'Whether a sign-up must give a birth date.'),
-  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.')
+  ('registration.reservation_seconds', '60', '{"type": "integer", "minimum": 1, "maximum": 3600}', 'How long an admitted sign-up holds its place while the Auth service makes the user.'),
+  ('registration.max_data_bytes', '8192', '{"type": "integer", "minimum": 1024, "maximum": 1000000}', 'Bytes that a sign-up''s data may have, and what a user stores as metadata later on; what Auth adds itself is not counted.')
 on conflict (key) do nothing;
 
 -- Documents and consents -----------------------------------------------------------------------------------------------
@@ -268,8 +266,21 @@ alter table public.consents enable row level security;
 alter table public.consents force row level security;
 revoke all on public.consents from anon, authenticated, service_role;
 grant select on public.consents to authenticated, service_role;
+create function private.tg_consents__append_only() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it looks into auth.users and at sign-ups, which callers cannot read.
+begin
+  if tg_op = 'DELETE' and (
+    not exists (select from auth.users u where u.id = old.user_id) or private.is_voiding_sign_ups(old.user_id)) then
+    return old;
+  end if;
+  raise exception using errcode = '42501', message = 'consents is append-only';
+end $$;
+comment on function private.tg_consents__append_only() is
+  'Refuses update and delete, for the table''s owner too, but for accounts that are erased and consents that others gave: see private.void_sign_ups.';
 create trigger tg_consents__append_only before update or delete on public.consents
-  for each row execute function private.tg__append_only();
+  for each row execute function private.tg_consents__append_only();
 create trigger tg_consents__no_truncate before truncate on public.consents
   for each statement execute function private.tg__append_only();
 
@@ -468,6 +479,9 @@ begin
   if coalesce(v_phase not in ('open', 'invite', 'capped'), true) and not v_is_invited then
     return 'Sign-up is closed at the moment.';
   end if;
+  if octet_length(data::text) > (private.setting('registration.max_data_bytes'))::integer then
+    return format('Sign-up data may have at most %s bytes.', private.setting('registration.max_data_bytes'));
+  end if;
   if not is_anonymous then
     v_refusal := private.age_refusal(data ->> 'birth_date', origin = 'sign_up');
     if v_refusal is not null then
@@ -506,7 +520,7 @@ begin
   return null;
 end $$;
 comment on function private.reserve_registration(uuid, jsonb, boolean, inet, text) is
-  'Every gate in order: phase, age, terms, invite, cap. Answers why not, or null and has reserved the place. Forgets reservations whose user never came.';
+  'Every gate in order: phase, size of the data, age, terms, invite, cap. Answers why not, or null and has reserved the place. Forgets reservations whose user never came.';
 
 create function private.before_user_created(event jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -534,6 +548,26 @@ comment on function private.before_user_created(jsonb) is
   'Auth hook: lets a sign-up in and reserves its place, or answers 403 with the reason.';
 grant usage on schema private to supabase_auth_admin;
 grant execute on function private.before_user_created(jsonb) to supabase_auth_admin;
+
+create function private.tg_users__bound_data() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_bytes integer := coalesce(octet_length(new.raw_user_meta_data::text), 0);
+begin
+  -- The Auth service adds id, address and what is verified. What was larger before may stay, or nobody could make it smaller.
+  if v_bytes > (private.setting('registration.max_data_bytes'))::integer + 1024
+    and v_bytes > coalesce(octet_length(old.raw_user_meta_data::text), 0) then
+    raise exception using errcode = 'P0001',
+      message = format('User metadata may have at most %s bytes.', private.setting('registration.max_data_bytes'));
+  end if;
+  return new;
+end $$;
+comment on function private.tg_users__bound_data() is
+  'Metadata of users is bounded on every way: sign-up, a user''s own change, sign-in by a provider, admin API. It is stored before any address is confirmed, and every token carries it.';
+create trigger palisade_bound_data before insert or update of raw_user_meta_data on auth.users
+  for each row execute function private.tg_users__bound_data();
 
 create function private.confirm_registration(user_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -617,7 +651,6 @@ as $$
 -- Definer: runs in the Auth service's transaction.
 declare
   v_data jsonb;
-  v_credits bigint := (private.setting('credits.on_sign_up'))::bigint;
 begin
   if not exists (
     select from private.registrations r where r.user_id = complete_anonymous_account.user_id and r.is_anonymous) then
@@ -629,14 +662,9 @@ begin
     perform private.record_terms(complete_anonymous_account.user_id, null, null);
   end if;
   perform private.complete_account(complete_anonymous_account.user_id, private.birth_date_or_null(v_data ->> 'birth_date'));
-  if v_credits > 0 and not exists (
-    select from private.credit_bookings e
-    where e.user_id = complete_anonymous_account.user_id and e.idempotency_key = 'sign_up') then
-    perform private.add_credit_entry(complete_anonymous_account.user_id, v_credits, 'sign_up', 'credits on sign-up', 'sign_up');
-  end if;
 end $$;
 comment on function private.complete_anonymous_account(uuid) is
-  'An anonymous user has verified an e-mail address: age and terms count from now on, and the credits on sign-up come. Nothing for others.';
+  'An anonymous user has verified an e-mail address: age and terms count from now on. Nothing for others.';
 
 -- Functions of the API -------------------------------------------------------------------------------------------------
 
@@ -873,6 +901,108 @@ as $$ select private.registration_policy() $$;
 comment on function public.get_registration_policy() is
   'For admins and the service role: the settings launch.* and registration.*, so that an import knows beforehand whom the gate refuses.';
 grant execute on function public.get_registration_policy() to authenticated, service_role;
+
+-- sql/13_rival_sign_ups.sql ===========================================================================================
+
+-- Rival sign-ups: who signs up with somebody's address first must not keep a password, a name or an acceptance there after the
+-- owner of the address has confirmed it. Auth keeps the password and the data of the first sign-up, whoever it was.
+
+create table private.sign_up_attempts (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  attempts integer not null check (attempts > 0),
+  voided_at timestamptz
+);
+comment on table private.sign_up_attempts is
+  'How often the confirmation of an address was asked for: by sign-ups, by links to sign in, by asking for the mail again. Auth does these in the same way, so nothing tells them apart.';
+comment on column private.sign_up_attempts.voided_at is 'The transaction that confirmed the address and voided what the attempts brought; null: it did not have to.';
+revoke all on private.sign_up_attempts from anon, authenticated, service_role;
+
+create function private.is_voiding_sign_ups(user_id uuid) returns boolean
+language sql stable security invoker set search_path = ''
+as $$
+  select exists (
+    select from private.sign_up_attempts a where a.user_id = is_voiding_sign_ups.user_id and a.voided_at = now())
+$$;
+comment on function private.is_voiding_sign_ups(uuid) is 'Whether this transaction is the one that confirms the address and voids its sign-ups.';
+
+create function private.tg_users__count_attempts() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  insert into private.sign_up_attempts as a (user_id, attempts) values (new.id, 1)
+  on conflict (user_id) do update set attempts = a.attempts + 1;
+  return null;
+end $$;
+comment on function private.tg_users__count_attempts() is 'Each mail that confirms an address is an attempt; Auth notes when it sent the last one.';
+-- Not for who was invited: their account has no password before they set one, and its data are the inviter's.
+create trigger palisade_count_attempts after update of confirmation_sent_at on auth.users
+  for each row when (
+    new.email_confirmed_at is null and new.encrypted_password <> ''
+    and new.confirmation_sent_at is distinct from old.confirmation_sent_at)
+  execute function private.tg_users__count_attempts();
+
+create function private.data_of_auth(data jsonb) returns jsonb
+language sql immutable security invoker set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(d.key, d.value), '{}')
+  from jsonb_each(case jsonb_typeof(data_of_auth.data) when 'object' then data_of_auth.data else '{}' end) d
+  where d.key in ('sub', 'email', 'email_verified', 'phone_verified')
+$$;
+comment on function private.data_of_auth(jsonb) is 'Of a user''s metadata what the Auth service wrote itself.';
+
+create function private.void_sign_ups(user_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: runs in the Auth service's transaction.
+declare
+  v_attempts integer;
+  v_confirmed_at timestamptz;
+  v_consents jsonb;
+begin
+  update private.sign_up_attempts a set voided_at = now()
+  where a.user_id = void_sign_ups.user_id and a.attempts > 1 returning a.attempts into v_attempts;
+  if not found then
+    return;
+  end if;
+  perform private.lock_whole_account(void_sign_ups.user_id);
+  -- All at once, as whoever confirmed the address is to set all of it anew.
+  update auth.users u set encrypted_password = null, raw_user_meta_data = private.data_of_auth(u.raw_user_meta_data)
+  where u.id = void_sign_ups.user_id returning u.email_confirmed_at into v_confirmed_at;
+  update auth.identities i set identity_data = private.data_of_auth(i.identity_data)
+  where i.user_id = void_sign_ups.user_id and i.provider = 'email';
+  -- Not the one that the mailed link has just opened.
+  delete from auth.sessions s where s.user_id = void_sign_ups.user_id and s.created_at < v_confirmed_at;
+  with voided as (
+    delete from public.consents c where c.user_id = void_sign_ups.user_id and c.kind in ('terms', 'privacy') returning c.*
+  )
+  select jsonb_agg(jsonb_build_object('kind', v.kind, 'version', v.version, 'created_at', v.created_at)) into v_consents from voided v;
+  update public.profiles p set first_name = null, last_name = null, display_name = null, birth_date = null,
+    status = case when p.status = 'active' then 'pending' else p.status end
+  where p.id = void_sign_ups.user_id;
+  perform private.complete_account(void_sign_ups.user_id, null);
+  perform private.audit(action => 'account.sign_ups_voided', resource_type => 'account', resource_id => void_sign_ups.user_id::text,
+    user_id => void_sign_ups.user_id, details => jsonb_build_object('attempts', v_attempts, 'consents', coalesce(v_consents, '[]')));
+  perform private.notify_user(user_id => void_sign_ups.user_id, type => 'sign_ups_voided', title => 'Set your password and your name anew',
+    body => 'Your address was signed up more than once before it was confirmed. What those sign-ups said does not count, so that nobody but you has the password.');
+end $$;
+comment on function private.void_sign_ups(uuid) is
+  'An address that was signed up more than once is confirmed: password, names, birth date, terms and earlier sessions of all attempts are void. Nothing for others.';
+
+create function private.tg_users__void_sign_ups() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.void_sign_ups(new.id);
+  return null;
+end $$;
+comment on function private.tg_users__void_sign_ups() is
+  'At the end of the transaction that confirms the address: before that Auth writes the metadata it remembers once more.';
+create constraint trigger palisade_void_sign_ups after update of email_confirmed_at on auth.users
+  deferrable initially deferred
+  for each row when (old.email_confirmed_at is null and new.email_confirmed_at is not null)
+  execute function private.tg_users__void_sign_ups();
 
 -- sql/14_account_status.sql ===========================================================================================
 
@@ -1828,7 +1958,7 @@ comment on function private.tg_users__password_changed() is
   'Warns the user of a new password; ending the other sessions is the Auth service''s.';
 create trigger palisade_password_changed after update of encrypted_password on auth.users
   for each row when (
-    old.encrypted_password <> '' and old.encrypted_password is distinct from new.encrypted_password)
+    old.encrypted_password <> '' and new.encrypted_password <> '' and old.encrypted_password <> new.encrypted_password)
   execute function private.tg_users__password_changed();
 
 create function private.tg_profiles__role_changed() returns trigger
@@ -1886,7 +2016,8 @@ insert into private.settings (key, value, rule, description) values
   ('lock_out.minutes', '15', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'How long the first lock lasts; every further one twice as long.'),
   ('lock_out.max_minutes', '1440', '{"type": "integer", "minimum": 1, "maximum": 100000}', 'How long a lock lasts at most, and how long after one the next is a first one again.'),
   ('lock_out.alert_failures', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Wrong passwords for one account within the window, from anywhere, that raise brute_force.'),
-  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.')
+  ('lock_out.alert_failures_project', '500', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Wrong passwords for all accounts within the window that raise brute_force.'),
+  ('lock_out.alert_codes', '10', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Codes and links mailed for one account within an hour that raise mailed_codes.')
 on conflict (key) do nothing;
 
 create table private.sign_in_failures (
@@ -2031,10 +2162,45 @@ begin
     and not exists (
       select from private.sign_in_failures f where f.user_id = l.user_id and f.network = l.network);
   delete from private.mfa_failures f where f.failed_at < now() - interval '1 day';
+  delete from private.mailed_codes c where c.hour < now() - interval '1 day';
   return v_deleted;
 end $$;
 comment on function private.delete_old_sign_in_failures() is
   'Forgets failures of more than a day ago and locks that are long over; run hourly. Answers how many failures went.';
+
+-- Mailed codes ---------------------------------------------------------------------------------------------------------
+
+create table private.mailed_codes (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  hour timestamptz not null,
+  codes integer not null check (codes > 0),
+  primary key (user_id, hour)
+);
+comment on table private.mailed_codes is
+  'How many codes and links were made for an account in an hour of the last day. Wrong tries are not counted: Auth tells nobody of them, and a guess of a link names no account.';
+revoke all on private.mailed_codes from anon, authenticated, service_role;
+
+create function private.tg_one_time_tokens__count() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_codes integer;
+begin
+  insert into private.mailed_codes as c (user_id, hour, codes)
+  values (new.user_id, date_trunc('hour', now(), 'UTC'), 1)
+  on conflict (user_id, hour) do update set codes = c.codes + 1
+  returning c.codes into v_codes;
+  if v_codes >= (private.setting('lock_out.alert_codes'))::integer then
+    perform private.raise_security_event(type => 'mailed_codes', severity => 'medium', user_id => new.user_id,
+      details => jsonb_build_object('codes', v_codes));
+  end if;
+  return null;
+end $$;
+comment on function private.tg_one_time_tokens__count() is
+  'Whoever guesses codes needs many of them, since each lives for minutes: an account for which many are made raises mailed_codes.';
+create trigger palisade_count_codes after insert on auth.one_time_tokens
+  for each row execute function private.tg_one_time_tokens__count();
 
 -- Tokens ---------------------------------------------------------------------------------------------------------------
 
@@ -2277,6 +2443,161 @@ language sql stable security invoker set search_path = ''
 as $$ select private.count_my_recovery_codes() $$;
 comment on function public.count_my_recovery_codes() is 'How many unused recovery codes the caller has.';
 grant execute on function public.count_my_recovery_codes() to authenticated;
+
+-- sql/18_mailboxes.sql ================================================================================================
+
+-- Mailboxes: what an account gets for nothing it gets once for each mailbox, however the address of it is written.
+
+insert into private.settings (key, value, rule, description) values
+  ('mailboxes.plus_domains', '["gmail.com", "outlook.com", "hotmail.com", "live.com", "msn.com", "icloud.com", "me.com", "mac.com", "proton.me", "protonmail.com", "pm.me", "fastmail.com", "zoho.com", "hey.com"]', '{"type": "array", "items": {"type": "string", "pattern": "^(\\*|[a-z0-9-]+(\\.[a-z0-9-]+)+)$"}}', 'Domains where what follows a plus sign in an address leads to the same mailbox; "*" is all of them.'),
+  ('mailboxes.dotless_domains', '["gmail.com"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9-]+(\\.[a-z0-9-]+)+$"}}', 'Domains where dots before the @ do not count.'),
+  ('mailboxes.keep_days', '730', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days for which the hash of a mailbox is kept after what it got, once its account is erased.'),
+  ('credits.sign_ups_per_mailbox', '1', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Accounts of one mailbox that get credits.on_sign_up.'),
+  ('billing.trials_per_mailbox', '1', '{"type": "integer", "minimum": 1, "maximum": 1000000000}', 'Accounts of one mailbox that get a trial.')
+on conflict (key) do nothing;
+
+create table private.mailbox_claims (
+  mailbox_hash bytea not null check (octet_length(mailbox_hash) = 32),
+  kind text not null check (kind in ('credits', 'trial')),
+  user_id uuid not null,
+  claimed_at timestamptz not null default now(),
+  primary key (mailbox_hash, kind, user_id)
+);
+comment on table private.mailbox_claims is
+  'Which mailboxes had credits on sign-up or the offer of a trial, as SHA-256 hashes. user_id references nothing: an account that is erased and made anew has had them. See mailboxes.keep_days.';
+create index mailbox_claims_claimed_at_idx on private.mailbox_claims (claimed_at);
+revoke all on private.mailbox_claims from anon, authenticated, service_role;
+
+create function private.mailbox_of(address text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_parts text[] := regexp_match(lower(btrim(mailbox_of.address)), '^(.+)@([^@]+)$');
+  v_name text := v_parts[1];
+  v_domain text := case v_parts[2] when 'googlemail.com' then 'gmail.com' else v_parts[2] end;
+begin
+  -- An address that begins with a plus sign has nothing else to be named by.
+  if private.setting('mailboxes.plus_domains') ?| array['*', v_domain] and v_name ~ '^[^+]' then
+    v_name := split_part(v_name, '+', 1);
+  end if;
+  if private.setting('mailboxes.dotless_domains') ? v_domain then
+    v_name := coalesce(nullif(replace(v_name, '.', ''), ''), v_name);
+  end if;
+  return v_name || '@' || v_domain;
+end $$;
+comment on function private.mailbox_of(text) is
+  'The mailbox that an address leads to: lower case, without dots and parts after a plus sign where its domain ignores them. Null for what is no address.';
+
+create function private.claim_for_mailbox(user_id uuid, kind text, most integer) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_mailbox text;
+  v_hash bytea;
+begin
+  select private.mailbox_of(u.email) into v_mailbox from auth.users u where u.id = claim_for_mailbox.user_id;
+  if v_mailbox is null then
+    return true;
+  end if;
+  v_hash := sha256(convert_to(v_mailbox, 'UTF8'));
+  -- Accounts of one mailbox take turns; the statements below see what the one before has done.
+  perform pg_advisory_xact_lock(hashtextextended('mailbox:' || v_mailbox, 0));
+  if exists (
+    select from private.mailbox_claims c
+    where c.mailbox_hash = v_hash and c.kind = claim_for_mailbox.kind and c.user_id = claim_for_mailbox.user_id) then
+    return true;
+  end if;
+  insert into private.mailbox_claims (mailbox_hash, kind, user_id)
+  select v_hash, claim_for_mailbox.kind, claim_for_mailbox.user_id
+  where claim_for_mailbox.most > (
+    select count(*) from private.mailbox_claims c where c.mailbox_hash = v_hash and c.kind = claim_for_mailbox.kind);
+  return found;
+end $$;
+comment on function private.claim_for_mailbox(uuid, text, integer) is
+  'Whether an account is among the first so many of its mailbox that ask for this; it stays among them. Accounts without an address always are.';
+
+create function private.grant_sign_up_credits(user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_user auth.users;
+  v_is_anonymous boolean;
+  v_credits bigint;
+  v_key text;
+begin
+  select u.* into strict v_user from auth.users u where u.id = grant_sign_up_credits.user_id;
+  v_is_anonymous := v_user.is_anonymous and v_user.email_confirmed_at is null;
+  if not v_is_anonymous and v_user.email <> '' and v_user.email_confirmed_at is null then
+    return;
+  end if;
+  v_credits := (private.setting(case when v_is_anonymous then 'credits.on_anonymous_sign_up' else 'credits.on_sign_up' end))::bigint;
+  v_key := case when v_is_anonymous then 'anonymous_sign_up' else 'sign_up' end;
+  if v_credits = 0 or exists (
+    select from private.credit_bookings b where b.user_id = v_user.id and b.idempotency_key = v_key) then
+    return;
+  end if;
+  if private.claim_for_mailbox(v_user.id, 'credits', (private.setting('credits.sign_ups_per_mailbox'))::integer) then
+    perform private.add_credit_entry(v_user.id, v_credits, 'sign_up', 'credits on sign-up', v_key);
+  end if;
+end $$;
+comment on function private.grant_sign_up_credits(uuid) is
+  'Credits on sign-up, once for an account and credits.sign_ups_per_mailbox times for a mailbox. They come when the address is confirmed: nobody else''s sign-up takes them from the owner of a mailbox.';
+
+create function private.delete_old_mailbox_claims() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.mailbox_claims c
+  where c.claimed_at < now() - make_interval(days => (private.setting('mailboxes.keep_days'))::integer)
+    and not exists (select from auth.users u where u.id = c.user_id);
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_mailbox_claims() is
+  'Forgets mailboxes of erased accounts after mailboxes.keep_days; run daily. Answers how many went.';
+
+-- sql/19_unconfirmed_accounts.sql =====================================================================================
+
+-- Unconfirmed accounts: a place under the cap, or a use of an invite, is not kept for an address that nobody confirms.
+
+insert into private.settings (key, value, rule, description) values
+  ('registration.unconfirmed_hours', '24', '{"type": "integer", "minimum": 1, "maximum": 8760}', 'Hours after which an account whose address was never confirmed is erased, and its place or use of an invite is given to the next.')
+on conflict (key) do nothing;
+
+create index profiles_pending_idx on public.profiles (id) where status = 'pending';
+
+create function private.delete_unconfirmed_accounts(batch_size integer default 1000) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_expired uuid[];
+begin
+  -- Who confirms at this moment holds the row's lock, and is looked at next time.
+  select coalesce(array_agg(e.id), '{}') into v_expired from (
+    select u.id
+    from public.profiles p
+      join private.registrations r on r.user_id = p.id
+      join auth.users u on u.id = p.id
+    where p.status = 'pending' and r.origin = 'sign_up'
+      and r.confirmed_at < now() - make_interval(hours => (private.setting('registration.unconfirmed_hours'))::integer)
+      and u.email_confirmed_at is null and u.phone_confirmed_at is null and u.invited_at is null and u.last_sign_in_at is null
+      and not u.is_anonymous
+    order by r.confirmed_at limit batch_size
+    for update of u skip locked) e;
+  if v_expired = '{}' then
+    return 0;
+  end if;
+  delete from auth.users u where u.id = any (v_expired);
+  -- The rows of other accounts stay, so that a used invite stays used.
+  delete from private.registrations r where r.user_id = any (v_expired);
+  perform private.audit(action => 'registration.expire', resource_type => 'registration', resource_id => null,
+    details => jsonb_build_object('accounts', cardinality(v_expired)));
+  return cardinality(v_expired);
+end $$;
+comment on function private.delete_unconfirmed_accounts(integer) is
+  'Erases accounts that signed up, confirmed no address within registration.unconfirmed_hours and never signed in; run every ten minutes. Not those that an admin, an import or an invitation made. Answers how many.';
 
 -- policies/10_accounts.sql ============================================================================================
 

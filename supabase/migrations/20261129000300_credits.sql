@@ -8,7 +8,7 @@ set statement_timeout = '60s';
 -- Credits: an append-only ledger, a balance per account that always equals its sum, and lots that expire.
 
 insert into private.settings (key, value, rule, description) values
-  ('credits.on_sign_up', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'Credits that a new account starts with.'),
+  ('credits.on_sign_up', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'Credits that a new account gets when its address is confirmed.'),
   ('credits.on_anonymous_sign_up', '0', '{"type": "integer", "minimum": 0, "maximum": 1000000000}', 'Credits that an anonymous user starts with.')
 on conflict (key) do nothing;
 

@@ -1985,6 +1985,11 @@ begin
   v_wanted.credit_pack_id := v_price.credit_pack_id;
   v_wanted.stripe_price_id := v_price.id;
   v_wanted.trial_days := private.trial_days_of(prepare_checkout.user_id, v_price.plan_price_id);
+  -- With the page, and not with the subscription: two accounts of a mailbox may have their pages open at once.
+  if v_wanted.trial_days > 0 and not private.claim_for_mailbox(
+    prepare_checkout.user_id, 'trial', (private.setting('billing.trials_per_mailbox'))::integer) then
+    v_wanted.trial_days := 0;
+  end if;
   v_wanted.livemode := prepare_checkout.livemode;
   v_wanted.return_urls := coalesce(prepare_checkout.return_urls, '{}');
   if v_price.plan_price_id is not null then

@@ -39,6 +39,8 @@ select private.schedule_job('delete-old-api-keys', '58 0 * * *', 'select private
 select private.schedule_job('delete-old-anonymous-requests', '45 * * * *', 'select private.delete_old_anonymous_requests()');
 select private.schedule_job('create-audit-partitions', '15 0 * * *', 'select private.create_audit_partitions()');
 select private.schedule_job('delete-old-sign-in-failures', '40 * * * *', 'select private.delete_old_sign_in_failures()');
+select private.schedule_job('delete-unconfirmed-accounts', '*/10 * * * *', 'select private.delete_unconfirmed_accounts()');
+select private.schedule_job('delete-old-mailbox-claims', '52 0 * * *', 'select private.delete_old_mailbox_claims()');
 select private.schedule_job('delete-old-networks', '50 0 * * *', 'select private.delete_old_networks()');
 select private.schedule_job('prove-audit-entries', '*/15 * * * *', 'select private.prove_audit_entries()');
 select private.schedule_job('archive-audit', '*/10 * * * *', 'select private.call_archive_audit()');
