@@ -324,6 +324,7 @@ const statements = (owner: string): Record<keyof typeof behaviour, string> => ({
   'complete the registration': "select public.complete_registration('1990-01-01', true)",
   'record a guardian': `select public.record_guardian_consent('${owner}', 'x')`,
   'read the registration policy': 'select public.get_registration_policy()',
+  'ask for the session before a request': 'select public.check_session()',
 
   'read invites': 'select from private.invites',
   'create an invite': "select public.create_invite('matrix', 1)",
