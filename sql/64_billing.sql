@@ -148,7 +148,7 @@ comment on column public.subscriptions.status is 'Stripe''s word: trialing, acti
 comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
 comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here, or from the end of what is paid. Null unless past_due, unpaid or is_unfinalized.';
 comment on column public.subscriptions.is_returned is
-  'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
+  'The payment of its current period, or of the last one while the current one is still to be paid, went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
 comment on column public.subscriptions.is_collection_paused is
   'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
 comment on column public.subscriptions.is_begun is
@@ -313,17 +313,19 @@ begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query
   with known as materialized (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, s.current_period_start, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
+    select s.id, s.status, p.id as plan_id, p.position, s.started_at, s.current_period_start, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
       l.plan_id as last_plan_id, l.position as last_position, s.past_due_since, t.period_ends_at, greatest(t.period_ends_at, t.slack_ends_at) as slack_ends_at,
-      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes
+      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes, g.days
     from public.subscriptions s
-      join public.plans p on p.id = s.plan_id
+      -- None at a price that has no meaning here, as after a change in the dashboard, or of quantity 0: what was paid before counts all the same.
+      left join public.plans p on p.id = s.plan_id and s.quantity > 0
       cross join (
         select make_interval(days => (private.setting('billing.grace_days'))::integer) as days,
           (private.setting('billing.first_payment_required'))::boolean as needs_payment) g
       cross join lateral (select s.is_begun or not g.needs_payment as is_begun) b
       cross join lateral (
-        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized as is_in_order,
+        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized
+            and p.id is not null as is_in_order,
           s.status = 'past_due' or s.status in ('trialing', 'active') and s.is_unfinalized as owes) o
       cross join lateral (
         select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
@@ -344,6 +346,7 @@ begin
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
     where s.user_id = subscription_claims.user_id
+      and (s.plan_id is not null or exists (select from private.paid_periods x where x.subscription_id = s.id))
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
@@ -364,7 +367,15 @@ begin
   select k.id, k.started_at, coalesce(k.last_position, k.position), case when k.owes then 'past_due' else k.paid_state end,
     coalesce(k.last_plan_id, k.plan_id), k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k
+  where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at) and coalesce(k.last_plan_id, k.plan_id) is not null
+  union all
+  -- Of two plans of different intervals the one that is owed has its days, too, though the other is paid for longer.
+  select k.id, k.started_at, x.position, 'past_due', x.plan_id, x.ends_at, g.ends_at, g.ends_at, g.ends_at
+  from known k cross join lateral private.paid_spans(k.id) x
+    cross join lateral (select least(k.past_due_since + k.days, k.cancels_at) as ends_at) g
+  where k.owes and k.is_begun and not k.is_returned and not k.is_collection_paused and x.position > k.last_position
+    and x.ends_at > k.past_due_since - interval '1 day' and x.ends_at <= k.past_due_since and x.ends_at < g.ends_at
   union all
   select k.id, k.started_at, k.position, case
       when k.status in ('trialing', 'active', 'past_due') and not k.is_begun then 'incomplete'
@@ -378,7 +389,7 @@ begin
   from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
 end $$;
 comment on function private.subscription_claims(uuid) is
-  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
+  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, at a price that is known and a quantity of at least one, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace, and one whose own period ended with the debt, too; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
 
 create function private.refresh_entitlement(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''

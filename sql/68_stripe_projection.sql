@@ -115,26 +115,34 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   return query
-    select r.amount, n.lines
-    from private.returns_of(kept) r
+    with returned as (
+      select r.amount, (r.returned).id, array(
+        select o.id from private.stripe_objects o
+        where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
+          and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
+            and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+        order by 1) as notes
+      from private.returns_of(kept) r where r.is_out and r.amount > 0
+    ), together as (
+      select sum(r.amount) as amount, r.notes from returned r group by r.notes, case when r.notes = '{}' then r.id end
+    )
+    select t.amount, n.lines
+    from together t
       left join lateral (
-        -- A refund that a credit note made is for what the note is for, as much of it as was refunded.
-        select jsonb_object_agg(l.id, l.amount * least(r.amount / nullif(l.total, 0), 1)) as lines
+        -- What a credit note gave back is for what the note is for, as much of it as was given back by now.
+        select jsonb_object_agg(l.id, round(l.amount * least(t.amount, l.total) / nullif(l.total, 0))) as lines
         from (
           select x.line ->> 'invoice_line_id' as id, sum(a.amount) as amount, sum(sum(a.amount)) over () as total
           from private.stripe_objects o cross join lateral jsonb_array_elements(o.reading -> 'lines') x (line)
             cross join lateral (
               select (x.line ->> 'amount')::numeric - coalesce((x.line ->> 'discount_amount')::numeric, 0)
                 + coalesce((x.line ->> 'tax_amount')::numeric, 0) as amount) a
-          where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
-            and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
-              and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+          where o.id = any (t.notes)
           group by 1) l
-        where l.id is not null) n on true
-    where r.is_out and r.amount > 0;
+        where l.id is not null) n on true;
 end $$;
 comment on function private.money_returns(private.stripe_objects) is
-  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names.';
+  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names; the refunds of one note together, so that its parts are its whole.';
 
 create function private.returned_by_line(kept private.stripe_objects) returns setof private.returned_line
 language plpgsql stable security invoker set search_path = ''
@@ -640,6 +648,7 @@ begin
   v_row := private.with_items(v_row, v_reading -> 'items');
   v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
   v_row := private.with_debt(v_row);
+  v_row.is_returned := v_row.is_returned or private.is_last_returned(v_row);
   -- Stripe goes on to the next period all the same, and collects nothing for it.
   if v_row.is_collection_paused and private.is_period_unpaid(v_row) then
     v_row.status := 'paused';
@@ -663,7 +672,8 @@ begin
   )
   select k.plan_id, k.plan_price_id, coalesce((k.item ->> 'quantity')::bigint, 1), k.is_returned
   into subscription.plan_id, subscription.plan_price_id, subscription.quantity, subscription.is_returned
-  from known k where k.plan_price_id is not null order by k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
+  -- Of a plan whose quantity is 0 nothing is sold.
+  from known k where k.plan_price_id is not null order by (k.item ->> 'quantity')::bigint is not distinct from 0, k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
   subscription.quantity := coalesce(subscription.quantity, 1);
   subscription.is_returned := coalesce(subscription.is_returned, false);
   select private.stripe_time(i.item, 'current_period_start'), private.stripe_time(i.item, 'current_period_end')
@@ -713,6 +723,25 @@ begin
 end $$;
 comment on function private.is_period_unpaid(public.subscriptions, boolean) is
   'Whether the current period of a subscription has an invoice, is_stuck: one that is stuck, and none that is paid.';
+
+create function private.is_last_returned(subscription public.subscriptions) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return private.is_period_unpaid(subscription)
+    and exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.status in ('draft', 'open') and i.starts_at < (subscription).current_period_end and i.ends_at > (subscription).current_period_start)
+    and coalesce((
+      select bool_and(l.is_returned)
+      from (
+        select p.is_returned from private.paid_periods p
+        where p.subscription_id = (subscription).id and not p.is_credit and p.starts_at < (subscription).current_period_start
+          and not (p.is_proration and private.has_base(p))
+        order by p.ends_at desc fetch first 1 row with ties) l), false);
+end $$;
+comment on function private.is_last_returned(public.subscriptions) is
+  'Whether the current period is still to be paid, and the money of the last that was paid is back: such a plan has nothing that could go on for a grace, or while the bank has the payment.';
 
 create function private.with_debt(subscription public.subscriptions) returns public.subscriptions
 language plpgsql stable security invoker set search_path = ''
@@ -1039,8 +1068,8 @@ begin
         where o.since + make_interval(days => x.after_days) <= now()
         order by x.after_days desc, x.position desc limit 1) d
     where (s.status = 'past_due' or s.is_unfinalized) and s.past_due_since is not null
-      -- Who never paid has nothing to keep.
-      and (s.is_begun or d.notice = 'dunning_access_ended') and not exists (
+      -- Who never paid, or has it back, has nothing to keep.
+      and (s.is_begun and not s.is_returned or d.notice = 'dunning_access_ended') and not exists (
       select from private.billing_notices_sent n
       where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, o.since, d.position))
     order by s.user_id, s.id

@@ -735,6 +735,7 @@ export const functions = {
   'private.unpaid_invoices(text)': 'invoker; -',
   'private.is_stuck_invoice(jsonb)': 'invoker; -',
   'private.is_period_unpaid(public.subscriptions, boolean)': 'invoker; -',
+  'private.is_last_returned(public.subscriptions)': 'invoker; -',
   'private.with_debt(public.subscriptions)': 'invoker; -',
   'private.warn_of_stuck_invoice(private.stripe_objects, uuid)': 'invoker; -',
   'private.has_base(private.paid_periods, boolean)': 'invoker; -',

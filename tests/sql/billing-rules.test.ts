@@ -173,6 +173,37 @@ describe('which lines are a plan’s', () => {
   )
 })
 
+describe('what a subscription is of', () => {
+  test('a price that is changed in the dashboard to one that nobody knows takes nothing of the month that is paid', () =>
+    rolledBack(async (tx) => {
+      const shop = await newProShop(tx)
+      const sub = subscription(shop, 1)
+      await apply(tx, sub, bill(shop, 1, sub, [pro(shop)]))
+
+      await apply(tx, { ...sub, items: [item('price_made_by_hand')], read_at: readAt(5) })
+
+      expect(await courseOf(tx, shop)).toEqual(['premium active until 30', 'none expired ever after'])
+    }))
+
+  test.each<[string, (shop: ProShop) => string[], string, unknown[]]>([
+    ['none', () => [], 'active', ['free', 'expired', false]],
+    ['none, nor a grace, while an add-on is owed', () => [], 'past_due', ['free', 'past_due', false]],
+    ['the other', ({ basic }) => [basic], 'active', ['sql_basic', 'active', true]],
+  ])('a plan of which the quantity is 0 is not sold: what is left is %s', (_, others, status, left) =>
+    rolledBack(async (tx) => {
+      const shop = await newProShop(tx)
+      const items = [item(shop.month, day(0), day(30), 0), ...others(shop).map((price) => item(price))]
+      const sub = subscription(shop, 1, { items, status })
+      const lines = others(shop).map((price) => line(price, { amount: 500 }))
+
+      await apply(tx, sub, bill(shop, 1, sub, [pro(shop, { amount: 0, quantity: 0 }), ...lines]))
+
+      expect(await stateOf(tx, shop)).toEqual(left)
+      expect(await ledgerOf(tx, shop)).toEqual([])
+    }),
+  )
+})
+
 describe('what came back', () => {
   test.each(returns)('an upgrade by card that is %s takes no month that the balance paid', (_, back) =>
     rolledBack(async (tx) => {
@@ -267,9 +298,78 @@ describe('what came back', () => {
 
       expect([before, await stateOf(tx, shop)]).toEqual([active, unpaid])
     }))
+
+  test('a note that is refunded in thirds, as to a payment in parts, is refunded whole', () =>
+    rolledBack(async (tx) => {
+      const shop = await newProShop(tx)
+      const sub = subscription(shop, 1)
+      const [month, other] = [pro(shop), line(shop.addOn, { amount: 4000 })]
+      const paid = bill(shop, 1, sub, [month, other])
+      const backs = [1000, 1000, 1000].map((amount) => refund(shop, 2, intentOf(paid), amount))
+      const note = {
+        ...{ ...refund(shop, 3, null, 3000), object: 'credit_note', charge_id: null, status: 'issued' },
+        ...{
+          invoice_id: paid.id,
+          amount_returned: 0,
+          refunds: backs.map(({ id }) => ({ refund_id: id, amount: 1000 })),
+        },
+        lines: [{ invoice_line_id: month.id, amount: 3000, discount_amount: 0, tax_amount: 0 }],
+      }
+
+      const [last, ...others] = backs
+      await apply(tx, sub, paid, ...others, note)
+      const before = await stateOf(tx, shop)
+      if (last) await apply(tx, last)
+
+      expect([before, await stateOf(tx, shop)]).toEqual([active, unpaid])
+      expect((await paymentOf(tx, paid.id)).clawed_back).toBe(300)
+    }))
 })
 
 describe('while an invoice is owed', () => {
+  test.each([
+    ['past_due', 'is declined'],
+    ['active', 'is with the bank'],
+  ])('what went back is not lent again: %s, while the next month %s', (status) =>
+    rolledBack(async (tx) => {
+      const shop = await newProShop(tx)
+      const sub = subscription(shop, 1, { status, items: [item(shop.month, day(8), day(38))], started_at: day(-22) })
+      const first = bill(shop, 1, sub, [pro(shop, period(-22, 8))])
+      const back = dispute(shop, 2, intentOf(first), 3000)
+      const next = bill(shop, 3, sub, [pro(shop, period(8, 38))], { ...declined, created: day(8), attempt_count: 0 })
+      await apply(tx, sub, first, next, back)
+
+      await tx`select private.send_dunning()`
+
+      expect(await stateOf(tx, shop)).toEqual(unpaid)
+      const sent =
+        await tx`select from private.billing_notices_sent where user_id = ${shop.account.id} and notice like 'dunning%'`
+      expect(sent.length).toBe(0)
+      await apply(tx, { ...back, status: 'won', read_at: readAt(9) })
+      expect((await stateOf(tx, shop)).slice(1)).toEqual([status, true])
+      await apply(tx, { ...back, status: 'lost', read_at: readAt(10) })
+      await apply(tx, { ...next, status: 'paid', amount_paid: 3000, read_at: readAt(10) })
+      await apply(tx, { ...sub, status: 'active', read_at: readAt(11) })
+      expect(await stateOf(tx, shop)).toEqual(active)
+    }),
+  )
+
+  test('of a yearly and a monthly plan the month that is declined has its days, and then the year is left', () =>
+    rolledBack(async (tx) => {
+      const shop = await newProShop(tx)
+      const items = [item(shop.basic, day(-22), day(343)), item(shop.month, day(8), day(38))]
+      const sub = subscription(shop, 1, { status: 'past_due', items, started_at: day(-22) })
+      const lines = [pro(shop, period(-22, 8)), line(shop.basic, { amount: 500, ...period(-22, 343) })]
+      const owed = bill(shop, 3, sub, [pro(shop, period(8, 38))], { ...declined, created: day(8) })
+
+      await apply(tx, sub, bill(shop, 1, sub, lines, { created: day(-22) }), owed)
+
+      expect(await courseOf(tx, shop)).toEqual([
+        ...['premium past_due until 8', 'premium past_due until 15', 'sql_basic past_due until 343'],
+        ...['sql_basic past_due until 350', 'none past_due ever after'],
+      ])
+    }))
+
   test('a seat whose card is declined takes nothing of the month that is paid', () =>
     rolledBack(async (tx) => {
       const shop = await newProShop(tx)
