@@ -32,16 +32,17 @@ async function sold(shop: Shop, payments: object[]) {
   const pricing = { price_details: { price: shop.month } }
   const line = invoiceLine({ amount: 3000, period: { start, end }, pricing })
   const paid = { total: 3000, amount_due: 3000, amount_paid: 3000, created: start, lines: { data: [line] } }
+  const first = invoice({ customer: shop.customer, ...paid, payments: { data: payments } })
   const returned: Record<string, object[]> = {}
   const back = (kind: string) => () => list(returned[kind] ?? [])
   const stripe = await startStripe({
     'GET /customers': () => list([customer({ id: shop.customer, metadata: ours.metadata })]),
     'GET /subscriptions': () => list([subscription({ ...ours, items: { data: [item] }, start_date: start })]),
-    'GET /invoices': () => list([invoice({ customer: shop.customer, ...paid, payments: { data: payments } })]),
+    'GET /invoices': () => list([first]),
     ...{ 'GET /checkout/sessions': () => list([]), 'GET /refunds': back('refund') },
     ...{ 'GET /disputes': back('dispute'), 'GET /credit_notes': back('credit_note') },
   })
-  return { stripe, returned }
+  return { stripe, returned, first }
 }
 
 async function compare(tx: Tx, { stripe }: Awaited<ReturnType<typeof startStripe>>) {
@@ -94,3 +95,34 @@ test.each<[string, object[], string, object]>([
     expect(await stateOf(tx, shop)).toEqual(['unpaid', 0])
   }),
 )
+
+test('a renewal that Stripe cannot make final is found and told, and the plan is in its grace', () =>
+  rolledBack(async (tx) => {
+    const shop = await newShop(tx, { linked: false })
+    const { stripe, first } = await sold(shop, [byCharge])
+    await compare(tx, stripe)
+    const next = { start: end, end: end + 30 * 86_400 }
+    const line = invoiceLine({ amount: 3000, period: next, pricing: { price_details: { price: shop.month } } })
+    const failed = { code: 'customer_tax_location_invalid', type: 'invalid_request_error' }
+    const stuck = { id: 'in_2', status: 'draft', amount_paid: 0, created: start + 3600, payments: { data: [] } }
+    stripe.answers['GET /invoices'] = () =>
+      list([
+        first,
+        invoice({ customer: shop.customer, ...stuck, last_finalization_error: failed, lines: { data: [line] } }),
+      ])
+    const item = { id: 'si_1', price: { id: shop.month }, quantity: 1 }
+    const renewed = { ...item, current_period_start: next.start, current_period_end: next.end }
+    const metadata = { palisade_user_id: shop.account.id }
+    stripe.answers['GET /subscriptions'] = () =>
+      list([subscription({ customer: shop.customer, metadata, items: { data: [renewed] }, start_date: start })])
+
+    const repaired = await compare(tx, stripe)
+    const again = await compare(tx, stripe)
+    stripe.stop()
+
+    expect([[...new Set(repaired)].toSorted(), again]).toEqual([['invoice', 'subscription'], []])
+    expect((await stateOf(tx, shop))[0]).toBe('past_due')
+    const told =
+      await tx`select from public.security_events where type = 'stripe_invoice_unfinalized' and dedupe_key = 'in_2'`
+    expect(told.length).toBe(1)
+  }))
