@@ -25,13 +25,14 @@ const end = start + 30 * 86_400
 const byCharge = { ...invoicePayment(), payment: { type: 'charge', charge: 'ch_1' }, amount_paid: 3000 }
 
 /** A month for 30.00 that `payments` paid, at Stripe alone; what came back is listed once it is there. */
-async function sold(shop: Shop, payments: object[]) {
+async function sold(shop: Shop, payments: object[], beside: object[] = []) {
   const ours = { customer: shop.customer, metadata: { palisade_user_id: shop.account.id } }
   const period = { current_period_start: start, current_period_end: end }
   const item = { ...{ id: 'si_1', price: { id: shop.month }, quantity: 1 }, ...period }
   const pricing = { price_details: { price: shop.month } }
   const line = invoiceLine({ amount: 3000, period: { start, end }, pricing })
-  const paid = { total: 3000, amount_due: 3000, amount_paid: 3000, created: start, lines: { data: [line] } }
+  const total = 3000 + (beside.length > 0 ? 1000 : 0)
+  const paid = { total, amount_due: total, amount_paid: total, created: start, lines: { data: [line, ...beside] } }
   const first = invoice({ customer: shop.customer, ...paid, payments: { data: payments } })
   const returned: Record<string, object[]> = {}
   const back = (kind: string) => () => list(returned[kind] ?? [])
@@ -126,3 +127,24 @@ test('a renewal that Stripe cannot make final is found and told, and the plan is
       await tx`select from public.security_events where type = 'stripe_invoice_unfinalized' and dedupe_key = 'in_2'`
     expect(told.length).toBe(1)
   }))
+
+test.each([
+  ['of what it cost beside it takes nothing of the plan', 1000, ['active', 300]],
+  ['of the month takes the plan', 3000, ['unpaid', 0]],
+])('a refund %s, and is found', (_, amount, left) =>
+  rolledBack(async (tx) => {
+    const shop = await newShop(tx, { linked: false })
+    await tx`update public.plan_prices set amount = 3000, credits = 300 where id = ${shop.planPrice}`
+    const pricing = { price_details: { price: 'price_of_an_add_on' } }
+    const addOn = invoiceLine({ id: 'il_2', amount: 1000, period: { start, end: start + 365 * 86_400 }, pricing })
+    const { stripe, returned } = await sold(shop, [{ ...byCharge, amount_paid: 4000 }], [addOn])
+    await compare(tx, stripe)
+
+    returned.refund = [refund({ ...exchanged, amount, balance_transaction: 'txn_2' })]
+    const [repaired, again] = [await compare(tx, stripe), await compare(tx, stripe)]
+    stripe.stop()
+
+    expect([repaired, again]).toEqual([['refund'], []])
+    expect(await stateOf(tx, shop)).toEqual(left)
+  }),
+)

@@ -84,6 +84,19 @@ function ofShops(shop: Shop, kind: number, status: string): object {
   return kinds[kind] ?? {}
 }
 
+/** What is subscribed to: a month, a year, both, none of it, or a price that nobody knows; or the period after. */
+function itemsOf({ month, year }: Shop, kind: number): object[] {
+  const [from, to] = [day(8), day(38)]
+  const kinds = [
+    [item(month)],
+    [item(year, day(0), day(365))],
+    [item(month, from, to), item(year, day(0), day(365))],
+    [item(month, day(0), day(30), 0)],
+    [item('price_made_by_hand', from, to)],
+  ]
+  return kinds[kind] ?? []
+}
+
 /** What can happen to a customer, in the words of a reading. */
 const steps: fc.Arbitrary<Step> = fc.oneof(
   fc.constantFrom('trialing', 'active', 'past_due', 'unpaid', 'canceled').chain((status) =>
@@ -95,15 +108,15 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
           }),
     ),
   ),
-  fc.boolean().map(
-    (yearly): Step =>
+  fc.nat(4).map(
+    (kind): Step =>
       (history, n) =>
-        make(
-          history,
-          'sub',
-          subscription(history.shop, n, { items: [item(yearly ? history.shop.year : history.shop.month)] }),
-          n,
-        ),
+        make(history, 'sub', subscription(history.shop, n, { items: itemsOf(history.shop, kind) }), n),
+  ),
+  fc.record({ kind: fc.nat(4), place: fc.nat(3) }).map(
+    ({ kind, place }): Step =>
+      (history, n) =>
+        change(history, pick(history, 'sub', place), n, { items: itemsOf(history.shop, kind) }),
   ),
   fc
     .record({
