@@ -3,8 +3,12 @@
 -- What decides whether an account may go on, decided here. private.accounts has a copy, which is read at every call.
 create view private.account_gates with (security_invoker = true) as
 select p.id as user_id,
-  p.status = 'active' and not u.is_anonymous as is_active,
-  case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
+  p.status = 'active' and not u.is_anonymous and u.deleted_at is null as is_active,
+  case
+    -- The Auth service keeps the row of a user whom it deletes softly.
+    when u.deleted_at is not null then 'deleted'
+    when p.status = 'active' and u.is_anonymous then 'pending'
+    else p.status end as account_state,
   coalesce(u.banned_until, '-infinity') as banned_until,
   -- An unfinished factor is none yet.
   exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
@@ -25,7 +29,7 @@ from public.profiles p
   left join auth.users u on u.id = p.id
   join private.account_gates g on g.user_id = p.id;
 comment on view private.account_states is
-  'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted; is_active: it may use everything, once its session is live and has its second factor.';
+  'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted (also softly by the Auth service); is_active: it may use everything, once its session is live and has its second factor.';
 revoke all on private.account_states from anon, authenticated, service_role;
 
 create function private.account_refusal(state text, has_session boolean, lacks_factor boolean, by_api_key boolean default false)

@@ -266,7 +266,9 @@ begin
   end if;
   -- Locked until the caller has what it reads: a rotation passes over it, so that no key is retired under an opening.
   select c.* into v_credential from public.credentials c where c.id = open.credential_id for no key update;
-  if not found then
+  -- Of an account that has ended nothing is opened, but to be sealed anew.
+  if not found or (open.purpose <> 'rotation' and not exists (
+    select from private.account_states a where a.id = v_credential.user_id and a.is_active)) then
     return jsonb_build_object('opened', false, 'code', 'not_found');
   end if;
   for v_secret in select s.* from private.credential_secrets s where s.credential_id = open.credential_id order by s.field loop
@@ -294,7 +296,7 @@ begin
     'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
 end $$;
 comment on function private.open(uuid, text, text) is
-  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found (also when the account is not active) | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
 grant execute on function private.open(uuid, text, text) to service_role;
 
 -- Rotation -----------------------------------------------------------------------------------------------------------------
@@ -435,7 +437,7 @@ begin
   update private.secret_transfers t set used_at = now()
   where t.id = take_secret_transfer.transfer_id and t.used_at is null and t.created_at > now() - interval '1 minute'
   returning t.* into v_transfer;
-  if not found then
+  if not found or not exists (select from private.account_states a where a.id = v_transfer.user_id and a.is_active) then
     perform private.raise_error('invalid_request_error', 'The transfer is unknown, used or too old. Start another.');
   end if;
   v_key := decode(private.unseal(

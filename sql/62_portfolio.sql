@@ -469,8 +469,6 @@ from private.portfolio_syncs s
   join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
   join private.exchanges e on e.id = c.provider and e.enabled
   join private.entitled_profiles p on p.id = s.user_id and p.is_active
-  -- The Auth service keeps the row of a user whom it deletes softly.
-  join auth.users u on u.id = s.user_id and u.deleted_at is null
   join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
 where not exists (select from private.exchange_pauses x where x.exchange_id = e.id and x.paused_until > now());
 comment on view private.portfolio_syncs_allowed is
@@ -871,11 +869,14 @@ begin
   perform from private.portfolio_syncs s
   where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = lock_portfolio_sync.lease_id)
   order by s.credential_id for update;
-  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = lock_portfolio_sync.lease_id;
+  -- Of an account that has ended meanwhile nothing more is written down.
+  select s.* into v_sync from private.portfolio_syncs s
+    join private.account_states a on a.id = s.user_id and a.is_active
+  where s.lease_id = lock_portfolio_sync.lease_id;
   return v_sync;
 end $$;
 comment on function private.lock_portfolio_sync(uuid) is
-  'Locks all syncs of the user whose sync has this lease, and answers that sync; nulls when the lease is another''s already.';
+  'Locks all syncs of the user whose sync has this lease, and answers that sync; nulls when the lease is another''s already, or the account has ended.';
 
 create function private.record_portfolio_sync(
   lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb, skipped jsonb default null, price_paths jsonb default null

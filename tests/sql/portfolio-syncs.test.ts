@@ -77,7 +77,7 @@ describe('a lease', () => {
       "update public.profiles set status = 'deleted' where id = (select user_id from public.credentials where id = $1)",
     ],
     [
-      'an account that the Auth service keeps as deleted',
+      'a deleted account whose row the Auth service keeps',
       'update auth.users set deleted_at = now() where id = (select user_id from public.credentials where id = $1)',
     ],
     ['an AI provider', "update public.credentials set kind = 'ai_provider' where id = $1"],
