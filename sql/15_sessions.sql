@@ -455,84 +455,107 @@ comment on function public.list_my_sessions() is
   'The caller''s live sessions, the current one first: device where one is registered, IP, user agent and a readable name for it, when it began and was last active.';
 grant execute on function public.list_my_sessions() to authenticated;
 
-create function private.revoke_my_session(session_id uuid) returns void
+create function private.end_sessions(user_id uuid, ids uuid[], keys text, kept uuid[] default '{}') returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended jsonb;
+begin
+  if coalesce(end_sessions.keys not in ('all', 'session', 'none'), true) then
+    perform private.raise_error('invalid_request_error', 'keys must be all, session or none.');
+  end if;
+  with ended as (
+    delete from auth.sessions s where s.user_id = end_sessions.user_id and s.id = any (end_sessions.ids) returning s.id, s.created_at)
+  select coalesce(jsonb_object_agg(e.id, e.created_at), '{}') into v_ended from ended e;
+  return jsonb_build_object(
+    'sessions', (select count(*) from jsonb_object_keys(v_ended)),
+    'api_keys', private.revoke_keys_with_sessions(end_sessions.user_id, end_sessions.keys, v_ended, end_sessions.kept));
+end $$;
+comment on function private.end_sessions(uuid, uuid[], text, uuid[]) is
+  'Ends sessions of a user, and revokes the API keys that go with them: see revoke_keys_with_sessions. Answers {sessions, api_keys}, how many of each.';
+
+create function private.revoke_my_session(session_id uuid, keys text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
+  v_ended jsonb;
 begin
-  delete from auth.sessions s where s.id = revoke_my_session.session_id and s.user_id = v_user_id;
-  if not found then
+  v_ended := private.end_sessions(v_user_id, array[revoke_my_session.session_id], revoke_my_session.keys,
+    -- Who ends this very session keeps nothing for its sake.
+    array_remove(array[private.my_session_id()], revoke_my_session.session_id));
+  if v_ended ->> 'sessions' = '0' then
     perform private.raise_error('not_found', 'You have no such session.');
   end if;
   perform private.audit(action => 'session.revoke', resource_type => 'session',
-    resource_id => revoke_my_session.session_id::text, user_id => v_user_id);
+    resource_id => revoke_my_session.session_id::text, user_id => v_user_id, details => v_ended - 'sessions');
 end $$;
-comment on function private.revoke_my_session(uuid) is
+comment on function private.revoke_my_session(uuid, text) is
   'Behind public.revoke_my_session.';
-grant execute on function private.revoke_my_session(uuid) to authenticated;
+grant execute on function private.revoke_my_session(uuid, text) to authenticated;
 
-create function public.revoke_my_session(session_id uuid) returns void
+create function public.revoke_my_session(session_id uuid, keys text default 'session') returns void
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_my_session(revoke_my_session.session_id) $$;
-comment on function public.revoke_my_session(uuid) is
-  'Ends one of the caller''s sessions at once; not_found when there is none or it is somebody else''s.';
-grant execute on function public.revoke_my_session(uuid) to authenticated;
+as $$ select private.revoke_my_session(revoke_my_session.session_id, revoke_my_session.keys) $$;
+comment on function public.revoke_my_session(uuid, text) is
+  'Ends one of the caller''s sessions at once; not_found when there is none or it is somebody else''s. keys: session (default) revokes the API keys that it made and those made since it began, but for the present session''s; all; none.';
+grant execute on function public.revoke_my_session(uuid, text) to authenticated;
 
-create function private.revoke_my_other_sessions() returns integer
+create function private.revoke_my_other_sessions(keys text) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
-  v_revoked integer;
+  v_ended jsonb;
 begin
-  delete from auth.sessions s where s.user_id = v_user_id and s.id <> v_session_id;
-  get diagnostics v_revoked = row_count;
+  v_ended := private.end_sessions(v_user_id,
+    array(select s.id from auth.sessions s where s.user_id = v_user_id and s.id <> v_session_id), revoke_my_other_sessions.keys, array[v_session_id]);
   perform private.audit(action => 'session.revoke_others', resource_type => 'account', resource_id => v_user_id::text,
-    user_id => v_user_id, details => jsonb_build_object('sessions', v_revoked));
-  return v_revoked;
+    user_id => v_user_id, details => v_ended);
+  return (v_ended -> 'sessions')::integer;
 end $$;
-comment on function private.revoke_my_other_sessions() is
+comment on function private.revoke_my_other_sessions(text) is
   'Behind public.revoke_my_other_sessions.';
-grant execute on function private.revoke_my_other_sessions() to authenticated;
+grant execute on function private.revoke_my_other_sessions(text) to authenticated;
 
-create function public.revoke_my_other_sessions() returns integer
+create function public.revoke_my_other_sessions(keys text default 'session') returns integer
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_my_other_sessions() $$;
-comment on function public.revoke_my_other_sessions() is 'Ends all of the caller''s sessions but this one, at once; answers how many.';
-grant execute on function public.revoke_my_other_sessions() to authenticated;
+as $$ select private.revoke_my_other_sessions(revoke_my_other_sessions.keys) $$;
+comment on function public.revoke_my_other_sessions(text) is
+  'Ends all of the caller''s sessions but this one, at once; answers how many. keys: session (default) revokes the API keys that those made and that were made since the first of them began, but for the present session''s; all; none.';
+grant execute on function public.revoke_my_other_sessions(text) to authenticated;
 
-create function private.revoke_all_sessions(user_id uuid) returns integer
+create function private.revoke_all_sessions(user_id uuid, keys text) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; service role and admins only.
 declare
-  v_revoked integer;
+  v_ended jsonb;
 begin
   perform private.require_admin();
   if not exists (select from auth.users u where u.id = revoke_all_sessions.user_id) then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
-  delete from auth.sessions s where s.user_id = revoke_all_sessions.user_id;
-  get diagnostics v_revoked = row_count;
+  v_ended := private.end_sessions(revoke_all_sessions.user_id,
+    array(select s.id from auth.sessions s where s.user_id = revoke_all_sessions.user_id), revoke_all_sessions.keys);
   perform private.audit(action => 'session.revoke_all', resource_type => 'account',
     resource_id => revoke_all_sessions.user_id::text, user_id => revoke_all_sessions.user_id,
-    details => jsonb_build_object('sessions', v_revoked));
-  return v_revoked;
+    details => v_ended);
+  return (v_ended -> 'sessions')::integer;
 end $$;
-comment on function private.revoke_all_sessions(uuid) is
+comment on function private.revoke_all_sessions(uuid, text) is
   'Behind public.revoke_all_sessions.';
-grant execute on function private.revoke_all_sessions(uuid) to authenticated, service_role;
+grant execute on function private.revoke_all_sessions(uuid, text) to authenticated, service_role;
 
-create function public.revoke_all_sessions(user_id uuid) returns integer
+create function public.revoke_all_sessions(user_id uuid, keys text default 'session') returns integer
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_all_sessions(revoke_all_sessions.user_id) $$;
-comment on function public.revoke_all_sessions(uuid) is
-  'Ends every session of an account at once; answers how many. For the service role and admins at aal2.';
-grant execute on function public.revoke_all_sessions(uuid) to authenticated, service_role;
+as $$ select private.revoke_all_sessions(revoke_all_sessions.user_id, revoke_all_sessions.keys) $$;
+comment on function public.revoke_all_sessions(uuid, text) is
+  'Ends every session of an account at once; answers how many. keys: session (default) revokes the API keys that they made and that were made since the first of them began; all; none. For the service role and admins at aal2.';
+grant execute on function public.revoke_all_sessions(uuid, text) to authenticated, service_role;
 
 -- What the Auth service does, watched ----------------------------------------------------------------------------------
 -- These run in its transactions: whatever goes wrong here becomes a warning in the log, never a failed sign-in.
@@ -634,25 +657,6 @@ begin
   return v_deleted;
 end $$;
 comment on function private.delete_old_networks() is 'Forgets networks that nobody signed in from for a year; run daily. Answers how many.';
-
-create function private.tg_users__password_changed() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: it runs as the Auth service.
-begin
-  perform private.warn_user(new.id, 'password_changed', 'medium', 'Your password was changed',
-    'If it was not you, reset your password now and end your other sessions.');
-  return null;
-exception when others then
-  raise warning 'the new password of % was not noted: %', new.id, sqlerrm;
-  return null;
-end $$;
-comment on function private.tg_users__password_changed() is
-  'Warns the user of a new password; ending the other sessions is the Auth service''s.';
-create trigger palisade_password_changed after update of encrypted_password on auth.users
-  for each row when (
-    old.encrypted_password <> '' and new.encrypted_password <> '' and old.encrypted_password <> new.encrypted_password)
-  execute function private.tg_users__password_changed();
 
 create function private.tg_profiles__role_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''

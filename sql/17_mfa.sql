@@ -132,6 +132,7 @@ begin
   if not private.has_aal2() then
     perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
   end if;
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
   perform private.lock_mfa(v_user_id);
   select array_agg(private.new_recovery_code()) into v_codes from generate_series(1, 10);
   delete from private.recovery_codes c where c.user_id = v_user_id;
@@ -139,6 +140,7 @@ begin
   select v_user_id, private.recovery_code_hash(v_user_id, code) from unnest(v_codes) code;
   perform private.audit(action => 'mfa.create_recovery_codes', resource_type => 'account', resource_id => v_user_id::text,
     user_id => v_user_id);
+  perform private.tell_of_change(v_user_id, 'recovery_codes_created');
   return v_codes;
 end $$;
 comment on function private.create_recovery_codes() is
@@ -149,7 +151,7 @@ create function public.create_recovery_codes() returns text[]
 language sql volatile security invoker set search_path = ''
 as $$ select private.create_recovery_codes() $$;
 comment on function public.create_recovery_codes() is
-  'Ten new recovery codes for the caller, in place of all older ones. Shown this once; needs a session with the second factor.';
+  'Ten new recovery codes for the caller, in place of all older ones. Shown this once; needs a session with the second factor and a recent sign-in.';
 grant execute on function public.create_recovery_codes() to authenticated;
 
 create function private.use_recovery_code(code text) returns text

@@ -21,6 +21,7 @@ create table public.api_keys (
   expires_at timestamptz,
   revoked_at timestamptz,
   last_used_at timestamptz,
+  session_id uuid,
   created_at timestamptz not null default now()
 );
 comment on table public.api_keys is 'What owners know of their API keys; the secrets'' hashes are in private.api_key_secrets. Written by functions only.';
@@ -29,6 +30,8 @@ comment on column public.api_keys.scopes is 'The endpoints that the key may call
 comment on column public.api_keys.allowed_cidrs is 'Networks the key may be used from; empty: anywhere.';
 comment on column public.api_keys.signing_required is 'Whether requests with this key must be signed: see sign_api_key.';
 comment on column public.api_keys.last_used_at is 'Within api_keys.last_used_minutes, so that not every call writes it.';
+comment on column public.api_keys.session_id is
+  'The session that made the newest secret; null for older keys. It may be over. No foreign key: the Auth service''s deletions stay its own.';
 create index api_keys_user_id_idx on public.api_keys (user_id);
 alter table public.api_keys enable row level security;
 alter table public.api_keys force row level security;
@@ -159,6 +162,7 @@ declare
   v_cidr text;
 begin
   perform private.require_aal2();
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
   if private.text_or_null(make_api_key.name, 100) is null then
     perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
   end if;
@@ -186,13 +190,14 @@ begin
     perform private.raise_error('invalid_request_error',
       format('You have %s keys, and more are not possible. Revoke one first.', private.setting('api_keys.max_per_user')));
   end if;
-  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs)
+  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs, session_id)
   values (v_id, v_user_id, private.text_or_null(make_api_key.name, 100), 'pal_new_key', make_api_key.scopes,
-    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[]);
+    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[], private.my_session_id());
   secret := private.add_api_key_secret(v_id);
   select k.id, k.prefix into id, prefix from public.api_keys k where k.id = v_id;
   perform private.audit(action => 'api_key.create', resource_type => 'api_key', resource_id => v_id::text, user_id => v_user_id,
     details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
+  perform private.tell_of_change(v_user_id, 'api_key_created', v_id, jsonb_build_object('name', prefix));
   return next;
 end $$;
 comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key.';
@@ -207,7 +212,7 @@ as $$
     create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
 $$;
 comment on function public.create_api_key(text, text[], timestamptz, text[]) is
-  'Makes an API key for the caller and answers {id, prefix, secret}, the secret this once. Its scopes are some of chat.completions, embeddings, images.generations and models.';
+  'Makes an API key for the caller and answers {id, prefix, secret}, the secret this once; needs a recent sign-in. Its scopes are some of chat.completions, embeddings, images.generations and models.';
 grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function private.renew_api_key(id uuid, overlap_seconds integer)
@@ -219,6 +224,7 @@ declare
   v_user_id uuid := private.require_user();
 begin
   perform private.require_aal2();
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
   if coalesce(overlap_seconds not between 0 and 604800, true) then
     perform private.raise_error('invalid_request_error', 'overlap_seconds must be from 0 to 604800, a week.');
   end if;
@@ -233,9 +239,10 @@ begin
   update private.api_key_secrets s set valid_until = least(s.valid_until, old_valid_until) where s.api_key_id = renew_api_key.id;
   delete from private.api_key_secrets s where s.api_key_id = renew_api_key.id and s.valid_until <= now();
   secret := private.add_api_key_secret(renew_api_key.id);
-  select k.prefix into prefix from public.api_keys k where k.id = renew_api_key.id;
+  update public.api_keys k set session_id = private.my_session_id() where k.id = renew_api_key.id returning k.prefix into prefix;
   perform private.audit(action => 'api_key.rotate', resource_type => 'api_key', resource_id => renew_api_key.id::text,
     user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
+  perform private.tell_of_change(v_user_id, 'api_key_created', renew_api_key.id, jsonb_build_object('name', prefix));
   return next;
 end $$;
 comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key.';
@@ -246,8 +253,48 @@ returns table (prefix text, secret text, old_valid_until timestamptz)
 language sql volatile security invoker set search_path = ''
 as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
 comment on function public.rotate_api_key(uuid, integer) is
-  'Gives a key of the caller''s a new secret, shown this once: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
+  'Gives a key of the caller''s a new secret, shown this once; needs a recent sign-in: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
 grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
+
+create function private.close_api_keys(ids uuid[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_closed uuid[];
+begin
+  with closed as (
+    update public.api_keys k set revoked_at = now() where k.id = any (close_api_keys.ids) and k.revoked_at is null returning k.id)
+  select array_agg(c.id) into v_closed from closed c;
+  delete from private.api_key_secrets s where s.api_key_id = any (v_closed);
+  delete from private.api_key_signing_secrets s where s.api_key_id = any (v_closed);
+  return coalesce(cardinality(v_closed), 0);
+end $$;
+comment on function private.close_api_keys(uuid[]) is 'Ends keys at once and for good, and forgets their secrets. Answers how many were not ended before.';
+
+create function private.revoke_keys_with_sessions(user_id uuid, keys text, ended jsonb, kept uuid[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_since timestamptz := (select min(e.value::timestamptz) from jsonb_each_text(revoke_keys_with_sessions.ended) e);
+  v_revoked integer;
+begin
+  v_revoked := private.close_api_keys(array(
+    select k.id from public.api_keys k
+    where k.user_id = revoke_keys_with_sessions.user_id and k.revoked_at is null
+      and (revoke_keys_with_sessions.keys = 'all' or (
+        revoke_keys_with_sessions.keys = 'session' and (k.session_id = any (revoke_keys_with_sessions.kept)) is not true
+        -- By the newest secret: who renews a key has what works.
+        and (revoke_keys_with_sessions.ended ? k.session_id::text or exists (
+          select from private.api_key_secrets s where s.api_key_id = k.id and s.created_at >= v_since))))));
+  if v_revoked > 0 then
+    perform private.audit(action => 'api_key.revoke_with_sessions', resource_type => 'account',
+      resource_id => revoke_keys_with_sessions.user_id::text, user_id => revoke_keys_with_sessions.user_id,
+      details => jsonb_build_object('keys', revoke_keys_with_sessions.keys, 'revoked', v_revoked));
+  end if;
+  return v_revoked;
+end $$;
+comment on function private.revoke_keys_with_sessions(uuid, text, jsonb, uuid[]) is
+  'Revokes the API keys that go with ended sessions ({id: when it began}). keys: session, those that one of them made or that were made since the first began, unless by a session that is kept; all; none. Answers how many.';
 
 create function private.close_api_key(id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -259,10 +306,7 @@ begin
   if not exists (select from public.api_keys k where k.id = close_api_key.id and k.user_id = v_user_id) then
     perform private.raise_error('not_found', 'You have no such key.');
   end if;
-  update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
-  if found then
-    delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
-    delete from private.api_key_signing_secrets s where s.api_key_id = close_api_key.id;
+  if private.close_api_keys(array[close_api_key.id]) > 0 then
     perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
       user_id => v_user_id);
   end if;

@@ -408,6 +408,7 @@ declare
   v_sealed private.sealed;
 begin
   perform private.require_account(start_secret_transfer.user_id, start_secret_transfer.session_id, true, start_secret_transfer.request);
+  perform private.require_recent_sign_in(start_secret_transfer.user_id, start_secret_transfer.session_id);
   -- Attempts of one user come one after the other, so that the limit holds.
   perform private.lock_account(start_secret_transfer.user_id);
   if (select count(*) from private.secret_transfers t
@@ -422,7 +423,7 @@ begin
   return jsonb_build_object('transfer_id', v_id, 'key', v_key);
 end $$;
 comment on function private.start_secret_transfer(uuid, uuid, jsonb) is
-  'For the function credentials: {transfer_id, key}, a key of 64 bytes as hex, valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
+  'For the function credentials: {transfer_id, key}, a key of 64 bytes as hex, valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs a recent sign-in, and the second factor when there is one; credentials.changes_per_hour of them.';
 
 create function private.take_secret_transfer(transfer_id uuid, nonce bytea, ciphertext bytea, out user_id uuid, out content jsonb)
 language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
@@ -526,6 +527,8 @@ begin
     action => case when save_credential.credential_id is null then 'credential.create' else 'credential.rotate' end,
     resource_type => 'credential', resource_id => v_credential.id::text, user_id => v_credential.user_id,
     details => jsonb_build_object('kind', v_credential.kind, 'provider', v_credential.provider));
+  perform private.tell_of_change(v_credential.user_id, 'credential_added', v_credential.id,
+    jsonb_build_object('name', v_credential.provider));
   return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
 end $$;
 comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is

@@ -171,8 +171,9 @@ begin
   delete from public.notifications n
   where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
   delete from private.notice_counts n where n.hour_ends_at < now() - interval '1 day' and n.mails_held = 0;
+  perform private.delete_old_undo_links();
   delete from private.security_events e
   where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
 end $$;
 comment on function private.delete_old_messages() is
-  'Deletes finished mails, notifications and security events that are older than their settings say, and counts of hours that are over.';
+  'Deletes finished mails, notifications and security events that are older than their settings say, counts of hours that are over, and links of mails that are over.';

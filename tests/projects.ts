@@ -7,7 +7,7 @@ import { globSync } from 'node:fs'
 /** The whole stack: REST, Auth, functions, mail, jobs, and the stand-ins for the world outside. Files take turns. */
 const stack = [
   'tests/stories/{accounts,ai,api-keys,attacks,behind-proxy,billing,billing-accounts,billing-attacks,billing-delivery,billing-shops,credentials,first-call,floods,import,jobs}.test.ts',
-  'tests/stories/{lock-out,mfa,portfolio,revocation,self-hosted,storage}.test.ts',
+  'tests/stories/{lock-out,mfa,portfolio,revocation,self-hosted,stolen-session,storage}.test.ts',
   'tests/platform/{gateway,realtime,storage}.test.ts',
   'tests/doubles/{exchanges,stripe-stack}.test.ts',
 ]

@@ -46,6 +46,7 @@ export const catalogue = {
   mfa_required: { status: 403, type: permission, message: 'Sign in with your second factor to use this.' },
   model_not_allowed: { status: 403, type: permission, message: 'Your plan does not include this model.' },
   not_allowed: { status: 403, type: permission, message: 'You may not do this.' },
+  recent_sign_in_required: { status: 403, type: permission, message: 'Sign in again: this needs a recent sign-in.' },
   not_found: { status: 404, type: request, message: 'There is nothing at this address.' },
   model_not_found: { status: 404, type: request, message: 'This model does not exist.' },
   method_not_allowed: { status: 405, type: request, message: 'This address does not take this method.' },

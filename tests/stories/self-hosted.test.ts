@@ -28,12 +28,15 @@ const ask = (path: string, headers: Record<string, string>, body?: object) =>
   fetch(`${url}${path}`, { method: 'POST', headers, ...(body && { body: JSON.stringify(body) }) })
 const asUser = () => ({ authorization: `Bearer ${user.accessToken}`, 'content-type': 'application/json' })
 
-test.each(['ai', 'billing', 'credentials', 'jobs', 'portfolio', 'stripe-webhook'])('%s starts', async (name) => {
-  const answer = await ask(`/${name}`, {})
+test.each(['account', 'ai', 'billing', 'credentials', 'jobs', 'portfolio', 'stripe-webhook'])(
+  '%s starts',
+  async (name) => {
+    const answer = await ask(`/${name}`, {})
 
-  // Without a key of Stripe there is nothing to sell, which the function itself says.
-  expect(await answer.text()).not.toContain('does not start')
-})
+    // Without a key of Stripe there is nothing to sell, which the function itself says.
+    expect(await answer.text()).not.toContain('does not start')
+  },
+)
 
 test('users are known by the keys that the project lists, and others are not', async () => {
   const messages = [{ role: 'user', content: 'Hello' }]

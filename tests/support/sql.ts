@@ -102,17 +102,27 @@ async function makeAdmin(sql: postgres.Sql, admin: SqlUser): Promise<void> {
   await addFactor(sql, admin.id)
 }
 
-type NewSession = { id?: string; ip?: string | null; userAgent?: string | null; notAfter?: Date | null }
+type NewSession = {
+  id?: string
+  ip?: string | null
+  userAgent?: string | null
+  notAfter?: Date | null
+  /** As the Auth service names them. */
+  method?: string
+}
 
-/** A session, as the Auth service opens it: its table has no defaults. */
+/** A session, as the Auth service opens it after a sign-in: its tables have no defaults. */
 export async function addSession(
   sql: postgres.Sql | postgres.TransactionSql,
   userId: string,
-  { id = crypto.randomUUID(), ip = null, userAgent = null, notAfter = null }: NewSession = {},
+  { id = crypto.randomUUID(), ip = null, userAgent = null, notAfter = null, method = 'password' }: NewSession = {},
 ): Promise<string> {
   await sql`
     insert into auth.sessions (id, user_id, aal, ip, user_agent, not_after, created_at, updated_at)
     values (${id}, ${userId}, 'aal1', ${ip}, ${userAgent}, ${notAfter}, now(), now())`
+  await sql`
+    insert into auth.mfa_amr_claims (id, session_id, authentication_method, created_at, updated_at)
+    values (gen_random_uuid(), ${id}, ${method}, now(), now())`
   return id
 }
 

@@ -5,8 +5,11 @@ import { answerPreflight, corsHeaders } from './cors.ts'
 import { requestId as requestIdOf } from './request-headers.ts'
 
 type World = { newId(): string; now(): number; log(line: Record<string, unknown>): void }
-/** `log` is added to the log line. */
-export type Answer = { status: number; body: Record<string, unknown> | null; log?: Record<string, unknown> }
+/** JSON, nothing, or a page for people; `log` is added to the log line. */
+export type Answer = { status: number; log?: Record<string, unknown> } & (
+  | { body: Record<string, unknown> | null }
+  | { page: string }
+)
 type Endpoint = {
   name: string
   /** For the preflight, as `POST, OPTIONS`. */
@@ -20,9 +23,9 @@ export async function answerUserCall(request: Request, { name, methods, route }:
   const { pathname } = new URL(request.url)
   const line = { message: name, request_id: requestId, method: request.method, path: pathname }
   const response = await route(pathname, requestId)
-    .then(({ status, body, log }) => {
-      world.log({ ...line, level: 'info', http_status: status, ...log })
-      return body === null ? new Response(null, { status }) : Response.json(body, { status })
+    .then((answer) => {
+      world.log({ ...line, level: 'info', http_status: answer.status, ...answer.log })
+      return respond(answer)
     })
     .catch((cause: unknown) => {
       const error = toAppError(cause)
@@ -33,4 +36,19 @@ export async function answerUserCall(request: Request, { name, methods, route }:
   const headers = { ...corsHeaders, 'x-request-id': requestId, 'cache-control': 'no-store' }
   for (const [header, value] of Object.entries(headers)) response.headers.set(header, value)
   return response
+}
+
+/** A page shows itself and nothing else: no script, no frame, no address of it told to others. */
+const pageHeaders = {
+  'content-type': 'text/html; charset=utf-8',
+  'content-security-policy':
+    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'x-content-type-options': 'nosniff',
+}
+
+function respond(answer: Answer): Response {
+  const { status } = answer
+  if ('page' in answer) return new Response(answer.page, { status, headers: pageHeaders })
+  return answer.body === null ? new Response(null, { status }) : Response.json(answer.body, { status })
 }
