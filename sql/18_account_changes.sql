@@ -146,7 +146,7 @@ end $$;
 comment on function private.make_undo_link(uuid, text, uuid) is 'A new link that takes a change back, for the one mail that it goes into.';
 
 create function private.tell_of_change(
-  user_id uuid, change text, subject_id uuid default null, data jsonb default '{}', address text default null
+  user_id uuid, change text, subject_id uuid default null, data jsonb default '{}', addresses text[] default null
 ) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -154,27 +154,27 @@ as $$
 declare
   v_change private.account_changes;
   v_address text;
-  v_url text;
   v_body text;
 begin
   select c.* into strict v_change from private.account_changes c where c.id = tell_of_change.change;
   v_body := private.fill_placeholders(v_change.body, tell_of_change.data);
   perform private.notify_user(tell_of_change.user_id, v_change.id, v_change.title, v_body,
     jsonb_strip_nulls(tell_of_change.data || jsonb_build_object('id', tell_of_change.subject_id)), by_mail => false);
-  -- An address that was never verified may be a stranger's.
-  select coalesce(tell_of_change.address, u.email) into v_address
-  from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null;
-  if nullif(v_address, '') is null then
-    return;
-  end if;
-  v_url := private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id);
-  insert into private.mails (user_id, address, type, subject, body)
-  values (tell_of_change.user_id, tell_of_change.address, v_change.id, v_change.title, v_body || coalesce(format(
-    E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
-    private.setting('account.undo_hours')) || v_url, ''));
+  for v_address in
+    -- An address that was never verified may be a stranger's.
+    select unnest(coalesce(tell_of_change.addresses, array[u.email::text]))
+    from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null
+  loop
+    continue when nullif(v_address, '') is null;
+    insert into private.mails (user_id, address, type, subject, body)
+    values (tell_of_change.user_id, v_address, v_change.id, v_change.title, v_body || coalesce(format(
+      E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
+      private.setting('account.undo_hours'))
+      || private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id), ''));
+  end loop;
 end $$;
-comment on function private.tell_of_change(uuid, text, uuid, jsonb, text) is
-  'Tells an owner what changed, in the transaction that changed it: a notification, and a mail with a link that undoes it, to the address of the account or to the one given. The mail is always sent, whatever notifications.mail_types says. Who calls it writes the audit entry.';
+comment on function private.tell_of_change(uuid, text, uuid, jsonb, text[]) is
+  'Tells an owner what changed, in the transaction that changed it: a notification, and a mail with a link that undoes it, to the address of the account, as it is at this moment, or to those given. The mail is always sent, whatever notifications.mail_types says. Who calls it writes the audit entry.';
 
 -- What the Auth service adds and changes -----------------------------------------------------------------------------------
 -- These run in its transactions: whatever goes wrong here becomes a warning in the log, never a failed sign-in.
@@ -207,7 +207,7 @@ begin
     -- The log tells who did it from how: a user agrees to a change on both addresses, an operator writes it.
     details => jsonb_build_object('asked_for', coalesce(old.email_change = new.email, false)));
   if old.email_confirmed_at is not null then
-    perform private.tell_of_change(new.id, 'email_changed', address => old.email);
+    perform private.tell_of_change(new.id, 'email_changed', addresses => array[old.email::text]);
   end if;
   return null;
 exception when others then
@@ -334,6 +334,8 @@ begin
         select k.id from public.api_keys k where k.id = (link).subject_id and k.user_id = (link).user_id));
     when 'credential_added' then
       delete from public.credentials c where c.id = (link).subject_id and c.user_id = (link).user_id;
+    when 'recovery_requested' then
+      perform private.stop_recovery((link).user_id);
     when 'identity_linked' then
       delete from auth.identities i where i.id = (link).subject_id and i.user_id = (link).user_id;
     else

@@ -163,6 +163,7 @@ declare
 begin
   perform private.require_aal2();
   perform private.require_recent_sign_in(v_user_id, private.my_session_id());
+  perform private.require_unrestricted(v_user_id);
   if private.text_or_null(make_api_key.name, 100) is null then
     perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
   end if;
@@ -225,6 +226,7 @@ declare
 begin
   perform private.require_aal2();
   perform private.require_recent_sign_in(v_user_id, private.my_session_id());
+  perform private.require_unrestricted(v_user_id);
   if coalesce(overlap_seconds not between 0 and 604800, true) then
     perform private.raise_error('invalid_request_error', 'overlap_seconds must be from 0 to 604800, a week.');
   end if;

@@ -409,6 +409,7 @@ declare
 begin
   perform private.require_account(start_secret_transfer.user_id, start_secret_transfer.session_id, true, start_secret_transfer.request);
   perform private.require_recent_sign_in(start_secret_transfer.user_id, start_secret_transfer.session_id);
+  perform private.require_unrestricted(start_secret_transfer.user_id);
   -- Attempts of one user come one after the other, so that the limit holds.
   perform private.lock_account(start_secret_transfer.user_id);
   if (select count(*) from private.secret_transfers t

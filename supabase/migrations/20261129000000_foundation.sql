@@ -131,6 +131,7 @@ return case code
   when 'insufficient_aal' then 403
   when 'model_not_allowed' then 403
   when 'not_allowed' then 403
+  when 'recent_sign_in_required' then 403
   when 'model_not_found' then 404
   when 'not_found' then 404
   when 'idempotency_key_reused' then 422

@@ -1011,8 +1011,12 @@ create constraint trigger palisade_void_sign_ups after update of email_confirmed
 -- What decides whether an account may go on, decided here. private.accounts has a copy, which is read at every call.
 create view private.account_gates with (security_invoker = true) as
 select p.id as user_id,
-  p.status = 'active' and not u.is_anonymous as is_active,
-  case when p.status = 'active' and u.is_anonymous then 'pending' else p.status end as account_state,
+  p.status = 'active' and not u.is_anonymous and u.deleted_at is null as is_active,
+  case
+    -- The Auth service keeps the row of a user whom it deletes softly.
+    when u.deleted_at is not null then 'deleted'
+    when p.status = 'active' and u.is_anonymous then 'pending'
+    else p.status end as account_state,
   coalesce(u.banned_until, '-infinity') as banned_until,
   -- An unfinished factor is none yet.
   exists (select from auth.mfa_factors f where f.user_id = p.id and f.status = 'verified') as has_factor
@@ -1033,7 +1037,7 @@ from public.profiles p
   left join auth.users u on u.id = p.id
   join private.account_gates g on g.user_id = p.id;
 comment on view private.account_states is
-  'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted; is_active: it may use everything, once its session is live and has its second factor.';
+  'Every account as it is at this moment. state: pending (unverified, parked or anonymous), active, suspended (also banned by the Auth service) or deleted (also softly by the Auth service); is_active: it may use everything, once its session is live and has its second factor.';
 revoke all on private.account_states from anon, authenticated, service_role;
 
 create function private.account_refusal(state text, has_session boolean, lacks_factor boolean, by_api_key boolean default false)
@@ -1762,84 +1766,107 @@ comment on function public.list_my_sessions() is
   'The caller''s live sessions, the current one first: device where one is registered, IP, user agent and a readable name for it, when it began and was last active.';
 grant execute on function public.list_my_sessions() to authenticated;
 
-create function private.revoke_my_session(session_id uuid) returns void
+create function private.end_sessions(user_id uuid, ids uuid[], keys text, kept uuid[] default '{}') returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_ended jsonb;
+begin
+  if coalesce(end_sessions.keys not in ('all', 'session', 'none'), true) then
+    perform private.raise_error('invalid_request_error', 'keys must be all, session or none.');
+  end if;
+  with ended as (
+    delete from auth.sessions s where s.user_id = end_sessions.user_id and s.id = any (end_sessions.ids) returning s.id, s.created_at)
+  select coalesce(jsonb_object_agg(e.id, e.created_at), '{}') into v_ended from ended e;
+  return jsonb_build_object(
+    'sessions', (select count(*) from jsonb_object_keys(v_ended)),
+    'api_keys', private.revoke_keys_with_sessions(end_sessions.user_id, end_sessions.keys, v_ended, end_sessions.kept));
+end $$;
+comment on function private.end_sessions(uuid, uuid[], text, uuid[]) is
+  'Ends sessions of a user, and revokes the API keys that go with them: see revoke_keys_with_sessions. Answers {sessions, api_keys}, how many of each.';
+
+create function private.revoke_my_session(session_id uuid, keys text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
+  v_ended jsonb;
 begin
-  delete from auth.sessions s where s.id = revoke_my_session.session_id and s.user_id = v_user_id;
-  if not found then
+  v_ended := private.end_sessions(v_user_id, array[revoke_my_session.session_id], revoke_my_session.keys,
+    -- Who ends this very session keeps nothing for its sake.
+    array_remove(array[private.my_session_id()], revoke_my_session.session_id));
+  if v_ended ->> 'sessions' = '0' then
     perform private.raise_error('not_found', 'You have no such session.');
   end if;
   perform private.audit(action => 'session.revoke', resource_type => 'session',
-    resource_id => revoke_my_session.session_id::text, user_id => v_user_id);
+    resource_id => revoke_my_session.session_id::text, user_id => v_user_id, details => v_ended - 'sessions');
 end $$;
-comment on function private.revoke_my_session(uuid) is
+comment on function private.revoke_my_session(uuid, text) is
   'Behind public.revoke_my_session.';
-grant execute on function private.revoke_my_session(uuid) to authenticated;
+grant execute on function private.revoke_my_session(uuid, text) to authenticated;
 
-create function public.revoke_my_session(session_id uuid) returns void
+create function public.revoke_my_session(session_id uuid, keys text default 'session') returns void
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_my_session(revoke_my_session.session_id) $$;
-comment on function public.revoke_my_session(uuid) is
-  'Ends one of the caller''s sessions at once; not_found when there is none or it is somebody else''s.';
-grant execute on function public.revoke_my_session(uuid) to authenticated;
+as $$ select private.revoke_my_session(revoke_my_session.session_id, revoke_my_session.keys) $$;
+comment on function public.revoke_my_session(uuid, text) is
+  'Ends one of the caller''s sessions at once; not_found when there is none or it is somebody else''s. keys: session (default) revokes the API keys that it made and those made since it began, but for the present session''s; all; none.';
+grant execute on function public.revoke_my_session(uuid, text) to authenticated;
 
-create function private.revoke_my_other_sessions() returns integer
+create function private.revoke_my_other_sessions(keys text) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; it deletes the caller's only.
 declare
   v_user_id uuid := private.require_user(allow_pending => true);
   v_session_id uuid := private.my_session_id();
-  v_revoked integer;
+  v_ended jsonb;
 begin
-  delete from auth.sessions s where s.user_id = v_user_id and s.id <> v_session_id;
-  get diagnostics v_revoked = row_count;
+  v_ended := private.end_sessions(v_user_id,
+    array(select s.id from auth.sessions s where s.user_id = v_user_id and s.id <> v_session_id), revoke_my_other_sessions.keys, array[v_session_id]);
   perform private.audit(action => 'session.revoke_others', resource_type => 'account', resource_id => v_user_id::text,
-    user_id => v_user_id, details => jsonb_build_object('sessions', v_revoked));
-  return v_revoked;
+    user_id => v_user_id, details => v_ended);
+  return (v_ended -> 'sessions')::integer;
 end $$;
-comment on function private.revoke_my_other_sessions() is
+comment on function private.revoke_my_other_sessions(text) is
   'Behind public.revoke_my_other_sessions.';
-grant execute on function private.revoke_my_other_sessions() to authenticated;
+grant execute on function private.revoke_my_other_sessions(text) to authenticated;
 
-create function public.revoke_my_other_sessions() returns integer
+create function public.revoke_my_other_sessions(keys text default 'session') returns integer
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_my_other_sessions() $$;
-comment on function public.revoke_my_other_sessions() is 'Ends all of the caller''s sessions but this one, at once; answers how many.';
-grant execute on function public.revoke_my_other_sessions() to authenticated;
+as $$ select private.revoke_my_other_sessions(revoke_my_other_sessions.keys) $$;
+comment on function public.revoke_my_other_sessions(text) is
+  'Ends all of the caller''s sessions but this one, at once; answers how many. keys: session (default) revokes the API keys that those made and that were made since the first of them began, but for the present session''s; all; none.';
+grant execute on function public.revoke_my_other_sessions(text) to authenticated;
 
-create function private.revoke_all_sessions(user_id uuid) returns integer
+create function private.revoke_all_sessions(user_id uuid, keys text) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: auth.sessions is the Auth service's; service role and admins only.
 declare
-  v_revoked integer;
+  v_ended jsonb;
 begin
   perform private.require_admin();
   if not exists (select from auth.users u where u.id = revoke_all_sessions.user_id) then
     perform private.raise_error('not_found', 'There is no such account.');
   end if;
-  delete from auth.sessions s where s.user_id = revoke_all_sessions.user_id;
-  get diagnostics v_revoked = row_count;
+  v_ended := private.end_sessions(revoke_all_sessions.user_id,
+    array(select s.id from auth.sessions s where s.user_id = revoke_all_sessions.user_id), revoke_all_sessions.keys);
   perform private.audit(action => 'session.revoke_all', resource_type => 'account',
     resource_id => revoke_all_sessions.user_id::text, user_id => revoke_all_sessions.user_id,
-    details => jsonb_build_object('sessions', v_revoked));
-  return v_revoked;
+    details => v_ended);
+  return (v_ended -> 'sessions')::integer;
 end $$;
-comment on function private.revoke_all_sessions(uuid) is
+comment on function private.revoke_all_sessions(uuid, text) is
   'Behind public.revoke_all_sessions.';
-grant execute on function private.revoke_all_sessions(uuid) to authenticated, service_role;
+grant execute on function private.revoke_all_sessions(uuid, text) to authenticated, service_role;
 
-create function public.revoke_all_sessions(user_id uuid) returns integer
+create function public.revoke_all_sessions(user_id uuid, keys text default 'session') returns integer
 language sql volatile security invoker set search_path = ''
-as $$ select private.revoke_all_sessions(revoke_all_sessions.user_id) $$;
-comment on function public.revoke_all_sessions(uuid) is
-  'Ends every session of an account at once; answers how many. For the service role and admins at aal2.';
-grant execute on function public.revoke_all_sessions(uuid) to authenticated, service_role;
+as $$ select private.revoke_all_sessions(revoke_all_sessions.user_id, revoke_all_sessions.keys) $$;
+comment on function public.revoke_all_sessions(uuid, text) is
+  'Ends every session of an account at once; answers how many. keys: session (default) revokes the API keys that they made and that were made since the first of them began; all; none. For the service role and admins at aal2.';
+grant execute on function public.revoke_all_sessions(uuid, text) to authenticated, service_role;
 
 -- What the Auth service does, watched ----------------------------------------------------------------------------------
 -- These run in its transactions: whatever goes wrong here becomes a warning in the log, never a failed sign-in.
@@ -1941,25 +1968,6 @@ begin
   return v_deleted;
 end $$;
 comment on function private.delete_old_networks() is 'Forgets networks that nobody signed in from for a year; run daily. Answers how many.';
-
-create function private.tg_users__password_changed() returns trigger
-language plpgsql volatile security definer set search_path = ''
-as $$
--- Definer: it runs as the Auth service.
-begin
-  perform private.warn_user(new.id, 'password_changed', 'medium', 'Your password was changed',
-    'If it was not you, reset your password now and end your other sessions.');
-  return null;
-exception when others then
-  raise warning 'the new password of % was not noted: %', new.id, sqlerrm;
-  return null;
-end $$;
-comment on function private.tg_users__password_changed() is
-  'Warns the user of a new password; ending the other sessions is the Auth service''s.';
-create trigger palisade_password_changed after update of encrypted_password on auth.users
-  for each row when (
-    old.encrypted_password <> '' and new.encrypted_password <> '' and old.encrypted_password <> new.encrypted_password)
-  execute function private.tg_users__password_changed();
 
 create function private.tg_profiles__role_changed() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -2369,6 +2377,7 @@ begin
   if not private.has_aal2() then
     perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
   end if;
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
   perform private.lock_mfa(v_user_id);
   select array_agg(private.new_recovery_code()) into v_codes from generate_series(1, 10);
   delete from private.recovery_codes c where c.user_id = v_user_id;
@@ -2376,6 +2385,7 @@ begin
   select v_user_id, private.recovery_code_hash(v_user_id, code) from unnest(v_codes) code;
   perform private.audit(action => 'mfa.create_recovery_codes', resource_type => 'account', resource_id => v_user_id::text,
     user_id => v_user_id);
+  perform private.tell_of_change(v_user_id, 'recovery_codes_created');
   return v_codes;
 end $$;
 comment on function private.create_recovery_codes() is
@@ -2386,7 +2396,7 @@ create function public.create_recovery_codes() returns text[]
 language sql volatile security invoker set search_path = ''
 as $$ select private.create_recovery_codes() $$;
 comment on function public.create_recovery_codes() is
-  'Ten new recovery codes for the caller, in place of all older ones. Shown this once; needs a session with the second factor.';
+  'Ten new recovery codes for the caller, in place of all older ones. Shown this once; needs a session with the second factor and a recent sign-in.';
 grant execute on function public.create_recovery_codes() to authenticated;
 
 create function private.use_recovery_code(code text) returns text
@@ -2443,6 +2453,408 @@ language sql stable security invoker set search_path = ''
 as $$ select private.count_my_recovery_codes() $$;
 comment on function public.count_my_recovery_codes() is 'How many unused recovery codes the caller has.';
 grant execute on function public.count_my_recovery_codes() to authenticated;
+
+-- sql/18_account_changes.sql ==========================================================================================
+
+-- What makes a stolen session permanent, if nobody hears of it: new factors, codes, keys, credentials, addresses, passwords, identities. Each
+-- needs a sign-in of the last minutes, is told to the address at once, and has a link that takes it back.
+
+insert into private.settings (key, value, rule, description) values
+  ('sessions.recent_sign_in_minutes', '10', '{"type": "integer", "minimum": 1, "maximum": 10080}', 'How old a sign-in may be for what outlives the session: a factor, recovery codes, an API key, a credential, another address.'),
+  ('sessions.keys_on_password_change', '"session"', '{"enum": ["session", "all", "none"]}', 'Which API keys go with a password change: "session" those made by the sessions that it ends, and since they began; "all"; "none".'),
+  ('account.undo_hours', '72', '{"type": "integer", "minimum": 1, "maximum": 720}', 'How long the link in a mail about a change of the account undoes it.'),
+  ('account.undo_url', 'null', '{"type": ["string", "null"], "pattern": "^https?://[^ ]+[{]token[}][^ ]*$"}', 'The page of yours that such a link opens, with {token} in it; null: the function account, at jobs.functions_url.')
+on conflict (key) do nothing;
+
+-- Recent sign-ins --------------------------------------------------------------------------------------------------------
+
+create function private.has_recent_sign_in(user_id uuid, session_id uuid default null) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the Auth service's tables.
+begin
+  -- What proves who somebody is, and not a second factor, which a thief may have added, nor the address that a change is about.
+  return exists (
+    select from auth.sessions s join auth.mfa_amr_claims c on c.session_id = s.id
+    where s.user_id = has_recent_sign_in.user_id
+      and (has_recent_sign_in.session_id is null or s.id = has_recent_sign_in.session_id)
+      and c.authentication_method in (
+        'password', 'otp', 'oauth', 'sso/saml', 'magiclink', 'email/signup', 'recovery', 'invite', 'web3', 'passkey')
+      and c.updated_at > now() - make_interval(mins => (private.setting('sessions.recent_sign_in_minutes'))::integer));
+end $$;
+comment on function private.has_recent_sign_in(uuid, uuid) is
+  'Whether this session began with a sign-in of the last sessions.recent_sign_in_minutes; without a session, whether any of the user''s did. The rows that it reads are what the Auth service writes into a token as amr.';
+
+create function private.require_recent_sign_in(user_id uuid, session_id uuid) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  -- No session at all is not any session.
+  if require_recent_sign_in.session_id is null
+    or not private.has_recent_sign_in(require_recent_sign_in.user_id, require_recent_sign_in.session_id) then
+    perform private.raise_error('recent_sign_in_required',
+      format('Sign in again: this needs a sign-in of the last %s minutes.', private.setting('sessions.recent_sign_in_minutes')),
+      'Ask for the password (or another sign-in), then repeat the call with the new session.');
+  end if;
+end $$;
+comment on function private.require_recent_sign_in(uuid, uuid) is
+  'For what outlives a session: refuses one whose sign-in is older than sessions.recent_sign_in_minutes, however often it was refreshed.';
+
+create function private.is_recently_signed_in() returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the Auth service's tables; it answers for the caller only.
+begin
+  return private.has_recent_sign_in(private.require_user(allow_pending => true, allow_aal1 => true), private.my_session_id());
+end $$;
+comment on function private.is_recently_signed_in() is 'Behind public.has_recent_sign_in.';
+grant execute on function private.is_recently_signed_in() to authenticated;
+
+create function public.has_recent_sign_in() returns boolean
+language sql stable security invoker set search_path = ''
+as $$ select private.is_recently_signed_in() $$;
+comment on function public.has_recent_sign_in() is
+  'Whether the caller''s session began with a sign-in recent enough for API keys, recovery codes, credentials, a new factor or another address. Ask before you enrol a factor: Auth''s own refusal has no words.';
+grant execute on function public.has_recent_sign_in() to authenticated;
+
+create function private.tg__recent_sign_in() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_user_id uuid := case tg_table_name when 'users' then to_jsonb(new) ->> 'id' else to_jsonb(new) ->> 'user_id' end;
+begin
+  if not private.has_recent_sign_in(v_user_id) then
+    -- PT403: callers of the Auth service's older API version see status and words; others a plain 500.
+    raise exception using errcode = 'PT403', message = 'recent_sign_in_required',
+      hint = format('Sign in again: this needs a sign-in of the last %s minutes.', private.setting('sessions.recent_sign_in_minutes'));
+  end if;
+  return new;
+end $$;
+comment on function private.tg__recent_sign_in() is
+  'No claims reach SQL where the Auth service acts, so it demands that some session of the user''s began lately.';
+-- Only what users do by way of the Auth service: operators and the admin API have no sessions of the user's.
+create trigger palisade_factor_needs_sign_in before insert on auth.mfa_factors
+  for each row when (current_user = 'supabase_auth_admin') execute function private.tg__recent_sign_in();
+create trigger palisade_address_needs_sign_in before update of email_change on auth.users
+  for each row when (
+    current_user = 'supabase_auth_admin' and new.email_change <> '' and old.email <> ''
+    and new.email_change is distinct from old.email_change)
+  execute function private.tg__recent_sign_in();
+
+-- What is told, and how it is taken back -----------------------------------------------------------------------------------
+
+create table private.account_changes (
+  id text primary key check (id ~ '^[a-z][a-z0-9_]{0,59}$'),
+  title text not null check (length(title) between 1 and 200),
+  body text not null check (length(body) between 1 and 1000),
+  undo text not null check (length(undo) between 1 and 500)
+);
+comment on table private.account_changes is
+  'What owners are told of at once, as a notification of this type and by mail. {name} is filled in, as far as it is known. The words are yours to change.';
+comment on column private.account_changes.undo is 'What the link in the mail will do, beside freezing the account.';
+revoke all on private.account_changes from anon, authenticated, service_role;
+insert into private.account_changes (id, title, body, undo) values
+  ('mfa_added', 'A second factor was added', 'Sign-in to your account now asks for an authenticator that was just added. It can lock you out, if it is not yours.', 'The authenticator is removed.'),
+  ('recovery_codes_created', 'Recovery codes were made', 'New recovery codes were made for your account. Each signs in without your second factor; older codes are void.', 'All recovery codes are removed.'),
+  ('api_key_created', 'An API key was made', 'An API key, {name}, was made or renewed for your account. Whoever has it can make calls in your name.', 'The API key is revoked.'),
+  ('credential_added', 'A key of another service was added', 'A key of {name} was added to your account, or put in the place of an older one.', 'The key is deleted.'),
+  ('identity_linked', 'Another sign-in was linked', 'Your account can now be entered with a sign-in at {name}.', 'The link to that sign-in is removed.'),
+  ('email_changed', 'Your e-mail address was changed', 'Your account has another e-mail address now. Mails, also those that set a new password, go there.', 'The address stays as it is: it is changed back only together with us.'),
+  ('password_changed', 'Your password was changed', 'Your account has a new password. If it was not you, reset your password now and end your other sessions.', 'The password stays as it is: set a new one when the account is open again.')
+on conflict (id) do nothing;
+
+create table private.undo_links (
+  token_hash bytea primary key check (octet_length(token_hash) = 32),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  change text not null references private.account_changes (id) on delete restrict,
+  subject_id uuid,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  used_at timestamptz
+);
+comment on table private.undo_links is 'What the links in mails about changes take back: SHA-256 of 256 random bits, once, for account.undo_hours.';
+comment on column private.undo_links.subject_id is 'The factor, API key, credential or identity that was added; null for what is one of a kind.';
+create index undo_links_user_id_idx on private.undo_links (user_id);
+create index undo_links_change_idx on private.undo_links (change);
+create index undo_links_expires_at_idx on private.undo_links (expires_at);
+revoke all on private.undo_links from anon, authenticated, service_role;
+
+create function private.undo_url(token text) returns text
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return coalesce(
+    replace(private.setting('account.undo_url') #>> '{}', '{token}', undo_url.token),
+    rtrim(nullif(private.setting('jobs.functions_url') #>> '{}', ''), '/') || '/account/undo?token=' || undo_url.token);
+end $$;
+comment on function private.undo_url(text) is 'Where a link that undoes a change leads; null while neither setting says it.';
+
+create function private.make_undo_link(user_id uuid, change text, subject_id uuid) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_token text := translate(encode(extensions.gen_random_bytes(32), 'base64'), '+/=', '-_');
+begin
+  insert into private.undo_links (token_hash, user_id, change, subject_id, expires_at)
+  values (sha256(convert_to(v_token, 'UTF8')), make_undo_link.user_id, make_undo_link.change, make_undo_link.subject_id,
+    now() + make_interval(hours => (private.setting('account.undo_hours'))::integer));
+  return private.undo_url(v_token);
+end $$;
+comment on function private.make_undo_link(uuid, text, uuid) is 'A new link that takes a change back, for the one mail that it goes into.';
+
+create function private.tell_of_change(
+  user_id uuid, change text, subject_id uuid default null, data jsonb default '{}', addresses text[] default null
+) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: notifications, mails and links are written by functions only.
+declare
+  v_change private.account_changes;
+  v_address text;
+  v_body text;
+begin
+  select c.* into strict v_change from private.account_changes c where c.id = tell_of_change.change;
+  v_body := private.fill_placeholders(v_change.body, tell_of_change.data);
+  perform private.notify_user(tell_of_change.user_id, v_change.id, v_change.title, v_body,
+    jsonb_strip_nulls(tell_of_change.data || jsonb_build_object('id', tell_of_change.subject_id)), by_mail => false);
+<<<<<<< HEAD
+  -- An address that was never verified may be a stranger's.
+  select coalesce(tell_of_change.address, u.email) into v_address
+  from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null;
+  if nullif(v_address, '') is null then
+    return;
+  end if;
+  v_url := private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id);
+  insert into private.mails (user_id, address, type, subject, body)
+  values (tell_of_change.user_id, tell_of_change.address, v_change.id, v_change.title, v_body || coalesce(format(
+    E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
+    private.setting('account.undo_hours')) || v_url, ''));
+=======
+  for v_address in
+    -- An address that was never verified may be a stranger's.
+    select unnest(coalesce(tell_of_change.addresses, array[u.email::text]))
+    from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null
+  loop
+    continue when nullif(v_address, '') is null;
+    insert into private.mails (user_id, address, subject, body)
+    values (tell_of_change.user_id, v_address, v_change.title, v_body || coalesce(format(
+      E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
+      private.setting('account.undo_hours'))
+      || private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id), ''));
+  end loop;
+>>>>>>> 9a5619c (feat(accounts): who reads the mail of the verified address takes an account back, slowly)
+end $$;
+comment on function private.tell_of_change(uuid, text, uuid, jsonb, text[]) is
+  'Tells an owner what changed, in the transaction that changed it: a notification, and a mail with a link that undoes it, to the address of the account, as it is at this moment, or to those given. The mail is always sent, whatever notifications.mail_types says. Who calls it writes the audit entry.';
+
+-- What the Auth service adds and changes -----------------------------------------------------------------------------------
+-- These run in its transactions: whatever goes wrong here becomes a warning in the log, never a failed sign-in.
+
+create function private.tg_mfa_factors__added() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.audit(action => 'mfa.add_factor', resource_type => 'factor', resource_id => new.id::text, user_id => new.user_id,
+    details => jsonb_build_object('factor_type', new.factor_type::text));
+  perform private.tell_of_change(new.user_id, 'mfa_added', new.id, jsonb_build_object('factor_type', new.factor_type::text));
+  return null;
+exception when others then
+  raise warning 'the new factor of % was not told: %', new.user_id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_mfa_factors__added() is 'A factor that counts from now on is told to its owner.';
+create trigger palisade_factor_added after insert on auth.mfa_factors
+  for each row when (new.status = 'verified') execute function private.tg_mfa_factors__added();
+create trigger palisade_factor_verified after update of status on auth.mfa_factors
+  for each row when (old.status <> 'verified' and new.status = 'verified') execute function private.tg_mfa_factors__added();
+
+create function private.tg_users__email_changed() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform private.audit(action => 'account.change_email', resource_type => 'account', resource_id => new.id::text, user_id => new.id,
+    -- The log tells who did it from how: a user agrees to a change on both addresses, an operator writes it.
+    details => jsonb_build_object('asked_for', coalesce(old.email_change = new.email, false)));
+  if old.email_confirmed_at is not null then
+    perform private.tell_of_change(new.id, 'email_changed', addresses => array[old.email::text]);
+  end if;
+  return null;
+exception when others then
+  raise warning 'the new address of % was not told: %', new.id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_users__email_changed() is
+  'A change of address, also by an operator, is told to the old one. A softly deleted account''s address is made unreadable, which is told to nobody.';
+create trigger palisade_email_changed after update of email on auth.users
+  for each row when (old.email <> '' and old.email is distinct from new.email and new.deleted_at is null)
+  execute function private.tg_users__email_changed();
+
+create function private.tg_identities__linked() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  if not exists (select from auth.identities i where i.user_id = new.user_id and i.id <> new.id) then
+    return null;
+  end if;
+  perform private.audit(action => 'account.link_identity', resource_type => 'identity', resource_id => new.id::text,
+    user_id => new.user_id, details => jsonb_build_object('provider', new.provider));
+  perform private.tell_of_change(new.user_id, 'identity_linked', new.id, jsonb_build_object('name', new.provider));
+  return null;
+exception when others then
+  raise warning 'the new identity of % was not told: %', new.user_id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_identities__linked() is 'A further way to sign in is told to the owner; the first one is the sign-up.';
+create trigger palisade_identity_linked after insert on auth.identities
+  for each row execute function private.tg_identities__linked();
+
+-- A password change, and the keys that go with it. Auth ends the other sessions after it has written the password, so which keys go is
+-- known when the transaction ends.
+
+create function private.tg_users__password_changed() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+begin
+  perform set_config('palisade.sessions_of_' || replace(new.id::text, '-', ''), (
+    select coalesce(jsonb_object_agg(s.id, s.created_at), '{}')::text from auth.sessions s where s.user_id = new.id), true);
+  -- The first password of who has no other way to sign in is a part of the sign-up.
+  if coalesce(old.encrypted_password, '') = ''
+    and not exists (select from auth.identities i where i.user_id = new.id and i.provider <> 'email') then
+    return null;
+  end if;
+  perform private.raise_security_event(type => 'password_changed', severity => 'medium', user_id => new.id);
+  perform private.audit(action => 'account.change_password', resource_type => 'account', resource_id => new.id::text, user_id => new.id);
+  perform private.tell_of_change(new.id, 'password_changed');
+  return null;
+exception when others then
+  raise warning 'the new password of % was not noted: %', new.id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_users__password_changed() is
+  'Tells the user of a new password, also of a first one beside another way to sign in; ending the other sessions is the Auth service''s. Notes which sessions there were.';
+create trigger palisade_password_changed after update of encrypted_password on auth.users
+  for each row when (new.encrypted_password <> '' and coalesce(old.encrypted_password, '') <> new.encrypted_password and new.deleted_at is null)
+  execute function private.tg_users__password_changed();
+
+create function private.tg_users__password_ends_keys() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: it runs as the Auth service.
+declare
+  v_before jsonb := nullif(current_setting('palisade.sessions_of_' || replace(new.id::text, '-', ''), true), '');
+  v_kept uuid[] := array(select s.id from auth.sessions s where s.user_id = new.id);
+begin
+  perform private.revoke_keys_with_sessions(new.id, private.setting('sessions.keys_on_password_change') #>> '{}',
+    v_before - v_kept::text[], v_kept);
+  return null;
+exception when others then
+  raise warning 'the API keys of % did not go with the password: %', new.id, sqlerrm;
+  return null;
+end $$;
+comment on function private.tg_users__password_ends_keys() is
+  'With a password go the API keys that sessions.keys_on_password_change names: those of the sessions that ended in this transaction, and younger ones.';
+create constraint trigger palisade_password_ends_keys after update of encrypted_password on auth.users
+  deferrable initially deferred
+  for each row when (coalesce(old.encrypted_password, '') <> coalesce(new.encrypted_password, '') and new.deleted_at is null)
+  execute function private.tg_users__password_ends_keys();
+
+-- Undoing ------------------------------------------------------------------------------------------------------------------
+
+create function private.describe_undo_link(link private.undo_links, state text) returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+  select jsonb_build_object('state', describe_undo_link.state, 'change', c.id, 'title', c.title, 'undo', c.undo,
+    'changed_at', (link).created_at, 'expires_at', (link).expires_at)
+  from private.account_changes c where c.id = (link).change
+$$;
+comment on function private.describe_undo_link(private.undo_links, text) is
+  'What the page of a link says, to whoever has it: not whose account it is, nor its address.';
+
+create function private.show_undo_link(token_hash bytea) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_link private.undo_links;
+begin
+  -- By the hash of 256 random bits: the time that the look-up takes tells nothing about a token.
+  select l.* into v_link from private.undo_links l where l.token_hash = show_undo_link.token_hash;
+  if not found then
+    perform private.raise_error('not_found', 'This link is unknown, or long over.');
+  end if;
+  return private.describe_undo_link(v_link,
+    case when v_link.used_at is not null then 'used' when v_link.expires_at <= now() then 'expired' else 'open' end);
+end $$;
+comment on function private.show_undo_link(bytea) is
+  'For the function account: {state: open | used | expired, change, title, undo, changed_at, expires_at} of the link with this SHA-256. Changes nothing.';
+
+create function private.undo_change(link private.undo_links) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  case (link).change
+    when 'mfa_added' then
+      delete from auth.mfa_factors f where f.id = (link).subject_id and f.user_id = (link).user_id;
+    when 'recovery_codes_created' then
+      delete from private.recovery_codes c where c.user_id = (link).user_id;
+    when 'api_key_created' then
+      perform private.close_api_keys(array(
+        select k.id from public.api_keys k where k.id = (link).subject_id and k.user_id = (link).user_id));
+    when 'credential_added' then
+      delete from public.credentials c where c.id = (link).subject_id and c.user_id = (link).user_id;
+    when 'recovery_requested' then
+      perform private.stop_recovery((link).user_id);
+    when 'identity_linked' then
+      delete from auth.identities i where i.id = (link).subject_id and i.user_id = (link).user_id;
+    else
+      null; -- An old mailbox alone gives no address back, and nobody knows the old password.
+  end case;
+end $$;
+comment on function private.undo_change(private.undo_links) is 'Removes what was added; an address and a password stay.';
+
+create function private.use_undo_link(token_hash bytea) returns jsonb
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_link private.undo_links;
+begin
+  -- Of two at once the second waits here, and finds it used.
+  update private.undo_links l set used_at = now()
+  where l.token_hash = use_undo_link.token_hash and l.used_at is null and l.expires_at > now()
+  returning l.* into v_link;
+  if not found then
+    return private.show_undo_link(use_undo_link.token_hash);
+  end if;
+  perform private.undo_change(v_link);
+  perform private.audit(action => 'account.undo_change', resource_type => 'account', resource_id => v_link.user_id::text,
+    user_id => v_link.user_id, details => jsonb_build_object('change', v_link.change, 'subject_id', v_link.subject_id));
+  if exists (select from public.profiles p where p.id = v_link.user_id and p.status <> 'deleted') then
+    perform private.change_account_status(v_link.user_id, 'suspended',
+      format('frozen by the link in the mail about %s of %s', v_link.change, to_char(v_link.created_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')));
+  end if;
+  perform private.notify_user(v_link.user_id, 'account_frozen', 'Your account was frozen',
+    'Somebody opened the link in our mail and said that a change of your account was not theirs. All sessions and API keys have ended until we have spoken with you.',
+    jsonb_build_object('change', v_link.change));
+  return private.describe_undo_link(v_link, 'undone');
+end $$;
+comment on function private.use_undo_link(bytea) is
+  'For the function account: takes the change of this link back, once, and suspends the account, which ends every session; signs nobody in. Answers as show_undo_link does, with the state undone for the one call that did it.';
+
+create function private.delete_old_undo_links() returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_deleted integer;
+begin
+  delete from private.undo_links l where l.expires_at < now() - interval '30 days';
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function private.delete_old_undo_links() is 'Forgets links that were over 30 days ago; run daily. Answers how many.';
 
 -- sql/18_mailboxes.sql ================================================================================================
 
@@ -2557,6 +2969,216 @@ begin
 end $$;
 comment on function private.delete_old_mailbox_claims() is
   'Forgets mailboxes of erased accounts after mailboxes.keep_days; run daily. Answers how many went.';
+
+-- sql/19_account_recovery.sql =========================================================================================
+
+-- Taking an account back: who signs in by the verified address and lacks the second factor, because a thief added it or the phone is lost
+-- with all codes, has the factors removed, after days in which whoever has the factor can say no.
+
+insert into private.settings (key, value, rule, description) values
+  ('recovery.wait_days', '7', '{"type": "integer", "minimum": 7, "maximum": 90}', 'Days between the wish to have the second factors removed and their removal, in which it can be stopped.'),
+  ('recovery.restricted_hours', '72', '{"type": "integer", "minimum": 1, "maximum": 720}', 'Hours after such a removal for which there are no new API keys, credentials and exports.')
+on conflict (key) do nothing;
+
+insert into private.account_changes (id, title, body, undo) values
+  ('recovery_requested', 'Somebody asks to remove your second factor', 'Somebody who can read your mail asked to remove the second factor from your account. It will be removed on {date}. If this was not you, sign in with your second factor and stop it.', 'The request is stopped.'),
+  ('recovery_finished', 'Your second factor was removed', 'The second factors of your account were removed, as was asked for by mail on {date}. All other sessions and all API keys have ended.', 'The factors stay removed: they come back only together with us.')
+on conflict (id) do nothing;
+
+create table private.account_recoveries (
+  id uuid primary key default private.uuid_v7(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  requested_at timestamptz not null default now(),
+  due_at timestamptz not null,
+  stopped_at timestamptz,
+  finished_at timestamptz,
+  check (stopped_at is null or finished_at is null)
+);
+comment on table private.account_recoveries is 'Wishes to have the second factors of an account removed by way of its address, and what became of them.';
+comment on column private.account_recoveries.due_at is 'Not before. A week after it the wish is void.';
+create unique index account_recoveries_open_key on private.account_recoveries (user_id) where stopped_at is null and finished_at is null;
+create index account_recoveries_user_id_idx on private.account_recoveries (user_id, requested_at desc);
+revoke all on private.account_recoveries from anon, authenticated, service_role;
+
+create function private.require_proven_address() returns uuid
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Definer: the Auth service's tables.
+declare
+  v_user_id uuid := private.require_user(allow_aal1 => true);
+begin
+  -- Who may do most has no way around a second factor: another admin helps.
+  if not exists (select from public.profiles p where p.id = v_user_id and p.role = 'user') then
+    perform private.raise_error('not_allowed', 'There is no such way for support and admins.');
+  end if;
+  if not exists (
+    select from auth.mfa_amr_claims c
+    where c.session_id = private.my_session_id() and c.authentication_method in ('otp', 'magiclink', 'recovery')
+      and c.updated_at > now() - make_interval(mins => (private.setting('sessions.recent_sign_in_minutes'))::integer)) then
+    perform private.raise_error('recent_sign_in_required', 'Sign in by a link or code in a mail first: it proves that the address is yours.',
+      'Use resetPasswordForEmail or signInWithOtp, then repeat the call with the new session.');
+  end if;
+  return v_user_id;
+end $$;
+comment on function private.require_proven_address() is
+  'The caller''s id, when the session has just begun by a mail to the account''s address; the second factor is what is missing. Refuses support and admins.';
+
+create function private.addresses_of(user_id uuid) returns text[]
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return array(
+    select distinct lower(a.address) from (
+      select u.email::text as address from auth.users u where u.id = addresses_of.user_id
+      union all
+      select i.identity_data ->> 'email' from auth.identities i where i.user_id = addresses_of.user_id
+      union all
+      -- The addresses that it had lately: they heard of the change.
+      select m.address from private.mails m where m.user_id = addresses_of.user_id) a
+    where length(a.address) between 3 and 320);
+end $$;
+comment on function private.addresses_of(uuid) is 'Every address by which the account''s owner may be reached: the present one, those of linked sign-ins, and those it had within mail.keep_days.';
+
+create function private.tell_of_recovery(recovery private.account_recoveries, change text, day timestamptz) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  perform private.tell_of_change((recovery).user_id, tell_of_recovery.change, (recovery).id,
+    jsonb_build_object('date', to_char(tell_of_recovery.day at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')),
+    private.addresses_of((recovery).user_id));
+  -- To every session that listens, at once.
+  perform realtime.send(jsonb_build_object('change', tell_of_recovery.change, 'due_at', (recovery).due_at),
+    'account_recovery', 'user:' || (recovery).user_id, true);
+end $$;
+comment on function private.tell_of_recovery(private.account_recoveries, text, timestamptz) is 'Tells every address and every session of the owner''s.';
+
+create function private.request_recovery() returns timestamptz
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: recoveries are private; it writes the caller's only.
+declare
+  v_user_id uuid := private.require_proven_address();
+  v_recovery private.account_recoveries;
+begin
+  if not exists (select from auth.mfa_factors f where f.user_id = v_user_id and f.status = 'verified') then
+    perform private.raise_error('invalid_request_error', 'This account has no second factor: there is nothing to remove.');
+  end if;
+  perform private.lock_account(v_user_id);
+  update private.account_recoveries r set stopped_at = now()
+  where r.user_id = v_user_id and r.stopped_at is null and r.finished_at is null and r.due_at < now() - interval '7 days';
+  select r.* into v_recovery from private.account_recoveries r
+  where r.user_id = v_user_id and r.stopped_at is null and r.finished_at is null;
+  if found then
+    return v_recovery.due_at;
+  end if;
+  -- Each one is a mail to every address.
+  if exists (select from private.account_recoveries r where r.user_id = v_user_id and r.requested_at > now() - interval '1 day') then
+    perform private.raise_error('rate_limit_exceeded', 'This was asked for within the last day, and stopped. Try again tomorrow.');
+  end if;
+  insert into private.account_recoveries (user_id, due_at)
+  values (v_user_id, now() + make_interval(days => (private.setting('recovery.wait_days'))::integer)) returning * into v_recovery;
+  perform private.audit(action => 'account.request_recovery', resource_type => 'account', resource_id => v_user_id::text, user_id => v_user_id,
+    details => jsonb_build_object('due_at', v_recovery.due_at));
+  perform private.raise_security_event('recovery_requested', 'high', v_user_id, jsonb_build_object('due_at', v_recovery.due_at));
+  perform private.tell_of_recovery(v_recovery, 'recovery_requested', v_recovery.due_at);
+  return v_recovery.due_at;
+end $$;
+comment on function private.request_recovery() is 'Behind public.request_account_recovery.';
+grant execute on function private.request_recovery() to authenticated;
+
+create function public.request_account_recovery() returns timestamptz
+language sql volatile security invoker set search_path = ''
+as $$ select private.request_recovery() $$;
+comment on function public.request_account_recovery() is
+  'For an owner without the second factor, in a session that just began by a mail to the account''s address: asks to have the factors removed. Answers from when on finish_account_recovery does it, recovery.wait_days later. Every address and session is told, and any session with the second factor can stop it. Not for support and admins.';
+grant execute on function public.request_account_recovery() to authenticated;
+
+create function private.stop_recovery(user_id uuid) returns boolean
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  update private.account_recoveries r set stopped_at = now()
+  where r.user_id = stop_recovery.user_id and r.stopped_at is null and r.finished_at is null;
+  if found then
+    perform private.audit(action => 'account.stop_recovery', resource_type => 'account', resource_id => stop_recovery.user_id::text,
+      user_id => stop_recovery.user_id);
+    return true;
+  end if;
+  return false;
+end $$;
+comment on function private.stop_recovery(uuid) is 'Stops the wish to have an account''s factors removed. False: there was none.';
+
+create function private.stop_my_recovery() returns boolean
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: recoveries are private; it stops the caller's only.
+declare
+  v_user_id uuid := private.require_user();
+begin
+  if not private.has_aal2() then
+    perform private.raise_error('insufficient_aal', 'Sign in with your second factor first.');
+  end if;
+  return private.stop_recovery(v_user_id);
+end $$;
+comment on function private.stop_my_recovery() is 'Behind public.stop_account_recovery.';
+grant execute on function private.stop_my_recovery() to authenticated;
+
+create function public.stop_account_recovery() returns boolean
+language sql volatile security invoker set search_path = ''
+as $$ select private.stop_my_recovery() $$;
+comment on function public.stop_account_recovery() is
+  'Stops what request_account_recovery began; from any session with the second factor. Answers whether there was something to stop.';
+grant execute on function public.stop_account_recovery() to authenticated;
+
+create function private.finish_recovery() returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+-- Definer: recoveries are private, factors and sessions the Auth service's; it touches the caller's only.
+declare
+  v_user_id uuid := private.require_proven_address();
+  v_session_id uuid := private.my_session_id();
+  v_recovery private.account_recoveries;
+begin
+  -- Who stops it at this moment was first, or comes too late.
+  update private.account_recoveries r set finished_at = now()
+  where r.user_id = v_user_id and r.stopped_at is null and r.finished_at is null
+    and r.due_at <= now() and r.due_at > now() - interval '7 days'
+  returning r.* into v_recovery;
+  if not found then
+    perform private.raise_error('not_allowed', 'There is no request of yours that is due: it was stopped, is void, or has to wait.');
+  end if;
+  delete from auth.mfa_factors f where f.user_id = v_user_id;
+  delete from private.recovery_codes c where c.user_id = v_user_id;
+  perform private.end_sessions(v_user_id, array(
+    select s.id from auth.sessions s where s.user_id = v_user_id and s.id <> v_session_id), 'all');
+  perform private.audit(action => 'account.finish_recovery', resource_type => 'account', resource_id => v_user_id::text, user_id => v_user_id);
+  perform private.raise_security_event('recovery_finished', 'high', v_user_id);
+  perform private.tell_of_recovery(v_recovery, 'recovery_finished', v_recovery.requested_at);
+end $$;
+comment on function private.finish_recovery() is 'Behind public.finish_account_recovery.';
+grant execute on function private.finish_recovery() to authenticated;
+
+create function public.finish_account_recovery() returns void
+language sql volatile security invoker set search_path = ''
+as $$ select private.finish_recovery() $$;
+comment on function public.finish_account_recovery() is
+  'After the wait, again in a session that just began by a mail to the account''s address: removes the second factors and recovery codes, and ends all other sessions and all API keys. For recovery.restricted_hours there are no new API keys, credentials and exports.';
+grant execute on function public.finish_account_recovery() to authenticated;
+
+create function private.require_unrestricted(user_id uuid) returns void
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  if exists (
+    select from private.account_recoveries r
+    where r.user_id = require_unrestricted.user_id
+      and r.finished_at > now() - make_interval(hours => (private.setting('recovery.restricted_hours'))::integer)) then
+    perform private.raise_error('not_allowed',
+      format('The second factor of this account was removed by mail: for %s hours it gets no API keys, credentials and exports.',
+        private.setting('recovery.restricted_hours')));
+  end if;
+end $$;
+comment on function private.require_unrestricted(uuid) is 'Refuses what carries data or power out of an account that was just taken back: a thief of the mailbox must not be quicker than its owner.';
 
 -- sql/19_unconfirmed_accounts.sql =====================================================================================
 

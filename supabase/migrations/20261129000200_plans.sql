@@ -573,9 +573,11 @@ begin
   return null;
 end $$;
 comment on function private.tg_users__gates() is
-  'A ban by the Auth service, its end before the time, and an anonymous user who becomes a real one count from the next call on.';
-create trigger palisade_keep_gates after update of banned_until, is_anonymous on auth.users
-  for each row when (old.banned_until is distinct from new.banned_until or old.is_anonymous is distinct from new.is_anonymous)
+  'A ban by the Auth service, its end before the time, a soft deletion, and an anonymous user who becomes a real one count from the next call on.';
+create trigger palisade_keep_gates after update of banned_until, is_anonymous, deleted_at on auth.users
+  for each row when (
+    old.banned_until is distinct from new.banned_until or old.is_anonymous is distinct from new.is_anonymous
+    or old.deleted_at is distinct from new.deleted_at)
   execute function private.tg_users__gates();
 
 create function private.tg_mfa_factors__gates() returns trigger

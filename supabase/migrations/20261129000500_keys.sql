@@ -28,6 +28,7 @@ create table public.api_keys (
   expires_at timestamptz,
   revoked_at timestamptz,
   last_used_at timestamptz,
+  session_id uuid,
   created_at timestamptz not null default now()
 );
 comment on table public.api_keys is 'What owners know of their API keys; the secrets'' hashes are in private.api_key_secrets. Written by functions only.';
@@ -36,6 +37,8 @@ comment on column public.api_keys.scopes is 'The endpoints that the key may call
 comment on column public.api_keys.allowed_cidrs is 'Networks the key may be used from; empty: anywhere.';
 comment on column public.api_keys.signing_required is 'Whether requests with this key must be signed: see sign_api_key.';
 comment on column public.api_keys.last_used_at is 'Within api_keys.last_used_minutes, so that not every call writes it.';
+comment on column public.api_keys.session_id is
+  'The session that made the newest secret; null for older keys. It may be over. No foreign key: the Auth service''s deletions stay its own.';
 create index api_keys_user_id_idx on public.api_keys (user_id);
 alter table public.api_keys enable row level security;
 alter table public.api_keys force row level security;
@@ -166,6 +169,8 @@ declare
   v_cidr text;
 begin
   perform private.require_aal2();
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
+  perform private.require_unrestricted(v_user_id);
   if private.text_or_null(make_api_key.name, 100) is null then
     perform private.raise_error('invalid_request_error', 'name must be given, with up to 100 characters.');
   end if;
@@ -193,13 +198,14 @@ begin
     perform private.raise_error('invalid_request_error',
       format('You have %s keys, and more are not possible. Revoke one first.', private.setting('api_keys.max_per_user')));
   end if;
-  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs)
+  insert into public.api_keys (id, user_id, name, prefix, scopes, expires_at, allowed_cidrs, session_id)
   values (v_id, v_user_id, private.text_or_null(make_api_key.name, 100), 'pal_new_key', make_api_key.scopes,
-    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[]);
+    make_api_key.expires_at, coalesce(make_api_key.allowed_cidrs, '{}')::cidr[], private.my_session_id());
   secret := private.add_api_key_secret(v_id);
   select k.id, k.prefix into id, prefix from public.api_keys k where k.id = v_id;
   perform private.audit(action => 'api_key.create', resource_type => 'api_key', resource_id => v_id::text, user_id => v_user_id,
     details => jsonb_build_object('prefix', prefix, 'scopes', make_api_key.scopes));
+  perform private.tell_of_change(v_user_id, 'api_key_created', v_id, jsonb_build_object('name', prefix));
   return next;
 end $$;
 comment on function private.make_api_key(text, text[], timestamptz, text[]) is 'Behind public.create_api_key.';
@@ -214,7 +220,7 @@ as $$
     create_api_key.name, create_api_key.scopes, create_api_key.expires_at, create_api_key.allowed_cidrs)
 $$;
 comment on function public.create_api_key(text, text[], timestamptz, text[]) is
-  'Makes an API key for the caller and answers {id, prefix, secret}, the secret this once. Its scopes are some of chat.completions, embeddings, images.generations and models.';
+  'Makes an API key for the caller and answers {id, prefix, secret}, the secret this once; needs a recent sign-in. Its scopes are some of chat.completions, embeddings, images.generations and models.';
 grant execute on function public.create_api_key(text, text[], timestamptz, text[]) to authenticated;
 
 create function private.renew_api_key(id uuid, overlap_seconds integer)
@@ -226,6 +232,8 @@ declare
   v_user_id uuid := private.require_user();
 begin
   perform private.require_aal2();
+  perform private.require_recent_sign_in(v_user_id, private.my_session_id());
+  perform private.require_unrestricted(v_user_id);
   if coalesce(overlap_seconds not between 0 and 604800, true) then
     perform private.raise_error('invalid_request_error', 'overlap_seconds must be from 0 to 604800, a week.');
   end if;
@@ -240,9 +248,10 @@ begin
   update private.api_key_secrets s set valid_until = least(s.valid_until, old_valid_until) where s.api_key_id = renew_api_key.id;
   delete from private.api_key_secrets s where s.api_key_id = renew_api_key.id and s.valid_until <= now();
   secret := private.add_api_key_secret(renew_api_key.id);
-  select k.prefix into prefix from public.api_keys k where k.id = renew_api_key.id;
+  update public.api_keys k set session_id = private.my_session_id() where k.id = renew_api_key.id returning k.prefix into prefix;
   perform private.audit(action => 'api_key.rotate', resource_type => 'api_key', resource_id => renew_api_key.id::text,
     user_id => v_user_id, details => jsonb_build_object('prefix', prefix, 'overlap_seconds', overlap_seconds));
+  perform private.tell_of_change(v_user_id, 'api_key_created', renew_api_key.id, jsonb_build_object('name', prefix));
   return next;
 end $$;
 comment on function private.renew_api_key(uuid, integer) is 'Behind public.rotate_api_key.';
@@ -253,8 +262,48 @@ returns table (prefix text, secret text, old_valid_until timestamptz)
 language sql volatile security invoker set search_path = ''
 as $$ select * from private.renew_api_key(rotate_api_key.id, rotate_api_key.overlap_seconds) $$;
 comment on function public.rotate_api_key(uuid, integer) is
-  'Gives a key of the caller''s a new secret, shown this once: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
+  'Gives a key of the caller''s a new secret, shown this once; needs a recent sign-in: {prefix, secret, old_valid_until}. The old one works for overlap_seconds more: a day by default, 0 to a week.';
 grant execute on function public.rotate_api_key(uuid, integer) to authenticated;
+
+create function private.close_api_keys(ids uuid[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_closed uuid[];
+begin
+  with closed as (
+    update public.api_keys k set revoked_at = now() where k.id = any (close_api_keys.ids) and k.revoked_at is null returning k.id)
+  select array_agg(c.id) into v_closed from closed c;
+  delete from private.api_key_secrets s where s.api_key_id = any (v_closed);
+  delete from private.api_key_signing_secrets s where s.api_key_id = any (v_closed);
+  return coalesce(cardinality(v_closed), 0);
+end $$;
+comment on function private.close_api_keys(uuid[]) is 'Ends keys at once and for good, and forgets their secrets. Answers how many were not ended before.';
+
+create function private.revoke_keys_with_sessions(user_id uuid, keys text, ended jsonb, kept uuid[]) returns integer
+language plpgsql volatile security invoker set search_path = ''
+as $$
+declare
+  v_since timestamptz := (select min(e.value::timestamptz) from jsonb_each_text(revoke_keys_with_sessions.ended) e);
+  v_revoked integer;
+begin
+  v_revoked := private.close_api_keys(array(
+    select k.id from public.api_keys k
+    where k.user_id = revoke_keys_with_sessions.user_id and k.revoked_at is null
+      and (revoke_keys_with_sessions.keys = 'all' or (
+        revoke_keys_with_sessions.keys = 'session' and (k.session_id = any (revoke_keys_with_sessions.kept)) is not true
+        -- By the newest secret: who renews a key has what works.
+        and (revoke_keys_with_sessions.ended ? k.session_id::text or exists (
+          select from private.api_key_secrets s where s.api_key_id = k.id and s.created_at >= v_since))))));
+  if v_revoked > 0 then
+    perform private.audit(action => 'api_key.revoke_with_sessions', resource_type => 'account',
+      resource_id => revoke_keys_with_sessions.user_id::text, user_id => revoke_keys_with_sessions.user_id,
+      details => jsonb_build_object('keys', revoke_keys_with_sessions.keys, 'revoked', v_revoked));
+  end if;
+  return v_revoked;
+end $$;
+comment on function private.revoke_keys_with_sessions(uuid, text, jsonb, uuid[]) is
+  'Revokes the API keys that go with ended sessions ({id: when it began}). keys: session, those that one of them made or that were made since the first began, unless by a session that is kept; all; none. Answers how many.';
 
 create function private.close_api_key(id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -266,10 +315,7 @@ begin
   if not exists (select from public.api_keys k where k.id = close_api_key.id and k.user_id = v_user_id) then
     perform private.raise_error('not_found', 'You have no such key.');
   end if;
-  update public.api_keys k set revoked_at = now() where k.id = close_api_key.id and k.revoked_at is null;
-  if found then
-    delete from private.api_key_secrets s where s.api_key_id = close_api_key.id;
-    delete from private.api_key_signing_secrets s where s.api_key_id = close_api_key.id;
+  if private.close_api_keys(array[close_api_key.id]) > 0 then
     perform private.audit(action => 'api_key.revoke', resource_type => 'api_key', resource_id => close_api_key.id::text,
       user_id => v_user_id);
   end if;
@@ -847,7 +893,9 @@ begin
   end if;
   -- Locked until the caller has what it reads: a rotation passes over it, so that no key is retired under an opening.
   select c.* into v_credential from public.credentials c where c.id = open.credential_id for no key update;
-  if not found then
+  -- Of an account that has ended nothing is opened, but to be sealed anew.
+  if not found or (open.purpose <> 'rotation' and not exists (
+    select from private.account_states a where a.id = v_credential.user_id and a.is_active)) then
     return jsonb_build_object('opened', false, 'code', 'not_found');
   end if;
   for v_secret in select s.* from private.credential_secrets s where s.credential_id = open.credential_id order by s.field loop
@@ -875,7 +923,7 @@ begin
     'provider', v_credential.provider, 'version', v_credential.version, 'fields', v_fields);
 end $$;
 comment on function private.open(uuid, text, text) is
-  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
+  'The only way to a credential''s secrets, for the service role: purpose is test, sync, ai_call or rotation, and every opening is audited with it and the request''s id. Answers {opened: true, user_id, kind, provider, version, fields: {api_key, ...}} or {opened: false, code: not_found (also when the account is not active) | credential_unreadable}; what does not verify fails the credential and raises a critical event.';
 grant execute on function private.open(uuid, text, text) to service_role;
 
 -- Rotation -----------------------------------------------------------------------------------------------------------------
@@ -987,6 +1035,8 @@ declare
   v_sealed private.sealed;
 begin
   perform private.require_account(start_secret_transfer.user_id, start_secret_transfer.session_id, true, start_secret_transfer.request);
+  perform private.require_recent_sign_in(start_secret_transfer.user_id, start_secret_transfer.session_id);
+  perform private.require_unrestricted(start_secret_transfer.user_id);
   -- Attempts of one user come one after the other, so that the limit holds.
   perform private.lock_account(start_secret_transfer.user_id);
   if (select count(*) from private.secret_transfers t
@@ -1001,7 +1051,7 @@ begin
   return jsonb_build_object('transfer_id', v_id, 'key', v_key);
 end $$;
 comment on function private.start_secret_transfer(uuid, uuid, jsonb) is
-  'For the function credentials: {transfer_id, key}, a key of 64 bytes as hex, valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs the second factor when there is one; credentials.changes_per_hour of them.';
+  'For the function credentials: {transfer_id, key}, a key of 64 bytes as hex, valid once and for a minute, under which a new credential travels to the database (A256CBC-HS512, the transfer''s id as associated data). Needs a recent sign-in, and the second factor when there is one; credentials.changes_per_hour of them.';
 
 create function private.take_secret_transfer(transfer_id uuid, nonce bytea, ciphertext bytea, out user_id uuid, out content jsonb)
 language plpgsql volatile security invoker set search_path = '' set plan_cache_mode = force_generic_plan
@@ -1016,7 +1066,7 @@ begin
   update private.secret_transfers t set used_at = now()
   where t.id = take_secret_transfer.transfer_id and t.used_at is null and t.created_at > now() - interval '1 minute'
   returning t.* into v_transfer;
-  if not found then
+  if not found or not exists (select from private.account_states a where a.id = v_transfer.user_id and a.is_active) then
     perform private.raise_error('invalid_request_error', 'The transfer is unknown, used or too old. Start another.');
   end if;
   v_key := decode(private.unseal(
@@ -1105,6 +1155,8 @@ begin
     action => case when save_credential.credential_id is null then 'credential.create' else 'credential.rotate' end,
     resource_type => 'credential', resource_id => v_credential.id::text, user_id => v_credential.user_id,
     details => jsonb_build_object('kind', v_credential.kind, 'provider', v_credential.provider));
+  perform private.tell_of_change(v_credential.user_id, 'credential_added', v_credential.id,
+    jsonb_build_object('name', v_credential.provider));
   return jsonb_build_object('id', v_credential.id, 'version', v_credential.version);
 end $$;
 comment on function private.save_credential(uuid, bytea, bytea, uuid, text, text, text) is

@@ -476,8 +476,6 @@ from private.portfolio_syncs s
   join public.credentials c on c.id = s.credential_id and c.kind = 'exchange' and c.status = 'active'
   join private.exchanges e on e.id = c.provider and e.enabled
   join private.entitled_profiles p on p.id = s.user_id and p.is_active
-  -- The Auth service keeps the row of a user whom it deletes softly.
-  join auth.users u on u.id = s.user_id and u.deleted_at is null
   join public.plan_features f on f.plan_id = p.plan_id and f.feature = 'portfolio_sync'
 where not exists (select from private.exchange_pauses x where x.exchange_id = e.id and x.paused_until > now());
 comment on view private.portfolio_syncs_allowed is
@@ -878,11 +876,14 @@ begin
   perform from private.portfolio_syncs s
   where s.user_id = (select l.user_id from private.portfolio_syncs l where l.lease_id = lock_portfolio_sync.lease_id)
   order by s.credential_id for update;
-  select s.* into v_sync from private.portfolio_syncs s where s.lease_id = lock_portfolio_sync.lease_id;
+  -- Of an account that has ended meanwhile nothing more is written down.
+  select s.* into v_sync from private.portfolio_syncs s
+    join private.account_states a on a.id = s.user_id and a.is_active
+  where s.lease_id = lock_portfolio_sync.lease_id;
   return v_sync;
 end $$;
 comment on function private.lock_portfolio_sync(uuid) is
-  'Locks all syncs of the user whose sync has this lease, and answers that sync; nulls when the lease is another''s already.';
+  'Locks all syncs of the user whose sync has this lease, and answers that sync; nulls when the lease is another''s already, or the account has ended.';
 
 create function private.record_portfolio_sync(
   lease_id uuid, holdings jsonb, prices jsonb, trades jsonb, cursor jsonb, skipped jsonb default null, price_paths jsonb default null
@@ -1531,7 +1532,7 @@ comment on column public.subscriptions.status is 'Stripe''s word: trialing, acti
 comment on column public.subscriptions.current_period_end is 'The latest end among its items that carry a plan.';
 comment on column public.subscriptions.past_due_since is 'When the oldest unpaid invoice since the last paid one was due; grace counts from here, or from the end of what is paid. Null unless past_due, unpaid or is_unfinalized.';
 comment on column public.subscriptions.is_returned is
-  'The payment of its current period went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
+  'The payment of its current period, or of the last one while the current one is still to be paid, went back, whole: by refunds that did not fail, by disputes that are open or lost. It entitles to nothing.';
 comment on column public.subscriptions.is_collection_paused is
   'Its invoices are not collected for now: it entitles until the end of the current period, and no longer.';
 comment on column public.subscriptions.is_begun is
@@ -1696,17 +1697,19 @@ begin
   -- plpgsql, because it keeps the plan, which costs more to make than to run.
   return query
   with known as materialized (
-    select s.id, s.status, s.plan_id, p.position, s.started_at, s.current_period_start, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
+    select s.id, s.status, p.id as plan_id, p.position, s.started_at, s.current_period_start, s.is_returned, s.is_unfinalized, s.is_collection_paused, b.is_begun, o.is_in_order,
       l.plan_id as last_plan_id, l.position as last_position, s.past_due_since, t.period_ends_at, greatest(t.period_ends_at, t.slack_ends_at) as slack_ends_at,
-      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes
+      c.cancels_at, case when c.cancels_at is null then s.status else 'canceling' end as paid_state, o.owes, g.days
     from public.subscriptions s
-      join public.plans p on p.id = s.plan_id
+      -- None at a price that has no meaning here, as after a change in the dashboard, or of quantity 0: what was paid before counts all the same.
+      left join public.plans p on p.id = s.plan_id and s.quantity > 0
       cross join (
         select make_interval(days => (private.setting('billing.grace_days'))::integer) as days,
           (private.setting('billing.first_payment_required'))::boolean as needs_payment) g
       cross join lateral (select s.is_begun or not g.needs_payment as is_begun) b
       cross join lateral (
-        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized as is_in_order,
+        select s.status in ('trialing', 'active') and b.is_begun and not s.is_returned and not s.is_unfinalized
+            and p.id is not null as is_in_order,
           s.status = 'past_due' or s.status in ('trialing', 'active') and s.is_unfinalized as owes) o
       cross join lateral (
         select coalesce(case when s.status = 'trialing' then s.trial_end end, s.current_period_end, 'infinity') as ends_at) e
@@ -1727,6 +1730,7 @@ begin
       cross join lateral (
         select least(s.cancel_at, case when s.cancel_at_period_end then e.ends_at end) as cancels_at) c
     where s.user_id = subscription_claims.user_id
+      and (s.plan_id is not null or exists (select from private.paid_periods x where x.subscription_id = s.id))
   )
   select k.id, k.started_at, k.position, k.paid_state, k.plan_id, '-infinity', least(k.period_ends_at, k.cancels_at),
     least(k.slack_ends_at, k.cancels_at), null
@@ -1747,7 +1751,15 @@ begin
   select k.id, k.started_at, coalesce(k.last_position, k.position), case when k.owes then 'past_due' else k.paid_state end,
     coalesce(k.last_plan_id, k.plan_id), k.period_ends_at,
     least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at), least(k.slack_ends_at, k.cancels_at)
-  from known k where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at)
+  from known k
+  where (k.is_in_order or k.owes) and k.period_ends_at < least(k.slack_ends_at, k.cancels_at) and coalesce(k.last_plan_id, k.plan_id) is not null
+  union all
+  -- Of two plans of different intervals the one that is owed has its days, too, though the other is paid for longer.
+  select k.id, k.started_at, x.position, 'past_due', x.plan_id, x.ends_at, g.ends_at, g.ends_at, g.ends_at
+  from known k cross join lateral private.paid_spans(k.id) x
+    cross join lateral (select least(k.past_due_since + k.days, k.cancels_at) as ends_at) g
+  where k.owes and k.is_begun and not k.is_returned and not k.is_collection_paused and x.position > k.last_position
+    and x.ends_at > k.past_due_since - interval '1 day' and x.ends_at <= k.past_due_since and x.ends_at < g.ends_at
   union all
   select k.id, k.started_at, k.position, case
       when k.status in ('trialing', 'active', 'past_due') and not k.is_begun then 'incomplete'
@@ -1761,7 +1773,7 @@ begin
   from known k where k.status in ('trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'incomplete');
 end $$;
 comment on function private.subscription_claims(uuid) is
-  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
+  'What each of a user''s subscriptions claims in which time. While Stripe has it in order, at a price that is known and a quantity of at least one, its plan, and for billing.grace_days more while Stripe has not said what came after the period (no days while it is not collected). Otherwise what is paid for and did not go back (private.paid_spans), then, while an invoice of it is owed, the plan that was paid last for the days of grace, and one whose own period ended with the debt, too; nothing before a first payment. And no plan (null) ever after. Depends on rows only, not on the time it is asked.';
 
 create function private.refresh_entitlement(user_id uuid) returns void
 language plpgsql volatile security invoker set search_path = ''
@@ -3720,26 +3732,34 @@ language plpgsql stable security invoker set search_path = ''
 as $$
 begin
   return query
-    select r.amount, n.lines
-    from private.returns_of(kept) r
+    with returned as (
+      select r.amount, (r.returned).id, array(
+        select o.id from private.stripe_objects o
+        where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
+          and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
+            and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+        order by 1) as notes
+      from private.returns_of(kept) r where r.is_out and r.amount > 0
+    ), together as (
+      select sum(r.amount) as amount, r.notes from returned r group by r.notes, case when r.notes = '{}' then r.id end
+    )
+    select t.amount, n.lines
+    from together t
       left join lateral (
-        -- A refund that a credit note made is for what the note is for, as much of it as was refunded.
-        select jsonb_object_agg(l.id, l.amount * least(r.amount / nullif(l.total, 0), 1)) as lines
+        -- What a credit note gave back is for what the note is for, as much of it as was given back by now.
+        select jsonb_object_agg(l.id, round(l.amount * least(t.amount, l.total) / nullif(l.total, 0))) as lines
         from (
           select x.line ->> 'invoice_line_id' as id, sum(a.amount) as amount, sum(sum(a.amount)) over () as total
           from private.stripe_objects o cross join lateral jsonb_array_elements(o.reading -> 'lines') x (line)
             cross join lateral (
               select (x.line ->> 'amount')::numeric - coalesce((x.line ->> 'discount_amount')::numeric, 0)
                 + coalesce((x.line ->> 'tax_amount')::numeric, 0) as amount) a
-          where o.object = 'credit_note' and o.reading ->> 'status' <> 'void'
-            and (o.id = (r.returned).id or o.payment_refs && (kept).payment_refs
-              and jsonb_path_exists(o.reading, '$.refunds[*] ? (@.refund_id == $id)', jsonb_build_object('id', (r.returned).id)))
+          where o.id = any (t.notes)
           group by 1) l
-        where l.id is not null) n on true
-    where r.is_out and r.amount > 0;
+        where l.id is not null) n on true;
 end $$;
 comment on function private.money_returns(private.stripe_objects) is
-  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names.';
+  'What came back of an invoice, each refund, dispute and credit note by itself, with the lines that a credit note names; the refunds of one note together, so that its parts are its whole.';
 
 create function private.returned_by_line(kept private.stripe_objects) returns setof private.returned_line
 language plpgsql stable security invoker set search_path = ''
@@ -4245,6 +4265,7 @@ begin
   v_row := private.with_items(v_row, v_reading -> 'items');
   v_row.is_collection_paused := coalesce((v_reading ->> 'is_paused')::boolean, false) and v_row.status in ('active', 'trialing');
   v_row := private.with_debt(v_row);
+  v_row.is_returned := v_row.is_returned or private.is_last_returned(v_row);
   -- Stripe goes on to the next period all the same, and collects nothing for it.
   if v_row.is_collection_paused and private.is_period_unpaid(v_row) then
     v_row.status := 'paused';
@@ -4268,7 +4289,8 @@ begin
   )
   select k.plan_id, k.plan_price_id, coalesce((k.item ->> 'quantity')::bigint, 1), k.is_returned
   into subscription.plan_id, subscription.plan_price_id, subscription.quantity, subscription.is_returned
-  from known k where k.plan_price_id is not null order by k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
+  -- Of a plan whose quantity is 0 nothing is sold.
+  from known k where k.plan_price_id is not null order by (k.item ->> 'quantity')::bigint is not distinct from 0, k.is_returned, k.position desc, k.amount desc, k.plan_price_id limit 1;
   subscription.quantity := coalesce(subscription.quantity, 1);
   subscription.is_returned := coalesce(subscription.is_returned, false);
   select private.stripe_time(i.item, 'current_period_start'), private.stripe_time(i.item, 'current_period_end')
@@ -4318,6 +4340,25 @@ begin
 end $$;
 comment on function private.is_period_unpaid(public.subscriptions, boolean) is
   'Whether the current period of a subscription has an invoice, is_stuck: one that is stuck, and none that is paid.';
+
+create function private.is_last_returned(subscription public.subscriptions) returns boolean
+language plpgsql stable security invoker set search_path = ''
+as $$
+begin
+  return private.is_period_unpaid(subscription)
+    and exists (
+      select from private.unpaid_invoices((subscription).id) i
+      where i.status in ('draft', 'open') and i.starts_at < (subscription).current_period_end and i.ends_at > (subscription).current_period_start)
+    and coalesce((
+      select bool_and(l.is_returned)
+      from (
+        select p.is_returned from private.paid_periods p
+        where p.subscription_id = (subscription).id and not p.is_credit and p.starts_at < (subscription).current_period_start
+          and not (p.is_proration and private.has_base(p))
+        order by p.ends_at desc fetch first 1 row with ties) l), false);
+end $$;
+comment on function private.is_last_returned(public.subscriptions) is
+  'Whether the current period is still to be paid, and the money of the last that was paid is back: such a plan has nothing that could go on for a grace, or while the bank has the payment.';
 
 create function private.with_debt(subscription public.subscriptions) returns public.subscriptions
 language plpgsql stable security invoker set search_path = ''
@@ -4644,8 +4685,8 @@ begin
         where o.since + make_interval(days => x.after_days) <= now()
         order by x.after_days desc, x.position desc limit 1) d
     where (s.status = 'past_due' or s.is_unfinalized) and s.past_due_since is not null
-      -- Who never paid has nothing to keep.
-      and (s.is_begun or d.notice = 'dunning_access_ended') and not exists (
+      -- Who never paid, or has it back, has nothing to keep.
+      and (s.is_begun and not s.is_returned or d.notice = 'dunning_access_ended') and not exists (
       select from private.billing_notices_sent n
       where n.user_id = s.user_id and n.dedupe_key = private.dunning_key(s.id, o.since, d.position))
     order by s.user_id, s.id

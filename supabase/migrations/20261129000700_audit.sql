@@ -640,7 +640,7 @@ create trigger tg_dunning_steps__operator_change after insert or update or delet
 -- Notifications: what a user should hear of, in the app and, where settings say so, by mail.
 
 insert into private.settings (key, value, rule, description) values
-  ('notifications.mail_types', '["new_device", "new_network", "password_changed", "mfa_removed", "account_locked", "refresh_token_reuse", "role_changed"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9_]{1,80}$"}}', 'Types of notifications that are also sent by mail.'),
+  ('notifications.mail_types', '["new_device", "new_network", "mfa_removed", "account_locked", "account_frozen", "refresh_token_reuse", "role_changed"]', '{"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9_]{1,80}$"}}', 'Types of notifications that are also sent by mail.'),
   ('notifications.keep_days', '180', '{"type": "integer", "minimum": 1, "maximum": 36500}', 'Days that notifications are kept.'),
   ('notifications.max_per_hour', '20', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Notifications of one type that a user gets within an hour; what more there is counts up the last of them.'),
   ('mail.max_per_hour', '3', '{"type": "integer", "minimum": 1, "maximum": 1000000}', 'Mails of one type that a user gets within an hour; what more there is comes as one mail when the hour is over.'),
@@ -674,6 +674,7 @@ grant select on public.notifications to service_role;
 create table private.mails (
   id uuid primary key default private.uuid_v7(),
   user_id uuid not null references auth.users (id) on delete cascade,
+  address text check (length(address) between 3 and 320),
   subject text not null check (length(subject) between 1 and 200),
   body text not null check (length(body) <= 2000),
   type text not null check (type ~ '^[a-z0-9_]+$' and length(type) <= 80),
@@ -684,7 +685,8 @@ create table private.mails (
   created_at timestamptz not null default now(),
   sent_at timestamptz
 );
-comment on table private.mails is 'Mails to send, in the transaction that had the reason. The address is looked up when it is sent.';
+comment on table private.mails is 'Mails to send, in the transaction that had the reason.';
+comment on column private.mails.address is 'Null: the account''s, looked up when it is sent. An address that the account had before hears that it has another.';
 comment on column private.mails.type is 'That of the notification; digest: tells of what was held back.';
 comment on column private.mails.next_attempt_at is 'Not before; while a worker has the mail, when another may take it.';
 create index mails_user_id_idx on private.mails (user_id, created_at);
@@ -783,16 +785,17 @@ end $$;
 comment on function private.tell_user(uuid, text, text, text, jsonb, boolean) is
   'Leaves a notification for a user, and when it is mailed a mail, as many as may come within an hour. The one way to either. Answers the notification''s id.';
 
-create function private.notify_user(user_id uuid, type text, title text, body text, data jsonb default '{}') returns uuid
+create function private.notify_user(user_id uuid, type text, title text, body text, data jsonb default '{}', by_mail boolean default true)
+returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
 -- Definer: no role may write notifications.
 begin
   return private.tell_user(notify_user.user_id, notify_user.type, notify_user.title, notify_user.body, notify_user.data,
-    private.setting('notifications.mail_types') ? notify_user.type);
+    notify_user.by_mail and private.setting('notifications.mail_types') ? notify_user.type);
 end $$;
-comment on function private.notify_user(uuid, text, text, text, jsonb) is
-  'Leaves a notification for a user, and a mail when notifications.mail_types names the type. Of more than notifications.max_per_hour of a type the last is written anew; of more mails than mail.max_per_hour one digest tells. Answers the notification''s id.';
+comment on function private.notify_user(uuid, text, text, text, jsonb, boolean) is
+  'Leaves a notification for a user, and a mail when notifications.mail_types names the type; with by_mail false the caller mails what it has to. Of more than notifications.max_per_hour of a type the last is written anew; of more mails than mail.max_per_hour one digest tells. Answers the notification''s id.';
 
 create function private.write_mail_digests() returns integer
 language plpgsql volatile security invoker set search_path = ''
@@ -842,7 +845,7 @@ begin
     state = 'dead', error = left(coalesce(m.error, case when m.attempts >= v_max then 'nobody came back from the last try' else 'the account has no e-mail address' end), 500)
   from auth.users u
   where u.id = m.user_id and m.state = 'waiting' and m.next_attempt_at <= now()
-    and (m.attempts >= v_max or nullif(u.email, '') is null);
+    and (m.attempts >= v_max or nullif(coalesce(m.address, u.email), '') is null);
   return query
     with claimed as (
       select m.id from private.mails m join (
@@ -859,7 +862,7 @@ begin
       next_attempt_at = now() + interval '5 minutes' * power(2, least(m.attempts, 8))
     from claimed c, auth.users u
     where m.id = c.id and u.id = m.user_id
-    returning m.id, u.email::text, m.subject, m.body, m.attempts;
+    returning m.id, coalesce(m.address, u.email::text), m.subject, m.body, m.attempts;
 end $$;
 comment on function private.claim_mails(integer) is
   'Takes waiting mails for sending, users in turn, each for one worker. A worker that dies between sending and finish_mail lets the mail be sent again: at least once.';
@@ -1055,11 +1058,12 @@ begin
   delete from public.notifications n
   where n.created_at < now() - make_interval(days => (private.setting('notifications.keep_days'))::integer);
   delete from private.notice_counts n where n.hour_ends_at < now() - interval '1 day' and n.mails_held = 0;
+  perform private.delete_old_undo_links();
   delete from private.security_events e
   where e.last_seen_at < now() - make_interval(days => (private.setting('security.keep_days'))::integer);
 end $$;
 comment on function private.delete_old_messages() is
-  'Deletes finished mails, notifications and security events that are older than their settings say, and counts of hours that are over.';
+  'Deletes finished mails, notifications and security events that are older than their settings say, counts of hours that are over, and links of mails that are over.';
 
 -- policies/70_audit.sql ===============================================================================================
 
