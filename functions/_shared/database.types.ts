@@ -239,6 +239,7 @@ export type Database = {
           prefix: string
           revoked_at: string | null
           scopes: string[]
+          session_id: string | null
           signing_required: boolean
           user_id: string
         }
@@ -253,6 +254,7 @@ export type Database = {
           prefix: string
           revoked_at?: string | null
           scopes: string[]
+          session_id?: string | null
           signing_required?: boolean
           user_id: string
         }
@@ -266,6 +268,7 @@ export type Database = {
           prefix?: string
           revoked_at?: string | null
           scopes?: string[]
+          session_id?: string | null
           signing_required?: boolean
           user_id?: string
         }
@@ -1710,6 +1713,7 @@ export type Database = {
           status: string
         }[]
       }
+      finish_account_recovery: { Args: Record<PropertyKey, never>; Returns: undefined }
       get_my_credit_lots: {
         Args: Record<PropertyKey, never>
         Returns: {
@@ -1827,6 +1831,7 @@ export type Database = {
         Returns: Json
       }
       handle_stripe_unknown: { Args: { id: number }; Returns: string }
+      has_recent_sign_in: { Args: Record<PropertyKey, never>; Returns: boolean }
       limit_api_key: { Args: { amount: number; id: string; meter: string; period: string }; Returns: undefined }
       list_dead_stripe_events: {
         Args: { before?: string; page_size?: number }
@@ -1888,12 +1893,13 @@ export type Database = {
       register_device: { Args: { device_id: string; name: string; type: string }; Returns: undefined }
       reinstate_account: { Args: { reason: string; user_id: string }; Returns: string }
       rename_credential: { Args: { id: string; name: string }; Returns: undefined }
+      request_account_recovery: { Args: Record<PropertyKey, never>; Returns: string }
       retry_stripe_event: { Args: { id: string }; Returns: string }
-      revoke_all_sessions: { Args: { user_id: string }; Returns: number }
+      revoke_all_sessions: { Args: { keys?: string; user_id: string }; Returns: number }
       revoke_api_key: { Args: { id: string }; Returns: undefined }
       revoke_invite: { Args: { invite_id: string }; Returns: undefined }
-      revoke_my_other_sessions: { Args: Record<PropertyKey, never>; Returns: number }
-      revoke_my_session: { Args: { session_id: string }; Returns: undefined }
+      revoke_my_other_sessions: { Args: { keys?: string }; Returns: number }
+      revoke_my_session: { Args: { keys?: string; session_id: string }; Returns: undefined }
       rotate_api_key: {
         Args: { id: string; overlap_seconds?: number }
         Returns: {
@@ -1905,6 +1911,7 @@ export type Database = {
       set_account_role: { Args: { role: string; user_id: string }; Returns: string }
       set_do_not_sell: { Args: { value: boolean }; Returns: boolean }
       sign_api_key: { Args: { id: string; required?: boolean }; Returns: string }
+      stop_account_recovery: { Args: Record<PropertyKey, never>; Returns: boolean }
       suspend_account: { Args: { reason: string; user_id: string }; Returns: string }
       tag_my_trades: {
         Args: { credential_id: string; symbol?: string; tag: string; trade_ids?: string[] }

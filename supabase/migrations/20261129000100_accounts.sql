@@ -2618,32 +2618,18 @@ begin
   v_body := private.fill_placeholders(v_change.body, tell_of_change.data);
   perform private.notify_user(tell_of_change.user_id, v_change.id, v_change.title, v_body,
     jsonb_strip_nulls(tell_of_change.data || jsonb_build_object('id', tell_of_change.subject_id)), by_mail => false);
-<<<<<<< HEAD
-  -- An address that was never verified may be a stranger's.
-  select coalesce(tell_of_change.address, u.email) into v_address
-  from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null;
-  if nullif(v_address, '') is null then
-    return;
-  end if;
-  v_url := private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id);
-  insert into private.mails (user_id, address, type, subject, body)
-  values (tell_of_change.user_id, tell_of_change.address, v_change.id, v_change.title, v_body || coalesce(format(
-    E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
-    private.setting('account.undo_hours')) || v_url, ''));
-=======
   for v_address in
     -- An address that was never verified may be a stranger's.
     select unnest(coalesce(tell_of_change.addresses, array[u.email::text]))
     from auth.users u where u.id = tell_of_change.user_id and u.email_confirmed_at is not null
   loop
     continue when nullif(v_address, '') is null;
-    insert into private.mails (user_id, address, subject, body)
-    values (tell_of_change.user_id, v_address, v_change.title, v_body || coalesce(format(
+    insert into private.mails (user_id, address, type, subject, body)
+    values (tell_of_change.user_id, v_address, v_change.id, v_change.title, v_body || coalesce(format(
       E'\n\nIf this was not you, open this link within %s hours. The page says what it will do, and asks before it does it:\n',
       private.setting('account.undo_hours'))
       || private.make_undo_link(tell_of_change.user_id, tell_of_change.change, tell_of_change.subject_id), ''));
   end loop;
->>>>>>> 9a5619c (feat(accounts): who reads the mail of the verified address takes an account back, slowly)
 end $$;
 comment on function private.tell_of_change(uuid, text, uuid, jsonb, text[]) is
   'Tells an owner what changed, in the transaction that changed it: a notification, and a mail with a link that undoes it, to the address of the account, as it is at this moment, or to those given. The mail is always sent, whatever notifications.mail_types says. Who calls it writes the audit entry.';
