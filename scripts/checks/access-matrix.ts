@@ -173,6 +173,7 @@ export const relations = {
  * says what was paid.
  */
 export const growth = {
+  'private.account_recoveries': 'per auth.users',
   'private.account_status_changes': 'per auth.users, admins',
   'private.accounts': 'per auth.users',
   'private.ai_holds': 'ai_concurrency/total, ai_calls/day',
@@ -219,6 +220,7 @@ export const growth = {
   'private.stripe_customers': 'per auth.users',
   'private.stripe_prices': 'Stripe',
   'private.stripe_unknowns': 'Stripe',
+  'private.undo_links': 'per auth.users, job delete-old-messages',
   'private.uploads_to_check': 'uploads/minute, storage_files/total, job check-uploads',
   'private.usage_counts': 'per auth.users, per private.meters',
   'private.used_signatures': 'ai_calls/day, job delete-old-signatures',
