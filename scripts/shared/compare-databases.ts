@@ -137,8 +137,8 @@ async function readRows(url: string): Promise<string[]> {
         where a.attrelid = c.oid and pg_get_expr(d.adbin, d.adrelid) ~ 'now\\(\\)|uuid') as changing
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and not c.relispartition
-        -- Its rows are the months that the clock has made.
-        and c.oid <> 'private.audit_chain_heads'::regclass
+        -- Months that the clock has made, and who changed what by what way.
+        and c.oid not in ('private.audit_chain_heads'::regclass, 'private.audit_log'::regclass)
         and (n.nspname in ('public', 'private') or c.oid = 'storage.buckets'::regclass)
       order by 1`
     const found: string[] = []

@@ -241,7 +241,7 @@ describe('a deployment', () => {
     })
     expect(kept.get('OPENROUTER_API_KEY')).toBe(secrets.openrouter)
     expect(kept.has('CAPTCHA_SECRET')).toBe(false)
-    expect(functions.size).toBe(6)
+    expect(functions.size).toBe(7)
     expect(JSON.stringify(auth)).not.toMatch(/127\.0\.0\.1|localhost|env\(/)
   })
 

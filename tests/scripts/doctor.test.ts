@@ -81,8 +81,8 @@ type Fault = {
 }
 
 const later = `to_char(date_trunc('month', now() at time zone 'UTC') + interval '2 months', 'YYYYMM')`
-const mail = `insert into private.mails (user_id, subject, body, state, error)
-  select id, 'Doctor', 'Doctor', 'dead', 'SMTP: EENVELOPE 550' from auth.users limit 1`
+const mail = `insert into private.mails (user_id, type, subject, body, state, error)
+  select id, 'doctor', 'Doctor', 'Doctor', 'dead', 'SMTP: EENVELOPE 550' from auth.users limit 1`
 const tamper = (details: string) => `
   alter table private.audit_log disable trigger tg_audit_log__append_only;
   update private.audit_log set details = ${details} where id = (

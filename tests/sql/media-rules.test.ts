@@ -49,6 +49,6 @@ test('the examples of docs/operations.md are models that a plan has, with prices
     const offered = await tx`
       select distinct m.id from public.models m join public.plan_models p on p.model_id = m.id
       join public.model_prices c on c.model_id = m.id where m.id = any (${ids})`
-    expect(ids).toHaveLength(3)
+    expect(ids).toHaveLength(4)
     expect(offered.map(({ id }) => id).sort()).toEqual([...ids].sort())
   }))
