@@ -65,6 +65,7 @@ const tellsOfRetrying: Partial<Record<ErrorCode, [after: boolean, never: boolean
   accounting_unavailable: [true, false],
   auth_unavailable: [true, false],
   billing_unavailable: [true, false],
+  billing_refused: [false, true],
   provider_not_configured: [false, true],
   mail_not_configured: [false, true],
   billing_not_configured: [false, true],

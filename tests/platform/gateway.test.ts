@@ -204,14 +204,14 @@ describe('Auth', () => {
     if (!own) return skip('breaks the schema for a moment')
     const sql = postgres(target().dbUrl, { max: 1 })
     const email = `half-${crypto.randomUUID()}@example.com`
-    await sql`update private.settings set key = 'credits.hidden' where key = 'credits.on_sign_up'`
+    await sql`alter table public.profiles add constraint half check (first_name is distinct from 'Half')`
 
     const { error } = await clientWith(target().publishableKey).auth.signUp({
       email,
       password,
-      options: { data: signUpData },
+      options: { data: { ...signUpData, first_name: 'Half' } },
     })
-    await sql`update private.settings set key = 'credits.on_sign_up' where key = 'credits.hidden'`
+    await sql`alter table public.profiles drop constraint half`
 
     expect(error?.status).toBe(500)
     expect(await sql`select from auth.users where email = ${email}`).toHaveLength(0)

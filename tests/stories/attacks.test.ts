@@ -316,7 +316,8 @@ describe('privileges by sign-up', () => {
       role: 'user',
       plan_id: 'free',
       status: 'pending',
-      balance: 100,
+      // They come with the confirmed address.
+      balance: 0,
       claim: 'authenticated',
       app_role: null,
       first_name: 'Eve',

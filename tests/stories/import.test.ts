@@ -72,7 +72,7 @@ test('a dry run makes nobody', async () => {
 
   const { ended, outcomes } = start([{ email }], '--dry-run')
 
-  expect([await ended, outcomes(), await usersAmong([email])]).toEqual([0, ['created'], []])
+  expect([await ended, outcomes(), await usersAmong([email])]).toEqual([0, ['would_create'], []])
 })
 
 test.each([
