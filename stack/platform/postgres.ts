@@ -25,7 +25,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { PlatformError } from './config.ts'
-import { commandOf } from './processes.ts'
+import { commandOf, isRunning, noteProcess } from './processes.ts'
 
 export const postgresMajor = '17'
 
@@ -211,12 +211,16 @@ function endOf(file: string): string {
 export function stopCluster(folder: string): void {
   const pid = clusterPid(folder)
   if (pid === undefined) return
+  const own = noteProcess(pid)
   try {
     run('pg_ctl', ['stop', '-w', '-t', '30', '-s', '-m', 'fast', '-D', folder], { folder })
   } catch (error) {
     // pg_ctl also fails when the server dies another way while it waits, as after a kill -9: gone is gone.
     if (clusterPid(folder) === pid) throw error
   }
+  // pg_ctl is content when the server has taken its note away, which it does a moment before it ends.
+  for (const until = Date.now() + 2_000; own && isRunning(own) && Date.now() < until; )
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10)
 }
 
 /** The postmaster's pid when it runs on this folder: its command line says so, and a reused number's does not. */
