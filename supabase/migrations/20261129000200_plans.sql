@@ -983,10 +983,10 @@ comment on function private.compare_account_limits() is
 -- the counters are those of all other meters, so that a refusal is exact however many race.
 
 insert into private.meters (meter, period, is_held, is_open_without_row, amount_without_row) values
-  ('api_keys', 'minute', false, true, 10),
+  ('api_keys', 'minute', false, true, 40),
   ('api_keys', 'day', false, true, 50),
   ('api_keys', 'total', false, true, 200),
-  ('api_key_secrets', 'minute', false, true, 10),
+  ('api_key_secrets', 'minute', false, true, 40),
   ('api_key_secrets', 'day', false, true, 100),
   ('chats', 'minute', false, true, 30),
   ('chats', 'total', false, true, 2000),
@@ -1004,7 +1004,7 @@ insert into private.meters (meter, period, is_held, is_open_without_row, amount_
   ('psychology_tests', 'total', false, true, 200),
   ('psychology_tests_bytes', 'total', false, true, 10485760),
   ('storage_files', 'total', false, true, 1000),
-  ('trade_tag_rules', 'minute', false, true, 120),
+  ('trade_tag_rules', 'minute', false, true, 600),
   ('trade_tag_rules', 'total', false, true, 2000),
   ('uploads', 'minute', false, true, 60)
 on conflict (meter, period) do nothing;
@@ -1014,10 +1014,10 @@ select 'free', m.meter, m.period, m.amount_without_row from private.meters m whe
 on conflict (plan_id, meter, period) do nothing;
 
 insert into public.plan_limits (plan_id, meter, period, amount) values
-  ('premium', 'api_keys', 'minute', 10),
+  ('premium', 'api_keys', 'minute', 40),
   ('premium', 'api_keys', 'day', 50),
   ('premium', 'api_keys', 'total', 1000),
-  ('premium', 'api_key_secrets', 'minute', 10),
+  ('premium', 'api_key_secrets', 'minute', 40),
   ('premium', 'api_key_secrets', 'day', 100),
   ('premium', 'chats', 'minute', 120),
   ('premium', 'chats', 'total', 50000),

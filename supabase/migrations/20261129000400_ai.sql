@@ -786,7 +786,7 @@ create index ai_idempotency_keys_created_at_idx on private.ai_idempotency_keys (
 revoke all on private.ai_idempotency_keys from anon, authenticated, service_role;
 
 insert into private.settings (key, value, rule, description) values
-  ('ai.refused_calls_per_hour', '20', '{"type": "integer", "minimum": 0, "maximum": 1000000}', 'Refused AI calls of a user within an hour (UTC) that are rows of ai_calls; what more there is is only counted, in get_my_usage.')
+  ('ai.refused_calls_per_hour', '100', '{"type": "integer", "minimum": 0, "maximum": 1000000}', 'Refused AI calls of a user within an hour (UTC) that are rows of ai_calls; what more there is is only counted, in get_my_usage.')
 on conflict (key) do nothing;
 
 create table private.ai_refusals (

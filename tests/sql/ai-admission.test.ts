@@ -527,7 +527,7 @@ describe('60 calls at the same time', { timeout: 120_000 }, () => {
       const [refused] = await sql`
         select sum(noted)::int as noted, sum(noted + counted)::int as all from private.ai_refusals where user_id = ${account.id}`
       expect(states.filter((state) => state === 'refused').length).toBe(refused?.noted)
-      expect(refused).toEqual({ noted: Math.min(60 - admitted, 20), all: 60 - admitted })
+      expect(refused).toEqual({ noted: 60 - admitted, all: 60 - admitted })
       const wrong = await sql`select from private.verify_accounts() where user_id = ${account.id}`
       expect(wrong.length).toBe(0)
       return {

@@ -11,7 +11,6 @@ import {
   refusal,
   rolledBack,
   type Sql,
-  setLimit,
   type Tx,
   together,
 } from './support.ts'
@@ -101,8 +100,6 @@ describe('a new key', () => {
   test('beyond the setting is refused, however many are made at once', () =>
     racing(12, async (sql, accounts) => {
       const { id, sessionId } = await accounts()
-      await setLimit(sql, id, 'api_keys', 'minute', null)
-      await setLimit(sql, id, 'api_key_secrets', 'minute', null)
       const claims = JSON.stringify({ sub: id, role: 'authenticated', aal: 'aal1', session_id: sessionId })
       const one = () =>
         sql

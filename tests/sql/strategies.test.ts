@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { runs } from '../support/runs.ts'
 import { calculate, digits, inOrder, type Sale, someTrades, text } from './portfolio-calculation.ts'
 import { type Connection, minute, newConnection, sync, type Trade, trade } from './portfolio-support.ts'
-import { asUser, newAccount, refusal, rolledBack, setLimit, type Tx } from './support.ts'
+import { asUser, newAccount, refusal, rolledBack, type Tx } from './support.ts'
 
 type Told = {
   strategy: string | null
@@ -235,7 +235,6 @@ describe('strategies', () => {
   test('have tags for so many markets and no more', () =>
     rolledBack(async (tx) => {
       const connection = await newConnection(tx)
-      await setLimit(tx, connection.account.id, 'trade_tag_rules', 'minute', null)
       await tx`
         insert into public.trade_tag_rules (credential_id, base, quote, user_id, tag)
         select ${connection.credentialId}, 'A' || n, 'USD', ${connection.account.id}, 'x' from generate_series(1, 500) n`
